@@ -1,0 +1,93 @@
+# One file for every place Tokka runs in a container.
+#
+#   CPU    docker build -t tokka:cpu .
+#   CUDA   docker build -t tokka:cuda --build-arg ENGINE=base --build-arg BASE=vllm/vllm-openai:v0.33.0 .
+#   ROCm   docker build -t tokka:rocm --build-arg ENGINE=base --build-arg BASE=vllm/vllm-openai-rocm:v0.33.0 .
+#
+# ENGINE=cpu installs torch and vLLM for CPUs; ENGINE=base takes both from the base image and never touches them.
+# BuildKit (Docker's default builder) builds only the stages that are asked for.
+
+ARG BASE=python:3.11.14-slim-bookworm
+ARG ENGINE=cpu
+
+
+FROM ${BASE} AS common
+# The base image may have ended as another user; the last stage of this file ends as uid 2000.
+# hadolint ignore=DL3002
+USER 0
+# tini is process 1: it reaps the engine's children and passes SIGTERM to `tokka` alone, which then drains.
+# It must not run with -g: the engine would get the signal too and die before the last answer is out.
+# The distribution's own versions are wanted, those with its security fixes.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends tini \
+    && rm -rf /var/lib/apt/lists/*
+# Group 0 may write wherever uid 2000 may: OpenShift starts containers under any uid, but always with group 0.
+# vLLM's images have a user with uid 2000 already.
+RUN { getent passwd 2000 >/dev/null \
+        || useradd --uid 2000 --gid 0 --no-create-home --home-dir /home/tokka --shell /usr/sbin/nologin tokka; } \
+    && install --directory --owner=2000 --group=0 --mode=0775 /home/tokka /cache /state
+ENV PIP_NO_CACHE_DIR=1 \
+    PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_ROOT_USER_ACTION=ignore \
+    PIP_BREAK_SYSTEM_PACKAGES=1
+WORKDIR /build
+
+
+FROM common AS engine-cpu
+# libnuma and libgomp are what vLLM's and torch's libraries load; g++ is what torch.compile calls at run time.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends g++ libgomp1 libnuma1 \
+    && rm -rf /var/lib/apt/lists/*
+# torch's CPU build is on PyTorch's own index alone.
+RUN python3 -m pip install --no-deps --index-url https://download.pytorch.org/whl/cpu torch==2.13.0+cpu
+COPY requirements/cpu.txt requirements/cpu.txt
+RUN python3 -m pip install --no-deps -r requirements/cpu.txt
+COPY pyproject.toml README.md LICENSE ./
+COPY server server
+RUN python3 -m pip install --no-deps --no-build-isolation .
+
+
+FROM common AS engine-base
+COPY pyproject.toml README.md LICENSE ./
+COPY server server
+# The packages that make the engine may not move: where Tokka's own requirements cannot be met beside them the build fails here.
+RUN python3 -c "import importlib.metadata as m, re; engine = re.compile(r'(vllm|torch|triton|flash|nvidia|amd|xformers|numpy|transformers|tokenizers|pytorch)'); \
+print(*sorted({f'{d.name}=={d.version}' for d in m.distributions() if engine.match((d.name or '').lower())}), sep='\n')" >engine.txt \
+    && grep --quiet '^vllm' engine.txt \
+    && grep --quiet '^torch==' engine.txt \
+    && python3 -m pip install --constraint engine.txt .
+
+
+# Both stages that this can name are above.
+# hadolint ignore=DL3006
+FROM engine-${ENGINE}
+RUN tokka --help >/dev/null && rm -rf /build
+# Everything that is downloaded, converted or compiled goes to /cache, everything that must outlive the container to /state.
+# USER and LOGNAME: a uid without a passwd entry has no name, and torch asks for one.
+ENV HOME=/home/tokka \
+    USER=tokka \
+    LOGNAME=tokka \
+    XDG_CACHE_HOME=/cache \
+    HF_HOME=/cache/huggingface \
+    VLLM_CACHE_ROOT=/cache/vllm \
+    TRITON_CACHE_DIR=/cache/triton \
+    TORCHINDUCTOR_CACHE_DIR=/cache/inductor \
+    FLASHINFER_WORKSPACE_BASE=/cache/flashinfer \
+    VLLM_NO_USAGE_STATS=1 \
+    PYTHONUNBUFFERED=1 \
+    TOKKA_STATE_DIR=/state \
+    TOKKA_HOST=0.0.0.0 \
+    TOKKA_PORT=8000
+WORKDIR /home/tokka
+VOLUME ["/cache", "/state"]
+EXPOSE 8000
+USER 2000:0
+STOPSIGNAL SIGTERM
+# /livez, not /readyz: a server that loads a model for half an hour is healthy. Python, since slim images have no curl.
+HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --retries=3 \
+    CMD ["python3", "-c", "import os, urllib.request as u; u.urlopen('http://127.0.0.1:' + os.environ['TOKKA_PORT'] + '/livez', timeout=4)"]
+# vLLM's images start `vllm serve`; this replaces both the entry point and its arguments.
+ENTRYPOINT ["/usr/bin/tini", "--", "tokka"]
+CMD ["serve"]

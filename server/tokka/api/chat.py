@@ -1,0 +1,38 @@
+"""POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from tokka.api.deps import CurrentRecord, CurrentServices, body_of, documented_body
+from tokka.api.document import CHAT_RESPONSES
+from tokka.api.respond import GenerationResponse
+from tokka.protocol.chat import ChatEncoder, ChatRequest
+
+router = APIRouter(tags=["generate"])
+_EXAMPLE: dict[str, Any] = {
+    "model": "SmolLM2-135M-Instruct",
+    "messages": [{"role": "user", "content": "What is the capital of Finland?"}],
+    "max_completion_tokens": 64,
+}
+
+
+@router.post(
+    "/v1/chat/completions",
+    summary="Answer a conversation",
+    responses=CHAT_RESPONSES,
+    openapi_extra=documented_body(ChatRequest, _EXAMPLE),
+)
+async def create_chat_completion(
+    body: Annotated[ChatRequest, body_of(ChatRequest)], services: CurrentServices, record: CurrentRecord
+) -> Response:
+    request = body.to_core()
+    record.stream = bool(body.stream)
+    if services.log_prompts:
+        record.prompt = str([message.model_dump() for message in body.messages])
+    generation = await services.dispatcher.open(request, record)
+    encoder = ChatEncoder(body, request.id, services.fingerprint)
+    return GenerationResponse(generation, encoder, stream=record.stream, keep_alive_s=services.keep_alive_s)

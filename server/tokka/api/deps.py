@@ -1,0 +1,76 @@
+"""What endpoints ask for: the parsed body, the services, and the record of the request."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Depends, Request
+from pydantic import BaseModel, ValidationError
+
+from tokka.admission.controller import AdmissionController
+from tokka.api.errors import invalid_request
+from tokka.core import RequestRecord
+from tokka.dispatch import Dispatcher
+from tokka.engine.supervisor import Supervisor
+from tokka.errors import UnsupportedMediaType
+from tokka.observability.metrics import Metrics
+
+Body = TypeVar("Body", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The objects `app.py` built, as endpoints see them."""
+
+    dispatcher: Dispatcher
+    supervisor: Supervisor
+    admission: AdmissionController
+    metrics: Metrics
+    names: tuple[str, ...]
+    started_s: int
+    fingerprint: str
+    keep_alive_s: float
+    log_prompts: bool
+
+
+def _services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+def _record(request: Request) -> RequestRecord:
+    record: RequestRecord = request.scope["state"]["record"]
+    return record
+
+
+CurrentServices = Annotated[Services, Depends(_services)]
+CurrentRecord = Annotated[RequestRecord, Depends(_record)]
+
+
+def body_of(model: type[Body]) -> Any:
+    """Return a dependency that reads the body as `model`: pydantic's own JSON parser, strict, errors in OpenAI's form."""
+
+    async def parse(request: Request) -> Body:
+        media_type = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+        # Also what keeps foreign web pages out: a browser asks before it sends JSON across origins.
+        if media_type != "application/json":
+            raise UnsupportedMediaType("Send the body as JSON with the header `Content-Type: application/json`.")
+        raw = await request.body()
+        try:
+            return model.model_validate_json(raw)
+        except ValidationError as error:
+            raise invalid_request(error, raw) from None
+
+    return Depends(parse)
+
+
+def documented_body(model: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:
+    """Return the OpenAPI request body of an endpoint that parses with `body_of`."""
+    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
+    content = {"application/json": {"schema": schema, "example": example}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+Endpoint = Callable[..., Awaitable[Any]]

@@ -1,0 +1,85 @@
+"""The OpenAPI document: every answer and every error an endpoint can give, stated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from tokka import __version__
+from tokka.protocol.answers import ChatCompletion, ChatCompletionChunk, Completion, ErrorBody
+from tokka.protocol.chat import ChatRequest
+from tokka.protocol.completions import CompletionRequest
+from tokka.protocol.models import DetokenizeRequest, TokenizeRequest
+
+_REF = "#/components/schemas/"
+# Models that no handler signature names: bodies are parsed by us, answers are built as bytes.
+_MODELS: list[type[BaseModel]] = [
+    ChatRequest,
+    CompletionRequest,
+    TokenizeRequest,
+    DetokenizeRequest,
+    ChatCompletion,
+    ChatCompletionChunk,
+    Completion,
+    ErrorBody,
+]
+_MEANING = {
+    400: "The request is wrong; `param` names the field",
+    401: "No valid API key",
+    403: "The key may not do this",
+    404: "No such model or URL",
+    413: "The body is larger than the server's limit",
+    415: "The body is not JSON",
+    500: "The server or the engine failed",
+    503: "Not now: starting, draining or overloaded. Retry after the time in `Retry-After`",
+}
+_DESCRIPTION = """OpenAI's API for text, served by vLLM.
+
+Every error has the body `{"error": {"message", "type", "param", "code"}}`. In a stream, an error after the first byte is
+one event with that body, followed by `[DONE]`."""
+
+
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the OpenAPI responses of these error statuses; 500 is always among them."""
+    return {status: _json(_MEANING[status], ErrorBody) for status in sorted({*statuses, 500})}
+
+
+def _json(description: str, model: type[BaseModel]) -> dict[str, Any]:
+    return {"description": description, "content": {"application/json": {"schema": {"$ref": _REF + model.__name__}}}}
+
+
+def _generation(plain: type[BaseModel], chunk: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    answer = _json("The answer, or with `stream: true` its chunks as events, ended by `data: [DONE]`", plain)
+    answer["content"]["text/event-stream"] = {"schema": {"$ref": _REF + chunk.__name__}}
+    return {200: answer, **errors(400, 401, 404, 413, 415, 503)}
+
+
+CHAT_RESPONSES = _generation(ChatCompletion, ChatCompletionChunk)
+COMPLETION_RESPONSES = _generation(Completion, Completion)
+
+
+def document_of(app: FastAPI) -> Callable[[], dict[str, Any]]:
+    """Return the function that builds the document once."""
+
+    def build() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _build(app)
+        return app.openapi_schema
+
+    return build
+
+
+def _build(app: FastAPI) -> dict[str, Any]:
+    document = get_openapi(title="Tokka", version=__version__, description=_DESCRIPTION, routes=app.routes)
+    _, definitions = models_json_schema([(model, "validation") for model in _MODELS], ref_template=_REF + "{model}")
+    components = document.setdefault("components", {})
+    components.setdefault("schemas", {}).update(definitions["$defs"])
+    components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    # Optional: without any key configured the server asks for none.
+    document["security"] = [{"key": []}, {}]
+    return document

@@ -1,0 +1,114 @@
+"""From exceptions to OpenAI's error body, in one place."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import orjson
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.types import Send
+
+from tokka.errors import (
+    InternalError,
+    InvalidRequest,
+    MethodNotAllowed,
+    TokkaError,
+    UnknownUrl,
+    UnsupportedParameter,
+)
+
+# An error names what is wrong; it does not send the request back.
+_MAX_MESSAGE_CHARS = 1000
+
+
+async def send_error(send: Send, error: TokkaError) -> None:
+    """Answer with the error. Only before the first byte of a response."""
+    body = orjson.dumps(error.body())
+    headers = {"content-type": "application/json", "content-length": str(len(body)), **error.headers()}
+    raw = [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": error.status, "headers": raw})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def raise_routing_error(request: Request, exception: Exception) -> Any:
+    """Turn the router's own 404 and 405 into ours; the middleware renders them."""
+    if isinstance(exception, HTTPException):
+        path = request.scope["path"][:200]
+        if exception.status_code == 404:
+            raise UnknownUrl(f"Unknown request URL: {request.method} {path}. The API is described at /docs.")
+        if exception.status_code == 405:
+            allow = (exception.headers or {}).get("Allow", "")
+            raise MethodNotAllowed(f"Not allowed to {request.method} on {path}. Use {allow or 'another method'}.", allow)
+    raise InternalError("The server had an error while processing your request.") from exception
+
+
+def invalid_request(error: ValidationError, raw: bytes) -> InvalidRequest:
+    """Return the first thing wrong with a body as OpenAI would say it: the field's path, the reason, the remedy."""
+    details = error.errors(include_url=False, include_input=False)
+    first = details[0]
+    if first["type"] == "json_invalid":
+        reason = str(first.get("ctx", {}).get("error", "not JSON"))
+        return InvalidRequest(f"We could not parse the JSON body of your request: {reason}.")
+    body = json.loads(raw)
+    if not isinstance(body, dict):
+        return InvalidRequest("The body must be a JSON object.")
+    # A union reports each of its branches; the one that got deepest below the first one's place was meant.
+    place = _walk(details[0], body)
+    rivals = [item for item in details if _walk(item, body)[: len(place)] == place]
+    meant = max(rivals, key=lambda item: len(_walk(item, body)))
+    param = _path(meant, body)
+    return _explain(param, meant, [item for item in rivals if _path(item, body) == param])
+
+
+def _path(item: Any, body: Any) -> str:
+    path = ""
+    for step in _walk(item, body):
+        path += f"[{step}]" if isinstance(step, int) else f".{step}"
+    at: str = item.get("ctx", {}).get("at", "")
+    if at and not at.startswith(("[", ".")):
+        at = f".{at}"
+    return (path + at).lstrip(".")
+
+
+def _walk(item: Any, body: Any) -> list[str | int]:
+    """Return the steps of an error's location that exist in the data: pydantic mixes names of union branches in."""
+    here = body
+    steps: list[str | int] = []
+    for step in item["loc"]:
+        if isinstance(here, dict) and isinstance(step, str) and step in here:
+            here = here[step]
+        elif isinstance(here, list) and isinstance(step, int) and step < len(here):
+            here = here[step]
+        else:
+            continue
+        steps.append(step)
+    if item["type"] == "missing":
+        steps.append(item["loc"][-1])
+    if item["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        steps.append(item["ctx"]["discriminator"].strip("'"))
+    return steps
+
+
+def _explain(param: str, first: Any, same: list[Any]) -> InvalidRequest:
+    kind = first["type"]
+    shown = param[:200]
+    match kind:
+        case "missing" | "union_tag_not_found":
+            return InvalidRequest(f"Missing required parameter: '{shown}'.", param=shown)
+        case "extra_forbidden":
+            return InvalidRequest(f"Unrecognized request argument supplied: '{shown}'. See /docs for the known ones.", param=shown)
+        case "none_required":
+            return UnsupportedParameter(f"'{shown}' is not supported by this server yet. Leave it out.", param=shown)
+        case "tokka_unsupported":
+            return UnsupportedParameter(_cut(f"Invalid value for '{shown}': {first['msg']}."), param=shown)
+        case "union_tag_invalid":
+            return InvalidRequest(_cut(f"Invalid value for '{shown}': expected one of {first['ctx']['expected_tags']}."), param=shown)
+    reasons = list(dict.fromkeys(item["msg"] for item in same))
+    return InvalidRequest(_cut(f"Invalid value for '{shown}': {' or '.join(reasons)}."), param=shown)
+
+
+def _cut(message: str) -> str:
+    return message if len(message) <= _MAX_MESSAGE_CHARS else message[: _MAX_MESSAGE_CHARS - 1] + "…"

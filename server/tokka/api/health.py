@@ -1,0 +1,70 @@
+"""Probes, metrics and version. None of them waits for the engine."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import asdict
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, Request
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.responses import Response, StreamingResponse
+
+from tokka import __version__
+from tokka.admission.controller import RETRY_AFTER_S
+from tokka.api.deps import CurrentServices, Services
+from tokka.api.document import errors
+from tokka.engine.supervisor import Progress
+from tokka.protocol.models import Health, Version
+
+router = APIRouter(tags=["operate"])
+_NOT_READY: dict[int | str, dict[str, Any]] = {503: {"model": Health, "description": "Not now; says why and for how long"}}
+
+
+@router.get("/livez", summary="Can the process answer?")
+async def livez() -> dict[str, str]:
+    return {"status": "alive"}
+
+
+@router.get("/readyz", summary="Would a request be served now?", response_model=Health, responses=_NOT_READY)
+@router.get("/health", summary="Same as /readyz", response_model=Health, responses=_NOT_READY)
+async def readyz(services: CurrentServices) -> Response:
+    progress = services.supervisor.progress()
+    if services.admission.is_draining:
+        return _health("draining", progress, ready=False)
+    return _health(progress.state, progress, ready=progress.state == "ready")
+
+
+@router.get("/startupz", summary="Has the engine been ready once?", response_model=Health, responses=_NOT_READY)
+async def startupz(request: Request, services: CurrentServices) -> Response:
+    if "text/event-stream" in request.headers.get("accept", ""):
+        return StreamingResponse(_phases(services), media_type="text/event-stream")
+    return _health(services.supervisor.progress().state, services.supervisor.progress(), services.supervisor.was_ready)
+
+
+@router.get("/metrics", summary="Prometheus metrics", response_class=Response, responses=errors(401, 403))
+async def metrics(services: CurrentServices) -> Response:
+    return Response(services.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/version", summary="Versions of server and engine", response_model=Version)
+async def version(services: CurrentServices) -> dict[str, str | None]:
+    info = services.supervisor.info
+    return {
+        "version": __version__,
+        "engine": info.engine if info else None,
+        "engine_version": info.engine_version if info else None,
+    }
+
+
+def _health(status: str, progress: Progress, ready: bool) -> Response:
+    body = {"status": status, **asdict(progress), "retry_after_s": 0 if ready else RETRY_AFTER_S}
+    del body["state"]
+    headers = {} if ready else {"retry-after": str(RETRY_AFTER_S)}
+    return Response(orjson.dumps(body), 200 if ready else 503, headers, "application/json")
+
+
+async def _phases(services: Services) -> AsyncIterator[bytes]:
+    async for progress in services.supervisor.changes():
+        yield b"event: phase\ndata: " + orjson.dumps(asdict(progress)) + b"\n\n"

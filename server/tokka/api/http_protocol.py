@@ -1,0 +1,70 @@
+"""uvicorn's HTTP protocol with a bound on headers and errors in OpenAI's form.
+
+uvicorn with httptools takes a header of any size: httptools collects a value before it calls back. So the bytes are
+counted here, as they arrive, until the headers are complete.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from tokka.errors import TokkaError
+
+
+class HeadersTooLarge(TokkaError):
+    status, type, code = 431, "invalid_request_error", "headers_too_large"
+
+
+class MalformedHttp(TokkaError):
+    status, type, code = 400, "invalid_request_error", "invalid_value"
+
+
+def bounded_protocol(max_header_bytes: int) -> type[HttpToolsProtocol]:
+    """Return a protocol class that answers 431 to longer headers and closes the connection."""
+
+    class BoundedProtocol(HttpToolsProtocol):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self._head_bytes = 0
+            self._in_head = True
+
+        def data_received(self, data: bytes) -> None:
+            if self._in_head:
+                self._head_bytes += len(data)
+            super().data_received(data)
+            if self._in_head and self._head_bytes > max_header_bytes:
+                self._refuse(HeadersTooLarge(f"The request line and headers are larger than {max_header_bytes} bytes."))
+
+        def on_headers_complete(self) -> None:
+            self._in_head = False
+            # A chunk that completes the headers may hold body bytes as well: the headers themselves decide.
+            size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+            if size > max_header_bytes:
+                self._refuse(HeadersTooLarge(f"The request line and headers are larger than {max_header_bytes} bytes."))
+                return
+            super().on_headers_complete()
+
+        def on_message_complete(self) -> None:
+            super().on_message_complete()
+            self._in_head = True
+            self._head_bytes = 0
+
+        def send_400_response(self, msg: str) -> None:
+            self._refuse(MalformedHttp("The HTTP request is malformed."))
+
+        def _refuse(self, error: TokkaError) -> None:
+            if self.transport.is_closing():
+                return
+            body = orjson.dumps(error.body())
+            reason = b"Request Header Fields Too Large" if error.status == 431 else b"Bad Request"
+            self.transport.write(
+                b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+                % (error.status, reason, len(body))
+            )
+            self.transport.write(body)
+            self.transport.close()
+
+    return BoundedProtocol

@@ -1,0 +1,183 @@
+"""Plain ASGI around every request: its id, its record, its log line, and an answer whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+import time
+from collections.abc import Callable
+
+import structlog
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tokka.accounts.keys import ANONYMOUS, Key, StaticKeys
+from tokka.api.errors import send_error
+from tokka.core import RequestRecord
+from tokka.errors import BodyTooLarge, InternalError, PermissionDenied, TokkaError
+from tokka.observability.metrics import Metrics
+
+log = structlog.get_logger("tokka.access")
+
+# What needs no key: probes must work from outside, and none of these says anything about users.
+OPEN_PATHS = frozenset({"/livez", "/readyz", "/startupz", "/health", "/version"})
+GENERATION_PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
+_REQUEST_ID = re.compile(r"^[!-~]{1,128}$")
+
+
+class RequestContext:
+    """Outermost: gives each request an id and a record, renders every error, and writes exactly one access line."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, log_prompts: bool) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._log_prompts = log_prompts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        record = RequestRecord(
+            id=given if _REQUEST_ID.match(given) else f"req_{secrets.token_hex(16)}", arrived_s=time.monotonic()
+        )
+        if scope["method"] == "POST" and scope["path"] in GENERATION_PATHS:
+            record.endpoint = scope["path"]
+        scope.setdefault("state", {})["record"] = record
+        status = 0
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                elapsed_ms = round((time.monotonic() - record.arrived_s) * 1000)
+                message["headers"] = [
+                    *message["headers"],
+                    (b"x-request-id", record.id.encode()),
+                    (b"openai-processing-ms", str(elapsed_ms).encode()),
+                ]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_headers)
+        except TokkaError as error:
+            record.reason = error.code
+            if not status:
+                await send_error(send_with_headers, error)
+        except asyncio.CancelledError:
+            record.outcome = record.outcome or "aborted"
+            raise
+        except Exception as fault:
+            record.outcome, record.reason = "error", type(fault).__name__
+            log.error("unexpected_error", request_id=record.id, path=scope["path"], exc_info=fault)
+            if not status:
+                await send_error(
+                    send_with_headers,
+                    InternalError(f"The server had an error while processing your request (request id {record.id})."),
+                )
+        finally:
+            self._finish(scope, record, status)
+
+    def _finish(self, scope: Scope, record: RequestRecord, status: int) -> None:
+        now_s = time.monotonic()
+        if record.endpoint:
+            record.outcome = record.outcome or _outcome_of(status)
+            self._metrics.observe(record, now_s)
+        fields: dict[str, object] = {
+            "request_id": record.id,
+            "method": scope["method"],
+            "path": scope["path"][:200],
+            "status": status,
+            "tenant": record.tenant,
+            "duration_s": round(now_s - record.arrived_s, 4),
+        }
+        if record.reason:
+            fields["reason"] = record.reason
+        if record.endpoint:
+            fields |= {
+                "model": record.model,
+                "stream": record.stream,
+                "outcome": record.outcome,
+                "prompt_tokens": record.prompt_tokens,
+                "cached_tokens": record.cached_tokens,
+                "completion_tokens": record.completion_tokens,
+                "ttft_s": None if record.first_token_s is None else round(record.first_token_s - record.arrived_s, 4),
+            }
+        if self._log_prompts and record.prompt is not None:
+            fields["prompt"] = record.prompt
+        # Probes and scrapes come every few seconds and say nothing new.
+        quiet = scope["path"] in OPEN_PATHS or scope["path"] == "/metrics"
+        (log.debug if quiet else log.info)("request_finished", **fields)
+
+
+def _outcome_of(status: int) -> str:
+    if status in (401, 403, 429, 503):
+        return "rejected"
+    return "invalid" if 400 <= status < 500 else "error"
+
+
+class Authentication:
+    """Deny by default: every path but the probes needs a key, decided on the raw path alone."""
+
+    def __init__(self, app: ASGIApp, keys: StaticKeys, metrics_open: bool) -> None:
+        self._app = app
+        self._keys = keys
+        self._metrics_open = metrics_open
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            key = self._key_of(scope)
+            scope["state"]["record"].tenant = key.tenant
+        await self._app(scope, receive, send)
+
+    def _key_of(self, scope: Scope) -> Key:
+        path = scope["path"]
+        if path in OPEN_PATHS:
+            return ANONYMOUS
+        if path == "/metrics" and self._metrics_open:
+            return ANONYMOUS
+        if not self._keys:
+            if path == "/metrics":
+                raise PermissionDenied("Metrics need a key here, and none is set up. Start with --metrics-open to open them.")
+            return ANONYMOUS
+        # A browser asks first without credentials; CORS has answered already if it is meant to.
+        key = self._keys.verify(Headers(scope=scope).get("authorization"))
+        needed = "metrics" if path == "/metrics" else "inference"
+        if needed not in key.scopes:
+            raise PermissionDenied(f"This key lacks the scope `{needed}`.")
+        return key
+
+
+class BodyLimit:
+    """Refuse a body above the limit: by its declared length before a byte is read, else when it gets there."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        declared = Headers(scope=scope).get("content-length", "")
+        if declared.isdigit() and int(declared) > self._max_bytes:
+            raise self._refusal()
+        received = 0
+
+        async def receive_bounded() -> Message:
+            nonlocal received
+            message = await receive()
+            if message["type"] == "http.request":
+                received += len(message.get("body", b""))
+                if received > self._max_bytes:
+                    raise self._refusal()
+            return message
+
+        await self._app(scope, receive_bounded, send)
+
+    def _refusal(self) -> BodyTooLarge:
+        return BodyTooLarge(f"The request body is larger than {self._max_bytes} bytes, the limit of this server.")
+
+
+Middleware = Callable[[ASGIApp], ASGIApp]

@@ -1,0 +1,30 @@
+"""GET /v1/models and /v1/models/{id}."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from tokka.api.deps import CurrentServices, Services
+from tokka.api.document import errors
+from tokka.protocol.models import ModelList, ModelObject, model_object
+
+router = APIRouter(tags=["models"])
+
+
+@router.get("/v1/models", summary="List the served names", responses=errors(401), response_model=ModelList)
+async def list_models(services: CurrentServices) -> dict[str, Any]:
+    return {"object": "list", "data": [_object(name, services) for name in services.names]}
+
+
+# A path parameter: hub ids hold slashes.
+@router.get("/v1/models/{model:path}", summary="Describe a served name", responses=errors(401, 404), response_model=ModelObject)
+async def get_model(model: str, services: CurrentServices) -> dict[str, Any]:
+    services.dispatcher.check_model(model)
+    return _object(model, services)
+
+
+def _object(name: str, services: Services) -> dict[str, Any]:
+    info = services.supervisor.info
+    return model_object(name, services.started_s, info.max_model_len if info else None)

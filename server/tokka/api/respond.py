@@ -1,0 +1,109 @@
+"""One way out for every generation: server-sent events, or the same chunks folded into one JSON answer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any, Protocol
+
+import anyio
+import orjson
+import structlog
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from tokka.core import Event
+from tokka.dispatch import Generation
+from tokka.errors import EngineError, TokkaError
+
+log = structlog.get_logger("tokka.respond")
+
+_DONE = b"data: [DONE]\n\n"
+_KEEP_ALIVE = b": keep-alive\n\n"
+# No proxy may hold a stream back or keep it.
+_STREAM_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class Encoder(Protocol):
+    """A wire format: events to chunks, and chunks to the plain answer."""
+
+    def feed(self, event: Event) -> list[dict[str, Any]]: ...
+
+    def fold(self, chunks: list[dict[str, Any]]) -> dict[str, Any]: ...
+
+
+class GenerationResponse(Response):
+    """Answers with a running generation and closes it, however the answer ends.
+
+    The status is settled by now: everything that can be refused was refused before the generation was handed over.
+    """
+
+    def __init__(self, generation: Generation, encoder: Encoder, *, stream: bool, keep_alive_s: float) -> None:
+        self.background = None
+        self.status_code = 200
+        self._generation = generation
+        self._encoder = encoder
+        self._stream = stream
+        self._keep_alive_s = keep_alive_s
+        self._sent_s = 0.0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            # Nobody else watches for a client that has gone: without this its generation would run to the end.
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._watch, receive, send, tasks.cancel_scope)
+                await (self._send_stream(send) if self._stream else self._send_plain(send))
+                tasks.cancel_scope.cancel()
+        except* TokkaError as errors:
+            raise errors.exceptions[0] from None
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._generation.aclose()
+
+    async def _watch(self, receive: Receive, send: Send, work: anyio.CancelScope) -> None:
+        """Cancel the work when the client disconnects; keep a silent stream alive."""
+        while True:
+            try:
+                async with asyncio.timeout(self._keep_alive_s):
+                    message = await receive()
+            except TimeoutError:
+                if self._sent_s and time.monotonic() - self._sent_s >= self._keep_alive_s * 0.5:
+                    await self._send(send, _KEEP_ALIVE)
+                continue
+            if message["type"] == "http.disconnect":
+                work.cancel()
+                return
+
+    async def _send_plain(self, send: Send) -> None:
+        chunks = [chunk async for event in self._generation for chunk in self._encoder.feed(event)]
+        body = orjson.dumps(self._encoder.fold(chunks))
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _send_stream(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
+        try:
+            async for event in self._generation:
+                if chunks := self._encoder.feed(event):
+                    await self._send(send, b"".join(map(_sse, chunks)))
+        except TokkaError as error:
+            await self._send(send, _sse(error.body()))
+        except Exception:
+            # The headers are out, so the stream itself has to say it; a bare end would look like a full answer.
+            log.exception("stream_failed")
+            await self._send(send, _sse(EngineError("The server had an error while generating.").body()))
+        await self._send(send, _DONE)
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _send(self, send: Send, data: bytes) -> None:
+        self._sent_s = time.monotonic()
+        await send({"type": "http.response.body", "body": data, "more_body": True})
+
+
+def _sse(chunk: dict[str, Any]) -> bytes:
+    return b"data: " + orjson.dumps(chunk) + b"\n\n"

@@ -1,0 +1,99 @@
+"""Composition root: builds every object once. The only module that picks concrete classes."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from dataclasses import dataclass
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+
+from tokka import __version__
+from tokka.accounts.keys import StaticKeys
+from tokka.admission.controller import AdmissionController
+from tokka.api import ROUTERS
+from tokka.api.deps import Services
+from tokka.api.document import document_of
+from tokka.api.errors import raise_routing_error
+from tokka.api.middleware import Authentication, BodyLimit, RequestContext
+from tokka.dispatch import Dispatcher
+from tokka.engine.base import Engine
+from tokka.engine.fake import FakeEngine, FakeOptions
+from tokka.engine.options import parse_engine_args
+from tokka.engine.supervisor import Supervisor
+from tokka.observability.metrics import Metrics
+from tokka.settings import Settings, parse_size
+
+# What vLLM runs at once when nothing is said; the bound on open work builds on it.
+DEFAULT_MAX_NUM_SEQS = 256
+_LAG_INTERVAL_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """What `tokka serve` runs: the ASGI app, and the parts it starts, drains and stops."""
+
+    app: FastAPI
+    supervisor: Supervisor
+    admission: AdmissionController
+    metrics: Metrics
+
+
+def create_engine(settings: Settings) -> Engine:
+    """Return the engine the settings ask for, not started. Raises ConfigurationError."""
+    if settings.engine == "fake":
+        return FakeEngine(parse_engine_args(FakeOptions, settings.engine_arg), settings.max_completion_tokens)
+    from tokka.engine.vllm.engine import VllmEngine, VllmOptions
+
+    return VllmEngine(VllmOptions.from_settings(settings))
+
+
+def create_server(settings: Settings, engine: Engine) -> Server:
+    metrics = Metrics()
+    supervisor = Supervisor(engine, metrics.set_engine_state)
+    admission = AdmissionController(settings.max_waiting + (settings.max_num_seqs or DEFAULT_MAX_NUM_SEQS))
+    metrics.watch(supervisor.stats, time.process_time)
+    names = settings.names()
+    services = Services(
+        dispatcher=Dispatcher(supervisor, admission, names, settings.request_timeout),
+        supervisor=supervisor,
+        admission=admission,
+        metrics=metrics,
+        names=names,
+        started_s=int(time.time()),
+        fingerprint="fp_" + hashlib.sha256(f"{__version__} {names[0]}".encode()).hexdigest()[:10],
+        keep_alive_s=settings.keep_alive_interval,
+        log_prompts=settings.log_prompts,
+    )
+    app = _create_app(settings, services)
+    return Server(app, supervisor, admission, metrics)
+
+
+def _create_app(settings: Settings, services: Services) -> FastAPI:
+    app = FastAPI(title="Tokka", version=__version__, redirect_slashes=False, redoc_url=None)
+    app.state.services = services
+    app.openapi = document_of(app)  # type: ignore[method-assign]
+    for router in ROUTERS:
+        app.include_router(router)
+    app.add_exception_handler(HTTPException, raise_routing_error)
+    # Added last is outermost.
+    app.add_middleware(BodyLimit, max_bytes=parse_size(settings.max_body_size))
+    open_metrics = settings.metrics_open or settings.on_loopback
+    app.add_middleware(Authentication, keys=StaticKeys(settings.api_key), metrics_open=open_metrics)
+    if settings.cors_origin:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=settings.cors_origin, allow_methods=["*"], allow_headers=["*"], expose_headers=["*"]
+        )
+    app.add_middleware(RequestContext, metrics=services.metrics, log_prompts=settings.log_prompts)
+    return app
+
+
+async def measure_event_loop_lag(metrics: Metrics) -> None:
+    """Keep the lag gauge up to date; runs until cancelled."""
+    while True:
+        due = time.monotonic() + _LAG_INTERVAL_S
+        await asyncio.sleep(_LAG_INTERVAL_S)
+        metrics.event_loop_lag.set(max(0.0, time.monotonic() - due))

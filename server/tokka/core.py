@@ -1,0 +1,187 @@
+"""The nouns every layer shares: what is asked of an engine, and the events it answers with.
+
+Plain frozen data, standard library only. Requests come from `protocol/`, events from `engine/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+FinishReason = Literal["stop", "length"]
+Outcome = Literal["stop", "length", "tool_calls", "aborted", "timeout", "rejected", "invalid", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatPrompt:
+    """Messages in OpenAI's plain dict shape, to be rendered by the model's chat template."""
+
+    messages: tuple[dict[str, Any], ...]
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TextPrompt:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TokensPrompt:
+    token_ids: tuple[int, ...]
+
+
+Prompt = ChatPrompt | TextPrompt | TokensPrompt
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to choose tokens and when to stop. None means: the model's own default."""
+
+    n: int = 1
+    # None: as much as the context, or the server's cap, leaves. 0: score the prompt, generate nothing.
+    max_tokens: int | None = None
+    min_tokens: int = 0
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float | None = None
+    seed: int | None = None
+    logit_bias: Mapping[int, float] | None = None
+    # Alternatives reported beside each sampled token; 0: the sampled token's own logprob only.
+    logprobs: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    include_stop: bool = False
+    ignore_eos: bool = False
+    bad_words: tuple[str, ...] = ()
+    allowed_token_ids: tuple[int, ...] | None = None
+    skip_special_tokens: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """One request as the engine sees it: `len(prompts) * sampling.n` choices, numbered prompt by prompt."""
+
+    id: str
+    model: str
+    prompts: tuple[Prompt, ...]
+    sampling: Sampling
+    # Name of the wire field that limited the length, for the error message.
+    limit_param: str = "max_completion_tokens"
+    echo: bool = False
+    truncate_prompt_tokens: int | None = None
+    timeout_s: float | None = None
+    priority: int = 0
+    cache_salt: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """One token with its logprob; `bytes` joined over a text are exactly its UTF-8."""
+
+    id: int
+    text: str
+    bytes: bytes
+    logprob: float | None
+    top: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The prompts are rendered, counted and queued: nothing can be refused any more. Always the first event."""
+
+    prompt_token_ids: tuple[Sequence[int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PromptEcho:
+    """The prompt itself, before the first delta of its choices (only if `echo` was asked for)."""
+
+    prompt_index: int
+    text: str
+    logprobs: tuple[TokenLogprob, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """New text of a choice. `text` is empty while a stop string or a UTF-8 character is incomplete."""
+
+    index: int
+    text: str
+    token_ids: Sequence[int]
+    logprobs: tuple[TokenLogprob, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceDone:
+    """A choice has ended. `stop_reason`: the stop string or token id that matched, or "timeout"; None for EOS."""
+
+    index: int
+    finish_reason: FinishReason
+    stop_reason: str | int | None = None
+    # Sum over the choice's tokens, if logprobs were asked for.
+    cumulative_logprob: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Every choice has ended. Always the last event."""
+
+    usage: Usage
+
+
+Event = Accepted | PromptEcho | TextDelta | ChoiceDone | Finished
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What is known of the served model once the engine is ready."""
+
+    max_model_len: int
+    vocab_size: int
+    engine: str
+    engine_version: str
+    has_chat_template: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """A snapshot for gauges and admission; never blocks."""
+
+    running: int = 0
+    waiting: int = 0
+    kv_cache_usage: float = 0.0
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """What one HTTP request did, filled in on its way and read once at its end by log and metrics."""
+
+    id: str
+    arrived_s: float
+    endpoint: str = ""
+    tenant: str = "anonymous"
+    model: str = ""
+    stream: bool = False
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    first_token_s: float | None = None
+    last_token_s: float | None = None
+    outcome: Outcome | None = None
+    reason: str | None = None
+    # Only with --log-prompts.
+    prompt: str | None = None

@@ -1,0 +1,152 @@
+"""The spine: admit a request, start it on the engine, count what it does, release what it held."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack
+
+from tokka.admission.controller import AdmissionController
+from tokka.core import (
+    Accepted,
+    ChoiceDone,
+    Event,
+    Finished,
+    GenerateRequest,
+    Outcome,
+    Prompt,
+    PromptEcho,
+    RequestRecord,
+    TextDelta,
+    Usage,
+)
+from tokka.engine.base import Engine
+from tokka.engine.supervisor import Supervisor
+from tokka.errors import InvalidRequest, ModelNotFound
+
+
+class Generation:
+    """An admitted request: owns its admission, its stream of events, and the duty to release both."""
+
+    def __init__(self, events: AsyncGenerator[Event, None], resources: AsyncExitStack) -> None:
+        self._events = events
+        self._resources = resources
+
+    def __aiter__(self) -> AsyncGenerator[Event, None]:
+        return self._events
+
+    async def aclose(self) -> None:
+        """Stop the work if it is not finished. Safe to call twice, and when nothing was ever read."""
+        await self._resources.aclose()
+
+
+class Dispatcher:
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        admission: AdmissionController,
+        names: Sequence[str],
+        request_timeout_s: float | None = None,
+    ) -> None:
+        self._supervisor = supervisor
+        self._admission = admission
+        self._names = tuple(names)
+        self._request_timeout_s = request_timeout_s
+
+    def check_model(self, name: str | None) -> None:
+        """Raise ModelNotFound unless this is one of the served names; None stands for the only one there is."""
+        if name is not None and name not in self._names:
+            raise ModelNotFound(
+                f"The model `{name[:128]}` does not exist. Served here: {', '.join(self._names)}.", param="model"
+            )
+
+    async def open(self, request: GenerateRequest, record: RequestRecord) -> Generation:
+        """Admit the request and start it. Raises before any byte is sent, or returns a running generation."""
+        self.check_model(request.model)
+        record.model = request.model
+        engine = self._supervisor.engine()
+        async with AsyncExitStack() as stack:
+            stack.enter_context(self._admission.admit(len(request.prompts) * request.sampling.n))
+            events = engine.generate(request)
+            stack.push_async_callback(events.aclose)
+            accepted = await anext(events)
+            if not isinstance(accepted, Accepted):
+                raise RuntimeError(f"the engine began with {type(accepted).__name__} instead of Accepted")
+            metered = self._metered(accepted, events, request, record)
+            stack.push_async_callback(metered.aclose)
+            stack.callback(_settle, record)
+            return Generation(metered, stack.pop_all())
+
+    async def tokenize(self, model: str | None, prompt: Prompt) -> list[int]:
+        return await self._engine_for(model).tokenize(prompt)
+
+    async def detokenize(self, model: str | None, token_ids: Sequence[int]) -> str:
+        return await self._engine_for(model).detokenize(token_ids)
+
+    def _engine_for(self, model: str | None) -> Engine:
+        self.check_model(model)
+        return self._supervisor.engine()
+
+    def _deadline(self, request: GenerateRequest, arrived_s: float) -> float | None:
+        limits = [limit for limit in (request.timeout_s, self._request_timeout_s) if limit is not None]
+        return arrived_s + min(limits) if limits else None
+
+    async def _metered(
+        self,
+        accepted: Accepted,
+        events: AsyncGenerator[Event, None],
+        request: GenerateRequest,
+        record: RequestRecord,
+    ) -> AsyncGenerator[Event, None]:
+        """Pass the events on, count them, and end the generation at its deadline with the answer so far."""
+        record.prompt_tokens = sum(map(len, accepted.prompt_token_ids))
+        deadline = self._deadline(request, record.arrived_s)
+        unfinished = set(range(len(request.prompts) * request.sampling.n))
+        outcome: Outcome = "stop"
+        yield accepted
+        try:
+            while True:
+                event = await _next(events, deadline)
+                match event:
+                    case TextDelta():
+                        record.last_token_s = time.monotonic()
+                        record.first_token_s = record.first_token_s or record.last_token_s
+                        record.completion_tokens += len(event.token_ids)
+                    case ChoiceDone():
+                        unfinished.discard(event.index)
+                        outcome = "length" if event.finish_reason == "length" else outcome
+                    case Finished(usage):
+                        record.cached_tokens = usage.cached_tokens
+                        record.completion_tokens = usage.completion_tokens
+                        record.outcome = outcome
+                        yield event
+                        return
+                    case Accepted() | PromptEcho():
+                        pass
+                yield event
+        except TimeoutError:
+            await events.aclose()
+            record.outcome = "timeout"
+            for index in sorted(unfinished):
+                yield ChoiceDone(index, "length", "timeout")
+            yield Finished(Usage(record.prompt_tokens, record.completion_tokens))
+        except InvalidRequest:
+            record.outcome = "invalid"
+            raise
+        except Exception:
+            record.outcome = "error"
+            raise
+
+
+async def _next(events: AsyncGenerator[Event, None], deadline: float | None) -> Event:
+    if deadline is None:
+        return await anext(events)
+    # Only around the wait: a timeout that spanned our own `yield` would cancel the consumer.
+    async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+        return await anext(events)
+
+
+def _settle(record: RequestRecord) -> None:
+    """A generation closed before its end was given up by its client."""
+    record.outcome = record.outcome or "aborted"

@@ -1,0 +1,45 @@
+"""The seam between the server and whatever produces tokens."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Protocol
+
+from tokka.core import EngineStats, Event, GenerateRequest, ModelInfo, Prompt
+
+# Called with a phase ("installing model", "loading weights", "warming up") and a detail for people.
+ReportPhase = Callable[[str, str], None]
+
+
+class Engine(Protocol):
+    """Seven methods, all required. `start` before anything else, `close` last and once."""
+
+    async def start(self, report: ReportPhase) -> ModelInfo:
+        """Load, warm up, and return when the first request would not stall. Raises StartupError."""
+        ...
+
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
+        """Yield `Accepted`, then the events of every choice, then `Finished`.
+
+        Raises InvalidRequest before `Accepted`, EngineError at any time.
+        Closing the generator stops the work.
+        """
+        ...
+
+    async def tokenize(self, prompt: Prompt) -> list[int]:
+        """Return the token ids `generate` would run for this prompt. Raises InvalidRequest."""
+        ...
+
+    async def detokenize(self, token_ids: Sequence[int]) -> str:
+        """Return the text of the tokens, special ones included. Raises InvalidRequest."""
+        ...
+
+    def death(self) -> str | None:
+        """Say why the engine can serve no more, or None while it can. Never blocks."""
+        ...
+
+    def stats(self) -> EngineStats: ...
+
+    async def close(self) -> None:
+        """Stop every process of the engine. Safe after a failed or interrupted `start`."""
+        ...

@@ -1,0 +1,209 @@
+"""A scripted engine: a real option for developing clients without a model, and the tests' engine for timing and faults.
+
+Tokens are UTF-8 bytes (ids 0 to 255, 256 is the end token), so every non-ASCII character is split over tokens.
+It answers with a fixed text, once; with `ignore_eos` or `min_tokens` it starts over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from dataclasses import dataclass
+
+from tokka import __version__
+from tokka.core import (
+    Accepted,
+    ChatPrompt,
+    ChoiceDone,
+    EngineStats,
+    Event,
+    Finished,
+    GenerateRequest,
+    ModelInfo,
+    Prompt,
+    PromptEcho,
+    Sampling,
+    TextDelta,
+    TextPrompt,
+    TokenLogprob,
+    TokensPrompt,
+    Usage,
+)
+from tokka.engine.base import ReportPhase
+from tokka.engine.length import allowed_tokens, truncate
+from tokka.engine.sampling import check_token_ids
+from tokka.engine.text import ChoiceText
+from tokka.errors import InvalidRequest
+
+EOS = 256
+VOCAB_SIZE = 257
+ANSWER = "Päivää! This is Tokka's scripted engine 🦌. It says the same every time, so clients can be built without a model."
+
+
+@dataclass(frozen=True, slots=True)
+class FakeOptions:
+    """Settable with --engine-arg; delays in seconds."""
+
+    start_delay_s: float = 0.0
+    prefill_delay_s: float = 0.0
+    token_delay_s: float = 0.0
+    answer: str = ANSWER
+    max_model_len: int = 4096
+
+
+class FakeEngine:
+    def __init__(self, options: FakeOptions, max_completion_tokens: int | None = None) -> None:
+        self._options = options
+        self._cap = max_completion_tokens
+        self._script = options.answer.encode()
+        self._running = 0
+
+    async def start(self, report: ReportPhase) -> ModelInfo:
+        report("loading weights", "the scripted engine has none")
+        await asyncio.sleep(self._options.start_delay_s)
+        return ModelInfo(
+            max_model_len=self._options.max_model_len,
+            vocab_size=VOCAB_SIZE,
+            engine="fake",
+            engine_version=__version__,
+            has_chat_template=True,
+        )
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
+        sampling = request.sampling
+        prompts = [truncate(await self.tokenize(prompt), request.truncate_prompt_tokens) for prompt in request.prompts]
+        check_token_ids(sampling, VOCAB_SIZE)
+        limits = [allowed_tokens(request, len(ids), self._options.max_model_len, self._cap) for ids in prompts]
+        self._running += 1
+        try:
+            yield Accepted(prompt_token_ids=tuple(prompts))
+            await asyncio.sleep(self._options.prefill_delay_s)
+            completion_tokens = 0
+            for at, (ids, limit) in enumerate(zip(prompts, limits, strict=True)):
+                if request.echo:
+                    yield PromptEcho(at, _decode(ids), _prompt_logprobs(ids, sampling.logprobs))
+                choices = [
+                    _Choice(at * sampling.n + i, sampling, limit, self._script) for i in range(sampling.n)
+                ]
+                while choices:
+                    await asyncio.sleep(self._options.token_delay_s)
+                    for choice in list(choices):
+                        for event in choice.step():
+                            if isinstance(event, ChoiceDone):
+                                choices.remove(choice)
+                                completion_tokens += choice.num_tokens
+                            yield event
+            yield Finished(Usage(sum(map(len, prompts)), completion_tokens))
+        finally:
+            self._running -= 1
+
+    async def tokenize(self, prompt: Prompt) -> list[int]:
+        match prompt:
+            case TextPrompt(text):
+                ids = list(text.encode())
+            case TokensPrompt(token_ids):
+                ids = list(token_ids)
+            case ChatPrompt(messages):
+                ids = list("".join(f"{m['role']}: {m.get('content') or ''}\n" for m in messages).encode())
+        if not ids:
+            raise InvalidRequest("The prompt is empty. Send at least one token.", param="prompt")
+        if any(not 0 <= token < VOCAB_SIZE for token in ids):
+            raise InvalidRequest(f"The prompt holds a token id outside the vocabulary of {VOCAB_SIZE}.", param="prompt")
+        return ids
+
+    async def detokenize(self, token_ids: Sequence[int]) -> str:
+        if any(not 0 <= token < VOCAB_SIZE for token in token_ids):
+            raise InvalidRequest(f"tokens holds an id outside the vocabulary of {VOCAB_SIZE}.", param="tokens")
+        return _decode(token_ids)
+
+    def death(self) -> str | None:
+        return None
+
+    def stats(self) -> EngineStats:
+        return EngineStats(running=self._running)
+
+    async def close(self) -> None:
+        return None
+
+
+class _Choice:
+    """One choice being generated, a token a step."""
+
+    def __init__(self, index: int, sampling: Sampling, limit: int, script: bytes) -> None:
+        self.index = index
+        self.num_tokens = 0
+        self._sampling = sampling
+        self._limit = limit
+        self._script = script
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._text = ChoiceText(sampling.stop, sampling.include_stop)
+        self._logprob = 0.0
+
+    def step(self) -> Iterator[Event]:
+        if self._limit == 0:
+            yield self._done("length", None)
+            return
+        sampling = self._sampling
+        token = self._next_token()
+        self.num_tokens += 1
+        may_stop = self.num_tokens > sampling.min_tokens
+        logprob = _logprob(token, sampling.logprobs)
+        if logprob is not None:
+            self._logprob += logprob.logprob or 0.0
+
+        if token == EOS or (token in sampling.stop_token_ids and may_stop):
+            yield self._delta(self._text.flush(), token, everything=True)
+            yield self._done("stop", None if token == EOS else token)
+            return
+        if logprob is not None:
+            self._text.add_tokens([logprob])
+        text = self._decoder.decode(bytes([token]))
+        sent, stop = self._text.feed_stop(text) if may_stop else (self._text.feed(text), None)
+        if stop is not None:
+            yield self._delta(sent, token)
+            yield self._done("stop", stop)
+        elif self.num_tokens == self._limit:
+            yield self._delta(sent + self._text.flush(), token, everything=True)
+            yield self._done("length", None)
+        else:
+            yield self._delta(sent, token)
+
+    def _next_token(self) -> int:
+        at = self.num_tokens % (len(self._script) + 1)
+        if at < len(self._script):
+            return self._script[at]
+        wants_more = self._sampling.ignore_eos or self.num_tokens < self._sampling.min_tokens
+        return ord(" ") if wants_more else EOS
+
+    def _delta(self, text: str, token: int, everything: bool = False) -> TextDelta:
+        logprobs = None if self._sampling.logprobs is None else self._text.take_logprobs(everything)
+        return TextDelta(self.index, text, (token,), logprobs)
+
+    def _done(self, reason: str, stop_reason: str | int | None) -> ChoiceDone:
+        scored = self._sampling.logprobs is not None
+        return ChoiceDone(
+            self.index, "stop" if reason == "stop" else "length", stop_reason, self._logprob if scored else None
+        )
+
+
+def _decode(token_ids: Sequence[int]) -> str:
+    return bytes(token for token in token_ids if token < EOS).decode(errors="replace")
+
+
+def _logprob(token: int, alternatives: int | None) -> TokenLogprob | None:
+    if alternatives is None:
+        return None
+    raw = bytes([token]) if token < EOS else b""
+    top = tuple(
+        TokenLogprob(id, chr(id) if id < 128 else "\ufffd", bytes([id]), -0.25 * (rank + 1))
+        for rank, id in enumerate((token + k) % EOS for k in range(alternatives))
+    )
+    return TokenLogprob(token, raw.decode(errors="replace"), raw, -0.25, top)
+
+
+def _prompt_logprobs(ids: Sequence[int], alternatives: int | None) -> tuple[TokenLogprob, ...] | None:
+    if alternatives is None:
+        return None
+    first = TokenLogprob(ids[0], _decode(ids[:1]), bytes(ids[:1]), None)
+    return (first, *(scored for token in ids[1:] if (scored := _logprob(token, alternatives))))

@@ -1,0 +1,51 @@
+"""How many tokens a request may generate: pure arithmetic, the same for every engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tokka.core import GenerateRequest
+from tokka.errors import ContextLengthExceeded, InvalidRequest
+
+
+def allowed_tokens(request: GenerateRequest, prompt_tokens: int, max_model_len: int, cap: int | None) -> int:
+    """Return the number of tokens one choice may generate for a prompt of `prompt_tokens`.
+
+    `cap` is the server's own limit per choice. Raises ContextLengthExceeded when prompt and requested tokens
+    together exceed the context, InvalidRequest when the request asks for more than the cap allows.
+    """
+    requested = request.sampling.max_tokens
+    if requested is None:
+        if prompt_tokens >= max_model_len:
+            raise ContextLengthExceeded(
+                f"This model's maximum context length is {max_model_len} tokens. However, your messages resulted in "
+                f"{prompt_tokens} tokens, which leaves 0 for the completion. Please shorten the messages.",
+                param="messages",
+            )
+        room = max_model_len - prompt_tokens
+        allowed = room if cap is None else min(room, cap)
+    else:
+        if cap is not None and requested > cap:
+            raise InvalidRequest(
+                f"{request.limit_param} is too large: {requested}. This server allows at most {cap} completion tokens.",
+                param=request.limit_param,
+            )
+        if prompt_tokens + requested > max_model_len:
+            raise ContextLengthExceeded(
+                f"This model's maximum context length is {max_model_len} tokens. However, you requested "
+                f"{prompt_tokens + requested} tokens ({prompt_tokens} in the prompt, {requested} in the completion). "
+                f"Please reduce the length of the prompt or {request.limit_param}.",
+                param=request.limit_param,
+            )
+        allowed = requested
+    if request.sampling.min_tokens > allowed:
+        raise InvalidRequest(
+            f"min_tokens ({request.sampling.min_tokens}) exceeds the {allowed} tokens this request may generate.",
+            param="min_tokens",
+        )
+    return allowed
+
+
+def truncate(token_ids: Sequence[int], keep: int | None) -> Sequence[int]:
+    """Keep the last `keep` tokens of a prompt: what came last matters most to its continuation."""
+    return token_ids if keep is None or keep >= len(token_ids) else token_ids[-keep:]

@@ -1,0 +1,39 @@
+"""--engine-arg NAME=VALUE: further options of an engine, parsed by the type of the value."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any, TypeVar
+
+from tokka.errors import ConfigurationError
+
+Options = TypeVar("Options")
+
+
+def parse_pairs(pairs: Sequence[str]) -> dict[str, Any]:
+    """Return {name: value}; a value that reads as JSON is taken as such, else as text. Dashes equal underscores."""
+    parsed: dict[str, Any] = {}
+    for pair in pairs:
+        name, _, value = pair.partition("=")
+        try:
+            parsed[name.strip().replace("-", "_")] = json.loads(value)
+        except json.JSONDecodeError:
+            parsed[name.strip().replace("-", "_")] = value
+    return parsed
+
+
+def parse_engine_args(options: type[Options], pairs: Sequence[str]) -> Options:
+    """Return the dataclass `options` filled from the pairs. Raises ConfigurationError naming the option."""
+    known = {field.name: field for field in fields(options)}  # type: ignore[arg-type]
+    values = parse_pairs(pairs)
+    for name, value in values.items():
+        if name not in known:
+            raise ConfigurationError(f"--engine-arg {name}: no such option; this engine has {', '.join(known)}")
+        wanted = type(known[name].default)
+        if wanted is float and isinstance(value, int):
+            values[name] = float(value)
+        elif not isinstance(value, wanted):
+            raise ConfigurationError(f"--engine-arg {name}: {value!r} is not a {wanted.__name__}")
+    return options(**values)

@@ -1,0 +1,21 @@
+"""Checks of a request's token ids against the model, the same for every engine."""
+
+from __future__ import annotations
+
+from tokka.core import Sampling
+from tokka.errors import InvalidRequest
+
+
+def check_token_ids(sampling: Sampling, vocab_size: int) -> None:
+    """Raise InvalidRequest if a token id lies outside the vocabulary: as an index into the logits it would hit others."""
+    ids_by_param = {
+        "logit_bias": sampling.logit_bias or (),
+        "stop_token_ids": sampling.stop_token_ids,
+        "allowed_token_ids": sampling.allowed_token_ids or (),
+    }
+    for param, ids in ids_by_param.items():
+        for token in ids:
+            if not 0 <= token < vocab_size:
+                raise InvalidRequest(
+                    f"{param} holds the token id {token}; ids of this model are 0 to {vocab_size - 1}.", param=param
+                )

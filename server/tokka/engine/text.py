@@ -1,0 +1,80 @@
+"""The text of one choice on its way out: stop strings never leak a piece, logprobs stay with their text."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from tokka.core import TokenLogprob
+
+
+class ChoiceText:
+    """Holds back only what could still become a stop string, and cuts at the first one that does.
+
+    Feed it the decoded text of each step. It returns what may be sent now. The text sent over a choice's life is
+    the whole text up to the earliest stop string (with it, if `include_stop`), whatever the steps were.
+    """
+
+    __slots__ = ("_first_chars", "_held", "_include_stop", "_longest", "_sent_bytes", "_stops", "_token_end", "_tokens")
+
+    def __init__(self, stops: Sequence[str], include_stop: bool = False) -> None:
+        self._stops = tuple(stops)
+        self._first_chars = frozenset(stop[0] for stop in self._stops)
+        self._longest = max(map(len, self._stops), default=0)
+        self._include_stop = include_stop
+        self._held = ""
+        # Logprobs wait here for their text: (offset of the token's first byte in the whole text, token).
+        self._tokens: deque[tuple[int, TokenLogprob]] = deque()
+        self._token_end = 0
+        self._sent_bytes = 0
+
+    def add_tokens(self, tokens: Sequence[TokenLogprob]) -> None:
+        """Queue logprobs to be sent together with the text they belong to."""
+        for token in tokens:
+            self._tokens.append((self._token_end, token))
+            self._token_end += len(token.bytes)
+
+    def feed(self, text: str) -> str:
+        """Add decoded text; return the part of it that no stop string can claim any more."""
+        self._held += text
+        held_back = self._partial_stop_length()
+        keep = len(self._held) - held_back
+        return self._send(keep, keep)
+
+    def feed_stop(self, text: str) -> tuple[str, str | None]:
+        """Add decoded text that may complete a stop string; return what to send and the stop that matched."""
+        self._held += text
+        found = [(at, stop) for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        if not found:
+            return self.feed(""), None
+        at, stop = min(found, key=lambda match: match[0])
+        sent = self._send(at + len(stop) if self._include_stop else at, len(self._held))
+        return sent, stop
+
+    def flush(self) -> str:
+        """The choice ended without a stop string: return what was held back."""
+        return self._send(len(self._held), len(self._held))
+
+    def take_logprobs(self, everything: bool = False) -> tuple[TokenLogprob, ...]:
+        """Return the queued logprobs whose text has begun to be sent, or all of them."""
+        taken = []
+        while self._tokens and (everything or self._tokens[0][0] < self._sent_bytes):
+            taken.append(self._tokens.popleft()[1])
+        return tuple(taken)
+
+    def _send(self, upto: int, consumed: int) -> str:
+        sent, self._held = self._held[:upto], self._held[consumed:]
+        self._sent_bytes += len(sent.encode())
+        return sent
+
+    def _partial_stop_length(self) -> int:
+        """Length of the longest end of the held text that is the beginning of a stop string."""
+        if not self._stops or self._include_stop:
+            return 0
+        start = max(0, len(self._held) - self._longest + 1)
+        for at in range(start, len(self._held)):
+            if self._held[at] in self._first_chars:
+                tail = self._held[at:]
+                if any(stop.startswith(tail) for stop in self._stops):
+                    return len(tail)
+        return 0

@@ -1,0 +1,61 @@
+"""Runs inside every process of the engine: vLLM loads it there as a plugin.
+
+Three things can only be done from inside: ending with the server, asking for AMX, and sending the output to its log.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import select
+import signal
+import threading
+
+# Path of the server's pipe for the engine's output; unset with --log-level debug.
+OUTPUT_VARIABLE = "TOKKA_ENGINE_OUTPUT"
+
+
+def install() -> None:
+    """Entry point of the group vllm.general_plugins. Does nothing in the server's own process."""
+    parent = multiprocessing.parent_process()
+    if parent is None or parent.pid is None:
+        return
+    _end_with(parent.pid)
+    _redirect_output()
+    _enable_amx()
+
+
+def _end_with(parent_pid: int) -> None:
+    """End this process when its parent ends, however that ended: vLLM itself leaves orphans after a SIGKILL."""
+    try:
+        pidfd = os.pidfd_open(parent_pid)
+    except OSError:
+        os._exit(1)
+    if os.getppid() != parent_pid:
+        os._exit(1)
+
+    def watch() -> None:
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        while not poll.poll():
+            pass
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+
+def _redirect_output() -> None:
+    if path := os.environ.get(OUTPUT_VARIABLE):
+        fd = os.open(path, os.O_WRONLY)
+        os.dup2(fd, 1)
+        os.dup2(fd, 2)
+        os.close(fd)
+
+
+def _enable_amx() -> None:
+    """Ask the kernel for AMX tiles: vLLM's CPU attention uses them without asking and dies of SIGILL on small models."""
+    import torch
+
+    if torch.cpu._is_amx_tile_supported():
+        torch.cpu._init_amx()
+

@@ -1,0 +1,106 @@
+"""From our sampling to vLLM's. vLLM does not check types, and a wrong one ends its engine for good: they are checked here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tokka.core import Sampling
+from tokka.errors import EngineError
+
+_INT64_MAX = 2**63 - 1
+# vLLM reads -1 as "no seed" and adds a choice's number to it: such seeds map to others of the same range.
+_SEED_ROOM = 2**20
+_DEFAULTS: Mapping[str, float] = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+
+
+def sampling_params(sampling: Sampling, max_tokens: int, *, echo: bool, defaults: Mapping[str, Any]) -> Any:
+    """Return vLLM's SamplingParams for one prompt. `defaults` are the model's own, for what the request leaves open."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    fields = _fields(sampling, max_tokens, echo=echo, defaults=defaults)
+    _check_types(fields)
+    return SamplingParams(**fields, output_kind=RequestOutputKind.DELTA, skip_clone=True)
+
+
+def is_greedy(sampling: Sampling, defaults: Mapping[str, Any]) -> bool:
+    """Greedy choices are all the same: one is generated and copied, since vLLM refuses n > 1 here."""
+    return _chosen(sampling.temperature, "temperature", defaults) == 0 or sampling.top_p == 0
+
+
+def _chosen(value: float | None, name: str, defaults: Mapping[str, Any]) -> float:
+    return value if value is not None else defaults.get(name, _DEFAULTS[name])
+
+
+def _fields(sampling: Sampling, max_tokens: int, *, echo: bool, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    greedy = is_greedy(sampling, defaults)
+    return {
+        "n": 1 if greedy else sampling.n,
+        "max_tokens": max_tokens,
+        "min_tokens": min(sampling.min_tokens, max_tokens),
+        "temperature": 0.0 if greedy else float(_chosen(sampling.temperature, "temperature", defaults)),
+        # OpenAI takes 0 and means the one most likely token; vLLM wants a positive number.
+        "top_p": 1.0 if greedy else float(_chosen(sampling.top_p, "top_p", defaults)),
+        "top_k": int(_chosen(sampling.top_k, "top_k", defaults)),
+        "min_p": float(_chosen(sampling.min_p, "min_p", defaults)),
+        "presence_penalty": float(sampling.presence_penalty),
+        "frequency_penalty": float(sampling.frequency_penalty),
+        "repetition_penalty": float(_chosen(sampling.repetition_penalty, "repetition_penalty", defaults)),
+        "seed": _seed(sampling.seed),
+        "logit_bias": dict(sampling.logit_bias) if sampling.logit_bias else None,
+        "logprobs": sampling.logprobs,
+        "prompt_logprobs": sampling.logprobs if echo else None,
+        "stop": list(sampling.stop),
+        "stop_token_ids": list(sampling.stop_token_ids),
+        # vLLM then stops at the same token but keeps back nothing, and ChoiceText keeps back what it must.
+        "include_stop_str_in_output": bool(sampling.stop) or sampling.include_stop,
+        "ignore_eos": sampling.ignore_eos,
+        "bad_words": list(sampling.bad_words),
+        "allowed_token_ids": list(sampling.allowed_token_ids) if sampling.allowed_token_ids is not None else None,
+        "skip_special_tokens": sampling.skip_special_tokens,
+    }
+
+
+def _seed(seed: int | None) -> int | None:
+    if seed is None or 0 <= seed <= _INT64_MAX - _SEED_ROOM:
+        return seed
+    return seed % (_INT64_MAX - _SEED_ROOM)
+
+
+def _check_types(fields: Mapping[str, Any]) -> None:
+    for name, value in fields.items():
+        kind = _TYPES[name]
+        if value is None and name in _OPTIONAL:
+            continue
+        values = value if isinstance(value, list) else [*value, *value.values()] if isinstance(value, dict) else [value]
+        allowed = (int, float) if isinstance(value, dict) else (kind,)
+        for item in values:
+            if type(item) not in allowed or (type(item) is int and not -_INT64_MAX - 1 <= item <= _INT64_MAX):
+                raise EngineError(f"The server built an invalid value for {name}; the request was not run.", param=name)
+
+
+_OPTIONAL = {"seed", "logit_bias", "logprobs", "prompt_logprobs", "allowed_token_ids"}
+_TYPES: Mapping[str, type] = {
+    "n": int,
+    "max_tokens": int,
+    "min_tokens": int,
+    "temperature": float,
+    "top_p": float,
+    "top_k": int,
+    "min_p": float,
+    "presence_penalty": float,
+    "frequency_penalty": float,
+    "repetition_penalty": float,
+    "seed": int,
+    "logit_bias": float,
+    "logprobs": int,
+    "prompt_logprobs": int,
+    "stop": str,
+    "stop_token_ids": int,
+    "include_stop_str_in_output": bool,
+    "ignore_eos": bool,
+    "bad_words": str,
+    "allowed_token_ids": int,
+    "skip_special_tokens": bool,
+}

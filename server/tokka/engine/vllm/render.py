@@ -1,0 +1,109 @@
+"""From messages or text to token ids, off the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from tokka.core import ChatPrompt, Prompt, TextPrompt, TokensPrompt
+from tokka.engine.length import truncate
+from tokka.errors import ContextLengthExceeded, InvalidRequest
+
+# Short texts are cheaper to tokenise than to hand to another thread (about 100 us a hop).
+_THREADS = 2
+
+
+class Renderer:
+    """Uses the model's own tokenizer and chat template, or the operator's template."""
+
+    def __init__(self, tokenizer: Any, chat_template: str | None, max_model_len: int, vocab_size: int) -> None:
+        self._tokenizer = tokenizer
+        self._template = chat_template or getattr(tokenizer, "chat_template", None)
+        self._max_model_len = max_model_len
+        self._vocab_size = vocab_size
+        # No token is longer, so a text this many times the context cannot fit: it need not be tokenised to be refused.
+        self._longest_token_chars = max(map(len, tokenizer.get_vocab()), default=1)
+        self._knows_developer = "developer" in str(self._template)
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="render")
+
+    @property
+    def has_chat_template(self) -> bool:
+        return self._template is not None
+
+    async def token_ids(self, prompt: Prompt, keep: int | None = None) -> list[int]:
+        """Return the prompt's tokens, the last `keep` of them. Raises InvalidRequest."""
+        if isinstance(prompt, TokensPrompt):
+            ids = self._checked(prompt.token_ids)
+        else:
+            ids = await asyncio.get_running_loop().run_in_executor(self._pool, self._render, prompt, keep)
+        return list(truncate(ids, keep))
+
+    def decode(self, token_ids: list[int]) -> str:
+        return str(self._tokenizer.decode(token_ids, skip_special_tokens=False))
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _checked(self, token_ids: tuple[int, ...]) -> list[int]:
+        for token in token_ids:
+            if not 0 <= token < self._vocab_size:
+                raise InvalidRequest(
+                    f"The prompt holds the token id {token}; ids of this model are 0 to {self._vocab_size - 1}.", param="prompt"
+                )
+        return list(token_ids)
+
+    def _render(self, prompt: ChatPrompt | TextPrompt, keep: int | None) -> list[int]:
+        match prompt:
+            case TextPrompt(text):
+                param, special = "prompt", True
+            case ChatPrompt():
+                # The template writes the special tokens itself.
+                text, param, special = self._apply_template(prompt), "messages", False
+        text = self._cut(text, keep, param)
+        ids: list[int] = self._tokenizer(text, add_special_tokens=special)["input_ids"]
+        if not ids:
+            raise InvalidRequest("The prompt is empty. Send at least one token.", param=param)
+        return ids
+
+    def _cut(self, text: str, keep: int | None, param: str) -> str:
+        most = (keep or self._max_model_len) * self._longest_token_chars
+        if len(text) <= most:
+            return text
+        if keep is not None:
+            return text[-most:]
+        raise ContextLengthExceeded(
+            f"This model's maximum context length is {self._max_model_len} tokens. Your {param} hold {len(text)} "
+            f"characters, at least {len(text) // self._longest_token_chars} tokens. Please shorten them.",
+            param=param,
+        )
+
+    def _apply_template(self, prompt: ChatPrompt) -> str:
+        if self._template is None:
+            raise InvalidRequest(
+                "This is a base model: it has no chat template, so it cannot answer a conversation. Use /v1/completions, "
+                "or have the server started with --chat-template FILE.",
+                param="messages",
+            )
+        messages = [self._known_role(message) for message in prompt.messages]
+        try:
+            return str(
+                self._tokenizer.apply_chat_template(
+                    messages,
+                    chat_template=self._template,
+                    tokenize=False,
+                    add_generation_prompt=prompt.add_generation_prompt,
+                    continue_final_message=prompt.continue_final_message,
+                    **prompt.template_kwargs,
+                )
+            )
+        except Exception as error:
+            # Templates refuse what they do not know (an order of roles, a missing field) by raising anything at all.
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+            raise InvalidRequest(f"The model's chat template does not take these messages: {reason}", param="messages") from None
+
+    def _known_role(self, message: dict[str, Any]) -> dict[str, Any]:
+        """OpenAI's newer name for the system role, where the template does not know it."""
+        if message["role"] == "developer" and not self._knows_developer:
+            return {**message, "role": "system"}
+        return message

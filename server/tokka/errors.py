@@ -1,0 +1,123 @@
+"""Every error the server can answer with: status, OpenAI type, code, and what the client may do about it."""
+
+from __future__ import annotations
+
+# The OpenAI clients ignore a longer Retry-After and give up instead of waiting.
+MAX_RETRY_AFTER_S = 120
+
+
+class TokkaError(Exception):
+    """An expected refusal. Raised anywhere, rendered in `api/errors.py`; the message is shown to the client."""
+
+    status = 500
+    type = "server_error"
+    code: str | None = "engine_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+        should_retry: bool | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after_s = retry_after_s
+        self.should_retry = should_retry
+
+    def headers(self) -> dict[str, str]:
+        headers = {}
+        if self.retry_after_s is not None:
+            headers["retry-after"] = str(max(1, min(MAX_RETRY_AFTER_S, round(self.retry_after_s))))
+        if self.should_retry is not None:
+            headers["x-should-retry"] = "true" if self.should_retry else "false"
+        return headers
+
+    def body(self) -> dict[str, dict[str, str | None]]:
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+
+class InvalidRequest(TokkaError):
+    status, type, code = 400, "invalid_request_error", "invalid_value"
+
+
+class UnsupportedParameter(InvalidRequest):
+    code = "unsupported_parameter"
+
+
+class ContextLengthExceeded(InvalidRequest):
+    code = "context_length_exceeded"
+
+
+class InvalidApiKey(TokkaError):
+    status, type, code = 401, "invalid_request_error", "invalid_api_key"
+
+    def headers(self) -> dict[str, str]:
+        return {**super().headers(), "www-authenticate": "Bearer"}
+
+
+class PermissionDenied(TokkaError):
+    status, type, code = 403, "invalid_request_error", "permission_denied"
+
+
+class ModelNotFound(TokkaError):
+    status, type, code = 404, "invalid_request_error", "model_not_found"
+
+
+class UnknownUrl(TokkaError):
+    status, type, code = 404, "invalid_request_error", "unknown_url"
+
+
+class MethodNotAllowed(TokkaError):
+    status, type, code = 405, "invalid_request_error", "method_not_allowed"
+
+    def __init__(self, message: str, allow: str) -> None:
+        super().__init__(message)
+        self.allow = allow
+
+    def headers(self) -> dict[str, str]:
+        return {**super().headers(), **({"allow": self.allow} if self.allow else {})}
+
+
+class BodyTooLarge(TokkaError):
+    status, type, code = 413, "invalid_request_error", "request_too_large"
+
+
+class UnsupportedMediaType(TokkaError):
+    status, type, code = 415, "invalid_request_error", "unsupported_media_type"
+
+
+class InternalError(TokkaError):
+    """A fault of ours. The cause goes to the log, never into the answer."""
+
+    code = "internal_error"
+
+
+class EngineError(TokkaError):
+    """The engine failed this request, or died with it."""
+
+
+class ServerOverloaded(TokkaError):
+    status, code = 503, "server_overloaded"
+
+
+class ModelStarting(TokkaError):
+    status, code = 503, "model_starting"
+
+
+class Draining(TokkaError):
+    status, code = 503, "draining"
+
+
+class StartupError(Exception):
+    """Why the server cannot start, as one line for the operator. Not an HTTP error."""
+
+    exit_code = 3
+
+
+class ConfigurationError(StartupError):
+    """The operator asked for something impossible: a missing folder, a port in use, a wrong option."""
+
+    exit_code = 2

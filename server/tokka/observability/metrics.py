@@ -1,0 +1,79 @@
+"""Every Prometheus metric of ours, declared once with its meaning. docs/metrics.md is made from this file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import get_args
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from tokka.core import EngineStats, Outcome, RequestRecord
+
+_LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
+_TPOT_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5)
+ENGINE_STATES = ("stopped", "starting", "ready", "draining", "failed")
+OUTCOMES = get_args(Outcome)
+
+
+class Metrics:
+    """One registry of our own, so that an app in a test starts from zero; vLLM's are in the default one."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = self._counter("requests", "Generation requests by how they ended.", ["model", "endpoint", "outcome"])
+        self._duration = self._histogram("request_duration_seconds", "From arrival to the last byte.", _LATENCY_BUCKETS_S)
+        self._ttft = self._histogram("ttft_seconds", "From arrival to the first token event.", _LATENCY_BUCKETS_S)
+        self._tpot = self._histogram("tpot_seconds", "Time per output token after the first, one value a request.", _TPOT_BUCKETS_S)
+        self._tokens = self._counter("tokens", "Tokens processed. kind: prompt, cached (part of prompt), completion.", ["tenant", "model", "kind"])
+        self._rejections = self._counter("rejections", "Requests turned away, by error code.", ["reason"])
+        self.running = Gauge("tokka_requests_running", "Choices the engine is working on.", registry=self.registry)
+        self.waiting = Gauge("tokka_requests_waiting", "Choices waiting for the engine.", registry=self.registry)
+        self._state = Gauge("tokka_engine_state", "1 for the state the engine is in, else 0.", ["state"], registry=self.registry)
+        self.event_loop_lag = Gauge("tokka_event_loop_lag_seconds", "How late the event loop ran its last timer.", registry=self.registry)
+        self.set_engine_state("stopped")
+
+    def observe(self, record: RequestRecord, now_s: float) -> None:
+        """Count a request that has ended."""
+        outcome = record.outcome or "error"
+        self._requests.labels(record.model, record.endpoint, outcome).inc()
+        self._duration.labels(record.model, record.endpoint).observe(now_s - record.arrived_s)
+        if outcome == "rejected":
+            self._rejections.labels(record.reason or "unknown").inc()
+        for kind, tokens in (("prompt", record.prompt_tokens), ("cached", record.cached_tokens), ("completion", record.completion_tokens)):
+            if tokens:
+                self._tokens.labels(record.tenant, record.model, kind).inc(tokens)
+        if record.first_token_s is not None and record.last_token_s is not None:
+            self._ttft.labels(record.model, record.endpoint).observe(record.first_token_s - record.arrived_s)
+            if record.completion_tokens > 1:
+                decode_s = record.last_token_s - record.first_token_s
+                self._tpot.labels(record.model, record.endpoint).observe(decode_s / (record.completion_tokens - 1))
+
+    def set_engine_state(self, state: str) -> None:
+        for known in ENGINE_STATES:
+            self._state.labels(known).set(known == state)
+
+    def watch(self, stats: Callable[[], EngineStats], cpu_s: Callable[[], float]) -> None:
+        """Read the engine's numbers and our CPU time when scraped, never on the request path."""
+        self.running.set_function(lambda: stats().running)
+        self.waiting.set_function(lambda: stats().waiting)
+        self.registry.register(_FrontendCpu(cpu_s))
+
+    def render(self) -> bytes:
+        """Return Prometheus text: ours, then vLLM's and the process's."""
+        return generate_latest(self.registry) + generate_latest(REGISTRY)
+
+    def _counter(self, name: str, meaning: str, labels: list[str]) -> Counter:
+        return Counter(f"tokka_{name}", meaning, labels, registry=self.registry)
+
+    def _histogram(self, name: str, meaning: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(f"tokka_{name}", meaning, ["model", "endpoint"], registry=self.registry, buckets=buckets)
+
+
+class _FrontendCpu(Collector):
+    def __init__(self, cpu_s: Callable[[], float]) -> None:
+        self._cpu_s = cpu_s
+
+    def collect(self) -> list[Metric]:
+        return [CounterMetricFamily("tokka_frontend_cpu_seconds", "CPU time of the server process, engine excluded.", self._cpu_s())]

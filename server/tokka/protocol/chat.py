@@ -1,0 +1,349 @@
+"""POST /v1/chat/completions: the request, and the encoder from events to chunks."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self, assert_never
+
+import orjson
+from pydantic import BeforeValidator, Field, model_validator
+
+from tokka.core import (
+    Accepted,
+    ChatPrompt,
+    ChoiceDone,
+    Event,
+    Finished,
+    GenerateRequest,
+    PromptEcho,
+    TextDelta,
+    TokenLogprob,
+    Usage,
+)
+from tokka.protocol.common import Text, Unsupported, WireModel, invalid, new_id, now_s, token_text, unsupported, usage_object
+from tokka.protocol.generation import GenerationFields
+
+MAX_MESSAGES = 4096
+MAX_PARTS = 1024
+MAX_TEMPLATE_KWARGS = 16
+# What a template variable may not replace: the template's own input and the renderer's arguments.
+RESERVED_TEMPLATE_KWARGS = frozenset(
+    "messages conversation tools documents tokenizer tokenize chat_template add_generation_prompt "
+    "continue_final_message padding truncation max_length return_tensors return_dict return_assistant_tokens_mask "
+    "raise_exception strftime_now bos_token eos_token pad_token unk_token".split()
+)
+_NAME = r"^[a-zA-Z0-9_.-]{1,64}$"
+
+
+def _text_part(value: Any) -> Any:
+    if isinstance(value, dict) and isinstance(kind := value.get("type"), str) and kind != "text":
+        raise unsupported(f"Content parts of type {kind[:32]!r} are not supported: this model takes text", ".type")
+    return value
+
+
+def _text_format(value: Any) -> Any:
+    if isinstance(value, dict) and value.get("type") in ("json_object", "json_schema"):
+        raise unsupported("Only the response format `text` is supported by this server yet", ".type")
+    return value
+
+
+class TextPart(WireModel):
+    type: Literal["text"]
+    text: Text
+
+
+Content = Text | Annotated[list[Annotated[TextPart, BeforeValidator(_text_part)]], Field(min_length=1, max_length=MAX_PARTS)]
+Name = Annotated[str, Field(pattern=_NAME)]
+
+
+class SystemMessage(WireModel):
+    role: Literal["system", "developer"]
+    content: Content
+    name: Name | None = None
+
+
+class UserMessage(WireModel):
+    role: Literal["user"]
+    content: Content
+    name: Name | None = None
+
+
+class FunctionCall(WireModel):
+    name: Name
+    arguments: Text
+
+
+class ToolCall(WireModel):
+    id: str = Field(min_length=1, max_length=256)
+    type: Literal["function"]
+    function: FunctionCall
+
+
+class AssistantMessage(WireModel):
+    role: Literal["assistant"]
+    content: Content | None = None
+    name: Name | None = None
+    refusal: Text | None = None
+    tool_calls: list[ToolCall] | None = Field(None, min_length=1, max_length=128)
+    audio: Unsupported = None
+    function_call: Unsupported = None
+    # openai's own message object carries this; sending an answer back as history must work.
+    annotations: list[Any] | None = Field(None, max_length=0)
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.content is None and self.tool_calls is None and self.refusal is None:
+            raise invalid("An assistant message needs content or tool_calls", ".content")
+        return self
+
+
+class ToolMessage(WireModel):
+    role: Literal["tool"]
+    content: Content
+    tool_call_id: str = Field(min_length=1, max_length=256)
+
+
+Message = Annotated[SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]
+
+
+class TextFormat(WireModel):
+    type: Literal["text"]
+
+
+class Prediction(WireModel):
+    type: Literal["content"]
+    content: Content
+
+
+TemplateValue = bool | int | float | Annotated[str, Field(max_length=4096)] | None
+
+
+class ChatRequest(GenerationFields):
+    messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
+    max_tokens: int | None = Field(
+        None, ge=1, le=2**63 - 1, description="Older name of max_completion_tokens, which wins over it."
+    )
+    max_completion_tokens: int | None = Field(
+        None, ge=1, le=2**63 - 1, description="Most tokens to generate for a choice. Default: the rest of the context."
+    )
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20, description="Needs logprobs: true.")
+    response_format: Annotated[TextFormat | None, BeforeValidator(_text_format)] = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = Field(
+        None, description="Go on inside the last message instead of starting an answer to it."
+    )
+    chat_template_kwargs: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")], TemplateValue] | None = (
+        Field(None, max_length=MAX_TEMPLATE_KWARGS, description="Variables for the chat template.")
+    )
+
+    # Accepted for OpenAI's sake; change nothing here
+    metadata: (
+        dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] | None
+    ) = Field(None, max_length=16)
+    store: bool | None = None
+    service_tier: Literal["auto", "default", "flex", "scale", "priority"] | None = None
+    safety_identifier: str | None = Field(None, max_length=1024)
+    prompt_cache_key: str | None = Field(None, max_length=1024)
+    prompt_cache_retention: Literal["in-memory", "in_memory", "24h"] | None = None
+    prediction: Prediction | None = None
+    modalities: list[Literal["text"]] | None = Field(None, min_length=1, max_length=1)
+
+    # Later, or never
+    tools: Unsupported = None
+    tool_choice: Unsupported = None
+    parallel_tool_calls: Unsupported = None
+    functions: Unsupported = None
+    function_call: Unsupported = None
+    reasoning_effort: Unsupported = None
+    verbosity: Unsupported = None
+    audio: Unsupported = None
+    web_search_options: Unsupported = None
+
+    @model_validator(mode="after")
+    def _chat_consistent(self) -> Self:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise invalid("top_logprobs needs logprobs: true", "top_logprobs")
+        if self.continue_final_message and self.add_generation_prompt:
+            raise invalid("continue_final_message and add_generation_prompt exclude each other", "continue_final_message")
+        if self.continue_final_message and self.messages[-1].role != "assistant":
+            raise invalid("continue_final_message needs an assistant message at the end", "continue_final_message")
+        for name in self.chat_template_kwargs or ():
+            if name in RESERVED_TEMPLATE_KWARGS:
+                raise invalid(f"chat_template_kwargs may not set {name!r}", "chat_template_kwargs")
+        return self
+
+    def prompt(self) -> ChatPrompt:
+        continues = bool(self.continue_final_message)
+        return ChatPrompt(
+            messages=tuple(_plain(message) for message in self.messages),
+            add_generation_prompt=not continues if self.add_generation_prompt is None else self.add_generation_prompt,
+            continue_final_message=continues,
+            template_kwargs=self.chat_template_kwargs or {},
+        )
+
+    def to_core(self) -> GenerateRequest:
+        limit = self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
+        return GenerateRequest(
+            id=new_id("chatcmpl-"),
+            model=self.model,
+            prompts=(self.prompt(),),
+            sampling=self.sampling(
+                n=self.n or 1,
+                max_tokens=limit,
+                logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+            ),
+            limit_param="max_completion_tokens" if self.max_completion_tokens is not None else "max_tokens",
+            truncate_prompt_tokens=self.truncate_prompt_tokens,
+            timeout_s=self.timeout,
+            priority=self.priority or 0,
+            cache_salt=self.cache_salt,
+        )
+
+
+def text_of(content: str | list[TextPart] | None) -> str:
+    """Return a message's content as one string; the parts of a list are joined by line ends."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    return "\n".join(part.text for part in content)
+
+
+def _plain(message: SystemMessage | UserMessage | AssistantMessage | ToolMessage) -> dict[str, Any]:
+    """Return the message as chat templates know it: text content, tool arguments as an object."""
+    plain: dict[str, Any] = {"role": message.role, "content": text_of(message.content)}
+    match message:
+        case ToolMessage():
+            plain["tool_call_id"] = message.tool_call_id
+        case AssistantMessage():
+            if message.refusal and not plain["content"]:
+                plain["content"] = message.refusal
+            if message.tool_calls:
+                plain["tool_calls"] = [_plain_call(call) for call in message.tool_calls]
+        case SystemMessage() | UserMessage():
+            pass
+    return plain
+
+
+def _plain_call(call: ToolCall) -> dict[str, Any]:
+    try:
+        arguments: Any = orjson.loads(call.function.arguments or "{}")
+    except orjson.JSONDecodeError:
+        # A model wrote this once; the template still gets to show it.
+        arguments = call.function.arguments
+    return {"id": call.id, "type": "function", "function": {"name": call.function.name, "arguments": arguments}}
+
+
+class ChatEncoder:
+    """Events in, chunks out. The plain answer is `fold_chat` over the same chunks."""
+
+    def __init__(self, request: ChatRequest, id: str, fingerprint: str) -> None:
+        self._head = {
+            "id": id,
+            "object": "chat.completion.chunk",
+            "created": now_s(),
+            "model": request.model,
+            "system_fingerprint": fingerprint,
+            "service_tier": "default",
+        }
+        self._choices = request.n or 1
+        self._logprobs = bool(request.logprobs)
+        self._token_ids = bool(request.return_token_ids)
+        self._usage = request.include_usage or not request.stream
+        self._continuous = request.continuous_usage
+        self._echo = text_of(request.messages[-1].content) if request.echo and request.messages[-1].role == "assistant" else ""
+        self._prompt_tokens = 0
+        self._completion_tokens = 0
+
+    def feed(self, event: Event) -> list[dict[str, Any]]:
+        match event:
+            case TextDelta():
+                return self._delta(event)
+            case ChoiceDone():
+                choice = {"index": event.index, "delta": {}, "logprobs": None, "finish_reason": event.finish_reason}
+                return [self._chunk({**choice, "stop_reason": event.stop_reason})]
+            case Accepted():
+                return self._begin(event)
+            case Finished(usage):
+                return [{**self._head, "choices": [], "usage": usage_object(usage)}] if self._usage else []
+            case PromptEcho():
+                return []
+            case _:
+                assert_never(event)
+
+    def fold(self, chunks: list[dict[str, Any]]) -> dict[str, Any]:
+        return fold_chat(chunks)
+
+    def _begin(self, event: Accepted) -> list[dict[str, Any]]:
+        self._prompt_tokens = sum(map(len, event.prompt_token_ids))
+        chunks = []
+        for index in range(self._choices):
+            delta = {"role": "assistant", "content": self._echo, "refusal": None}
+            chunk = self._chunk({"index": index, "delta": delta, "logprobs": None, "finish_reason": None})
+            if self._token_ids and index == 0:
+                chunk["prompt_token_ids"] = list(event.prompt_token_ids[0])
+            chunks.append(chunk)
+        return chunks
+
+    def _delta(self, event: TextDelta) -> list[dict[str, Any]]:
+        self._completion_tokens += len(event.token_ids)
+        if not (event.text or event.logprobs or (self._token_ids and event.token_ids)):
+            return []
+        choice: dict[str, Any] = {
+            "index": event.index,
+            "delta": {"content": event.text},
+            "logprobs": _logprobs_object(event.logprobs or ()) if self._logprobs else None,
+            "finish_reason": None,
+        }
+        if self._token_ids:
+            choice["token_ids"] = list(event.token_ids)
+        return [self._chunk(choice)]
+
+    def _chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
+        chunk = {**self._head, "choices": [choice]}
+        if self._continuous:
+            chunk["usage"] = usage_object(Usage(self._prompt_tokens, self._completion_tokens))
+        elif self._usage:
+            chunk["usage"] = None
+        return chunk
+
+
+def fold_chat(chunks: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the chat.completion object that a stream of chunks adds up to."""
+    folded: dict[int, dict[str, Any]] = {}
+    answer: dict[str, Any] = {}
+    for chunk in chunks:
+        answer = answer or {**chunk, "object": "chat.completion", "choices": []}
+        answer["usage"] = chunk["usage"]
+        for choice in chunk["choices"]:
+            _fold_choice(folded.setdefault(choice["index"], _empty_choice(choice["index"])), choice)
+    for choice in folded.values():
+        choice["message"]["content"] = "".join(choice["message"]["content"])
+    answer["choices"] = [folded[index] for index in sorted(folded)]
+    return answer
+
+
+def _empty_choice(index: int) -> dict[str, Any]:
+    message = {"role": "assistant", "content": [], "refusal": None, "annotations": []}
+    return {"index": index, "message": message, "logprobs": None, "finish_reason": None, "stop_reason": None}
+
+
+def _fold_choice(folded: dict[str, Any], choice: dict[str, Any]) -> None:
+    if text := choice["delta"].get("content"):
+        folded["message"]["content"].append(text)
+    if logprobs := choice["logprobs"]:
+        folded["logprobs"] = folded["logprobs"] or {"content": [], "refusal": None}
+        folded["logprobs"]["content"].extend(logprobs["content"])
+    if "token_ids" in choice:
+        folded.setdefault("token_ids", []).extend(choice["token_ids"])
+    if choice["finish_reason"]:
+        folded["finish_reason"] = choice["finish_reason"]
+        folded["stop_reason"] = choice["stop_reason"]
+
+
+def _logprobs_object(tokens: tuple[TokenLogprob, ...]) -> dict[str, Any]:
+    return {"content": [{**_logprob(token), "top_logprobs": [_logprob(top) for top in token.top]} for token in tokens], "refusal": None}
+
+
+def _logprob(token: TokenLogprob) -> dict[str, Any]:
+    return {"token": token_text(token), "logprob": token.logprob, "bytes": list(token.bytes)}
+
+

@@ -1,0 +1,68 @@
+"""What all wire formats share: strict closed models, text that is bounded, ids, usage."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+from tokka.core import TokenLogprob, Usage
+
+# A text can't be longer than the default body limit; the limit itself is a setting.
+MAX_TEXT_CHARS = 8 * 1024 * 1024
+MAX_INT64 = 2**63 - 1
+
+Int64 = Annotated[int, Field(ge=-MAX_INT64 - 1, le=MAX_INT64)]
+TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
+# A field that OpenAI defines and this server cannot serve yet: absent and null are the same, anything else is refused.
+Unsupported = Annotated[None, Field(description="Not supported by this server yet: leave it out or send null.")]
+
+
+class WireModel(BaseModel):
+    """A closed schema: strict types, no NaN or infinity, no field that is not declared."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def invalid(reason: str, at: str = "") -> PydanticCustomError:
+    """A validation error of ours; `at` is the path below the field, as in `[2]`."""
+    return PydanticCustomError("tokka_invalid", "{reason}", {"reason": reason, "at": at})
+
+
+def unsupported(reason: str, at: str = "") -> PydanticCustomError:
+    return PydanticCustomError("tokka_unsupported", "{reason}", {"reason": reason, "at": at})
+
+
+def new_id(prefix: str) -> str:
+    return prefix + secrets.token_hex(16)
+
+
+def now_s() -> int:
+    return int(time.time())
+
+
+def usage_object(usage: Usage) -> dict[str, Any]:
+    """OpenAI's usage object."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens, "audio_tokens": 0},
+        "completion_tokens_details": {
+            "reasoning_tokens": 0,
+            "audio_tokens": 0,
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+        },
+    }
+
+
+def token_text(token: TokenLogprob, prefix: str = "") -> str:
+    r"""Return a token's text, or its bytes as `\xf0\x9f` where it holds only a part of a character, as OpenAI does."""
+    if "\ufffd" not in token.text or not token.bytes:
+        return token.text
+    return prefix + "".join(f"\\x{byte:02x}" for byte in token.bytes)

@@ -1,0 +1,136 @@
+"""The request fields that chat and text completions have in common, and how they become `core.Sampling`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import PlainValidator, Field, model_validator
+
+from tokka.core import Sampling
+from tokka.protocol.common import MAX_INT64, Int64, TokenId, Unsupported, WireModel, invalid
+
+MAX_STOPS = 16
+MAX_STOP_CHARS = 256
+MAX_CHOICES = 1024  # prompts times choices of one request
+
+_StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
+_WireStop = _StopString | Annotated[list[_StopString], Field(max_length=MAX_STOPS)] | None
+
+
+def _stop_list(value: Any) -> list[str]:
+    """Take one string or a list of them, with errors that name the entry."""
+    if value is None:
+        return []
+    stops = [value] if isinstance(value, str) else value
+    if not isinstance(stops, list):
+        raise invalid("Input should be a string or a list of strings")
+    if len(stops) > MAX_STOPS:
+        raise invalid(f"At most {MAX_STOPS} stop strings are allowed; got {len(stops)}")
+    for at, stop in enumerate(stops):
+        where = "" if isinstance(value, str) else f"[{at}]"
+        if not isinstance(stop, str):
+            raise invalid("Input should be a string", where)
+        if not 1 <= len(stop) <= MAX_STOP_CHARS:
+            raise invalid(f"A stop string has 1 to {MAX_STOP_CHARS} characters; this one has {len(stop)}", where)
+    return stops
+
+
+class StreamOptions(WireModel):
+    include_usage: bool | None = Field(None, description="Send a last chunk with the usage and no choices.")
+    continuous_usage_stats: bool | None = Field(None, description="Send the usage so far with every chunk.")
+    include_obfuscation: Literal[False] | None = Field(None, description="Chunks are never padded.")
+
+
+class GenerationFields(WireModel):
+    """Fields of both endpoints. Where OpenAI states a bound it is the same here."""
+
+    model: str = Field(min_length=1, max_length=512, description="One of the names in `/v1/models`.")
+
+    # Length and stop control
+    max_tokens: int | None = Field(None, ge=0, le=MAX_INT64, description="Most tokens to generate for a choice.")
+    min_tokens: int | None = Field(None, ge=0, le=MAX_INT64, description="Fewest tokens before a choice may stop.")
+    stop: Annotated[list[str], PlainValidator(_stop_list, json_schema_input_type=_WireStop)] = Field(
+        default_factory=list,
+        description=f"Up to {MAX_STOPS} strings at which a choice ends. The string itself is not returned.",
+    )
+    stop_token_ids: list[TokenId] | None = Field(None, max_length=128)
+    include_stop_str_in_output: bool | None = Field(None, description="Return the stop string that matched, too.")
+    ignore_eos: bool | None = Field(None, description="Go on after the end token, up to the length limit.")
+    truncate_prompt_tokens: int | None = Field(
+        None, ge=1, le=MAX_INT64, description="Keep only this many tokens of the prompt's end."
+    )
+    timeout: float | None = Field(
+        None, gt=0, le=86400, description="Seconds after which the answer so far is returned, with stop_reason `timeout`."
+    )
+
+    # Choice of tokens
+    n: int | None = Field(None, ge=1, le=128, description="Choices to generate for each prompt.")
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, ge=0, le=1)
+    top_k: int | None = Field(None, ge=-1, le=2**31 - 1, description="0 or -1: no limit.")
+    min_p: float | None = Field(None, ge=0, le=1)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    repetition_penalty: float | None = Field(None, gt=0, le=10)
+    seed: Int64 | None = None
+    logit_bias: (
+        dict[Annotated[str, Field(pattern=r"^[0-9]{1,10}$")], Annotated[float, Field(ge=-100, le=100)]] | None
+    ) = Field(None, max_length=1024, description="Token id to bias, -100 to 100.")
+    bad_words: list[Annotated[str, Field(min_length=1, max_length=256)]] | None = Field(None, max_length=128)
+    allowed_token_ids: list[TokenId] | None = Field(None, min_length=1, max_length=8192)
+
+    # Output
+    stream: bool | None = Field(None, description="Send server-sent events as the text is generated.")
+    stream_options: StreamOptions | None = None
+    echo: bool | None = None
+    skip_special_tokens: bool | None = None
+    return_token_ids: bool | None = Field(None, description="Return the token ids of prompt and choices.")
+
+    # Scheduling
+    priority: int | None = Field(None, ge=-(2**31), le=2**31 - 1, description="Lower runs sooner.")
+    cache_salt: str | None = Field(None, min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_.~+/=-]+$")
+
+    # Accepted for OpenAI's sake; change nothing here
+    user: str | None = Field(None, max_length=1024)
+    # Later
+    structured_outputs: Unsupported = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.stream_options is not None and not self.stream:
+            raise invalid("stream_options is only allowed with stream: true", "stream_options")
+        return self
+
+    @property
+    def include_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def continuous_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.continuous_usage_stats)
+
+    def sampling(self, *, n: int, max_tokens: int | None, logprobs: int | None) -> Sampling:
+        """Return the sampling these fields ask for; what the endpoints define differently comes as arguments."""
+        return Sampling(
+            n=n,
+            max_tokens=max_tokens,
+            min_tokens=self.min_tokens or 0,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            min_p=self.min_p,
+            presence_penalty=self.presence_penalty or 0.0,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            repetition_penalty=self.repetition_penalty,
+            seed=self.seed,
+            logit_bias=None if self.logit_bias is None else {int(k): float(v) for k, v in self.logit_bias.items()},
+            logprobs=logprobs,
+            stop=tuple(self.stop),
+            stop_token_ids=tuple(self.stop_token_ids or ()),
+            include_stop=bool(self.include_stop_str_in_output),
+            ignore_eos=bool(self.ignore_eos),
+            bad_words=tuple(self.bad_words or ()),
+            allowed_token_ids=None if self.allowed_token_ids is None else tuple(self.allowed_token_ids),
+            skip_special_tokens=self.skip_special_tokens is not False,
+        )
+

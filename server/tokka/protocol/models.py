@@ -1,0 +1,88 @@
+"""GET /v1/models, POST /tokenize and /detokenize, GET /version."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, Field, model_validator
+
+from tokka.core import Prompt, TextPrompt
+from tokka.protocol.chat import MAX_MESSAGES, ChatRequest, Message
+from tokka.protocol.common import MAX_TEXT_CHARS, TokenId, WireModel, invalid
+
+
+def model_object(name: str, created: int, max_model_len: int | None) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": created, "owned_by": "tokka", "max_model_len": max_model_len}
+
+
+class TokenizeRequest(WireModel):
+    """Either a text or the messages of a chat."""
+
+    model: str | None = Field(None, min_length=1, max_length=512)
+    prompt: Annotated[str, Field(min_length=1, max_length=MAX_TEXT_CHARS)] | None = None
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Self:
+        if (self.prompt is None) == (self.messages is None):
+            raise invalid("Send either prompt or messages", "prompt")
+        return self
+
+    def to_prompt(self) -> Prompt:
+        if self.messages is None:
+            return TextPrompt(self.prompt or "")
+        chat = ChatRequest.model_construct(
+            messages=self.messages,
+            add_generation_prompt=self.add_generation_prompt,
+            continue_final_message=self.continue_final_message,
+            chat_template_kwargs=None,
+        )
+        return chat.prompt()
+
+
+class DetokenizeRequest(WireModel):
+    model: str | None = Field(None, min_length=1, max_length=512)
+    tokens: list[TokenId] = Field(max_length=8 * 1024 * 1024)
+
+
+class ModelObject(BaseModel):
+    """OpenAI's model object, with the context length in tokens once it is known."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    max_model_len: int | None
+
+
+class ModelList(BaseModel):
+    object: Literal["list"]
+    data: list[ModelObject]
+
+
+class TokenizeResponse(BaseModel):
+    tokens: list[int]
+    count: int
+    max_model_len: int | None
+
+
+class DetokenizeResponse(BaseModel):
+    prompt: str
+
+
+class Version(BaseModel):
+    version: str
+    engine: str | None
+    engine_version: str | None
+
+
+class Health(BaseModel):
+    """What the engine is doing; `retry_after_s` is 0 when it serves."""
+
+    status: str
+    phase: str
+    detail: str
+    elapsed_s: float
+    retry_after_s: float

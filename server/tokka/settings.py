@@ -1,0 +1,211 @@
+"""The one typed settings object, and the only reader of the environment and the config file.
+
+Each option is written once, here: the command line, the environment, the YAML file and docs/settings.md follow.
+Precedence: flags, then environment, then the file, then the defaults.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from tokka.errors import ConfigurationError
+
+EMBEDDED_MODEL = "SmolLM2-135M-Instruct"
+_UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+# Repeatable on the command line; separated by commas in the environment.
+Strings = Annotated[list[str], NoDecode]
+
+
+def _xdg(variable: str, fallback: str) -> Path:
+    base = os.environ.get(variable)
+    return (Path(base) if base else Path.home() / fallback) / "tokka"
+
+
+def parse_size(text: str | int) -> int:
+    """Return bytes for `4GiB`, `512M` or `1073741824`; units are powers of 1024. Raises ValueError."""
+    if isinstance(text, int):
+        return text
+    number = text.strip().upper().removesuffix("IB").removesuffix("B")
+    unit = number[-1:] if number[-1:] in _UNITS and not number[-1:].isdigit() else ""
+    try:
+        return int(float(number.removesuffix(unit)) * _UNITS[unit])
+    except ValueError:
+        raise ValueError(f"{text!r} is not a size; write for example 4GiB or 512MiB") from None
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="TOKKA_", extra="forbid", env_ignore_empty=True)
+
+    # Model
+    model: str | None = Field(None, description="A local folder or a hub id. Without one: the embedded " + EMBEDDED_MODEL + ".")
+    served_model_name: Strings = Field([], description="Names requests may use. Default: the folder's name or the hub id.")
+    engine: Literal["vllm", "fake"] = Field("vllm", description="`fake`: a scripted engine for developing clients without a model.")
+    engine_arg: Strings = Field([], description="NAME=VALUE, any further field of vLLM's AsyncEngineArgs, or of the fake engine.")
+    tensor_parallel_size: int = Field(1, ge=1, le=1024, description="Devices over which each layer is split.")
+    pipeline_parallel_size: int = Field(1, ge=1, le=1024, description="Groups of devices over which the layers are spread.")
+    data_parallel_size: int = Field(1, ge=1, le=1024, description="Copies of the model behind this server.")
+    dtype: Literal["auto", "bfloat16", "float16", "float32", "half", "float"] = Field("auto", description="Precision of weights and activations.")
+    quantization: str | None = Field(None, description="Quantization method, where the model's config does not name it.")
+    max_model_len: int | None = Field(None, ge=1, description="Context length in tokens. Default: the model's own.")
+    max_num_seqs: int | None = Field(None, ge=1, le=65536, description="Sequences that run at once. Default: the engine's.")
+    kv_cache_memory: str | None = Field(None, description="KV cache per device, as in 4GiB. Default: from free memory.")
+    chat_template: Path | None = Field(None, description="Jinja file that replaces the model's chat template, or gives a base model one.")
+    enforce_eager: bool | None = Field(None, description="No compilation: starts fast. Default: on for CPU, off for GPU.")
+    # Network
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    uds: Path | None = Field(None, description="Listen on this unix socket instead of host and port.")
+    cors_origin: Strings = Field([], description="Origins whose web pages may call this server; `*` for all.")
+    max_body_size: str = Field("8MiB", description="Largest request body. Beyond: 413.")
+    max_header_size: str = Field("64KiB", description="Largest request line and headers. Beyond: 431.")
+    keep_alive_interval: float = Field(15, gt=0, le=3600, description="Seconds of silence after which a stream gets a comment, so that proxies keep it open.")
+    # Access
+    api_key: Strings = Field([], description="A key that clients must send. Each key is a tenant of its own.")
+    no_auth: bool = Field(False, description="Serve beyond loopback without any key.")
+    metrics_open: bool = Field(False, description="Serve /metrics without a key beyond loopback.")
+    # Limits
+    max_completion_tokens: int | None = Field(None, ge=1, description="Most tokens a choice may have, whatever a request asks for.")
+    max_waiting: int = Field(512, ge=0, description="Choices that may wait for the engine. Beyond: 503.")
+    request_timeout: float | None = Field(None, gt=0, description="Seconds a request may take; then the answer so far is returned.")
+    drain_timeout: float = Field(120, ge=0, description="Seconds that running requests may take to finish after SIGTERM.")
+    # Files
+    state_dir: Path = Field(default_factory=lambda: _xdg("XDG_STATE_HOME", ".local/state"), description="Where state is kept.")
+    cache_dir: Path = Field(default_factory=lambda: _xdg("XDG_CACHE_HOME", ".cache"), description="Where the embedded model is kept.")
+    # Logs
+    log_format: Literal["json", "console"] | None = Field(None, description="Default: console on a terminal, else json.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="`debug` also shows the engine's own log and tracebacks.")
+    log_prompts: bool = Field(False, description="Log prompts. They are the users' own words: never on by itself.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings, env_settings)
+
+    @field_validator("served_model_name", "engine_arg", "cors_origin", "api_key", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
+
+    @field_validator("kv_cache_memory", "max_body_size", "max_header_size")
+    @classmethod
+    def _is_size(cls, value: str | None) -> str | None:
+        if value is not None and parse_size(value) <= 0:
+            raise ValueError("a size must be positive")
+        return value
+
+    @field_validator("engine_arg")
+    @classmethod
+    def _is_pair(cls, value: list[str]) -> list[str]:
+        for item in value:
+            if "=" not in item:
+                raise ValueError(f"{item!r} is not NAME=VALUE")
+        return value
+
+    @field_validator("api_key")
+    @classmethod
+    def _is_key(cls, value: list[str]) -> list[str]:
+        for key in value:
+            if len(key) < 8 or not key.isascii() or not key.isprintable() or " " in key:
+                # The key itself is a secret and stays out of the message.
+                raise ValueError("a key needs at least 8 printable ASCII characters without spaces")
+        return value
+
+    @model_validator(mode="after")
+    def _not_exposed_by_accident(self) -> Self:
+        if not (self.api_key or self.no_auth or self.uds or is_loopback(self.host)):
+            raise ValueError(
+                f"serving on {self.host} without any key would let everyone who reaches it use the model; "
+                "give --api-key, or --no-auth if that is what you want"
+            )
+        return self
+
+    @property
+    def on_loopback(self) -> bool:
+        return self.uds is not None or is_loopback(self.host)
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names requests may use; the first is the one answers would call the model by."""
+        if self.served_model_name:
+            return tuple(self.served_model_name)
+        if self.model is None:
+            return (EMBEDDED_MODEL,) if self.engine == "vllm" else ("fake",)
+        return (Path(self.model).name,) if Path(self.model).is_dir() else (self.model,)
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def load_settings(flags: dict[str, Any], config: Path | None = None) -> Settings:
+    """Merge flags, environment and file. Raises ConfigurationError that names the option and where it came from."""
+    config = config or (Path(path) if (path := os.environ.get("TOKKA_CONFIG")) else None)
+    file = _read_file(config) if config else {}
+    try:
+        # The environment comes between flags and file, so the file enters as changed defaults.
+        return _with_defaults(file)(**flags)
+    except ValidationError as error:
+        raise ConfigurationError(_explain(error, flags, config)) from None
+
+
+def _with_defaults(file: dict[str, Any]) -> type[Settings]:
+    if not file:
+        return Settings
+
+    class FileSettings(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, env_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
+        ) -> tuple[Any, ...]:
+            return (init_settings, env_settings, lambda: file)
+
+    return FileSettings
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text()) or {}
+    except OSError as error:
+        raise ConfigurationError(f"cannot read the config file {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"the config file {path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise ConfigurationError(f"the config file {path} must hold `option: value` lines")
+    file = {str(name).replace("-", "_"): value for name, value in content.items()}
+    for name in file:
+        if name not in Settings.model_fields:
+            raise ConfigurationError(f"the config file {path} has an unknown option {name!r}")
+    return file
+
+
+def _explain(error: ValidationError, flags: dict[str, Any], config: Path | None) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    reason = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:
+        return reason
+    name = str(first["loc"][0])
+    if name in flags:
+        source = f"--{name.replace('_', '-')}"
+    elif f"TOKKA_{name.upper()}" in os.environ:
+        source = f"TOKKA_{name.upper()}"
+    else:
+        source = f"{name} in {config}"
+    return f"{source}: {reason}"
