@@ -36,7 +36,18 @@ def resolve(requirements: list[str]) -> dict[str, str]:
     """Return {name: version} of everything pip would install for `requirements` in an empty environment."""
     with tempfile.NamedTemporaryFile(suffix=".json") as report:
         subprocess.run(
-            [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet", "--report", report.name, *requirements],
+            [
+                sys.executable,
+                "-m",
+                "pip",
+                "install",
+                "--dry-run",
+                "--ignore-installed",
+                "--quiet",
+                "--report",
+                report.name,
+                *requirements,
+            ],
             check=True,
         )
         found = json.loads(Path(report.name).read_text())["install"]

@@ -85,7 +85,11 @@ def _create_app(settings: Settings, services: Services) -> FastAPI:
     app.add_middleware(Authentication, keys=StaticKeys(settings.api_key), metrics_open=open_metrics)
     if settings.cors_origin:
         app.add_middleware(
-            CORSMiddleware, allow_origins=settings.cors_origin, allow_methods=["*"], allow_headers=["*"], expose_headers=["*"]
+            CORSMiddleware,
+            allow_origins=settings.cors_origin,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["*"],
         )
     app.add_middleware(RequestContext, metrics=services.metrics, log_prompts=settings.log_prompts)
     return app

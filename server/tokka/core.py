@@ -72,7 +72,8 @@ class GenerateRequest:
     model: str
     prompts: tuple[Prompt, ...]
     sampling: Sampling
-    # Name of the wire field that limited the length, for the error message.
+    # Names of the wire fields, for error messages.
+    prompt_param: str = "messages"
     limit_param: str = "max_completion_tokens"
     echo: bool = False
     truncate_prompt_tokens: int | None = None

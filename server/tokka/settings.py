@@ -45,20 +45,40 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="TOKKA_", extra="forbid", env_ignore_empty=True)
 
     # Model
-    model: str | None = Field(None, description="A local folder or a hub id. Without one: the embedded " + EMBEDDED_MODEL + ".")
-    served_model_name: Strings = Field([], description="Names requests may use. Default: the folder's name or the hub id.")
-    engine: Literal["vllm", "fake"] = Field("vllm", description="`fake`: a scripted engine for developing clients without a model.")
-    engine_arg: Strings = Field([], description="NAME=VALUE, any further field of vLLM's AsyncEngineArgs, or of the fake engine.")
+    model: str | None = Field(
+        None, description="A local folder or a hub id. Without one: the embedded " + EMBEDDED_MODEL + "."
+    )
+    served_model_name: Strings = Field(
+        [], description="Names requests may use. Default: the folder's name or the hub id."
+    )
+    engine: Literal["vllm", "fake"] = Field(
+        "vllm", description="`fake`: a scripted engine for developing clients without a model."
+    )
+    engine_arg: Strings = Field(
+        [], description="NAME=VALUE, any further field of vLLM's AsyncEngineArgs, or of the fake engine."
+    )
     tensor_parallel_size: int = Field(1, ge=1, le=1024, description="Devices over which each layer is split.")
-    pipeline_parallel_size: int = Field(1, ge=1, le=1024, description="Groups of devices over which the layers are spread.")
+    pipeline_parallel_size: int = Field(
+        1, ge=1, le=1024, description="Groups of devices over which the layers are spread."
+    )
     data_parallel_size: int = Field(1, ge=1, le=1024, description="Copies of the model behind this server.")
-    dtype: Literal["auto", "bfloat16", "float16", "float32", "half", "float"] = Field("auto", description="Precision of weights and activations.")
-    quantization: str | None = Field(None, description="Quantization method, where the model's config does not name it.")
+    dtype: Literal["auto", "bfloat16", "float16", "float32", "half", "float"] = Field(
+        "auto", description="Precision of weights and activations."
+    )
+    quantization: str | None = Field(
+        None, description="Quantization method, where the model's config does not name it."
+    )
     max_model_len: int | None = Field(None, ge=1, description="Context length in tokens. Default: the model's own.")
-    max_num_seqs: int | None = Field(None, ge=1, le=65536, description="Sequences that run at once. Default: the engine's.")
+    max_num_seqs: int | None = Field(
+        None, ge=1, le=65536, description="Sequences that run at once. Default: the engine's."
+    )
     kv_cache_memory: str | None = Field(None, description="KV cache per device, as in 4GiB. Default: from free memory.")
-    chat_template: Path | None = Field(None, description="Jinja file that replaces the model's chat template, or gives a base model one.")
-    enforce_eager: bool | None = Field(None, description="No compilation: starts fast. Default: on for CPU, off for GPU.")
+    chat_template: Path | None = Field(
+        None, description="Jinja file that replaces the model's chat template, or gives a base model one."
+    )
+    enforce_eager: bool | None = Field(
+        None, description="No compilation: starts fast. Default: on for CPU, off for GPU."
+    )
     # Network
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
@@ -66,22 +86,41 @@ class Settings(BaseSettings):
     cors_origin: Strings = Field([], description="Origins whose web pages may call this server; `*` for all.")
     max_body_size: str = Field("8MiB", description="Largest request body. Beyond: 413.")
     max_header_size: str = Field("64KiB", description="Largest request line and headers. Beyond: 431.")
-    keep_alive_interval: float = Field(15, gt=0, le=3600, description="Seconds of silence after which a stream gets a comment, so that proxies keep it open.")
+    keep_alive_interval: float = Field(
+        15,
+        gt=0,
+        le=3600,
+        description="Seconds of silence after which a stream gets a comment, so that proxies keep it open.",
+    )
     # Access
     api_key: Strings = Field([], description="A key that clients must send. Each key is a tenant of its own.")
     no_auth: bool = Field(False, description="Serve beyond loopback without any key.")
     metrics_open: bool = Field(False, description="Serve /metrics without a key beyond loopback.")
     # Limits
-    max_completion_tokens: int | None = Field(None, ge=1, description="Most tokens a choice may have, whatever a request asks for.")
+    max_completion_tokens: int | None = Field(
+        None, ge=1, description="Most tokens a choice may have, whatever a request asks for."
+    )
     max_waiting: int = Field(512, ge=0, description="Choices that may wait for the engine. Beyond: 503.")
-    request_timeout: float | None = Field(None, gt=0, description="Seconds a request may take; then the answer so far is returned.")
-    drain_timeout: float = Field(120, ge=0, description="Seconds that running requests may take to finish after SIGTERM.")
+    request_timeout: float | None = Field(
+        None, gt=0, description="Seconds a request may take; then the answer so far is returned."
+    )
+    drain_timeout: float = Field(
+        120, ge=0, description="Seconds that running requests may take to finish after SIGTERM."
+    )
     # Files
-    state_dir: Path = Field(default_factory=lambda: _xdg("XDG_STATE_HOME", ".local/state"), description="Where state is kept.")
-    cache_dir: Path = Field(default_factory=lambda: _xdg("XDG_CACHE_HOME", ".cache"), description="Where the embedded model is kept.")
+    state_dir: Path = Field(
+        default_factory=lambda: _xdg("XDG_STATE_HOME", ".local/state"), description="Where state is kept."
+    )
+    cache_dir: Path = Field(
+        default_factory=lambda: _xdg("XDG_CACHE_HOME", ".cache"), description="Where the embedded model is kept."
+    )
     # Logs
-    log_format: Literal["json", "console"] | None = Field(None, description="Default: console on a terminal, else json.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="`debug` also shows the engine's own log and tracebacks.")
+    log_format: Literal["json", "console"] | None = Field(
+        None, description="Default: console on a terminal, else json."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="`debug` also shows the engine's own log and tracebacks."
+    )
     log_prompts: bool = Field(False, description="Log prompts. They are the users' own words: never on by itself.")
 
     @classmethod
@@ -173,7 +212,12 @@ def _with_defaults(file: dict[str, Any]) -> type[Settings]:
     class FileSettings(Settings):
         @classmethod
         def settings_customise_sources(
-            cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, env_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            *_: Any,
+            **__: Any,
         ) -> tuple[Any, ...]:
             return (init_settings, env_settings, lambda: file)
 

@@ -41,7 +41,9 @@ async def raise_routing_error(request: Request, exception: Exception) -> Any:
             raise UnknownUrl(f"Unknown request URL: {request.method} {path}. The API is described at /docs.")
         if exception.status_code == 405:
             allow = (exception.headers or {}).get("Allow", "")
-            raise MethodNotAllowed(f"Not allowed to {request.method} on {path}. Use {allow or 'another method'}.", allow)
+            raise MethodNotAllowed(
+                f"Not allowed to {request.method} on {path}. Use {allow or 'another method'}.", allow
+            )
     raise InternalError("The server had an error while processing your request.") from exception
 
 
@@ -99,13 +101,17 @@ def _explain(param: str, first: Any, same: list[Any]) -> InvalidRequest:
         case "missing" | "union_tag_not_found":
             return InvalidRequest(f"Missing required parameter: '{shown}'.", param=shown)
         case "extra_forbidden":
-            return InvalidRequest(f"Unrecognized request argument supplied: '{shown}'. See /docs for the known ones.", param=shown)
+            return InvalidRequest(
+                f"Unrecognized request argument supplied: '{shown}'. See /docs for the known ones.", param=shown
+            )
         case "none_required":
             return UnsupportedParameter(f"'{shown}' is not supported by this server yet. Leave it out.", param=shown)
         case "tokka_unsupported":
             return UnsupportedParameter(_cut(f"Invalid value for '{shown}': {first['msg']}."), param=shown)
         case "union_tag_invalid":
-            return InvalidRequest(_cut(f"Invalid value for '{shown}': expected one of {first['ctx']['expected_tags']}."), param=shown)
+            return InvalidRequest(
+                _cut(f"Invalid value for '{shown}': expected one of {first['ctx']['expected_tags']}."), param=shown
+            )
     reasons = list(dict.fromkeys(item["msg"] for item in same))
     return InvalidRequest(_cut(f"Invalid value for '{shown}': {' or '.join(reasons)}."), param=shown)
 

@@ -19,7 +19,9 @@ from tokka.engine.supervisor import Progress
 from tokka.protocol.models import Health, Version
 
 router = APIRouter(tags=["operate"])
-_NOT_READY: dict[int | str, dict[str, Any]] = {503: {"model": Health, "description": "Not now; says why and for how long"}}
+_NOT_READY: dict[int | str, dict[str, Any]] = {
+    503: {"model": Health, "description": "Not now; says why and for how long"}
+}
 
 
 @router.get("/livez", summary="Can the process answer?")

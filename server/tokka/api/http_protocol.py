@@ -6,6 +6,7 @@ counted here, as they arrive, until the headers are complete.
 
 from __future__ import annotations
 
+import secrets
 from typing import Any
 
 import orjson
@@ -59,10 +60,11 @@ def bounded_protocol(max_header_bytes: int) -> type[HttpToolsProtocol]:
             if self.transport.is_closing():
                 return
             body = orjson.dumps(error.body())
+            request_id = f"req_{secrets.token_hex(16)}".encode()
             reason = b"Request Header Fields Too Large" if error.status == 431 else b"Bad Request"
             self.transport.write(
-                b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
-                % (error.status, reason, len(body))
+                b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
+                b"x-request-id: %s\r\nconnection: close\r\n\r\n" % (error.status, reason, len(body), request_id)
             )
             self.transport.write(body)
             self.transport.close()

@@ -139,7 +139,9 @@ class Authentication:
             return ANONYMOUS
         if not self._keys:
             if path == "/metrics":
-                raise PermissionDenied("Metrics need a key here, and none is set up. Start with --metrics-open to open them.")
+                raise PermissionDenied(
+                    "Metrics need a key here, and none is set up. Start with --metrics-open to open them."
+                )
             return ANONYMOUS
         # A browser asks first without credentials; CORS has answered already if it is meant to.
         key = self._keys.verify(Headers(scope=scope).get("authorization"))

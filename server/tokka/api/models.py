@@ -19,7 +19,9 @@ async def list_models(services: CurrentServices) -> dict[str, Any]:
 
 
 # A path parameter: hub ids hold slashes.
-@router.get("/v1/models/{model:path}", summary="Describe a served name", responses=errors(401, 404), response_model=ModelObject)
+@router.get(
+    "/v1/models/{model:path}", summary="Describe a served name", responses=errors(401, 404), response_model=ModelObject
+)
 async def get_model(model: str, services: CurrentServices) -> dict[str, Any]:
     services.dispatcher.check_model(model)
     return _object(model, services)

@@ -20,7 +20,9 @@ router = APIRouter(tags=["tokens"])
     response_model=TokenizeResponse,
     openapi_extra=documented_body(TokenizeRequest, {"prompt": "Hei maailma"}),
 )
-async def tokenize(body: Annotated[TokenizeRequest, body_of(TokenizeRequest)], services: CurrentServices) -> dict[str, Any]:
+async def tokenize(
+    body: Annotated[TokenizeRequest, body_of(TokenizeRequest)], services: CurrentServices
+) -> dict[str, Any]:
     tokens = await services.dispatcher.tokenize(body.model, body.to_prompt())
     info = services.supervisor.info
     return {"tokens": tokens, "count": len(tokens), "max_model_len": info.max_model_len if info else None}

@@ -38,7 +38,9 @@ from tokka.errors import InvalidRequest
 
 EOS = 256
 VOCAB_SIZE = 257
-ANSWER = "Päivää! This is Tokka's scripted engine 🦌. It says the same every time, so clients can be built without a model."
+ANSWER = (
+    "Päivää! This is Tokka's scripted engine 🦌. It says the same every time, so clients can be built without a model."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +85,7 @@ class FakeEngine:
             for at, (ids, limit) in enumerate(zip(prompts, limits, strict=True)):
                 if request.echo:
                     yield PromptEcho(at, _decode(ids), _prompt_logprobs(ids, sampling.logprobs))
-                choices = [
-                    _Choice(at * sampling.n + i, sampling, limit, self._script) for i in range(sampling.n)
-                ]
+                choices = [_Choice(at * sampling.n + i, sampling, limit, self._script) for i in range(sampling.n)]
                 while choices:
                     await asyncio.sleep(self._options.token_delay_s)
                     for choice in list(choices):

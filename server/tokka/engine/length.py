@@ -18,9 +18,9 @@ def allowed_tokens(request: GenerateRequest, prompt_tokens: int, max_model_len: 
     if requested is None:
         if prompt_tokens >= max_model_len:
             raise ContextLengthExceeded(
-                f"This model's maximum context length is {max_model_len} tokens. However, your messages resulted in "
-                f"{prompt_tokens} tokens, which leaves 0 for the completion. Please shorten the messages.",
-                param="messages",
+                f"This model's maximum context length is {max_model_len} tokens. However, your {request.prompt_param} "
+                f"resulted in {prompt_tokens} tokens, which leaves 0 for the completion. Please shorten it.",
+                param=request.prompt_param,
             )
         room = max_model_len - prompt_tokens
         allowed = room if cap is None else min(room, cap)
@@ -34,8 +34,8 @@ def allowed_tokens(request: GenerateRequest, prompt_tokens: int, max_model_len: 
             raise ContextLengthExceeded(
                 f"This model's maximum context length is {max_model_len} tokens. However, you requested "
                 f"{prompt_tokens + requested} tokens ({prompt_tokens} in the prompt, {requested} in the completion). "
-                f"Please reduce the length of the prompt or {request.limit_param}.",
-                param=request.limit_param,
+                f"Please reduce the length of the {request.prompt_param} or {request.limit_param}.",
+                param=request.prompt_param,
             )
         allowed = requested
     if request.sampling.min_tokens > allowed:

@@ -31,9 +31,15 @@ def configure_logging(format: Literal["json", "console"] | None, level: str) -> 
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer], foreign_pre_chain=shared))
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer], foreign_pre_chain=shared
+        )
+    )
     # Libraries' records are for those who debug; their warnings are for everyone.
-    logging.basicConfig(handlers=[handler], level=threshold if level == "debug" else max(threshold, logging.WARNING), force=True)
+    logging.basicConfig(
+        handlers=[handler], level=threshold if level == "debug" else max(threshold, logging.WARNING), force=True
+    )
 
 
 def _dumps(value: Any, **_: Any) -> str:

@@ -22,16 +22,30 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._requests = self._counter("requests", "Generation requests by how they ended.", ["model", "endpoint", "outcome"])
-        self._duration = self._histogram("request_duration_seconds", "From arrival to the last byte.", _LATENCY_BUCKETS_S)
+        self._requests = self._counter(
+            "requests", "Generation requests by how they ended.", ["model", "endpoint", "outcome"]
+        )
+        self._duration = self._histogram(
+            "request_duration_seconds", "From arrival to the last byte.", _LATENCY_BUCKETS_S
+        )
         self._ttft = self._histogram("ttft_seconds", "From arrival to the first token event.", _LATENCY_BUCKETS_S)
-        self._tpot = self._histogram("tpot_seconds", "Time per output token after the first, one value a request.", _TPOT_BUCKETS_S)
-        self._tokens = self._counter("tokens", "Tokens processed. kind: prompt, cached (part of prompt), completion.", ["tenant", "model", "kind"])
+        self._tpot = self._histogram(
+            "tpot_seconds", "Time per output token after the first, one value a request.", _TPOT_BUCKETS_S
+        )
+        self._tokens = self._counter(
+            "tokens",
+            "Tokens processed. kind: prompt, cached (part of prompt), completion.",
+            ["tenant", "model", "kind"],
+        )
         self._rejections = self._counter("rejections", "Requests turned away, by error code.", ["reason"])
         self.running = Gauge("tokka_requests_running", "Choices the engine is working on.", registry=self.registry)
         self.waiting = Gauge("tokka_requests_waiting", "Choices waiting for the engine.", registry=self.registry)
-        self._state = Gauge("tokka_engine_state", "1 for the state the engine is in, else 0.", ["state"], registry=self.registry)
-        self.event_loop_lag = Gauge("tokka_event_loop_lag_seconds", "How late the event loop ran its last timer.", registry=self.registry)
+        self._state = Gauge(
+            "tokka_engine_state", "1 for the state the engine is in, else 0.", ["state"], registry=self.registry
+        )
+        self.event_loop_lag = Gauge(
+            "tokka_event_loop_lag_seconds", "How late the event loop ran its last timer.", registry=self.registry
+        )
         self.set_engine_state("stopped")
 
     def observe(self, record: RequestRecord, now_s: float) -> None:
@@ -41,7 +55,11 @@ class Metrics:
         self._duration.labels(record.model, record.endpoint).observe(now_s - record.arrived_s)
         if outcome == "rejected":
             self._rejections.labels(record.reason or "unknown").inc()
-        for kind, tokens in (("prompt", record.prompt_tokens), ("cached", record.cached_tokens), ("completion", record.completion_tokens)):
+        for kind, tokens in (
+            ("prompt", record.prompt_tokens),
+            ("cached", record.cached_tokens),
+            ("completion", record.completion_tokens),
+        ):
             if tokens:
                 self._tokens.labels(record.tenant, record.model, kind).inc(tokens)
         if record.first_token_s is not None and record.last_token_s is not None:
@@ -76,4 +94,8 @@ class _FrontendCpu(Collector):
         self._cpu_s = cpu_s
 
     def collect(self) -> list[Metric]:
-        return [CounterMetricFamily("tokka_frontend_cpu_seconds", "CPU time of the server process, engine excluded.", self._cpu_s())]
+        return [
+            CounterMetricFamily(
+                "tokka_frontend_cpu_seconds", "CPU time of the server process, engine excluded.", self._cpu_s()
+            )
+        ]

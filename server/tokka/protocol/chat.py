@@ -19,7 +19,17 @@ from tokka.core import (
     TokenLogprob,
     Usage,
 )
-from tokka.protocol.common import Text, Unsupported, WireModel, invalid, new_id, now_s, token_text, unsupported, usage_object
+from tokka.protocol.common import (
+    Text,
+    Unsupported,
+    WireModel,
+    invalid,
+    new_id,
+    now_s,
+    token_text,
+    unsupported,
+    usage_object,
+)
 from tokka.protocol.generation import GenerationFields
 
 MAX_MESSAGES = 4096
@@ -51,7 +61,9 @@ class TextPart(WireModel):
     text: Text
 
 
-Content = Text | Annotated[list[Annotated[TextPart, BeforeValidator(_text_part)]], Field(min_length=1, max_length=MAX_PARTS)]
+Content = (
+    Text | Annotated[list[Annotated[TextPart, BeforeValidator(_text_part)]], Field(min_length=1, max_length=MAX_PARTS)]
+)
 Name = Annotated[str, Field(pattern=_NAME)]
 
 
@@ -132,14 +144,14 @@ class ChatRequest(GenerationFields):
     continue_final_message: bool | None = Field(
         None, description="Go on inside the last message instead of starting an answer to it."
     )
-    chat_template_kwargs: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")], TemplateValue] | None = (
-        Field(None, max_length=MAX_TEMPLATE_KWARGS, description="Variables for the chat template.")
-    )
+    chat_template_kwargs: (
+        dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")], TemplateValue] | None
+    ) = Field(None, max_length=MAX_TEMPLATE_KWARGS, description="Variables for the chat template.")
 
     # Accepted for OpenAI's sake; change nothing here
-    metadata: (
-        dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] | None
-    ) = Field(None, max_length=16)
+    metadata: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] | None = Field(
+        None, max_length=16
+    )
     store: bool | None = None
     service_tier: Literal["auto", "default", "flex", "scale", "priority"] | None = None
     safety_identifier: str | None = Field(None, max_length=1024)
@@ -164,7 +176,9 @@ class ChatRequest(GenerationFields):
         if self.top_logprobs is not None and not self.logprobs:
             raise invalid("top_logprobs needs logprobs: true", "top_logprobs")
         if self.continue_final_message and self.add_generation_prompt:
-            raise invalid("continue_final_message and add_generation_prompt exclude each other", "continue_final_message")
+            raise invalid(
+                "continue_final_message and add_generation_prompt exclude each other", "continue_final_message"
+            )
         if self.continue_final_message and self.messages[-1].role != "assistant":
             raise invalid("continue_final_message needs an assistant message at the end", "continue_final_message")
         for name in self.chat_template_kwargs or ():
@@ -249,7 +263,9 @@ class ChatEncoder:
         self._token_ids = bool(request.return_token_ids)
         self._usage = request.include_usage or not request.stream
         self._continuous = request.continuous_usage
-        self._echo = text_of(request.messages[-1].content) if request.echo and request.messages[-1].role == "assistant" else ""
+        self._echo = (
+            text_of(request.messages[-1].content) if request.echo and request.messages[-1].role == "assistant" else ""
+        )
         self._prompt_tokens = 0
         self._completion_tokens = 0
 
@@ -340,10 +356,11 @@ def _fold_choice(folded: dict[str, Any], choice: dict[str, Any]) -> None:
 
 
 def _logprobs_object(tokens: tuple[TokenLogprob, ...]) -> dict[str, Any]:
-    return {"content": [{**_logprob(token), "top_logprobs": [_logprob(top) for top in token.top]} for token in tokens], "refusal": None}
+    return {
+        "content": [{**_logprob(token), "top_logprobs": [_logprob(top) for top in token.top]} for token in tokens],
+        "refusal": None,
+    }
 
 
 def _logprob(token: TokenLogprob) -> dict[str, Any]:
     return {"token": token_text(token), "logprob": token.logprob, "bytes": list(token.bytes)}
-
-

@@ -122,6 +122,7 @@ class CompletionRequest(GenerationFields):
                 max_tokens=DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens,
                 logprobs=0 if self.logprobs is None and ranks else self.logprobs,
             ),
+            prompt_param="prompt",
             limit_param="max_tokens",
             echo=bool(self.echo),
             truncate_prompt_tokens=self.truncate_prompt_tokens,

@@ -60,7 +60,10 @@ class GenerationFields(WireModel):
         None, ge=1, le=MAX_INT64, description="Keep only this many tokens of the prompt's end."
     )
     timeout: float | None = Field(
-        None, gt=0, le=86400, description="Seconds after which the answer so far is returned, with stop_reason `timeout`."
+        None,
+        gt=0,
+        le=86400,
+        description="Seconds after which the answer so far is returned, with stop_reason `timeout`.",
     )
 
     # Choice of tokens
@@ -133,4 +136,3 @@ class GenerationFields(WireModel):
             allowed_token_ids=None if self.allowed_token_ids is None else tuple(self.allowed_token_ids),
             skip_special_tokens=self.skip_special_tokens is not False,
         )
-

@@ -58,4 +58,3 @@ def _enable_amx() -> None:
 
     if torch.cpu._is_amx_tile_supported():
         torch.cpu._init_amx()
-

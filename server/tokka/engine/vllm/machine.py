@@ -57,7 +57,9 @@ def _cgroup(name: str) -> str:
         return ""
 
 
-def prepare_environment(environ: MutableMapping[str, str], *, cpu: bool, ranks: int, offline: bool, verbose: bool) -> None:
+def prepare_environment(
+    environ: MutableMapping[str, str], *, cpu: bool, ranks: int, offline: bool, verbose: bool
+) -> None:
     """Set what vLLM and its processes read from the environment. Must run before vllm is imported.
 
     What the operator has set stays, so that a machine we judge wrongly can be helped.

@@ -49,7 +49,8 @@ class Renderer:
         for token in token_ids:
             if not 0 <= token < self._vocab_size:
                 raise InvalidRequest(
-                    f"The prompt holds the token id {token}; ids of this model are 0 to {self._vocab_size - 1}.", param="prompt"
+                    f"The prompt holds the token id {token}; ids of this model are 0 to {self._vocab_size - 1}.",
+                    param="prompt",
                 )
         return list(token_ids)
 
@@ -100,7 +101,9 @@ class Renderer:
         except Exception as error:
             # Templates refuse what they do not know (an order of roles, a missing field) by raising anything at all.
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-            raise InvalidRequest(f"The model's chat template does not take these messages: {reason}", param="messages") from None
+            raise InvalidRequest(
+                f"The model's chat template does not take these messages: {reason}", param="messages"
+            ) from None
 
     def _known_role(self, message: dict[str, Any]) -> dict[str, Any]:
         """OpenAI's newer name for the system role, where the template does not know it."""

@@ -24,7 +24,9 @@ def read_model_folder(folder: Path) -> tuple[dict[str, Any], int]:
         raise ConfigurationError(f"{folder} is not a folder; give the folder that holds config.json")
     config = _read_object(folder / "config.json")
     if not any((folder / name).exists() for name in _TOKENIZER_FILES):
-        raise StartupError(f"{folder} has no tokenizer (one of {', '.join(_TOKENIZER_FILES)}); download the model again")
+        raise StartupError(
+            f"{folder} has no tokenizer (one of {', '.join(_TOKENIZER_FILES)}); download the model again"
+        )
     return config, sum(_check_shard(shard) for shard in _shards(folder))
 
 
@@ -51,7 +53,9 @@ def _shards(folder: Path) -> list[Path]:
     names = sorted(set(_read_object(index).get("weight_map", {}).values()))
     missing = [name for name in names if not (folder / name).exists()]
     if missing:
-        raise StartupError(f"{folder} lacks {missing[0]}, one of {len(missing)} missing of {len(names)} weight files; download the model again")
+        raise StartupError(
+            f"{folder} lacks {missing[0]}, one of {len(missing)} missing of {len(names)} weight files; download the model again"
+        )
     return [folder / name for name in names]
 
 

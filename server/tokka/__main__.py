@@ -1,0 +1,5 @@
+"""`python -m tokka`."""
+
+from tokka.cli import main
+
+main()

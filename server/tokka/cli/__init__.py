@@ -1,0 +1,55 @@
+"""The command line. Subcommands import what they need when they run, so that `--help` is instant."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tokka import __version__
+from tokka.cli.options import serve_command
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="An OpenAI-compatible inference server.",
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+app.command(name="serve")(serve_command())
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def chat(
+    url: Annotated[str, typer.Option(help="The server.")] = "http://127.0.0.1:8000",
+    model: Annotated[str | None, typer.Option(help="Default: the first one the server has.")] = None,
+    system: Annotated[str | None, typer.Option(help="A system prompt.")] = None,
+    max_completion_tokens: Annotated[int | None, typer.Option(help="Most tokens of an answer.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0: always the likeliest word.")] = None,
+    api_key: Annotated[str, typer.Option(envvar="TOKKA_API_KEY", help="Sent as a bearer token.")] = "none",
+) -> None:
+    """Talk to a running server from the terminal."""
+    from tokka.cli.chat import Conversation, talk
+
+    raise typer.Exit(talk(Conversation(url, api_key, model, system, max_completion_tokens, temperature)))
+
+
+def main() -> None:
+    """Entry point of the `tokka` program."""
+    app()

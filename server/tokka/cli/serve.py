@@ -1,0 +1,205 @@
+"""`tokka serve` at run time: the socket first, then the engine; on a signal drain, stop, leave nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import resource
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import structlog
+import uvicorn
+import uvloop
+
+from tokka import __version__
+from tokka.api.http_protocol import bounded_protocol
+from tokka.app import Server, create_engine, create_server, measure_event_loop_lag
+from tokka.errors import ConfigurationError, StartupError
+from tokka.observability.logging import configure_logging
+from tokka.settings import Settings, load_settings, parse_size
+
+log = structlog.get_logger("tokka.serve")
+
+_BACKLOG = 2048
+# After the drain nothing is left but connections that refuse to end.
+_CLOSE_CONNECTIONS_S = 3
+_KEEP_ALIVE_S = 75
+_OPEN_FILES = 65536
+
+
+def run(flags: dict[str, Any], config: Path | None) -> int:
+    """Serve until told to stop; return the exit code. A failure to start is one line on stderr."""
+    debug = flags.get("log_level") == "debug"
+    try:
+        settings = load_settings(flags, config)
+        debug = settings.log_level == "debug"
+        configure_logging(settings.log_format, settings.log_level)
+        _raise_open_files()
+        engine = create_engine(settings)
+        listener = _listen(settings)
+        with contextlib.closing(listener), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_serve(settings, engine, listener))
+    except StartupError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"tokka: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+async def _serve(settings: Settings, engine: Any, listener: socket.socket) -> int:
+    server = create_server(settings, engine)
+    stop = _stop_on_signals()
+    http = _HttpServer(_http_config(settings, server))
+    log.info("listening", url=_url(settings, listener), version=__version__, pid=os.getpid(), docs="/docs")
+    serving = asyncio.create_task(http.serve(sockets=[listener]))
+    running = asyncio.create_task(server.supervisor.run())
+    lag = asyncio.create_task(measure_event_loop_lag(server.metrics))
+    stopping = asyncio.create_task(stop.wait())
+    ready = asyncio.create_task(_announce(settings, server))
+    try:
+        await asyncio.wait({serving, running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            # Raises why the engine could not be started.
+            log.error("engine_died", reason=running.result())
+            return 1
+        await _drain(settings, server)
+        return 0
+    finally:
+        for task in (running, lag, stopping, ready):
+            task.cancel()
+        # First the engine: what it still works on ends with an error that its clients get to see.
+        await server.supervisor.close()
+        http.should_exit = True
+        await asyncio.gather(serving, running, lag, stopping, ready, return_exceptions=True)
+        log.info("stopped")
+
+
+async def _announce(settings: Settings, server: Server) -> None:
+    async for progress in server.supervisor.changes():
+        if progress.state == "ready":
+            # What lives now lives to the end: the collector need not look at it again.
+            gc.collect()
+            gc.freeze()
+            log.info("ready", model=settings.names()[0], after_s=round(progress.elapsed_s, 1))
+
+
+async def _drain(settings: Settings, server: Server) -> None:
+    server.admission.start_draining()
+    log.info("draining", open_requests=server.admission.open_requests, timeout_s=settings.drain_timeout)
+    try:
+        async with asyncio.timeout(settings.drain_timeout):
+            await server.admission.idle()
+    except TimeoutError:
+        log.warning("drain_timeout", open_requests=server.admission.open_requests)
+
+
+def _stop_on_signals() -> asyncio.Event:
+    """Return an event that the first SIGTERM or SIGINT sets. The second one ends the process at once."""
+    stop = asyncio.Event()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            for child in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    child.kill()
+            os._exit(1)
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    return stop
+
+
+class _HttpServer(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # Signals mean drain first; uvicorn would close its listener at once.
+        yield
+
+
+def _http_config(settings: Settings, server: Server) -> uvicorn.Config:
+    return uvicorn.Config(
+        server.app,
+        http=bounded_protocol(parse_size(settings.max_header_size)),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        backlog=_BACKLOG,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=_CLOSE_CONNECTIONS_S,
+        # Behind a proxy the peer's address is in no decision of ours, so no header may change it.
+        proxy_headers=False,
+    )
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """Bind the address. Raises ConfigurationError that says what is in the way."""
+    try:
+        if settings.uds:
+            return _listen_unix(settings.uds)
+        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        return socket.create_server((settings.host, settings.port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        where = str(settings.uds) if settings.uds else f"{settings.host}:{settings.port}"
+        reason = (error.strerror or str(error)).lower()
+        owner = _owner_of(settings.port) if "in use" in reason and not settings.uds else ""
+        raise ConfigurationError(
+            f"cannot listen on {where}: {reason}{owner}; choose another --{'uds' if settings.uds else 'port or --host'}"
+        ) from None
+
+
+def _listen_unix(path: Path) -> socket.socket:
+    if path.is_socket():
+        with socket.socket(socket.AF_UNIX) as probe:
+            try:
+                probe.connect(str(path))
+            except ConnectionRefusedError:
+                # Left behind by a server that was killed.
+                path.unlink()
+    listener = socket.socket(socket.AF_UNIX)
+    # The file's mode is the access control: nobody else on the machine.
+    before = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    except OSError:
+        listener.close()
+        raise
+    finally:
+        os.umask(before)
+    listener.listen(_BACKLOG)
+    return listener
+
+
+def _owner_of(port: int) -> str:
+    with contextlib.suppress(psutil.Error, OSError):
+        for connection in psutil.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+                return f" by process {connection.pid} ({psutil.Process(connection.pid).name()})"
+    return ""
+
+
+def _url(settings: Settings, listener: socket.socket) -> str:
+    if settings.uds:
+        return f"unix:{settings.uds}"
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _raise_open_files() -> None:
+    """Each stream is a file; the usual soft limit of 1024 is reached long before the engine's."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

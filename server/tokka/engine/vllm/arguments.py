@@ -1,0 +1,129 @@
+"""What vLLM's engine is started with: from our settings, the model's files and the machine."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from tokka.engine.options import parse_pairs
+from tokka.engine.sizing import check_tensor_parallel, context_length, kv_bytes_per_token
+from tokka.engine.vllm.machine import GIB, available_memory_bytes
+from tokka.errors import ConfigurationError, StartupError
+from tokka.settings import Settings, parse_size
+
+_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
+# Beside the weights: the Python processes, activations of a prefill, and something for the rest of the machine.
+_RESERVE_BYTES = 2 * GIB
+# Zeroing a GiB takes seconds at start on a CPU, and a CPU cannot keep more sequences busy than this holds.
+_CPU_CACHE_BYTES = 1 * GIB
+_CPU_FULL_SEQUENCES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class VllmOptions:
+    """The part of the settings that concerns this engine."""
+
+    model: str | None
+    cache_dir: Path
+    tensor_parallel_size: int
+    pipeline_parallel_size: int
+    data_parallel_size: int
+    dtype: str
+    quantization: str | None
+    max_model_len: int | None
+    max_num_seqs: int | None
+    kv_cache_bytes: int | None
+    chat_template: Path | None
+    enforce_eager: bool | None
+    engine_args: Sequence[str]
+    max_completion_tokens: int | None
+    verbose: bool
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        return cls(
+            model=settings.model,
+            cache_dir=settings.cache_dir,
+            tensor_parallel_size=settings.tensor_parallel_size,
+            pipeline_parallel_size=settings.pipeline_parallel_size,
+            data_parallel_size=settings.data_parallel_size,
+            dtype=settings.dtype,
+            quantization=settings.quantization,
+            max_model_len=settings.max_model_len,
+            max_num_seqs=settings.max_num_seqs,
+            kv_cache_bytes=parse_size(settings.kv_cache_memory) if settings.kv_cache_memory else None,
+            chat_template=settings.chat_template,
+            enforce_eager=settings.enforce_eager,
+            engine_args=settings.engine_arg,
+            max_completion_tokens=settings.max_completion_tokens,
+            verbose=settings.log_level == "debug",
+        )
+
+    @property
+    def ranks(self) -> int:
+        """Processes one copy of the model is spread over."""
+        return self.tensor_parallel_size * self.pipeline_parallel_size
+
+    def local_folder(self) -> Path | None:
+        """Return the model as a folder, or None for a hub id. Raises ConfigurationError for what can be neither."""
+        if self.model is None:
+            return None
+        path = Path(self.model).expanduser()
+        if path.exists() or self.model.startswith((".", "/", "~")) or not _HUB_ID.match(self.model):
+            return path
+        return None
+
+
+def engine_arguments(
+    options: VllmOptions, model: str, files: tuple[Mapping[str, Any], int] | None, *, cpu: bool
+) -> dict[str, Any]:
+    """Return the fields of AsyncEngineArgs. `files`: the model's config and the bytes of its weights, if it is local.
+
+    Raises ConfigurationError or StartupError for what cannot work, before anything is loaded.
+    """
+    arguments: dict[str, Any] = {
+        "model": model,
+        "served_model_name": [model],
+        "dtype": options.dtype,
+        "quantization": options.quantization,
+        "max_model_len": options.max_model_len,
+        "tensor_parallel_size": options.tensor_parallel_size,
+        "pipeline_parallel_size": options.pipeline_parallel_size,
+        "data_parallel_size": options.data_parallel_size,
+        "kv_cache_memory_bytes": options.kv_cache_bytes,
+        # vLLM ignores a request's priority under its default policy; ours is honoured.
+        "scheduling_policy": "priority",
+        "enforce_eager": cpu if options.enforce_eager is None else options.enforce_eager,
+    }
+    if options.max_num_seqs is not None:
+        arguments["max_num_seqs"] = options.max_num_seqs
+    if files:
+        config, weight_bytes = files
+        if problem := check_tensor_parallel(config, options.tensor_parallel_size):
+            raise ConfigurationError(f"--tensor-parallel-size {options.tensor_parallel_size}: the model's {problem}")
+        if cpu and options.kv_cache_bytes is None:
+            arguments["kv_cache_memory_bytes"] = _cpu_cache_bytes(options, config, weight_bytes)
+    if cpu and options.ranks == 1 and options.data_parallel_size == 1:
+        arguments["distributed_executor_backend"] = "uni"
+    return arguments | parse_pairs(options.engine_args)
+
+
+def _cpu_cache_bytes(options: VllmOptions, config: Mapping[str, Any], weight_bytes: int) -> int:
+    """Return the KV cache per rank for this machine: some full sequences, never more than half of what is left."""
+    length = options.max_model_len or context_length(config)
+    per_token = kv_bytes_per_token(config, options.dtype) or 0
+    sequence = length * per_token // options.tensor_parallel_size
+    # A block holds 128 tokens on a CPU; one more than the sequence fills.
+    least = max(64 << 20, sequence + 128 * per_token)
+    free = available_memory_bytes()
+    room = (free - weight_bytes - _RESERVE_BYTES) // options.ranks
+    if room < least:
+        raise StartupError(
+            f"not enough memory: the weights take {weight_bytes / GIB:.1f} GiB, the KV cache for one sequence of {length} "
+            f"tokens {least / GIB:.1f} GiB, the processes {_RESERVE_BYTES / GIB:.0f} GiB, and {free / GIB:.1f} GiB are free; "
+            "free memory, choose a smaller model or lower --max-model-len"
+        )
+    return max(least, min(room // 2, max(_CPU_CACHE_BYTES, _CPU_FULL_SEQUENCES * sequence)))
