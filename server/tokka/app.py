@@ -46,7 +46,9 @@ def create_engine(settings: Settings) -> Engine:
     """Return the engine the settings ask for, not started. Raises ConfigurationError."""
     if settings.engine == "fake":
         return FakeEngine(parse_engine_args(FakeOptions, settings.engine_arg), settings.max_completion_tokens)
-    from tokka.engine.vllm.engine import VllmEngine, VllmOptions
+    # Only now: without vLLM installed the rest of the program still runs.
+    from tokka.engine.vllm.arguments import VllmOptions  # noqa: PLC0415
+    from tokka.engine.vllm.engine import VllmEngine  # noqa: PLC0415
 
     return VllmEngine(VllmOptions.from_settings(settings))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -50,7 +49,7 @@ CurrentRecord = Annotated[RequestRecord, Depends(_record)]
 
 
 def body_of(model: type[Body]) -> Any:
-    """Return a dependency that reads the body as `model`: pydantic's own JSON parser, strict, errors in OpenAI's form."""
+    """Return a dependency that reads the body as `model`, strictly, with errors in OpenAI's form."""
 
     async def parse(request: Request) -> Body:
         media_type = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
@@ -71,6 +70,3 @@ def documented_body(model: type[BaseModel], example: dict[str, Any]) -> dict[str
     schema = {"$ref": f"#/components/schemas/{model.__name__}"}
     content = {"application/json": {"schema": schema, "example": example}}
     return {"requestBody": {"required": True, "content": content}}
-
-
-Endpoint = Callable[..., Awaitable[Any]]

@@ -40,8 +40,8 @@ _MEANING = {
 }
 _DESCRIPTION = """OpenAI's API for text, served by vLLM.
 
-Every error has the body `{"error": {"message", "type", "param", "code"}}`. In a stream, an error after the first byte is
-one event with that body, followed by `[DONE]`."""
+Every error has the body `{"error": {"message", "type", "param", "code"}}`. In a stream, an error after the first byte
+is one event with that body, followed by `[DONE]`."""
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -80,18 +80,20 @@ def _walk(item: Any, body: Any) -> list[str | int]:
     here = body
     steps: list[str | int] = []
     for step in item["loc"]:
-        if isinstance(here, dict) and isinstance(step, str) and step in here:
+        if _has(here, step):
             here = here[step]
-        elif isinstance(here, list) and isinstance(step, int) and step < len(here):
-            here = here[step]
-        else:
-            continue
-        steps.append(step)
+            steps.append(step)
     if item["type"] == "missing":
         steps.append(item["loc"][-1])
     if item["type"] in ("union_tag_invalid", "union_tag_not_found"):
         steps.append(item["ctx"]["discriminator"].strip("'"))
     return steps
+
+
+def _has(here: Any, step: str | int) -> bool:
+    if isinstance(here, dict):
+        return isinstance(step, str) and step in here
+    return isinstance(here, list) and isinstance(step, int) and step < len(here)
 
 
 def _explain(param: str, first: Any, same: list[Any]) -> InvalidRequest:

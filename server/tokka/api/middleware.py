@@ -6,7 +6,6 @@ import asyncio
 import re
 import secrets
 import time
-from collections.abc import Callable
 
 import structlog
 from starlette.datastructures import Headers
@@ -14,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tokka.accounts.keys import ANONYMOUS, Key, StaticKeys
 from tokka.api.errors import send_error
-from tokka.core import RequestRecord
+from tokka.core import Outcome, RequestRecord
 from tokka.errors import BodyTooLarge, InternalError, PermissionDenied, TokkaError
 from tokka.observability.metrics import Metrics
 
@@ -111,7 +110,7 @@ class RequestContext:
         (log.debug if quiet else log.info)("request_finished", **fields)
 
 
-def _outcome_of(status: int) -> str:
+def _outcome_of(status: int) -> Outcome:
     if status in (401, 403, 429, 503):
         return "rejected"
     return "invalid" if 400 <= status < 500 else "error"
@@ -180,6 +179,3 @@ class BodyLimit:
 
     def _refusal(self) -> BodyTooLarge:
         return BodyTooLarge(f"The request body is larger than {self._max_bytes} bytes, the limit of this server.")
-
-
-Middleware = Callable[[ASGIApp], ASGIApp]

@@ -25,7 +25,7 @@ class Conversation:
     messages: list[dict[str, str]] = field(default_factory=list)
 
 
-class ChatFailed(Exception):
+class ChatFailedError(Exception):
     """Why there is no answer, in words for the user."""
 
 
@@ -42,11 +42,12 @@ def talk(conversation: Conversation) -> int:
         ) as client:
             conversation.model = conversation.model or _first_model(client)
             console.print(
-                f"[dim]{conversation.model} at {conversation.url}. /undo takes back a turn, /reset all of them; end with Ctrl-D.[/dim]"
+                f"[dim]{conversation.model} at {conversation.url}. "
+                "/undo takes back a turn, /reset all of them; end with Ctrl-D.[/dim]"
             )
             while (turn := _read(console)) is not None:
                 _answer(client, conversation, turn, console)
-    except ChatFailed as failure:
+    except ChatFailedError as failure:
         console.print(f"tokka: {failure}", style="red", markup=False)
         return 1
     return 0
@@ -69,21 +70,22 @@ def _answer(client: httpx.Client, conversation: Conversation, turn: str, console
         del messages[max(keep, len(messages) - 2) if turn == "/undo" else keep :]
         return
     messages.append({"role": "user", "content": turn})
-    answer, reason = "", None
+    answer, finish_reason = "", None
     try:
         for text, reason in _stream(client, conversation):
             answer += text
+            finish_reason = reason
             console.print(text, end="", markup=False)
     except KeyboardInterrupt:
         console.print("\n[dim]stopped[/dim]", end="")
     console.print()
-    if reason == "length":
+    if finish_reason == "length":
         console.print("[dim]cut off at the length limit; --max-completion-tokens sets it[/dim]")
     messages.append({"role": "assistant", "content": answer})
 
 
 def _stream(client: httpx.Client, conversation: Conversation) -> Iterator[tuple[str, str | None]]:
-    """Yield (new text, finish reason). Raises ChatFailed."""
+    """Yield (new text, finish reason). Raises ChatFailedError."""
     body: dict[str, Any] = {"model": conversation.model, "messages": conversation.messages, "stream": True}
     body |= {
         name: value
@@ -94,26 +96,26 @@ def _stream(client: httpx.Client, conversation: Conversation) -> Iterator[tuple[
         with client.stream("POST", "/v1/chat/completions", json=body) as response:
             if response.status_code != 200:
                 response.read()
-                raise ChatFailed(_reason(response))
+                raise ChatFailedError(_reason(response))
             for line in response.iter_lines():
                 if not line.startswith("data: ") or line == "data: [DONE]":
                     continue
                 chunk = json.loads(line.removeprefix("data: "))
                 if "error" in chunk:
-                    raise ChatFailed(chunk["error"]["message"])
+                    raise ChatFailedError(chunk["error"]["message"])
                 for choice in chunk["choices"]:
                     yield choice["delta"].get("content") or "", choice["finish_reason"]
     except httpx.HTTPError as error:
-        raise ChatFailed(f"no connection to {conversation.url}: {error}. Is the server running?") from None
+        raise ChatFailedError(f"no connection to {conversation.url}: {error}. Is the server running?") from None
 
 
 def _first_model(client: httpx.Client) -> str:
     try:
         response = client.get("/v1/models")
     except httpx.HTTPError as error:
-        raise ChatFailed(f"no connection to {client.base_url}: {error}. Start one with `tokka serve`.") from None
+        raise ChatFailedError(f"no connection to {client.base_url}: {error}. Start one with `tokka serve`.") from None
     if response.status_code != 200:
-        raise ChatFailed(_reason(response))
+        raise ChatFailedError(_reason(response))
     return str(response.json()["data"][0]["id"])
 
 

@@ -185,7 +185,8 @@ def _listen_unix(path: Path) -> socket.socket:
 def _owner_of(port: int) -> str:
     with contextlib.suppress(psutil.Error, OSError):
         for connection in psutil.net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+            listens = connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr[1] == port
+            if listens and connection.pid:
                 return f" by process {connection.pid} ({psutil.Process(connection.pid).name()})"
     return ""
 

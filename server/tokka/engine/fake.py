@@ -196,8 +196,8 @@ def _logprob(token: int, alternatives: int | None) -> TokenLogprob | None:
         return None
     raw = bytes([token]) if token < EOS else b""
     top = tuple(
-        TokenLogprob(id, chr(id) if id < 128 else "\ufffd", bytes([id]), -0.25 * (rank + 1))
-        for rank, id in enumerate((token + k) % EOS for k in range(alternatives))
+        TokenLogprob(other, chr(other) if other < 128 else "\ufffd", bytes([other]), -0.25 * (rank + 1))
+        for rank, other in enumerate((token + k) % EOS for k in range(alternatives))
     )
     return TokenLogprob(token, raw.decode(errors="replace"), raw, -0.25, top)
 

@@ -7,7 +7,7 @@ from tokka.errors import InvalidRequest
 
 
 def check_token_ids(sampling: Sampling, vocab_size: int) -> None:
-    """Raise InvalidRequest if a token id lies outside the vocabulary: as an index into the logits it would hit others."""
+    """Raise InvalidRequest for an id outside the vocabulary: as an index into logits it would hit other requests."""
     ids_by_param = {
         "logit_bias": sampling.logit_bias or (),
         "stop_token_ids": sampling.stop_token_ids,

@@ -98,7 +98,8 @@ class Supervisor:
             raise
         self._was_ready = True
         self._move("ready", "ready")
-        while not (death := self._engine.death()):
+        # An engine cannot be awaited for its death: it may be killed.
+        while not (death := self._engine.death()):  # noqa: ASYNC110
             await asyncio.sleep(_DEATH_POLL_S)
         self._move("failed", "failed", death)
         return death

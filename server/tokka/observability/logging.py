@@ -10,9 +10,9 @@ import orjson
 import structlog
 
 
-def configure_logging(format: Literal["json", "console"] | None, level: str) -> None:
+def configure_logging(log_format: Literal["json", "console"] | None, level: str) -> None:
     """Send our events and other libraries' records to stdout in one form. Startup errors go to stderr, elsewhere."""
-    as_json = format == "json" or (format is None and not sys.stdout.isatty())
+    as_json = log_format == "json" or (log_format is None and not sys.stdout.isatty())
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,

@@ -37,9 +37,12 @@ MAX_PARTS = 1024
 MAX_TEMPLATE_KWARGS = 16
 # What a template variable may not replace: the template's own input and the renderer's arguments.
 RESERVED_TEMPLATE_KWARGS = frozenset(
-    "messages conversation tools documents tokenizer tokenize chat_template add_generation_prompt "
-    "continue_final_message padding truncation max_length return_tensors return_dict return_assistant_tokens_mask "
-    "raise_exception strftime_now bos_token eos_token pad_token unk_token".split()
+    {
+        *("messages", "conversation", "tools", "documents", "tokenizer", "tokenize", "chat_template"),
+        *("add_generation_prompt", "continue_final_message", "padding", "truncation", "max_length"),
+        *("return_tensors", "return_dict", "return_assistant_tokens_mask", "raise_exception", "strftime_now"),
+        *("bos_token", "eos_token", "pad_token", "unk_token", "tokenizer_kwargs"),
+    }
 )
 _NAME = r"^[a-zA-Z0-9_.-]{1,64}$"
 
@@ -249,9 +252,9 @@ def _plain_call(call: ToolCall) -> dict[str, Any]:
 class ChatEncoder:
     """Events in, chunks out. The plain answer is `fold_chat` over the same chunks."""
 
-    def __init__(self, request: ChatRequest, id: str, fingerprint: str) -> None:
+    def __init__(self, request: ChatRequest, request_id: str, fingerprint: str) -> None:
         self._head = {
-            "id": id,
+            "id": request_id,
             "object": "chat.completion.chunk",
             "created": now_s(),
             "model": request.model,
@@ -338,7 +341,7 @@ def fold_chat(chunks: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _empty_choice(index: int) -> dict[str, Any]:
-    message = {"role": "assistant", "content": [], "refusal": None, "annotations": []}
+    message: dict[str, Any] = {"role": "assistant", "content": [], "refusal": None, "annotations": []}
     return {"index": index, "message": message, "logprobs": None, "finish_reason": None, "stop_reason": None}
 
 

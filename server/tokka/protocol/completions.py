@@ -32,7 +32,7 @@ MAX_PROMPT_TOKENS = 8 * 1024 * 1024
 
 
 def _prompts(value: Any) -> list[Prompt]:
-    """Take a string, a list of strings, a list of token ids or a list of such lists, with errors that name the place."""
+    """Take one of the four forms of a prompt; errors name the place."""
     if isinstance(value, str):
         return [_text(value, "")]
     if not isinstance(value, list):
@@ -135,9 +135,9 @@ class CompletionRequest(GenerationFields):
 class CompletionEncoder:
     """Events in, chunks out. The plain answer is `fold_completion` over the same chunks."""
 
-    def __init__(self, request: CompletionRequest, id: str, fingerprint: str) -> None:
+    def __init__(self, request: CompletionRequest, request_id: str, fingerprint: str) -> None:
         self._head = {
-            "id": id,
+            "id": request_id,
             "object": "text_completion",
             "created": now_s(),
             "model": request.model,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import PlainValidator, Field, model_validator
+from pydantic import Field, PlainValidator, model_validator
 
 from tokka.core import Sampling
 from tokka.protocol.common import MAX_INT64, Int64, TokenId, Unsupported, WireModel, invalid

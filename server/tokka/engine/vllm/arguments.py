@@ -18,8 +18,8 @@ _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
 # Beside the weights: the Python processes, activations of a prefill, and something for the rest of the machine.
 _RESERVE_BYTES = 2 * GIB
 # Zeroing a GiB takes seconds at start on a CPU, and a CPU cannot keep more sequences busy than this holds.
-_CPU_CACHE_BYTES = 1 * GIB
-_CPU_FULL_SEQUENCES = 4
+_CPU_CACHE_BYTES = GIB // 2
+_CPU_FULL_SEQUENCES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,7 @@ class VllmOptions:
     """The part of the settings that concerns this engine."""
 
     model: str | None
+    served_name: str
     cache_dir: Path
     tensor_parallel_size: int
     pipeline_parallel_size: int
@@ -46,6 +47,7 @@ class VllmOptions:
     def from_settings(cls, settings: Settings) -> Self:
         return cls(
             model=settings.model,
+            served_name=settings.names()[0],
             cache_dir=settings.cache_dir,
             tensor_parallel_size=settings.tensor_parallel_size,
             pipeline_parallel_size=settings.pipeline_parallel_size,
@@ -86,7 +88,8 @@ def engine_arguments(
     """
     arguments: dict[str, Any] = {
         "model": model,
-        "served_model_name": [model],
+        # The label of vLLM's own metrics.
+        "served_model_name": [options.served_name],
         "dtype": options.dtype,
         "quantization": options.quantization,
         "max_model_len": options.max_model_len,
@@ -122,8 +125,8 @@ def _cpu_cache_bytes(options: VllmOptions, config: Mapping[str, Any], weight_byt
     room = (free - weight_bytes - _RESERVE_BYTES) // options.ranks
     if room < least:
         raise StartupError(
-            f"not enough memory: the weights take {weight_bytes / GIB:.1f} GiB, the KV cache for one sequence of {length} "
-            f"tokens {least / GIB:.1f} GiB, the processes {_RESERVE_BYTES / GIB:.0f} GiB, and {free / GIB:.1f} GiB are free; "
-            "free memory, choose a smaller model or lower --max-model-len"
+            f"not enough memory: the weights take {weight_bytes / GIB:.1f} GiB, the KV cache for one sequence of "
+            f"{length} tokens {least / GIB:.1f} GiB, the processes {_RESERVE_BYTES / GIB:.0f} GiB, and "
+            f"{free / GIB:.1f} GiB are free; free memory, choose a smaller model or lower --max-model-len"
         )
     return max(least, min(room // 2, max(_CPU_CACHE_BYTES, _CPU_FULL_SEQUENCES * sequence)))

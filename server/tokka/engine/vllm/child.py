@@ -53,7 +53,7 @@ def _redirect_output() -> None:
 
 
 def _enable_amx() -> None:
-    """Ask the kernel for AMX tiles: vLLM's CPU attention uses them without asking and dies of SIGILL on small models."""
+    """Ask the kernel for AMX tiles: vLLM uses them without asking and dies of SIGILL on small models."""
     import torch
 
     if torch.cpu._is_amx_tile_supported():

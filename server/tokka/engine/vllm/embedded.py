@@ -63,7 +63,7 @@ def _convert_apart(gguf: Path, folder: Path) -> None:
     work = folder.with_name(f".{folder.name}.{os.getpid()}")
     command = [sys.executable, "-m", "tokka.engine.vllm.embedded", str(gguf), str(work)]
     try:
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603
             errors = process.communicate()[1]
         if process.returncode:
             cause = errors.strip().splitlines()[-1:] or [f"exit code {process.returncode}"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from typing import Any
@@ -43,7 +43,7 @@ from tokka.errors import EngineError, InvalidRequest, StartupError
 
 log = structlog.get_logger("tokka.engine")
 
-_SHUTDOWN_S = 3.0
+_SHUTDOWN_S = 1.0
 
 
 class VllmEngine:
@@ -243,7 +243,7 @@ class VllmEngine:
             raise EngineError("The engine is not running.")
         return self._renderer, self._table
 
-    async def _stream(self, request: GenerateRequest, at: int, ids: list[int], limit: int) -> AsyncIterator[Any]:
+    async def _stream(self, request: GenerateRequest, at: int, ids: list[int], limit: int) -> AsyncGenerator[Any, None]:
         """Run one prompt on the engine. Whatever ends this early, the engine forgets the request."""
         from vllm.inputs import tokens_input
 

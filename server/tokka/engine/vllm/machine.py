@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import math
 import os
 import sys
@@ -67,9 +68,14 @@ def prepare_environment(
     defaults = {
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_PLUGINS": "tokka",
-        "VLLM_LOGGING_LEVEL": "INFO" if verbose else "WARNING",
+        # Our handler formats what vLLM logs here; its processes print, and that is captured.
+        "VLLM_CONFIGURE_LOGGING": "0",
         "TOKENIZERS_PARALLELISM": "false",
     }
+    if not verbose:
+        # torch and vLLM warn at every start of what a CPU server cannot have: triton, CUDA.
+        logging.getLogger("vllm").setLevel(logging.ERROR)
+        defaults["TORCH_LOGS"] = "-all"
     if offline:
         defaults |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     if cpu:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
 
 
-async def merge(streams: Sequence[AsyncIterator[Any]]) -> AsyncGenerator[tuple[int, Any], None]:
+async def merge(streams: Sequence[AsyncGenerator[Any, None]]) -> AsyncGenerator[tuple[int, Any], None]:
     """Yield the items of all streams as they come. Closing it closes them all; the first error ends all."""
     if len(streams) == 1:
         # By far the most common case, and it needs no tasks.
@@ -43,7 +43,7 @@ class _Failure:
 _END = object()
 
 
-async def _pump(at: int, stream: AsyncIterator[Any], queue: asyncio.Queue[tuple[int, Any]]) -> None:
+async def _pump(at: int, stream: AsyncGenerator[Any, None], queue: asyncio.Queue[tuple[int, Any]]) -> None:
     try:
         async with aclosing(stream) as items:
             async for item in items:

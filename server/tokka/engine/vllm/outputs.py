@@ -108,5 +108,5 @@ class PromptOutputs:
         ranked = sorted(score.items(), key=lambda entry: entry[1].rank or 0)
         # vLLM adds the sampled token to the alternatives when it is not among them.
         wanted = self._sampling.logprobs or 0
-        top = tuple(self._table.logprob(id, entry.logprob) for id, entry in ranked if (entry.rank or 0) <= wanted)
+        top = tuple(self._table.logprob(other, entry.logprob) for other, entry in ranked if (entry.rank or 0) <= wanted)
         return self._table.logprob(token, score[token].logprob, top)

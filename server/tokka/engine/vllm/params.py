@@ -1,4 +1,4 @@
-"""From our sampling to vLLM's. vLLM does not check types, and a wrong one ends its engine for good: they are checked here."""
+"""From our sampling to vLLM's. vLLM does not check types and a wrong one ends its engine for good, so we do."""
 
 from __future__ import annotations
 

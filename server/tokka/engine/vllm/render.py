@@ -82,8 +82,8 @@ class Renderer:
     def _apply_template(self, prompt: ChatPrompt) -> str:
         if self._template is None:
             raise InvalidRequest(
-                "This is a base model: it has no chat template, so it cannot answer a conversation. Use /v1/completions, "
-                "or have the server started with --chat-template FILE.",
+                "This is a base model: it has no chat template, so it cannot answer a conversation. "
+                "Use /v1/completions, or have the server started with --chat-template FILE.",
                 param="messages",
             )
         messages = [self._known_role(message) for message in prompt.messages]

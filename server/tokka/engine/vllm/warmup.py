@@ -1,4 +1,4 @@
-"""One request of each kind before the first real one: vLLM compiles helpers inside a step, for seconds, at first use."""
+"""One request of each kind before the first real one: at first use vLLM compiles helpers inside a step, for seconds."""
 
 from __future__ import annotations
 

@@ -54,7 +54,8 @@ def _shards(folder: Path) -> list[Path]:
     missing = [name for name in names if not (folder / name).exists()]
     if missing:
         raise StartupError(
-            f"{folder} lacks {missing[0]}, one of {len(missing)} missing of {len(names)} weight files; download the model again"
+            f"{folder} lacks {missing[0]}, one of {len(missing)} missing of {len(names)} weight files; "
+            "download the model again"
         )
     return [folder / name for name in names]
 
