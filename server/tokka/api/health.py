@@ -13,6 +13,7 @@ from starlette.responses import Response, StreamingResponse
 
 from tokka import __version__
 from tokka.admission.controller import RETRY_AFTER_S
+from tokka.api import sse
 from tokka.api.deps import CurrentServices, Services
 from tokka.api.document import errors
 from tokka.engine.supervisor import Progress
@@ -69,4 +70,4 @@ def _health(status: str, progress: Progress, ready: bool) -> Response:
 
 async def _phases(services: Services) -> AsyncIterator[bytes]:
     async for progress in services.supervisor.changes():
-        yield b"event: phase\ndata: " + orjson.dumps(asdict(progress)) + b"\n\n"
+        yield sse.event(asdict(progress), "phase")

@@ -12,20 +12,12 @@ import structlog
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from tokka.api import sse
 from tokka.core import Event
 from tokka.dispatch import Generation
 from tokka.errors import EngineError, TokkaError
 
 log = structlog.get_logger("tokka.respond")
-
-_DONE = b"data: [DONE]\n\n"
-_KEEP_ALIVE = b": keep-alive\n\n"
-# No proxy may hold a stream back or keep it.
-_STREAM_HEADERS = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),
-]
 
 
 class Encoder(Protocol):
@@ -72,7 +64,7 @@ class GenerationResponse(Response):
                     message = await receive()
             except TimeoutError:
                 if self._sent_s and time.monotonic() - self._sent_s >= self._keep_alive_s * 0.5:
-                    await self._send(send, _KEEP_ALIVE)
+                    await self._send(send, sse.KEEP_ALIVE)
                 continue
             if message["type"] == "http.disconnect":
                 work.cancel()
@@ -86,24 +78,20 @@ class GenerationResponse(Response):
         await send({"type": "http.response.body", "body": body})
 
     async def _send_stream(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
+        await send({"type": "http.response.start", "status": 200, "headers": sse.HEADERS})
         try:
             async for event in self._generation:
                 if chunks := self._encoder.feed(event):
-                    await self._send(send, b"".join(map(_sse, chunks)))
+                    await self._send(send, b"".join(map(sse.event, chunks)))
         except TokkaError as error:
-            await self._send(send, _sse(error.body()))
+            await self._send(send, sse.event(error.body()))
         except Exception:
             # The headers are out, so the stream itself has to say it; a bare end would look like a full answer.
             log.exception("stream_failed")
-            await self._send(send, _sse(EngineError("The server had an error while generating.").body()))
-        await self._send(send, _DONE)
+            await self._send(send, sse.event(EngineError("The server had an error while generating.").body()))
+        await self._send(send, sse.DONE)
         await send({"type": "http.response.body", "body": b""})
 
     async def _send(self, send: Send, data: bytes) -> None:
         self._sent_s = time.monotonic()
         await send({"type": "http.response.body", "body": data, "more_body": True})
-
-
-def _sse(chunk: dict[str, Any]) -> bytes:
-    return b"data: " + orjson.dumps(chunk) + b"\n\n"

@@ -53,6 +53,12 @@ def run(flags: dict[str, Any], config: Path | None) -> int:
             traceback.print_exc()
         print(f"tokka: {error}", file=sys.stderr)
         return error.exit_code
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        reason = " ".join(str(error).split())[:500]
+        print(f"tokka: unexpected {type(error).__name__}: {reason}; --log-level debug shows more", file=sys.stderr)
+        return 1
 
 
 async def _serve(settings: Settings, engine: Any, listener: socket.socket) -> int:

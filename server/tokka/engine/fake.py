@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import contextlib
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -34,7 +35,7 @@ from tokka.engine.base import ReportPhase
 from tokka.engine.length import allowed_tokens, truncate
 from tokka.engine.sampling import check_token_ids
 from tokka.engine.text import ChoiceText
-from tokka.errors import InvalidRequest
+from tokka.errors import EngineError, InvalidRequest
 
 EOS = 256
 VOCAB_SIZE = 257
@@ -60,6 +61,7 @@ class FakeEngine:
         self._cap = max_completion_tokens
         self._script = options.answer.encode()
         self._running = 0
+        self._closed = asyncio.Event()
 
     async def start(self, report: ReportPhase) -> ModelInfo:
         report("loading weights", "the scripted engine has none")
@@ -80,14 +82,14 @@ class FakeEngine:
         self._running += 1
         try:
             yield Accepted(prompt_token_ids=tuple(prompts))
-            await asyncio.sleep(self._options.prefill_delay_s)
+            await self._pause(self._options.prefill_delay_s)
             completion_tokens = 0
             for at, (ids, limit) in enumerate(zip(prompts, limits, strict=True)):
                 if request.echo:
                     yield PromptEcho(at, _decode(ids), _prompt_logprobs(ids, sampling.logprobs))
                 choices = [_Choice(at * sampling.n + i, sampling, limit, self._script) for i in range(sampling.n)]
                 while choices:
-                    await asyncio.sleep(self._options.token_delay_s)
+                    await self._pause(self._options.token_delay_s)
                     for choice in list(choices):
                         for event in choice.step():
                             if isinstance(event, ChoiceDone):
@@ -124,7 +126,18 @@ class FakeEngine:
         return EngineStats(running=self._running)
 
     async def close(self) -> None:
-        return None
+        self._closed.set()
+
+    async def _pause(self, delay_s: float) -> None:
+        """Take the time a step takes; as with a real engine, closing it ends what it works on."""
+        if delay_s == 0:
+            await asyncio.sleep(0)
+        else:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(delay_s):
+                    await self._closed.wait()
+        if self._closed.is_set():
+            raise EngineError("The engine stopped while it worked on this request.", should_retry=True)
 
 
 class _Choice:

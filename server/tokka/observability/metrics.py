@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import get_args
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -15,6 +15,7 @@ _LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 2
 _TPOT_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5)
 ENGINE_STATES = ("stopped", "starting", "ready", "draining", "failed")
 OUTCOMES = get_args(Outcome)
+FRONTEND_CPU_MEANING = "CPU time of the server process, engine excluded."
 
 
 class Metrics:
@@ -22,6 +23,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        # (name, type, labels, meaning) of every metric, for docs/metrics.md.
+        self.catalogue: list[tuple[str, str, tuple[str, ...], str]] = []
         self._requests = self._counter(
             "requests", "Generation requests by how they ended.", ["model", "endpoint", "outcome"]
         )
@@ -38,14 +41,11 @@ class Metrics:
             ["tenant", "model", "kind"],
         )
         self._rejections = self._counter("rejections", "Requests turned away, by error code.", ["reason"])
-        self.running = Gauge("tokka_requests_running", "Choices the engine is working on.", registry=self.registry)
-        self.waiting = Gauge("tokka_requests_waiting", "Choices waiting for the engine.", registry=self.registry)
-        self._state = Gauge(
-            "tokka_engine_state", "1 for the state the engine is in, else 0.", ["state"], registry=self.registry
-        )
-        self.event_loop_lag = Gauge(
-            "tokka_event_loop_lag_seconds", "How late the event loop ran its last timer.", registry=self.registry
-        )
+        self.running = self._gauge("requests_running", "Choices the engine is working on.")
+        self.waiting = self._gauge("requests_waiting", "Choices waiting for the engine.")
+        self._state = self._gauge("engine_state", "1 for the state the engine is in, else 0.", ["state"])
+        self.event_loop_lag = self._gauge("event_loop_lag_seconds", "How late the event loop ran its last timer.")
+        self._describe("frontend_cpu_seconds_total", "counter", (), FRONTEND_CPU_MEANING)
         self.set_engine_state("stopped")
 
     def observe(self, record: RequestRecord, now_s: float) -> None:
@@ -82,11 +82,21 @@ class Metrics:
         """Return Prometheus text: ours, then vLLM's and the process's."""
         return generate_latest(self.registry) + generate_latest(REGISTRY)
 
-    def _counter(self, name: str, meaning: str, labels: list[str]) -> Counter:
+    def _counter(self, name: str, meaning: str, labels: Sequence[str]) -> Counter:
+        self._describe(f"{name}_total", "counter", labels, meaning)
         return Counter(f"tokka_{name}", meaning, labels, registry=self.registry)
 
+    def _gauge(self, name: str, meaning: str, labels: Sequence[str] = ()) -> Gauge:
+        self._describe(name, "gauge", labels, meaning)
+        return Gauge(f"tokka_{name}", meaning, labels, registry=self.registry)
+
     def _histogram(self, name: str, meaning: str, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(f"tokka_{name}", meaning, ["model", "endpoint"], registry=self.registry, buckets=buckets)
+        labels = ["model", "endpoint"]
+        self._describe(name, "histogram", labels, meaning)
+        return Histogram(f"tokka_{name}", meaning, labels, registry=self.registry, buckets=buckets)
+
+    def _describe(self, name: str, kind: str, labels: Sequence[str], meaning: str) -> None:
+        self.catalogue.append((f"tokka_{name}", kind, tuple(labels), meaning))
 
 
 class _FrontendCpu(Collector):
@@ -94,8 +104,4 @@ class _FrontendCpu(Collector):
         self._cpu_s = cpu_s
 
     def collect(self) -> list[Metric]:
-        return [
-            CounterMetricFamily(
-                "tokka_frontend_cpu_seconds", "CPU time of the server process, engine excluded.", self._cpu_s()
-            )
-        ]
+        return [CounterMetricFamily("tokka_frontend_cpu_seconds", FRONTEND_CPU_MEANING, self._cpu_s())]

@@ -37,7 +37,7 @@ class VllmOptions:
     max_model_len: int | None
     max_num_seqs: int | None
     kv_cache_bytes: int | None
-    chat_template: Path | None
+    chat_template: str | None
     enforce_eager: bool | None
     engine_args: Sequence[str]
     max_completion_tokens: int | None
@@ -57,7 +57,7 @@ class VllmOptions:
             max_model_len=settings.max_model_len,
             max_num_seqs=settings.max_num_seqs,
             kv_cache_bytes=parse_size(settings.kv_cache_memory) if settings.kv_cache_memory else None,
-            chat_template=settings.chat_template,
+            chat_template=_read_template(settings.chat_template) if settings.chat_template else None,
             enforce_eager=settings.enforce_eager,
             engine_args=settings.engine_arg,
             max_completion_tokens=settings.max_completion_tokens,
@@ -112,6 +112,14 @@ def engine_arguments(
     if cpu and options.ranks == 1 and options.data_parallel_size == 1:
         arguments["distributed_executor_backend"] = "uni"
     return arguments | parse_pairs(options.engine_args)
+
+
+def _read_template(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not text"
+        raise ConfigurationError(f"--chat-template {path} cannot be read: {reason}") from None
 
 
 def _cpu_cache_bytes(options: VllmOptions, config: Mapping[str, Any], weight_bytes: int) -> int:

@@ -39,7 +39,7 @@ from tokka.engine.vllm.render import Renderer
 from tokka.engine.vllm.tokens import TokenTable
 from tokka.engine.vllm.warmup import warm_up
 from tokka.engine.vllm.weights import read_model_folder
-from tokka.errors import EngineError, InvalidRequest, StartupError
+from tokka.errors import ConfigurationError, EngineError, InvalidRequest, StartupError
 
 log = structlog.get_logger("tokka.engine")
 
@@ -139,7 +139,7 @@ class VllmEngine:
         try:
             engine_args = AsyncEngineArgs(**arguments)
         except TypeError as error:
-            raise StartupError(
+            raise ConfigurationError(
                 f"--engine-arg: {_one_line(error).replace('AsyncEngineArgs.__init__() ', 'vLLM ')}"
             ) from None
         return AsyncLLM.from_engine_args(
@@ -156,13 +156,12 @@ class VllmEngine:
     def _describe(self) -> ModelInfo:
         config = self._llm.model_config
         tokenizer = self._llm.get_tokenizer()
-        template = self._options.chat_template
         self._max_model_len = config.max_model_len
         self._vocab_size = config.get_vocab_size()
         self._defaults = config.get_diff_sampling_param()
-        self._renderer = Renderer(
-            tokenizer, template.read_text() if template else None, self._max_model_len, self._vocab_size
-        )
+        self._renderer = Renderer(tokenizer, self._options.chat_template, self._max_model_len, self._vocab_size)
+        if problem := self._renderer.template_problem():
+            raise StartupError(f"the chat template cannot be used: {problem}")
         self._table = TokenTable(tokenizer)
         return ModelInfo(
             max_model_len=self._max_model_len,
@@ -206,13 +205,7 @@ class VllmEngine:
                 async for at, output in steps:
                     if at not in echoed:
                         echoed.add(at)
-                        prompt = request.prompts[at]
-                        text = (
-                            prompt.text
-                            if isinstance(prompt, TextPrompt) and len(prompts[at])
-                            else renderer.decode(prompts[at])
-                        )
-                        yield outputs[at].echo(output, text, prompts[at])
+                        yield outputs[at].echo(output, self._echoed(request, at, prompts[at]), prompts[at])
                     for event in outputs[at].feed(output):
                         yield event
         except Exception as error:
@@ -224,6 +217,14 @@ class VllmEngine:
                 cached_tokens=sum(output.cached_tokens for output in outputs),
             )
         )
+
+    def _echoed(self, request: GenerateRequest, at: int, ids: list[int]) -> str:
+        """Return the prompt's text as it was run."""
+        prompt = request.prompts[at]
+        if isinstance(prompt, TextPrompt) and request.truncate_prompt_tokens is None:
+            return prompt.text
+        renderer, _ = self._ready()
+        return renderer.decode(ids)
 
     async def tokenize(self, prompt: Prompt) -> list[int]:
         renderer, _ = self._ready()

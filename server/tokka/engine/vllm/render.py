@@ -31,6 +31,23 @@ class Renderer:
     def has_chat_template(self) -> bool:
         return self._template is not None
 
+    def template_problem(self) -> str | None:
+        """Return what is wrong with the template's syntax, or None. What it says about messages shows with them."""
+        from jinja2 import TemplateSyntaxError
+
+        if self._template is None:
+            return None
+        try:
+            self._tokenizer.apply_chat_template(
+                [{"role": "user", "content": "Hi"}], chat_template=self._template, tokenize=False
+            )
+        except TemplateSyntaxError as error:
+            return f"line {error.lineno}: {error.message}"
+        except Exception:
+            # It may well refuse a conversation like this one.
+            return None
+        return None
+
     async def token_ids(self, prompt: Prompt, keep: int | None = None) -> list[int]:
         """Return the prompt's tokens, the last `keep` of them. Raises InvalidRequest."""
         if isinstance(prompt, TokensPrompt):

@@ -1,0 +1,23 @@
+"""The program without an engine is instant: nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+
+def test_command_line_imports_no_engine_and_no_web_framework() -> None:
+    heavy = ("vllm", "torch", "transformers", "fastapi")
+    script = f"import sys; import tokka.cli; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_server_over_the_fake_engine_imports_no_engine() -> None:
+    script = (
+        "import sys; from tokka.app import create_engine, create_server; from tokka.settings import Settings\n"
+        "s = Settings(engine='fake'); create_server(s, create_engine(s))\n"
+        "print([m for m in ('vllm', 'torch', 'transformers') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,347 @@
+"""Chat and text completion on the real engine: lengths, stops, counts, logprobs, streamed and not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from tests.program import Program
+from tests.wire import endings, post, stream, text_of
+
+from tokka.protocol.answers import ChatCompletion, ChatCompletionChunk, Completion
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
+
+CHAT = "/v1/chat/completions"
+TEXT = "/v1/completions"
+
+
+@pytest.fixture(scope="module")
+def client(smollm2: Program) -> Iterator[httpx.Client]:
+    with smollm2.client() as client:
+        yield client
+
+
+def chat(content: str, **fields: Any) -> dict[str, Any]:
+    messages = [{"role": "user", "content": content}]
+    return {"model": "SmolLM2-135M-Instruct", "messages": messages, "temperature": 0, **fields}
+
+
+def completion(prompt: Any, **fields: Any) -> dict[str, Any]:
+    return {"model": "SmolLM2-135M-Instruct", "prompt": prompt, "temperature": 0, **fields}
+
+
+def test_answer_makes_sense(client: httpx.Client) -> None:
+    answer = post(client, CHAT, chat("What is the capital of Finland?"))
+    assert "Finland" in answer["choices"][0]["message"]["content"]
+    assert answer["choices"][0]["finish_reason"] == "stop"
+    assert answer["choices"][0]["stop_reason"] is None
+
+
+@pytest.mark.parametrize("limit", [1, 2, 7, 33])
+def test_length_limit_is_exact(client: httpx.Client, limit: int) -> None:
+    answer = post(client, CHAT, chat("Tell me a long story.", max_completion_tokens=limit))
+    assert answer["usage"]["completion_tokens"] == limit
+    assert answer["choices"][0]["finish_reason"] == "length"
+
+
+def test_max_completion_tokens_wins_over_max_tokens(client: httpx.Client) -> None:
+    answer = post(client, CHAT, chat("Tell me a long story.", max_completion_tokens=3, max_tokens=9))
+    assert answer["usage"]["completion_tokens"] == 3
+
+
+def test_completion_without_a_limit_gets_16_tokens(client: httpx.Client) -> None:
+    answer = post(client, TEXT, completion("Once upon a time"))
+    assert answer["usage"]["completion_tokens"] == 16
+    assert answer["choices"][0]["finish_reason"] == "length"
+
+
+@pytest.fixture(scope="module")
+def story(client: httpx.Client) -> str:
+    """The text that every stop below cuts somewhere."""
+    text: str = post(client, TEXT, completion("The reindeer is an animal that", max_tokens=60))["choices"][0]["text"]
+    assert len(text) > 80
+    return text
+
+
+@pytest.mark.parametrize(("start", "length"), [(1, 1), (10, 3), (17, 12), (30, 1), (41, 25), (60, 2)])
+def test_stop_string_cuts_the_text_where_it_begins(client: httpx.Client, story: str, start: int, length: int) -> None:
+    stop = story[start : start + length]
+    expected = story[: story.index(stop)]
+    body = completion("The reindeer is an animal that", max_tokens=60, stop=[stop])
+    plain = post(client, TEXT, body)["choices"][0]
+    chunks = stream(client, TEXT, body)
+    assert plain["text"] == expected
+    assert (plain["finish_reason"], plain["stop_reason"]) == ("stop", stop)
+    assert text_of(chunks) == expected
+    assert endings(chunks) == [(0, "stop", stop)]
+
+
+def test_stop_string_is_returned_when_asked_for(client: httpx.Client, story: str) -> None:
+    stop = story[20:26]
+    body = completion("The reindeer is an animal that", max_tokens=60, stop=stop, include_stop_str_in_output=True)
+    assert post(client, TEXT, body)["choices"][0]["text"] == story[: story.index(stop)] + stop
+    assert text_of(stream(client, TEXT, body)) == story[: story.index(stop)] + stop
+
+
+def test_of_several_stops_the_first_in_the_text_counts(client: httpx.Client, story: str) -> None:
+    stops = [story[50:58], story[12:15], "never to be seen"]
+    body = completion("The reindeer is an animal that", max_tokens=60, stop=stops)
+    assert post(client, TEXT, body)["choices"][0]["text"] == story[: min(story.index(s) for s in stops[:2])]
+
+
+def test_a_stop_counts_only_after_min_tokens(client: httpx.Client, story: str) -> None:
+    body = completion("The reindeer is an animal that", max_tokens=60, stop=[" "], min_tokens=20)
+    answer = post(client, TEXT, body)
+    assert answer["usage"]["completion_tokens"] > 20
+    assert story.startswith(answer["choices"][0]["text"])
+
+
+def test_stop_token_ends_the_text_and_is_named(client: httpx.Client) -> None:
+    body = completion("The reindeer is an animal that", max_tokens=20, return_token_ids=True)
+    tokens = post(client, TEXT, body)["choices"][0]["token_ids"]
+    stop = tokens[9]
+    answer = post(client, TEXT, {**body, "stop_token_ids": [stop], "stop": ["unseen"]})
+    ended = tokens[: tokens.index(stop) + 1]
+    assert answer["choices"][0]["token_ids"] == ended
+    assert answer["choices"][0]["stop_reason"] == stop
+    shown = post(client, "/detokenize", {"tokens": ended[:-1]})["prompt"]
+    assert answer["choices"][0]["text"] == shown
+
+
+def test_ignore_eos_goes_on_to_the_limit(client: httpx.Client) -> None:
+    answer = post(client, CHAT, chat("Say hi.", max_completion_tokens=120, ignore_eos=True))
+    assert answer["usage"]["completion_tokens"] == 120
+    assert answer["choices"][0]["finish_reason"] == "length"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        chat("Write only these: 🦌 ä ö 日本語 🇫🇮", max_completion_tokens=40),
+        chat("Repeat: Päivää, hyvää yötä! 🦌🦌", max_completion_tokens=30, stop=["yö", "🦌🦌🦌"]),
+        chat("Count to ten.", max_completion_tokens=60, n=2),
+        chat("Name a colour.", max_completion_tokens=12, n=3, temperature=1.2, seed=5),
+    ],
+    ids=["characters over tokens", "stops beside characters", "greedy choices", "sampled choices"],
+)
+def test_stream_adds_up_to_the_plain_answer(client: httpx.Client, body: dict[str, Any]) -> None:
+    plain = post(client, CHAT, body)
+    chunks = stream(client, CHAT, {**body, "stream_options": {"include_usage": True}})
+    for choice in plain["choices"]:
+        assert text_of(chunks, choice["index"]) == choice["message"]["content"]
+    ended = sorted(endings(chunks))
+    assert ended == [(c["index"], c["finish_reason"], c["stop_reason"]) for c in plain["choices"]]
+    streamed, direct = chunks[-1]["usage"], plain["usage"]
+    assert (streamed["prompt_tokens"], streamed["completion_tokens"]) == (
+        direct["prompt_tokens"],
+        direct["completion_tokens"],
+    )
+
+
+def test_answers_and_chunks_have_the_documented_shape(client: httpx.Client) -> None:
+    body = chat("Say hi.", max_completion_tokens=5, logprobs=True, top_logprobs=2, return_token_ids=True)
+    ChatCompletion.model_validate(post(client, CHAT, body))
+    for chunk in stream(client, CHAT, body):
+        ChatCompletionChunk.model_validate(chunk)
+    scored = completion("Hi", max_tokens=4, logprobs=2, echo=True, return_token_ids=True)
+    Completion.model_validate(post(client, TEXT, scored))
+    for chunk in stream(client, TEXT, scored):
+        Completion.model_validate(chunk)
+
+
+def test_several_greedy_choices_are_answered_and_equal(client: httpx.Client) -> None:
+    answer = post(client, CHAT, chat("Name a city.", n=3, max_completion_tokens=8))
+    texts = [choice["message"]["content"] for choice in answer["choices"]]
+    assert len(texts) == 3
+    assert len(set(texts)) == 1
+    assert answer["usage"]["completion_tokens"] == 24
+
+
+def test_seed_repeats_a_sampled_answer(client: httpx.Client) -> None:
+    body = chat("Write a poem.", temperature=1.0, max_completion_tokens=24, n=2)
+    texts = [
+        [choice["message"]["content"] for choice in post(client, CHAT, {**body, "seed": seed})["choices"]]
+        for seed in (7, 7, 8, -1, -1, 2**63 - 1)
+    ]
+    assert texts[0] == texts[1]
+    assert texts[0] != texts[2]
+    assert texts[3] == texts[4]
+    assert texts[0][0] != texts[0][1]
+
+
+def test_logprobs_cover_the_text_exactly(client: httpx.Client) -> None:
+    body = chat("Write: 🦌 Hyvää!", max_completion_tokens=10, logprobs=True, top_logprobs=3)
+    choice = post(client, CHAT, body)["choices"][0]
+    tokens = choice["logprobs"]["content"]
+    assert len(tokens) == 10
+    joined = b"".join(bytes(token["bytes"]) for token in tokens)
+    assert joined.decode(errors="ignore") == choice["message"]["content"]
+    assert all(len(token["top_logprobs"]) == 3 for token in tokens)
+    # Greedy: the token taken is the likeliest.
+    assert all(token["top_logprobs"][0]["token"] == token["token"] for token in tokens)
+    streamed = [
+        token
+        for chunk in stream(client, CHAT, body)
+        for part in chunk["choices"]
+        for token in (part["logprobs"] or {}).get("content", [])
+    ]
+    assert [token["token"] for token in streamed] == [token["token"] for token in tokens]
+
+
+def test_logprobs_end_where_the_text_ends(client: httpx.Client) -> None:
+    answer = post(client, CHAT, chat("What is the capital of Finland?", logprobs=True))["choices"][0]
+    assert answer["finish_reason"] == "stop"
+    joined = "".join(token["token"] for token in answer["logprobs"]["content"])
+    assert joined == answer["message"]["content"]
+
+
+def test_prompt_is_scored_without_generating(client: httpx.Client) -> None:
+    """What evaluation harnesses ask: the log-likelihood of a text."""
+    body = completion(["Helsinki is the capital of Finland", "Paris"], max_tokens=0, echo=True, logprobs=1)
+    answer = post(client, TEXT, body)
+    assert answer["usage"]["completion_tokens"] == 0
+    first, second = answer["choices"]
+    assert (first["text"], second["text"]) == ("Helsinki is the capital of Finland", "Paris")
+    scores = first["logprobs"]
+    assert "".join(scores["tokens"]) == first["text"]
+    assert scores["token_logprobs"][0] is None
+    assert all(score < 0 for score in scores["token_logprobs"][1:])
+    assert [
+        first["text"][at:][: len(token)] for at, token in zip(scores["text_offset"], scores["tokens"], strict=True)
+    ] == (scores["tokens"])
+    assert text_of(stream(client, TEXT, body)) == first["text"]
+
+
+def test_echo_comes_before_the_completion_with_and_without_logprobs(client: httpx.Client) -> None:
+    plain = post(client, TEXT, completion("Helsinki is", max_tokens=5))["choices"][0]["text"]
+    echoed = post(client, TEXT, completion("Helsinki is", max_tokens=5, echo=True))["choices"][0]["text"]
+    scored = post(client, TEXT, completion("Helsinki is", max_tokens=5, echo=True, logprobs=0))["choices"][0]
+    assert echoed == "Helsinki is" + plain == scored["text"]
+    assert "".join(scored["logprobs"]["tokens"]) == scored["text"]
+
+
+def test_prompt_forms_are_the_same_prompt(client: httpx.Client) -> None:
+    tokens = post(client, "/tokenize", {"prompt": "Helsinki is"})["tokens"]
+    forms = ["Helsinki is", ["Helsinki is"], tokens, [tokens]]
+    texts = {post(client, TEXT, completion(form, max_tokens=8))["choices"][0]["text"] for form in forms}
+    assert len(texts) == 1
+
+
+def test_many_prompts_keep_their_order(client: httpx.Client) -> None:
+    prompts = ["One, two,", "Red, green,", "Monday, Tuesday,"]
+    together = post(client, TEXT, completion(prompts, max_tokens=6, n=2))
+    assert [choice["index"] for choice in together["choices"]] == list(range(6))
+    for at, prompt in enumerate(prompts):
+        alone = post(client, TEXT, completion(prompt, max_tokens=6))["choices"][0]["text"]
+        assert together["choices"][2 * at]["text"] == together["choices"][2 * at + 1]["text"] == alone
+
+
+def test_best_of_returns_the_likeliest(client: httpx.Client) -> None:
+    body = completion("The best word is", max_tokens=6, temperature=1.5, seed=3)
+    every = post(client, TEXT, {**body, "n": 4, "logprobs": 0})
+    means = [sum(c["logprobs"]["token_logprobs"]) / 6 for c in every["choices"]]
+    best = post(client, TEXT, {**body, "best_of": 4})
+    assert [choice["text"] for choice in best["choices"]] == [every["choices"][means.index(max(means))]["text"]]
+    assert best["choices"][0]["logprobs"] is None
+    assert best["usage"]["completion_tokens"] == 24
+
+
+def test_context_limit_is_refused_before_the_first_byte_with_three_numbers(client: httpx.Client) -> None:
+    for streamed in (False, True):
+        answer = client.post(CHAT, json=chat("Hi", max_completion_tokens=8190, stream=streamed))
+        assert answer.status_code == 400
+        error = answer.json()["error"]
+        assert error["code"] == "context_length_exceeded"
+        prompt_tokens = post(client, "/tokenize", {"messages": [{"role": "user", "content": "Hi"}]})["count"]
+        for number in (8192, prompt_tokens, 8190):
+            assert str(number) in error["message"]
+
+
+def test_prompt_longer_than_the_context_is_refused(client: httpx.Client) -> None:
+    answer = client.post(TEXT, json=completion("reindeer " * 20000))
+    assert answer.json()["error"]["code"] == "context_length_exceeded"
+    huge = client.post(TEXT, json=completion("x" * 5_000_000))
+    assert huge.json()["error"]["code"] == "context_length_exceeded"
+
+
+def test_context_may_be_filled_to_the_last_token(client: httpx.Client) -> None:
+    answer = post(client, TEXT, completion([100] * 8190, max_tokens=2, ignore_eos=True))
+    assert answer["usage"]["total_tokens"] == 8192
+
+
+def test_prompt_can_be_cut_to_its_end(client: httpx.Client) -> None:
+    answer = post(client, TEXT, completion("one two three four five six", truncate_prompt_tokens=2, echo=True))
+    assert answer["usage"]["prompt_tokens"] == 2
+    assert answer["choices"][0]["text"].startswith(" five six")
+
+
+def test_timeout_returns_the_answer_so_far(client: httpx.Client) -> None:
+    body = chat("Tell a long story.", max_completion_tokens=4000, ignore_eos=True, timeout=1.0)
+    for answer in (post(client, CHAT, body)["choices"][0], stream(client, CHAT, body)[-1]["choices"][0]):
+        assert (answer["finish_reason"], answer["stop_reason"]) == ("length", "timeout")
+
+
+def test_last_message_can_be_continued(client: httpx.Client) -> None:
+    messages = [
+        {"role": "user", "content": "What is the capital of Finland?"},
+        {"role": "assistant", "content": "The capital is Hel"},
+    ]
+    body = {"model": "SmolLM2-135M-Instruct", "messages": messages, "temperature": 0, "continue_final_message": True}
+    answer = post(client, CHAT, body)["choices"][0]["message"]["content"]
+    assert answer.startswith("sinki")
+    assert (
+        post(client, CHAT, {**body, "echo": True})["choices"][0]["message"]["content"] == "The capital is Hel" + answer
+    )
+
+
+def test_roles_and_text_parts_are_rendered(client: httpx.Client) -> None:
+    plain = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+    parts = [
+        {"role": "developer", "content": [{"type": "text", "text": "Be brief."}]},
+        {"role": "user", "content": [{"type": "text", "text": "Hi"}]},
+    ]
+    tokens = [post(client, "/tokenize", {"messages": messages})["tokens"] for messages in (plain, parts)]
+    assert tokens[0] == tokens[1]
+    assert "Be brief." in post(client, "/detokenize", {"tokens": tokens[0]})["prompt"]
+
+
+def test_usage_reports_cached_prompt_tokens(client: httpx.Client) -> None:
+    body = completion([200 + at % 900 for at in range(600)], max_tokens=1)
+    post(client, TEXT, body)
+    assert post(client, TEXT, body)["usage"]["prompt_tokens_details"]["cached_tokens"] >= 512
+
+
+def test_logit_bias_and_allowed_tokens_decide(client: httpx.Client) -> None:
+    forced = post(client, TEXT, completion("Hi", max_tokens=4, logit_bias={"1000": 100}, return_token_ids=True))
+    assert forced["choices"][0]["token_ids"] == [1000] * 4
+    allowed = post(client, TEXT, completion("Hi", max_tokens=4, allowed_token_ids=[2000], return_token_ids=True))
+    assert allowed["choices"][0]["token_ids"] == [2000] * 4
+
+
+def test_every_sampling_field_is_taken_at_once(client: httpx.Client) -> None:
+    fields = {
+        "temperature": 0.9, "top_p": 0.9, "top_k": 30, "min_p": 0.01, "presence_penalty": 0.5, "frequency_penalty": 0.5,
+        "repetition_penalty": 1.1, "seed": 1, "bad_words": ["reindeer"], "min_tokens": 2, "stop": ["zzzz"],
+        "stop_token_ids": [7], "logit_bias": {"5": -1.5}, "priority": 3, "cache_salt": "s1", "user": "u",
+        "skip_special_tokens": False, "metadata": {"a": "b"}, "store": False, "service_tier": "auto",
+    }  # fmt: skip
+    answer = post(client, CHAT, chat("Hello", max_completion_tokens=8, **fields))
+    assert 2 <= answer["usage"]["completion_tokens"] <= 8
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"logit_bias": {"49152": 1}}, "logit_bias"),
+        ({"stop_token_ids": [60000]}, "stop_token_ids"),
+        ({"allowed_token_ids": [60000]}, "allowed_token_ids"),
+        ({"min_tokens": 20, "max_completion_tokens": 10}, "min_tokens"),
+    ],
+)
+def test_what_only_the_model_can_refuse_is_refused(client: httpx.Client, fields: dict[str, Any], param: str) -> None:
+    answer = client.post(CHAT, json=chat("Hi", **fields))
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == param

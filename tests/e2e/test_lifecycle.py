@@ -1,0 +1,143 @@
+"""From the first second to the last: probes, phases, drain, signals, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from tests.program import Program, eventually, running
+from tests.wire import endings, events, text_of
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def slow_engine(**options: Any) -> list[str]:
+    return [
+        "--engine",
+        "fake",
+        *(item for name, value in options.items() for item in ("--engine-arg", f"{name}={value}")),
+    ]
+
+
+def question(program: Program, **fields: Any) -> dict[str, Any]:
+    return {"model": program.model or "fake", "messages": [{"role": "user", "content": "Hi"}], **fields}
+
+
+def test_socket_answers_while_the_model_loads() -> None:
+    with running(*slow_engine(start_delay_s=3600), wait=False) as program, program.client() as client:
+        assert client.get("/livez").status_code == 200
+        for path in ("/readyz", "/health", "/startupz"):
+            answer = client.get(path)
+            assert answer.status_code == 503
+            assert answer.json()["phase"] == "loading weights"
+            assert answer.json()["elapsed_s"] >= 0
+        refused = client.post("/v1/chat/completions", json=question(program))
+        assert refused.status_code == 503
+        assert refused.json()["error"]["code"] == "model_starting"
+        assert 1 <= int(refused.headers["retry-after"]) <= 120
+        assert client.get("/v1/models").json()["data"][0]["id"] == "fake"
+        assert program.stop() == 0
+
+
+def test_phases_are_streamed_until_ready() -> None:
+    with running(*slow_engine(start_delay_s=0.3), wait=False) as program, program.client() as client:
+        answer = client.get("/startupz", headers={"accept": "text/event-stream"})
+        phases = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: ")]
+        assert phases[-1]["state"] == "ready"
+        assert client.get("/startupz").status_code == 200
+
+
+def test_running_streams_complete_after_sigterm_and_new_requests_are_refused() -> None:
+    with running(*slow_engine(token_delay_s=0.02)) as program, program.client() as client:
+        answers: list[httpx.Response] = []
+        started = threading.Barrier(11)
+
+        def ask() -> None:
+            with httpx.Client(base_url=program.url, timeout=60) as own:
+                body = question(program, stream=True, stream_options={"include_usage": True})
+                with own.stream("POST", "/v1/chat/completions", json=body) as answer:
+                    started.wait()
+                    answer.read()
+                    answers.append(answer)
+
+        streams = [threading.Thread(target=ask) for _ in range(10)]
+        for stream in streams:
+            stream.start()
+        started.wait()
+        program.process.send_signal(signal.SIGTERM)
+        program.wait_for("draining")
+        assert client.get("/readyz").status_code == 503
+        assert client.get("/livez").status_code == 200
+        refused = client.post("/v1/chat/completions", json=question(program))
+        assert refused.status_code == 503
+        assert refused.json()["error"]["code"] == "draining"
+        assert "retry-after" in refused.headers
+        for stream in streams:
+            stream.join()
+        assert program.process.wait(20) == 0
+        assert len(answers) == 10
+        for answer in answers:
+            chunks = events(answer)
+            assert endings(chunks) == [(0, "stop", None)]
+            assert chunks[-1]["usage"]["completion_tokens"] > 100
+            assert text_of(chunks).endswith("model.")
+
+
+def test_drain_ends_at_its_timeout_and_the_stream_says_so() -> None:
+    options = [*slow_engine(token_delay_s=0.05), "--drain-timeout", "0.5"]
+    with running(*options) as program, program.client() as client:
+        body = question(program, stream=True, ignore_eos=True)
+        with client.stream("POST", "/v1/chat/completions", json=body) as answer:
+            pieces = answer.iter_bytes()
+            next(pieces)
+            program.process.send_signal(signal.SIGTERM)
+            rest = b"".join(pieces)
+        assert b'"error"' in rest
+        assert rest.endswith(b"data: [DONE]\n\n")
+        assert program.process.wait(20) == 0
+
+
+def test_second_signal_ends_at_once() -> None:
+    with running(*slow_engine(token_delay_s=0.05)) as program, program.client() as client:
+        body = question(program, stream=True, ignore_eos=True)
+        with client.stream("POST", "/v1/chat/completions", json=body) as answer:
+            pieces = answer.iter_bytes()
+            next(pieces)
+            program.process.send_signal(signal.SIGTERM)
+            program.wait_for("draining")
+            program.process.send_signal(signal.SIGTERM)
+            assert program.process.wait(2) == 1
+            with pytest.raises(httpx.HTTPError):
+                list(pieces)
+
+
+@pytest.mark.engine
+def test_killed_server_leaves_no_engine_behind() -> None:
+    with running() as program:
+        children = program.children()
+        assert any("VLLM" in child.name() or "VLLM" in " ".join(child.cmdline()) for child in children)
+        program.process.kill()
+        program.process.wait(10)
+        eventually(lambda: not any(_runs(child) for child in children), within_s=5)
+
+
+@pytest.mark.engine
+def test_stop_while_loading_leaves_nothing_behind() -> None:
+    with running(wait=False) as program:
+        eventually(lambda: bool(program.children()), within_s=60)
+        children = program.children()
+        assert program.stop() == 0
+        assert not any(_runs(child) for child in children)
+        assert program.stderr() == ""
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

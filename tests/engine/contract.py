@@ -1,0 +1,260 @@
+"""What every engine promises, whatever it runs: subclass `EngineContract` and give it an `engine` fixture.
+
+The engine must be started, end every answer by itself or at `max_tokens`, and give the same answer to the same request
+at temperature 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from tokka.core import (
+    Accepted,
+    ChatPrompt,
+    ChoiceDone,
+    Event,
+    Finished,
+    GenerateRequest,
+    Prompt,
+    PromptEcho,
+    Sampling,
+    TextDelta,
+    TextPrompt,
+    TokenLogprob,
+    TokensPrompt,
+    Usage,
+)
+from tokka.engine.base import Engine
+from tokka.errors import ContextLengthExceeded, InvalidRequest
+
+PROMPT = TextPrompt("The capital of Finland is")
+HUGE = 2**31 - 1
+
+
+def ask(*prompts: Prompt, sampling: Sampling | None = None, **fields: Any) -> GenerateRequest:
+    sampling = sampling or Sampling(max_tokens=12, temperature=0.0)
+    return GenerateRequest("test", "model", prompts or (PROMPT,), sampling, **fields)
+
+
+@dataclass(frozen=True)
+class Result:
+    """The events of one request, and what they add up to."""
+
+    events: list[Event]
+
+    def deltas(self, index: int = 0) -> list[TextDelta]:
+        return [event for event in self.events if isinstance(event, TextDelta) and event.index == index]
+
+    def text(self, index: int = 0) -> str:
+        return "".join(delta.text for delta in self.deltas(index))
+
+    def token_ids(self, index: int = 0) -> list[int]:
+        return [token for delta in self.deltas(index) for token in delta.token_ids]
+
+    def logprobs(self, index: int = 0) -> list[TokenLogprob]:
+        return [token for delta in self.deltas(index) for token in delta.logprobs or ()]
+
+    def done(self, index: int = 0) -> ChoiceDone:
+        (done,) = [event for event in self.events if isinstance(event, ChoiceDone) and event.index == index]
+        return done
+
+    @property
+    def indices(self) -> list[int]:
+        return sorted(event.index for event in self.events if isinstance(event, ChoiceDone))
+
+    @property
+    def usage(self) -> Usage:
+        finished = self.events[-1]
+        assert isinstance(finished, Finished)
+        return finished.usage
+
+    @property
+    def prompts(self) -> list[list[int]]:
+        accepted = self.events[0]
+        assert isinstance(accepted, Accepted)
+        return [list(ids) for ids in accepted.prompt_token_ids]
+
+    @property
+    def echoes(self) -> list[PromptEcho]:
+        return [event for event in self.events if isinstance(event, PromptEcho)]
+
+
+async def collect(engine: Engine, request: GenerateRequest) -> Result:
+    async with aclosing(engine.generate(request)) as events:
+        return Result([event async for event in events])
+
+
+class EngineContract:
+    async def test_accepted_comes_first_and_finished_last(self, engine: Engine) -> None:
+        events = (await collect(engine, ask())).events
+        assert isinstance(events[0], Accepted)
+        assert isinstance(events[-1], Finished)
+        assert not any(isinstance(event, Accepted | Finished) for event in events[1:-1])
+
+    async def test_nothing_of_a_choice_follows_its_end(self, engine: Engine) -> None:
+        events = (await collect(engine, ask(sampling=Sampling(n=3, max_tokens=5)))).events
+        ended: set[int] = set()
+        for event in events:
+            if isinstance(event, TextDelta | ChoiceDone):
+                assert event.index not in ended
+            if isinstance(event, ChoiceDone):
+                ended.add(event.index)
+
+    async def test_choices_are_numbered_prompt_by_prompt(self, engine: Engine) -> None:
+        result = await collect(engine, ask(PROMPT, TextPrompt("One, two"), sampling=Sampling(n=2, max_tokens=3)))
+        assert result.indices == [0, 1, 2, 3]
+
+    async def test_accepted_holds_the_tokens_of_each_prompt(self, engine: Engine) -> None:
+        other = TextPrompt("One, two")
+        result = await collect(engine, ask(PROMPT, other, sampling=Sampling(max_tokens=1)))
+        assert result.prompts == [await engine.tokenize(PROMPT), await engine.tokenize(other)]
+
+    async def test_a_chat_prompt_is_rendered_to_tokens(self, engine: Engine) -> None:
+        chat = ChatPrompt(({"role": "user", "content": "Hei"},))
+        result = await collect(engine, ask(chat, sampling=Sampling(max_tokens=1)))
+        assert result.prompts == [await engine.tokenize(chat)]
+
+    async def test_token_ids_of_the_deltas_are_the_tokens_that_usage_counts(self, engine: Engine) -> None:
+        result = await collect(engine, ask(sampling=Sampling(n=2, max_tokens=7)))
+        assert len(result.token_ids(0)) + len(result.token_ids(1)) == result.usage.completion_tokens
+
+    async def test_usage_counts_each_prompt_once(self, engine: Engine) -> None:
+        result = await collect(engine, ask(PROMPT, PROMPT, sampling=Sampling(n=2, max_tokens=2)))
+        assert result.usage.prompt_tokens == 2 * len(await engine.tokenize(PROMPT))
+
+    async def test_length_ends_a_choice_after_exactly_max_tokens(self, engine: Engine) -> None:
+        result = await collect(engine, ask(sampling=Sampling(max_tokens=3, ignore_eos=True, temperature=0.0)))
+        assert len(result.token_ids()) == 3
+        assert (result.done().finish_reason, result.done().stop_reason) == ("length", None)
+
+    async def test_max_tokens_zero_generates_nothing(self, engine: Engine) -> None:
+        result = await collect(engine, ask(sampling=Sampling(max_tokens=0)))
+        assert (result.text(), result.usage.completion_tokens) == ("", 0)
+        assert result.done().finish_reason == "length"
+
+    async def test_ignore_eos_goes_on_to_the_limit(self, engine: Engine) -> None:
+        result = await collect(engine, ask(sampling=Sampling(max_tokens=200, ignore_eos=True, temperature=0.0)))
+        assert result.usage.completion_tokens == 200
+
+    async def test_a_stop_string_is_named_and_not_returned(self, engine: Engine) -> None:
+        text = (await collect(engine, ask())).text()
+        stop = text[3:6]
+        result = await collect(engine, ask(sampling=Sampling(max_tokens=12, temperature=0.0, stop=(stop,))))
+        assert result.text() == text.partition(stop)[0]
+        assert (result.done().finish_reason, result.done().stop_reason) == ("stop", stop)
+
+    async def test_an_included_stop_string_ends_the_text(self, engine: Engine) -> None:
+        text = (await collect(engine, ask())).text()
+        stop = text[3:6]
+        sampling = Sampling(max_tokens=12, temperature=0.0, stop=(stop,), include_stop=True)
+        result = await collect(engine, ask(sampling=sampling))
+        assert result.text() == text.partition(stop)[0] + stop
+        assert result.done().stop_reason == stop
+
+    async def test_a_stop_token_is_named_counted_and_not_returned(self, engine: Engine) -> None:
+        free = await collect(engine, ask())
+        token = free.token_ids()[4]
+        sampling = Sampling(max_tokens=12, temperature=0.0, stop_token_ids=(token,))
+        result = await collect(engine, ask(sampling=sampling))
+        assert result.token_ids() == free.token_ids()[: free.token_ids().index(token) + 1]
+        assert result.text() == await engine.detokenize(result.token_ids()[:-1])
+        assert (result.done().finish_reason, result.done().stop_reason) == ("stop", token)
+
+    async def test_min_tokens_delays_a_stop_token(self, engine: Engine) -> None:
+        token = (await collect(engine, ask())).token_ids()[0]
+        sampling = Sampling(max_tokens=12, min_tokens=6, temperature=0.0, stop_token_ids=(token,))
+        result = await collect(engine, ask(sampling=sampling))
+        assert result.usage.completion_tokens >= 6
+
+    async def test_logprobs_spell_the_text(self, engine: Engine) -> None:
+        result = await collect(engine, ask(sampling=Sampling(max_tokens=10, temperature=0.0, logprobs=0)))
+        assert b"".join(token.bytes for token in result.logprobs()).decode(errors="replace") == result.text()
+
+    async def test_alternatives_are_as_many_as_asked_for(self, engine: Engine) -> None:
+        result = await collect(engine, ask(sampling=Sampling(max_tokens=4, temperature=0.0, logprobs=3)))
+        assert [len(token.top) for token in result.logprobs()] == [3] * 4
+
+    async def test_without_logprobs_there_are_none(self, engine: Engine) -> None:
+        result = await collect(engine, ask())
+        assert {delta.logprobs for delta in result.deltas()} == {None}
+        assert result.done().cumulative_logprob is None
+
+    async def test_cumulative_logprob_is_the_sum_over_the_tokens(self, engine: Engine) -> None:
+        sampling = Sampling(max_tokens=5, temperature=0.0, logprobs=0, ignore_eos=True)
+        result = await collect(engine, ask(sampling=sampling))
+        total = sum(token.logprob or 0.0 for token in result.logprobs())
+        assert result.done().cumulative_logprob == pytest.approx(total, abs=1e-4)
+
+    async def test_echo_gives_each_prompt_before_its_choices(self, engine: Engine) -> None:
+        prompts = (PROMPT, TextPrompt("One, two"))
+        result = await collect(engine, ask(*prompts, sampling=Sampling(n=2, max_tokens=2), echo=True))
+        assert [(echo.prompt_index, echo.text) for echo in result.echoes] == [
+            (number, prompt.text) for number, prompt in enumerate(prompts)
+        ]
+        for echo in result.echoes:
+            own = [
+                place
+                for place, event in enumerate(result.events)
+                if isinstance(event, TextDelta) and event.index // 2 == echo.prompt_index
+            ]
+            assert result.events.index(echo) < min(own)
+
+    async def test_echoed_logprobs_spell_the_prompt_and_begin_with_none(self, engine: Engine) -> None:
+        result = await collect(engine, ask(sampling=Sampling(max_tokens=0, logprobs=1), echo=True))
+        (echo,) = result.echoes
+        assert echo.logprobs is not None
+        assert b"".join(token.bytes for token in echo.logprobs).decode() == PROMPT.text
+        assert [token.logprob is None for token in echo.logprobs] == [True] + [False] * (len(echo.logprobs) - 1)
+
+    async def test_truncation_keeps_the_end_of_the_prompt(self, engine: Engine) -> None:
+        result = await collect(engine, ask(sampling=Sampling(max_tokens=1), truncate_prompt_tokens=2))
+        assert result.prompts == [(await engine.tokenize(PROMPT))[-2:]]
+
+    async def test_detokenize_undoes_tokenize(self, engine: Engine) -> None:
+        text = TextPrompt("Hyvää päivää 🦌!")
+        assert await engine.detokenize(await engine.tokenize(text)) == text.text
+
+    async def test_more_than_the_context_is_refused_before_accepted(self, engine: Engine) -> None:
+        events = engine.generate(ask(sampling=Sampling(max_tokens=10**9)))
+        with pytest.raises(ContextLengthExceeded):
+            await anext(events)
+
+    @pytest.mark.parametrize(
+        ("param", "sampling"),
+        [
+            ("logit_bias", Sampling(logit_bias={HUGE: 1.0})),
+            ("stop_token_ids", Sampling(stop_token_ids=(HUGE,))),
+            ("allowed_token_ids", Sampling(allowed_token_ids=(HUGE,))),
+        ],
+    )
+    async def test_a_token_id_outside_the_vocabulary_is_refused(
+        self, engine: Engine, param: str, sampling: Sampling
+    ) -> None:
+        with pytest.raises(InvalidRequest) as refusal:
+            await anext(engine.generate(ask(sampling=replace(sampling, max_tokens=1))))
+        assert refusal.value.param == param
+
+    async def test_a_prompt_token_outside_the_vocabulary_is_refused(self, engine: Engine) -> None:
+        with pytest.raises(InvalidRequest):
+            await anext(engine.generate(ask(TokensPrompt((HUGE,)))))
+
+    @pytest.mark.parametrize("tokens", [[-1], [HUGE]])
+    async def test_detokenizing_an_unknown_id_is_refused(self, engine: Engine, tokens: Sequence[int]) -> None:
+        with pytest.raises(InvalidRequest) as refusal:
+            await engine.detokenize(tokens)
+        assert refusal.value.param == "tokens"
+
+    async def test_the_engine_serves_on_after_a_generation_was_given_up(self, engine: Engine) -> None:
+        events = engine.generate(ask(sampling=Sampling(max_tokens=500, ignore_eos=True)))
+        await anext(events)
+        await anext(events)
+        await events.aclose()
+        assert (await collect(engine, ask())).usage.completion_tokens > 0
+
+    async def test_a_living_engine_names_no_cause_of_death(self, engine: Engine) -> None:
+        assert engine.death() is None

@@ -1,0 +1,156 @@
+"""The scripted engine: the contract of every engine, and what only it promises."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.engine.contract import EngineContract, ask, collect
+from tokka.core import Sampling, TextPrompt, TokensPrompt
+from tokka.engine.fake import ANSWER, EOS, VOCAB_SIZE, FakeEngine, FakeOptions
+from tokka.errors import InvalidRequest
+
+ANSWER_BYTES = ANSWER.encode()
+
+
+async def started(options: FakeOptions | None = None, cap: int | None = None) -> FakeEngine:
+    engine = FakeEngine(options or FakeOptions(), cap)
+    await engine.start(lambda _phase, _detail: None)
+    return engine
+
+
+class TestContract(EngineContract):
+    @pytest.fixture
+    async def engine(self) -> FakeEngine:
+        return await started()
+
+
+@pytest.fixture
+async def engine() -> FakeEngine:
+    return await started()
+
+
+async def test_answer_ends_by_itself_with_one_token_for_its_end(engine: FakeEngine) -> None:
+    result = await collect(engine, ask(sampling=Sampling()))
+    assert result.text() == ANSWER
+    assert result.usage.completion_tokens == len(ANSWER_BYTES) + 1
+    assert (result.done().finish_reason, result.done().stop_reason) == ("stop", None)
+
+
+async def test_answer_is_an_option() -> None:
+    engine = await started(FakeOptions(answer="Moi"))
+    assert (await collect(engine, ask(sampling=Sampling()))).text() == "Moi"
+
+
+async def test_start_reports_a_phase_and_tells_what_it_serves() -> None:
+    phases: list[str] = []
+    info = await FakeEngine(FakeOptions(max_model_len=99)).start(lambda phase, _detail: phases.append(phase))
+    assert phases == ["loading weights"]
+    assert (info.max_model_len, info.vocab_size, info.engine) == (99, VOCAB_SIZE, "fake")
+
+
+async def test_a_character_split_over_tokens_arrives_whole(engine: FakeEngine) -> None:
+    result = await collect(engine, ask(sampling=Sampling()))
+    assert not any("\ufffd" in delta.text for delta in result.deltas())
+
+
+async def test_every_choice_says_the_same(engine: FakeEngine) -> None:
+    result = await collect(engine, ask(sampling=Sampling(n=3)))
+    assert {result.text(index) for index in range(3)} == {ANSWER}
+
+
+async def test_ignore_eos_says_the_answer_again(engine: FakeEngine) -> None:
+    result = await collect(engine, ask(sampling=Sampling(ignore_eos=True, max_tokens=2 * len(ANSWER_BYTES) + 1)))
+    assert result.text() == f"{ANSWER} {ANSWER}"
+
+
+async def test_min_tokens_is_reached_before_the_answer_may_end(engine: FakeEngine) -> None:
+    enough = len(ANSWER_BYTES) + 20
+    result = await collect(engine, ask(sampling=Sampling(min_tokens=enough)))
+    assert result.usage.completion_tokens >= enough
+    assert result.done().finish_reason == "stop"
+
+
+async def test_min_tokens_ignores_a_stop_string_that_comes_sooner(engine: FakeEngine) -> None:
+    result = await collect(engine, ask(sampling=Sampling(min_tokens=20, stop=("i",))))
+    assert result.text() == ANSWER[: ANSWER.index("i", len(ANSWER_BYTES[:20].decode()))]
+
+
+async def test_server_cap_bounds_a_request_without_a_limit() -> None:
+    engine = await started(cap=5)
+    result = await collect(engine, ask(sampling=Sampling()))
+    assert (result.usage.completion_tokens, result.done().finish_reason) == (5, "length")
+
+
+async def test_an_unfinished_character_at_the_limit_is_left_out(engine: FakeEngine) -> None:
+    # "Päivää" begins with P and the first byte of ä.
+    result = await collect(engine, ask(sampling=Sampling(max_tokens=2)))
+    assert result.text() == "P"
+
+
+async def test_the_end_token_has_no_text(engine: FakeEngine) -> None:
+    assert await engine.detokenize([ord("a"), EOS, ord("b")]) == "ab"
+
+
+async def test_an_empty_text_is_refused(engine: FakeEngine) -> None:
+    with pytest.raises(InvalidRequest):
+        await engine.tokenize(TextPrompt(""))
+
+
+async def test_a_token_prompt_is_taken_as_it_is(engine: FakeEngine) -> None:
+    assert await engine.tokenize(TokensPrompt((1, 2, 256))) == [1, 2, 256]
+
+
+async def test_running_counts_open_generations(engine: FakeEngine) -> None:
+    first, second = engine.generate(ask()), engine.generate(ask())
+    await anext(first)
+    await anext(second)
+    assert engine.stats().running == 2
+    await first.aclose()
+    assert engine.stats().running == 1
+    await second.aclose()
+    assert engine.stats().running == 0
+
+
+pieces_of_the_answer = st.tuples(st.integers(0, len(ANSWER) - 1), st.integers(1, 5)).map(
+    lambda place: ANSWER[place[0] : place[0] + place[1]]
+)
+stop_sets = st.lists(pieces_of_the_answer | st.text("aäi 🦌", min_size=1, max_size=3), max_size=4)
+limits = st.integers(0, len(ANSWER_BYTES) + 3)
+
+
+def expected(limit: int, stops: list[str], include_stop: bool) -> tuple[str, str | None]:
+    """Cut the answer by hand: at the stop that is complete after the fewest characters, if the limit allows so many."""
+    text = ANSWER_BYTES[:limit].decode(errors="ignore")
+    found = [(at + len(stop), at, order) for order, stop in enumerate(stops) if (at := text.find(stop)) >= 0]
+    if not found:
+        return text, None
+    _, at, order = min(found)
+    return text[:at] + (stops[order] if include_stop else ""), stops[order]
+
+
+@given(stop_sets, limits, st.booleans())
+async def test_stops_and_limit_cut_the_answer_where_they_should(
+    stops: list[str], limit: int, include_stop: bool
+) -> None:
+    sampling = Sampling(max_tokens=limit, stop=tuple(stops), include_stop=include_stop)
+    result = await collect(await started(), ask(sampling=sampling))
+    assert (result.text(), result.done().stop_reason) == expected(limit, stops, include_stop)
+
+
+@given(stop_sets, limits)
+async def test_logprobs_spell_the_text_up_to_the_token_that_was_cut(stops: list[str], limit: int) -> None:
+    sampling = Sampling(max_tokens=limit, stop=tuple(stops), logprobs=0)
+    result = await collect(await started(), ask(sampling=sampling))
+    spelled = b"".join(token.bytes for token in result.logprobs())
+    if result.done().finish_reason == "stop":
+        assert spelled == result.text().encode()
+    else:
+        assert spelled == ANSWER_BYTES[:limit]
+
+
+@given(stop_sets, limits)
+async def test_usage_counts_every_token_of_the_deltas(stops: list[str], limit: int) -> None:
+    result = await collect(await started(), ask(sampling=Sampling(max_tokens=limit, stop=tuple(stops))))
+    assert result.usage.completion_tokens == len(result.token_ids()) <= limit

@@ -1,0 +1,166 @@
+"""Metrics: every request ends in exactly one outcome, and the text is what Prometheus reads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from tokka.core import EngineStats, RequestRecord
+from tokka.observability.metrics import ENGINE_STATES, OUTCOMES, Metrics
+
+RECORD = RequestRecord(
+    id="r",
+    arrived_s=100.0,
+    endpoint="/v1/completions",
+    tenant="key-1",
+    model="m",
+    prompt_tokens=10,
+    cached_tokens=4,
+    completion_tokens=5,
+    first_token_s=101.0,
+    last_token_s=103.0,
+    outcome="stop",
+)
+ENDPOINT = {"model": "m", "endpoint": "/v1/completions"}
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(name, labels)
+
+
+def observed(**fields: Any) -> Metrics:
+    metrics = Metrics()
+    metrics.observe(replace(RECORD, **fields), now_s=104.0)
+    return metrics
+
+
+def samples(families: Iterable[Metric], name: str) -> dict[tuple[str, ...], float]:
+    return {
+        tuple(sample.labels.values()): sample.value
+        for family in families
+        for sample in family.samples
+        if sample.name == name
+    }
+
+
+@pytest.mark.parametrize("outcome", OUTCOMES)
+def test_a_request_counts_once_under_its_outcome(outcome: str) -> None:
+    counted = samples(observed(outcome=outcome).registry.collect(), "tokka_requests_total")
+    assert counted == {("m", "/v1/completions", outcome): 1.0}
+
+
+def test_a_request_that_nobody_gave_an_outcome_is_an_error() -> None:
+    assert value(observed(outcome=None), "tokka_requests_total", **ENDPOINT, outcome="error") == 1.0
+
+
+@given(st.lists(st.sampled_from([*OUTCOMES, None]), max_size=30))
+def test_outcomes_add_up_to_the_requests(outcomes: list[Any]) -> None:
+    metrics = Metrics()
+    for outcome in outcomes:
+        metrics.observe(replace(RECORD, outcome=outcome), now_s=104.0)
+    assert sum(samples(metrics.registry.collect(), "tokka_requests_total").values()) == len(outcomes)
+
+
+def test_the_outcomes_are_those_of_the_contract() -> None:
+    assert set(OUTCOMES) == {"stop", "length", "tool_calls", "aborted", "timeout", "rejected", "invalid", "error"}
+
+
+def test_durations_are_measured_from_the_arrival() -> None:
+    metrics = observed()
+    assert value(metrics, "tokka_request_duration_seconds_sum", **ENDPOINT) == 4.0
+    assert value(metrics, "tokka_ttft_seconds_sum", **ENDPOINT) == 1.0
+
+
+def test_time_per_token_leaves_the_first_one_out() -> None:
+    assert value(observed(), "tokka_tpot_seconds_sum", **ENDPOINT) == pytest.approx(2.0 / 4)
+
+
+def test_one_token_alone_has_no_time_per_token() -> None:
+    assert value(observed(completion_tokens=1), "tokka_tpot_seconds_count", **ENDPOINT) in (None, 0.0)
+
+
+def test_a_request_without_a_token_has_a_duration_only() -> None:
+    metrics = observed(first_token_s=None, last_token_s=None, completion_tokens=0)
+    assert value(metrics, "tokka_request_duration_seconds_count", **ENDPOINT) == 1.0
+    assert value(metrics, "tokka_ttft_seconds_count", **ENDPOINT) is None
+
+
+def test_tokens_are_counted_by_tenant_and_kind() -> None:
+    assert samples(observed().registry.collect(), "tokka_tokens_total") == {
+        ("key-1", "m", "prompt"): 10.0,
+        ("key-1", "m", "cached"): 4.0,
+        ("key-1", "m", "completion"): 5.0,
+    }
+
+
+def test_tokens_that_did_not_occur_make_no_series() -> None:
+    metrics = observed(prompt_tokens=0, cached_tokens=0, completion_tokens=0)
+    assert samples(metrics.registry.collect(), "tokka_tokens_total") == {}
+
+
+def test_a_rejection_is_counted_by_its_reason() -> None:
+    assert value(observed(outcome="rejected", reason="draining"), "tokka_rejections_total", reason="draining") == 1.0
+
+
+@pytest.mark.parametrize("outcome", [outcome for outcome in OUTCOMES if outcome != "rejected"])
+def test_only_rejections_count_as_such(outcome: str) -> None:
+    counted = samples(observed(outcome=outcome, reason="x").registry.collect(), "tokka_rejections_total")
+    assert counted == {}
+
+
+@pytest.mark.parametrize("state", ENGINE_STATES)
+def test_the_engine_is_in_one_state_at_a_time(state: str) -> None:
+    metrics = Metrics()
+    metrics.set_engine_state("starting")
+    metrics.set_engine_state(state)
+    states = samples(metrics.registry.collect(), "tokka_engine_state")
+    assert states == {(known,): float(known == state) for known in ENGINE_STATES}
+
+
+def test_a_new_server_s_engine_is_stopped() -> None:
+    assert value(Metrics(), "tokka_engine_state", state="stopped") == 1.0
+
+
+def test_the_engine_s_numbers_are_read_when_scraped() -> None:
+    stats = [EngineStats(running=1, waiting=2)]
+    metrics = Metrics()
+    metrics.watch(lambda: stats[0], lambda: 1.5)
+    stats[0] = EngineStats(running=3, waiting=4)
+    assert value(metrics, "tokka_requests_running") == 3.0
+    assert value(metrics, "tokka_requests_waiting") == 4.0
+    assert value(metrics, "tokka_frontend_cpu_seconds_total") == 1.5
+
+
+def test_two_servers_in_one_process_count_apart() -> None:
+    observed()
+    assert samples(Metrics().registry.collect(), "tokka_requests_total") == {}
+
+
+def test_the_text_is_what_prometheus_reads() -> None:
+    metrics = observed()
+    metrics.watch(EngineStats, lambda: 0.0)
+    families = list(text_string_to_metric_families(metrics.render().decode()))
+    assert samples(families, "tokka_requests_total")[("m", "/v1/completions", "stop")] == 1.0
+    assert not any(math.isnan(sample.value) for family in families for sample in family.samples)
+
+
+def test_every_metric_of_ours_has_a_meaning_and_our_prefix() -> None:
+    metrics = observed(outcome="rejected", reason="x")
+    metrics.watch(EngineStats, lambda: 0.0)
+    families = list(metrics.registry.collect())
+    assert len(families) >= 12
+    assert all(family.name.startswith("tokka_") and family.documentation.endswith(".") for family in families)
+
+
+def test_hostile_text_in_a_label_does_not_break_the_format() -> None:
+    hostile = 'a"b\\c\nd{}'
+    families = text_string_to_metric_families(observed(model=hostile).render().decode())
+    assert (hostile, "/v1/completions", "stop") in samples(families, "tokka_requests_total")

@@ -1,0 +1,129 @@
+"""The real program as tests run it: started on a free port, watched through its log, ended by its pid."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import httpx
+import psutil
+
+TOKKA = Path(sys.executable).with_name("tokka")
+# A cold engine on a busy machine compiles helpers for a minute.
+READY_TIMEOUT_S = 240
+EXIT_TIMEOUT_S = 60
+
+
+@dataclass
+class Program:
+    process: subprocess.Popen[str]
+    # A file, not a pipe: a pipe nobody reads would stop the program.
+    errors: IO[str]
+    url: str = ""
+    model: str = ""
+    log: list[dict[str, Any]] = field(default_factory=list)
+    _lines: queue.Queue[dict[str, Any] | None] = field(default_factory=queue.Queue)
+
+    def wait_for(self, event: str, timeout_s: float = READY_TIMEOUT_S) -> dict[str, Any]:
+        """Return the next log line with this event; fail if the program ends before."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            line = self._lines.get(timeout=max(0.1, deadline - time.monotonic()))
+            if line is None:
+                raise AssertionError(f"ended with {self.process.wait()} before {event!r}: {self.stderr()}")
+            if line.get("event") == event:
+                return line
+
+    def client(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=120)
+
+    def children(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def stderr(self) -> str:
+        self.errors.seek(0)
+        return self.errors.read()
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send the signal and return the exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(EXIT_TIMEOUT_S)
+
+    def read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                entry = {"event": "not_json", "line": line}
+            self.log.append(entry)
+            self._lines.put(entry)
+        self._lines.put(None)
+
+
+@contextmanager
+def running(*arguments: str, env: dict[str, str] | None = None, wait: bool = True) -> Iterator[Program]:
+    """Run `tokka serve` with these arguments on a free port; end it however the test ends."""
+    errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed below, after the program has ended
+    process = subprocess.Popen(
+        [str(TOKKA), "serve", "--port", "0", "--log-format", "json", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        text=True,
+        env={**os.environ, **(env or {})},
+    )
+    program = Program(process, errors)
+    reader = threading.Thread(target=program.read, daemon=True)
+    reader.start()
+    try:
+        program.url = program.wait_for("listening")["url"]
+        if wait:
+            program.model = program.wait_for("ready")["model"]
+        yield program
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(EXIT_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        reader.join(timeout=10)
+        assert process.stdout is not None
+        process.stdout.close()
+        errors.close()
+
+
+def failing(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, list[str]]:
+    """Run `tokka serve` until it gives up; return its exit code and the lines on stderr."""
+    done = subprocess.run(
+        [str(TOKKA), "serve", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=READY_TIMEOUT_S,
+        check=False,
+        env={**os.environ, **(env or {})},
+    )
+    return done.returncode, done.stderr.splitlines()
+
+
+def eventually(fact: Callable[[], bool], within_s: float) -> float:
+    """Return after how many seconds the fact held; fail if it did not within the time."""
+    began = time.monotonic()
+    while not fact():
+        elapsed = time.monotonic() - began
+        assert elapsed < within_s, f"not within {within_s} s"
+        time.sleep(0.02)
+    return time.monotonic() - began

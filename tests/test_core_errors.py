@@ -1,0 +1,121 @@
+"""Errors: each class is a complete answer in OpenAI's form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokka.api.http_protocol import HeadersTooLarge, MalformedHttp
+from tokka.errors import (
+    MAX_RETRY_AFTER_S,
+    ConfigurationError,
+    Draining,
+    EngineError,
+    InternalError,
+    InvalidApiKey,
+    InvalidRequest,
+    MethodNotAllowed,
+    ModelStarting,
+    ServerOverloaded,
+    StartupError,
+    TokkaError,
+    UnsupportedParameter,
+)
+from tokka.protocol.answers import ErrorBody
+
+
+def kinds(base: type[TokkaError] = TokkaError) -> Iterator[type[TokkaError]]:
+    for kind in base.__subclasses__():
+        yield kind
+        yield from kinds(kind)
+
+
+ALL = sorted(set(kinds()), key=lambda kind: kind.__name__)
+# Of the HTTP protocol itself; imported so that they are among the subclasses.
+assert {HeadersTooLarge, MalformedHttp} <= set(ALL)
+
+
+def made(kind: type[TokkaError]) -> TokkaError:
+    return kind("what went wrong", "GET") if kind is MethodNotAllowed else kind("what went wrong")  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_an_error_has_status_type_and_code(kind: type[TokkaError]) -> None:
+    error = made(kind)
+    assert 400 <= error.status < 600
+    assert isinstance(error.code, str)
+    assert error.type == ("invalid_request_error" if error.status < 500 else "server_error")
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_the_body_is_openai_s(kind: type[TokkaError]) -> None:
+    error = made(kind)
+    ErrorBody.model_validate(error.body())
+    assert error.body()["error"] == {
+        "message": "what went wrong",
+        "type": error.type,
+        "param": None,
+        "code": error.code,
+    }
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_header_names_are_lower_case_as_asgi_wants_them(kind: type[TokkaError]) -> None:
+    assert all(name.islower() for name in made(kind).headers())
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "code"),
+    [
+        (InvalidApiKey, 401, "invalid_api_key"),
+        (InvalidRequest, 400, "invalid_value"),
+        (UnsupportedParameter, 400, "unsupported_parameter"),
+        (ServerOverloaded, 503, "server_overloaded"),
+        (ModelStarting, 503, "model_starting"),
+        (Draining, 503, "draining"),
+        (EngineError, 500, "engine_error"),
+        (InternalError, 500, "internal_error"),
+    ],
+)
+def test_codes_are_those_of_the_contract(kind: type[TokkaError], status: int, code: str) -> None:
+    assert (made(kind).status, made(kind).code) == (status, code)
+
+
+@given(st.floats(0, 1e9))
+def test_retry_after_stays_within_what_clients_obey(seconds: float) -> None:
+    given_out = ServerOverloaded("full", retry_after_s=seconds).headers()["retry-after"]
+    assert 1 <= int(given_out) <= MAX_RETRY_AFTER_S == 120
+
+
+def test_without_a_time_there_is_no_retry_after() -> None:
+    assert "retry-after" not in ServerOverloaded("full").headers()
+
+
+@pytest.mark.parametrize(("should_retry", "header"), [(True, "true"), (False, "false")])
+def test_should_retry_is_said_where_it_is_known(should_retry: bool, header: str) -> None:
+    assert ServerOverloaded("full", should_retry=should_retry).headers()["x-should-retry"] == header
+
+
+def test_should_retry_is_not_guessed() -> None:
+    assert "x-should-retry" not in ServerOverloaded("full").headers()
+
+
+def test_a_refused_key_is_told_the_scheme_and_when_to_retry() -> None:
+    headers = InvalidApiKey("no", retry_after_s=3).headers()
+    assert headers == {"retry-after": "3", "www-authenticate": "Bearer"}
+
+
+@pytest.mark.parametrize(("allow", "expected"), [("GET, POST", "GET, POST"), ("", None)])
+def test_allowed_methods_are_listed_where_they_are_known(allow: str, expected: str | None) -> None:
+    assert MethodNotAllowed("no", allow).headers().get("allow") == expected
+
+
+def test_the_field_is_named() -> None:
+    assert InvalidRequest("no", param="messages[2].content").body()["error"]["param"] == "messages[2].content"
+
+
+def test_wrong_configuration_and_failed_starts_have_exit_codes_of_their_own() -> None:
+    assert (ConfigurationError.exit_code, StartupError.exit_code) == (2, 3)

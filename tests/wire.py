@@ -1,0 +1,42 @@
+"""A client as plain as can be: what the server really sent, not what a library made of it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+
+
+def events(response: httpx.Response) -> list[dict[str, Any]]:
+    """Return the chunks of a stream that was ended properly."""
+    lines = [line for line in response.text.split("\n\n") if line and not line.startswith(":")]
+    assert all(line.startswith("data: ") for line in lines)
+    assert lines[-1] == "data: [DONE]"
+    return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+
+
+def post(client: httpx.Client, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    response = client.post(path, json=body)
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def stream(client: httpx.Client, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+    response = client.post(path, json={**body, "stream": True})
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"].startswith("text/event-stream")
+    return events(response)
+
+
+def text_of(chunks: list[dict[str, Any]], index: int = 0) -> str:
+    """Return the text a stream's chunks add up to, chat or completion."""
+    parts = [choice for chunk in chunks for choice in chunk["choices"] if choice["index"] == index]
+    return "".join(part["delta"].get("content") or "" if "delta" in part else part["text"] for part in parts)
+
+
+def endings(chunks: list[dict[str, Any]]) -> list[tuple[int, str, Any]]:
+    """Return (index, finish_reason, stop_reason) of each choice that ended."""
+    choices = [choice for chunk in chunks for choice in chunk["choices"] if choice["finish_reason"]]
+    return [(choice["index"], choice["finish_reason"], choice["stop_reason"]) for choice in choices]
