@@ -1,0 +1,43 @@
+"""The app over the scripted engine, in this process, and a client bound to it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from tokka.app import Server, create_server
+from tokka.engine.fake import FakeEngine, FakeOptions
+from tokka.settings import Settings
+
+
+@asynccontextmanager
+async def serving(options: FakeOptions | None = None, **settings: Any) -> AsyncIterator[Server]:
+    """Yield a server whose engine is ready."""
+    server = create_server(Settings(engine="fake", **settings), FakeEngine(options or FakeOptions()))
+    running = asyncio.create_task(server.supervisor.run())
+    try:
+        async for progress in server.supervisor.changes():
+            assert progress.state != "failed"
+        yield server
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await server.supervisor.close()
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    async with serving(max_body_size="1MiB") as server:
+        yield server
+
+
+@pytest.fixture
+async def client(server: Server) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(server.app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://tokka") as client:
+        yield client
