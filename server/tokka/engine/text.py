@@ -69,7 +69,7 @@ class ChoiceText:
 
     def _partial_stop_length(self) -> int:
         """Length of the longest end of the held text that is the beginning of a stop string."""
-        if not self._stops or self._include_stop:
+        if not self._stops:
             return 0
         start = max(0, len(self._held) - self._longest + 1)
         for at in range(start, len(self._held)):
