@@ -18,7 +18,7 @@ from tokka.api import ROUTERS
 from tokka.api.deps import Services
 from tokka.api.document import document_of
 from tokka.api.errors import raise_routing_error
-from tokka.api.middleware import Authentication, BodyLimit, RequestContext
+from tokka.api.middleware import Authentication, BodyLimit, ErrorRenderer, RequestContext
 from tokka.dispatch import Dispatcher
 from tokka.engine.base import Engine
 from tokka.engine.fake import FakeEngine, FakeOptions
@@ -81,10 +81,11 @@ def _create_app(settings: Settings, services: Services) -> FastAPI:
     for router in ROUTERS:
         app.include_router(router)
     app.add_exception_handler(HTTPException, raise_routing_error)
-    # Added last is outermost.
+    # Added last is outermost. Errors are rendered inside CORS: a page may read why it was refused.
     app.add_middleware(BodyLimit, max_bytes=parse_size(settings.max_body_size))
     open_metrics = settings.metrics_open or settings.on_loopback
     app.add_middleware(Authentication, keys=StaticKeys(settings.api_key), metrics_open=open_metrics)
+    app.add_middleware(ErrorRenderer)
     if settings.cors_origin:
         app.add_middleware(
             CORSMiddleware,

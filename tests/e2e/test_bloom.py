@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tests.program import Program, running
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(400)]

@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from tests.program import Program, eventually
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(120)]

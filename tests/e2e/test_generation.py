@@ -7,9 +7,9 @@ from typing import Any
 
 import httpx
 import pytest
+
 from tests.program import Program
 from tests.wire import endings, post, stream, text_of
-
 from tokka.protocol.answers import ChatCompletion, ChatCompletionChunk, Completion
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+
 from tests.program import Program, eventually, running
 from tests.wire import endings, events, text_of
 

@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 
 import pytest
+
 from tests.program import failing
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(240)]

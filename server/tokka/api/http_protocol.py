@@ -14,6 +14,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tokka.errors import TokkaError
 
+# How long a refused client may go on sending before the connection is closed.
+_LINGER_S = 1.0
+
 
 class HeadersTooLarge(TokkaError):
     status, type, code = 431, "invalid_request_error", "headers_too_large"
@@ -31,8 +34,11 @@ def bounded_protocol(max_header_bytes: int) -> type[HttpToolsProtocol]:
             super().__init__(*args, **kwargs)
             self._head_bytes = 0
             self._in_head = True
+            self._refused = False
 
         def data_received(self, data: bytes) -> None:
+            if self._refused:
+                return
             if self._in_head:
                 self._head_bytes += len(data)
             super().data_received(data)
@@ -57,8 +63,9 @@ def bounded_protocol(max_header_bytes: int) -> type[HttpToolsProtocol]:
             self._refuse(MalformedHttp("The HTTP request is malformed."))
 
         def _refuse(self, error: TokkaError) -> None:
-            if self.transport.is_closing():
+            if self._refused or self.transport.is_closing():
                 return
+            self._refused = True
             body = orjson.dumps(error.body())
             request_id = f"req_{secrets.token_hex(16)}".encode()
             reason = b"Request Header Fields Too Large" if error.status == 431 else b"Bad Request"
@@ -67,6 +74,9 @@ def bounded_protocol(max_header_bytes: int) -> type[HttpToolsProtocol]:
                 b"x-request-id: %s\r\nconnection: close\r\n\r\n" % (error.status, reason, len(body), request_id)
             )
             self.transport.write(body)
-            self.transport.close()
+            # Closing at once would reset a client that still sends, and the answer would be lost with it.
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
+            self.loop.call_later(_LINGER_S, self.transport.close)
 
     return BoundedProtocol

@@ -1,4 +1,4 @@
-"""Plain ASGI around every request: its id, its record, its log line, and an answer whatever happens."""
+"""Plain ASGI around every request: its id, its record, its log line, its key, and an answer whatever happens."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _REQUEST_ID = re.compile(r"^[!-~]{1,128}$")
 
 
 class RequestContext:
-    """Outermost: gives each request an id and a record, renders every error, and writes exactly one access line."""
+    """Outermost: gives each request an id and a record, counts its one outcome, and writes its one access line."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, log_prompts: bool) -> None:
         self._app = app
@@ -60,21 +60,9 @@ class RequestContext:
 
         try:
             await self._app(scope, receive, send_with_headers)
-        except TokkaError as error:
-            record.reason = error.code
-            if not status:
-                await send_error(send_with_headers, error)
         except asyncio.CancelledError:
             record.outcome = record.outcome or "aborted"
             raise
-        except Exception as fault:
-            record.outcome, record.reason = "error", type(fault).__name__
-            log.error("unexpected_error", request_id=record.id, path=scope["path"], exc_info=fault)
-            if not status:
-                await send_error(
-                    send_with_headers,
-                    InternalError(f"The server had an error while processing your request (request id {record.id})."),
-                )
         finally:
             self._finish(scope, record, status)
 
@@ -114,6 +102,38 @@ def _outcome_of(status: int) -> Outcome:
     if status in (401, 403, 429, 503):
         return "rejected"
     return "invalid" if 400 <= status < 500 else "error"
+
+
+class ErrorRenderer:
+    """Answers with the error that was raised, if nothing has been sent yet. Nothing passes it but cancellation."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        record: RequestRecord = scope["state"]["record"]
+        started = False
+
+        async def send_noting(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_noting)
+        except TokkaError as error:
+            record.reason = error.code
+            if not started:
+                await send_error(send, error)
+        except Exception as fault:
+            record.outcome, record.reason = "error", type(fault).__name__
+            log.error("unexpected_error", request_id=record.id, path=scope["path"], exc_info=fault)
+            if not started:
+                message = f"The server had an error while processing your request (request id {record.id})."
+                await send_error(send, InternalError(message))
 
 
 class Authentication:

@@ -50,8 +50,9 @@ class GenerationResponse(Response):
                 tasks.start_soon(self._watch, receive, send, tasks.cancel_scope)
                 await (self._send_stream(send) if self._stream else self._send_plain(send))
                 tasks.cancel_scope.cancel()
-        except* TokkaError as errors:
-            raise errors.exceptions[0] from None
+        except ExceptionGroup as group:
+            # The task group wraps whatever ended the work.
+            raise group.exceptions[0] from None
         finally:
             with anyio.CancelScope(shield=True):
                 await self._generation.aclose()
@@ -79,6 +80,7 @@ class GenerationResponse(Response):
 
     async def _send_stream(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": sse.HEADERS})
+        self._sent_s = time.monotonic()
         try:
             async for event in self._generation:
                 if chunks := self._encoder.feed(event):

@@ -18,21 +18,21 @@ async def merge(streams: Sequence[AsyncGenerator[Any, None]]) -> AsyncGenerator[
         return
     # One item of each stream at most waits here: a slow reader slows the streams, not the memory.
     queue: asyncio.Queue[tuple[int, Any]] = asyncio.Queue(maxsize=len(streams))
-    async with asyncio.TaskGroup() as tasks:
-        pumps = [tasks.create_task(_pump(at, stream, queue)) for at, stream in enumerate(streams)]
-        try:
-            ended = 0
-            while ended < len(streams):
-                at, item = await queue.get()
-                if item is _END:
-                    ended += 1
-                elif isinstance(item, _Failure):
-                    raise item.error
-                else:
-                    yield at, item
-        finally:
-            for pump in pumps:
-                pump.cancel()
+    pumps = [asyncio.create_task(_pump(at, stream, queue)) for at, stream in enumerate(streams)]
+    try:
+        ended = 0
+        while ended < len(streams):
+            at, item = await queue.get()
+            if item is _END:
+                ended += 1
+            elif isinstance(item, _Failure):
+                raise item.error
+            else:
+                yield at, item
+    finally:
+        for pump in pumps:
+            pump.cancel()
+        await asyncio.gather(*pumps, return_exceptions=True)
 
 
 class _Failure:

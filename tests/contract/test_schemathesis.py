@@ -1,0 +1,69 @@
+"""The OpenAPI document against the real program: what it promises is what the server does, also with bad data."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import schemathesis
+from hypothesis import HealthCheck, settings
+from schemathesis.generation import GenerationMode
+
+from tests.program import Program
+from tokka.app import create_server
+from tokka.engine.fake import VOCAB_SIZE, FakeEngine, FakeOptions
+from tokka.settings import Settings
+
+# Rules between fields and facts about the model, which JSON Schema cannot state. Any other 400 to valid data is a bug
+# of the document.
+NOT_IN_A_SCHEMA = re.compile(
+    r"stream_options is only allowed with stream: true"
+    r"|top_logprobs needs logprobs: true"
+    r"|best_of \(\d+\) must be at least n"
+    r"|best_of above n cannot be streamed"
+    r"|prompts times choices may be at most"
+    r"|continue_final_message (needs|and)"
+    r"|chat_template_kwargs may not set"
+    r"|An assistant message needs content or tool_calls"
+    r"|Send either prompt or messages"
+    r"|maximum context length is \d+ tokens"
+    r"|min_tokens \(\d+\) exceeds the"
+    r"|logit_bias holds the token id"
+)
+
+
+def narrowed(schema: Any, name: str = "") -> Any:
+    """Return the document with what only this model knows: its name and the size of its vocabulary."""
+    if isinstance(schema, list):
+        return [narrowed(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if name == "model" and "maxLength" in str(schema):
+        return {"enum": ["fake", None] if "anyOf" in schema else ["fake"]}
+    schema = {key: narrowed(value, key) for key, value in schema.items()}
+    if schema.get("minimum") == 0 and schema.get("maximum") == 2**31 - 1:
+        schema["maximum"] = VOCAB_SIZE - 1
+    return schema
+
+
+DOCUMENT = narrowed(create_server(Settings(engine="fake"), FakeEngine(FakeOptions())).app.openapi())
+schema = schemathesis.openapi.from_dict(DOCUMENT)
+# A body that is wrong and also too large may be refused for its size.
+schema.config.checks.negative_data_rejection.expected_statuses += ["413"]
+# In its place `valid_data_is_accepted`, which knows why a body of the right form may still be refused.
+schema.config.checks.positive_data_acceptance.enabled = False
+
+
+def valid_data_is_accepted(
+    _context: schemathesis.CheckContext, response: schemathesis.Response, case: schemathesis.Case
+) -> None:
+    mode = case.meta.generation.mode if case.meta else None
+    if mode is GenerationMode.POSITIVE and response.status_code == 400:
+        message = response.json()["error"]["message"]
+        assert NOT_IN_A_SCHEMA.search(message), f"valid data was refused: {message}"
+
+
+@schema.parametrize()
+@settings(max_examples=60, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+def test_the_server_keeps_its_own_document(case: schemathesis.Case, fake: Program) -> None:
+    case.call_and_validate(base_url=fake.url, additional_checks=[valid_data_is_accepted])

@@ -1,0 +1,174 @@
+"""The parts of the vLLM adapter that need no vLLM: the last gate, merging, the machine, the engine's output."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tokka.core import Sampling
+from tokka.engine.vllm.machine import available_cores, available_memory_bytes, prepare_environment
+from tokka.engine.vllm.merge import merge
+from tokka.engine.vllm.output import EngineOutput
+from tokka.engine.vllm.params import _check_types, _fields, is_greedy
+from tokka.engine.vllm.weights import read_model_folder
+from tokka.errors import ConfigurationError, EngineError, StartupError
+
+
+def fields(sampling: Sampling, **defaults: Any) -> dict[str, Any]:
+    return _fields(sampling, 10, echo=False, defaults=defaults)
+
+
+def test_what_a_request_leaves_open_comes_from_the_model() -> None:
+    assert fields(Sampling(), temperature=0.6, top_p=0.9)["temperature"] == 0.6
+    assert fields(Sampling(temperature=1.5), temperature=0.6)["temperature"] == 1.5
+    assert fields(Sampling())["temperature"] == 1.0
+
+
+def test_zero_top_p_means_greedy() -> None:
+    assert is_greedy(Sampling(top_p=0.0), {})
+    assert fields(Sampling(top_p=0.0, n=4))["n"] == 1
+
+
+@pytest.mark.parametrize("seed", [0, 1, -1, 2**63 - 1, -(2**63)])
+def test_every_seed_is_one_the_engine_takes(seed: int) -> None:
+    assert 0 <= fields(Sampling(seed=seed))["seed"] <= 2**63 - 1 - 1024
+
+
+def test_every_field_of_a_request_passes_the_last_gate() -> None:
+    full = Sampling(
+        seed=1,
+        logit_bias={1: 2.0},
+        logprobs=3,
+        stop=("a",),
+        stop_token_ids=(1,),
+        bad_words=("b",),
+        allowed_token_ids=(2,),
+    )
+    _check_types(fields(full))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_tokens", 1.5),
+        ("min_tokens", 1.0),
+        ("n", True),
+        ("seed", "7"),
+        ("seed", 2**70),
+        ("logit_bias", {1: "2"}),
+        ("stop_token_ids", [1.5]),
+        ("temperature", 1),
+        ("stop", [5]),
+        ("max_tokens", 10**30),
+        ("skip_special_tokens", 1),
+    ],
+)
+def test_a_wrong_type_never_reaches_the_engine(name: str, value: object) -> None:
+    with pytest.raises(EngineError):
+        _check_types({**fields(Sampling()), name: value})
+
+
+async def _items(*values: str, fail: bool = False) -> AsyncGenerator[str, None]:
+    for value in values:
+        await asyncio.sleep(0)
+        yield value
+    if fail:
+        raise EngineError("broken")
+
+
+async def test_merged_streams_keep_their_own_order() -> None:
+    merged = [item async for item in merge([_items("a", "b", "c"), _items("x"), _items()])]
+    assert [value for at, value in merged if at == 0] == ["a", "b", "c"]
+    assert [value for at, value in merged if at == 1] == ["x"]
+    assert len(merged) == 4
+
+
+async def test_failure_of_one_stream_ends_all() -> None:
+    closed = []
+
+    async def endless() -> AsyncGenerator[str, None]:
+        try:
+            while True:
+                await asyncio.sleep(0)
+                yield "more"
+        finally:
+            closed.append(True)
+
+    with pytest.raises(EngineError, match="broken"):
+        async for _ in merge([endless(), _items("x", fail=True)]):
+            pass
+    assert closed == [True]
+
+
+def test_environment_uses_the_cores_there_are_and_keeps_what_the_operator_set() -> None:
+    environ = {"OMP_NUM_THREADS": "1"}
+    prepare_environment(environ, cpu=True, ranks=1, offline=True, verbose=False)
+    assert environ["OMP_NUM_THREADS"] == "1"
+    assert environ["HF_HUB_OFFLINE"] == "1"
+    fresh: dict[str, str] = {}
+    prepare_environment(fresh, cpu=True, ranks=1, offline=False, verbose=True)
+    assert fresh["OMP_NUM_THREADS"] == str(len(available_cores()))
+    assert "HF_HUB_OFFLINE" not in fresh
+
+
+def test_ranks_get_shares_of_the_cores() -> None:
+    environ: dict[str, str] = {}
+    prepare_environment(environ, cpu=True, ranks=2, offline=True, verbose=True)
+    shares = environ["VLLM_CPU_OMP_THREADS_BIND"].split("|")
+    assert len(shares) == 2
+    assert {int(core) for share in shares for core in share.split(",")} <= set(available_cores())
+
+
+def test_memory_is_some() -> None:
+    assert 1 << 20 < available_memory_bytes() < 1 << 50
+
+
+def test_cause_is_the_last_error_the_engine_printed() -> None:
+    output = EngineOutput()
+    with open(output.path, "w") as pipe:
+        pipe.write("INFO all is well\n(EngineCore pid=7) ValueError: the shard has no tensor 'x'\n")
+        pipe.write("RuntimeError: Engine core initialization failed. See root cause above.\n")
+    output.close()
+    assert output.cause() == "the shard has no tensor 'x'"
+    assert not os.path.exists(output.path)
+
+
+def _folder(tmp_path: Path, header: dict[str, Any], data: bytes) -> Path:
+    encoded = json.dumps(header).encode()
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "tokenizer.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(len(encoded).to_bytes(8, "little") + encoded + data)
+    return tmp_path
+
+
+HEADER = {"x": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
+
+
+def test_whole_weights_are_measured(tmp_path: Path) -> None:
+    folder = _folder(tmp_path, HEADER, b"12345678")
+    assert read_model_folder(folder)[1] == (folder / "model.safetensors").stat().st_size
+
+
+@pytest.mark.parametrize("data", [b"1234567", b"123456789", b""])
+def test_weights_of_another_length_are_damaged(tmp_path: Path, data: bytes) -> None:
+    with pytest.raises(StartupError, match="damaged"):
+        read_model_folder(_folder(tmp_path, HEADER, data))
+
+
+@pytest.mark.parametrize("raw", [b"", b"123", b"\xff" * 64, (10).to_bytes(8, "little") + b"not json!!"])
+def test_weights_without_a_header_are_damaged(tmp_path: Path, raw: bytes) -> None:
+    folder = _folder(tmp_path, HEADER, b"12345678")
+    (folder / "model.safetensors").write_bytes(raw)
+    with pytest.raises(StartupError, match="damaged"):
+        read_model_folder(folder)
+
+
+def test_file_instead_of_a_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="not a folder"):
+        read_model_folder(_folder(tmp_path, HEADER, b"12345678") / "config.json")
