@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
@@ -75,7 +76,9 @@ def create_server(settings: Settings, engine: Engine) -> Server:
 
 
 def _create_app(settings: Settings, services: Services) -> FastAPI:
-    app = FastAPI(title="Tokka", version=__version__, redirect_slashes=False, redoc_url=None)
+    app = FastAPIOffline(
+        redoc_url=None, static_url="/docs-assets", title="Tokka", version=__version__, redirect_slashes=False
+    )
     app.state.services = services
     app.openapi = document_of(app)  # type: ignore[method-assign]
     for router in ROUTERS:

@@ -1,0 +1,252 @@
+"""The spine: what was held is released however a generation ends, and each ends in exactly one outcome."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import httpx
+import pytest
+
+from tokka.admission.controller import AdmissionController
+from tokka.app import create_server
+from tokka.core import (
+    Accepted,
+    ChoiceDone,
+    EngineStats,
+    Event,
+    Finished,
+    GenerateRequest,
+    ModelInfo,
+    Prompt,
+    RequestRecord,
+    Sampling,
+    TextDelta,
+    TextPrompt,
+    Usage,
+)
+from tokka.dispatch import Dispatcher
+from tokka.engine.base import ReportPhase
+from tokka.engine.supervisor import Supervisor
+from tokka.errors import Draining, EngineError, InvalidRequest, ModelNotFound, ModelStarting, ServerOverloaded
+from tokka.settings import Settings
+
+Script = Callable[[GenerateRequest], AsyncGenerator[Event, None]]
+
+
+@dataclass
+class ScriptedEngine:
+    """Runs one script for every request, and remembers whether each was closed."""
+
+    script: Script
+    open_generations: int = 0
+
+    async def start(self, report: ReportPhase) -> ModelInfo:
+        return ModelInfo(1000, 100, "scripted", "1", has_chat_template=True)
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
+        self.open_generations += 1
+        try:
+            async for event in self.script(request):
+                yield event
+        finally:
+            self.open_generations -= 1
+
+    async def tokenize(self, prompt: Prompt) -> list[int]:
+        return [1]
+
+    async def detokenize(self, token_ids: object) -> str:
+        return "x"
+
+    def death(self) -> str | None:
+        return None
+
+    def stats(self) -> EngineStats:
+        return EngineStats()
+
+    async def close(self) -> None:
+        return None
+
+
+async def complete(request: GenerateRequest) -> AsyncGenerator[Event, None]:
+    yield Accepted(([1, 2],))
+    yield TextDelta(0, "a", (1,))
+    yield ChoiceDone(0, "stop")
+    yield Finished(Usage(2, 1, 1))
+
+
+async def endless(request: GenerateRequest) -> AsyncGenerator[Event, None]:
+    yield Accepted(([1, 2],))
+    while True:
+        await asyncio.sleep(0.001)
+        yield TextDelta(0, "a", (1,))
+
+
+async def refusing(request: GenerateRequest) -> AsyncGenerator[Event, None]:
+    raise InvalidRequest("no", param="prompt")
+    yield
+
+
+async def failing(request: GenerateRequest) -> AsyncGenerator[Event, None]:
+    yield Accepted(([1, 2],))
+    yield TextDelta(0, "a", (1,))
+    raise EngineError("The engine failed on this request.")
+
+
+async def faulty(request: GenerateRequest) -> AsyncGenerator[Event, None]:
+    yield Accepted(([1, 2],))
+    raise KeyError("/secret/path")
+
+
+@dataclass
+class Bench:
+    engine: ScriptedEngine
+    admission: AdmissionController
+    dispatcher: Dispatcher
+
+
+@asynccontextmanager
+async def bench(script: Script, *, ready: bool = True, max_open: int = 8) -> AsyncIterator[Bench]:
+    engine = ScriptedEngine(script)
+    supervisor = Supervisor(engine, lambda state: None)
+    admission = AdmissionController(max_open)
+    running = asyncio.create_task(supervisor.run()) if ready else None
+    if running:
+        async for _ in supervisor.changes():
+            pass
+    try:
+        yield Bench(engine, admission, Dispatcher(supervisor, admission, ["m"]))
+    finally:
+        if running:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+
+def request(n: int = 1, timeout_s: float | None = None) -> GenerateRequest:
+    return GenerateRequest("id", "m", (TextPrompt("x"),), Sampling(n=n), timeout_s=timeout_s)
+
+
+def record() -> RequestRecord:
+    return RequestRecord("r", time.monotonic())
+
+
+async def test_finished_generation_releases_and_counts() -> None:
+    async with bench(complete) as b:
+        seen = record()
+        generation = await b.dispatcher.open(request(), seen)
+        assert b.admission.open_requests == 1
+        events = [event async for event in generation]
+        await generation.aclose()
+        assert isinstance(events[-1], Finished)
+        assert (seen.outcome, seen.prompt_tokens, seen.completion_tokens, seen.cached_tokens) == ("stop", 2, 1, 1)
+        assert (b.admission.open_requests, b.engine.open_generations) == (0, 0)
+
+
+async def test_generation_never_iterated_releases() -> None:
+    async with bench(endless) as b:
+        seen = record()
+        generation = await b.dispatcher.open(request(), seen)
+        await generation.aclose()
+        await generation.aclose()
+        assert seen.outcome == "aborted"
+        assert (b.admission.open_requests, b.engine.open_generations) == (0, 0)
+
+
+async def test_generation_closed_midway_is_aborted_with_what_it_used() -> None:
+    async with bench(endless) as b:
+        seen = record()
+        generation = await b.dispatcher.open(request(), seen)
+        events = aiter(generation)
+        for _ in range(4):
+            await anext(events)
+        await generation.aclose()
+        assert (seen.outcome, seen.completion_tokens) == ("aborted", 3)
+        assert (b.admission.open_requests, b.engine.open_generations) == (0, 0)
+
+
+async def test_refusal_of_the_engine_comes_before_anything_else_and_releases() -> None:
+    async with bench(refusing) as b:
+        with pytest.raises(InvalidRequest):
+            await b.dispatcher.open(request(), record())
+        assert (b.admission.open_requests, b.engine.open_generations) == (0, 0)
+
+
+async def test_failure_midway_is_an_error_and_releases() -> None:
+    async with bench(failing) as b:
+        seen = record()
+        generation = await b.dispatcher.open(request(), seen)
+        with pytest.raises(EngineError):
+            async for _ in generation:
+                pass
+        await generation.aclose()
+        assert seen.outcome == "error"
+        assert (b.admission.open_requests, b.engine.open_generations) == (0, 0)
+
+
+async def test_deadline_ends_every_open_choice_with_the_answer_so_far() -> None:
+    async with bench(endless) as b:
+        seen = record()
+        generation = await b.dispatcher.open(request(n=2, timeout_s=0.05), seen)
+        events = [event async for event in generation]
+        await generation.aclose()
+        assert events[-3:-1] == [ChoiceDone(0, "length", "timeout"), ChoiceDone(1, "length", "timeout")]
+        assert events[-1] == Finished(Usage(2, seen.completion_tokens))
+        assert seen.completion_tokens > 0
+        assert seen.outcome == "timeout"
+        assert b.engine.open_generations == 0
+
+
+async def test_unknown_model_starting_full_and_draining_are_told_apart() -> None:
+    async with bench(complete, ready=False) as b:
+        with pytest.raises(ModelNotFound):
+            await b.dispatcher.open(GenerateRequest("id", "other", (TextPrompt("x"),), Sampling()), record())
+        with pytest.raises(ModelStarting):
+            await b.dispatcher.open(request(), record())
+    async with bench(endless, max_open=2) as b:
+        held = await b.dispatcher.open(request(n=2), record())
+        with pytest.raises(ServerOverloaded):
+            await b.dispatcher.open(request(), record())
+        b.admission.start_draining()
+        with pytest.raises(Draining):
+            await b.dispatcher.open(request(), record())
+        await held.aclose()
+
+
+@asynccontextmanager
+async def served(script: Script) -> AsyncIterator[tuple[httpx.AsyncClient, str]]:
+    engine = ScriptedEngine(script)
+    server = create_server(Settings(engine="fake"), engine)
+    running = asyncio.create_task(server.supervisor.run())
+    async for _ in server.supervisor.changes():
+        pass
+    transport = httpx.ASGITransport(server.app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://tokka") as client:
+        yield client, "fake"
+    assert engine.open_generations == 0
+    assert server.admission.open_requests == 0
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+@pytest.mark.parametrize(("script", "code"), [(failing, "engine_error"), (faulty, "internal_error")])
+async def test_failure_of_a_plain_answer_is_a_500_that_says_no_more_than_it_should(script: Script, code: str) -> None:
+    async with served(script) as (client, model):
+        answer = await client.post("/v1/completions", json={"model": model, "prompt": "x"})
+        assert answer.status_code == 500
+        assert answer.json()["error"]["code"] == code
+        assert "/secret/path" not in answer.text
+        metrics = (await client.get("/metrics")).text
+        assert f'tokka_requests_total{{endpoint="/v1/completions",model="{model}",outcome="error"}} 1.0' in metrics
+
+
+@pytest.mark.parametrize("script", [failing, faulty])
+async def test_failure_of_a_stream_is_one_event_before_done(script: Script) -> None:
+    async with served(script) as (client, model):
+        answer = await client.post("/v1/completions", json={"model": model, "prompt": "x", "stream": True})
+        assert answer.status_code == 200
+        assert answer.text.count('"error"') == 1
+        assert answer.text.endswith("data: [DONE]\n\n")
+        assert "/secret/path" not in answer.text
