@@ -12,6 +12,7 @@ from tokka.cli.options import serve_command
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="An OpenAI-compatible inference server.",
 )

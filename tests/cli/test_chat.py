@@ -1,0 +1,48 @@
+"""`tokka chat` as its user has it: turns in, answers out, plain words when something is wrong."""
+
+from __future__ import annotations
+
+import subprocess
+
+from tests.program import TOKKA, Program
+
+
+def chat(turns: str, *arguments: str) -> tuple[int, str]:
+    command = [str(TOKKA), "chat", *arguments]
+    done = subprocess.run(command, input=turns, capture_output=True, text=True, timeout=60, check=False)
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stdout
+
+
+def test_turn_is_answered(fake: Program) -> None:
+    code, output = chat("Hello\n", "--url", fake.url)
+    assert code == 0
+    assert "Päivää! This is Tokka's scripted engine" in output
+
+
+def test_answer_cut_at_the_limit_says_so(fake: Program) -> None:
+    code, output = chat("Hello\n", "--url", fake.url, "--max-completion-tokens", "5")
+    assert code == 0
+    assert "cut off at the length limit" in output
+
+
+def test_history_goes_with_each_turn_and_can_be_taken_back(fake: Program) -> None:
+    chat("One\nTwo\n/undo\nThree\n/reset\nFour\n", "--url", fake.url, "--system", "Brief.")
+    sizes = [line["prompt_tokens"] for line in fake.log if line.get("path") == "/v1/chat/completions"][-4:]
+    one, two, three, four = sizes
+    assert one < two
+    # "Three" instead of "Two": two letters more, at the same place.
+    assert three == two + 2
+    assert four == one + 1
+
+
+def test_wrong_model_is_explained(fake: Program) -> None:
+    code, output = chat("Hello\n", "--url", fake.url, "--model", "other")
+    assert code == 1
+    assert "does not exist" in output
+
+
+def test_no_server_is_explained() -> None:
+    code, output = chat("Hello\n", "--url", "http://127.0.0.1:9")
+    assert code == 1
+    assert "tokka serve" in output
