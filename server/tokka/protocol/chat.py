@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self, assert_never
 
-import orjson
 from pydantic import BeforeValidator, Field, model_validator
 
 from tokka.core import (
@@ -20,7 +19,6 @@ from tokka.core import (
     Usage,
 )
 from tokka.protocol.common import (
-    Text,
     Unsupported,
     WireModel,
     invalid,
@@ -31,9 +29,8 @@ from tokka.protocol.common import (
     usage_object,
 )
 from tokka.protocol.generation import GenerationFields
+from tokka.protocol.messages import MAX_MESSAGES, Content, Message, chat_prompt, check_continuation, text_of
 
-MAX_MESSAGES = 4096
-MAX_PARTS = 1024
 MAX_TEMPLATE_KWARGS = 16
 # What a template variable may not replace: the template's own input and the renderer's arguments.
 RESERVED_TEMPLATE_KWARGS = frozenset(
@@ -44,80 +41,12 @@ RESERVED_TEMPLATE_KWARGS = frozenset(
         *("bos_token", "eos_token", "pad_token", "unk_token", "tokenizer_kwargs"),
     }
 )
-_NAME = r"^[a-zA-Z0-9_.-]{1,64}$"
-
-
-def _text_part(value: Any) -> Any:
-    if isinstance(value, dict) and isinstance(kind := value.get("type"), str) and kind != "text":
-        raise unsupported(f"Content parts of type {kind[:32]!r} are not supported: this model takes text", ".type")
-    return value
 
 
 def _text_format(value: Any) -> Any:
     if isinstance(value, dict) and value.get("type") in ("json_object", "json_schema"):
         raise unsupported("Only the response format `text` is supported by this server yet", ".type")
     return value
-
-
-class TextPart(WireModel):
-    type: Literal["text"]
-    text: Text
-
-
-Content = (
-    Text | Annotated[list[Annotated[TextPart, BeforeValidator(_text_part)]], Field(min_length=1, max_length=MAX_PARTS)]
-)
-Name = Annotated[str, Field(pattern=_NAME)]
-
-
-class SystemMessage(WireModel):
-    role: Literal["system", "developer"]
-    content: Content
-    name: Name | None = None
-
-
-class UserMessage(WireModel):
-    role: Literal["user"]
-    content: Content
-    name: Name | None = None
-
-
-class FunctionCall(WireModel):
-    name: Name
-    arguments: Text
-
-
-class ToolCall(WireModel):
-    id: str = Field(min_length=1, max_length=256)
-    type: Literal["function"]
-    function: FunctionCall
-
-
-class AssistantMessage(WireModel):
-    role: Literal["assistant"]
-    content: Content | None = None
-    name: Name | None = None
-    refusal: Text | None = None
-    tool_calls: list[ToolCall] | None = Field(None, min_length=1, max_length=128)
-    audio: Unsupported = None
-    function_call: Unsupported = None
-    # openai's own message object carries this; sending an answer back as history must work.
-    annotations: list[Any] | None = Field(None, max_length=0)
-
-    @model_validator(mode="after")
-    def _says_something(self) -> Self:
-        if self.content is None and self.tool_calls is None and self.refusal is None:
-            raise invalid("An assistant message needs content or tool_calls", ".content")
-        return self
-
-
-class ToolMessage(WireModel):
-    role: Literal["tool"]
-    content: Content
-    tool_call_id: str = Field(min_length=1, max_length=256)
-
-
-Message = Annotated[SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]
 
 
 class TextFormat(WireModel):
@@ -178,24 +107,15 @@ class ChatRequest(GenerationFields):
     def _chat_consistent(self) -> Self:
         if self.top_logprobs is not None and not self.logprobs:
             raise invalid("top_logprobs needs logprobs: true", "top_logprobs")
-        if self.continue_final_message and self.add_generation_prompt:
-            raise invalid(
-                "continue_final_message and add_generation_prompt exclude each other", "continue_final_message"
-            )
-        if self.continue_final_message and self.messages[-1].role != "assistant":
-            raise invalid("continue_final_message needs an assistant message at the end", "continue_final_message")
+        check_continuation(self.messages, self.add_generation_prompt, self.continue_final_message)
         for name in self.chat_template_kwargs or ():
             if name in RESERVED_TEMPLATE_KWARGS:
                 raise invalid(f"chat_template_kwargs may not set {name!r}", "chat_template_kwargs")
         return self
 
     def prompt(self) -> ChatPrompt:
-        continues = bool(self.continue_final_message)
-        return ChatPrompt(
-            messages=tuple(_plain(message) for message in self.messages),
-            add_generation_prompt=not continues if self.add_generation_prompt is None else self.add_generation_prompt,
-            continue_final_message=continues,
-            template_kwargs=self.chat_template_kwargs or {},
+        return chat_prompt(
+            self.messages, self.add_generation_prompt, self.continue_final_message, self.chat_template_kwargs
         )
 
     def to_core(self) -> GenerateRequest:
@@ -215,38 +135,6 @@ class ChatRequest(GenerationFields):
             priority=self.priority or 0,
             cache_salt=self.cache_salt,
         )
-
-
-def text_of(content: str | list[TextPart] | None) -> str:
-    """Return a message's content as one string; the parts of a list are joined by line ends."""
-    if content is None or isinstance(content, str):
-        return content or ""
-    return "\n".join(part.text for part in content)
-
-
-def _plain(message: SystemMessage | UserMessage | AssistantMessage | ToolMessage) -> dict[str, Any]:
-    """Return the message as chat templates know it: text content, tool arguments as an object."""
-    plain: dict[str, Any] = {"role": message.role, "content": text_of(message.content)}
-    match message:
-        case ToolMessage():
-            plain["tool_call_id"] = message.tool_call_id
-        case AssistantMessage():
-            if message.refusal and not plain["content"]:
-                plain["content"] = message.refusal
-            if message.tool_calls:
-                plain["tool_calls"] = [_plain_call(call) for call in message.tool_calls]
-        case SystemMessage() | UserMessage():
-            pass
-    return plain
-
-
-def _plain_call(call: ToolCall) -> dict[str, Any]:
-    try:
-        arguments: Any = orjson.loads(call.function.arguments or "{}")
-    except orjson.JSONDecodeError:
-        # A model wrote this once; the template still gets to show it.
-        arguments = call.function.arguments
-    return {"id": call.id, "type": "function", "function": {"name": call.function.name, "arguments": arguments}}
 
 
 class ChatEncoder:

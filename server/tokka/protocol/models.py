@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, Field, model_validator
 
 from tokka.core import Prompt, TextPrompt
-from tokka.protocol.chat import MAX_MESSAGES, ChatRequest, Message
 from tokka.protocol.common import MAX_TEXT_CHARS, TokenId, WireModel, invalid
+from tokka.protocol.messages import MAX_MESSAGES, Message, chat_prompt, check_continuation
 
 
 def model_object(name: str, created: int, max_model_len: int | None) -> dict[str, Any]:
@@ -28,18 +28,14 @@ class TokenizeRequest(WireModel):
     def _one_of(self) -> Self:
         if (self.prompt is None) == (self.messages is None):
             raise invalid("Send either prompt or messages", "prompt")
+        if self.messages is not None:
+            check_continuation(self.messages, self.add_generation_prompt, self.continue_final_message)
         return self
 
     def to_prompt(self) -> Prompt:
         if self.messages is None:
             return TextPrompt(self.prompt or "")
-        chat = ChatRequest.model_construct(
-            messages=self.messages,
-            add_generation_prompt=self.add_generation_prompt,
-            continue_final_message=self.continue_final_message,
-            chat_template_kwargs=None,
-        )
-        return chat.prompt()
+        return chat_prompt(self.messages, self.add_generation_prompt, self.continue_final_message)
 
 
 class DetokenizeRequest(WireModel):

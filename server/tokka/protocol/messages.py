@@ -1,0 +1,138 @@
+"""The messages of a conversation: what may be sent, and how a chat template gets to see it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Self
+
+import orjson
+from pydantic import BeforeValidator, Field, model_validator
+
+from tokka.core import ChatPrompt
+from tokka.protocol.common import Text, Unsupported, WireModel, invalid, unsupported
+
+MAX_MESSAGES = 4096
+MAX_PARTS = 1024
+_NAME = r"^[a-zA-Z0-9_.-]{1,64}$"
+
+
+def _text_part(value: Any) -> Any:
+    if isinstance(value, dict) and isinstance(kind := value.get("type"), str) and kind != "text":
+        raise unsupported(f"Content parts of type {kind[:32]!r} are not supported: this model takes text", ".type")
+    return value
+
+
+class TextPart(WireModel):
+    type: Literal["text"]
+    text: Text
+
+
+Content = (
+    Text | Annotated[list[Annotated[TextPart, BeforeValidator(_text_part)]], Field(min_length=1, max_length=MAX_PARTS)]
+)
+Name = Annotated[str, Field(pattern=_NAME)]
+
+
+class SystemMessage(WireModel):
+    role: Literal["system", "developer"]
+    content: Content
+    name: Name | None = None
+
+
+class UserMessage(WireModel):
+    role: Literal["user"]
+    content: Content
+    name: Name | None = None
+
+
+class FunctionCall(WireModel):
+    name: Name
+    arguments: Text
+
+
+class ToolCall(WireModel):
+    id: str = Field(min_length=1, max_length=256)
+    type: Literal["function"]
+    function: FunctionCall
+
+
+class AssistantMessage(WireModel):
+    role: Literal["assistant"]
+    content: Content | None = None
+    name: Name | None = None
+    refusal: Text | None = None
+    tool_calls: list[ToolCall] | None = Field(None, min_length=1, max_length=128)
+    audio: Unsupported = None
+    function_call: Unsupported = None
+    # openai's own message object carries this; sending an answer back as history must work.
+    annotations: list[Any] | None = Field(None, max_length=0)
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.content is None and self.tool_calls is None and self.refusal is None:
+            raise invalid("An assistant message needs content or tool_calls", ".content")
+        return self
+
+
+class ToolMessage(WireModel):
+    role: Literal["tool"]
+    content: Content
+    tool_call_id: str = Field(min_length=1, max_length=256)
+
+
+Message = Annotated[SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]
+
+
+def text_of(content: str | list[TextPart] | None) -> str:
+    """Return a message's content as one string; the parts of a list are joined by line ends."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    return "\n".join(part.text for part in content)
+
+
+def plain_message(message: SystemMessage | UserMessage | AssistantMessage | ToolMessage) -> dict[str, Any]:
+    """Return the message as chat templates know it: text content, tool arguments as an object."""
+    plain: dict[str, Any] = {"role": message.role, "content": text_of(message.content)}
+    match message:
+        case ToolMessage():
+            plain["tool_call_id"] = message.tool_call_id
+        case AssistantMessage():
+            if message.refusal and not plain["content"]:
+                plain["content"] = message.refusal
+            if message.tool_calls:
+                plain["tool_calls"] = [_plain_call(call) for call in message.tool_calls]
+        case SystemMessage() | UserMessage():
+            pass
+    return plain
+
+
+def _plain_call(call: ToolCall) -> dict[str, Any]:
+    try:
+        arguments: Any = orjson.loads(call.function.arguments or "{}")
+    except orjson.JSONDecodeError:
+        # A model wrote this once; the template still gets to show it.
+        arguments = call.function.arguments
+    return {"id": call.id, "type": "function", "function": {"name": call.function.name, "arguments": arguments}}
+
+
+def check_continuation(messages: Sequence[Message], add_generation_prompt: bool | None, continues: bool | None) -> None:
+    """Raise for a request that asks to go on inside the last message where that cannot be."""
+    if continues and add_generation_prompt:
+        raise invalid("continue_final_message and add_generation_prompt exclude each other", "continue_final_message")
+    if continues and messages[-1].role != "assistant":
+        raise invalid("continue_final_message needs an assistant message at the end", "continue_final_message")
+
+
+def chat_prompt(
+    messages: Sequence[Message],
+    add_generation_prompt: bool | None,
+    continues: bool | None,
+    template_kwargs: Mapping[str, Any] | None = None,
+) -> ChatPrompt:
+    """Return the conversation as the engine renders it; an answer is started unless the last message is continued."""
+    return ChatPrompt(
+        messages=tuple(plain_message(message) for message in messages),
+        add_generation_prompt=not continues if add_generation_prompt is None else add_generation_prompt,
+        continue_final_message=bool(continues),
+        template_kwargs=template_kwargs or {},
+    )
