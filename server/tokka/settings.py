@@ -37,7 +37,7 @@ def parse_size(text: str | int) -> int:
     unit = number[-1:] if number[-1:] in _UNITS and not number[-1:].isdigit() else ""
     try:
         return int(float(number.removesuffix(unit)) * _UNITS[unit])
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ValueError(f"{text!r} is not a size; write for example 4GiB or 512MiB") from None
 
 

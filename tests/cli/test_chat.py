@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 
-from tests.program import TOKKA, Program
+from tests.program import TOKKA, Program, running
 
 
 def chat(turns: str, *arguments: str) -> tuple[int, str]:
@@ -26,9 +26,12 @@ def test_answer_cut_at_the_limit_says_so(fake: Program) -> None:
     assert "cut off at the length limit" in output
 
 
-def test_history_goes_with_each_turn_and_can_be_taken_back(fake: Program) -> None:
-    chat("One\nTwo\n/undo\nThree\n/reset\nFour\n", "--url", fake.url, "--system", "Brief.")
-    sizes = [line["prompt_tokens"] for line in fake.log if line.get("path") == "/v1/chat/completions"][-4:]
+def test_history_goes_with_each_turn_and_can_be_taken_back() -> None:
+    with running("--engine", "fake") as program:
+        chat("One\nTwo\n/undo\nThree\n/reset\nFour\n", "--url", program.url, "--system", "Brief.")
+        assert program.stop() == 0
+        program.wait_for("stopped")
+    sizes = [line["prompt_tokens"] for line in program.log if line.get("path") == "/v1/chat/completions"]
     one, two, three, four = sizes
     assert one < two
     # "Three" instead of "Two": two letters more, at the same place.

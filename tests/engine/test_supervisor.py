@@ -224,6 +224,6 @@ def test_every_state_can_be_reached_and_left() -> None:
 async def test_an_unexpected_fault_at_start_is_a_failure_too(watched: Watched) -> None:
     watched.engine.failure = EngineError("a bug of the engine")
     watched.engine.may_start.set()
-    with pytest.raises(EngineError):
+    with pytest.raises(StartupError):
         await watched.supervisor.run()
     assert watched.supervisor.progress().state == "failed"

@@ -114,6 +114,8 @@ def _explain(param: str, first: Any, same: list[Any]) -> InvalidRequest:
             return InvalidRequest(
                 _cut(f"Invalid value for '{shown}': expected one of {first['ctx']['expected_tags']}."), param=shown
             )
+    if not param:
+        return InvalidRequest(_cut(f"Invalid body: {first['msg']}."))
     reasons = list(dict.fromkeys(item["msg"] for item in same))
     return InvalidRequest(_cut(f"Invalid value for '{shown}': {' or '.join(reasons)}."), param=shown)
 

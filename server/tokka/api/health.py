@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from tokka import __version__
 from tokka.admission.controller import RETRY_AFTER_S
@@ -23,6 +23,8 @@ router = APIRouter(tags=["operate"])
 _NOT_READY: dict[int | str, dict[str, Any]] = {
     503: {"model": Health, "description": "Not now; says why and for how long"}
 }
+
+_EVENTS: dict[str, Any] = {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
 
 
 @router.get("/livez", summary="Can the process answer?")
@@ -39,14 +41,19 @@ async def readyz(services: CurrentServices) -> Response:
     return _health(progress.state, progress, ready=progress.state == "ready")
 
 
-@router.get("/startupz", summary="Has the engine been ready once?", response_model=Health, responses=_NOT_READY)
+@router.get(
+    "/startupz",
+    summary="Has the engine been ready once?",
+    response_model=Health,
+    responses={**_NOT_READY, 200: {"description": "With `Accept: text/event-stream`: the phases", **_EVENTS}},
+)
 async def startupz(request: Request, services: CurrentServices) -> Response:
     if "text/event-stream" in request.headers.get("accept", ""):
         return StreamingResponse(_phases(services), media_type="text/event-stream")
     return _health(services.supervisor.progress().state, services.supervisor.progress(), services.supervisor.was_ready)
 
 
-@router.get("/metrics", summary="Prometheus metrics", response_class=Response, responses=errors(401, 403))
+@router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse, responses=errors(401, 403))
 async def metrics(services: CurrentServices) -> Response:
     return Response(services.metrics.render(), media_type=CONTENT_TYPE_LATEST)
 

@@ -27,13 +27,17 @@ def parse_pairs(pairs: Sequence[str]) -> dict[str, Any]:
 def parse_engine_args(options: type[Options], pairs: Sequence[str]) -> Options:
     """Return the dataclass `options` filled from the pairs. Raises ConfigurationError naming the option."""
     known = {field.name: field for field in fields(options)}  # type: ignore[arg-type]
-    values = parse_pairs(pairs)
-    for name, value in values.items():
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        ((name, value),) = parse_pairs([pair]).items()
         if name not in known:
             raise ConfigurationError(f"--engine-arg {name}: no such option; this engine has {', '.join(known)}")
         wanted = type(known[name].default)
-        if wanted is float and isinstance(value, int):
-            values[name] = float(value)
-        elif not isinstance(value, wanted):
+        if wanted is str:
+            value = pair.partition("=")[2]
+        elif wanted is float and type(value) is int:
+            value = float(value)
+        if type(value) is not wanted:
             raise ConfigurationError(f"--engine-arg {name}: {value!r} is not a {wanted.__name__}")
+        values[name] = value
     return options(**values)

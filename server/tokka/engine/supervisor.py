@@ -96,6 +96,9 @@ class Supervisor:
         except StartupError as error:
             self._move("failed", "failed", str(error))
             raise
+        except Exception as error:
+            self._move("failed", "failed", type(error).__name__)
+            raise StartupError(f"the engine could not be started: {type(error).__name__}: {error}") from error
         self._was_ready = True
         self._move("ready", "ready")
         # An engine cannot be awaited for its death: it may be killed.

@@ -12,7 +12,8 @@ class ChoiceText:
     """Holds back only what could still become a stop string, and cuts at the first one that does.
 
     Feed it the decoded text of each step. It returns what may be sent now. The text sent over a choice's life is
-    the whole text up to the earliest stop string (with it, if `include_stop`), whatever the steps were.
+    the whole text up to the stop string that begins first of those the same step completes (with it, if
+    `include_stop`).
     """
 
     __slots__ = ("_first_chars", "_held", "_include_stop", "_longest", "_sent_bytes", "_stops", "_token_end", "_tokens")
@@ -43,8 +44,11 @@ class ChoiceText:
 
     def feed_stop(self, text: str) -> tuple[str, str | None]:
         """Add decoded text that may complete a stop string; return what to send and the stop that matched."""
+        before = len(self._held)
         self._held += text
-        found = [(at, stop) for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        # A stop that was complete before did not count then (min_tokens), so it does not now.
+        ends = [(self._held.find(stop, max(0, before - len(stop) + 1)), stop) for stop in self._stops]
+        found = [(at, stop) for at, stop in ends if at >= 0]
         if not found:
             return self.feed(""), None
         at, stop = min(found, key=lambda match: match[0])

@@ -21,6 +21,7 @@ from tokka.core import (
 from tokka.protocol.common import (
     Unsupported,
     WireModel,
+    bounded_dict,
     invalid,
     new_id,
     now_s,
@@ -32,6 +33,7 @@ from tokka.protocol.generation import GenerationFields
 from tokka.protocol.messages import MAX_MESSAGES, Content, Message, chat_prompt, check_continuation, text_of
 
 MAX_TEMPLATE_KWARGS = 16
+MAX_METADATA = 16
 # What a template variable may not replace: the template's own input and the renderer's arguments.
 RESERVED_TEMPLATE_KWARGS = frozenset(
     {
@@ -58,11 +60,21 @@ class Prediction(WireModel):
     content: Content
 
 
-TemplateValue = bool | int | float | Annotated[str, Field(max_length=4096)] | None
+_TemplateValue = bool | int | float | Annotated[str, Field(max_length=4096)] | None
+_TemplateKwargs = Annotated[
+    dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")], _TemplateValue],
+    bounded_dict(MAX_TEMPLATE_KWARGS),
+    Field(json_schema_extra={"additionalProperties": False, "maxProperties": MAX_TEMPLATE_KWARGS}),
+]
+_Metadata = Annotated[
+    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
+    bounded_dict(MAX_METADATA),
+    Field(json_schema_extra={"maxProperties": MAX_METADATA}),
+]
 
 
 class ChatRequest(GenerationFields):
-    messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
+    messages: Annotated[list[Message], Field(fail_fast=True)] = Field(min_length=1, max_length=MAX_MESSAGES)
     max_tokens: int | None = Field(
         None, ge=1, le=2**63 - 1, description="Older name of max_completion_tokens, which wins over it."
     )
@@ -76,14 +88,10 @@ class ChatRequest(GenerationFields):
     continue_final_message: bool | None = Field(
         None, description="Go on inside the last message instead of starting an answer to it."
     )
-    chat_template_kwargs: (
-        dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")], TemplateValue] | None
-    ) = Field(None, max_length=MAX_TEMPLATE_KWARGS, description="Variables for the chat template.")
+    chat_template_kwargs: _TemplateKwargs | None = Field(None, description="Variables for the chat template.")
 
     # Accepted for OpenAI's sake; change nothing here
-    metadata: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] | None = Field(
-        None, max_length=16
-    )
+    metadata: _Metadata | None = None
     store: bool | None = None
     service_tier: Literal["auto", "default", "flex", "scale", "priority"] | None = None
     safety_identifier: str | None = Field(None, max_length=1024)

@@ -6,7 +6,7 @@ import secrets
 import time
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from tokka.core import TokenLogprob, Usage
@@ -14,6 +14,8 @@ from tokka.core import TokenLogprob, Usage
 # A text can't be longer than the default body limit; the limit itself is a setting.
 MAX_TEXT_CHARS = 8 * 1024 * 1024
 MAX_INT64 = 2**63 - 1
+# More than any of our objects declares.
+MAX_FIELDS = 256
 
 Int64 = Annotated[int, Field(ge=-MAX_INT64 - 1, le=MAX_INT64)]
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -26,6 +28,23 @@ class WireModel(BaseModel):
     """A closed schema: strict types, no NaN or infinity, no field that is not declared."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_fields(cls, value: Any) -> Any:
+        # Each unknown field costs an error object: half a million of them would stop every stream for seconds.
+        return _at_most(MAX_FIELDS, value)
+
+
+def bounded_dict(most: int) -> BeforeValidator:
+    """Check a dict's size before its items: pydantic checks it after, and keeps an error for each bad item."""
+    return BeforeValidator(lambda value: _at_most(most, value))
+
+
+def _at_most(most: int, value: Any) -> Any:
+    if isinstance(value, dict) and len(value) > most:
+        raise invalid(f"An object may have at most {most} entries here; this one has {len(value)}")
+    return value
 
 
 def invalid(reason: str, at: str = "") -> PydanticCustomError:

@@ -7,13 +7,19 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, PlainValidator, model_validator
 
 from tokka.core import Sampling
-from tokka.protocol.common import MAX_INT64, Int64, TokenId, Unsupported, WireModel, invalid
+from tokka.protocol.common import MAX_INT64, Int64, TokenId, Unsupported, WireModel, bounded_dict, invalid
 
 MAX_STOPS = 16
 MAX_STOP_CHARS = 256
+MAX_BIASES = 1024
 MAX_CHOICES = 1024  # prompts times choices of one request
 
 _StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
+_LogitBias = Annotated[
+    dict[Annotated[str, Field(pattern=r"^[0-9]{1,10}$")], Annotated[float, Field(ge=-100, le=100)]],
+    bounded_dict(MAX_BIASES),
+    Field(json_schema_extra={"additionalProperties": False, "maxProperties": MAX_BIASES}),
+]
 _WireStop = _StopString | Annotated[list[_StopString], Field(max_length=MAX_STOPS)] | None
 
 
@@ -53,7 +59,7 @@ class GenerationFields(WireModel):
         default_factory=list,
         description=f"Up to {MAX_STOPS} strings at which a choice ends. The string itself is not returned.",
     )
-    stop_token_ids: list[TokenId] | None = Field(None, max_length=128)
+    stop_token_ids: Annotated[list[TokenId], Field(fail_fast=True)] | None = Field(None, max_length=128)
     include_stop_str_in_output: bool | None = Field(None, description="Return the stop string that matched, too.")
     ignore_eos: bool | None = Field(None, description="Go on after the end token, up to the length limit.")
     truncate_prompt_tokens: int | None = Field(
@@ -76,11 +82,11 @@ class GenerationFields(WireModel):
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     repetition_penalty: float | None = Field(None, gt=0, le=10)
     seed: Int64 | None = None
-    logit_bias: (
-        dict[Annotated[str, Field(pattern=r"^[0-9]{1,10}$")], Annotated[float, Field(ge=-100, le=100)]] | None
-    ) = Field(None, max_length=1024, description="Token id to bias, -100 to 100.")
-    bad_words: list[Annotated[str, Field(min_length=1, max_length=256)]] | None = Field(None, max_length=128)
-    allowed_token_ids: list[TokenId] | None = Field(None, min_length=1, max_length=8192)
+    logit_bias: _LogitBias | None = Field(None, description="Token id to bias, -100 to 100.")
+    bad_words: Annotated[list[_StopString], Field(fail_fast=True)] | None = Field(None, max_length=128)
+    allowed_token_ids: Annotated[list[TokenId], Field(fail_fast=True)] | None = Field(
+        None, min_length=1, max_length=8192
+    )
 
     # Output
     stream: bool | None = Field(None, description="Send server-sent events as the text is generated.")

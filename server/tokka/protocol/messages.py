@@ -28,7 +28,11 @@ class TextPart(WireModel):
 
 
 Content = (
-    Text | Annotated[list[Annotated[TextPart, BeforeValidator(_text_part)]], Field(min_length=1, max_length=MAX_PARTS)]
+    Text
+    | Annotated[
+        list[Annotated[TextPart, BeforeValidator(_text_part)]],
+        Field(fail_fast=True, min_length=1, max_length=MAX_PARTS),
+    ]
 )
 Name = Annotated[str, Field(pattern=_NAME)]
 
@@ -61,7 +65,7 @@ class AssistantMessage(WireModel):
     content: Content | None = None
     name: Name | None = None
     refusal: Text | None = None
-    tool_calls: list[ToolCall] | None = Field(None, min_length=1, max_length=128)
+    tool_calls: Annotated[list[ToolCall], Field(fail_fast=True)] | None = Field(None, min_length=1, max_length=128)
     audio: Unsupported = None
     function_call: Unsupported = None
     # openai's own message object carries this; sending an answer back as history must work.

@@ -20,7 +20,7 @@ class TokenizeRequest(WireModel):
 
     model: str | None = Field(None, min_length=1, max_length=512)
     prompt: Annotated[str, Field(min_length=1, max_length=MAX_TEXT_CHARS)] | None = None
-    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
+    messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
 
@@ -40,7 +40,7 @@ class TokenizeRequest(WireModel):
 
 class DetokenizeRequest(WireModel):
     model: str | None = Field(None, min_length=1, max_length=512)
-    tokens: list[TokenId] = Field(max_length=8 * 1024 * 1024)
+    tokens: Annotated[list[TokenId], Field(fail_fast=True)] = Field(max_length=8 * 1024 * 1024)
 
 
 class ModelObject(BaseModel):
