@@ -199,6 +199,22 @@ async def test_deadline_ends_every_open_choice_with_the_answer_so_far() -> None:
         assert b.engine.open_generations == 0
 
 
+async def holding(request: GenerateRequest) -> AsyncGenerator[Event, None]:
+    """Everything so far could still become a stop string."""
+    yield Accepted(([1, 2],))
+    yield TextDelta(0, "a", (1,))
+    yield TextDelta(0, "", (2,), held="bc")
+    await asyncio.Event().wait()
+
+
+async def test_deadline_returns_what_was_kept_back() -> None:
+    async with bench(holding) as b:
+        generation = await b.dispatcher.open(request(timeout_s=0.05), record())
+        texts = [event.text async for event in generation if isinstance(event, TextDelta)]
+        await generation.aclose()
+        assert "".join(texts) == "abc"
+
+
 async def test_unknown_model_starting_full_and_draining_are_told_apart() -> None:
     async with bench(complete, ready=False) as b:
         with pytest.raises(ModelNotFound):

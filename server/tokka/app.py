@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
 
 from tokka import __version__
 from tokka.accounts.keys import StaticKeys
@@ -19,14 +18,14 @@ from tokka.api import ROUTERS
 from tokka.api.deps import Services
 from tokka.api.document import document_of
 from tokka.api.errors import raise_routing_error
-from tokka.api.middleware import Authentication, BodyLimit, ErrorRenderer, RequestContext
+from tokka.api.middleware import Authentication, BodyLimit, Cors, ErrorRenderer, HeadAsGet, RequestContext
 from tokka.dispatch import Dispatcher
 from tokka.engine.base import Engine
 from tokka.engine.fake import FakeEngine, FakeOptions
 from tokka.engine.options import parse_engine_args
 from tokka.engine.supervisor import Supervisor
 from tokka.observability.metrics import Metrics
-from tokka.settings import Settings, parse_size
+from tokka.settings import Settings, is_loopback, parse_size
 
 # What vLLM runs at once when nothing is said; the bound on open work builds on it.
 DEFAULT_MAX_NUM_SEQS = 256
@@ -85,13 +84,19 @@ def _create_app(settings: Settings, services: Services) -> FastAPI:
         app.include_router(router)
     app.add_exception_handler(HTTPException, raise_routing_error)
     # Added last is outermost. Errors are rendered inside CORS: a page may read why it was refused.
+    app.add_middleware(HeadAsGet)
     app.add_middleware(BodyLimit, max_bytes=parse_size(settings.max_body_size))
     open_metrics = settings.metrics_open or settings.on_loopback
-    app.add_middleware(Authentication, keys=StaticKeys(settings.api_key), metrics_open=open_metrics)
+    app.add_middleware(
+        Authentication,
+        keys=StaticKeys(settings.api_key),
+        metrics_open=open_metrics,
+        local_only=settings.uds is None and is_loopback(settings.host) and not settings.no_auth,
+    )
     app.add_middleware(ErrorRenderer)
     if settings.cors_origin:
         app.add_middleware(
-            CORSMiddleware,
+            Cors,
             allow_origins=settings.cors_origin,
             allow_methods=["*"],
             allow_headers=["*"],

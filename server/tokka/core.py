@@ -43,6 +43,8 @@ class Sampling:
     n: int = 1
     # None: as much as the context, or the server's cap, leaves. 0: score the prompt, generate nothing.
     max_tokens: int | None = None
+    # What a request without max_tokens gets if there is room for it.
+    default_max_tokens: int | None = None
     min_tokens: int = 0
     temperature: float | None = None
     top_p: float | None = None
@@ -117,6 +119,9 @@ class TextDelta:
     text: str
     token_ids: Sequence[int]
     logprobs: tuple[TokenLogprob, ...] | None = None
+    # Generated but kept back, for whoever has to end the choice now.
+    held: str = ""
+    held_logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,4 +190,4 @@ class RequestRecord:
     outcome: Outcome | None = None
     reason: str | None = None
     # Only with --log-prompts.
-    prompt: str | None = None
+    prompt: list[dict[str, Any]] | None = None

@@ -102,7 +102,7 @@ class Dispatcher:
         """Pass the events on, count them, and end the generation at its deadline with the answer so far."""
         record.prompt_tokens = sum(map(len, accepted.prompt_token_ids))
         deadline = self._deadline(request, record.arrived_s)
-        unfinished = set(range(len(request.prompts) * request.sampling.n))
+        unfinished: dict[int, TextDelta | None] = dict.fromkeys(range(len(request.prompts) * request.sampling.n))
         outcome: Outcome = "stop"
         yield accepted
         try:
@@ -113,8 +113,9 @@ class Dispatcher:
                         record.last_token_s = time.monotonic()
                         record.first_token_s = record.first_token_s or record.last_token_s
                         record.completion_tokens += len(event.token_ids)
+                        unfinished[event.index] = event
                     case ChoiceDone():
-                        unfinished.discard(event.index)
+                        unfinished.pop(event.index, None)
                         outcome = "length" if event.finish_reason == "length" else outcome
                     case Finished(usage):
                         record.cached_tokens = usage.cached_tokens
@@ -128,7 +129,9 @@ class Dispatcher:
         except TimeoutError:
             await events.aclose()
             record.outcome = "timeout"
-            for index in sorted(unfinished):
+            for index, last in sorted(unfinished.items(), key=lambda entry: entry[0]):
+                if last is not None and (last.held or last.held_logprobs):
+                    yield TextDelta(index, last.held, (), last.held_logprobs or None)
                 yield ChoiceDone(index, "length", "timeout")
             yield Finished(Usage(record.prompt_tokens, record.completion_tokens))
         except InvalidRequest:

@@ -146,6 +146,13 @@ class Settings(BaseSettings):
             raise ValueError("a size must be positive")
         return value
 
+    @field_validator("served_model_name")
+    @classmethod
+    def _is_name(cls, value: list[str]) -> list[str]:
+        if any(not name or len(name) > 512 for name in value):
+            raise ValueError("a model name has 1 to 512 characters")
+        return list(dict.fromkeys(value))
+
     @field_validator("engine_arg")
     @classmethod
     def _is_pair(cls, value: list[str]) -> list[str]:

@@ -97,3 +97,12 @@ def test_preflight_is_answered_without_a_key() -> None:
         refused = client.get("/v1/models", headers={"origin": origin})
         assert refused.status_code == 401
         assert refused.headers["access-control-allow-origin"] == origin
+
+
+def test_foreign_origin_is_refused_in_openais_form() -> None:
+    with running("--engine", "fake", "--cors-origin", "https://app.example") as program, program.client() as client:
+        asked = {"origin": "https://evil.example", "access-control-request-method": "POST"}
+        answer = client.options("/v1/chat/completions", headers=asked)
+        assert answer.status_code == 400
+        assert answer.json()["error"]["type"] == "invalid_request_error"
+        assert "access-control-allow-origin" not in answer.headers

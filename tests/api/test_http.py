@@ -127,3 +127,79 @@ def test_unix_socket_serves_and_a_stale_one_is_replaced(tmp_path: object) -> Non
                 assert client.get("/readyz").status_code == 200
             program.process.kill()
             program.process.wait()
+
+
+def test_head_is_answered_like_get_without_a_body(client: httpx.Client) -> None:
+    for path in ("/livez", "/readyz", "/v1/models", "/nothing"):
+        head, get = client.head(path), client.get(path)
+        assert head.status_code == get.status_code
+        assert head.content == b""
+
+
+def test_trailer_cannot_change_a_request() -> None:
+    body = json.dumps({"model": "fake", "prompt": "x", "max_tokens": 1}).encode()
+    chunk = b"%x\r\n%s\r\n0\r\n" % (len(body), body)
+    head = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    trailers = b"authorization: Bearer secret-key-1\r\nx-request-id: from-a-trailer\r\n\r\n"
+    with running("--engine", "fake", "--api-key", "secret-key-1") as program:
+        request = head + b"transfer-encoding: chunked\r\nconnection: close\r\n\r\n" + chunk + trailers
+        status, headers, _ = raw(program, request)
+        assert status == 401
+        assert headers["x-request-id"] != "from-a-trailer"
+
+
+def test_endless_trailer_is_cut(fake: Program) -> None:
+    address = urlsplit(fake.url)
+    head = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\nt: "
+    with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
+        connection.sendall(head)
+        with pytest.raises(OSError, match=r"reset|[Bb]roken pipe"):
+            connection.sendall(b"a" * (64 << 20))
+
+
+def test_refused_body_is_not_read_for_ever(fake: Program) -> None:
+    address = urlsplit(fake.url)
+    head = b"POST /tokenize HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
+        connection.sendall(head + b"content-length: 1000000000\r\n\r\n")
+        with pytest.raises(OSError, match=r"reset|[Bb]roken pipe"):
+            connection.sendall(b"a" * (200 << 20))
+
+
+def test_client_that_leaves_while_it_sends_is_no_error(fake: Program, client: httpx.Client) -> None:
+    address = urlsplit(fake.url)
+    head = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\nx-request-id: left-early\r\ncontent-type: application/json\r\n"
+    with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
+        connection.sendall(head + b"content-length: 100\r\n\r\n{")
+    eventually(lambda: any(line.get("request_id") == "left-early" for line in fake.log), within_s=5)
+    (line,) = [line for line in fake.log if line.get("request_id") == "left-early"]
+    assert (line["event"], line["outcome"]) == ("request_finished", "aborted")
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "10.evil.example"])
+def test_page_that_points_its_own_name_here_is_refused(client: httpx.Client, host: str) -> None:
+    answer = client.get("/v1/models", headers={"host": host})
+    assert answer.status_code == 403
+    assert answer.json()["error"]["code"] == "permission_denied"
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "localhost:8000", "127.0.0.1:80", "[::1]:8000", "tokka.localhost", "tokka"]
+)
+def test_local_names_are_served(client: httpx.Client, host: str) -> None:
+    assert client.get("/v1/models", headers={"host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers", [{}, {"content-type": "text/plain"}, {"content-type": "application/x-www-form-urlencoded"}]
+)
+def test_body_that_a_foreign_page_could_send_is_refused(client: httpx.Client, headers: dict[str, str]) -> None:
+    answer = client.post("/v1/completions", content=b'{"model":"fake","prompt":"x"}', headers=headers)
+    assert answer.status_code == 415
+
+
+def test_compressed_body_is_refused_by_name(client: httpx.Client) -> None:
+    headers = {"content-type": "application/json", "content-encoding": "gzip"}
+    answer = client.post("/v1/completions", content=b"\x1f\x8b", headers=headers)
+    assert answer.status_code == 415
+    assert "gzip" in answer.json()["error"]["message"]

@@ -190,13 +190,10 @@ UNSUPPORTED: list[tuple[str, str, str | None]] = [
     ),
 ]
 COMPLETION_FIELDS: list[tuple[str, str, str | None]] = [
-    ("prompt", "null", None),
     ("prompt", "5", None),
     ("prompt", "true", None),
     ("prompt", "{}", None),
-    ("prompt", '""', None),
     ("prompt", "[]", None),
-    ("prompt", '["a", ""]', "prompt[1]"),
     ("prompt", '["a", 5]', "prompt[1]"),
     ("prompt", '["a", [1]]', "prompt[1]"),
     ("prompt", '["a", null]', "prompt[1]"),

@@ -260,6 +260,21 @@ def test_context_limit_is_refused_before_the_first_byte_with_three_numbers(clien
             assert str(number) in error["message"]
 
 
+def test_completion_without_a_limit_takes_what_room_is_left(client: httpx.Client) -> None:
+    answer = post(client, TEXT, completion([100] * 8187, ignore_eos=True))
+    assert answer["usage"]["completion_tokens"] == 5
+
+
+def test_no_prompt_is_the_beginning_of_a_document(client: httpx.Client) -> None:
+    for prompt in (None, ""):
+        answer = post(client, TEXT, completion(prompt, max_tokens=3, ignore_eos=True))
+        assert (answer["usage"]["prompt_tokens"], answer["usage"]["completion_tokens"]) == (1, 3)
+
+
+def test_text_beyond_the_context_can_still_be_counted(client: httpx.Client) -> None:
+    assert post(client, "/tokenize", {"prompt": "word " * 200_000})["count"] > 200_000
+
+
 def test_prompt_longer_than_the_context_is_refused(client: httpx.Client) -> None:
     answer = client.post(TEXT, json=completion("reindeer " * 20000))
     assert answer.json()["error"]["code"] == "context_length_exceeded"

@@ -74,6 +74,7 @@ def test_running_streams_complete_after_sigterm_and_new_requests_are_refused() -
         program.wait_for("draining")
         assert client.get("/readyz").status_code == 503
         assert client.get("/livez").status_code == 200
+        assert 'tokka_engine_state{state="draining"} 1.0' in client.get("/metrics").text
         refused = client.post("/v1/chat/completions", json=question(program))
         assert refused.status_code == 503
         assert refused.json()["error"]["code"] == "draining"
@@ -142,3 +143,14 @@ def _runs(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def test_server_cap_bounds_what_is_asked_for_and_what_is_not() -> None:
+    with running("--engine", "fake", "--max-completion-tokens", "5") as program, program.client() as client:
+        completion = client.post("/v1/completions", json={"model": "fake", "prompt": "x"})
+        assert completion.json()["usage"]["completion_tokens"] == 5
+        chat = client.post("/v1/chat/completions", json=question(program))
+        assert chat.json()["usage"]["completion_tokens"] == 5
+        refused = client.post("/v1/chat/completions", json=question(program, max_tokens=6))
+        assert refused.status_code == 400
+        assert refused.json()["error"]["param"] == "max_tokens"

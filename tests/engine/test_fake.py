@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from tests.engine.contract import EngineContract, ask, collect
 from tokka.core import Sampling, TextPrompt, TokensPrompt
 from tokka.engine.fake import ANSWER, EOS, VOCAB_SIZE, FakeEngine, FakeOptions
-from tokka.errors import InvalidRequest
 
 ANSWER_BYTES = ANSWER.encode()
 
@@ -93,9 +92,8 @@ async def test_the_end_token_has_no_text(engine: FakeEngine) -> None:
     assert await engine.detokenize([ord("a"), EOS, ord("b")]) == "ab"
 
 
-async def test_an_empty_text_is_refused(engine: FakeEngine) -> None:
-    with pytest.raises(InvalidRequest):
-        await engine.tokenize(TextPrompt(""))
+async def test_an_empty_text_is_the_beginning_of_a_document(engine: FakeEngine) -> None:
+    assert await engine.tokenize(TextPrompt("")) == [256]
 
 
 async def test_a_token_prompt_is_taken_as_it_is(engine: FakeEngine) -> None:

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from tokka.core import ChatPrompt, GenerateRequest, TextPrompt, TokensPrompt
-from tokka.protocol.chat import RESERVED_TEMPLATE_KWARGS, ChatRequest
+from tokka.protocol.chat import ChatRequest
 from tokka.protocol.completions import DEFAULT_MAX_TOKENS, CompletionRequest
+from tokka.protocol.messages import RESERVED_TEMPLATE_KWARGS
 from tokka.protocol.models import DetokenizeRequest, TokenizeRequest
 
 MAX_INT64 = 2**63 - 1
@@ -126,7 +127,8 @@ def test_null_means_the_same_as_leaving_a_field_out(model: Any, base: dict[str, 
 
 @pytest.mark.parametrize(("model", "base"), ENDPOINTS)
 def test_required_fields_may_not_be_null(model: Any, base: dict[str, Any]) -> None:
-    for name in base:
+    # Except a prompt: OpenAI takes none for the beginning of a document.
+    for name in base.keys() - {"prompt"}:
         assert refused(model, json.dumps({**base, name: None}))
 
 
@@ -415,8 +417,8 @@ def test_a_list_of_such_lists_is_as_many_prompts(lists: list[list[int]]) -> None
 @pytest.mark.parametrize(
     "prompt",
     [
-        *("", [], [""], [[]], ["a", 1], [1, "a"], [[1], "a"], ["a", [1]], [[1], 2], [1, [2]], [True], [1, True]),
-        *([-1], [2**31], [1.5], [None], None, 5, True, {}, [{}], [[["a"]]], [["a"]], [[1], []], ["a", ""], [[True]]),
+        *([], [[]], ["a", 1], [1, "a"], [[1], "a"], ["a", [1]], [[1], 2], [1, [2]], [True], [1, True]),
+        *([-1], [2**31], [1.5], [None], 5, True, {}, [{}], [[["a"]]], [["a"]], [[1], []], [[True]]),
     ],
 )
 def test_a_prompt_of_another_form_is_refused(prompt: Any) -> None:
@@ -424,7 +426,14 @@ def test_a_prompt_of_another_form_is_refused(prompt: Any) -> None:
 
 
 def test_a_completion_without_a_limit_gets_openai_s_default() -> None:
-    assert completion().to_core().sampling.max_tokens == DEFAULT_MAX_TOKENS == 16
+    sampling = completion().to_core().sampling
+    assert (sampling.max_tokens, sampling.default_max_tokens) == (None, DEFAULT_MAX_TOKENS)
+    assert DEFAULT_MAX_TOKENS == 16
+
+
+@pytest.mark.parametrize("prompt", [None, "", [""]])
+def test_no_prompt_is_the_beginning_of_a_document(prompt: Any) -> None:
+    assert completion(prompt=prompt).to_core().prompts == (TextPrompt(""),)
 
 
 def test_a_completion_may_ask_for_nothing_but_the_prompt() -> None:

@@ -41,7 +41,7 @@ class AdmissionController:
             raise Draining("The server is shutting down. Retry in a few seconds.", retry_after_s=RETRY_AFTER_S)
         if self._open_choices and self._open_choices + choices > self._max_open:
             raise ServerOverloaded(
-                f"The server already has {self._open_choices} choices to generate, at most {self._max_open} fit. "
+                f"The server is busy with {self._open_choices} of at most {self._max_open} choices. "
                 f"Retry in {RETRY_AFTER_S} s.",
                 retry_after_s=RETRY_AFTER_S,
             )

@@ -32,7 +32,7 @@ async def create_chat_completion(
     request = body.to_core()
     record.stream = bool(body.stream)
     if services.log_prompts:
-        record.prompt = str([message.model_dump() for message in body.messages])
+        record.prompt = [message.model_dump(exclude_none=True) for message in body.messages]
     generation = await services.dispatcher.open(request, record)
     encoder = ChatEncoder(body, request.id, services.fingerprint)
     return GenerationResponse(generation, encoder, stream=record.stream, keep_alive_s=services.keep_alive_s)

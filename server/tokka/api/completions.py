@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter
@@ -28,7 +29,7 @@ async def create_completion(
     request = body.to_core()
     record.stream = bool(body.stream)
     if services.log_prompts:
-        record.prompt = str(body.prompt)
+        record.prompt = [asdict(prompt) for prompt in body.prompt]
     generation = await services.dispatcher.open(request, record)
     encoder = CompletionEncoder(body, request.id, services.fingerprint)
     return GenerationResponse(generation, encoder, stream=record.stream, keep_alive_s=services.keep_alive_s)

@@ -52,10 +52,12 @@ def body_of(model: type[Body]) -> Any:
     """Return a dependency that reads the body as `model`, strictly, with errors in OpenAI's form."""
 
     async def parse(request: Request) -> Body:
-        media_type = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         # Also what keeps foreign web pages out: a browser asks before it sends JSON across origins.
         if media_type != "application/json":
             raise UnsupportedMediaType("Send the body as JSON with the header `Content-Type: application/json`.")
+        if (encoding := request.headers.get("content-encoding", "identity").lower()) != "identity":
+            raise UnsupportedMediaType(f"Send the body as it is: the encoding {encoding[:32]!r} is not supported.")
         raw = await request.body()
         try:
             return model.model_validate_json(raw)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -35,6 +36,7 @@ _MEANING = {
     404: "No such model or URL",
     413: "The body is larger than the server's limit",
     415: "The body is not JSON",
+    431: "The request line and headers are larger than the server's limit",
     500: "The server or the engine failed",
     503: "Not now: starting, draining or overloaded. Retry after the time in `Retry-After`",
 }
@@ -82,4 +84,18 @@ def _build(app: FastAPI) -> dict[str, Any]:
     components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     # Optional: without any key configured the server asks for none.
     document["security"] = [{"key": []}, {}]
+    _correct(document)
     return document
+
+
+def _correct(document: dict[str, Any]) -> None:
+    """Leave out what FastAPI adds and this server never does; add what any request may get."""
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            # Validation is ours, and answers 400.
+            operation["responses"].pop("422", None)
+            operation["responses"]["431"] = _json(_MEANING[431], ErrorBody)
+    schemas = document["components"]["schemas"]
+    while unused := [name for name in schemas if f'"{_REF}{name}"' not in json.dumps(document)]:
+        for name in unused:
+            del schemas[name]

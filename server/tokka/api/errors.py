@@ -40,7 +40,7 @@ async def raise_routing_error(request: Request, exception: Exception) -> Any:
         if exception.status_code == 404:
             raise UnknownUrl(f"Unknown request URL: {request.method} {path}. The API is described at /docs.")
         if exception.status_code == 405:
-            allow = (exception.headers or {}).get("Allow", "")
+            allow = (exception.headers or {}).get("Allow", "").replace("GET", "GET, HEAD")
             raise MethodNotAllowed(
                 f"Not allowed to {request.method} on {path}. Use {allow or 'another method'}.", allow
             )

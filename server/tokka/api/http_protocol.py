@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol with a bound on headers and errors in OpenAI's form.
+"""uvicorn's HTTP protocol with bounds on headers and trailers, and errors in OpenAI's form.
 
 uvicorn with httptools takes a header of any size: httptools collects a value before it calls back. So the bytes are
 counted here, as they arrive, until the headers are complete.
@@ -16,6 +16,8 @@ from tokka.errors import TokkaError
 
 # How long a refused client may go on sending before the connection is closed.
 _LINGER_S = 1.0
+# How much of a body is read to its end after it was refused, so that the connection can serve on.
+_MAX_UNREAD_BYTES = 16 << 20
 
 
 class HeadersTooLarge(TokkaError):
@@ -37,15 +39,43 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._in_head = True
         self._refused = False
+        self._answered_bytes = 0
+        self._silent_bytes = 0
+        self._body_seen = False
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
         if self._in_head:
             self._head_bytes += len(data)
+            super().data_received(data)
+            self._check_head()
+            return
+        self._body_seen = False
         super().data_received(data)
+        self._check_body(len(data))
+
+    def _check_head(self) -> None:
         if self._in_head and self._head_bytes > self.max_header_bytes:
             self._refuse(HeadersTooLarge(self.max_header_bytes))
+
+    def _check_body(self, received: int) -> None:
+        """Bound what follows a head: trailers, chunk extensions, and a body that has been answered already."""
+        # httptools collects a trailer before it calls back, so no callback at all means that one is growing.
+        self._silent_bytes = 0 if self._body_seen else self._silent_bytes + received
+        if self.cycle is not None and self.cycle.response_complete:
+            self._answered_bytes += received
+        if self._silent_bytes > self.max_header_bytes or self._answered_bytes > _MAX_UNREAD_BYTES:
+            self.transport.close()
+
+    def on_body(self, body: bytes) -> None:
+        self._body_seen = True
+        super().on_body(body)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # Trailers come as headers, after the request has been judged by its own: they must not change it.
+        if self._in_head:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._in_head = False
@@ -59,7 +89,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         super().on_message_complete()
         self._in_head = True
-        self._head_bytes = 0
+        self._head_bytes = self._answered_bytes = self._silent_bytes = 0
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(MalformedHttp("The HTTP request is malformed."))

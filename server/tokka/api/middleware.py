@@ -9,12 +9,15 @@ import time
 
 import structlog
 from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tokka.accounts.keys import ANONYMOUS, Key, StaticKeys
 from tokka.api.errors import send_error
 from tokka.core import Outcome, RequestRecord
-from tokka.errors import BodyTooLarge, InternalError, PermissionDenied, TokkaError
+from tokka.errors import BodyTooLarge, InternalError, InvalidRequest, PermissionDenied, TokkaError
 from tokka.observability.metrics import Metrics
 
 log = structlog.get_logger("tokka.access")
@@ -124,6 +127,8 @@ class ErrorRenderer:
 
         try:
             await self._app(scope, receive, send_noting)
+        except ClientDisconnect:
+            record.outcome = "aborted"
         except TokkaError as error:
             record.reason = error.code
             if not started:
@@ -139,10 +144,11 @@ class ErrorRenderer:
 class Authentication:
     """Deny by default: every path but the probes needs a key, decided on the raw path alone."""
 
-    def __init__(self, app: ASGIApp, keys: StaticKeys, metrics_open: bool) -> None:
+    def __init__(self, app: ASGIApp, keys: StaticKeys, metrics_open: bool, local_only: bool) -> None:
         self._app = app
         self._keys = keys
         self._metrics_open = metrics_open
+        self._local_only = local_only
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -157,6 +163,12 @@ class Authentication:
         if path == "/metrics" and self._metrics_open:
             return ANONYMOUS
         if not self._keys:
+            if self._local_only and not _is_local(Headers(scope=scope).get("host", "")):
+                # A web page that made its own name point at this machine is no local client.
+                raise PermissionDenied(
+                    "Without a key this server answers to local names only. Call it by localhost or an address, "
+                    "or start it with --api-key or --no-auth."
+                )
             if path == "/metrics":
                 raise PermissionDenied(
                     "Metrics need a key here, and none is set up. Start with --metrics-open to open them."
@@ -168,6 +180,38 @@ class Authentication:
         if needed not in key.scopes:
             raise PermissionDenied(f"This key lacks the scope `{needed}`.")
         return key
+
+
+def _is_local(host: str) -> bool:
+    """Tell whether a Host header is an address or a name that no foreign site can have."""
+    name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
+    if name.startswith("["):
+        return True
+    name = name.rstrip(".").lower()
+    return "." not in name or name.endswith(".localhost") or name.replace(".", "").isdigit()
+
+
+class HeadAsGet:
+    """Answer HEAD wherever there is GET: the same status and headers; uvicorn leaves out the body."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}
+        await self._app(scope, receive, send)
+
+
+class Cors(CORSMiddleware):
+    """Starlette's, with its refusal of a preflight in OpenAI's form."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        response = super().preflight_response(request_headers)
+        if response.status_code == 200:
+            return response
+        error = InvalidRequest("This origin, method or header may not call the server; see --cors-origin.")
+        return JSONResponse(error.body(), response.status_code, {"vary": "Origin"})
 
 
 class BodyLimit:

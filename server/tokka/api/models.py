@@ -8,6 +8,7 @@ from fastapi import APIRouter
 
 from tokka.api.deps import CurrentServices, Services
 from tokka.api.document import errors
+from tokka.errors import UnknownUrl
 from tokka.protocol.models import ModelList, ModelObject, model_object
 
 router = APIRouter(tags=["models"])
@@ -23,6 +24,8 @@ async def list_models(services: CurrentServices) -> dict[str, Any]:
     "/v1/models/{model:path}", summary="Describe a served name", responses=errors(401, 404), response_model=ModelObject
 )
 async def get_model(model: str, services: CurrentServices) -> dict[str, Any]:
+    if not model:
+        raise UnknownUrl("Unknown request URL: GET /v1/models/. Did you mean /v1/models?")
     services.dispatcher.check_model(model)
     return _object(model, services)
 

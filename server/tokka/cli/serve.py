@@ -86,6 +86,8 @@ async def _serve(settings: Settings, engine: Any, listener: socket.socket) -> in
         await server.supervisor.close()
         http.should_exit = True
         await asyncio.gather(serving, running, lag, stopping, ready, return_exceptions=True)
+        if settings.uds:
+            settings.uds.unlink(missing_ok=True)
         log.info("stopped")
 
 
@@ -100,6 +102,7 @@ async def _announce(settings: Settings, server: Server) -> None:
 
 async def _drain(settings: Settings, server: Server) -> None:
     server.admission.start_draining()
+    server.metrics.set_engine_state("draining")
     log.info("draining", open_requests=server.admission.open_requests, timeout_s=settings.drain_timeout)
     try:
         async with asyncio.timeout(settings.drain_timeout):
@@ -159,7 +162,7 @@ def _listen(settings: Settings) -> socket.socket:
         return socket.create_server((settings.host, settings.port), family=family, backlog=_BACKLOG)
     except OSError as error:
         where = str(settings.uds) if settings.uds else f"{settings.host}:{settings.port}"
-        reason = (error.strerror or str(error)).lower()
+        reason = os.strerror(error.errno).lower() if error.errno else str(error)
         owner = _owner_of(settings.port) if "in use" in reason and not settings.uds else ""
         raise ConfigurationError(
             f"cannot listen on {where}: {reason}{owner}; choose another --{'uds' if settings.uds else 'port or --host'}"

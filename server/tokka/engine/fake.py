@@ -103,7 +103,8 @@ class FakeEngine:
     async def tokenize(self, prompt: Prompt) -> list[int]:
         match prompt:
             case TextPrompt(text):
-                ids = list(text.encode())
+                # Nothing said: the beginning of a document.
+                ids = list(text.encode()) or [EOS]
             case TokensPrompt(token_ids):
                 ids = list(token_ids)
             case ChatPrompt(messages):
@@ -166,7 +167,8 @@ class _Choice:
             self._logprob += logprob.logprob or 0.0
 
         if token == EOS or (token in sampling.stop_token_ids and may_stop):
-            yield self._delta(self._text.flush(), token, everything=True)
+            shown = self._decoder.decode(bytes([token])) if sampling.include_stop and token != EOS else ""
+            yield self._delta(self._text.feed(shown) + self._text.flush(), token, everything=True)
             yield self._done("stop", None if token == EOS else token)
             return
         if logprob is not None:
@@ -191,7 +193,7 @@ class _Choice:
 
     def _delta(self, text: str, token: int, everything: bool = False) -> TextDelta:
         logprobs = None if self._sampling.logprobs is None else self._text.take_logprobs(everything)
-        return TextDelta(self.index, text, (token,), logprobs)
+        return TextDelta(self.index, text, (token,), logprobs, self._text.held, self._text.held_logprobs)
 
     def _done(self, reason: str, stop_reason: str | int | None) -> ChoiceDone:
         scored = self._sampling.logprobs is not None
@@ -218,5 +220,5 @@ def _logprob(token: int, alternatives: int | None) -> TokenLogprob | None:
 def _prompt_logprobs(ids: Sequence[int], alternatives: int | None) -> tuple[TokenLogprob, ...] | None:
     if alternatives is None:
         return None
-    first = TokenLogprob(ids[0], _decode(ids[:1]), bytes(ids[:1]), None)
+    first = TokenLogprob(ids[0], _decode(ids[:1]), bytes(token for token in ids[:1] if token < EOS), None)
     return (first, *(scored for token in ids[1:] if (scored := _logprob(token, alternatives))))

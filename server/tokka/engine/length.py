@@ -23,7 +23,7 @@ def allowed_tokens(request: GenerateRequest, prompt_tokens: int, max_model_len: 
                 param=request.prompt_param,
             )
         room = max_model_len - prompt_tokens
-        allowed = room if cap is None else min(room, cap)
+        allowed = min(limit for limit in (room, request.sampling.default_max_tokens, cap) if limit is not None)
     else:
         if cap is not None and requested > cap:
             raise InvalidRequest(

@@ -59,6 +59,15 @@ class ChoiceText:
         """The choice ended without a stop string: return what was held back."""
         return self._send(len(self._held), len(self._held))
 
+    @property
+    def held(self) -> str:
+        """What is kept back now."""
+        return self._held
+
+    @property
+    def held_logprobs(self) -> tuple[TokenLogprob, ...]:
+        return tuple(token for _, token in self._tokens)
+
     def take_logprobs(self, everything: bool = False) -> tuple[TokenLogprob, ...]:
         """Return the queued logprobs whose text has begun to be sent, or all of them."""
         taken = []

@@ -103,6 +103,7 @@ class ChatCompletionChunk(_Answer):
     service_tier: Literal["default"]
     choices: list[ChatChunkChoice]
     usage: UsageObject | None = None
+    obfuscation: str | None = None
     prompt_token_ids: list[int] | None = None
 
 
@@ -133,6 +134,7 @@ class Completion(_Answer):
     system_fingerprint: str
     choices: list[CompletionChoice]
     usage: UsageObject | None = None
+    obfuscation: str | None = None
 
 
 class ErrorDetail(_Answer):

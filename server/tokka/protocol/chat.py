@@ -25,24 +25,23 @@ from tokka.protocol.common import (
     invalid,
     new_id,
     now_s,
+    padding,
     token_text,
     unsupported,
     usage_object,
 )
 from tokka.protocol.generation import GenerationFields
-from tokka.protocol.messages import MAX_MESSAGES, Content, Message, chat_prompt, check_continuation, text_of
-
-MAX_TEMPLATE_KWARGS = 16
-MAX_METADATA = 16
-# What a template variable may not replace: the template's own input and the renderer's arguments.
-RESERVED_TEMPLATE_KWARGS = frozenset(
-    {
-        *("messages", "conversation", "tools", "documents", "tokenizer", "tokenize", "chat_template"),
-        *("add_generation_prompt", "continue_final_message", "padding", "truncation", "max_length"),
-        *("return_tensors", "return_dict", "return_assistant_tokens_mask", "raise_exception", "strftime_now"),
-        *("bos_token", "eos_token", "pad_token", "unk_token", "tokenizer_kwargs"),
-    }
+from tokka.protocol.messages import (
+    MAX_MESSAGES,
+    Content,
+    Message,
+    TemplateKwargs,
+    chat_prompt,
+    check_continuation,
+    text_of,
 )
+
+MAX_METADATA = 16
 
 
 def _text_format(value: Any) -> Any:
@@ -60,12 +59,13 @@ class Prediction(WireModel):
     content: Content
 
 
-_TemplateValue = bool | int | float | Annotated[str, Field(max_length=4096)] | None
-_TemplateKwargs = Annotated[
-    dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")], _TemplateValue],
-    bounded_dict(MAX_TEMPLATE_KWARGS),
-    Field(json_schema_extra={"additionalProperties": False, "maxProperties": MAX_TEMPLATE_KWARGS}),
-]
+class PromptCacheOptions(WireModel):
+    """The prefix cache is always on; there is nothing to choose."""
+
+    mode: Literal["implicit", "explicit"] | None = None
+    ttl: Literal["30m"] | None = None
+
+
 _Metadata = Annotated[
     dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
     bounded_dict(MAX_METADATA),
@@ -88,15 +88,16 @@ class ChatRequest(GenerationFields):
     continue_final_message: bool | None = Field(
         None, description="Go on inside the last message instead of starting an answer to it."
     )
-    chat_template_kwargs: _TemplateKwargs | None = Field(None, description="Variables for the chat template.")
+    chat_template_kwargs: TemplateKwargs | None = Field(None, description="Variables for the chat template.")
 
     # Accepted for OpenAI's sake; change nothing here
     metadata: _Metadata | None = None
     store: bool | None = None
-    service_tier: Literal["auto", "default", "flex", "scale", "priority"] | None = None
+    service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
     safety_identifier: str | None = Field(None, max_length=1024)
     prompt_cache_key: str | None = Field(None, max_length=1024)
     prompt_cache_retention: Literal["in-memory", "in_memory", "24h"] | None = None
+    prompt_cache_options: PromptCacheOptions | None = None
     prediction: Prediction | None = None
     modalities: list[Literal["text"]] | None = Field(None, min_length=1, max_length=1)
 
@@ -108,6 +109,7 @@ class ChatRequest(GenerationFields):
     function_call: Unsupported = None
     reasoning_effort: Unsupported = None
     verbosity: Unsupported = None
+    moderation: Unsupported = None
     audio: Unsupported = None
     web_search_options: Unsupported = None
 
@@ -116,9 +118,6 @@ class ChatRequest(GenerationFields):
         if self.top_logprobs is not None and not self.logprobs:
             raise invalid("top_logprobs needs logprobs: true", "top_logprobs")
         check_continuation(self.messages, self.add_generation_prompt, self.continue_final_message)
-        for name in self.chat_template_kwargs or ():
-            if name in RESERVED_TEMPLATE_KWARGS:
-                raise invalid(f"chat_template_kwargs may not set {name!r}", "chat_template_kwargs")
         return self
 
     def prompt(self) -> ChatPrompt:
@@ -162,6 +161,7 @@ class ChatEncoder:
         self._token_ids = bool(request.return_token_ids)
         self._usage = request.include_usage or not request.stream
         self._continuous = request.continuous_usage
+        self._obfuscates = request.obfuscates
         self._echo = (
             text_of(request.messages[-1].content) if request.echo and request.messages[-1].role == "assistant" else ""
         )
@@ -185,7 +185,7 @@ class ChatEncoder:
                 assert_never(event)
 
     def fold(self, chunks: list[dict[str, Any]]) -> dict[str, Any]:
-        return fold_chat(chunks)
+        return fold_chat(chunks, self._logprobs)
 
     def _begin(self, event: Accepted) -> list[dict[str, Any]]:
         self._prompt_tokens = sum(map(len, event.prompt_token_ids))
@@ -210,7 +210,10 @@ class ChatEncoder:
         }
         if self._token_ids:
             choice["token_ids"] = list(event.token_ids)
-        return [self._chunk(choice)]
+        chunk = self._chunk(choice)
+        if self._obfuscates:
+            chunk["obfuscation"] = padding(event.text)
+        return [chunk]
 
     def _chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
         chunk = {**self._head, "choices": [choice]}
@@ -221,7 +224,7 @@ class ChatEncoder:
         return chunk
 
 
-def fold_chat(chunks: list[dict[str, Any]]) -> dict[str, Any]:
+def fold_chat(chunks: list[dict[str, Any]], logprobs: bool) -> dict[str, Any]:
     """Return the chat.completion object that a stream of chunks adds up to."""
     folded: dict[int, dict[str, Any]] = {}
     answer: dict[str, Any] = {}
@@ -229,23 +232,23 @@ def fold_chat(chunks: list[dict[str, Any]]) -> dict[str, Any]:
         answer = answer or {**chunk, "object": "chat.completion", "choices": []}
         answer["usage"] = chunk["usage"]
         for choice in chunk["choices"]:
-            _fold_choice(folded.setdefault(choice["index"], _empty_choice(choice["index"])), choice)
+            _fold_choice(folded.setdefault(choice["index"], _empty_choice(choice["index"], logprobs)), choice)
     for choice in folded.values():
         choice["message"]["content"] = "".join(choice["message"]["content"])
     answer["choices"] = [folded[index] for index in sorted(folded)]
     return answer
 
 
-def _empty_choice(index: int) -> dict[str, Any]:
+def _empty_choice(index: int, logprobs: bool) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": [], "refusal": None, "annotations": []}
-    return {"index": index, "message": message, "logprobs": None, "finish_reason": None, "stop_reason": None}
+    scores = _logprobs_object(()) if logprobs else None
+    return {"index": index, "message": message, "logprobs": scores, "finish_reason": None, "stop_reason": None}
 
 
 def _fold_choice(folded: dict[str, Any], choice: dict[str, Any]) -> None:
     if text := choice["delta"].get("content"):
         folded["message"]["content"].append(text)
     if logprobs := choice["logprobs"]:
-        folded["logprobs"] = folded["logprobs"] or {"content": [], "refusal": None}
         folded["logprobs"]["content"].extend(logprobs["content"])
     if "token_ids" in choice:
         folded.setdefault("token_ids", []).extend(choice["token_ids"])

@@ -64,6 +64,11 @@ def now_s() -> int:
     return int(time.time())
 
 
+def padding(text: str) -> str:
+    """Return random characters that make text and padding a multiple of 32 characters long, at least one."""
+    return secrets.token_urlsafe(32)[: 32 - len(text) % 32]
+
+
 def usage_object(usage: Usage) -> dict[str, Any]:
     """OpenAI's usage object."""
     return {

@@ -22,7 +22,17 @@ from tokka.core import (
     TokensPrompt,
     Usage,
 )
-from tokka.protocol.common import MAX_TEXT_CHARS, TokenId, Unsupported, invalid, new_id, now_s, token_text, usage_object
+from tokka.protocol.common import (
+    MAX_TEXT_CHARS,
+    TokenId,
+    Unsupported,
+    invalid,
+    new_id,
+    now_s,
+    padding,
+    token_text,
+    usage_object,
+)
 from tokka.protocol.generation import MAX_CHOICES, GenerationFields
 
 # What OpenAI generates when nothing is said. Small, so that nobody waits for a runaway base model.
@@ -33,8 +43,9 @@ MAX_PROMPT_TOKENS = 8 * 1024 * 1024
 
 def _prompts(value: Any) -> list[Prompt]:
     """Take one of the four forms of a prompt; errors name the place."""
-    if isinstance(value, str):
-        return [_text(value, "")]
+    if value is None or isinstance(value, str):
+        # Nothing said: the beginning of a document.
+        return [_text(value or "", "")]
     if not isinstance(value, list):
         raise invalid("Input should be a string, a list of strings, a list of token ids or a list of such lists")
     if not value:
@@ -61,8 +72,6 @@ def _is_token(value: Any) -> bool:
 
 
 def _text(text: str, at: str) -> TextPrompt:
-    if not text:
-        raise invalid("The prompt is empty: send at least one token", at)
     if len(text) > MAX_TEXT_CHARS:
         raise invalid(f"A prompt has at most {MAX_TEXT_CHARS} characters", at)
     return TextPrompt(text)
@@ -77,19 +86,21 @@ def _tokens(ids: list[Any], at: str) -> TokensPrompt:
     return TokensPrompt(tuple(ids))
 
 
-_PromptText = Annotated[str, Field(min_length=1, max_length=MAX_TEXT_CHARS)]
+_PromptText = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
 _PromptTokens = Annotated[list[TokenId], Field(min_length=1, max_length=MAX_PROMPT_TOKENS)]
 _WirePrompt = (
     _PromptText
     | Annotated[list[_PromptText], Field(min_length=1, max_length=MAX_PROMPTS)]
     | _PromptTokens
     | Annotated[list[_PromptTokens], Field(min_length=1, max_length=MAX_PROMPTS)]
+    | None
 )
 
 
 class CompletionRequest(GenerationFields):
     prompt: Annotated[list[Prompt], PlainValidator(_prompts, json_schema_input_type=_WirePrompt)] = Field(
-        description="A string, a list of strings, a list of token ids or a list of such lists."
+        description="A string, a list of strings, a list of token ids or a list of such lists. "
+        "Null or empty text: the beginning of a document."
     )
     best_of: int | None = Field(None, ge=1, le=20, description="Generate this many, return the n most likely.")
     logprobs: int | None = Field(None, ge=0, le=5, description="Report this many alternatives for each token.")
@@ -119,7 +130,8 @@ class CompletionRequest(GenerationFields):
             prompts=tuple(self.prompt),
             sampling=self.sampling(
                 n=self.candidates,
-                max_tokens=DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens,
+                max_tokens=self.max_tokens,
+                default_max_tokens=DEFAULT_MAX_TOKENS,
                 logprobs=0 if self.logprobs is None and ranks else self.logprobs,
             ),
             prompt_param="prompt",
@@ -149,6 +161,7 @@ class CompletionEncoder:
         self._token_ids = bool(request.return_token_ids)
         self._usage = request.include_usage or not request.stream
         self._continuous = request.continuous_usage
+        self._obfuscates = request.obfuscates
         self._offsets: dict[int, _TextOffset] = {}
         self._prompt_token_ids: tuple[Any, ...] = ()
         self._prompt_tokens = 0
@@ -178,7 +191,11 @@ class CompletionEncoder:
                 assert_never(event)
 
     def fold(self, chunks: list[dict[str, Any]]) -> dict[str, Any]:
-        return fold_completion(chunks, lambda indices: _best(indices, self._scores, self._n, self._candidates))
+        return fold_completion(
+            chunks,
+            self._alternatives is not None,
+            lambda indices: _best(indices, self._scores, self._n, self._candidates),
+        )
 
     def _delta(self, event: TextDelta) -> list[dict[str, Any]]:
         self._completion_tokens += len(event.token_ids)
@@ -188,6 +205,8 @@ class CompletionEncoder:
         chunk = self._chunk(event.index, event.text, event.logprobs)
         if self._token_ids:
             chunk["choices"][0]["token_ids"] = list(event.token_ids)
+        if self._obfuscates:
+            chunk["obfuscation"] = padding(event.text)
         return [chunk]
 
     def _chunk(
@@ -242,7 +261,9 @@ def _top(token: TokenLogprob) -> dict[str, float | None] | None:
     return {token_text(top, "bytes:"): top.logprob for top in (*token.top, token)}
 
 
-def fold_completion(chunks: list[dict[str, Any]], select: Callable[[list[int]], list[int]]) -> dict[str, Any]:
+def fold_completion(
+    chunks: list[dict[str, Any]], logprobs: bool, select: Callable[[list[int]], list[int]]
+) -> dict[str, Any]:
     """Return the text_completion object that a stream of chunks adds up to, with the selected choices."""
     folded: dict[int, dict[str, Any]] = {}
     answer: dict[str, Any] = {}
@@ -250,7 +271,7 @@ def fold_completion(chunks: list[dict[str, Any]], select: Callable[[list[int]], 
         answer = answer or {**chunk, "choices": []}
         answer["usage"] = chunk["usage"]
         for choice in chunk["choices"]:
-            _fold_choice(folded.setdefault(choice["index"], _empty_choice()), choice)
+            _fold_choice(folded.setdefault(choice["index"], _empty_choice(logprobs)), choice)
     kept = select(sorted(folded))
     for index in kept:
         folded[index]["text"] = "".join(folded[index]["text"])
@@ -266,14 +287,16 @@ def _best(indices: list[int], scores: dict[int, float], n: int, candidates: int)
     return kept
 
 
-def _empty_choice() -> dict[str, Any]:
-    return {"index": 0, "text": [], "logprobs": None, "finish_reason": None, "stop_reason": None}
+def _empty_choice(logprobs: bool) -> dict[str, Any]:
+    scores: dict[str, Any] | None = None
+    if logprobs:
+        scores = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+    return {"index": 0, "text": [], "logprobs": scores, "finish_reason": None, "stop_reason": None}
 
 
 def _fold_choice(folded: dict[str, Any], choice: dict[str, Any]) -> None:
     folded["text"].append(choice["text"])
     if logprobs := choice["logprobs"]:
-        folded["logprobs"] = folded["logprobs"] or {name: [] for name in logprobs}
         for name, values in logprobs.items():
             folded["logprobs"][name] += values
     if "token_ids" in choice:

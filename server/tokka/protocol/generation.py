@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, PlainValidator, model_validator
 
@@ -44,7 +44,7 @@ def _stop_list(value: Any) -> list[str]:
 class StreamOptions(WireModel):
     include_usage: bool | None = Field(None, description="Send a last chunk with the usage and no choices.")
     continuous_usage_stats: bool | None = Field(None, description="Send the usage so far with every chunk.")
-    include_obfuscation: Literal[False] | None = Field(None, description="Chunks are never padded.")
+    include_obfuscation: bool | None = Field(None, description="Pad chunks, so that their sizes say less of the text.")
 
 
 class GenerationFields(WireModel):
@@ -115,14 +115,21 @@ class GenerationFields(WireModel):
         return bool(self.stream_options and self.stream_options.include_usage)
 
     @property
+    def obfuscates(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_obfuscation)
+
+    @property
     def continuous_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.continuous_usage_stats)
 
-    def sampling(self, *, n: int, max_tokens: int | None, logprobs: int | None) -> Sampling:
+    def sampling(
+        self, *, n: int, max_tokens: int | None, logprobs: int | None, default_max_tokens: int | None = None
+    ) -> Sampling:
         """Return the sampling these fields ask for; what the endpoints define differently comes as arguments."""
         return Sampling(
             n=n,
             max_tokens=max_tokens,
+            default_max_tokens=default_max_tokens,
             min_tokens=self.min_tokens or 0,
             temperature=self.temperature,
             top_p=self.top_p,

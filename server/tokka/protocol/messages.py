@@ -6,25 +6,65 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 import orjson
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from tokka.core import ChatPrompt
-from tokka.protocol.common import Text, Unsupported, WireModel, invalid, unsupported
+from tokka.protocol.common import Text, Unsupported, WireModel, bounded_dict, invalid, unsupported
 
 MAX_MESSAGES = 4096
 MAX_PARTS = 1024
-_NAME = r"^[a-zA-Z0-9_.-]{1,64}$"
+MAX_TEMPLATE_KWARGS = 16
+# What a template variable may not replace: the template's own input and the renderer's arguments.
+RESERVED_TEMPLATE_KWARGS = frozenset(
+    {
+        *("messages", "conversation", "tools", "documents", "tokenizer", "tokenize", "chat_template"),
+        *("add_generation_prompt", "continue_final_message", "padding", "truncation", "max_length"),
+        *("return_tensors", "return_dict", "return_assistant_tokens_mask", "raise_exception", "strftime_now"),
+        *("bos_token", "eos_token", "pad_token", "unk_token", "tokenizer_kwargs"),
+    }
+)
+# Kinds of content that OpenAI knows and this server cannot take.
+_OTHER_KINDS = frozenset({"image_url", "input_audio", "file", "video_url", "audio_url", "refusal"})
+
+
+def _no_reserved_names(value: dict[str, Any]) -> dict[str, Any]:
+    for name in value:
+        if name in RESERVED_TEMPLATE_KWARGS:
+            raise invalid(f"chat_template_kwargs may not set {name!r}")
+    return value
+
+
+_TemplateValue = bool | int | float | Annotated[str, Field(max_length=4096)] | None
+TemplateKwargs = Annotated[
+    dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")], _TemplateValue],
+    bounded_dict(MAX_TEMPLATE_KWARGS),
+    AfterValidator(_no_reserved_names),
+    Field(json_schema_extra={"additionalProperties": False, "maxProperties": MAX_TEMPLATE_KWARGS}),
+]
 
 
 def _text_part(value: Any) -> Any:
-    if isinstance(value, dict) and isinstance(kind := value.get("type"), str) and kind != "text":
-        raise unsupported(f"Content parts of type {kind[:32]!r} are not supported: this model takes text", ".type")
+    kind = value.get("type") if isinstance(value, dict) else None
+    if isinstance(kind, str) and kind in _OTHER_KINDS:
+        raise unsupported(f"Content parts of type {kind!r} are not supported here: send text", ".type")
     return value
+
+
+class CacheBreakpoint(WireModel):
+    mode: Literal["explicit"]
+    ttl: Literal["30m", "12h"] | None = None
 
 
 class TextPart(WireModel):
     type: Literal["text"]
     text: Text
+    # The prefix cache needs no hints.
+    prompt_cache_breakpoint: CacheBreakpoint | None = None
+
+
+class RefusalPart(WireModel):
+    type: Literal["refusal"]
+    refusal: Text
 
 
 Content = (
@@ -34,7 +74,15 @@ Content = (
         Field(fail_fast=True, min_length=1, max_length=MAX_PARTS),
     ]
 )
-Name = Annotated[str, Field(pattern=_NAME)]
+AssistantContent = (
+    Text
+    | Annotated[
+        list[Annotated[TextPart | RefusalPart, Field(discriminator="type")]],
+        Field(fail_fast=True, min_length=1, max_length=MAX_PARTS),
+    ]
+)
+Name = Annotated[str, Field(pattern=r"^[^\s<|\\/>]{1,64}$")]
+FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 
 
 class SystemMessage(WireModel):
@@ -50,7 +98,7 @@ class UserMessage(WireModel):
 
 
 class FunctionCall(WireModel):
-    name: Name
+    name: FunctionName
     arguments: Text
 
 
@@ -62,7 +110,7 @@ class ToolCall(WireModel):
 
 class AssistantMessage(WireModel):
     role: Literal["assistant"]
-    content: Content | None = None
+    content: AssistantContent | None = None
     name: Name | None = None
     refusal: Text | None = None
     tool_calls: Annotated[list[ToolCall], Field(fail_fast=True)] | None = Field(None, min_length=1, max_length=128)
@@ -87,11 +135,11 @@ class ToolMessage(WireModel):
 Message = Annotated[SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]
 
 
-def text_of(content: str | list[TextPart] | None) -> str:
+def text_of(content: str | Sequence[TextPart | RefusalPart] | None) -> str:
     """Return a message's content as one string; the parts of a list are joined by line ends."""
     if content is None or isinstance(content, str):
         return content or ""
-    return "\n".join(part.text for part in content)
+    return "\n".join(part.text if isinstance(part, TextPart) else part.refusal for part in content)
 
 
 def plain_message(message: SystemMessage | UserMessage | AssistantMessage | ToolMessage) -> dict[str, Any]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tokka.core import Prompt, TextPrompt
 from tokka.protocol.common import MAX_TEXT_CHARS, TokenId, WireModel, invalid
-from tokka.protocol.messages import MAX_MESSAGES, Message, chat_prompt, check_continuation
+from tokka.protocol.messages import MAX_MESSAGES, Message, TemplateKwargs, chat_prompt, check_continuation
 
 
 def model_object(name: str, created: int, max_model_len: int | None) -> dict[str, Any]:
@@ -18,11 +18,14 @@ def model_object(name: str, created: int, max_model_len: int | None) -> dict[str
 class TokenizeRequest(WireModel):
     """Either a text or the messages of a chat."""
 
+    model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["prompt"]}, {"required": ["messages"]}]})
+
     model: str | None = Field(None, min_length=1, max_length=512)
     prompt: Annotated[str, Field(min_length=1, max_length=MAX_TEXT_CHARS)] | None = None
     messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
+    chat_template_kwargs: TemplateKwargs | None = None
 
     @model_validator(mode="after")
     def _one_of(self) -> Self:
@@ -35,7 +38,9 @@ class TokenizeRequest(WireModel):
     def to_prompt(self) -> Prompt:
         if self.messages is None:
             return TextPrompt(self.prompt or "")
-        return chat_prompt(self.messages, self.add_generation_prompt, self.continue_final_message)
+        return chat_prompt(
+            self.messages, self.add_generation_prompt, self.continue_final_message, self.chat_template_kwargs
+        )
 
 
 class DetokenizeRequest(WireModel):

@@ -228,7 +228,7 @@ class VllmEngine:
 
     async def tokenize(self, prompt: Prompt) -> list[int]:
         renderer, _ = self._ready()
-        return await renderer.token_ids(prompt)
+        return await renderer.token_ids(prompt, to_run=False)
 
     async def detokenize(self, token_ids: Sequence[int]) -> str:
         renderer, _ = self._ready()

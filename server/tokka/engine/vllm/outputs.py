@@ -48,8 +48,8 @@ class PromptOutputs:
         first = self._prompt_index * self._sampling.n + event.index * self._copies
         for copy in range(self._copies):
             match event:
-                case TextDelta(_, text, token_ids, logprobs):
-                    yield TextDelta(first + copy, text, token_ids, logprobs)
+                case TextDelta(_, text, token_ids, logprobs, held, held_logprobs):
+                    yield TextDelta(first + copy, text, token_ids, logprobs, held, held_logprobs)
                 case ChoiceDone(_, finish_reason, stop_reason, cumulative):
                     yield ChoiceDone(first + copy, finish_reason, stop_reason, cumulative)
 
@@ -78,7 +78,7 @@ class PromptOutputs:
         logprobs = None
         if self._sampling.logprobs is not None:
             logprobs = text.take_logprobs(everything=bool(reason) and not isinstance(matched, str))
-        yield TextDelta(part.index, sent, tuple(part.token_ids), logprobs)
+        yield TextDelta(part.index, sent, tuple(part.token_ids), logprobs, text.held, text.held_logprobs)
         if reason:
             yield ChoiceDone(part.index, reason, matched, part.cumulative_logprob)
 

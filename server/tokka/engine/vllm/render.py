@@ -48,12 +48,15 @@ class Renderer:
             return None
         return None
 
-    async def token_ids(self, prompt: Prompt, keep: int | None = None) -> list[int]:
-        """Return the prompt's tokens, the last `keep` of them. Raises InvalidRequest."""
+    async def token_ids(self, prompt: Prompt, keep: int | None = None, *, to_run: bool = True) -> list[int]:
+        """Return the prompt's tokens, the last `keep` of them. Raises InvalidRequest.
+
+        `to_run`: refuse a text that cannot fit the context without tokenising it.
+        """
         if isinstance(prompt, TokensPrompt):
             ids = self._checked(prompt.token_ids)
         else:
-            ids = await asyncio.get_running_loop().run_in_executor(self._pool, self._render, prompt, keep)
+            ids = await asyncio.get_running_loop().run_in_executor(self._pool, self._render, prompt, keep, to_run)
         return list(truncate(ids, keep))
 
     def decode(self, token_ids: list[int]) -> str:
@@ -71,18 +74,26 @@ class Renderer:
                 )
         return list(token_ids)
 
-    def _render(self, prompt: ChatPrompt | TextPrompt, keep: int | None) -> list[int]:
+    def _render(self, prompt: ChatPrompt | TextPrompt, keep: int | None, to_run: bool) -> list[int]:
         match prompt:
             case TextPrompt(text):
                 param, special = "prompt", True
             case ChatPrompt():
                 # The template writes the special tokens itself.
                 text, param, special = self._apply_template(prompt), "messages", False
-        text = self._cut(text, keep, param)
+        if to_run:
+            text = self._cut(text, keep, param)
         ids: list[int] = self._tokenizer(text, add_special_tokens=special)["input_ids"]
+        if not ids and not text:
+            ids = self._document_start()
         if not ids:
             raise InvalidRequest("The prompt is empty. Send at least one token.", param=param)
         return ids
+
+    def _document_start(self) -> list[int]:
+        """The tokens a model saw where a document began: what OpenAI takes for an empty prompt."""
+        starts = (self._tokenizer.bos_token_id, self._tokenizer.eos_token_id)
+        return [start for start in starts if start is not None][:1]
 
     def _cut(self, text: str, keep: int | None, param: str) -> str:
         most = (keep or self._max_model_len) * self._longest_token_chars
@@ -91,8 +102,8 @@ class Renderer:
         if keep is not None:
             return text[-most:]
         raise ContextLengthExceeded(
-            f"This model's maximum context length is {self._max_model_len} tokens. Your {param} hold {len(text)} "
-            f"characters, at least {len(text) // self._longest_token_chars} tokens. Please shorten them.",
+            f"This model's maximum context length is {self._max_model_len} tokens. Your {param} of {len(text)} "
+            f"characters has at least {len(text) // self._longest_token_chars} tokens. Please shorten it.",
             param=param,
         )
 
