@@ -108,18 +108,20 @@ async def test_failure_of_one_stream_ends_all() -> None:
 
 def test_environment_uses_the_cores_there_are_and_keeps_what_the_operator_set() -> None:
     environ = {"OMP_NUM_THREADS": "1"}
-    prepare_environment(environ, cpu=True, ranks=1, offline=True, verbose=False)
+    prepare_environment(environ, cpu=True, eager=True, ranks=1, offline=True, verbose=False)
     assert environ["OMP_NUM_THREADS"] == "1"
     assert environ["HF_HUB_OFFLINE"] == "1"
+    assert environ["TORCHDYNAMO_DISABLE"] == "1"
     fresh: dict[str, str] = {}
-    prepare_environment(fresh, cpu=True, ranks=1, offline=False, verbose=True)
+    prepare_environment(fresh, cpu=True, eager=False, ranks=1, offline=False, verbose=True)
+    assert "TORCHDYNAMO_DISABLE" not in fresh
     assert fresh["OMP_NUM_THREADS"] == str(len(available_cores()))
     assert "HF_HUB_OFFLINE" not in fresh
 
 
 def test_ranks_get_shares_of_the_cores() -> None:
     environ: dict[str, str] = {}
-    prepare_environment(environ, cpu=True, ranks=2, offline=True, verbose=True)
+    prepare_environment(environ, cpu=True, eager=True, ranks=2, offline=True, verbose=True)
     shares = environ["VLLM_CPU_OMP_THREADS_BIND"].split("|")
     assert len(shares) == 2
     assert {int(core) for share in shares for core in share.split(",")} <= set(available_cores())

@@ -105,7 +105,12 @@ class VllmEngine:
             self._output = EngineOutput()
             os.environ[OUTPUT_VARIABLE] = self._output.path
         prepare_environment(
-            os.environ, cpu=self._cpu, ranks=self._options.ranks, offline=offline, verbose=self._options.verbose
+            os.environ,
+            cpu=self._cpu,
+            eager=bool(arguments["enforce_eager"]),
+            ranks=self._options.ranks,
+            offline=offline,
+            verbose=self._options.verbose,
         )
         report("loading weights", model)
         try:

@@ -59,7 +59,7 @@ def _cgroup(name: str) -> str:
 
 
 def prepare_environment(
-    environ: MutableMapping[str, str], *, cpu: bool, ranks: int, offline: bool, verbose: bool
+    environ: MutableMapping[str, str], *, cpu: bool, eager: bool, ranks: int, offline: bool, verbose: bool
 ) -> None:
     """Set what vLLM and its processes read from the environment. Must run before vllm is imported.
 
@@ -80,6 +80,10 @@ def prepare_environment(
         defaults |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     if cpu:
         defaults |= _cpu_defaults(available_cores(), ranks)
+        if eager:
+            # vLLM compiles a few small helpers even so, at their first use and with a C++ compiler that may be missing:
+            # ten seconds of the first start, and no measurable speed.
+            defaults["TORCHDYNAMO_DISABLE"] = "1"
         environ["LD_PRELOAD"] = ":".join(_preloads(environ.get("LD_PRELOAD", "")))
     for name, value in defaults.items():
         environ.setdefault(name, value)
