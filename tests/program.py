@@ -119,6 +119,18 @@ def failing(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, li
     return done.returncode, done.stderr.splitlines()
 
 
+def processes_with(environment: dict[str, str]) -> list[psutil.Process]:
+    """Return the running processes that were started with these variables, whoever their parent is now."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if environment.items() <= process.environ().items() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
 def eventually(fact: Callable[[], bool], within_s: float) -> float:
     """Return after how many seconds the fact held; fail if it did not within the time."""
     began = time.monotonic()

@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import uuid
 from pathlib import Path
 
 import pytest
 
-from tests.program import failing
+from tests.program import failing, processes_with
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(240)]
 
 
 def line_of(*arguments: str, code: int, env: dict[str, str] | None = None) -> str:
     """Return the one line on stderr."""
-    exit_code, lines = failing("--port", "0", *arguments, env=env)
+    marker = {"TOKKA_TEST_RUN": uuid.uuid4().hex}
+    exit_code, lines = failing("--port", "0", *arguments, env={**(env or {}), **marker})
+    assert processes_with(marker) == [], "left behind"
     assert exit_code == code, lines
     assert len(lines) == 1, lines
     assert lines[0].startswith("tokka: ")
