@@ -150,13 +150,13 @@ async def test_two_watchers_both_see_the_end(watched: Watched) -> None:
         assert await asyncio.wait_for(asyncio.gather(*watching), 5) == ["ready", "ready"]
 
 
-async def test_a_failed_start_says_why(watched: Watched) -> None:
+async def test_a_failed_start_names_no_file_to_the_probes(watched: Watched) -> None:
     watched.engine.failure = StartupError("no such folder")
     watched.engine.may_start.set()
     with pytest.raises(StartupError, match="no such folder"):
         await watched.supervisor.run()
     progress = watched.supervisor.progress()
-    assert (progress.state, progress.detail) == ("failed", "no such folder")
+    assert (progress.state, progress.detail) == ("failed", "the engine could not be started")
     assert not watched.supervisor.was_ready
 
 
@@ -164,7 +164,7 @@ async def test_a_failed_start_ends_the_changes(watched: Watched) -> None:
     watched.engine.failure = StartupError("no such folder")
     async with watched.started():
         watched.engine.may_start.set()
-        assert (await watched.until(lambda progress: progress.state == "failed")).detail == "no such folder"
+        assert (await watched.until(lambda progress: progress.state == "failed")).phase == "failed"
 
 
 async def test_an_engine_that_dies_is_noticed_and_refused(watched: Watched) -> None:

@@ -92,6 +92,8 @@ class GenerationResponse(Response):
             log.exception("stream_failed")
             await self._send(send, sse.event(EngineError("The server had an error while generating.").body()))
         await self._send(send, sse.DONE)
+        # No comment may follow the end, however long the client takes to read it.
+        self._sent_s = 0.0
         await send({"type": "http.response.body", "body": b""})
 
     async def _send(self, send: Send, data: bytes) -> None:

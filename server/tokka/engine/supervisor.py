@@ -93,18 +93,19 @@ class Supervisor:
 
         try:
             self._info = await self._engine.start(report)
-        except StartupError as error:
-            self._move("failed", "failed", str(error))
+        except StartupError:
+            # Probes are open to all; the reason may name files and goes to the operator alone.
+            self._move("failed", "failed", "the engine could not be started")
             raise
         except Exception as error:
-            self._move("failed", "failed", type(error).__name__)
+            self._move("failed", "failed", "the engine could not be started")
             raise StartupError(f"the engine could not be started: {type(error).__name__}: {error}") from error
         self._was_ready = True
         self._move("ready", "ready")
         # An engine cannot be awaited for its death: it may be killed.
         while not (death := self._engine.death()):  # noqa: ASYNC110
             await asyncio.sleep(_DEATH_POLL_S)
-        self._move("failed", "failed", death)
+        self._move("failed", "failed", "the engine died")
         return death
 
     async def close(self) -> None:
@@ -121,6 +122,7 @@ class Supervisor:
 
     def _set_phase(self, phase: str, detail: str) -> None:
         self._phase, self._detail = phase, detail
-        log.info("engine_phase", state=self._state, phase=phase, detail=detail, elapsed_s=self.progress().elapsed_s)
+        fields = {"detail": detail} if detail else {}
+        log.info("engine_phase", state=self._state, phase=phase, elapsed_s=self.progress().elapsed_s, **fields)
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()

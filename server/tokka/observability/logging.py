@@ -16,7 +16,9 @@ def configure_logging(log_format: Literal["json", "console"] | None, level: str)
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time")
+        if as_json
+        else structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
     ]
     renderer: list[structlog.types.Processor] = (
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_dumps)]

@@ -74,8 +74,10 @@ class GenerationFields(WireModel):
 
     # Choice of tokens
     n: int | None = Field(None, ge=1, le=128, description="Choices to generate for each prompt.")
-    temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, ge=0, le=1)
+    temperature: float | None = Field(
+        None, ge=0, le=2, description="0: always the likeliest token. Default: what the model's own files say, else 1."
+    )
+    top_p: float | None = Field(None, ge=0, le=1, description="Default: what the model's own files say, else 1.")
     top_k: int | None = Field(None, ge=-1, le=2**31 - 1, description="0 or -1: no limit.")
     min_p: float | None = Field(None, ge=0, le=1)
     presence_penalty: float | None = Field(None, ge=-2, le=2)

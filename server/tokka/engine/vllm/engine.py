@@ -112,7 +112,7 @@ class VllmEngine:
             offline=offline,
             verbose=self._options.verbose,
         )
-        report("loading weights", model)
+        report("loading weights", self._options.served_name)
         try:
             self._llm = self._build(arguments)
         except StartupError:
