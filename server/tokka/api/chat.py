@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from tokka.api.deps import CurrentRecord, CurrentServices, body_of, documented_body
 from tokka.api.document import CHAT_RESPONSES
-from tokka.api.respond import GenerationResponse
+from tokka.api.respond import respond
 from tokka.protocol.chat import ChatEncoder, ChatRequest
 
 router = APIRouter(tags=["generate"])
@@ -30,9 +30,5 @@ async def create_chat_completion(
     body: Annotated[ChatRequest, body_of(ChatRequest)], services: CurrentServices, record: CurrentRecord
 ) -> Response:
     request = body.to_core()
-    record.stream = bool(body.stream)
-    if services.log_prompts:
-        record.prompt = [message.model_dump(exclude_none=True) for message in body.messages]
-    generation = await services.dispatcher.open(request, record)
     encoder = ChatEncoder(body, request.id, services.fingerprint)
-    return GenerationResponse(generation, encoder, stream=record.stream, keep_alive_s=services.keep_alive_s)
+    return await respond(request, encoder, services, record, stream=bool(body.stream))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter
@@ -10,7 +9,7 @@ from starlette.responses import Response
 
 from tokka.api.deps import CurrentRecord, CurrentServices, body_of, documented_body
 from tokka.api.document import COMPLETION_RESPONSES
-from tokka.api.respond import GenerationResponse
+from tokka.api.respond import respond
 from tokka.protocol.completions import CompletionEncoder, CompletionRequest
 
 router = APIRouter(tags=["generate"])
@@ -27,9 +26,5 @@ async def create_completion(
     body: Annotated[CompletionRequest, body_of(CompletionRequest)], services: CurrentServices, record: CurrentRecord
 ) -> Response:
     request = body.to_core()
-    record.stream = bool(body.stream)
-    if services.log_prompts:
-        record.prompt = [asdict(prompt) for prompt in body.prompt]
-    generation = await services.dispatcher.open(request, record)
     encoder = CompletionEncoder(body, request.id, services.fingerprint)
-    return GenerationResponse(generation, encoder, stream=record.stream, keep_alive_s=services.keep_alive_s)
+    return await respond(request, encoder, services, record, stream=bool(body.stream))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import asdict
 from typing import Any, Protocol
 
 import anyio
@@ -13,7 +14,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from tokka.api import sse
-from tokka.core import Event
+from tokka.api.deps import Services
+from tokka.core import Event, GenerateRequest, RequestRecord
 from tokka.dispatch import Generation
 from tokka.errors import EngineError, TokkaError
 
@@ -26,6 +28,17 @@ class Encoder(Protocol):
     def feed(self, event: Event) -> list[dict[str, Any]]: ...
 
     def fold(self, chunks: list[dict[str, Any]]) -> dict[str, Any]: ...
+
+
+async def respond(
+    request: GenerateRequest, encoder: Encoder, services: Services, record: RequestRecord, *, stream: bool
+) -> Response:
+    """Start the generation and return the response that will carry it. Raises what refuses it."""
+    record.stream = stream
+    if services.log_prompts:
+        record.prompt = [asdict(prompt) for prompt in request.prompts]
+    generation = await services.dispatcher.open(request, record)
+    return GenerationResponse(generation, encoder, stream=stream, keep_alive_s=services.keep_alive_s)
 
 
 class GenerationResponse(Response):
