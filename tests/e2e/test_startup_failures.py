@@ -39,6 +39,11 @@ def test_folder_that_is_no_model(tmp_path: Path) -> None:
     assert "config.json" in line_of(str(tmp_path), code=2)
 
 
+def test_hub_model_that_cannot_be_had() -> None:
+    line = line_of("no-such-org/no-such-model", code=3, env={"HF_HUB_OFFLINE": "1"})
+    assert "no-such-org/no-such-model" in line
+
+
 def test_corrupt_config(model: Path) -> None:
     (model / "config.json").write_text('{"model_type": ')
     line = line_of(str(model), code=3)

@@ -75,7 +75,7 @@ def prepare_environment(
     if not verbose:
         # torch and vLLM warn at every start of what a CPU server cannot have: triton, CUDA.
         logging.getLogger("vllm").setLevel(logging.ERROR)
-        defaults["TORCH_LOGS"] = "-all"
+        defaults |= {"TORCH_LOGS": "-all", "HF_HUB_VERBOSITY": "error"}
     if offline:
         defaults |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     if cpu:
