@@ -8,8 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.program import Program, running
+
+# A shared machine pauses now and then; how long one example takes is no fact about the code.
+settings.register_profile("tokka", deadline=None)
+settings.load_profile("tokka")
 
 
 @pytest.fixture(scope="session")

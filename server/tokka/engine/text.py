@@ -55,6 +55,12 @@ class ChoiceText:
         sent = self._send(at + len(stop) if self._include_stop else at, len(self._held))
         return sent, stop
 
+    def end_with(self, text: str, stop: str) -> str:
+        """Add decoded text that ends with this stop string, whatever else it holds; return what to send."""
+        self._held += text
+        end = len(self._held)
+        return self._send(end if self._include_stop else end - len(stop), end)
+
     def flush(self) -> str:
         """The choice ended without a stop string: return what was held back."""
         return self._send(len(self._held), len(self._held))

@@ -69,7 +69,11 @@ class PromptOutputs:
         if self._sampling.logprobs is not None:
             text.add_tokens(self._logprobs(part, drop_last=ended_by_token and not self._shows_end(part)))
         sent = self._text_to_send(text, part, ended_by_token)
-        if isinstance(matched, str):
+        if isinstance(matched, str) and self._sampling.min_tokens:
+            # vLLM merges steps for a slow reader: an earlier stop in this text may be one that did not count yet.
+            sent = text.end_with(sent, matched)
+        elif isinstance(matched, str):
+            # vLLM takes the first of its list; of those one step completes, the first in the text is meant.
             sent, matched = text.feed_stop(sent)
         elif reason:
             sent = text.feed(sent) + text.flush()
