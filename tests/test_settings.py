@@ -165,9 +165,7 @@ def test_a_value_out_of_bounds_is_refused_by_its_flag(flags: dict[str, Any]) -> 
     assert "\n" not in message
 
 
-@pytest.mark.parametrize(
-    "key", ["", "short", "with a space", "tk-ä-long-enough", "line\nbreak-long", "tab\tlong-enough"]
-)
+@pytest.mark.parametrize("key", ["", "with a space", "tk-ä-long-enough", "line\nbreak-long", "tab\tlong-enough"])
 def test_a_weak_key_is_refused_without_repeating_it(key: str) -> None:
     message = refusal({"api_key": ["a-good-key-that-stays", key]})
     assert message.startswith("--api-key: ")

@@ -165,9 +165,9 @@ class Settings(BaseSettings):
     @classmethod
     def _is_key(cls, value: list[str]) -> list[str]:
         for key in value:
-            if len(key) < 8 or not key.isascii() or not key.isprintable() or " " in key:
+            if not key or not key.isascii() or not key.isprintable() or " " in key:
                 # The key itself is a secret and stays out of the message.
-                raise ValueError("a key needs at least 8 printable ASCII characters without spaces")
+                raise ValueError("a key is printable ASCII without spaces")
         return value
 
     @model_validator(mode="after")
@@ -189,7 +189,8 @@ class Settings(BaseSettings):
             return tuple(self.served_model_name)
         if self.model is None:
             return (EMBEDDED_MODEL,) if self.engine == "vllm" else ("fake",)
-        return (Path(self.model).name,) if Path(self.model).is_dir() else (self.model,)
+        folder = Path(self.model).expanduser()
+        return (folder.resolve().name,) if folder.is_dir() else (self.model,)
 
 
 def is_loopback(host: str) -> bool:

@@ -83,6 +83,12 @@ def test_each_key_is_a_tenant_of_its_own(guarded: Program, client: httpx.Client)
     assert KEY not in guarded.stderr()
 
 
+def test_guessable_key_is_used_and_warned_of() -> None:
+    with running("--engine", "fake", "--api-key", "k1") as program, program.client() as client:
+        assert client.get("/v1/models", headers={"authorization": "Bearer k1"}).status_code == 200
+        assert [line["place"] for line in program.log if line["event"] == "guessable_api_key"] == [1]
+
+
 def test_preflight_is_answered_without_a_key() -> None:
     origin = "https://app.example"
     with running("--engine", "fake", "--api-key", KEY, "--cors-origin", origin) as program, program.client() as client:

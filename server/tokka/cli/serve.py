@@ -34,6 +34,7 @@ _BACKLOG = 2048
 _CLOSE_CONNECTIONS_S = 3
 _KEEP_ALIVE_S = 75
 _OPEN_FILES = 65536
+_SAFE_KEY_CHARS = 16
 
 
 def run(flags: dict[str, Any], config: Path | None) -> int:
@@ -65,6 +66,9 @@ async def _serve(settings: Settings, engine: Any, listener: socket.socket) -> in
     server = create_server(settings, engine)
     stop = _stop_on_signals()
     http = _HttpServer(_http_config(settings, server))
+    for place, key in enumerate(settings.api_key, start=1):
+        if len(key) < _SAFE_KEY_CHARS:
+            log.warning("guessable_api_key", place=place, remedy=f"use {_SAFE_KEY_CHARS} random characters or more")
     log.info("listening", url=_url(settings, listener), version=__version__, pid=os.getpid(), docs="/docs")
     serving = asyncio.create_task(http.serve(sockets=[listener]))
     running = asyncio.create_task(server.supervisor.run())
