@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from tokka import __version__
+from tokka.api.middleware import OPEN_PATHS
 from tokka.protocol.answers import ChatCompletion, ChatCompletionChunk, Completion, ErrorBody
 from tokka.protocol.chat import ChatRequest
 from tokka.protocol.completions import CompletionRequest
@@ -90,8 +91,10 @@ def _build(app: FastAPI) -> dict[str, Any]:
 
 def _correct(document: dict[str, Any]) -> None:
     """Leave out what FastAPI adds and this server never does; add what any request may get."""
-    for operations in document["paths"].values():
+    for path, operations in document["paths"].items():
         for operation in operations.values():
+            if path in OPEN_PATHS:
+                operation["security"] = []
             # Validation is ours, and answers 400.
             operation["responses"].pop("422", None)
             operation["responses"]["431"] = _json(_MEANING[431], ErrorBody)
