@@ -83,6 +83,8 @@ def running(*arguments: str, env: dict[str, str] | None = None, wait: bool = Tru
         stderr=errors,
         text=True,
         env={**os.environ, **(env or {})},
+        # A group of its own, as in a terminal.
+        start_new_session=True,
     )
     program = Program(process, errors)
     reader = threading.Thread(target=program.read, daemon=True)

@@ -27,8 +27,6 @@ from tokka.engine.supervisor import Supervisor
 from tokka.observability.metrics import Metrics
 from tokka.settings import Settings, is_loopback, parse_size
 
-# What vLLM runs at once when nothing is said; the bound on open work builds on it.
-DEFAULT_MAX_NUM_SEQS = 256
 _LAG_INTERVAL_S = 0.5
 
 
@@ -55,8 +53,15 @@ def create_engine(settings: Settings) -> Engine:
 
 def create_server(settings: Settings, engine: Engine) -> Server:
     metrics = Metrics()
-    supervisor = Supervisor(engine, metrics.set_engine_state)
-    admission = AdmissionController(settings.max_waiting + (settings.max_num_seqs or DEFAULT_MAX_NUM_SEQS))
+    admission = AdmissionController(settings.max_waiting)
+
+    def on_state(state: str) -> None:
+        metrics.set_engine_state(state)
+        if supervisor.info:
+            # What runs has a slot of its own; only what comes on top of it waits.
+            admission.bound(supervisor.info.max_running + settings.max_waiting)
+
+    supervisor = Supervisor(engine, on_state)
     metrics.watch(supervisor.stats, time.process_time)
     names = settings.names()
     services = Services(

@@ -161,6 +161,8 @@ class ModelInfo:
     engine: str
     engine_version: str
     has_chat_template: bool
+    # Sequences the engine works on at once, over all copies of the model.
+    max_running: int = 256
 
 
 @dataclass(frozen=True, slots=True)

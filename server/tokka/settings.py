@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from tokka.errors import ConfigurationError
@@ -29,10 +30,8 @@ def _xdg(variable: str, fallback: str) -> Path:
     return (Path(base) if base else Path.home() / fallback) / "tokka"
 
 
-def parse_size(text: str | int) -> int:
+def parse_size(text: str) -> int:
     """Return bytes for `4GiB`, `512M` or `1073741824`; units are powers of 1024. Raises ValueError."""
-    if isinstance(text, int):
-        return text
     number = text.strip().upper().removesuffix("IB").removesuffix("B")
     unit = number[-1:] if number[-1:] in _UNITS and not number[-1:].isdigit() else ""
     try:
@@ -109,7 +108,8 @@ class Settings(BaseSettings):
     )
     # Files
     state_dir: Path = Field(
-        default_factory=lambda: _xdg("XDG_STATE_HOME", ".local/state"), description="Where state is kept."
+        default_factory=lambda: _xdg("XDG_STATE_HOME", ".local/state"),
+        description="Where state is kept; nothing is yet.",
     )
     cache_dir: Path = Field(
         default_factory=lambda: _xdg("XDG_CACHE_HOME", ".cache"), description="Where the embedded model is kept."
@@ -136,8 +136,18 @@ class Settings(BaseSettings):
 
     @field_validator("served_model_name", "engine_arg", "cors_origin", "api_key", mode="before")
     @classmethod
-    def _split(cls, value: Any) -> Any:
-        return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
+    def _split(cls, value: Any, info: ValidationInfo) -> Any:
+        if not isinstance(value, str):
+            return value
+        # The value of an engine argument may be JSON with commas of its own.
+        commas = r",(?=\s*[\w-]+=)" if info.field_name == "engine_arg" else ","
+        return [item.strip() for item in re.split(commas, value) if item.strip()]
+
+    @field_validator("kv_cache_memory", "max_body_size", "max_header_size", mode="before")
+    @classmethod
+    def _as_text(cls, value: Any) -> Any:
+        # A file holds a number of bytes as a number.
+        return str(value) if type(value) is int else value
 
     @field_validator("kv_cache_memory", "max_body_size", "max_header_size")
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import threading
@@ -130,6 +131,32 @@ def test_engine_starts_without_a_compiler_and_a_killed_server_leaves_none_behind
         program.process.kill()
         program.process.wait(10)
         eventually(lambda: not any(_runs(child) for child in children), within_s=5)
+
+
+@pytest.mark.engine
+def test_ctrl_c_in_a_terminal_lets_the_engine_finish_what_runs() -> None:
+    with running() as program, program.client() as client:
+        body = {"model": program.model, "prompt": "Once", "max_tokens": 150, "ignore_eos": True, "stream": True}
+        with client.stream("POST", "/v1/completions", json=body) as answer:
+            pieces = answer.iter_text()
+            first = next(pieces)
+            # A terminal sends it to every process of the group, the engine's too.
+            os.killpg(program.process.pid, signal.SIGINT)
+            program.wait_for("draining")
+            rest = first + "".join(pieces)
+        assert '"finish_reason":"length"' in rest
+        assert '"error"' not in rest
+        assert program.process.wait(20) == 0
+
+
+@pytest.mark.engine
+def test_stop_during_imports_stops_before_the_model_is_loaded() -> None:
+    with running(wait=False) as program:
+        while program.wait_for("engine_phase")["phase"] != "loading weights":
+            pass
+        assert program.stop() == 0
+        assert program.stderr() == ""
+        assert not any(line.get("phase") == "warming up" for line in program.log)
 
 
 @pytest.mark.engine

@@ -49,8 +49,10 @@ def test_a_prompt_that_fills_the_context_leaves_no_room() -> None:
         allowed_tokens(limited(None), prompt_tokens=100, max_model_len=100, cap=None)
 
 
-def test_a_prompt_that_fills_the_context_can_still_be_scored() -> None:
-    assert allowed_tokens(limited(0), prompt_tokens=100, max_model_len=100, cap=None) == 0
+def test_a_prompt_that_is_only_scored_needs_room_for_one_token() -> None:
+    assert allowed_tokens(limited(0), prompt_tokens=99, max_model_len=100, cap=None) == 0
+    with pytest.raises(ContextLengthExceeded):
+        allowed_tokens(limited(0), prompt_tokens=100, max_model_len=100, cap=None)
 
 
 def test_more_than_the_cap_is_refused_naming_the_client_s_field() -> None:

@@ -23,6 +23,10 @@ class AdmissionController:
         self._idle = asyncio.Event()
         self._idle.set()
 
+    def bound(self, max_open: int) -> None:
+        """Set how many choices may be open; what is open already stays."""
+        self._max_open = max_open
+
     @property
     def is_draining(self) -> bool:
         return self._draining

@@ -55,6 +55,7 @@ class GenerationResponse(Response):
         self._stream = stream
         self._keep_alive_s = keep_alive_s
         self._sent_s = 0.0
+        self._is_sending = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -77,7 +78,9 @@ class GenerationResponse(Response):
                 async with asyncio.timeout(self._keep_alive_s):
                     message = await receive()
             except TimeoutError:
-                if self._sent_s and time.monotonic() - self._sent_s >= self._keep_alive_s * 0.5:
+                # A stream that waits for its reader is not silent, and nothing may slip in behind its end.
+                silent_s = time.monotonic() - self._sent_s
+                if self._sent_s and not self._is_sending and silent_s >= self._keep_alive_s * 0.5:
                     await self._send(send, sse.KEEP_ALIVE)
                 continue
             if message["type"] == "http.disconnect":
@@ -111,4 +114,6 @@ class GenerationResponse(Response):
 
     async def _send(self, send: Send, data: bytes) -> None:
         self._sent_s = time.monotonic()
+        self._is_sending = True
         await send({"type": "http.response.body", "body": data, "more_body": True})
+        self._is_sending = False

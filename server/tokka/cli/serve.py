@@ -81,6 +81,10 @@ async def _serve(settings: Settings, engine: Any, listener: socket.socket) -> in
             # Raises why the engine could not be started.
             log.error("engine_died", reason=running.result())
             return 1
+        if serving.done():
+            # Raises what ended it: nobody has asked for that.
+            serving.result()
+            return 1
         await _drain(settings, server)
         return 0
     finally:

@@ -30,10 +30,12 @@ def allowed_tokens(request: GenerateRequest, prompt_tokens: int, max_model_len: 
                 f"{request.limit_param} is too large: {requested}. This server allows at most {cap} completion tokens.",
                 param=request.limit_param,
             )
-        if prompt_tokens + requested > max_model_len:
+        # An engine cannot run for no token at all: a prompt that is only scored needs room for one.
+        needed = max(1, requested)
+        if prompt_tokens + needed > max_model_len:
             raise ContextLengthExceeded(
                 f"This model's maximum context length is {max_model_len} tokens. However, you requested "
-                f"{prompt_tokens + requested} tokens ({prompt_tokens} in the prompt, {requested} in the completion). "
+                f"{prompt_tokens + needed} tokens ({prompt_tokens} in the prompt, {needed} in the completion). "
                 f"Please reduce the length of the {request.prompt_param} or {request.limit_param}.",
                 param=request.prompt_param,
             )

@@ -61,12 +61,12 @@ class Supervisor:
         return Progress(self._state, self._phase, self._detail, round(time.monotonic() - self._since, 3))
 
     async def changes(self) -> AsyncIterator[Progress]:
-        """Yield the progress now and at each change, until the engine is ready or has failed."""
+        """Yield the progress now and at each change, until the engine is ready, has failed or was stopped."""
         while True:
             changed = self._changed
             now = self.progress()
             yield now
-            if now.state in ("ready", "failed"):
+            if now.state in ("ready", "failed") or now.phase == "stopped":
                 return
             await changed.wait()
 

@@ -176,7 +176,9 @@ class CompletionEncoder:
                 return self._delta(event)
             case ChoiceDone():
                 tokens = self._tokens_of.get(event.index, 0)
-                self._scores[event.index] = (event.cumulative_logprob or 0.0) / max(1, tokens)
+                # Cut off by its deadline, it was never scored: the worst.
+                total = float("-inf") if event.cumulative_logprob is None else event.cumulative_logprob
+                self._scores[event.index] = total / max(1, tokens)
                 return [self._chunk(event.index, "", None, event)]
             case Accepted(prompt_token_ids):
                 self._prompt_token_ids = prompt_token_ids

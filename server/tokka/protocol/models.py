@@ -45,7 +45,7 @@ class TokenizeRequest(WireModel):
 
 class DetokenizeRequest(WireModel):
     model: str | None = Field(None, min_length=1, max_length=512)
-    tokens: Annotated[list[TokenId], Field(fail_fast=True)] = Field(max_length=8 * 1024 * 1024)
+    tokens: Annotated[list[TokenId], Field(fail_fast=True)] = Field(max_length=1024 * 1024)
 
 
 class ModelObject(BaseModel):

@@ -102,6 +102,22 @@ def test_end_token_has_no_logprob_in_the_answer() -> None:
     assert delta.token_ids == (ord("H"), EOS)
 
 
+def test_hidden_special_token_takes_no_room_before_a_stop() -> None:
+    special = {"token_ids": [ord("a"), EOS, ord("b"), ord("!")]}
+    scores = [{token: SimpleNamespace(logprob=-0.5, rank=1)} for token in special["token_ids"]]
+    ended = part("ab!", logprobs=scores, finish_reason="stop", stop_reason="!", **special)
+    events = run(outputs_of(Sampling(logprobs=0, stop=("!",))), output(ended))
+    delta = next(event for event in events if isinstance(event, TextDelta))
+    assert delta.text == "ab"
+    assert [token.text for token in delta.logprobs or ()] == ["a", "</s>", "b"]
+
+
+def test_special_token_before_an_echoed_text_takes_no_room_in_it() -> None:
+    scored = SimpleNamespace(prompt_logprobs=[None, {ord("H"): SimpleNamespace(logprob=-1.0, rank=1)}])
+    echo = outputs_of(Sampling(logprobs=0)).echo(scored, "H", [EOS, ord("H")])
+    assert b"".join(token.bytes for token in echo.logprobs or ()) == b"H"
+
+
 def test_prompt_that_is_only_scored_has_no_completion() -> None:
     outputs = outputs_of(Sampling(max_tokens=0), limit=0)
     assert run(outputs, output(part("x", finish_reason="length"))) == [ChoiceDone(0, "length")]

@@ -119,6 +119,15 @@ def test_environment_uses_the_cores_there_are_and_keeps_what_the_operator_set() 
     assert "HF_HUB_OFFLINE" not in fresh
 
 
+def test_gpu_build_gets_nothing_of_the_cpus_but_a_fresh_process() -> None:
+    environ: dict[str, str] = {}
+    prepare_environment(environ, cpu=False, eager=False, ranks=4, offline=False, verbose=True)
+    assert environ["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"
+    assert (
+        not {"OMP_NUM_THREADS", "LD_PRELOAD", "VLLM_ENABLE_V1_MULTIPROCESSING", "TORCHDYNAMO_DISABLE"} & environ.keys()
+    )
+
+
 def test_ranks_get_shares_of_the_cores() -> None:
     environ: dict[str, str] = {}
     prepare_environment(environ, cpu=True, eager=True, ranks=2, offline=True, verbose=True)

@@ -107,8 +107,9 @@ def engine_arguments(
         config, weight_bytes = files
         if problem := check_tensor_parallel(config, options.tensor_parallel_size):
             raise ConfigurationError(f"--tensor-parallel-size {options.tensor_parallel_size}: the model's {problem}")
-        if cpu and options.kv_cache_bytes is None:
-            arguments["kv_cache_memory_bytes"] = _cpu_cache_bytes(options, config, weight_bytes)
+        if cpu and options.kv_cache_bytes is None and (per_token := kv_bytes_per_token(config, options.dtype)):
+            length = options.max_model_len or context_length(config)
+            arguments["kv_cache_memory_bytes"] = _cpu_cache_bytes(options, per_token, length, weight_bytes)
     if cpu and options.ranks == 1 and options.data_parallel_size == 1:
         arguments["distributed_executor_backend"] = "uni"
     return arguments | parse_pairs(options.engine_args)
@@ -122,15 +123,14 @@ def _read_template(path: Path) -> str:
         raise ConfigurationError(f"--chat-template {path} cannot be read: {reason}") from None
 
 
-def _cpu_cache_bytes(options: VllmOptions, config: Mapping[str, Any], weight_bytes: int) -> int:
+def _cpu_cache_bytes(options: VllmOptions, per_token: int, length: int, weight_bytes: int) -> int:
     """Return the KV cache per rank for this machine: some full sequences, never more than half of what is left."""
-    length = options.max_model_len or context_length(config)
-    per_token = kv_bytes_per_token(config, options.dtype) or 0
     sequence = length * per_token // options.tensor_parallel_size
     # A block holds 128 tokens on a CPU; one more than the sequence fills.
     least = max(64 << 20, sequence + 128 * per_token)
     free = available_memory_bytes()
-    room = (free - weight_bytes - _RESERVE_BYTES) // options.ranks
+    copies = options.data_parallel_size
+    room = (free - weight_bytes * copies - _RESERVE_BYTES) // (options.ranks * copies)
     if room < least:
         raise StartupError(
             f"not enough memory: the weights take {weight_bytes / GIB:.1f} GiB, the KV cache for one sequence of "

@@ -1,6 +1,6 @@
 """Runs inside every process of the engine: vLLM loads it there as a plugin.
 
-Three things can only be done from inside: ending with the server, asking for AMX, and sending the output to its log.
+What can only be done from inside: ending with the server and not before, asking for AMX, handing over what is printed.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ def install() -> None:
     if parent is None or parent.pid is None:
         return
     _end_with(parent.pid)
+    _leave_interrupts_to_the_server()
     _redirect_output()
     _enable_amx()
 
@@ -42,6 +43,12 @@ def _end_with(parent_pid: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+
+def _leave_interrupts_to_the_server() -> None:
+    """Ctrl-C reaches every process of a terminal's group: the engine must go on while the server drains."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _redirect_output() -> None:

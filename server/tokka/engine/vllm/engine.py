@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import aclosing
 from typing import Any
 
@@ -39,11 +39,13 @@ from tokka.engine.vllm.render import Renderer
 from tokka.engine.vllm.tokens import TokenTable
 from tokka.engine.vllm.warmup import warm_up
 from tokka.engine.vllm.weights import read_model_folder
-from tokka.errors import ConfigurationError, EngineError, InvalidRequest, StartupError
+from tokka.errors import ConfigurationError, EngineError, InvalidRequest, ServerOverloaded, StartupError, TokkaError
 
 log = structlog.get_logger("tokka.engine")
 
 _SHUTDOWN_S = 1.0
+_STOP_POLL_S = 0.2
+_RETRY_AFTER_S = 5
 
 
 class VllmEngine:
@@ -52,9 +54,11 @@ class VllmEngine:
         self._cpu = is_cpu_build()
         # Starting blocks for a minute. One thread of our own, so that it can be waited for when we stop meanwhile.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="engine-start")
+        self._starting: Future[ModelInfo] | None = None
         self._output: EngineOutput | None = None
         self._llm: Any = None
-        self._latest: Any = None
+        # One for each copy of the model.
+        self._latest: list[Any] = []
         self._renderer: Renderer | None = None
         self._table: TokenTable | None = None
         self._defaults: Mapping[str, Any] = {}
@@ -65,12 +69,14 @@ class VllmEngine:
     # -- life cycle
 
     async def start(self, report: ReportPhase) -> ModelInfo:
-        loop = asyncio.get_running_loop()
-        info = await loop.run_in_executor(self._starter, self._start, report)
+        self._starting = self._starter.submit(self._start, report)
+        # Its thread ends with it; there is no second start.
+        self._starter.shutdown(wait=False)
+        info = await asyncio.wrap_future(self._starting)
         report("warming up", "first requests of each kind")
         try:
             await warm_up(self.generate, TokensPrompt(self._warmup_ids()))
-        except EngineError as error:
+        except TokkaError as error:
             raise StartupError(f"the engine failed its first requests: {self._cause() or error}") from error
         return info
 
@@ -80,27 +86,34 @@ class VllmEngine:
         return None
 
     def stats(self) -> EngineStats:
-        latest = self._latest.stats if self._latest else None
-        if latest is None:
-            return EngineStats()
-        return EngineStats(latest.num_running_reqs, latest.num_waiting_reqs, latest.kv_cache_usage)
+        latest = [rank.stats for rank in self._latest if rank.stats is not None]
+        return EngineStats(
+            running=sum(stats.num_running_reqs for stats in latest),
+            waiting=sum(stats.num_waiting_reqs for stats in latest),
+            kv_cache_usage=max((stats.kv_cache_usage for stats in latest), default=0.0),
+        )
 
     async def close(self) -> None:
         self._closing = True
-        loop = asyncio.get_running_loop()
-        if self._llm is None:
-            # Still starting: without its processes the start ends at once.
-            _kill_children()
-        await loop.run_in_executor(None, self._shutdown)
-        self._starter.shutdown(wait=True, cancel_futures=True)
+        # All of it blocks, for seconds.
+        await asyncio.get_running_loop().run_in_executor(None, self._stop)
         if self._renderer:
             self._renderer.close()
+
+    def _stop(self) -> None:
+        while self._starting is not None and not self._starting.done():
+            # Without its processes a start that is under way ends; between two of them it looks whether it is wanted.
+            _kill_children()
+            wait([self._starting], timeout=_STOP_POLL_S)
+        if self._llm is not None:
+            self._llm.shutdown(timeout=_SHUTDOWN_S)
         _kill_children()
         if self._output:
-            await loop.run_in_executor(None, self._output.close)
+            self._output.close()
 
     def _start(self, report: ReportPhase) -> ModelInfo:
         model, arguments, offline = self._prepare(report)
+        self._check_wanted()
         if not self._options.verbose:
             self._output = EngineOutput()
             os.environ[OUTPUT_VARIABLE] = self._output.path
@@ -108,7 +121,7 @@ class VllmEngine:
             os.environ,
             cpu=self._cpu,
             eager=bool(arguments["enforce_eager"]),
-            ranks=self._options.ranks,
+            ranks=self._options.ranks * self._options.data_parallel_size,
             offline=offline,
             verbose=self._options.verbose,
         )
@@ -120,9 +133,11 @@ class VllmEngine:
         except Exception as error:
             log.debug("engine_start_failed", exc_info=error)
             raise StartupError(f"the engine could not load {model}: {self._cause() or _one_line(error)}") from error
+        return self._describe()
+
+    def _check_wanted(self) -> None:
         if self._closing:
             raise StartupError("stopped while starting")
-        return self._describe()
 
     def _prepare(self, report: ReportPhase) -> tuple[str, dict[str, Any], bool]:
         """Return the model, the engine's arguments, and whether the hub must not be asked."""
@@ -147,14 +162,15 @@ class VllmEngine:
             raise ConfigurationError(
                 f"--engine-arg: {_one_line(error).replace('AsyncEngineArgs.__init__() ', 'vLLM ')}"
             ) from None
+        self._check_wanted()
         return AsyncLLM.from_engine_args(
             engine_args, usage_context=UsageContext.OPENAI_API_SERVER, stat_loggers=[self._keep_stats(LatestStats)]
         )
 
     def _keep_stats(self, kind: Callable[..., Any]) -> Callable[..., Any]:
         def create(config: Any, engine_index: int = 0) -> Any:
-            self._latest = kind(config, engine_index)
-            return self._latest
+            self._latest.append(kind(config, engine_index))
+            return self._latest[-1]
 
         return create
 
@@ -174,18 +190,15 @@ class VllmEngine:
             engine="vllm",
             engine_version=engine_version(),
             has_chat_template=self._renderer.has_chat_template,
+            max_running=self._llm.vllm_config.scheduler_config.max_num_seqs * self._options.data_parallel_size,
         )
 
     def _warmup_ids(self) -> tuple[int, ...]:
         # Any tokens do; few enough for a model of the shortest context.
-        return tuple(place % self._vocab_size for place in range(3, 3 + min(16, self._max_model_len // 2)))
+        return tuple(place % self._vocab_size for place in range(3, 3 + max(1, min(16, self._max_model_len // 2))))
 
     def _cause(self) -> str | None:
         return self._output.cause() if self._output else None
-
-    def _shutdown(self) -> None:
-        if self._llm is not None:
-            self._llm.shutdown(timeout=_SHUTDOWN_S)
 
     # -- generations
 
@@ -242,7 +255,7 @@ class VllmEngine:
                 raise InvalidRequest(
                     f"tokens holds the id {token}; ids of this model are 0 to {self._vocab_size - 1}.", param="tokens"
                 )
-        return renderer.decode(list(token_ids))
+        return await renderer.decode_apart(list(token_ids))
 
     def _ready(self) -> tuple[Renderer, TokenTable]:
         if self._renderer is None or self._table is None:
@@ -274,7 +287,7 @@ class VllmEngine:
 
 
 def _in_our_words(error: Exception) -> Exception:
-    from vllm.exceptions import VLLMClientError
+    from vllm.exceptions import GracefulHTTPError, VLLMClientError
     from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
     match error:
@@ -282,6 +295,8 @@ def _in_our_words(error: Exception) -> Exception:
             return EngineError("The engine stopped while it worked on this request.", should_retry=True)
         case EngineGenerateError():
             return EngineError("The engine failed on this request.")
+        case GracefulHTTPError():
+            return ServerOverloaded("The engine takes no more requests now.", retry_after_s=_RETRY_AFTER_S)
         case VLLMClientError():
             return InvalidRequest(
                 str(error.args[0] if error.args else error)[:500], param=getattr(error, "parameter", None)

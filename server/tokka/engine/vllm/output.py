@@ -9,10 +9,6 @@ import tempfile
 import threading
 from collections import deque
 
-import structlog
-
-log = structlog.get_logger("tokka.engine")
-
 _KEPT_LINES = 200
 _CAUSE = re.compile(r"(?:^|\s)([A-Za-z_][\w.]*(?:Error|Exception|Interrupt)): (.+)")
 # What vLLM raises on top of the real cause.
@@ -54,9 +50,7 @@ class EngineOutput:
             pending += os.read(self._fd, 65536)
             *lines, pending = pending.split(b"\n")
             for line in lines:
-                text = line.decode(errors="replace").rstrip()
-                self._lines.append(text)
-                log.debug("engine_output", line=text)
+                self._lines.append(line.decode(errors="replace").rstrip())
             if pending.endswith(b"\0"):
                 return
             # A line without an end must not grow for ever.

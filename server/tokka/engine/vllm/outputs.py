@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from tokka.core import ChoiceDone, Event, PromptEcho, Sampling, TextDelta, TokenLogprob
@@ -35,8 +36,11 @@ class PromptOutputs:
         scores = output.prompt_logprobs
         if self._sampling.logprobs is None or scores is None:
             return PromptEcho(self._prompt_index, text, None)
-        logprobs = tuple(self._scored(token, score) for token, score in zip(token_ids, scores, strict=True))
-        return PromptEcho(self._prompt_index, text, logprobs)
+        logprobs = [self._scored(token, score) for token, score in zip(token_ids, scores, strict=True)]
+        if self._table.is_special(logprobs[0].id) and not text.startswith(logprobs[0].text):
+            # The tokenizer put it before the text, so it takes no room in it.
+            logprobs[0] = replace(logprobs[0], bytes=b"")
+        return PromptEcho(self._prompt_index, text, tuple(logprobs))
 
     def feed(self, output: Any) -> Iterator[Event]:
         self.cached_tokens = max(self.cached_tokens, output.num_cached_tokens or 0)
@@ -93,7 +97,8 @@ class PromptOutputs:
     def _text_to_send(self, text: ChoiceText, part: Any, ended_by_token: bool) -> str:
         """Return the step's text without the end token, which vLLM leaves in when it is told to keep stop strings."""
         new: str = part.text
-        if not ended_by_token or self._shows_end(part) or not self._sampling.stop or not part.token_ids:
+        kept_by_vllm = self._sampling.stop or self._sampling.include_stop
+        if not ended_by_token or self._shows_end(part) or not kept_by_vllm or not part.token_ids:
             return new
         last = part.token_ids[-1]
         if self._sampling.skip_special_tokens and self._table.is_special(last):
@@ -102,8 +107,15 @@ class PromptOutputs:
 
     def _logprobs(self, part: Any, drop_last: bool) -> list[TokenLogprob]:
         scores = part.logprobs or []
-        tokens = [self._scored(token, score) for token, score in zip(part.token_ids, scores, strict=True)]
+        tokens = [
+            self._as_shown(self._scored(token, score)) for token, score in zip(part.token_ids, scores, strict=True)
+        ]
         return tokens[:-1] if drop_last else tokens
+
+    def _as_shown(self, token: TokenLogprob) -> TokenLogprob:
+        """A special token that is left out of the text takes no room in it."""
+        hidden = self._sampling.skip_special_tokens and self._table.is_special(token.id)
+        return replace(token, bytes=b"") if hidden else token
 
     def _scored(self, token: int, score: Any) -> TokenLogprob:
         """Return the token with its logprob and the alternatives asked for, likeliest first."""

@@ -59,6 +59,10 @@ class Renderer:
             ids = await asyncio.get_running_loop().run_in_executor(self._pool, self._render, prompt, keep, to_run)
         return list(truncate(ids, keep))
 
+    async def decode_apart(self, token_ids: list[int]) -> str:
+        """Like `decode`, off the event loop: for as many tokens as a client likes."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self.decode, token_ids)
+
     def decode(self, token_ids: list[int]) -> str:
         return str(self._tokenizer.decode(token_ids, skip_special_tokens=False))
 

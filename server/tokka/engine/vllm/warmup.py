@@ -10,11 +10,13 @@ from tokka.core import Event, GenerateRequest, Sampling, TokensPrompt
 Generate = Callable[[GenerateRequest], AsyncGenerator[Event, None]]
 
 _KINDS = {
-    "greedy": Sampling(max_tokens=4, temperature=0.0, ignore_eos=True),
-    "sampled": Sampling(max_tokens=4, temperature=0.7, top_p=0.9, top_k=20, min_p=0.01, seed=1, ignore_eos=True),
-    "logprobs": Sampling(max_tokens=4, temperature=0.0, logprobs=2, ignore_eos=True),
+    "greedy": Sampling(default_max_tokens=4, temperature=0.0, ignore_eos=True),
+    "sampled": Sampling(
+        default_max_tokens=4, temperature=0.7, top_p=0.9, top_k=20, min_p=0.01, seed=1, ignore_eos=True
+    ),
+    "logprobs": Sampling(default_max_tokens=4, temperature=0.0, logprobs=2, ignore_eos=True),
     "penalties": Sampling(
-        max_tokens=4,
+        default_max_tokens=4,
         temperature=0.7,
         presence_penalty=0.1,
         frequency_penalty=0.1,
