@@ -107,7 +107,7 @@ def _create_app(settings: Settings, services: Services) -> FastAPI:
             allow_headers=["*"],
             expose_headers=["*"],
         )
-    app.add_middleware(RequestContext, metrics=services.metrics, log_prompts=settings.log_prompts)
+    app.add_middleware(RequestContext, metrics=services.metrics)
     return app
 
 

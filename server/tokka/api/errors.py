@@ -50,24 +50,24 @@ async def raise_routing_error(request: Request, exception: Exception) -> Any:
 def invalid_request(error: ValidationError, raw: bytes) -> InvalidRequest:
     """Return the first thing wrong with a body as OpenAI would say it: the field's path, the reason, the remedy."""
     details = error.errors(include_url=False, include_input=False)
-    first = details[0]
-    if first["type"] == "json_invalid":
-        reason = str(first.get("ctx", {}).get("error", "not JSON"))
+    if details[0]["type"] == "json_invalid":
+        reason = str(details[0].get("ctx", {}).get("error", "not JSON"))
         return InvalidRequest(f"We could not parse the JSON body of your request: {reason}.")
     body = json.loads(raw)
     if not isinstance(body, dict):
         return InvalidRequest("The body must be a JSON object.")
     # A union reports each of its branches; the one that got deepest below the first one's place was meant.
-    place = _walk(details[0], body)
-    rivals = [item for item in details if _walk(item, body)[: len(place)] == place]
-    meant = max(rivals, key=lambda item: len(_walk(item, body)))
-    param = _path(meant, body)
-    return _explain(param, meant, [item for item in rivals if _path(item, body) == param])
+    walked = [(_walk(item, body), item) for item in details]
+    place = walked[0][0]
+    rivals = [(steps, item) for steps, item in walked if steps[: len(place)] == place]
+    steps, meant = max(rivals, key=lambda rival: len(rival[0]))
+    param = _path(steps, meant)
+    return _explain(param, meant, [item for steps, item in rivals if _path(steps, item) == param])
 
 
-def _path(item: Any, body: Any) -> str:
+def _path(steps: list[str | int], item: Any) -> str:
     path = ""
-    for step in _walk(item, body):
+    for step in steps:
         path += f"[{step}]" if isinstance(step, int) else f".{step}"
     at: str = item.get("ctx", {}).get("at", "")
     if at and not at.startswith(("[", ".")):

@@ -31,10 +31,9 @@ _REQUEST_ID = re.compile(r"^[!-~]{1,128}$")
 class RequestContext:
     """Outermost: gives each request an id and a record, counts its one outcome, and writes its one access line."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, log_prompts: bool) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
         self._metrics = metrics
-        self._log_prompts = log_prompts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -94,7 +93,7 @@ class RequestContext:
                 "completion_tokens": record.completion_tokens,
                 "ttft_s": None if record.first_token_s is None else round(record.first_token_s - record.arrived_s, 4),
             }
-        if self._log_prompts and record.prompt is not None:
+        if record.prompt is not None:
             fields["prompt"] = record.prompt
         # Probes and scrapes come every few seconds and say nothing new.
         quiet = scope["path"] in OPEN_PATHS or scope["path"] == "/metrics"

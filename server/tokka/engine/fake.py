@@ -20,6 +20,7 @@ from tokka.core import (
     EngineStats,
     Event,
     Finished,
+    FinishReason,
     GenerateRequest,
     ModelInfo,
     Prompt,
@@ -195,11 +196,9 @@ class _Choice:
         logprobs = None if self._sampling.logprobs is None else self._text.take_logprobs(everything)
         return TextDelta(self.index, text, (token,), logprobs, self._text.held, self._text.held_logprobs)
 
-    def _done(self, reason: str, stop_reason: str | int | None) -> ChoiceDone:
+    def _done(self, reason: FinishReason, stop_reason: str | int | None) -> ChoiceDone:
         scored = self._sampling.logprobs is not None
-        return ChoiceDone(
-            self.index, "stop" if reason == "stop" else "length", stop_reason, self._logprob if scored else None
-        )
+        return ChoiceDone(self.index, reason, stop_reason, self._logprob if scored else None)
 
 
 def _decode(token_ids: Sequence[int]) -> str:

@@ -16,8 +16,8 @@ from tokka.core import (
     PromptEcho,
     TextDelta,
     TokenLogprob,
-    Usage,
 )
+from tokka.protocol.chunks import Chunks, fold_ending
 from tokka.protocol.common import (
     Unsupported,
     WireModel,
@@ -25,10 +25,8 @@ from tokka.protocol.common import (
     invalid,
     new_id,
     now_s,
-    padding,
     token_text,
     unsupported,
-    usage_object,
 )
 from tokka.protocol.generation import GenerationFields
 from tokka.protocol.messages import (
@@ -148,7 +146,7 @@ class ChatEncoder:
     """Events in, chunks out. The plain answer is `fold_chat` over the same chunks."""
 
     def __init__(self, request: ChatRequest, request_id: str, fingerprint: str) -> None:
-        self._head = {
+        head = {
             "id": request_id,
             "object": "chat.completion.chunk",
             "created": now_s(),
@@ -158,15 +156,10 @@ class ChatEncoder:
         }
         self._choices = request.n or 1
         self._logprobs = bool(request.logprobs)
-        self._token_ids = bool(request.return_token_ids)
-        self._usage = request.include_usage or not request.stream
-        self._continuous = request.continuous_usage
-        self._obfuscates = request.obfuscates
+        self._chunks = Chunks(request, head)
         self._echo = (
             text_of(request.messages[-1].content) if request.echo and request.messages[-1].role == "assistant" else ""
         )
-        self._prompt_tokens = 0
-        self._completion_tokens = 0
 
     def feed(self, event: Event) -> list[dict[str, Any]]:
         match event:
@@ -174,11 +167,11 @@ class ChatEncoder:
                 return self._delta(event)
             case ChoiceDone():
                 choice = {"index": event.index, "delta": {}, "logprobs": None, "finish_reason": event.finish_reason}
-                return [self._chunk({**choice, "stop_reason": event.stop_reason})]
+                return [self._chunks.of({**choice, "stop_reason": event.stop_reason})]
             case Accepted():
                 return self._begin(event)
             case Finished(usage):
-                return [{**self._head, "choices": [], "usage": usage_object(usage)}] if self._usage else []
+                return self._chunks.end(usage)
             case PromptEcho():
                 return []
             case _:
@@ -188,19 +181,18 @@ class ChatEncoder:
         return fold_chat(chunks, self._logprobs)
 
     def _begin(self, event: Accepted) -> list[dict[str, Any]]:
-        self._prompt_tokens = sum(map(len, event.prompt_token_ids))
+        self._chunks.begin(event.prompt_token_ids)
         chunks = []
         for index in range(self._choices):
             delta = {"role": "assistant", "content": self._echo, "refusal": None}
-            chunk = self._chunk({"index": index, "delta": delta, "logprobs": None, "finish_reason": None})
-            if self._token_ids and index == 0:
+            chunk = self._chunks.of({"index": index, "delta": delta, "logprobs": None, "finish_reason": None})
+            if self._chunks.shows_token_ids and index == 0:
                 chunk["prompt_token_ids"] = list(event.prompt_token_ids[0])
             chunks.append(chunk)
         return chunks
 
     def _delta(self, event: TextDelta) -> list[dict[str, Any]]:
-        self._completion_tokens += len(event.token_ids)
-        if not (event.text or event.logprobs or (self._token_ids and event.token_ids)):
+        if not self._chunks.count(event):
             return []
         choice: dict[str, Any] = {
             "index": event.index,
@@ -208,20 +200,7 @@ class ChatEncoder:
             "logprobs": _logprobs_object(event.logprobs or ()) if self._logprobs else None,
             "finish_reason": None,
         }
-        if self._token_ids:
-            choice["token_ids"] = list(event.token_ids)
-        chunk = self._chunk(choice)
-        if self._obfuscates:
-            chunk["obfuscation"] = padding(event.text)
-        return [chunk]
-
-    def _chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
-        chunk = {**self._head, "choices": [choice]}
-        if self._continuous:
-            chunk["usage"] = usage_object(Usage(self._prompt_tokens, self._completion_tokens))
-        elif self._usage:
-            chunk["usage"] = None
-        return chunk
+        return [self._chunks.of_delta(choice, event)]
 
 
 def fold_chat(chunks: list[dict[str, Any]], logprobs: bool) -> dict[str, Any]:
@@ -250,11 +229,7 @@ def _fold_choice(folded: dict[str, Any], choice: dict[str, Any]) -> None:
         folded["message"]["content"].append(text)
     if logprobs := choice["logprobs"]:
         folded["logprobs"]["content"].extend(logprobs["content"])
-    if "token_ids" in choice:
-        folded.setdefault("token_ids", []).extend(choice["token_ids"])
-    if choice["finish_reason"]:
-        folded["finish_reason"] = choice["finish_reason"]
-        folded["stop_reason"] = choice["stop_reason"]
+    fold_ending(folded, choice)
 
 
 def _logprobs_object(tokens: tuple[TokenLogprob, ...]) -> dict[str, Any]:

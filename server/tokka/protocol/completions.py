@@ -20,8 +20,8 @@ from tokka.core import (
     TextPrompt,
     TokenLogprob,
     TokensPrompt,
-    Usage,
 )
+from tokka.protocol.chunks import Chunks, fold_ending
 from tokka.protocol.common import (
     MAX_TEXT_CHARS,
     TokenId,
@@ -29,9 +29,7 @@ from tokka.protocol.common import (
     invalid,
     new_id,
     now_s,
-    padding,
     token_text,
-    usage_object,
 )
 from tokka.protocol.generation import MAX_CHOICES, GenerationFields
 
@@ -148,7 +146,7 @@ class CompletionEncoder:
     """Events in, chunks out. The plain answer is `fold_completion` over the same chunks."""
 
     def __init__(self, request: CompletionRequest, request_id: str, fingerprint: str) -> None:
-        self._head = {
+        head = {
             "id": request_id,
             "object": "text_completion",
             "created": now_s(),
@@ -158,14 +156,9 @@ class CompletionEncoder:
         self._n = request.n or 1
         self._candidates = request.candidates
         self._alternatives = request.logprobs
-        self._token_ids = bool(request.return_token_ids)
-        self._usage = request.include_usage or not request.stream
-        self._continuous = request.continuous_usage
-        self._obfuscates = request.obfuscates
+        self._chunks = Chunks(request, head)
         self._offsets: dict[int, _TextOffset] = {}
         self._prompt_token_ids: tuple[Any, ...] = ()
-        self._prompt_tokens = 0
-        self._completion_tokens = 0
         self._tokens_of: dict[int, int] = {}
         # Mean logprob per token of each finished candidate, for best_of.
         self._scores: dict[int, float] = {}
@@ -179,16 +172,17 @@ class CompletionEncoder:
                 # Cut off by its deadline, it was never scored: the worst.
                 total = float("-inf") if event.cumulative_logprob is None else event.cumulative_logprob
                 self._scores[event.index] = total / max(1, tokens)
-                return [self._chunk(event.index, "", None, event)]
+                return [self._chunks.of(self._ended(event))]
             case Accepted(prompt_token_ids):
                 self._prompt_token_ids = prompt_token_ids
-                self._prompt_tokens = sum(map(len, prompt_token_ids))
+                self._chunks.begin(prompt_token_ids)
                 return []
             case Finished(usage):
-                return [{**self._head, "choices": [], "usage": usage_object(usage)}] if self._usage else []
+                return self._chunks.end(usage)
             case PromptEcho(prompt_index, text, logprobs):
                 first = prompt_index * self._candidates
-                return [self._chunk(first + i, text, logprobs) for i in range(self._candidates)]
+                choices = [self._choice(first + i, text, logprobs) for i in range(self._candidates)]
+                return [self._chunks.of(choice) for choice in choices]
             case _:
                 assert_never(event)
 
@@ -200,36 +194,25 @@ class CompletionEncoder:
         )
 
     def _delta(self, event: TextDelta) -> list[dict[str, Any]]:
-        self._completion_tokens += len(event.token_ids)
         self._tokens_of[event.index] = self._tokens_of.get(event.index, 0) + len(event.token_ids)
-        if not (event.text or event.logprobs or (self._token_ids and event.token_ids)):
+        if not self._chunks.count(event):
             return []
-        chunk = self._chunk(event.index, event.text, event.logprobs)
-        if self._token_ids:
-            chunk["choices"][0]["token_ids"] = list(event.token_ids)
-        if self._obfuscates:
-            chunk["obfuscation"] = padding(event.text)
-        return [chunk]
+        return [self._chunks.of_delta(self._choice(event.index, event.text, event.logprobs), event)]
 
-    def _chunk(
-        self, index: int, text: str, logprobs: tuple[TokenLogprob, ...] | None, done: ChoiceDone | None = None
-    ) -> dict[str, Any]:
-        choice: dict[str, Any] = {
+    def _choice(self, index: int, text: str, logprobs: tuple[TokenLogprob, ...] | None) -> dict[str, Any]:
+        return {
             "index": index,
             "text": text,
             "logprobs": self._logprobs_object(index, logprobs) if logprobs else None,
-            "finish_reason": done.finish_reason if done else None,
+            "finish_reason": None,
         }
-        if done:
-            choice["stop_reason"] = done.stop_reason
-            if self._token_ids:
-                choice["prompt_token_ids"] = list(self._prompt_token_ids[index // self._candidates])
-        chunk = {**self._head, "choices": [choice]}
-        if self._continuous:
-            chunk["usage"] = usage_object(Usage(self._prompt_tokens, self._completion_tokens))
-        elif self._usage:
-            chunk["usage"] = None
-        return chunk
+
+    def _ended(self, event: ChoiceDone) -> dict[str, Any]:
+        choice = self._choice(event.index, "", None)
+        choice |= {"finish_reason": event.finish_reason, "stop_reason": event.stop_reason}
+        if self._chunks.shows_token_ids:
+            choice["prompt_token_ids"] = list(self._prompt_token_ids[event.index // self._candidates])
+        return choice
 
     def _logprobs_object(self, index: int, tokens: tuple[TokenLogprob, ...]) -> dict[str, Any] | None:
         if self._alternatives is None:
@@ -301,10 +284,6 @@ def _fold_choice(folded: dict[str, Any], choice: dict[str, Any]) -> None:
     if logprobs := choice["logprobs"]:
         for name, values in logprobs.items():
             folded["logprobs"][name] += values
-    if "token_ids" in choice:
-        folded.setdefault("token_ids", []).extend(choice["token_ids"])
-    if choice["finish_reason"]:
-        folded["finish_reason"] = choice["finish_reason"]
-        folded["stop_reason"] = choice["stop_reason"]
-        if "prompt_token_ids" in choice:
-            folded["prompt_token_ids"] = choice["prompt_token_ids"]
+    fold_ending(folded, choice)
+    if "prompt_token_ids" in choice:
+        folded["prompt_token_ids"] = choice["prompt_token_ids"]

@@ -20,13 +20,13 @@ def install() -> None:
     parent = multiprocessing.parent_process()
     if parent is None or parent.pid is None:
         return
-    _end_with(parent.pid)
+    end_with(parent.pid)
     _leave_interrupts_to_the_server()
     _redirect_output()
     _enable_amx()
 
 
-def _end_with(parent_pid: int) -> None:
+def end_with(parent_pid: int) -> None:
     """End this process when its parent ends, however that ended: vLLM itself leaves orphans after a SIGKILL."""
     try:
         pidfd = os.pidfd_open(parent_pid)

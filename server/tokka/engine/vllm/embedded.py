@@ -11,13 +11,12 @@ import importlib.util
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
+from tokka.engine.vllm.child import end_with
 from tokka.errors import StartupError
 from tokka.settings import EMBEDDED_MODEL
 
@@ -89,15 +88,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     generation.write_text(json.dumps({**declared, "do_sample": True, **_SAMPLING}, indent=2))
 
 
-def _end_with_parent() -> None:
-    import ctypes
-
-    pr_set_pdeathsig = 1
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-
-
 if __name__ == "__main__":
-    _end_with_parent()
+    end_with(os.getppid())
     os.environ["HF_HUB_OFFLINE"] = "1"
     _convert(Path(sys.argv[1]), Path(sys.argv[2]))
