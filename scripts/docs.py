@@ -57,7 +57,7 @@ def metrics_page() -> str:
 
 def openapi_document() -> str:
     settings = Settings(engine="fake")
-    app = create_server(settings, FakeEngine(FakeOptions())).app
+    app = create_server(settings, lambda: FakeEngine(FakeOptions())).app
     return json.dumps(app.openapi(), indent=1, sort_keys=True) + "\n"
 
 

@@ -7,11 +7,14 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 import pytest
 
+from tests.supervised import supervisor_of, until_ready
 from tokka.admission.controller import AdmissionController
+from tokka.admission.quarantine import Quarantine
 from tokka.app import create_server
 from tokka.core import (
     Accepted,
@@ -30,7 +33,6 @@ from tokka.core import (
 )
 from tokka.dispatch import Dispatcher
 from tokka.engine.base import ReportPhase
-from tokka.engine.supervisor import Supervisor
 from tokka.errors import Draining, EngineError, InvalidRequest, ModelNotFound, ModelStarting, ServerOverloaded
 from tokka.settings import Settings
 
@@ -61,7 +63,7 @@ class ScriptedEngine:
     async def detokenize(self, token_ids: object) -> str:
         return "x"
 
-    def death(self) -> str | None:
+    async def ping(self) -> None:
         return None
 
     def stats(self) -> EngineStats:
@@ -109,16 +111,17 @@ class Bench:
 
 
 @asynccontextmanager
-async def bench(script: Script, *, ready: bool = True, max_open: int = 8) -> AsyncIterator[Bench]:
+async def bench(
+    script: Script, *, ready: bool = True, max_open: int = 8, max_waiting: int = 0, **settings: Any
+) -> AsyncIterator[Bench]:
     engine = ScriptedEngine(script)
-    supervisor = Supervisor(engine, lambda state: None)
-    admission = AdmissionController(max_open)
-    running = asyncio.create_task(supervisor.run()) if ready else None
+    supervisor = supervisor_of(lambda: engine)
+    admission = AdmissionController(max_running=max_open, max_waiting=max_waiting, queue_timeout_s=60)
+    running: asyncio.Task[None] | None = asyncio.create_task(supervisor.run()) if ready else None
     if running:
-        async for _ in supervisor.changes():
-            pass
+        await until_ready(supervisor)
     try:
-        yield Bench(engine, admission, Dispatcher(supervisor, admission, ["m"]))
+        yield Bench(engine, admission, Dispatcher(supervisor, admission, Quarantine(600), ["m"], **settings))
     finally:
         if running:
             running.cancel()
@@ -234,10 +237,9 @@ async def test_unknown_model_starting_full_and_draining_are_told_apart() -> None
 @asynccontextmanager
 async def served(script: Script) -> AsyncIterator[tuple[httpx.AsyncClient, str]]:
     engine = ScriptedEngine(script)
-    server = create_server(Settings(engine="fake"), engine)
-    running = asyncio.create_task(server.supervisor.run())
-    async for _ in server.supervisor.changes():
-        pass
+    server = create_server(Settings(engine="fake"), lambda: engine)
+    running: asyncio.Task[None] = asyncio.create_task(server.supervisor.run())
+    await until_ready(server.supervisor)
     transport = httpx.ASGITransport(server.app)
     async with httpx.AsyncClient(transport=transport, base_url="http://tokka") as client:
         yield client, "fake"

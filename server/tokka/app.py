@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from fastapi import FastAPI
@@ -14,6 +15,7 @@ from starlette.exceptions import HTTPException
 from tokka import __version__
 from tokka.accounts.keys import StaticKeys
 from tokka.admission.controller import AdmissionController
+from tokka.admission.quarantine import Quarantine
 from tokka.api import ROUTERS
 from tokka.api.deps import Services
 from tokka.api.document import document_of
@@ -23,6 +25,7 @@ from tokka.dispatch import Dispatcher
 from tokka.engine.base import Engine
 from tokka.engine.fake import FakeEngine, FakeOptions
 from tokka.engine.options import parse_engine_args
+from tokka.engine.restart import RestartPolicy
 from tokka.engine.supervisor import Supervisor
 from tokka.observability.metrics import Metrics
 from tokka.settings import Settings, is_loopback, parse_size
@@ -38,34 +41,60 @@ class Server:
     supervisor: Supervisor
     admission: AdmissionController
     metrics: Metrics
+    # Refuses what is new and sets `stop`; what runs goes on.
+    drain: Callable[[], None]
+    stop: asyncio.Event
 
 
-def create_engine(settings: Settings) -> Engine:
-    """Return the engine the settings ask for, not started. Raises ConfigurationError."""
+def engine_factory(settings: Settings) -> Callable[[], Engine]:
+    """Return what makes the engine the settings ask for, anew for each start. Raises ConfigurationError."""
     if settings.engine == "fake":
-        return FakeEngine(parse_engine_args(FakeOptions, settings.engine_arg), settings.max_completion_tokens)
+        fake = parse_engine_args(FakeOptions, settings.engine_arg)
+        return lambda: FakeEngine(fake, settings.max_completion_tokens)
     # Only now: without vLLM installed the rest of the program still runs.
     from tokka.engine.vllm.arguments import VllmOptions  # noqa: PLC0415
     from tokka.engine.vllm.engine import VllmEngine  # noqa: PLC0415
 
-    return VllmEngine(VllmOptions.from_settings(settings))
+    options = VllmOptions.from_settings(settings)
+    return lambda: VllmEngine(options)
 
 
-def create_server(settings: Settings, engine: Engine) -> Server:
+def create_server(settings: Settings, create_engine: Callable[[], Engine]) -> Server:
     metrics = Metrics()
-    admission = AdmissionController(settings.max_waiting)
+    admission = AdmissionController(
+        max_running=1, max_waiting=settings.max_waiting, queue_timeout_s=settings.queue_timeout
+    )
+    stop = asyncio.Event()
 
     def on_state(state: str) -> None:
-        metrics.set_engine_state(state)
+        if not admission.is_draining:
+            metrics.set_engine_state(state)
         if supervisor.info:
-            # What runs has a slot of its own; only what comes on top of it waits.
-            admission.bound(supervisor.info.max_running + settings.max_waiting)
+            admission.resize(supervisor.info.max_running)
 
-    supervisor = Supervisor(engine, on_state)
-    metrics.watch(supervisor.stats, time.process_time)
+    def drain() -> None:
+        admission.start_draining()
+        metrics.set_engine_state("draining")
+        stop.set()
+
+    supervisor = Supervisor(
+        create_engine,
+        on_state=on_state,
+        on_restart=metrics.count_restart,
+        policy=RestartPolicy(settings.max_quick_deaths),
+        stall_timeout_s=settings.stall_timeout,
+    )
+    metrics.watch(supervisor.stats, lambda: admission.waiting_choices, time.process_time)
     names = settings.names()
     services = Services(
-        dispatcher=Dispatcher(supervisor, admission, names, settings.request_timeout),
+        dispatcher=Dispatcher(
+            supervisor,
+            admission,
+            Quarantine(settings.quarantine_time),
+            names,
+            request_timeout_s=settings.request_timeout,
+            share_prefix_cache=settings.shares_prefix_cache,
+        ),
         supervisor=supervisor,
         admission=admission,
         metrics=metrics,
@@ -74,9 +103,9 @@ def create_server(settings: Settings, engine: Engine) -> Server:
         fingerprint="fp_" + hashlib.sha256(f"{__version__} {names[0]}".encode()).hexdigest()[:10],
         keep_alive_s=settings.keep_alive_interval,
         log_prompts=settings.log_prompts,
+        drain=drain,
     )
-    app = _create_app(settings, services)
-    return Server(app, supervisor, admission, metrics)
+    return Server(_create_app(settings, services), supervisor, admission, metrics, drain, stop)
 
 
 def _create_app(settings: Settings, services: Services) -> FastAPI:
@@ -94,8 +123,9 @@ def _create_app(settings: Settings, services: Services) -> FastAPI:
     open_metrics = settings.metrics_open or settings.on_loopback
     app.add_middleware(
         Authentication,
-        keys=StaticKeys(settings.api_key),
+        keys=StaticKeys(settings.api_key, settings.admin_key),
         metrics_open=open_metrics,
+        admin_open=settings.on_loopback,
         local_only=settings.uds is None and is_loopback(settings.host) and not settings.no_auth,
     )
     app.add_middleware(ErrorRenderer)

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 FinishReason = Literal["stop", "length"]
+# Why an engine serves no more: it ended, made no step with work to do, answered no call, or could not be rebuilt.
+DeathReason = Literal["died", "stalled", "unresponsive", "start_failed"]
 Outcome = Literal["stop", "length", "tool_calls", "aborted", "timeout", "rejected", "invalid", "error"]
 
 
@@ -167,11 +169,17 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """A snapshot for gauges and admission; never blocks."""
+    """A snapshot for gauges, admission and the watchdog; taking it never blocks."""
 
     running: int = 0
     waiting: int = 0
     kv_cache_usage: float = 0.0
+    # Given to the engine and not finished: running, waiting, or lost in it.
+    unfinished: int = 0
+    # Steps that worked on something, since the start.
+    steps: int = 0
+    # Why the engine can serve no more; None while it can, as far as it knows itself.
+    death: str | None = None
 
 
 @dataclass(slots=True)
@@ -191,5 +199,7 @@ class RequestRecord:
     last_token_s: float | None = None
     outcome: Outcome | None = None
     reason: str | None = None
+    # In our own queue, before the engine.
+    queue_s: float | None = None
     # Only with --log-prompts.
     prompt: list[dict[str, Any]] | None = None

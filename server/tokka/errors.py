@@ -99,6 +99,23 @@ class EngineError(TokkaError):
     """The engine failed this request, or died with it."""
 
 
+class EngineDied(EngineError):
+    """The engine died while it worked on this request."""
+
+    def __init__(self) -> None:
+        super().__init__("The engine stopped while it worked on this request.", should_retry=True)
+
+
+class Quarantined(InvalidRequest):
+    """This request was running each time the engine died: sending it again would end everybody's."""
+
+
+class RequestTimeout(TokkaError):
+    """The request's time was over before its first token."""
+
+    status, code = 504, "request_timeout"
+
+
 class ServerOverloaded(TokkaError):
     status, code = 503, "server_overloaded"
 

@@ -91,10 +91,35 @@ class Settings(BaseSettings):
         le=3600,
         description="Seconds of silence after which a stream gets a comment, so that proxies keep it open.",
     )
+    max_connections: int = Field(
+        8192, ge=1, le=1_000_000, description="Connections open at once. Beyond: idle ones are closed, then 503."
+    )
+    header_timeout: float = Field(
+        10, gt=0, le=3600, description="Seconds a client may take to send a request's headers. Beyond: closed."
+    )
+    body_timeout: float = Field(
+        30,
+        gt=0,
+        le=3600,
+        description="Seconds a client may take to send a request's body, and one more for every 64 KiB of it."
+        " Beyond: 408.",
+    )
+    write_timeout: float = Field(
+        30, gt=0, le=3600, description="Seconds a client may leave an answer unread. Beyond: its connection is cut."
+    )
+    idle_timeout: float = Field(
+        75, gt=0, le=3600, description="Seconds an idle connection is kept open after its last answer."
+    )
     # Access
     api_key: Strings = Field([], description="A key that clients must send. Each key is a tenant of its own.")
+    admin_key: Strings = Field([], description="A key that may also call /admin, to drain the server.")
     no_auth: bool = Field(False, description="Serve beyond loopback without any key.")
     metrics_open: bool = Field(False, description="Serve /metrics without a key beyond loopback.")
+    share_prefix_cache: bool | None = Field(
+        None,
+        description="Let tenants reuse each other's cached prompts. Their timing tells what others asked, so: off with"
+        " keys, on without.",
+    )
     # Limits
     max_completion_tokens: int | None = Field(
         None, ge=1, description="Most tokens a choice may have, whatever a request asks for."
@@ -103,8 +128,31 @@ class Settings(BaseSettings):
     request_timeout: float | None = Field(
         None, gt=0, description="Seconds a request may take; then the answer so far is returned."
     )
+    queue_timeout: float = Field(
+        60, gt=0, le=3600, description="Seconds a request may wait for its turn on the engine. Beyond: 504."
+    )
     drain_timeout: float = Field(
         120, ge=0, description="Seconds that running requests may take to finish after SIGTERM."
+    )
+    # Engine failures
+    stall_timeout: float = Field(
+        20,
+        ge=3,
+        le=3600,
+        description="Seconds without a step or an answer of an idle engine with work to do, after which it is taken for"
+        " dead and rebuilt. Ten times that while its processes compute.",
+    )
+    max_quick_deaths: int = Field(
+        5,
+        ge=1,
+        le=1000,
+        description="Deaths of the engine in a row, each soon after its start, at which the server gives up with exit"
+        " code 3.",
+    )
+    quarantine_time: float = Field(
+        600,
+        ge=0,
+        description="Seconds a request that ran in two deaths of the engine is refused with 400. 0: never.",
     )
     # Files
     state_dir: Path = Field(
@@ -134,7 +182,7 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return (init_settings, env_settings)
 
-    @field_validator("served_model_name", "engine_arg", "cors_origin", "api_key", mode="before")
+    @field_validator("served_model_name", "engine_arg", "cors_origin", "api_key", "admin_key", mode="before")
     @classmethod
     def _split(cls, value: Any, info: ValidationInfo) -> Any:
         if not isinstance(value, str):
@@ -171,7 +219,7 @@ class Settings(BaseSettings):
                 raise ValueError(f"{item!r} is not NAME=VALUE")
         return value
 
-    @field_validator("api_key")
+    @field_validator("api_key", "admin_key")
     @classmethod
     def _is_key(cls, value: list[str]) -> list[str]:
         for key in value:
@@ -182,7 +230,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _not_exposed_by_accident(self) -> Self:
-        if not (self.api_key or self.no_auth or self.uds or is_loopback(self.host)):
+        if not (self.api_key or self.admin_key or self.no_auth or self.uds or is_loopback(self.host)):
             raise ValueError(
                 f"serving on {self.host} without any key would let everyone who reaches it use the model; "
                 "give --api-key, or --no-auth if that is what you want"
@@ -192,6 +240,12 @@ class Settings(BaseSettings):
     @property
     def on_loopback(self) -> bool:
         return self.uds is not None or is_loopback(self.host)
+
+    @property
+    def shares_prefix_cache(self) -> bool:
+        if self.share_prefix_cache is not None:
+            return self.share_prefix_cache
+        return not (self.api_key or self.admin_key)
 
     def names(self) -> tuple[str, ...]:
         """Return the names requests may use; the first is the one answers would call the model by."""

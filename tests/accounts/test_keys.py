@@ -78,5 +78,10 @@ def test_a_key_longer_than_the_limit_of_headers_still_works_where_it_is_configur
     assert StaticKeys([longest]).verify(f"Bearer {longest}").tenant == "key-1"
 
 
-def test_anonymous_may_generate_and_read_metrics() -> None:
-    assert ANONYMOUS.scopes == {"inference", "metrics"}
+def test_without_keys_everyone_on_this_machine_may_do_everything() -> None:
+    assert ANONYMOUS.scopes == {"inference", "metrics", "admin"}
+
+
+def test_an_admin_key_may_administer() -> None:
+    key = StaticKeys([FIRST], ["tk-admin-key"]).verify("Bearer tk-admin-key")
+    assert (key.tenant, key.scopes) == ("admin-1", {"inference", "metrics", "admin"})

@@ -1,142 +1,242 @@
-"""Admission: a bound on open work, nothing leaked, nothing new while draining."""
+"""Admission: a bound on what runs and on what waits, turns in order, nothing leaked, nothing new while draining."""
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tokka.admission.controller import AdmissionController
-from tokka.errors import Draining, ServerOverloaded, TokkaError
+from tokka.errors import Draining, RequestTimeout, ServerOverloaded, TokkaError
 
 
-def refusal(admission: AdmissionController, choices: int = 1) -> TokkaError | None:
+def controller(max_running: int, max_waiting: int = 0, queue_timeout_s: float = 60) -> AdmissionController:
+    return AdmissionController(max_running=max_running, max_waiting=max_waiting, queue_timeout_s=queue_timeout_s)
+
+
+async def refusal(admission: AdmissionController, choices: int = 1) -> TokkaError | None:
     try:
-        with admission.admit(choices):
+        async with admission.admit(choices):
             return None
     except TokkaError as error:
         return error
 
 
-def test_choices_up_to_the_bound_are_admitted() -> None:
-    admission = AdmissionController(3)
-    with admission.admit(2), admission.admit(1):
+class Request:
+    """A request in a task of its own, from its arrival until it is told to end."""
+
+    def __init__(self, admission: AdmissionController, choices: int = 1, timeout_s: float | None = None) -> None:
+        self.is_running = False
+        self._may_end = asyncio.Event()
+        self.task = asyncio.create_task(self._run(admission, choices, timeout_s))
+
+    async def _run(self, admission: AdmissionController, choices: int, timeout_s: float | None) -> None:
+        async with admission.admit(choices, timeout_s):
+            self.is_running = True
+            await self._may_end.wait()
+        self.is_running = False
+
+    async def end(self) -> None:
+        self._may_end.set()
+        await self.task
+
+
+async def settle() -> None:
+    """Let every task go as far as it can."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_choices_up_to_the_bound_run() -> None:
+    admission = controller(3)
+    async with admission.admit(2), admission.admit(1):
         assert admission.open_requests == 2
 
 
-def test_a_choice_beyond_the_bound_is_refused() -> None:
-    admission = AdmissionController(3)
-    with admission.admit(2), pytest.raises(ServerOverloaded), admission.admit(2):
-        pass
-
-
-def test_a_refused_request_holds_nothing() -> None:
-    admission = AdmissionController(3)
-    with admission.admit(3):
-        assert isinstance(refusal(admission), ServerOverloaded)
+async def test_a_choice_beyond_both_bounds_is_refused_and_holds_nothing() -> None:
+    admission = controller(3)
+    async with admission.admit(3):
+        assert isinstance(await refusal(admission), ServerOverloaded)
         assert admission.open_requests == 1
-    assert refusal(admission, 3) is None
+    assert await refusal(admission, 3) is None
 
 
-def test_room_is_given_back_at_the_end() -> None:
-    admission = AdmissionController(1)
-    with admission.admit(1):
-        pass
-    assert refusal(admission) is None
+async def test_room_is_given_back_when_the_work_fails() -> None:
+    admission = controller(1)
+    with pytest.raises(KeyError):
+        async with admission.admit(1):
+            raise KeyError
+    assert await refusal(admission) is None
 
 
-def test_room_is_given_back_when_the_work_fails() -> None:
-    admission = AdmissionController(1)
-    with pytest.raises(KeyError), admission.admit(1):
-        raise KeyError
-    assert refusal(admission) is None
+async def test_a_request_larger_than_the_bound_runs_alone() -> None:
+    admission = controller(2)
+    async with admission.admit(5):
+        assert isinstance(await refusal(admission), ServerOverloaded)
 
 
-def test_a_request_larger_than_the_bound_runs_alone() -> None:
-    admission = AdmissionController(2)
-    with admission.admit(5):
-        assert isinstance(refusal(admission), ServerOverloaded)
+async def test_those_who_wait_run_in_the_order_they_came() -> None:
+    admission = controller(1, max_waiting=8)
+    requests = [Request(admission) for _ in range(4)]
+    for at, request in enumerate(requests):
+        await settle()
+        assert [one.is_running for one in requests] == [place == at for place in range(4)]
+        assert admission.waiting_choices == 3 - at
+        await request.end()
+    assert admission.open_requests == 0
 
 
-def test_a_request_larger_than_the_bound_waits_its_turn() -> None:
-    admission = AdmissionController(2)
-    with admission.admit(1):
-        assert isinstance(refusal(admission, 5), ServerOverloaded)
+async def test_nobody_overtakes_a_large_request_that_waits() -> None:
+    admission = controller(4, max_waiting=8)
+    first, large = Request(admission, 2), Request(admission, 4)
+    await settle()
+    small = Request(admission, 1)
+    await settle()
+    assert (large.is_running, small.is_running) == (False, False)
+    await first.end()
+    await settle()
+    assert (large.is_running, small.is_running) == (True, False)
+    await large.end()
+    await small.end()
 
 
-def test_an_overloaded_server_names_its_numbers_and_when_to_retry() -> None:
-    admission = AdmissionController(3)
-    with admission.admit(3):
-        error = refusal(admission)
+async def test_waiting_ends_with_the_queues_time() -> None:
+    admission = controller(1, max_waiting=8, queue_timeout_s=0.01)
+    async with admission.admit(1):
+        error = await refusal(admission)
+        assert isinstance(error, RequestTimeout)
+        assert (error.status, error.headers()["retry-after"]) == (504, "5")
+        assert (admission.waiting_choices, admission.open_requests) == (0, 1)
+
+
+async def test_waiting_ends_with_the_requests_own_time() -> None:
+    admission = controller(1, max_waiting=8)
+    async with admission.admit(1):
+        with pytest.raises(RequestTimeout):
+            await Request(admission, timeout_s=0.01).task
+
+
+async def test_one_who_gives_up_waiting_leaves_no_trace() -> None:
+    admission = controller(1, max_waiting=8)
+    running, gone, last = Request(admission), Request(admission), Request(admission)
+    await settle()
+    gone.task.cancel()
+    await asyncio.gather(gone.task, return_exceptions=True)
+    assert admission.waiting_choices == 1
+    await running.end()
+    await settle()
+    assert last.is_running
+    await last.end()
+    assert admission.open_requests == 0
+
+
+async def test_a_turn_that_comes_as_its_owner_gives_up_goes_to_the_next() -> None:
+    admission = controller(1, max_waiting=8)
+    running, gone, last = Request(admission), Request(admission), Request(admission)
+    await settle()
+    # The turn is given within the same tick as the cancellation.
+    await running.end()
+    gone.task.cancel()
+    await asyncio.gather(gone.task, return_exceptions=True)
+    await settle()
+    assert last.is_running
+    await last.end()
+    assert await refusal(admission) is None
+
+
+async def test_a_larger_engine_lets_those_who_wait_in() -> None:
+    admission = controller(1, max_waiting=8)
+    requests = [Request(admission) for _ in range(3)]
+    await settle()
+    admission.resize(3)
+    await settle()
+    assert all(request.is_running for request in requests)
+    for request in requests:
+        await request.end()
+
+
+async def test_an_overloaded_server_names_its_numbers_and_when_to_retry() -> None:
+    admission = controller(3)
+    async with admission.admit(3):
+        error = await refusal(admission)
     assert error is not None
-    assert "3 choices" in error.message
+    assert "3 choices run" in error.message
     assert error.headers()["retry-after"] == "5"
 
 
-def test_a_draining_server_refuses_what_is_new() -> None:
-    admission = AdmissionController(3)
+async def test_a_draining_server_refuses_what_is_new() -> None:
+    admission = controller(3)
     admission.start_draining()
-    error = refusal(admission)
+    error = await refusal(admission)
     assert isinstance(error, Draining)
     assert error.headers()["retry-after"] == "5"
     assert admission.is_draining
 
 
-def test_what_runs_when_draining_begins_keeps_its_place() -> None:
-    admission = AdmissionController(3)
-    with admission.admit(1):
-        admission.start_draining()
-        assert admission.open_requests == 1
+async def test_what_runs_or_waits_when_draining_begins_keeps_its_place() -> None:
+    admission = controller(1, max_waiting=8)
+    running, waiting = Request(admission), Request(admission)
+    await settle()
+    admission.start_draining()
+    await running.end()
+    await settle()
+    assert waiting.is_running
+    await waiting.end()
+    await asyncio.wait_for(admission.idle(), 1)
+
+
+async def test_when_the_drain_is_over_those_who_wait_are_told() -> None:
+    admission = controller(1, max_waiting=8)
+    running, waiting = Request(admission), Request(admission)
+    await settle()
+    admission.start_draining()
+    admission.refuse_waiting()
+    with pytest.raises(Draining):
+        await waiting.task
+    await running.end()
     assert admission.open_requests == 0
-
-
-async def test_without_work_the_server_is_idle_at_once() -> None:
-    await asyncio.wait_for(AdmissionController(1).idle(), 1)
 
 
 async def test_idle_waits_for_the_last_request() -> None:
-    admission = AdmissionController(3)
-    with ExitStack() as first:
-        first.enter_context(admission.admit(1))
-        with admission.admit(1):
+    admission = controller(3)
+    await asyncio.wait_for(admission.idle(), 1)
+    async with admission.admit(1):
+        async with admission.admit(1):
             idle = asyncio.create_task(admission.idle())
-        await asyncio.sleep(0)
+        await settle()
         assert not idle.done()
     await asyncio.wait_for(idle, 1)
 
 
-async def test_a_server_with_new_work_is_idle_no_more() -> None:
-    admission = AdmissionController(3)
-    with admission.admit(1):
-        pass
-    with admission.admit(1):
-        idle = asyncio.create_task(admission.idle())
-        await asyncio.sleep(0)
-        assert not idle.done()
-    await asyncio.wait_for(idle, 1)
-
-
-@given(st.integers(1, 8), st.lists(st.tuples(st.integers(1, 5), st.booleans()), max_size=20))
-def test_open_choices_never_exceed_the_bound_but_for_one_large_request(
-    bound: int, actions: list[tuple[int, bool]]
+@given(st.integers(1, 8), st.integers(0, 8), st.lists(st.tuples(st.integers(1, 5), st.booleans()), max_size=20))
+async def test_what_runs_and_waits_never_exceeds_the_bounds_but_for_one_large_request(
+    max_running: int, max_waiting: int, actions: list[tuple[int, bool]]
 ) -> None:
-    admission = AdmissionController(bound)
-    running: list[tuple[int, ExitStack]] = []
+    admission = controller(max_running, max_waiting)
+    running: list[tuple[int, AsyncExitStack]] = []
+    waiting: list[asyncio.Task[None]] = []
     for choices, ends_oldest in actions:
         if ends_oldest and running:
-            running.pop(0)[1].close()
-        stack = ExitStack()
-        try:
-            stack.enter_context(admission.admit(choices))
-        except ServerOverloaded:
-            assert sum(size for size, _ in running) + choices > bound
-        else:
+            await running.pop(0)[1].aclose()
+            await settle()
+        fits = not running or sum(size for size, _ in running) + choices <= max_running
+        if fits and not admission.waiting_choices:
+            stack = AsyncExitStack()
+            await stack.enter_async_context(admission.admit(choices))
             running.append((choices, stack))
-        assert sum(size for size, _ in running) <= bound or len(running) == 1
+        elif admission.waiting_choices + choices > max_waiting:
+            assert isinstance(await refusal(admission, choices), ServerOverloaded)
+        else:
+            request = Request(admission, choices)
+            await settle()
+            assert not request.is_running
+            waiting.append(request.task)
+            request.task.cancel()
+            await asyncio.gather(request.task, return_exceptions=True)
+        assert sum(size for size, _ in running) <= max_running or len(running) == 1
         assert admission.open_requests == len(running)
     for _, stack in running:
-        stack.close()
-    assert admission.open_requests == 0
+        await stack.aclose()

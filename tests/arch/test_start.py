@@ -15,8 +15,8 @@ def test_command_line_imports_no_engine_and_no_web_framework() -> None:
 
 def test_server_over_the_fake_engine_imports_no_engine() -> None:
     script = (
-        "import sys; from tokka.app import create_engine, create_server; from tokka.settings import Settings\n"
-        "s = Settings(engine='fake'); create_server(s, create_engine(s))\n"
+        "import sys; from tokka.app import engine_factory, create_server; from tokka.settings import Settings\n"
+        "s = Settings(engine='fake'); create_server(s, engine_factory(s))\n"
         "print([m for m in ('vllm', 'torch', 'transformers') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

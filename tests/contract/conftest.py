@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.supervised import until_ready
 from tokka.app import Server, create_server
 from tokka.engine.fake import FakeEngine, FakeOptions
 from tokka.settings import Settings
@@ -18,11 +19,10 @@ from tokka.settings import Settings
 @asynccontextmanager
 async def serving(options: FakeOptions | None = None, **settings: Any) -> AsyncIterator[Server]:
     """Yield a server whose engine is ready."""
-    server = create_server(Settings(engine="fake", **settings), FakeEngine(options or FakeOptions()))
-    running = asyncio.create_task(server.supervisor.run())
+    server = create_server(Settings(engine="fake", **settings), lambda: FakeEngine(options or FakeOptions()))
+    running: asyncio.Task[None] = asyncio.create_task(server.supervisor.run())
     try:
-        async for progress in server.supervisor.changes():
-            assert progress.state != "failed"
+        await until_ready(server.supervisor)
         yield server
     finally:
         running.cancel()

@@ -79,7 +79,7 @@ CHUNKS = {
     "/v1/chat/completions": TypeAdapter(ChatCompletionChunk | ErrorBody),
     "/v1/completions": TypeAdapter(Completion | ErrorBody),
 }
-DOCUMENT = narrowed(create_server(Settings(engine="fake"), FakeEngine(FakeOptions())).app.openapi())
+DOCUMENT = narrowed(create_server(Settings(engine="fake"), lambda: FakeEngine(FakeOptions())).app.openapi())
 schema = schemathesis.openapi.from_dict(framed(DOCUMENT))
 # A body that is wrong and also too large may be refused for its size.
 schema.config.checks.negative_data_rejection.expected_statuses += ["413"]

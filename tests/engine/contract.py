@@ -6,6 +6,7 @@ at temperature 0.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -256,5 +257,18 @@ class EngineContract:
         await events.aclose()
         assert (await collect(engine, ask())).usage.completion_tokens > 0
 
-    async def test_a_living_engine_names_no_cause_of_death(self, engine: Engine) -> None:
-        assert engine.death() is None
+    async def test_a_living_engine_names_no_cause_of_death_and_answers_a_call(self, engine: Engine) -> None:
+        await asyncio.wait_for(engine.ping(), 30)
+        assert engine.stats().death is None
+
+    async def test_work_shows_as_steps_and_as_unfinished_until_it_is_done(self, engine: Engine) -> None:
+        before = engine.stats()
+        async with aclosing(engine.generate(ask(sampling=Sampling(max_tokens=20, ignore_eos=True)))) as events:
+            async for event in events:
+                if isinstance(event, TextDelta):
+                    break
+            assert engine.stats().unfinished == before.unfinished + 1
+            async for _ in events:
+                pass
+        assert engine.stats().unfinished == before.unfinished
+        assert engine.stats().steps > before.steps

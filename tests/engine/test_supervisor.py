@@ -1,86 +1,108 @@
-"""The one engine: its states, its phases for those who wait, and what happens when it fails."""
+"""The engine's life: its states, its phases for those who wait, its deaths, and the next engine after each."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
 import tokka.engine.supervisor
+from tests.supervised import supervisor_of, until
 from tokka.core import EngineStats, ModelInfo
 from tokka.engine.base import ReportPhase
 from tokka.engine.fake import FakeEngine, FakeOptions
-from tokka.engine.supervisor import TRANSITIONS, Progress, State, Supervisor
+from tokka.engine.restart import RestartPolicy
+from tokka.engine.supervisor import TRANSITIONS, Progress, State
 from tokka.errors import EngineError, ModelStarting, StartupError
 
 
 class SteeredEngine(FakeEngine):
-    """An engine that starts when told to, and dies when told to."""
+    """An engine that starts when told to, and dies or freezes when told to."""
 
     def __init__(self) -> None:
         super().__init__(FakeOptions())
+        self.was_started = asyncio.Event()
         self.may_start = asyncio.Event()
         self.report: ReportPhase | None = None
         self.failure: Exception | None = None
         self.cause_of_death: str | None = None
+        self.answers = True
+        self.unfinished = 0
         self.closed = 0
 
     async def start(self, report: ReportPhase) -> ModelInfo:
         self.report = report
+        self.was_started.set()
         await self.may_start.wait()
         if self.failure:
             raise self.failure
         return await super().start(lambda _phase, _detail: None)
 
-    def death(self) -> str | None:
-        return self.cause_of_death
+    async def ping(self) -> None:
+        if not self.answers:
+            await asyncio.Event().wait()
 
     def stats(self) -> EngineStats:
-        return EngineStats(running=7)
+        return EngineStats(running=7, unfinished=self.unfinished, death=self.cause_of_death)
 
     async def close(self) -> None:
         self.closed += 1
 
 
 class Watched:
-    """A supervisor with its engine, and the states it went through."""
+    """A supervisor with its engines, and what it reported."""
 
-    def __init__(self) -> None:
-        self.engine = SteeredEngine()
+    def __init__(self, **changes: Any) -> None:
+        self.engines: list[SteeredEngine] = []
+        self.next = SteeredEngine()
         self.states: list[State] = []
-        self.supervisor = Supervisor(self.engine, self.states.append)
+        self.restarts: list[str] = []
+        self.supervisor = supervisor_of(
+            self._create, on_state=self.states.append, on_restart=self.restarts.append, **changes
+        )
+
+    def _create(self) -> SteeredEngine:
+        self.engines.append(self.next)
+        self.next = SteeredEngine()
+        return self.engines[-1]
+
+    @property
+    def engine(self) -> SteeredEngine:
+        return self.engines[-1] if self.engines else self.next
 
     async def until(self, fact: Callable[[Progress], bool]) -> Progress:
-        async with asyncio.timeout(5):
-            async for progress in self.supervisor.changes():
-                if fact(progress):
-                    return progress
-        raise AssertionError("the changes ended first")
+        return await until(self.supervisor, fact)
+
+    async def until_state(self, state: State) -> None:
+        await self.until(lambda progress: progress.state == state)
 
     @asynccontextmanager
-    async def started(self) -> AsyncIterator[asyncio.Task[str]]:
+    async def started(self) -> AsyncIterator[asyncio.Task[None]]:
         """Run the supervisor until its engine's start has been called."""
-        task = asyncio.create_task(self.supervisor.run())
+        engine = self.engine
+        task: asyncio.Task[None] = asyncio.create_task(self.supervisor.run())
         try:
-            await self.until(lambda _: self.engine.report is not None)
+            await asyncio.wait_for(engine.was_started.wait(), 5)
             yield task
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
     @asynccontextmanager
-    async def ready(self) -> AsyncIterator[asyncio.Task[str]]:
+    async def ready(self) -> AsyncIterator[asyncio.Task[None]]:
         self.engine.may_start.set()
         async with self.started() as task:
-            await self.until(lambda progress: progress.state == "ready")
+            await self.until_state("ready")
             yield task
 
 
 @pytest.fixture
 def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
-    monkeypatch.setattr(tokka.engine.supervisor, "_DEATH_POLL_S", 0.0)
+    monkeypatch.setattr(tokka.engine.supervisor, "_LOOK_EVERY_S", 0.0)
     return Watched()
 
 
@@ -104,6 +126,7 @@ async def test_a_ready_engine_is_handed_out(watched: Watched) -> None:
     async with watched.ready():
         assert watched.supervisor.engine() is watched.engine
         assert watched.supervisor.was_ready
+        assert watched.supervisor.progress().retry_after_s == 0
 
 
 async def test_model_info_is_known_once_the_engine_is_ready(watched: Watched) -> None:
@@ -121,36 +144,24 @@ async def test_a_phase_reported_from_another_thread_arrives(watched: Watched) ->
         assert (progress.state, progress.detail) == ("starting", "on its own thread")
 
 
-async def test_changes_begin_with_what_is_and_end_when_ready(watched: Watched) -> None:
-    seen: list[State] = []
-
-    async def watch() -> None:
+async def test_two_watchers_both_see_each_change(watched: Watched) -> None:
+    async def states() -> list[State]:
+        seen: list[State] = []
         async for progress in watched.supervisor.changes():
             seen.append(progress.state)
+            if progress.state == "ready":
+                return seen
+        raise AssertionError
 
-    watching = asyncio.create_task(watch())
+    watching = [asyncio.create_task(states()) for _ in range(2)]
     await asyncio.sleep(0)
-    assert seen == ["stopped"]
     async with watched.ready():
-        await asyncio.wait_for(watching, 5)
-    assert seen[-1] == "ready"
+        first, second = await asyncio.wait_for(asyncio.gather(*watching), 5)
+    assert first == second
+    assert (first[0], first[-1]) == ("stopped", "ready")
 
 
-async def test_changes_of_a_ready_engine_are_one(watched: Watched) -> None:
-    async with watched.ready():
-        assert [progress.state async for progress in watched.supervisor.changes()] == ["ready"]
-
-
-async def test_two_watchers_both_see_the_end(watched: Watched) -> None:
-    async def last() -> State:
-        return [progress.state async for progress in watched.supervisor.changes()][-1]
-
-    watching = [asyncio.create_task(last()) for _ in range(2)]
-    async with watched.ready():
-        assert await asyncio.wait_for(asyncio.gather(*watching), 5) == ["ready", "ready"]
-
-
-async def test_a_failed_start_names_no_file_to_the_probes(watched: Watched) -> None:
+async def test_a_failed_first_start_is_the_end_and_names_no_file_to_the_probes(watched: Watched) -> None:
     watched.engine.failure = StartupError("no such folder")
     watched.engine.may_start.set()
     with pytest.raises(StartupError, match="no such folder"):
@@ -158,32 +169,102 @@ async def test_a_failed_start_names_no_file_to_the_probes(watched: Watched) -> N
     progress = watched.supervisor.progress()
     assert (progress.state, progress.detail) == ("failed", "the engine could not be started")
     assert not watched.supervisor.was_ready
+    assert len(watched.engines) == 1
 
 
-async def test_a_failed_start_ends_the_changes(watched: Watched) -> None:
-    watched.engine.failure = StartupError("no such folder")
-    async with watched.started():
-        watched.engine.may_start.set()
-        assert (await watched.until(lambda progress: progress.state == "failed")).phase == "failed"
-
-
-async def test_an_engine_that_dies_is_noticed_and_refused(watched: Watched) -> None:
-    async with watched.ready() as running:
-        watched.engine.cause_of_death = "killed by signal 9"
-        assert await asyncio.wait_for(running, 5) == "killed by signal 9"
+async def test_an_unexpected_fault_at_start_is_a_failure_too(watched: Watched) -> None:
+    watched.engine.failure = EngineError("a bug of the engine")
+    watched.engine.may_start.set()
+    with pytest.raises(StartupError, match="a bug of the engine"):
+        await watched.supervisor.run()
     assert watched.supervisor.progress().state == "failed"
-    with pytest.raises(ModelStarting):
-        watched.supervisor.engine()
-    # It was ready once, and that stays true.
-    assert watched.supervisor.was_ready
 
 
-async def test_states_are_reported_in_their_order(watched: Watched) -> None:
-    async with watched.ready() as running:
+async def test_an_engine_that_dies_is_closed_and_a_new_one_takes_over(watched: Watched) -> None:
+    async with watched.ready():
+        watched.next.may_start.set()
+        dead = watched.engine
+        dead.cause_of_death = "killed by signal 9"
+        await watched.until(lambda progress: progress.state == "ready" and watched.engine is not dead)
+        assert watched.supervisor.engine() is watched.engine
+        assert (dead.closed, watched.engine.closed) == (1, 0)
+        assert watched.supervisor.starts == 2
+    assert watched.states == ["starting", "ready", "failed", "starting", "ready"]
+    assert watched.restarts == ["died"]
+
+
+async def test_a_death_is_told_to_probes_and_requests_before_the_next_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokka.engine.supervisor, "_LOOK_EVERY_S", 3600)
+    watched = Watched()
+    async with watched.ready():
+        watched.engine.cause_of_death = "killed by signal 9"
+        assert watched.supervisor.progress().state == "failed"
+        with pytest.raises(ModelStarting):
+            watched.supervisor.engine()
+        # It was ready once, and that stays true.
+        assert watched.supervisor.was_ready
+
+
+async def test_while_the_next_engine_starts_requests_are_told_how_long_the_last_start_took(watched: Watched) -> None:
+    async with watched.ready():
         watched.engine.cause_of_death = "gone"
-        await asyncio.wait_for(running, 5)
-    await watched.supervisor.close()
-    assert watched.states == ["starting", "ready", "failed", "stopped"]
+        await watched.until(lambda _: len(watched.engines) == 2)
+        with pytest.raises(ModelStarting) as refusal:
+            watched.supervisor.engine()
+    # A start of the scripted engine takes no time.
+    assert refusal.value.headers()["retry-after"] == "1"
+
+
+async def test_a_frozen_engine_with_work_to_do_is_taken_for_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokka.engine.supervisor, "_LOOK_EVERY_S", 0.0)
+    watched = Watched(stall_timeout_s=0.05)
+    async with watched.ready():
+        watched.engine.unfinished = 1
+        await watched.until(lambda _: len(watched.engines) == 2)
+        assert watched.engines[0].closed == 1
+    assert watched.restarts == ["stalled"]
+
+
+async def test_an_idle_engine_that_answers_no_call_is_taken_for_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokka.engine.supervisor, "_LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(tokka.engine.supervisor, "_PING_EVERY_S", 0.0)
+    watched = Watched(stall_timeout_s=0.05)
+    async with watched.ready():
+        watched.engine.answers = False
+        await watched.until(lambda _: len(watched.engines) == 2)
+    assert watched.restarts == ["unresponsive"]
+
+
+async def test_an_engine_that_freezes_in_its_first_requests_has_failed_to_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tokka.engine.supervisor, "_LOOK_EVERY_S", 0.0)
+    watched = Watched(stall_timeout_s=0.05)
+    watched.engine.unfinished = 1
+    with pytest.raises(StartupError, match="no step"):
+        await asyncio.wait_for(watched.supervisor.run(), 5)
+
+
+async def test_after_too_many_quick_deaths_it_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokka.engine.supervisor, "_LOOK_EVERY_S", 0.0)
+    watched = Watched(policy=RestartPolicy(2))
+    async with watched.ready() as running:
+        watched.next.may_start.set()
+        watched.next.cause_of_death = "killed again"
+        watched.engine.cause_of_death = "killed"
+        with pytest.raises(StartupError, match=r"died 2 times in a row.*killed again"):
+            await asyncio.wait_for(running, 5)
+    assert watched.supervisor.progress().state == "failed"
+    assert [engine.closed for engine in watched.engines] == [1, 1]
+    assert watched.restarts == ["died"]
+
+
+async def test_a_rebuild_that_fails_counts_as_a_death_and_is_tried_again(watched: Watched) -> None:
+    async with watched.ready():
+        watched.next.failure = StartupError("no memory")
+        watched.next.may_start.set()
+        watched.engine.cause_of_death = "killed"
+        await watched.until(lambda _: watched.restarts == ["died", "start_failed"])
 
 
 async def test_stats_of_an_engine_that_is_not_ready_are_zero(watched: Watched) -> None:
@@ -209,21 +290,16 @@ async def test_a_second_start_is_a_fault_of_ours(watched: Watched) -> None:
             await watched.supervisor.run()
 
 
-async def test_elapsed_time_does_not_go_back(watched: Watched) -> None:
-    async with watched.started():
-        first = watched.supervisor.progress().elapsed_s
-        assert 0 <= first <= watched.supervisor.progress().elapsed_s
+async def test_an_engine_is_closed_once_however_many_ask(watched: Watched) -> None:
+    async with watched.ready() as running:
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+        await asyncio.gather(watched.supervisor.close(), watched.supervisor.close())
+    assert watched.engine.closed == 1
 
 
 def test_every_state_can_be_reached_and_left() -> None:
     reachable = {state for states in TRANSITIONS.values() for state in states}
     assert reachable == set(TRANSITIONS)
     assert all(TRANSITIONS.values())
-
-
-async def test_an_unexpected_fault_at_start_is_a_failure_too(watched: Watched) -> None:
-    watched.engine.failure = EngineError("a bug of the engine")
-    watched.engine.may_start.set()
-    with pytest.raises(StartupError):
-        await watched.supervisor.run()
-    assert watched.supervisor.progress().state == "failed"

@@ -21,18 +21,20 @@ class Key:
     scopes: frozenset[str]
 
 
+_USER = frozenset({"inference", "metrics"})
+_ADMIN = _USER | {"admin"}
 # On loopback without keys, everyone is this.
-ANONYMOUS = Key("anonymous", frozenset({"inference", "metrics"}))
+ANONYMOUS = Key("anonymous", _ADMIN)
 
 
 class StaticKeys:
-    """The keys given with --api-key. Each is a tenant of its own, named after its place: `key-1`, `key-2`."""
+    """The keys given with --api-key and --admin-key. Each is a tenant of its own, named after its place: `key-1`,
+    `key-2`, `admin-1`. Only admin keys may stop the server: an API key is handed to its users."""
 
-    def __init__(self, keys: Sequence[str]) -> None:
-        self._known = [
-            (_digest(key), Key(f"key-{place}", frozenset({"inference", "metrics"})))
-            for place, key in enumerate(keys, start=1)
-        ]
+    def __init__(self, keys: Sequence[str], admin_keys: Sequence[str] = ()) -> None:
+        users = [(_digest(key), Key(f"key-{place}", _USER)) for place, key in enumerate(keys, start=1)]
+        admins = [(_digest(key), Key(f"admin-{place}", _ADMIN)) for place, key in enumerate(admin_keys, start=1)]
+        self._known = users + admins
 
     def __bool__(self) -> bool:
         return bool(self._known)

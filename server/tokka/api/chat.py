@@ -31,4 +31,4 @@ async def create_chat_completion(
 ) -> Response:
     request = body.to_core()
     encoder = ChatEncoder(body, request.id, services.fingerprint)
-    return await respond(request, encoder, services, record, stream=bool(body.stream))
+    return respond(request, encoder, services, record, stream=bool(body.stream))

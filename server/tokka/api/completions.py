@@ -27,4 +27,4 @@ async def create_completion(
 ) -> Response:
     request = body.to_core()
     encoder = CompletionEncoder(body, request.id, services.fingerprint)
-    return await respond(request, encoder, services, record, stream=bool(body.stream))
+    return respond(request, encoder, services, record, stream=bool(body.stream))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -32,6 +33,8 @@ class Services:
     fingerprint: str
     keep_alive_s: float
     log_prompts: bool
+    # Starts the end of the server: refuse what is new, finish what runs, stop.
+    drain: Callable[[], None]
 
 
 def _services(request: Request) -> Services:

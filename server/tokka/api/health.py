@@ -69,12 +69,16 @@ async def version(services: CurrentServices) -> dict[str, str | None]:
 
 
 def _health(status: str, progress: Progress, ready: bool) -> Response:
-    body = {"status": status, **asdict(progress), "retry_after_s": 0 if ready else RETRY_AFTER_S}
+    retry_after_s = 0 if ready else progress.retry_after_s or RETRY_AFTER_S
+    body = {"status": status, **asdict(progress), "retry_after_s": retry_after_s}
     del body["state"]
-    headers = {} if ready else {"retry-after": str(RETRY_AFTER_S)}
+    headers = {} if ready else {"retry-after": str(retry_after_s)}
     return Response(orjson.dumps(body), 200 if ready else 503, headers, "application/json")
 
 
 async def _phases(services: Services) -> AsyncIterator[bytes]:
+    """Stream the phases of the present start, to its end."""
     async for progress in services.supervisor.changes():
         yield sse.event(asdict(progress), "phase")
+        if progress.state == "ready" or progress.phase == "stopped":
+            return

@@ -25,6 +25,8 @@ log = structlog.get_logger("tokka.access")
 # What needs no key: probes must work from outside, and none of these says anything about users.
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/startupz", "/health", "/version"})
 GENERATION_PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
+ADMIN = "/admin/"
+_REMEDY = " Call with a key given by --admin-key."
 _REQUEST_ID = re.compile(r"^[!-~]{1,128}$")
 
 
@@ -143,10 +145,13 @@ class ErrorRenderer:
 class Authentication:
     """Deny by default: every path but the probes needs a key, decided on the raw path alone."""
 
-    def __init__(self, app: ASGIApp, keys: StaticKeys, metrics_open: bool, local_only: bool) -> None:
+    def __init__(
+        self, app: ASGIApp, keys: StaticKeys, *, metrics_open: bool, admin_open: bool, local_only: bool
+    ) -> None:
         self._app = app
         self._keys = keys
         self._metrics_open = metrics_open
+        self._admin_open = admin_open
         self._local_only = local_only
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -172,12 +177,15 @@ class Authentication:
                 raise PermissionDenied(
                     "Metrics need a key here, and none is set up. Start with --metrics-open to open them."
                 )
+            # Any web page can make its reader's browser post to this machine; the browser says so.
+            if path.startswith(ADMIN) and (not self._admin_open or "origin" in Headers(scope=scope)):
+                raise PermissionDenied(f"{ADMIN} needs a key here, and none is set up. Start with --admin-key.")
             return ANONYMOUS
         # A browser asks first without credentials; CORS has answered already if it is meant to.
         key = self._keys.verify(Headers(scope=scope).get("authorization"))
-        needed = "metrics" if path == "/metrics" else "inference"
+        needed = "metrics" if path == "/metrics" else "admin" if path.startswith(ADMIN) else "inference"
         if needed not in key.scopes:
-            raise PermissionDenied(f"This key lacks the scope `{needed}`.")
+            raise PermissionDenied(f"This key lacks the scope `{needed}`.{_REMEDY if needed == 'admin' else ''}")
         return key
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -30,28 +31,40 @@ class Encoder(Protocol):
     def fold(self, chunks: list[dict[str, Any]]) -> dict[str, Any]: ...
 
 
-async def respond(
+def respond(
     request: GenerateRequest, encoder: Encoder, services: Services, record: RequestRecord, *, stream: bool
 ) -> Response:
-    """Start the generation and return the response that will carry it. Raises what refuses it."""
+    """Return the response that will run the generation and carry it."""
     record.stream = stream
     if services.log_prompts:
         record.prompt = [asdict(prompt) for prompt in request.prompts]
-    generation = await services.dispatcher.open(request, record)
-    return GenerationResponse(generation, encoder, stream=stream, keep_alive_s=services.keep_alive_s)
+
+    def open_generation() -> Awaitable[Generation]:
+        return services.dispatcher.open(request, record)
+
+    return GenerationResponse(open_generation, encoder, record, stream=stream, keep_alive_s=services.keep_alive_s)
 
 
 class GenerationResponse(Response):
-    """Answers with a running generation and closes it, however the answer ends.
+    """Opens a generation, answers with it, and closes it, however the answer ends.
 
-    The status is settled by now: everything that can be refused was refused before the generation was handed over.
+    What refuses the request is raised before the first byte, and rendered further out.
     """
 
-    def __init__(self, generation: Generation, encoder: Encoder, *, stream: bool, keep_alive_s: float) -> None:
+    def __init__(
+        self,
+        open_generation: Callable[[], Awaitable[Generation]],
+        encoder: Encoder,
+        record: RequestRecord,
+        *,
+        stream: bool,
+        keep_alive_s: float,
+    ) -> None:
         self.background = None
         self.status_code = 200
-        self._generation = generation
+        self._open_generation = open_generation
         self._encoder = encoder
+        self._record = record
         self._stream = stream
         self._keep_alive_s = keep_alive_s
         self._sent_s = 0.0
@@ -59,17 +72,23 @@ class GenerationResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            # Nobody else watches for a client that has gone: without this its generation would run to the end.
+            # Nobody else watches for a client that has gone: without this it would wait in the queue, and its
+            # generation run to the end.
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._watch, receive, send, tasks.cancel_scope)
-                await (self._send_stream(send) if self._stream else self._send_plain(send))
+                await self._run(send)
                 tasks.cancel_scope.cancel()
         except ExceptionGroup as group:
             # The task group wraps whatever ended the work.
             raise group.exceptions[0] from None
+
+    async def _run(self, send: Send) -> None:
+        generation = await self._open_generation()
+        try:
+            await (self._send_stream(generation, send) if self._stream else self._send_plain(generation, send))
         finally:
             with anyio.CancelScope(shield=True):
-                await self._generation.aclose()
+                await generation.aclose()
 
     async def _watch(self, receive: Receive, send: Send, work: anyio.CancelScope) -> None:
         """Cancel the work when the client disconnects; keep a silent stream alive."""
@@ -84,21 +103,23 @@ class GenerationResponse(Response):
                     await self._send(send, sse.KEEP_ALIVE)
                 continue
             if message["type"] == "http.disconnect":
+                # Whoever has an outcome already has been answered in full.
+                self._record.outcome = self._record.outcome or "aborted"
                 work.cancel()
                 return
 
-    async def _send_plain(self, send: Send) -> None:
-        chunks = [chunk async for event in self._generation for chunk in self._encoder.feed(event)]
+    async def _send_plain(self, generation: Generation, send: Send) -> None:
+        chunks = [chunk async for event in generation for chunk in self._encoder.feed(event)]
         body = orjson.dumps(self._encoder.fold(chunks))
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    async def _send_stream(self, send: Send) -> None:
+    async def _send_stream(self, generation: Generation, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": sse.HEADERS})
         self._sent_s = time.monotonic()
         try:
-            async for event in self._generation:
+            async for event in generation:
                 if chunks := self._encoder.feed(event):
                     await self._send(send, b"".join(map(sse.event, chunks)))
         except TokkaError as error:

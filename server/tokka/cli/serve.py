@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ import uvloop
 
 from tokka import __version__
 from tokka.api.http_protocol import bounded_protocol
-from tokka.app import Server, create_engine, create_server, measure_event_loop_lag
+from tokka.app import Server, create_server, engine_factory, measure_event_loop_lag
+from tokka.engine.base import Engine
 from tokka.errors import ConfigurationError, StartupError
 from tokka.observability.logging import configure_logging
 from tokka.settings import Settings, load_settings, parse_size
@@ -45,10 +46,10 @@ def run(flags: dict[str, Any], config: Path | None) -> int:
         debug = settings.log_level == "debug"
         configure_logging(settings.log_format, settings.log_level)
         _raise_open_files()
-        engine = create_engine(settings)
+        create_engine = engine_factory(settings)
         listener = _listen(settings)
         with contextlib.closing(listener), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_serve(settings, engine, listener))
+            return runner.run(_serve(settings, create_engine, listener))
     except StartupError as error:
         if debug:
             traceback.print_exc()
@@ -62,25 +63,24 @@ def run(flags: dict[str, Any], config: Path | None) -> int:
         return 1
 
 
-async def _serve(settings: Settings, engine: Any, listener: socket.socket) -> int:
-    server = create_server(settings, engine)
-    stop = _stop_on_signals()
+async def _serve(settings: Settings, create_engine: Callable[[], Engine], listener: socket.socket) -> int:
+    server = create_server(settings, create_engine)
+    _drain_on_signals(server)
     http = _HttpServer(_http_config(settings, server))
-    for place, key in enumerate(settings.api_key, start=1):
+    for place, key in enumerate([*settings.api_key, *settings.admin_key], start=1):
         if len(key) < _SAFE_KEY_CHARS:
             log.warning("guessable_api_key", place=place, remedy=f"use {_SAFE_KEY_CHARS} random characters or more")
     log.info("listening", url=_url(settings, listener), version=__version__, pid=os.getpid(), docs="/docs")
     serving = asyncio.create_task(http.serve(sockets=[listener]))
     running = asyncio.create_task(server.supervisor.run())
     lag = asyncio.create_task(measure_event_loop_lag(server.metrics))
-    stopping = asyncio.create_task(stop.wait())
+    stopping = asyncio.create_task(server.stop.wait())
     ready = asyncio.create_task(_announce(settings, server))
     try:
         await asyncio.wait({serving, running, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if running.done():
-            # Raises why the engine could not be started.
-            log.error("engine_died", reason=running.result())
-            return 1
+            # Raises why there is no engine and will be none.
+            running.result()
         if serving.done():
             # Raises what ended it: nobody has asked for that.
             serving.result()
@@ -102,39 +102,41 @@ async def _serve(settings: Settings, engine: Any, listener: socket.socket) -> in
 async def _announce(settings: Settings, server: Server) -> None:
     async for progress in server.supervisor.changes():
         if progress.state == "ready":
-            # What lives now lives to the end: the collector need not look at it again.
+            # What lives now lives to the engine's end: the collector need not look at it again. But what an engine
+            # before it has left is garbage now.
+            gc.unfreeze()
             gc.collect()
             gc.freeze()
             log.info("ready", model=settings.names()[0], after_s=round(progress.elapsed_s, 1))
 
 
 async def _drain(settings: Settings, server: Server) -> None:
-    server.admission.start_draining()
-    server.metrics.set_engine_state("draining")
     log.info("draining", open_requests=server.admission.open_requests, timeout_s=settings.drain_timeout)
     try:
         async with asyncio.timeout(settings.drain_timeout):
             await server.admission.idle()
     except TimeoutError:
         log.warning("drain_timeout", open_requests=server.admission.open_requests)
+        server.admission.refuse_waiting()
 
 
-def _stop_on_signals() -> asyncio.Event:
-    """Return an event that the first SIGTERM or SIGINT sets. The second one ends the process at once."""
-    stop = asyncio.Event()
+def _drain_on_signals(server: Server) -> None:
+    """Let the first SIGTERM or SIGINT drain the server, and the second end the process at once."""
+    signalled = False
 
     def on_signal() -> None:
-        if stop.is_set():
+        nonlocal signalled
+        if signalled:
             for child in psutil.Process().children(recursive=True):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     child.kill()
             os._exit(1)
-        stop.set()
+        signalled = True
+        server.drain()
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
-    return stop
 
 
 class _HttpServer(uvicorn.Server):

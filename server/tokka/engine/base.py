@@ -21,7 +21,7 @@ class Engine(Protocol):
     def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
         """Yield `Accepted`, then the events of every choice, then `Finished`.
 
-        Raises InvalidRequest before `Accepted`, EngineError at any time.
+        Raises InvalidRequest before `Accepted`, EngineError at any time, EngineDied when the engine itself is gone.
         Closing the generator stops the work.
         """
         ...
@@ -34,12 +34,15 @@ class Engine(Protocol):
         """Return the text of the tokens, special ones included. Raises InvalidRequest."""
         ...
 
-    def death(self) -> str | None:
-        """Say why the engine can serve no more, or None while it can. Never blocks."""
+    async def ping(self) -> None:
+        """Return when the engine has answered a call, between two steps. A wedged one never does."""
         ...
 
     def stats(self) -> EngineStats: ...
 
     async def close(self) -> None:
-        """Stop every process of the engine. Safe after a failed or interrupted `start`."""
+        """Stop every process of the engine, also a frozen one. Safe after a failed or interrupted `start`.
+
+        Generations that still run end with EngineDied.
+        """
         ...

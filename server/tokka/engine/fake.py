@@ -36,7 +36,7 @@ from tokka.engine.base import ReportPhase
 from tokka.engine.length import allowed_tokens, truncate
 from tokka.engine.sampling import check_token_ids
 from tokka.engine.text import ChoiceText
-from tokka.errors import EngineError, InvalidRequest
+from tokka.errors import EngineDied, InvalidRequest
 
 EOS = 256
 VOCAB_SIZE = 257
@@ -47,13 +47,16 @@ ANSWER = (
 
 @dataclass(frozen=True, slots=True)
 class FakeOptions:
-    """Settable with --engine-arg; delays in seconds."""
+    """Settable with --engine-arg; delays in seconds. A prompt that holds `die_on` or `stall_on` ends or freezes it."""
 
     start_delay_s: float = 0.0
     prefill_delay_s: float = 0.0
     token_delay_s: float = 0.0
     answer: str = ANSWER
     max_model_len: int = 4096
+    max_running: int = 256
+    die_on: str = ""
+    stall_on: str = ""
 
 
 class FakeEngine:
@@ -62,7 +65,11 @@ class FakeEngine:
         self._cap = max_completion_tokens
         self._script = options.answer.encode()
         self._running = 0
-        self._closed = asyncio.Event()
+        self._steps = 0
+        self._death: str | None = None
+        self._stalled = False
+        # Set when nothing that runs can go on: the engine has died or was closed.
+        self._ended = asyncio.Event()
 
     async def start(self, report: ReportPhase) -> ModelInfo:
         report("loading weights", "the scripted engine has none")
@@ -73,6 +80,7 @@ class FakeEngine:
             engine="fake",
             engine_version=__version__,
             has_chat_template=True,
+            max_running=self._options.max_running,
         )
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
@@ -83,6 +91,7 @@ class FakeEngine:
         self._running += 1
         try:
             yield Accepted(prompt_token_ids=tuple(prompts))
+            self._obey(prompts)
             await self._pause(self._options.prefill_delay_s)
             completion_tokens = 0
             for at, (ids, limit) in enumerate(zip(prompts, limits, strict=True)):
@@ -121,25 +130,38 @@ class FakeEngine:
             raise InvalidRequest(f"tokens holds an id outside the vocabulary of {VOCAB_SIZE}.", param="tokens")
         return _decode(token_ids)
 
-    def death(self) -> str | None:
-        return None
+    async def ping(self) -> None:
+        if self._stalled:
+            await self._ended.wait()
 
     def stats(self) -> EngineStats:
-        return EngineStats(running=self._running)
+        return EngineStats(running=self._running, unfinished=self._running, steps=self._steps, death=self._death)
 
     async def close(self) -> None:
-        self._closed.set()
+        self._ended.set()
+
+    def _obey(self, prompts: Sequence[Sequence[int]]) -> None:
+        """Die or freeze if a prompt says so."""
+        texts = [_decode(ids) for ids in prompts]
+        if self._options.die_on and any(self._options.die_on in text for text in texts):
+            self._death = "a prompt said so"
+            self._ended.set()
+        if self._options.stall_on and any(self._options.stall_on in text for text in texts):
+            self._stalled = True
 
     async def _pause(self, delay_s: float) -> None:
-        """Take the time a step takes; as with a real engine, closing it ends what it works on."""
-        if delay_s == 0:
+        """Take the time a step takes; as with a real engine, its end is the end of what it works on."""
+        if self._stalled:
+            await self._ended.wait()
+        elif delay_s == 0:
             await asyncio.sleep(0)
         else:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(delay_s):
-                    await self._closed.wait()
-        if self._closed.is_set():
-            raise EngineError("The engine stopped while it worked on this request.", should_retry=True)
+                    await self._ended.wait()
+        if self._ended.is_set():
+            raise EngineDied
+        self._steps += 1
 
 
 class _Choice:

@@ -1,18 +1,26 @@
-"""Owns one engine: starts it, knows its state and phase, notices its death, stops it."""
+"""Owns the engine: starts it, knows its state and phase, watches it work, rebuilds it when it dies, stops it.
+
+One engine object lives from its start to its death; the next one is new. The states and what may follow each are the
+table below; everything else asks.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, NoReturn
 
 import structlog
 
-from tokka.core import EngineStats, ModelInfo
+from tokka.core import DeathReason, EngineStats, ModelInfo
+from tokka.engine import processes
 from tokka.engine.base import Engine
-from tokka.errors import ModelStarting, StartupError
+from tokka.engine.restart import RestartPolicy
+from tokka.engine.watchdog import Sight, Watchdog
+from tokka.errors import MAX_RETRY_AFTER_S, ModelStarting, StartupError
 
 log = structlog.get_logger("tokka.engine")
 
@@ -21,10 +29,13 @@ TRANSITIONS: dict[State, set[State]] = {
     "stopped": {"starting"},
     "starting": {"ready", "failed", "stopped"},
     "ready": {"failed", "stopped"},
-    "failed": {"stopped"},
+    # Dead: to be rebuilt after a delay, or given up.
+    "failed": {"starting", "stopped"},
 }
+# Until a start has been measured.
 RETRY_AFTER_S = 5
-_DEATH_POLL_S = 0.5
+_LOOK_EVERY_S = 0.5
+_PING_EVERY_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +46,43 @@ class Progress:
     phase: str
     detail: str
     elapsed_s: float
+    retry_after_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """Why an engine serves no more. The detail is for the operator alone: it may name files."""
+
+    reason: DeathReason
+    detail: str
 
 
 class Supervisor:
-    def __init__(self, engine: Engine, on_state: Callable[[State], None]) -> None:
-        self._engine = engine
+    def __init__(
+        self,
+        create_engine: Callable[[], Engine],
+        *,
+        on_state: Callable[[State], None],
+        on_restart: Callable[[DeathReason], None],
+        policy: RestartPolicy,
+        stall_timeout_s: float,
+    ) -> None:
+        self._create_engine = create_engine
         self._on_state = on_state
+        self._on_restart = on_restart
+        self._policy = policy
+        self._stall_timeout_s = stall_timeout_s
+        self._engine: Engine | None = None
+        self._closing: asyncio.Task[None] | None = None
         self._state: State = "stopped"
         self._phase, self._detail = "not started", ""
-        self._since = time.monotonic()
+        self._since_s = time.monotonic()
         self._changed = asyncio.Event()
         self._info: ModelInfo | None = None
-        self._was_ready = False
+        self._starts = 0
+        # How long a start takes, once one has been measured; when the next one begins, while none runs.
+        self._start_took_s: float | None = None
+        self._next_start_s = 0.0
 
     @property
     def info(self) -> ModelInfo | None:
@@ -55,63 +91,140 @@ class Supervisor:
 
     @property
     def was_ready(self) -> bool:
-        return self._was_ready
+        return self._info is not None
+
+    @property
+    def starts(self) -> int:
+        """Engines started so far: the number of the present one."""
+        return self._starts
 
     def progress(self) -> Progress:
-        return Progress(self._state, self._phase, self._detail, round(time.monotonic() - self._since, 3))
+        elapsed_s = round(time.monotonic() - self._since_s, 3)
+        if self._state == "ready" and self.stats().death:
+            # Probes need not wait for the next look.
+            return Progress("failed", "failed", "the engine died", elapsed_s, self._rebuild_s())
+        return Progress(self._state, self._phase, self._detail, elapsed_s, self._retry_after_s())
 
     async def changes(self) -> AsyncIterator[Progress]:
-        """Yield the progress now and at each change, until the engine is ready, has failed or was stopped."""
+        """Yield the progress now and at each change, for ever."""
         while True:
             changed = self._changed
-            now = self.progress()
-            yield now
-            if now.state in ("ready", "failed") or now.phase == "stopped":
-                return
+            yield self.progress()
             await changed.wait()
 
     def engine(self) -> Engine:
         """Return the engine if it can serve now. Raises ModelStarting."""
-        if self._state != "ready":
+        now = self.progress()
+        if self._engine is None or now.state != "ready":
             raise ModelStarting(
-                f"The model is not ready: {self._phase}. Retry in {RETRY_AFTER_S} s.", retry_after_s=RETRY_AFTER_S
+                f"The model is not ready: {now.phase}. Retry in {now.retry_after_s} s.",
+                retry_after_s=now.retry_after_s,
             )
         return self._engine
 
     def stats(self) -> EngineStats:
-        return self._engine.stats() if self._state == "ready" else EngineStats()
+        return self._engine.stats() if self._engine and self._state == "ready" else EngineStats()
 
-    async def run(self) -> str:
-        """Start the engine and stay with it; return why it died. Raises StartupError."""
-        self._since = time.monotonic()
+    async def run(self) -> NoReturn:
+        """Keep an engine alive. Raises StartupError when the first start fails, or too many engines died quickly."""
+        while True:
+            death, served_s = await self._live()
+            self._move("failed", "failed", "the engine died")
+            delay_s = self._policy.delay_s(served_s)
+            self._next_start_s = time.monotonic() + (delay_s or 0.0)
+            log.error("engine_died", reason=death.reason, detail=death.detail, served_s=round(served_s, 1))
+            await self._close_engine()
+            if delay_s is None:
+                raise StartupError(
+                    f"the engine died {self._policy.quick_deaths} times in a row, each soon after its start; "
+                    f"the last time: {death.detail}"
+                )
+            self._on_restart(death.reason)
+            log.info("engine_restarts", reason=death.reason, in_s=delay_s)
+            await asyncio.sleep(self._next_start_s - time.monotonic())
+
+    async def close(self) -> None:
+        await self._close_engine()
+        if self._state != "stopped":
+            self._move("stopped", "stopped")
+
+    async def _live(self) -> tuple[Death, float]:
+        """Start an engine and stay with it; return why it died and how long it served. Raises StartupError."""
+        self._since_s = time.monotonic()
         self._move("starting", "starting")
+        self._engine = self._create_engine()
+        self._starts += 1
+        # From the beginning: the first requests, which warm it up, can hang as any other.
+        watching = asyncio.create_task(self._watch(self._engine))
+        try:
+            self._info = await self._start(self._engine, watching)
+            ready_s = time.monotonic()
+            self._start_took_s = ready_s - self._since_s
+            self._move("ready", "ready")
+            return await watching, time.monotonic() - ready_s
+        except StartupError as error:
+            if self._info is None:
+                # Probes are open to all; the reason may name files and goes to the operator alone.
+                self._move("failed", "failed", "the engine could not be started")
+                raise
+            return Death("start_failed", str(error)), 0.0
+        finally:
+            await _end(watching)
+
+    async def _start(self, engine: Engine, watching: asyncio.Task[Death]) -> ModelInfo:
         loop = asyncio.get_running_loop()
 
         def report(phase: str, detail: str) -> None:
             # Engines report from their own threads.
             loop.call_soon_threadsafe(self._set_phase, phase, detail)
 
+        starting = asyncio.create_task(engine.start(report))
         try:
-            self._info = await self._engine.start(report)
+            await asyncio.wait({starting, watching}, return_when=asyncio.FIRST_COMPLETED)
+            if not starting.done():
+                raise StartupError(f"the engine died during its first requests: {watching.result().detail}")
+            return starting.result()
         except StartupError:
-            # Probes are open to all; the reason may name files and goes to the operator alone.
-            self._move("failed", "failed", "the engine could not be started")
             raise
         except Exception as error:
-            self._move("failed", "failed", "the engine could not be started")
             raise StartupError(f"the engine could not be started: {type(error).__name__}: {error}") from error
-        self._was_ready = True
-        self._move("ready", "ready")
-        # An engine cannot be awaited for its death: it may be killed.
-        while not (death := self._engine.death()):  # noqa: ASYNC110
-            await asyncio.sleep(_DEATH_POLL_S)
-        self._move("failed", "failed", "the engine died")
-        return death
+        finally:
+            await _end(starting)
 
-    async def close(self) -> None:
-        await self._engine.close()
-        if self._state != "stopped":
-            self._move("stopped", "stopped")
+    async def _watch(self, engine: Engine) -> Death:
+        """Look at the engine until it is dead. It cannot be awaited for that: it may be killed, or freeze."""
+        watchdog = Watchdog(self._stall_timeout_s, time.monotonic())
+        async with _Pinging(engine) as pinging:
+            while True:
+                stats = engine.stats()
+                if stats.death:
+                    return Death("died", stats.death)
+                activity = await asyncio.to_thread(processes.activity) if watchdog.is_odd else None
+                sight = Sight(stats.steps, stats.unfinished, pinging.answers, pinging.awaits_answer, activity)
+                if stall := watchdog.see(sight, time.monotonic()):
+                    return Death(stall.reason, str(stall))
+                await asyncio.sleep(_LOOK_EVERY_S)
+
+    async def _close_engine(self) -> None:
+        """Close the engine once, whoever asks and whoever stops asking meanwhile."""
+        if self._engine is not None:
+            self._closing = asyncio.create_task(self._engine.close())
+            self._engine = None
+        if self._closing is not None:
+            await asyncio.shield(self._closing)
+
+    def _retry_after_s(self) -> int:
+        """Return after how many seconds the engine is probably ready, 1 to 120; 0 if it is."""
+        if self._state == "ready":
+            return 0
+        begins_s = self._since_s if self._state == "starting" else self._next_start_s
+        return self._rebuild_s(time.monotonic() - begins_s)
+
+    def _rebuild_s(self, begun_s: float = 0.0) -> int:
+        """Return how long a start that began so long ago will take on: as long as the last one did."""
+        if self._start_took_s is None:
+            return RETRY_AFTER_S
+        return max(1, min(MAX_RETRY_AFTER_S, math.ceil(self._start_took_s - begun_s)))
 
     def _move(self, state: State, phase: str, detail: str = "") -> None:
         if state not in TRANSITIONS[self._state]:
@@ -126,3 +239,36 @@ class Supervisor:
         log.info("engine_phase", state=self._state, phase=phase, elapsed_s=self.progress().elapsed_s, **fields)
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
+
+
+async def _end(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+class _Pinging:
+    """Calls the engine every few seconds: what an idle engine's flags say is worth nothing."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.answers = 0
+        self.awaits_answer = False
+
+    async def __aenter__(self) -> _Pinging:
+        self._task = asyncio.create_task(self._run())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await _end(self._task)
+
+    async def _run(self) -> None:
+        while True:
+            self.awaits_answer = True
+            try:
+                await self._engine.ping()
+            except Exception as error:
+                # A dead engine refuses; its stats say so to whoever looks next.
+                log.debug("ping_failed", error=str(error))
+            self.answers += 1
+            self.awaits_answer = False
+            await asyncio.sleep(_PING_EVERY_S)

@@ -9,12 +9,13 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from tokka.core import EngineStats, Outcome, RequestRecord
+from tokka.core import DeathReason, EngineStats, Outcome, RequestRecord
 
 _LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
 _TPOT_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5)
 ENGINE_STATES = ("stopped", "starting", "ready", "draining", "failed")
 OUTCOMES = get_args(Outcome)
+RESTART_REASONS = get_args(DeathReason)
 FRONTEND_CPU_MEANING = "CPU time of the server process, engine excluded."
 
 
@@ -35,6 +36,7 @@ class Metrics:
         self._tpot = self._histogram(
             "tpot_seconds", "Time per output token after the first, one value a request.", _TPOT_BUCKETS_S
         )
+        self._queue = self._histogram("queue_seconds", "From arrival to admission.", _LATENCY_BUCKETS_S)
         self._tokens = self._counter(
             "tokens",
             "Tokens processed. kind: prompt, cached (part of prompt), completion.",
@@ -44,6 +46,14 @@ class Metrics:
         self.running = self._gauge("requests_running", "Choices the engine is working on.")
         self.waiting = self._gauge("requests_waiting", "Choices waiting for the engine.")
         self._state = self._gauge("engine_state", "1 for the state the engine is in, else 0.", ["state"])
+        self._restarts = self._counter(
+            "engine_restarts",
+            "Rebuilds of the engine, by why the one before is gone: died, stalled (no step with work to do), "
+            "unresponsive (no answer to a call), start_failed (a rebuild that failed).",
+            ["reason"],
+        )
+        for reason in RESTART_REASONS:
+            self._restarts.labels(reason)
         self.event_loop_lag = self._gauge("event_loop_lag_seconds", "How late the event loop ran its last timer.")
         self._describe("frontend_cpu_seconds_total", "counter", (), FRONTEND_CPU_MEANING)
         self.set_engine_state("stopped")
@@ -62,6 +72,8 @@ class Metrics:
         ):
             if tokens:
                 self._tokens.labels(record.tenant, record.model, kind).inc(tokens)
+        if record.queue_s is not None:
+            self._queue.labels(record.model, record.endpoint).observe(record.queue_s)
         if record.first_token_s is not None and record.last_token_s is not None:
             self._ttft.labels(record.model, record.endpoint).observe(record.first_token_s - record.arrived_s)
             if record.completion_tokens > 1:
@@ -72,10 +84,13 @@ class Metrics:
         for known in ENGINE_STATES:
             self._state.labels(known).set(known == state)
 
-    def watch(self, stats: Callable[[], EngineStats], cpu_s: Callable[[], float]) -> None:
-        """Read the engine's numbers and our CPU time when scraped, never on the request path."""
+    def count_restart(self, reason: DeathReason) -> None:
+        self._restarts.labels(reason).inc()
+
+    def watch(self, stats: Callable[[], EngineStats], queued: Callable[[], int], cpu_s: Callable[[], float]) -> None:
+        """Read the engine's and the queue's numbers and our CPU time when scraped, never on the request path."""
         self.running.set_function(lambda: stats().running)
-        self.waiting.set_function(lambda: stats().waiting)
+        self.waiting.set_function(lambda: queued() + stats().waiting)
         self.registry.register(_FrontendCpu(cpu_s))
 
     def render(self) -> bytes:

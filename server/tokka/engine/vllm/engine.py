@@ -9,7 +9,6 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import aclosing
 from typing import Any
 
-import psutil
 import structlog
 
 from tokka.core import (
@@ -26,6 +25,7 @@ from tokka.core import (
 )
 from tokka.engine.base import ReportPhase
 from tokka.engine.length import allowed_tokens
+from tokka.engine.processes import kill_all
 from tokka.engine.sampling import check_token_ids
 from tokka.engine.vllm.arguments import VllmOptions, engine_arguments
 from tokka.engine.vllm.child import OUTPUT_VARIABLE
@@ -39,7 +39,15 @@ from tokka.engine.vllm.render import Renderer
 from tokka.engine.vllm.tokens import TokenTable
 from tokka.engine.vllm.warmup import warm_up
 from tokka.engine.vllm.weights import read_model_folder
-from tokka.errors import ConfigurationError, EngineError, InvalidRequest, ServerOverloaded, StartupError, TokkaError
+from tokka.errors import (
+    ConfigurationError,
+    EngineDied,
+    EngineError,
+    InvalidRequest,
+    ServerOverloaded,
+    StartupError,
+    TokkaError,
+)
 
 log = structlog.get_logger("tokka.engine")
 
@@ -80,10 +88,10 @@ class VllmEngine:
             raise StartupError(f"the engine failed its first requests: {self._cause() or error}") from error
         return info
 
-    def death(self) -> str | None:
-        if self._llm is not None and self._llm.errored:
-            return self._cause() or "the engine process ended"
-        return None
+    async def ping(self) -> None:
+        # Any call that the engine's own loop has to answer; its health flag is set on this side.
+        if self._llm is not None:
+            await self._llm.is_paused()
 
     def stats(self) -> EngineStats:
         latest = [rank.stats for rank in self._latest if rank.stats is not None]
@@ -91,23 +99,31 @@ class VllmEngine:
             running=sum(stats.num_running_reqs for stats in latest),
             waiting=sum(stats.num_waiting_reqs for stats in latest),
             kv_cache_usage=max((stats.kv_cache_usage for stats in latest), default=0.0),
+            unfinished=self._llm.output_processor.get_num_unfinished_requests() if self._llm else 0,
+            steps=sum(rank.steps for rank in self._latest),
+            death=self._death(),
         )
+
+    def _death(self) -> str | None:
+        if self._llm is not None and self._llm.errored:
+            return self._cause() or "the engine process ended"
+        return None
 
     async def close(self) -> None:
         self._closing = True
         # All of it blocks, for seconds.
-        await asyncio.get_running_loop().run_in_executor(None, self._stop)
+        await asyncio.to_thread(self._stop)
         if self._renderer:
             self._renderer.close()
 
     def _stop(self) -> None:
         while self._starting is not None and not self._starting.done():
             # Without its processes a start that is under way ends; between two of them it looks whether it is wanted.
-            _kill_children()
+            kill_all()
             wait([self._starting], timeout=_STOP_POLL_S)
         if self._llm is not None:
             self._llm.shutdown(timeout=_SHUTDOWN_S)
-        _kill_children()
+        kill_all()
         if self._output:
             self._output.close()
 
@@ -292,7 +308,7 @@ def _in_our_words(error: Exception) -> Exception:
 
     match error:
         case EngineDeadError():
-            return EngineError("The engine stopped while it worked on this request.", should_retry=True)
+            return EngineDied()
         case EngineGenerateError():
             return EngineError("The engine failed on this request.")
         case GracefulHTTPError():
@@ -310,14 +326,3 @@ def _one_line(error: BaseException) -> str:
     if len(lines) > 1 and "validation error" in lines[0]:
         lines = lines[1:]
     return lines[0] if lines else type(error).__name__
-
-
-def _kill_children() -> None:
-    """End whatever processes of the engine are left."""
-    children = psutil.Process().children(recursive=True)
-    for child in children:
-        try:
-            child.kill()
-        except psutil.NoSuchProcess:
-            continue
-    psutil.wait_procs(children, timeout=5)

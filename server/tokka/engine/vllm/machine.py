@@ -80,6 +80,8 @@ def prepare_environment(
     if not verbose:
         # torch and vLLM warn at every start of what a CPU server cannot have: triton, CUDA.
         logging.getLogger("vllm").setLevel(logging.ERROR)
+        # It logs an engine's death with a traceback that says nothing; we log it with its cause.
+        logging.getLogger("vllm.v1.engine.async_llm").setLevel(logging.CRITICAL)
         defaults |= {"TORCH_LOGS": "-all", "HF_HUB_VERBOSITY": "error"}
     if offline:
         defaults |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
