@@ -252,7 +252,7 @@ async def test_after_too_many_quick_deaths_it_gives_up(monkeypatch: pytest.Monke
         watched.next.may_start.set()
         watched.next.cause_of_death = "killed again"
         watched.engine.cause_of_death = "killed"
-        with pytest.raises(StartupError, match=r"died 2 times in a row.*killed again"):
+        with pytest.raises(StartupError, match=r"died 2x in a row.*killed again"):
             await asyncio.wait_for(running, 5)
     assert watched.supervisor.progress().state == "failed"
     assert [engine.closed for engine in watched.engines] == [1, 1]

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
+import os
+import select
+from pathlib import Path
 
 import psutil
 
 from tokka.engine.watchdog import Activity
+
+_SHARED = "/dev/shm/"  # noqa: S108 - where Linux keeps named shared memory
 
 
 def activity() -> Activity:
@@ -27,10 +33,44 @@ def activity() -> Activity:
     return Activity(cpu_s, tuple(stopped))
 
 
+class EngineProcesses:
+    """The processes an engine runs in, from its start on: whether one has ended, and what they left behind.
+
+    An engine of several processes may take ten seconds to notice the death of one of them; a pidfd tells at once,
+    and asking all of them is one system call.
+    """
+
+    def __init__(self, name_prefix: str) -> None:
+        self._names: dict[int, str] = {}
+        self._poll = select.poll()
+        self._shared: set[str] = set()
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error, OSError):
+                if process.name().startswith(name_prefix) and process.status() != psutil.STATUS_ZOMBIE:
+                    pidfd = os.pidfd_open(process.pid)
+                    self._names[pidfd] = f"{process.name()} (pid {process.pid})"
+                    self._poll.register(pidfd, select.POLLIN)
+                    self._shared |= _shared_memory(process.pid)
+
+    def ended(self) -> str | None:
+        """Return the name of a process that has ended."""
+        events = self._poll.poll(0)
+        return self._names[events[0][0]] if events else None
+
+    def close(self) -> None:
+        """Forget the processes, and remove the shared memory of those that were killed: nobody else will."""
+        for pidfd in self._names:
+            os.close(pidfd)
+        self._names.clear()
+        self._poll = select.poll()
+        for path in self._shared:
+            Path(path).unlink(missing_ok=True)
+
+
 def kill_all() -> None:
     """End every process below this one and wait until they are gone. Blocks.
 
-    Python's resource tracker stays: it cleans up the shared memory the others leave behind, and ends with us.
+    Python's resource tracker stays: it cleans up the semaphores the others leave behind, and ends with us.
     """
     killed = []
     for child in psutil.Process().children(recursive=True):
@@ -39,3 +79,15 @@ def kill_all() -> None:
                 child.kill()
                 killed.append(child)
     psutil.wait_procs(killed, timeout=5)
+    # What vLLM has ended itself it does not always wait for.
+    multiprocessing.active_children()
+
+
+def _shared_memory(pid: int) -> set[str]:
+    """Return the named shared memory a process has mapped."""
+    # Intel's OpenMP unmaps its own at once, and removes it only at an orderly end.
+    openmp = {f"{_SHARED}__KMP_REGISTERED_LIB_{pid}_0"}
+    lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    paths = {line.split(maxsplit=5)[5] for line in lines if _SHARED in line}
+    # Semaphores belong to the resource tracker, which complains when it finds them gone.
+    return openmp | {path for path in paths if path.startswith(_SHARED) and not path.startswith(f"{_SHARED}sem.")}

@@ -136,8 +136,7 @@ class Supervisor:
             await self._close_engine()
             if delay_s is None:
                 raise StartupError(
-                    f"the engine died {self._policy.quick_deaths} times in a row, each soon after its start; "
-                    f"the last time: {death.detail}"
+                    f"the engine died {self._policy.quick_deaths}x in a row soon after its start; last: {death.detail}"
                 )
             self._on_restart(death.reason)
             log.info("engine_restarts", reason=death.reason, in_s=delay_s)

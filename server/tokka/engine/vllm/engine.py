@@ -25,7 +25,7 @@ from tokka.core import (
 )
 from tokka.engine.base import ReportPhase
 from tokka.engine.length import allowed_tokens
-from tokka.engine.processes import kill_all
+from tokka.engine.processes import EngineProcesses, kill_all
 from tokka.engine.sampling import check_token_ids
 from tokka.engine.vllm.arguments import VllmOptions, engine_arguments
 from tokka.engine.vllm.child import OUTPUT_VARIABLE
@@ -52,6 +52,8 @@ from tokka.errors import (
 log = structlog.get_logger("tokka.engine")
 
 _SHUTDOWN_S = 1.0
+# What vLLM calls its own: VLLM::EngineCore, VLLM::Worker_TP0.
+_PROCESS_NAMES = "VLLM::"
 _STOP_POLL_S = 0.2
 _RETRY_AFTER_S = 5
 
@@ -65,6 +67,7 @@ class VllmEngine:
         self._starting: Future[ModelInfo] | None = None
         self._output: EngineOutput | None = None
         self._llm: Any = None
+        self._processes: EngineProcesses | None = None
         # One for each copy of the model.
         self._latest: list[Any] = []
         self._renderer: Renderer | None = None
@@ -105,16 +108,26 @@ class VllmEngine:
         )
 
     def _death(self) -> str | None:
-        if self._llm is not None and self._llm.errored:
-            return self._cause() or "the engine process ended"
+        ended = self._processes.ended() if self._processes else None
+        if ended or (self._llm is not None and self._llm.errored):
+            what = f"the process {ended} ended" if ended else "the engine stopped"
+            return f"{what}: {cause}" if (cause := self._cause()) else what
         return None
 
     async def close(self) -> None:
         self._closing = True
+        if self._llm is not None:
+            self._end_generations()
         # All of it blocks, for seconds.
         await asyncio.to_thread(self._stop)
         if self._renderer:
             self._renderer.close()
+
+    def _end_generations(self) -> None:
+        """Tell whoever still waits for the engine: one that is frozen will never do so itself."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        self._llm.output_processor.propagate_error(EngineDeadError())
 
     def _stop(self) -> None:
         while self._starting is not None and not self._starting.done():
@@ -124,6 +137,9 @@ class VllmEngine:
         if self._llm is not None:
             self._llm.shutdown(timeout=_SHUTDOWN_S)
         kill_all()
+        if self._processes:
+            self._processes.close()
+            self._processes = None
         if self._output:
             self._output.close()
 
@@ -149,6 +165,7 @@ class VllmEngine:
         except Exception as error:
             log.debug("engine_start_failed", exc_info=error)
             raise StartupError(f"the engine could not load {model}: {self._cause() or _one_line(error)}") from error
+        self._processes = EngineProcesses(_PROCESS_NAMES)
         return self._describe()
 
     def _check_wanted(self) -> None:
@@ -297,7 +314,7 @@ class VllmEngine:
                     finished = output.finished
                     yield output
         finally:
-            if not finished and not self._llm.errored:
+            if not finished and not self._closing and not self._llm.errored:
                 # An error before the engine took the request leaves it registered.
                 await self._llm.abort(request_id)
 

@@ -76,6 +76,8 @@ def prepare_environment(
         # Our handler formats what vLLM logs here; its processes print, and that is captured.
         "VLLM_CONFIGURE_LOGGING": "0",
         "TOKENIZERS_PARALLELISM": "false",
+        # Python's resource tracker cleans up after a killed engine; it need not tell the terminal.
+        "PYTHONWARNINGS": "ignore:resource_tracker",
     }
     if not verbose:
         # torch and vLLM warn at every start of what a CPU server cannot have: triton, CUDA.

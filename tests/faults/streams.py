@@ -1,0 +1,103 @@
+"""Many streams at once, each watched to its end: what the server said last, and when."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from tests.program import Program
+
+TIMEOUT_S = 120
+
+
+@dataclass
+class Stream:
+    """One request and what came of it."""
+
+    body: dict[str, Any]
+    status: int = 0
+    text: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
+    # The connection itself failed.
+    broken: str | None = None
+    ended_s: float = 0.0
+    has_begun: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def chunks(self) -> list[dict[str, Any]]:
+        lines = [line for line in self.text.split("\n\n") if line.startswith("data: {")]
+        return [json.loads(line.removeprefix("data: ")) for line in lines]
+
+    @property
+    def content(self) -> str:
+        return "".join(choice["text"] for chunk in self.chunks for choice in chunk.get("choices", ()))
+
+    def terminals(self) -> list[str]:
+        """Return every end the stream declared: finish reasons and error codes, in order."""
+        if self.status != 200:
+            return [json.loads(self.text)["error"]["code"]]
+        ends = []
+        for chunk in self.chunks:
+            if "error" in chunk:
+                ends.append(chunk["error"]["code"])
+            ends += [choice["finish_reason"] for choice in chunk.get("choices", ()) if choice["finish_reason"]]
+        return ends
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the stream says that it is over: nothing after [DONE], and no bare end."""
+        return self.text.endswith("data: [DONE]\n\n") and self.text.count("[DONE]") == 1
+
+    def read(self, url: str) -> None:
+        try:
+            with (
+                httpx.Client(base_url=url, timeout=TIMEOUT_S) as client,
+                client.stream("POST", "/v1/completions", json={**self.body, "stream": True}) as answer,
+            ):
+                self.status, self.headers = answer.status_code, dict(answer.headers)
+                for piece in answer.iter_text():
+                    self.text += piece
+                    self.has_begun.set()
+        except httpx.HTTPError as error:
+            self.broken = repr(error)
+        self.ended_s = time.monotonic()
+        self.has_begun.set()
+
+
+@contextmanager
+def streaming(program: Program, bodies: list[dict[str, Any]]) -> Iterator[list[Stream]]:
+    """Run the requests at once; yield when each has had its first bytes, and leave when all have ended."""
+    streams = [Stream({"model": program.model, **body}) for body in bodies]
+    threads = [threading.Thread(target=stream.read, args=(program.url,)) for stream in streams]
+    for thread in threads:
+        thread.start()
+    for stream in streams:
+        assert stream.has_begun.wait(TIMEOUT_S), "no first bytes"
+    try:
+        yield streams
+    finally:
+        for thread in threads:
+            thread.join(TIMEOUT_S)
+            assert not thread.is_alive(), "a stream did not end"
+
+
+def endless(count: int, mark: str, max_tokens: int = 7000) -> list[dict[str, Any]]:
+    """Return requests that run for minutes if nothing stops them, no two of them alike."""
+    return [
+        {"prompt": f"{mark} {place}: once upon a time", "max_tokens": max_tokens, "ignore_eos": True}
+        for place in range(count)
+    ]
+
+
+def metric(client: httpx.Client, name: str, **labels: str) -> float:
+    """Return the sum of a metric's series that have these labels."""
+    wanted = [f'{label}="{value}"' for label, value in labels.items()]
+    lines = [line for line in client.get("/metrics").text.splitlines() if line.startswith((f"{name}{{", f"{name} "))]
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if all(one in line for one in wanted))

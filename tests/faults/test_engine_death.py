@@ -1,0 +1,163 @@
+"""The real engine dies or freezes under load: clients are told, probes say so, and serving resumes by itself."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.faults.streams import endless, metric, streaming
+from tests.program import Program, eventually, running
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
+
+# The targets of the reliability page, for the embedded model on two cores.
+ENDED_WITHIN_S = 5.0
+UNREADY_WITHIN_S = 2.0
+READY_WITHIN_S = 40.0
+
+
+@pytest.fixture(scope="module")
+def program() -> Iterator[Program]:
+    """A server of this module's own: what happens to it here is not for others."""
+    # Each test kills the engine soon after its start; giving up is a test of its own.
+    with running("--max-quick-deaths", "100", "--stall-timeout", "8") as program:
+        yield program
+
+
+def core(program: Program) -> psutil.Process:
+    (found,) = [child for child in program.children() if "EngineCore" in child.name()]
+    return found
+
+
+def worker(program: Program) -> psutil.Process:
+    return next(child for child in program.children() if "Worker" in child.name())
+
+
+def shared_memory() -> list[str]:
+    # Semaphores are cleaned up by Python's resource tracker, at the server's end.
+    return [path.name for path in Path("/dev/shm").iterdir() if not path.name.startswith("sem.")]  # noqa: S108
+
+
+def ask(client: httpx.Client, program: Program, prompt: str = "The capital of Finland is") -> httpx.Response:
+    return client.post("/v1/completions", json={"model": program.model, "prompt": prompt, "max_tokens": 4})
+
+
+def assert_dies_and_recovers(program: Program, mark: str, victim: psutil.Process, number: int, reason: str) -> None:
+    """Hit the engine's process with 20 streams running, and hold what follows against the targets."""
+    with program.client() as client:
+        restarts = metric(client, "tokka_engine_restarts_total", reason=reason)
+        with streaming(program, endless(20, mark)) as streams:
+            hit_s = time.monotonic()
+            victim.send_signal(number)
+            unready_s = eventually(lambda: client.get("/readyz").status_code == 503, within_s=30)
+            noticed_s = time.monotonic()
+            assert client.get("/livez").status_code == 200
+            refused = ask(client, program)
+            assert refused.status_code == 503
+            assert refused.json()["error"]["code"] == "model_starting"
+            assert 1 <= int(refused.headers["retry-after"]) <= 120
+            ready_s = eventually(lambda: ask(client, program).status_code == 200, within_s=READY_WITHIN_S)
+        if number == signal.SIGKILL:
+            assert unready_s < UNREADY_WITHIN_S
+            assert max(stream.ended_s for stream in streams) - hit_s < ENDED_WITHIN_S
+        assert max(stream.ended_s for stream in streams) - noticed_s < ENDED_WITHIN_S
+        assert [stream.terminals() for stream in streams] == [["engine_error"]] * 20
+        assert all(stream.is_closed for stream in streams)
+        assert ready_s < READY_WITHIN_S
+        assert metric(client, "tokka_engine_restarts_total", reason=reason) == restarts + 1
+        assert client.get("/readyz").status_code == 200
+    assert not victim.is_running()
+
+
+def test_a_killed_engine_ends_its_streams_with_an_error_and_is_rebuilt(program: Program) -> None:
+    before = {child.pid for child in program.children()}
+    assert_dies_and_recovers(program, "killed", core(program), signal.SIGKILL, "died")
+    assert len(program.children()) == len(before)
+
+
+def test_a_plain_request_of_a_killed_engine_gets_a_json_error(program: Program) -> None:
+    with program.client() as client, streaming(program, endless(1, "beside")):
+        plain: list[httpx.Response] = []
+
+        def wait_for_answer() -> None:
+            with program.client() as own:
+                body = {"model": program.model, "prompt": "plain", "max_tokens": 7000, "ignore_eos": True}
+                plain.append(own.post("/v1/completions", json=body))
+
+        waiting = threading.Thread(target=wait_for_answer)
+        waiting.start()
+        eventually(lambda: metric(client, "tokka_requests_running") == 2, within_s=10)
+        core(program).kill()
+        waiting.join(ENDED_WITHIN_S)
+        (answer,) = plain
+        assert answer.status_code == 500
+        assert answer.json()["error"]["code"] == "engine_error"
+        assert answer.headers["x-should-retry"] == "true"
+        eventually(lambda: ask(client, program).status_code == 200, within_s=READY_WITHIN_S)
+
+
+def test_a_frozen_engine_under_load_is_killed_and_rebuilt(program: Program) -> None:
+    assert_dies_and_recovers(program, "frozen", core(program), signal.SIGSTOP, "stalled")
+
+
+def test_a_frozen_idle_engine_is_noticed_without_any_request(program: Program) -> None:
+    with program.client() as client:
+        eventually(lambda: ask(client, program).status_code == 200, within_s=READY_WITHIN_S)
+        core(program).suspend()
+        eventually(lambda: client.get("/readyz").status_code == 503, within_s=15)
+        eventually(lambda: ask(client, program).status_code == 200, within_s=READY_WITHIN_S)
+        assert metric(client, "tokka_engine_restarts_total", reason="unresponsive") == 1
+
+
+def test_deaths_leave_no_file_descriptor_thread_or_memory_behind(program: Program) -> None:
+    server = psutil.Process(program.process.pid)
+
+    def die() -> None:
+        with program.client() as client:
+            core(program).kill()
+            eventually(lambda: client.get("/readyz").status_code == 503, within_s=UNREADY_WITHIN_S)
+            eventually(lambda: ask(client, program).status_code == 200, within_s=READY_WITHIN_S)
+
+    # The first rebuild fills caches that stay.
+    die()
+    fds, threads, rss = server.num_fds(), server.num_threads(), server.memory_info().rss
+    for _ in range(2):
+        die()
+    # Connections of this test's own clients come and go.
+    assert server.num_fds() <= fds + 3
+    assert server.num_threads() <= threads + 3
+    assert server.memory_info().rss - rss < 64 << 20
+
+
+def test_after_quick_deaths_in_a_row_the_server_gives_up_with_exit_code_3() -> None:
+    with running("--max-quick-deaths", "2") as program, program.client() as client:
+        core(program).kill()
+        eventually(lambda: client.get("/readyz").status_code == 503, within_s=UNREADY_WITHIN_S)
+        eventually(lambda: client.get("/readyz").status_code == 200, within_s=READY_WITHIN_S)
+        core(program).kill()
+        assert program.process.wait(30) == 3
+        (line,) = program.stderr().splitlines()
+        assert line.startswith("tokka: the engine died 2x in a row")
+
+
+def test_a_killed_worker_of_a_split_model_is_a_death_of_the_engine(bloom_folder: Path) -> None:
+    with running(str(bloom_folder), "--tensor-parallel-size", "2") as program, program.client() as client:
+        shared = shared_memory()
+        with streaming(program, endless(4, "worker", max_tokens=1900)) as streams:
+            hit_s = time.monotonic()
+            worker(program).kill()
+            eventually(lambda: client.get("/readyz").status_code == 503, within_s=UNREADY_WITHIN_S)
+        assert max(stream.ended_s for stream in streams) - hit_s < ENDED_WITHIN_S
+        assert [stream.terminals() for stream in streams] == [["engine_error"]] * 4
+        eventually(lambda: ask(client, program).status_code == 200, within_s=60)
+        assert len(shared_memory()) == len(shared), "the dead engine's is left"
+        children = program.children()
+        assert program.stop() == 0
+        assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
