@@ -42,7 +42,7 @@ def worker(program: Program) -> psutil.Process:
 
 def shared_memory() -> list[str]:
     # Semaphores are cleaned up by Python's resource tracker, at the server's end.
-    return [path.name for path in Path("/dev/shm").iterdir() if not path.name.startswith("sem.")]  # noqa: S108
+    return [path.name for path in Path("/dev/shm").iterdir() if not path.name.startswith("sem.")]
 
 
 def ask(client: httpx.Client, program: Program, prompt: str = "The capital of Finland is") -> httpx.Response:

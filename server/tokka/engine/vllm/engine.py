@@ -136,6 +136,8 @@ class VllmEngine:
             wait([self._starting], timeout=_STOP_POLL_S)
         if self._llm is not None:
             self._llm.shutdown(timeout=_SHUTDOWN_S)
+            # It may outlive this object's use by far, and fails at the interpreter's end.
+            self._llm = None
         kill_all()
         if self._processes:
             self._processes.close()

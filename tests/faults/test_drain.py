@@ -1,0 +1,103 @@
+"""Draining loses nothing: every stream under way completes, whoever asks for it, on the real engine."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+
+import httpx
+import pytest
+
+from tests.faults.streams import Stream, metric, streaming
+from tests.program import Program, eventually, running
+
+STREAMS = [{"prompt": f"stream {place}", "max_tokens": 64, "ignore_eos": True} for place in range(50)]
+
+
+def by_signal(program: Program) -> None:
+    program.process.send_signal(signal.SIGTERM)
+
+
+def by_request(program: Program) -> None:
+    with program.client() as client:
+        answer = client.post("/admin/drain")
+    assert answer.status_code == 200
+    assert answer.json()["status"] == "draining"
+
+
+@pytest.mark.engine
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("drain", [by_signal, by_request])
+def test_fifty_of_fifty_streams_complete_while_the_new_are_refused(drain: Callable[[Program], None]) -> None:
+    with running() as program, program.client() as client:
+        with streaming(program, STREAMS) as streams:
+            assert client.get("/readyz").status_code == 200
+            drain(program)
+            eventually(lambda: client.get("/readyz").status_code == 503, within_s=1)
+            # The listener is open, to new connections too, and says why it refuses.
+            refused = httpx.post(f"{program.url}/v1/completions", json={"model": program.model, "prompt": "new"})
+            assert refused.status_code == 503
+            assert refused.json()["error"]["code"] == "draining"
+            assert 1 <= int(refused.headers["retry-after"]) <= 120
+            assert client.get("/livez").status_code == 200
+            assert any(not stream.ended_s for stream in streams), "nothing was left to drain"
+        assert program.process.wait(30) == 0
+    assert [stream.terminals() for stream in streams] == [["length"]] * 50
+    assert all(stream.is_closed and stream.broken is None for stream in streams)
+
+
+def test_those_who_wait_in_the_queue_are_served_before_the_end() -> None:
+    options = ("--engine", "fake", "--engine-arg", "max_running=1", "--engine-arg", "token_delay_s=0.05")
+    with running(*options) as program, program.client() as client:
+        bodies = [{"prompt": f"queued {place}", "max_tokens": 10, "ignore_eos": True} for place in range(4)]
+        others = [Stream({"model": program.model, **body}) for body in bodies[1:]]
+        waiting = [threading.Thread(target=other.read, args=(program.url,)) for other in others]
+        with streaming(program, bodies[:1]) as first:
+            for thread in waiting:
+                thread.start()
+            eventually(lambda: metric(client, "tokka_requests_waiting") == 3, within_s=2)
+            by_signal(program)
+            for thread in waiting:
+                thread.join(20)
+        assert program.process.wait(20) == 0
+        assert [stream.terminals() for stream in [*first, *others]] == [["length"]] * 4
+
+
+def test_a_drain_that_was_asked_for_is_not_cut_short_by_the_signal_that_follows() -> None:
+    # Kubernetes runs the preStop hook and then sends SIGTERM; only a second signal means at once.
+    with running("--engine", "fake", "--engine-arg", "token_delay_s=0.02") as program:
+        with streaming(program, [{"prompt": "x", "max_tokens": 60, "ignore_eos": True}]) as streams:
+            by_request(program)
+            by_signal(program)
+        assert program.process.wait(20) == 0
+    assert streams[0].terminals() == ["length"]
+
+
+def test_draining_while_the_engine_loads_ends_at_once() -> None:
+    with running("--engine", "fake", "--engine-arg", "start_delay_s=3600", wait=False) as program:
+        by_request(program)
+        assert program.process.wait(10) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "headers", "status"),
+    [
+        (("--api-key", "user-key-0123456789"), {}, 401),
+        (("--api-key", "user-key-0123456789"), {"authorization": "Bearer user-key-0123456789"}, 403),
+        (("--admin-key", "admin-key-0123456789"), {"authorization": "Bearer admin-key-0123456789"}, 200),
+        # A web page that its reader's browser runs.
+        ((), {"origin": "https://evil.example"}, 403),
+        (("--host", "0.0.0.0", "--no-auth"), {}, 403),
+    ],
+)
+def test_only_an_administrator_may_drain(options: tuple[str, ...], headers: dict[str, str], status: int) -> None:
+    with running("--engine", "fake", *options) as program:
+        url = program.url.replace("0.0.0.0", "127.0.0.1")
+        answer = httpx.post(f"{url}/admin/drain", headers=headers)
+        assert answer.status_code == status
+        if status == 200:
+            assert program.process.wait(20) == 0
+        else:
+            assert answer.json()["error"]["code"] in ("invalid_api_key", "permission_denied")
+            assert httpx.get(f"{url}/readyz").status_code == 200

@@ -1,0 +1,83 @@
+"""Nobody sees another's words: not in an answer, and not by the time it took."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.faults.streams import streaming
+from tests.program import Program, running
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(240)]
+
+# Long enough for many blocks of the prefix cache, with a marker that no model makes up.
+FILLER = "The herd moves slowly over the fell. " * 12
+
+
+def marked(marker: str) -> str:
+    # A model this small repeats what it has just seen many times.
+    return FILLER + f"The secret word is {marker}. " * 6 + "The secret word is"
+
+
+def test_64_concurrent_streams_show_their_own_marker_and_no_other(smollm2: Program) -> None:
+    markers = [secrets.token_hex(4) for _ in range(64)]
+    bodies: list[dict[str, Any]] = [
+        {"prompt": marked(marker), "max_tokens": 24, "temperature": 0, "ignore_eos": True} for marker in markers
+    ]
+    with streaming(smollm2, bodies) as streams:
+        pass
+    # And again, when every prefix is in the cache.
+    with streaming(smollm2, bodies) as again:
+        pass
+    for stream, own in zip([*streams, *again], markers * 2, strict=True):
+        assert stream.terminals() == ["length"]
+        foreign = [marker for marker in markers if marker != own and marker in stream.content]
+        assert foreign == []
+    shown = sum(own in stream.content for stream, own in zip(streams, markers, strict=True))
+    # Else the test could not see a leak.
+    assert shown >= 56
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Program]:
+    with running("--api-key", "first-tenant-0123456789", "--api-key", "second-tenant-0123456789") as program:
+        yield program
+
+
+def cached(program: Program, tenant: str, prompt: str, **fields: Any) -> int:
+    """Return how many tokens of the prompt were found in the cache."""
+    answer = httpx.post(
+        f"{program.url}/v1/completions",
+        json={"model": program.model, "prompt": prompt, "max_tokens": 1, **fields},
+        headers={"authorization": f"Bearer {tenant}-tenant-0123456789"},
+        timeout=60,
+    ).raise_for_status()
+    tokens: int = answer.json()["usage"]["prompt_tokens_details"]["cached_tokens"]
+    return tokens
+
+
+def test_a_tenant_finds_its_own_prompt_in_the_cache_and_no_other_tenant_does(shared: Program) -> None:
+    prompt = marked("tenant")
+    assert cached(shared, "first", prompt) == 0
+    assert cached(shared, "first", prompt) > 0
+    assert cached(shared, "second", prompt) == 0
+
+
+def test_a_clients_own_salt_divides_its_cache_and_opens_no_others(shared: Program) -> None:
+    prompt = marked("salt")
+    assert cached(shared, "first", prompt, cache_salt="a") == 0
+    assert cached(shared, "first", prompt, cache_salt="a") > 0
+    assert cached(shared, "first", prompt, cache_salt="b") == 0
+    assert cached(shared, "second", prompt, cache_salt="a") == 0
+
+
+def test_sharing_can_be_asked_for() -> None:
+    keys = ("--api-key", "first-tenant-0123456789", "--api-key", "second-tenant-0123456789")
+    with running(*keys, "--share-prefix-cache") as program:
+        prompt = marked("shared")
+        assert cached(program, "first", prompt) == 0
+        assert cached(program, "second", prompt) > 0
