@@ -74,11 +74,16 @@ class Program:
 
 
 @contextmanager
-def running(*arguments: str, env: dict[str, str] | None = None, wait: bool = True) -> Iterator[Program]:
+def running(
+    *arguments: str, env: dict[str, str] | None = None, wait: bool = True, open_files: int | None = None
+) -> Iterator[Program]:
     """Run `tokka serve` with these arguments on a free port; end it however the test ends."""
+    command = [str(TOKKA), "serve", "--port", "0", "--log-format", "json", *arguments]
+    if open_files:
+        command = ["prlimit", f"--nofile={open_files}", *command]
     errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed below, after the program has ended
     process = subprocess.Popen(
-        [str(TOKKA), "serve", "--port", "0", "--log-format", "json", *arguments],
+        command,
         stdout=subprocess.PIPE,
         stderr=errors,
         text=True,

@@ -119,7 +119,7 @@ def _create_app(settings: Settings, services: Services) -> FastAPI:
     app.add_exception_handler(HTTPException, raise_routing_error)
     # Added last is outermost. Errors are rendered inside CORS: a page may read why it was refused.
     app.add_middleware(HeadAsGet)
-    app.add_middleware(BodyLimit, max_bytes=parse_size(settings.max_body_size))
+    app.add_middleware(BodyLimit, max_bytes=parse_size(settings.max_body_size), timeout_s=settings.body_timeout)
     open_metrics = settings.metrics_open or settings.on_loopback
     app.add_middleware(
         Authentication,

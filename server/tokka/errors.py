@@ -85,6 +85,16 @@ class BodyTooLarge(TokkaError):
     status, type, code = 413, "invalid_request_error", "request_too_large"
 
 
+class SlowRequest(TokkaError):
+    """The client takes too long to send its request."""
+
+    status, type, code = 408, "invalid_request_error", "request_timeout"
+
+    def headers(self) -> dict[str, str]:
+        # The rest of the request may never come.
+        return {**super().headers(), "connection": "close"}
+
+
 class UnsupportedMediaType(TokkaError):
     status, type, code = 415, "invalid_request_error", "unsupported_media_type"
 

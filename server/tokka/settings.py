@@ -107,8 +107,8 @@ class Settings(BaseSettings):
     write_timeout: float = Field(
         30, gt=0, le=3600, description="Seconds a client may leave an answer unread. Beyond: its connection is cut."
     )
-    idle_timeout: float = Field(
-        75, gt=0, le=3600, description="Seconds an idle connection is kept open after its last answer."
+    idle_timeout: int = Field(
+        75, ge=1, le=3600, description="Seconds an idle connection is kept open after its last answer."
     )
     # Access
     api_key: Strings = Field([], description="A key that clients must send. Each key is a tenant of its own.")

@@ -1,23 +1,33 @@
-"""uvicorn's HTTP protocol with bounds on headers and trailers, and errors in OpenAI's form.
+"""uvicorn's HTTP protocol with bounds on what a client may send and how long it may take, and errors in OpenAI's form.
 
 uvicorn with httptools takes a header of any size: httptools collects a value before it calls back. So the bytes are
-counted here, as they arrive, until the headers are complete.
+counted here, as they arrive, until the headers are complete. And it waits for ever: for a head, for the rest of a body
+that was answered already, for a client that does not read.
 """
 
 from __future__ import annotations
 
+import asyncio
+import http
 import secrets
 from typing import Any
 
 import orjson
+import structlog
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from tokka.errors import TokkaError
+from tokka.admission.controller import RETRY_AFTER_S
+from tokka.api.connections import Connections, Cut
+from tokka.api.middleware import OPEN_PATHS
+from tokka.errors import ServerOverloaded, SlowRequest, TokkaError
+
+log = structlog.get_logger("tokka.http")
 
 # How long a refused client may go on sending before the connection is closed.
 _LINGER_S = 1.0
-# How much of a body is read to its end after it was refused, so that the connection can serve on.
+# How much of a body is read to its end after it was refused, so that the connection can serve on, and for how long.
 _MAX_UNREAD_BYTES = 16 << 20
+_REST_S = 5.0
 
 
 class HeadersTooLarge(TokkaError):
@@ -32,16 +42,61 @@ class MalformedHttp(TokkaError):
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    max_header_bytes = 64 << 10
+    # Of the subclass made by `bounded_protocol`.
+    open_connections: Connections
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._limits = self.open_connections.limits
         self._head_bytes = 0
         self._in_head = True
         self._refused = False
+        self._probes_only = False
         self._answered_bytes = 0
         self._silent_bytes = 0
         self._body_seen = False
+        # The cycle whose answer is being written; `cycle` is the last one that was read.
+        self._answering: Any = None
+        # One for the head, or the rest of an answered body; one for what the client has to read.
+        self._read_timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
+
+    # -- connection
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        match self.open_connections.opened(self):
+            case "full":
+                self._cut("refused")
+                return
+            case "probes_only":
+                self._probes_only = True
+        self._expect(self._limits.header_s, self._head_is_late)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.open_connections.closed(self)
+        self._expect_nothing()
+        self._stop_write_timer()
+        super().connection_lost(exc)
+        # With requests in a pipeline, uvicorn tells only the last one.
+        if self._answering is not None and not self._answering.response_complete:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
+
+    def evict(self) -> None:
+        self._cut("evicted")
+
+    def shutdown(self) -> None:
+        """End the connection as soon as its answer is out. What the client still owes is not waited for."""
+        super().shutdown()
+        owes_body = self.cycle is not None and not self._in_head
+        if self.flow.write_paused or self.transport.get_write_buffer_size() or owes_body:
+            self.transport.abort()
+
+    def timeout_keep_alive_handler(self) -> None:
+        self._close()
+
+    # -- reading
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
@@ -56,8 +111,12 @@ class BoundedProtocol(HttpToolsProtocol):
         self._check_body(len(data))
 
     def _check_head(self) -> None:
-        if self._in_head and self._head_bytes > self.max_header_bytes:
-            self._refuse(HeadersTooLarge(self.max_header_bytes))
+        if not self._in_head or self._refused:
+            return
+        if self._head_bytes > self._limits.header_bytes:
+            self._refuse(HeadersTooLarge(self._limits.header_bytes))
+        elif self._head_bytes and self._read_timer is None:
+            self._expect(self._limits.header_s, self._head_is_late)
 
     def _check_body(self, received: int) -> None:
         """Bound what follows a head: trailers, chunk extensions, and a body that has been answered already."""
@@ -65,8 +124,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._silent_bytes = 0 if self._body_seen else self._silent_bytes + received
         if self.cycle is not None and self.cycle.response_complete:
             self._answered_bytes += received
-        if self._silent_bytes > self.max_header_bytes or self._answered_bytes > _MAX_UNREAD_BYTES:
-            self.transport.close()
+        if self._silent_bytes > self._limits.header_bytes or self._answered_bytes > _MAX_UNREAD_BYTES:
+            self._close()
 
     def on_body(self, body: bytes) -> None:
         self._body_seen = True
@@ -79,10 +138,17 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        self._expect_nothing()
+        self.open_connections.is_busy(self)
         # A chunk that completes the headers may hold body bytes as well: the headers themselves decide.
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-        if size > self.max_header_bytes:
-            self._refuse(HeadersTooLarge(self.max_header_bytes))
+        if size > self._limits.header_bytes:
+            self._refuse(HeadersTooLarge(self._limits.header_bytes))
+            return
+        if self._probes_only and self.url.partition(b"?")[0].decode("latin-1") not in OPEN_PATHS:
+            self.open_connections.on_cut("refused")
+            message = f"The server has no room for another connection. Retry in {RETRY_AFTER_S} s."
+            self._refuse(ServerOverloaded(message, retry_after_s=RETRY_AFTER_S))
             return
         super().on_headers_complete()
 
@@ -90,6 +156,33 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_complete()
         self._in_head = True
         self._head_bytes = self._answered_bytes = self._silent_bytes = 0
+        self._expect_nothing()
+        if self.cycle is not None and self.cycle.response_complete:
+            self.open_connections.waits(self)
+
+    # -- answering
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._close()
+        elif self.cycle.response_complete:
+            if self._in_head:
+                self.open_connections.waits(self)
+            else:
+                self._expect(_REST_S, self._close)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._start_write_timer()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_write_timer()
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(MalformedHttp("The HTTP request is malformed."))
@@ -98,20 +191,65 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._refused or self.transport.is_closing():
             return
         self._refused = True
+        self._expect_nothing()
         body = orjson.dumps(error.body())
-        request_id = f"req_{secrets.token_hex(16)}".encode()
-        reason = b"Request Header Fields Too Large" if error.status == 431 else b"Bad Request"
-        self.transport.write(
-            b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
-            b"x-request-id: %s\r\nconnection: close\r\n\r\n" % (error.status, reason, len(body), request_id)
-        )
-        self.transport.write(body)
+        headers = {
+            "content-type": "application/json",
+            "content-length": str(len(body)),
+            "x-request-id": f"req_{secrets.token_hex(16)}",
+            **error.headers(),
+            "connection": "close",
+        }
+        lines = [f"HTTP/1.1 {error.status} {http.HTTPStatus(error.status).phrase}"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        self.transport.write("\r\n".join([*lines, "", ""]).encode() + body)
         # Closing at once would reset a client that still sends, and the answer would be lost with it.
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        self.loop.call_later(_LINGER_S, self.transport.close)
+        self._expect(_LINGER_S, self._close)
+
+    # -- time
+
+    def _expect(self, within_s: float, else_: Any) -> None:
+        self._expect_nothing()
+        self._read_timer = self.loop.call_later(within_s, else_)
+
+    def _expect_nothing(self) -> None:
+        if self._read_timer is not None:
+            self._read_timer.cancel()
+            self._read_timer = None
+
+    def _start_write_timer(self) -> None:
+        if self._write_timer is None:
+            self._write_timer = self.loop.call_later(self._limits.write_s, self._cut, "write_timeout")
+
+    def _stop_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+
+    def _head_is_late(self) -> None:
+        if self._head_bytes and not self.transport.is_closing():
+            self.open_connections.on_cut("header_timeout")
+            seconds = f"{self._limits.header_s:g} s"
+            self._refuse(SlowRequest(f"The request's headers were not complete after {seconds}, the limit here."))
+        else:
+            self._cut("header_timeout")
+
+    def _close(self) -> None:
+        """Close, in bounded time: a client that does not read would keep the last bytes, and the connection, for
+        ever."""
+        self.transport.close()
+        if self.transport.get_write_buffer_size():
+            self._start_write_timer()
+
+    def _cut(self, reason: Cut) -> None:
+        """Drop the connection with whatever is on its way."""
+        self.open_connections.on_cut(reason)
+        log.debug("connection_cut", reason=reason, client=self.client)
+        self.transport.abort()
 
 
-def bounded_protocol(max_header_bytes: int) -> type[BoundedProtocol]:
-    """Return a protocol class that answers 431 to longer headers and closes the connection."""
-    return type("BoundedProtocol", (BoundedProtocol,), {"max_header_bytes": max_header_bytes})
+def bounded_protocol(connections: Connections) -> type[BoundedProtocol]:
+    """Return a protocol class whose instances keep to the limits and share the registry."""
+    return type("BoundedProtocol", (BoundedProtocol,), {"open_connections": connections})

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tokka.accounts.keys import ANONYMOUS, Key, StaticKeys
 from tokka.api.errors import send_error
 from tokka.core import Outcome, RequestRecord
-from tokka.errors import BodyTooLarge, InternalError, InvalidRequest, PermissionDenied, TokkaError
+from tokka.errors import BodyTooLarge, InternalError, InvalidRequest, PermissionDenied, SlowRequest, TokkaError
 from tokka.observability.metrics import Metrics
 
 log = structlog.get_logger("tokka.access")
@@ -27,6 +27,7 @@ OPEN_PATHS = frozenset({"/livez", "/readyz", "/startupz", "/health", "/version"}
 GENERATION_PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
 ADMIN = "/admin/"
 _REMEDY = " Call with a key given by --admin-key."
+_SLOWEST_BYTES_PER_S = 64 << 10
 _REQUEST_ID = re.compile(r"^[!-~]{1,128}$")
 
 
@@ -222,11 +223,12 @@ class Cors(CORSMiddleware):
 
 
 class BodyLimit:
-    """Refuse a body above the limit: by its declared length before a byte is read, else when it gets there."""
+    """Bounds a body in size and time: by its declared length before a byte is read, else when it gets there."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, timeout_s: float) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._timeout_s = timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -234,19 +236,30 @@ class BodyLimit:
             return
         declared = Headers(scope=scope).get("content-length", "")
         if declared.isdigit() and int(declared) > self._max_bytes:
-            raise self._refusal()
+            raise self._too_large()
+        began_s = asyncio.get_running_loop().time()
         received = 0
+        is_complete = False
 
         async def receive_bounded() -> Message:
-            nonlocal received
-            message = await receive()
-            if message["type"] == "http.request":
-                received += len(message.get("body", b""))
-                if received > self._max_bytes:
-                    raise self._refusal()
+            nonlocal received, is_complete
+            if is_complete:
+                # What comes now is the disconnect, whenever that is.
+                return await receive()
+            # A slow line is no attack, as long as it is steady.
+            deadline_s = began_s + self._timeout_s + received / _SLOWEST_BYTES_PER_S
+            try:
+                async with asyncio.timeout_at(deadline_s):
+                    message = await receive()
+            except TimeoutError:
+                raise SlowRequest(f"The request's body was not complete after {deadline_s - began_s:g} s.") from None
+            is_complete = not message.get("more_body", False)
+            received += len(message.get("body", b""))
+            if received > self._max_bytes:
+                raise self._too_large()
             return message
 
         await self._app(scope, receive_bounded, send)
 
-    def _refusal(self) -> BodyTooLarge:
+    def _too_large(self) -> BodyTooLarge:
         return BodyTooLarge(f"The request body is larger than {self._max_bytes} bytes, the limit of this server.")

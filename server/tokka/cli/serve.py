@@ -22,6 +22,7 @@ import uvicorn
 import uvloop
 
 from tokka import __version__
+from tokka.api.connections import RESERVE, Connections, Limits
 from tokka.api.http_protocol import bounded_protocol
 from tokka.app import Server, create_server, engine_factory, measure_event_loop_lag
 from tokka.engine.base import Engine
@@ -34,8 +35,9 @@ log = structlog.get_logger("tokka.serve")
 _BACKLOG = 2048
 # After the drain nothing is left but connections that refuse to end.
 _CLOSE_CONNECTIONS_S = 3
-_KEEP_ALIVE_S = 75
 _OPEN_FILES = 65536
+# Of them for all else: the engine's sockets and pipes, libraries, what is read now and then.
+_OTHER_FILES = 128 + RESERVE
 _SAFE_KEY_CHARS = 16
 
 
@@ -155,16 +157,26 @@ class _HttpServer(uvicorn.Server):
 
 
 def _http_config(settings: Settings, server: Server) -> uvicorn.Config:
+    connections = Connections(
+        Limits(
+            header_bytes=parse_size(settings.max_header_size),
+            header_s=settings.header_timeout,
+            write_s=settings.write_timeout,
+            max_connections=max(1, min(settings.max_connections, _open_files() - _OTHER_FILES)),
+        ),
+        server.metrics.count_cut,
+    )
+    server.metrics.connections.set_function(lambda: connections.count)
     return uvicorn.Config(
         server.app,
-        http=bounded_protocol(parse_size(settings.max_header_size)),
+        http=bounded_protocol(connections),
         ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
         backlog=_BACKLOG,
-        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_keep_alive=settings.idle_timeout,
         timeout_graceful_shutdown=_CLOSE_CONNECTIONS_S,
         # Behind a proxy the peer's address is in no decision of ours, so no header may change it.
         proxy_headers=False,
@@ -223,6 +235,11 @@ def _url(settings: Settings, listener: socket.socket) -> str:
         return f"unix:{settings.uds}"
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _open_files() -> int:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _OPEN_FILES if soft == resource.RLIM_INFINITY else soft
 
 
 def _raise_open_files() -> None:

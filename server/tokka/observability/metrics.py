@@ -45,6 +45,13 @@ class Metrics:
         self._rejections = self._counter("rejections", "Requests turned away, by error code.", ["reason"])
         self.running = self._gauge("requests_running", "Choices the engine is working on.")
         self.waiting = self._gauge("requests_waiting", "Choices waiting for the engine.")
+        self.connections = self._gauge("connections", "Open connections.")
+        self._cuts = self._counter(
+            "connections_cut",
+            "Connections ended by us: a head that did not come (header_timeout), an answer that was not read "
+            "(write_timeout), room needed for others (evicted), no room at all (refused).",
+            ["reason"],
+        )
         self._state = self._gauge("engine_state", "1 for the state the engine is in, else 0.", ["state"])
         self._restarts = self._counter(
             "engine_restarts",
@@ -83,6 +90,9 @@ class Metrics:
     def set_engine_state(self, state: str) -> None:
         for known in ENGINE_STATES:
             self._state.labels(known).set(known == state)
+
+    def count_cut(self, reason: str) -> None:
+        self._cuts.labels(reason).inc()
 
     def count_restart(self, reason: DeathReason) -> None:
         self._restarts.labels(reason).inc()

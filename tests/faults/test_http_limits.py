@@ -1,0 +1,273 @@
+"""Clients that send slowly, never read, or are too many: cut after a stated time, and nobody else notices."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import time
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import httpx
+import psutil
+import pytest
+
+from tests.faults.streams import metric
+from tests.program import Program, eventually, running
+
+# An answer that does not fit into any socket's buffers.
+HUGE = ("--engine-arg", "max_model_len=100000000", "--engine-arg", f"answer={'long answer ' * 100}")
+
+
+@contextlib.contextmanager
+def connected(program: Program, count: int = 1, receive_bytes: int | None = None) -> Iterator[list[socket.socket]]:
+    """Open raw connections."""
+    at = urlsplit(program.url)
+    sockets = []
+    try:
+        for _ in range(count):
+            raw = socket.socket()
+            sockets.append(raw)
+            if receive_bytes:
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+            raw.settimeout(30)
+            raw.connect((at.hostname, at.port))
+        yield sockets
+    finally:
+        for raw in sockets:
+            raw.close()
+
+
+def read_all(raw: socket.socket) -> bytes:
+    """Return what comes until the server closes; fail if it does not."""
+    data = b""
+    with contextlib.suppress(ConnectionResetError):
+        while piece := raw.recv(65536):
+            data += piece
+    return data
+
+
+def closed_after_s(raw: socket.socket) -> tuple[float, bytes]:
+    """Read until the server closes; return after how long, and what came."""
+    began_s = time.monotonic()
+    data = read_all(raw)
+    return time.monotonic() - began_s, data
+
+
+def error_of(data: bytes) -> tuple[int, str]:
+    """Return status and code of a raw answer."""
+    head, _, body = data.partition(b"\r\n\r\n")
+    assert b"x-request-id: " in head.lower()
+    return int(head.split()[1]), json.loads(body)["error"]["code"]
+
+
+def ask(client: httpx.Client, program: Program) -> httpx.Response:
+    return client.post("/v1/completions", json={"model": program.model, "prompt": "x", "max_tokens": 4})
+
+
+def request(body: bytes) -> bytes:
+    headers = f"Host: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    return f"POST /v1/completions HTTP/1.1\r\n{headers}\r\n\r\n".encode() + body
+
+
+def generation(program: Program, max_tokens: int = 50_000_000) -> bytes:
+    """Return a request for a stream that never ends by itself."""
+    fields = {"model": program.model, "prompt": "x", "stream": True, "max_tokens": max_tokens, "ignore_eos": True}
+    return request(json.dumps(fields).encode())
+
+
+@pytest.fixture(scope="module")
+def program() -> Iterator[Program]:
+    limits = ("--header-timeout", "1", "--body-timeout", "1", "--write-timeout", "2", "--idle-timeout", "2")
+    with running("--engine", "fake", *HUGE, *limits) as program:
+        yield program
+
+
+def test_a_connection_that_sends_nothing_is_closed(program: Program) -> None:
+    with connected(program) as (raw,):
+        took_s, data = closed_after_s(raw)
+    assert data == b""
+    assert 0.9 < took_s < 2.5
+
+
+def test_half_a_head_is_answered_408_and_closed(program: Program) -> None:
+    with connected(program) as (raw,):
+        raw.sendall(b"GET /livez HTTP/1.1\r\nHost: loc")
+        took_s, data = closed_after_s(raw)
+    assert error_of(data) == (408, "request_timeout")
+    assert 0.9 < took_s < 2.5
+
+
+def test_a_head_that_drips_is_no_faster_than_one_that_stops(program: Program) -> None:
+    with connected(program) as (raw,):
+        raw.settimeout(0.1)
+        began_s = time.monotonic()
+        data = b""
+        raw.send(b"GET /")
+        while not data:
+            raw.send(b"x")
+            with contextlib.suppress(TimeoutError):
+                data = raw.recv(65536)
+        assert error_of(data) == (408, "request_timeout")
+        assert 0.9 < time.monotonic() - began_s < 2.5
+
+
+def test_the_next_head_on_a_connection_has_the_same_time(program: Program) -> None:
+    with connected(program) as (raw,):
+        raw.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert b"200 OK" in raw.recv(65536)
+        raw.sendall(b"GET /livez HTT")
+        took_s, data = closed_after_s(raw)
+    assert error_of(data) == (408, "request_timeout")
+    assert 0.9 < took_s < 2.5
+
+
+def test_an_idle_connection_is_closed(program: Program) -> None:
+    with connected(program) as (raw,):
+        raw.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        took_s, data = closed_after_s(raw)
+    assert data.endswith(b'{"status":"alive"}')
+    assert 1.5 < took_s < 4
+
+
+def test_half_a_body_is_answered_408_with_one_outcome(program: Program) -> None:
+    with program.client() as client:
+        before = metric(client, "tokka_requests_total", outcome="invalid")
+        with connected(program) as (raw,):
+            raw.sendall(generation(program)[:-10])
+            took_s, data = closed_after_s(raw)
+        assert error_of(data) == (408, "request_timeout")
+        assert 0.9 < took_s < 2.5
+        assert metric(client, "tokka_requests_total", outcome="invalid") == before + 1
+
+
+def test_a_slow_but_steady_body_is_waited_for(program: Program) -> None:
+    """Its time grows with what has arrived: a second more for every 64 KiB."""
+    words = "word " * 80_000
+    body = json.dumps({"model": program.model, "prompt": words, "max_tokens": 1}).encode()
+    whole = request(body)
+    with connected(program) as (raw,):
+        began_s = time.monotonic()
+        piece = len(whole) // 16
+        for at in range(0, len(whole), piece):
+            raw.sendall(whole[at : at + piece])
+            # The pace of the line, as a client's network would set it.
+            time.sleep(0.15)
+        assert time.monotonic() - began_s > 2
+        assert b"200 OK" in raw.recv(65536)
+
+
+def test_the_rest_of_a_body_that_was_answered_already_is_not_waited_for(program: Program) -> None:
+    with connected(program) as (raw,):
+        raw.sendall(b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nx")
+        assert b"404 Not Found" in raw.recv(65536)
+        took_s, _ = closed_after_s(raw)
+    assert took_s < 8
+
+
+@pytest.mark.timeout(120)
+def test_a_client_that_never_reads_is_cut_and_its_generation_ends(program: Program) -> None:
+    server = psutil.Process(program.process.pid)
+    with program.client() as client, connected(program, 4, receive_bytes=4096) as sockets:
+        assert ask(client, program).status_code == 200
+        before = server.memory_info().rss
+        cut = metric(client, "tokka_connections_cut_total", reason="write_timeout")
+        for raw in sockets:
+            raw.sendall(generation(program))
+        eventually(lambda: metric(client, "tokka_requests_running") == 4, within_s=10)
+        slowest_s = 0.0
+
+        def ended() -> bool:
+            nonlocal slowest_s
+            began_s = time.monotonic()
+            assert ask(client, program).status_code == 200
+            slowest_s = max(slowest_s, time.monotonic() - began_s)
+            return metric(client, "tokka_requests_running") == 0
+
+        eventually(ended, within_s=60)
+        assert metric(client, "tokka_connections_cut_total", reason="write_timeout") == cut + 4
+        assert slowest_s < 2
+        assert server.memory_info().rss - before < 64 << 20
+
+
+def test_the_end_of_an_answer_that_nobody_reads_does_not_keep_the_connection(program: Program) -> None:
+    with program.client() as client:
+        before = metric(client, "tokka_connections")
+        with connected(program, receive_bytes=4096) as (raw,):
+            raw.sendall(generation(program, max_tokens=30_000))
+            eventually(lambda: metric(client, "tokka_connections") > before, within_s=5)
+            eventually(lambda: metric(client, "tokka_connections") <= before, within_s=30)
+
+
+def test_a_thousand_idle_and_half_sent_connections_hurt_nobody_and_go(program: Program) -> None:
+    server = psutil.Process(program.process.pid)
+    with program.client() as client:
+        ask(client, program)
+        fds, rss = server.num_fds(), server.memory_info().rss
+        with connected(program, 600), connected(program, 200) as heads, connected(program, 200) as bodies:
+            for raw in heads:
+                raw.sendall(b"POST /v1/completions HTTP/1.1\r\nHost:")
+            for raw in bodies:
+                raw.sendall(generation(program)[:-10])
+            times_s = []
+            for _ in range(50):
+                began_s = time.monotonic()
+                assert ask(client, program).status_code == 200
+                times_s.append(time.monotonic() - began_s)
+            assert sorted(times_s)[25] < 0.25
+            eventually(lambda: metric(client, "tokka_connections") <= 3, within_s=15)
+        eventually(lambda: server.num_fds() <= fds + 2, within_s=5)
+        assert server.memory_info().rss - rss < 64 << 20
+
+
+def test_when_it_is_full_the_longest_idle_connection_makes_room() -> None:
+    options = ("--engine", "fake", "--max-connections", "20")
+    with running(*options) as program, connected(program, 60), program.client() as client:
+        for _ in range(20):
+            assert ask(client, program).status_code == 200
+        assert metric(client, "tokka_connections") <= 21
+        assert metric(client, "tokka_connections_cut_total", reason="evicted") >= 40
+
+
+def test_when_all_are_busy_a_new_connection_is_told_and_probes_are_answered() -> None:
+    options = ("--engine", "fake", *HUGE, "--engine-arg", "token_delay_s=0.1", "--drain-timeout", "0")
+    with running(*options, "--max-connections", "5") as program, connected(program, 5) as sockets:
+        for raw in sockets:
+            raw.sendall(generation(program))
+            assert b"200 OK" in raw.recv(15)
+        refused = httpx.post(f"{program.url}/v1/completions", json={"model": program.model, "prompt": "x"})
+        assert refused.status_code == 503
+        assert refused.json()["error"]["code"] == "server_overloaded"
+        assert 1 <= int(refused.headers["retry-after"]) <= 120
+        assert httpx.get(f"{program.url}/livez").status_code == 200
+        assert httpx.get(f"{program.url}/readyz").status_code == 200
+
+
+@pytest.mark.timeout(120)
+def test_a_flood_beyond_the_files_it_may_open_is_survived() -> None:
+    with running("--engine", "fake", open_files=300) as program, httpx.Client(base_url=program.url) as client:
+        assert ask(client, program).status_code == 200
+        with connected(program, 600):
+            assert httpx.get(f"{program.url}/livez").status_code == 200
+            with httpx.Client(base_url=program.url) as other:
+                assert ask(other, program).status_code == 200
+        eventually(lambda: metric(client, "tokka_connections") <= 2, within_s=15)
+        assert psutil.Process(program.process.pid).num_fds() < 100
+
+
+@pytest.mark.parametrize("request_", [b"", b"GET /livez HTTP/1.1\r\nHo", b"body", b"never reads"])
+def test_no_client_holds_up_the_end(request_: bytes) -> None:
+    options = ("--engine", "fake", *HUGE, "--drain-timeout", "0.5")
+    with running(*options) as program, program.client() as client, connected(program, receive_bytes=4096) as (raw,):
+        match request_:
+            case b"body":
+                raw.sendall(generation(program)[:-10])
+            case b"never reads":
+                raw.sendall(generation(program))
+                eventually(lambda: metric(client, "tokka_requests_running") == 1, within_s=5)
+            case _:
+                raw.sendall(request_)
+        began_s = time.monotonic()
+        assert program.stop() == 0
+        assert time.monotonic() - began_s < 4
