@@ -52,6 +52,15 @@ class Program:
     def children(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)
 
+    def core(self) -> psutil.Process:
+        """Return the process of the real engine."""
+        (found,) = [
+            child
+            for child in self.children()
+            if "EngineCore" in child.name() and child.status() != psutil.STATUS_ZOMBIE
+        ]
+        return found
+
     def stderr(self) -> str:
         self.errors.seek(0)
         return self.errors.read()

@@ -31,11 +31,6 @@ def program() -> Iterator[Program]:
         yield program
 
 
-def core(program: Program) -> psutil.Process:
-    (found,) = [child for child in program.children() if "EngineCore" in child.name()]
-    return found
-
-
 def worker(program: Program) -> psutil.Process:
     return next(child for child in program.children() if "Worker" in child.name())
 
@@ -78,7 +73,7 @@ def assert_dies_and_recovers(program: Program, mark: str, victim: psutil.Process
 
 def test_a_killed_engine_ends_its_streams_with_an_error_and_is_rebuilt(program: Program) -> None:
     before = {child.pid for child in program.children()}
-    assert_dies_and_recovers(program, "killed", core(program), signal.SIGKILL, "died")
+    assert_dies_and_recovers(program, "killed", program.core(), signal.SIGKILL, "died")
     assert len(program.children()) == len(before)
 
 
@@ -94,7 +89,7 @@ def test_a_plain_request_of_a_killed_engine_gets_a_json_error(program: Program) 
         waiting = threading.Thread(target=wait_for_answer)
         waiting.start()
         eventually(lambda: metric(client, "tokka_requests_running") == 2, within_s=10)
-        core(program).kill()
+        program.core().kill()
         waiting.join(ENDED_WITHIN_S)
         (answer,) = plain
         assert answer.status_code == 500
@@ -104,13 +99,13 @@ def test_a_plain_request_of_a_killed_engine_gets_a_json_error(program: Program) 
 
 
 def test_a_frozen_engine_under_load_is_killed_and_rebuilt(program: Program) -> None:
-    assert_dies_and_recovers(program, "frozen", core(program), signal.SIGSTOP, "stalled")
+    assert_dies_and_recovers(program, "frozen", program.core(), signal.SIGSTOP, "stalled")
 
 
 def test_a_frozen_idle_engine_is_noticed_without_any_request(program: Program) -> None:
     with program.client() as client:
         eventually(lambda: ask(client, program).status_code == 200, within_s=READY_WITHIN_S)
-        core(program).suspend()
+        program.core().suspend()
         eventually(lambda: client.get("/readyz").status_code == 503, within_s=15)
         eventually(lambda: ask(client, program).status_code == 200, within_s=READY_WITHIN_S)
         assert metric(client, "tokka_engine_restarts_total", reason="unresponsive") == 1
@@ -121,7 +116,7 @@ def test_deaths_leave_no_file_descriptor_thread_or_memory_behind(program: Progra
 
     def die() -> None:
         with program.client() as client:
-            core(program).kill()
+            program.core().kill()
             eventually(lambda: client.get("/readyz").status_code == 503, within_s=UNREADY_WITHIN_S)
             eventually(lambda: ask(client, program).status_code == 200, within_s=READY_WITHIN_S)
 
@@ -138,10 +133,10 @@ def test_deaths_leave_no_file_descriptor_thread_or_memory_behind(program: Progra
 
 def test_after_quick_deaths_in_a_row_the_server_gives_up_with_exit_code_3() -> None:
     with running("--max-quick-deaths", "2") as program, program.client() as client:
-        core(program).kill()
+        program.core().kill()
         eventually(lambda: client.get("/readyz").status_code == 503, within_s=UNREADY_WITHIN_S)
         eventually(lambda: client.get("/readyz").status_code == 200, within_s=READY_WITHIN_S)
-        core(program).kill()
+        program.core().kill()
         assert program.process.wait(30) == 3
         (line,) = program.stderr().splitlines()
         assert line.startswith("tokka: the engine died 2x in a row")

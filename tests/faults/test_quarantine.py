@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-
 import httpx
 import pytest
 from openai import BadRequestError, OpenAI
@@ -72,8 +70,7 @@ def test_a_request_that_was_running_when_the_real_engine_was_killed_twice_is_ref
     with running() as program:
         for _ in range(2):
             with streaming(program, [poison]) as streams:
-                (core,) = [child for child in program.children() if "EngineCore" in child.name()]
-                core.send_signal(signal.SIGKILL)
+                program.core().kill()
             assert streams[0].terminals() == ["engine_error"]
             ready(program)
         with streaming(program, [poison]) as streams:

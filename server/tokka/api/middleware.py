@@ -106,6 +106,8 @@ class RequestContext:
 def _outcome_of(status: int) -> Outcome:
     if status in (401, 403, 429, 503):
         return "rejected"
+    if status == 504:
+        return "timeout"
     return "invalid" if 400 <= status < 500 else "error"
 
 
