@@ -6,6 +6,7 @@ import json
 import os
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -133,6 +134,12 @@ def failing(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, li
         env={**os.environ, **(env or {})},
     )
     return done.returncode, done.stderr.splitlines()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port: int = taken.getsockname()[1]
+        return port
 
 
 def processes_with(environment: dict[str, str]) -> list[psutil.Process]:

@@ -26,7 +26,8 @@ def test_a_minute_of_random_faults_leaves_every_request_with_exactly_one_end_and
     [
         'data: {"choices": []}\n\n',
         'data: {"choices": []}\n\ndata: [DONE]\n\n',
-        'data: {"choices": [{"finish_reason": "stop", "stop_reason": null}]}\n\ndata: {"error": {}}\n\ndata: [DONE]\n\n',
+        'data: {"choices": [{"finish_reason": "stop", "stop_reason": null}]}\n\n'
+        'data: {"error": {}}\n\ndata: [DONE]\n\n',
         'data: {"error": {}}\n\ndata: [DONE]\n\ndata: [DONE]\n\n',
     ],
 )

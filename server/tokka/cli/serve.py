@@ -27,6 +27,7 @@ from tokka.api.http_protocol import bounded_protocol
 from tokka.app import Server, create_server, engine_factory, measure_event_loop_lag
 from tokka.engine.base import Engine
 from tokka.errors import ConfigurationError, StartupError
+from tokka.observability.lines import LineWriter
 from tokka.observability.logging import configure_logging
 from tokka.settings import Settings, load_settings, parse_size
 
@@ -39,20 +40,22 @@ _OPEN_FILES = 65536
 # Of them for all else: the engine's sockets and pipes, libraries, what is read now and then.
 _OTHER_FILES = 128 + RESERVE
 _SAFE_KEY_CHARS = 16
+_STDERR = 2
 
 
 def run(flags: dict[str, Any], config: Path | None) -> int:
     """Serve until told to stop; return the exit code. A failure to start is one line on stderr."""
     debug = flags.get("log_level") == "debug"
+    _occupy_standard_files()
     try:
         settings = load_settings(flags, config)
         debug = settings.log_level == "debug"
-        configure_logging(settings.log_format, settings.log_level)
-        _raise_open_files()
-        create_engine = engine_factory(settings)
-        listener = _listen(settings)
-        with contextlib.closing(listener), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_serve(settings, create_engine, listener))
+        with _logging(settings) as lines:
+            _raise_open_files()
+            create_engine = engine_factory(settings)
+            listener = _listen(settings)
+            with contextlib.closing(listener), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                return runner.run(_serve(settings, create_engine, listener, lines))
     except StartupError as error:
         if debug:
             traceback.print_exc()
@@ -66,8 +69,27 @@ def run(flags: dict[str, Any], config: Path | None) -> int:
         return 1
 
 
-async def _serve(settings: Settings, create_engine: Callable[[], Engine], listener: socket.socket) -> int:
+@contextlib.contextmanager
+def _logging(settings: Settings) -> Iterator[LineWriter]:
+    lines = configure_logging(settings.log_format, settings.log_level)
+    try:
+        yield lines
+    finally:
+        lines.finish()
+
+
+def _occupy_standard_files() -> None:
+    """Open what the caller has closed of the first three files: else a socket takes its number, and gets the log."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        pass
+    os.close(fd)
+
+
+async def _serve(
+    settings: Settings, create_engine: Callable[[], Engine], listener: socket.socket, lines: LineWriter
+) -> int:
     server = create_server(settings, create_engine)
+    server.metrics.watch_log(lambda: lines.dropped)
     _drain_on_signals(server)
     http = _HttpServer(_http_config(settings, server))
     for place, key in enumerate([*settings.api_key, *settings.admin_key], start=1):

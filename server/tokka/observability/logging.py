@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import logging
-import sys
-from typing import Any, Literal
+import os
+from typing import Any, Literal, TextIO, cast
 
 import orjson
 import structlog
 
+from tokka.observability.lines import LineWriter
 
-def configure_logging(log_format: Literal["json", "console"] | None, level: str) -> None:
-    """Send our events and other libraries' records to stdout in one form. Startup errors go to stderr, elsewhere."""
-    as_json = log_format == "json" or (log_format is None and not sys.stdout.isatty())
+_STDOUT = 1
+
+
+def configure_logging(log_format: Literal["json", "console"] | None, level: str) -> LineWriter:
+    """Send our events and other libraries' records to stdout in one form. Startup errors go to stderr, elsewhere.
+
+    Returns what writes them: it never blocks, and has to be closed at the end.
+    """
+    lines = LineWriter(_STDOUT)
+    as_json = log_format == "json" or (log_format is None and not os.isatty(_STDOUT))
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -23,16 +31,16 @@ def configure_logging(log_format: Literal["json", "console"] | None, level: str)
     renderer: list[structlog.types.Processor] = (
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_dumps)]
         if as_json
-        else [structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())]
+        else [structlog.dev.ConsoleRenderer(colors=os.isatty(_STDOUT))]
     )
     threshold = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
         processors=[*shared, *renderer],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.PrintLoggerFactory(sys.stdout),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, lines)),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stdout)
+    handler = logging.StreamHandler(lines)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer], foreign_pre_chain=shared
@@ -42,6 +50,7 @@ def configure_logging(log_format: Literal["json", "console"] | None, level: str)
     logging.basicConfig(
         handlers=[handler], level=threshold if level == "debug" else max(threshold, logging.WARNING), force=True
     )
+    return lines
 
 
 def _dumps(value: Any, **_: Any) -> str:

@@ -16,7 +16,8 @@ _TPOT_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.
 ENGINE_STATES = ("stopped", "starting", "ready", "draining", "failed")
 OUTCOMES = get_args(Outcome)
 RESTART_REASONS = get_args(DeathReason)
-FRONTEND_CPU_MEANING = "CPU time of the server process, engine excluded."
+_FRONTEND_CPU = ("frontend_cpu_seconds", "CPU time of the server process, engine excluded.")
+_DROPPED_LINES = ("log_lines_dropped", "Log lines lost because nobody read them or the disk was full.")
 
 
 class Metrics:
@@ -62,7 +63,8 @@ class Metrics:
         for reason in RESTART_REASONS:
             self._restarts.labels(reason)
         self.event_loop_lag = self._gauge("event_loop_lag_seconds", "How late the event loop ran its last timer.")
-        self._describe("frontend_cpu_seconds_total", "counter", (), FRONTEND_CPU_MEANING)
+        for name, meaning in (_FRONTEND_CPU, _DROPPED_LINES):
+            self._describe(f"{name}_total", "counter", (), meaning)
         self.set_engine_state("stopped")
 
     def observe(self, record: RequestRecord, now_s: float) -> None:
@@ -101,7 +103,10 @@ class Metrics:
         """Read the engine's and the queue's numbers and our CPU time when scraped, never on the request path."""
         self.running.set_function(lambda: stats().running)
         self.waiting.set_function(lambda: queued() + stats().waiting)
-        self.registry.register(_FrontendCpu(cpu_s))
+        self.registry.register(_Read(*_FRONTEND_CPU, cpu_s))
+
+    def watch_log(self, dropped_lines: Callable[[], int]) -> None:
+        self.registry.register(_Read(*_DROPPED_LINES, dropped_lines))
 
     def render(self) -> bytes:
         """Return Prometheus text: ours, then vLLM's and the process's."""
@@ -124,9 +129,13 @@ class Metrics:
         self.catalogue.append((f"tokka_{name}", kind, tuple(labels), meaning))
 
 
-class _FrontendCpu(Collector):
-    def __init__(self, cpu_s: Callable[[], float]) -> None:
-        self._cpu_s = cpu_s
+class _Read(Collector):
+    """A counter that somebody else keeps, read when scraped."""
+
+    def __init__(self, name: str, meaning: str, value: Callable[[], float]) -> None:
+        self._name = f"tokka_{name}"
+        self._meaning = meaning
+        self._value = value
 
     def collect(self) -> list[Metric]:
-        return [CounterMetricFamily("tokka_frontend_cpu_seconds", FRONTEND_CPU_MEANING, self._cpu_s())]
+        return [CounterMetricFamily(self._name, self._meaning, self._value())]
