@@ -6,6 +6,7 @@ of its own, since it takes seconds of CPU and a gigabyte of memory.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import importlib.util
 import json
@@ -13,38 +14,87 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
+
+import structlog
 
 from tokka.engine.vllm.child import end_with
+from tokka.engine.vllm.sealed import damage_of, seal, set_aside
 from tokka.errors import StartupError
 from tokka.settings import EMBEDDED_MODEL
 
+log = structlog.get_logger("tokka.engine")
+
 # Raise it when the conversion below changes: the folder name holds it, so an old one is never taken for a new one.
-_FORMAT = 2
+_FORMAT = 3
+# The model with its tokenizer; a little more while it is written.
+_NEEDED_BYTES = 300 << 20
+_FULL = ("No space left", "quota exceeded")
+_LOCK_POLL_S = 0.2
 # A model this small rambles at 1; as with any model, requests that say nothing get its defaults. No top_p: on a CPU
 # sorting the vocabulary for it costs 40 % of the tokens per second of a batch of 16.
 _SAMPLING = {"temperature": 0.5}
 
 
-def embedded_model(cache_dir: Path, report: Callable[[str], None]) -> Path:
-    """Return the folder of the embedded model, converting it first if needed. Blocks. Raises StartupError."""
+def embedded_model(cache_dir: Path, report: Callable[[str], None], check_wanted: Callable[[], None]) -> Path:
+    """Return the folder of the embedded model, converting it first if needed. Blocks.
+
+    `check_wanted` raises when nobody wants the model any more. Raises StartupError.
+    """
     folder = cache_dir / "models" / f"{EMBEDDED_MODEL}-v{_FORMAT}"
-    if (folder / "config.json").exists():
+    # Nothing is written for a model that is there: its file system may be read-only.
+    if folder.exists() and damage_of(folder) is None:
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with (folder.parent / f".{folder.name}.lock").open("w") as lock:
-            # Two servers starting at once: the second waits, and finds the work done.
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not (folder / "config.json").exists():
+            _lock(lock, report, check_wanted)
+            _remove_leftovers(folder)
+            if folder.exists() and (damage := damage_of(folder)):
+                log.warning("model_set_aside", damage=damage, folder=str(set_aside(folder)))
+            if not folder.exists():
                 report("converting the embedded model, once; about 20 s")
                 _convert_apart(_gguf(), folder)
     except OSError as error:
-        raise StartupError(
-            f"cannot prepare the embedded model in {folder.parent}: {error.strerror}; choose another --cache-dir"
-        ) from None
+        raise _cannot_prepare(folder.parent, error.strerror or str(error), error.errno) from None
     return folder
+
+
+def _lock(lock: IO[str], report: Callable[[str], None], check_wanted: Callable[[], None]) -> None:
+    """Wait until no other server converts: then the work is done, or was given up."""
+    has_said = False
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if not has_said:
+                has_said = True
+                report("waiting for another server to convert the embedded model")
+        check_wanted()
+        time.sleep(_LOCK_POLL_S)
+
+
+def _work_folder(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.work")
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what a conversion that was killed has left. Whoever holds the lock is the only one at work."""
+    if (work := _work_folder(folder)).exists():
+        shutil.rmtree(work)
+
+
+def _cannot_prepare(parent: Path, reason: str, number: int | None = None) -> StartupError:
+    remedy = "choose another --cache-dir"
+    if number in (errno.ENOSPC, errno.EDQUOT) or any(sign in reason for sign in _FULL):
+        free = shutil.disk_usage(parent).free
+        reason = f"the disk is full, {_NEEDED_BYTES} bytes are needed and {free} free"
+        remedy = f"make room or {remedy}"
+    return StartupError(f"cannot prepare the embedded model in {parent}: {reason}; {remedy}")
 
 
 def _gguf() -> Path:
@@ -60,14 +110,17 @@ def _gguf() -> Path:
 
 
 def _convert_apart(gguf: Path, folder: Path) -> None:
-    work = folder.with_name(f".{folder.name}.{os.getpid()}")
+    if shutil.disk_usage(folder.parent).free < _NEEDED_BYTES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    work = _work_folder(folder)
     command = [sys.executable, "-m", "tokka.engine.vllm.embedded", str(gguf), str(work)]
     try:
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603
             errors = process.communicate()[1]
         if process.returncode:
             cause = errors.strip().splitlines()[-1:] or [f"exit code {process.returncode}"]
-            raise StartupError(f"converting the embedded model failed: {cause[0]}")
+            raise _cannot_prepare(folder.parent, cause[0])
+        # Sealed by now. Whole or not there: a rename is one step.
         work.rename(folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -92,3 +145,4 @@ if __name__ == "__main__":
     end_with(os.getppid())
     os.environ["HF_HUB_OFFLINE"] = "1"
     _convert(Path(sys.argv[1]), Path(sys.argv[2]))
+    seal(Path(sys.argv[2]))

@@ -149,7 +149,7 @@ class VllmEngine:
         model, arguments, offline = self._prepare(report)
         self._check_wanted()
         if not self._options.verbose:
-            self._output = EngineOutput()
+            self._output = _capture_output()
             os.environ[OUTPUT_VARIABLE] = self._output.path
         prepare_environment(
             os.environ,
@@ -179,7 +179,9 @@ class VllmEngine:
         folder = self._options.local_folder()
         if self._options.model is None:
             report("installing model", "")
-            folder = embedded_model(self._options.cache_dir, lambda detail: report("installing model", detail))
+            folder = embedded_model(
+                self._options.cache_dir, lambda detail: report("installing model", detail), self._check_wanted
+            )
         files = read_model_folder(folder) if folder else None
         model = str(folder) if folder else str(self._options.model)
         return model, engine_arguments(self._options, model, files, cpu=self._cpu), folder is not None
@@ -319,6 +321,14 @@ class VllmEngine:
             if not finished and not self._closing and not self._llm.errored:
                 # An error before the engine took the request leaves it registered.
                 await self._llm.abort(request_id)
+
+
+def _capture_output() -> EngineOutput:
+    try:
+        return EngineOutput()
+    except OSError as error:
+        where = error.filename or "the temporary folder"
+        raise StartupError(f"cannot write to {where}: {error.strerror}; make room there or set TMPDIR") from None
 
 
 def _in_our_words(error: Exception) -> Exception:

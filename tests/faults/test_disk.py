@@ -1,0 +1,213 @@
+"""What is kept on disk, today the converted embedded model: a full disk, a damaged file, a kill in mid-write, two
+servers at once. Nothing half-written is ever used, and nothing damaged is overwritten."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.program import Program, eventually, failing, processes_with, running
+from tokka.engine.vllm.sealed import damage_of
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
+
+NAME = "SmolLM2-135M-Instruct-v3"
+
+
+@pytest.fixture(scope="module")
+def intact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A converted model, made by the real converter once for this module."""
+    cache = tmp_path_factory.mktemp("cache")
+    with running("--cache-dir", str(cache)) as program:
+        assert program.stop() == 0
+    folder = cache / "models" / NAME
+    assert damage_of(folder) is None
+    return folder
+
+
+@pytest.fixture
+def cache(intact: Path, tmp_path: Path) -> Path:
+    """A cache of this test's own, holding the model."""
+    shutil.copytree(intact, tmp_path / "models" / NAME)
+    return tmp_path
+
+
+def until_phase(program: Program, detail: str) -> None:
+    while not program.wait_for("engine_phase").get("detail", "").startswith(detail):
+        pass
+
+
+def line_of(cache: Path, **env: str) -> str:
+    code, lines = failing("--port", "0", "--cache-dir", str(cache), env=env)
+    assert code == 3
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+@contextmanager
+def small_disk(size: str) -> Iterator[Path]:
+    """Mount a file system of this size, as far as this machine lets us."""
+    folder = Path(tempfile.mkdtemp(prefix="tokka-disk-"))
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    try:
+        if mounted.returncode:
+            pytest.skip(f"cannot mount a small file system here: {mounted.stderr.strip()}")
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], capture_output=True, check=False)
+        folder.rmdir()
+
+
+def test_a_disk_that_is_too_small_is_named_with_its_bytes_and_left_empty() -> None:
+    with small_disk("20m") as disk:
+        line = line_of(disk)
+        assert str(disk) in line
+        assert "disk is full" in line
+        assert "bytes are needed" in line
+        assert "--cache-dir" in line
+        assert [path.name for path in (disk / "models").iterdir() if not path.name.endswith(".lock")] == []
+
+
+def test_a_disk_that_fills_up_meanwhile_is_named_too_and_what_was_written_goes() -> None:
+    with small_disk("310m") as disk, running("--cache-dir", str(disk), wait=False) as program:
+        until_phase(program, "converting")
+        # Another program takes the room the conversion has counted on.
+        (disk / "other").write_bytes(bytes(250 << 20))
+        assert program.process.wait(120) == 3
+        (line,) = program.stderr().splitlines()
+        assert "disk is full" in line
+        assert [path.name for path in (disk / "models").iterdir() if not path.name.endswith(".lock")] == []
+
+
+def flip_a_bit(folder: Path) -> None:
+    with (folder / "model.safetensors").open("r+b") as file:
+        file.seek(100_000_000)
+        byte = file.read(1)
+        file.seek(100_000_000)
+        file.write(bytes([byte[0] ^ 1]))
+
+
+def truncate(folder: Path) -> None:
+    os.truncate(folder / "model.safetensors", 1000)
+
+
+def empty_config(folder: Path) -> None:
+    (folder / "config.json").write_text("")
+
+
+def lose_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+
+
+def lose_manifest(folder: Path) -> None:
+    (folder / "manifest.json").unlink()
+
+
+def garble_manifest(folder: Path) -> None:
+    (folder / "manifest.json").write_text("[1, 2")
+
+
+DAMAGES = [flip_a_bit, truncate, empty_config, lose_tokenizer, lose_manifest, garble_manifest]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_every_damage_is_seen(cache: Path, damage: Callable[[Path], None]) -> None:
+    folder = cache / "models" / NAME
+    assert damage_of(folder) is None
+    damage(folder)
+    assert damage_of(folder) is not None
+
+
+def test_a_damaged_model_is_set_aside_and_converted_anew(cache: Path) -> None:
+    folder = cache / "models" / NAME
+    flip_a_bit(folder)
+    with running("--cache-dir", str(cache)) as program, program.client() as client:
+        (warning,) = [line for line in program.log if line["event"] == "model_set_aside"]
+        assert "model.safetensors" in warning["damage"]
+        (aside,) = folder.parent.glob(f"{NAME}.corrupt-*")
+        assert str(aside) == warning["folder"]
+        assert damage_of(aside) is not None
+        assert damage_of(folder) is None
+        body = {"model": program.model, "prompt": "Hei", "max_tokens": 2}
+        assert client.post("/v1/completions", json=body).status_code == 200
+
+
+def test_a_kill_in_the_middle_of_writing_leaves_nothing_that_is_taken_for_a_model(tmp_path: Path) -> None:
+    work = tmp_path / "models" / f".{NAME}.work"
+    mark = {"TOKKA_TEST_RUN": str(tmp_path)}
+    with running("--cache-dir", str(tmp_path), env=mark, wait=False) as program:
+        eventually(lambda: work.exists() and any(work.iterdir()), within_s=120)
+        program.process.send_signal(signal.SIGKILL)
+        program.process.wait(10)
+    # The converter ends with its server.
+    eventually(lambda: processes_with(mark) == [], within_s=10)
+    assert work.exists()
+    assert not (tmp_path / "models" / NAME).exists()
+    with running("--cache-dir", str(tmp_path)) as program:
+        assert damage_of(tmp_path / "models" / NAME) is None
+        assert not work.exists()
+        assert program.stop() == 0
+
+
+def test_a_second_server_waits_for_the_conversion_of_the_first_and_can_be_stopped_meanwhile(cache: Path) -> None:
+    folder = cache / "models" / NAME
+    aside = cache / "model"
+    folder.rename(aside)
+    lock = folder.parent / f".{NAME}.lock"
+    # The first server, as far as the second can tell.
+    holder = f"""
+import fcntl, sys
+with open({str(lock)!r}, "w") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    print(flush=True)
+    sys.stdin.read()
+"""
+    command = [sys.executable, "-c", holder]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        first.stdout.readline()
+        with running("--cache-dir", str(cache), wait=False) as stopped:
+            until_phase(stopped, "waiting for another server")
+            assert stopped.stop() == 0
+        with running("--cache-dir", str(cache), wait=False) as program:
+            until_phase(program, "waiting for another server")
+            aside.rename(folder)
+            first.communicate("")
+            assert program.wait_for("ready")["model"] == "SmolLM2-135M-Instruct"
+            assert not any(line.get("detail", "").startswith("converting") for line in program.log)
+
+
+def test_a_model_on_a_read_only_file_system_is_served(cache: Path) -> None:
+    with small_disk("400m") as disk:
+        shutil.copytree(cache / "models", disk / "models")
+        remount = subprocess.run(["mount", "-o", "remount,ro", str(disk)], capture_output=True, check=False)
+        if remount.returncode:
+            pytest.skip("cannot remount read-only here")
+        with running("--cache-dir", str(disk)) as program:
+            assert program.stop() == 0
+
+
+def test_a_cache_dir_that_is_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert str(tmp_path / "file") in line_of(tmp_path / "file")
+
+
+def test_a_full_temporary_folder_is_named(cache: Path) -> None:
+    # Room for one file, and that is taken.
+    with small_disk("1m,nr_inodes=2") as disk:
+        (disk / "filler").touch()
+        assert "TMPDIR" in line_of(cache, TMPDIR=str(disk))
