@@ -149,7 +149,7 @@ class VllmEngine:
         model, arguments, offline = self._prepare(report)
         self._check_wanted()
         if not self._options.verbose:
-            self._output = _capture_output()
+            self._output = EngineOutput()
             os.environ[OUTPUT_VARIABLE] = self._output.path
         prepare_environment(
             os.environ,
@@ -321,14 +321,6 @@ class VllmEngine:
             if not finished and not self._closing and not self._llm.errored:
                 # An error before the engine took the request leaves it registered.
                 await self._llm.abort(request_id)
-
-
-def _capture_output() -> EngineOutput:
-    try:
-        return EngineOutput()
-    except OSError as error:
-        where = error.filename or "the temporary folder"
-        raise StartupError(f"cannot write to {where}: {error.strerror}; make room there or set TMPDIR") from None
 
 
 def _in_our_words(error: Exception) -> Exception:
