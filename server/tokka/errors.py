@@ -112,9 +112,6 @@ class EngineError(TokkaError):
 class EngineDied(EngineError):
     """The engine died while it worked on this request."""
 
-    def __init__(self) -> None:
-        super().__init__("The engine stopped while it worked on this request.", should_retry=True)
-
 
 class Quarantined(InvalidRequest):
     """This request was running each time the engine died: sending it again would end everybody's."""

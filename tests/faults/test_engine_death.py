@@ -40,6 +40,13 @@ def shared_memory() -> list[str]:
     return [path.name for path in Path("/dev/shm").iterdir() if not path.name.startswith("sem.")]
 
 
+def runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def ask(client: httpx.Client, program: Program, prompt: str = "The capital of Finland is") -> httpx.Response:
     return client.post("/v1/completions", json={"model": program.model, "prompt": prompt, "max_tokens": 4})
 
@@ -155,4 +162,5 @@ def test_a_killed_worker_of_a_split_model_is_a_death_of_the_engine(bloom_folder:
         assert len(shared_memory()) == len(shared), "the dead engine's is left"
         children = program.children()
         assert program.stop() == 0
-        assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
+        # Python's resource tracker tidies up first.
+        eventually(lambda: not any(runs(child) for child in children), within_s=5)

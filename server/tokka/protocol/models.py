@@ -73,12 +73,6 @@ class DetokenizeResponse(BaseModel):
     prompt: str
 
 
-class Drain(BaseModel):
-    status: str
-    # Requests that will still be finished.
-    open_requests: int
-
-
 class Version(BaseModel):
     version: str
     engine: str | None

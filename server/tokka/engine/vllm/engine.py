@@ -329,7 +329,7 @@ def _in_our_words(error: Exception) -> Exception:
 
     match error:
         case EngineDeadError():
-            return EngineDied()
+            return EngineDied("The engine stopped while it worked on this request.", should_retry=True)
         case EngineGenerateError():
             return EngineError("The engine failed on this request.")
         case GracefulHTTPError():
