@@ -174,7 +174,7 @@ class EngineStats:
     running: int = 0
     waiting: int = 0
     kv_cache_usage: float = 0.0
-    # Given to the engine and not finished: running, waiting, or lost in it.
+    # Given to the engine and not finished, as far as both sides know.
     unfinished: int = 0
     # Steps that worked on something, since the start.
     steps: int = 0

@@ -37,7 +37,7 @@ from tokka.settings import load_settings
 
 NAME = "SmolLM2-135M-Instruct"
 START_S = 180.0
-GIVE_UP_S = 60.0
+GIVE_UP_S = 45.0
 POST = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 Figures = dict[str, Any]
 
@@ -210,8 +210,8 @@ def _engine_hit(kind: str, number: int, count: int) -> Figures:
         hit_s = time.monotonic()
         server.core().send_signal(number)
         unready_s = after(lambda: server.status() != 200, GIVE_UP_S)
-        port = "answers" if server.status("/livez") or server.status() else "refuses"
         serves_s = after(server.serves, GIVE_UP_S) if unready_s is not None else None
+        port = "answers" if server.status() else "refuses"
         figures = load.ends(hit_s, 1 if unready_s is None else 10)
         return {
             "unready_s": unready_s,
@@ -264,7 +264,7 @@ def client_never_reads(kind: str) -> Figures:
         raw.sendall(POST % len(body) + body)
         after(lambda: server.running() > 0, 10)
         hit_s = time.monotonic()
-        gone_s = after(lambda: not _is_connected(server, raw), 150)
+        gone_s = after(lambda: not _is_connected(server, raw), GIVE_UP_S)
         return {
             "connection_cut_s": gone_s,
             "still_running": server.running(),

@@ -26,6 +26,7 @@ from tokka.api.connections import RESERVE, Connections, Limits
 from tokka.api.http_protocol import bounded_protocol
 from tokka.app import Server, create_server, engine_factory, measure_event_loop_lag
 from tokka.engine.base import Engine
+from tokka.engine.processes import end_resource_tracker
 from tokka.errors import ConfigurationError, StartupError
 from tokka.observability.lines import LineWriter
 from tokka.observability.logging import configure_logging
@@ -50,7 +51,7 @@ def run(flags: dict[str, Any], config: Path | None) -> int:
     try:
         settings = load_settings(flags, config)
         debug = settings.log_level == "debug"
-        with _logging(settings) as lines:
+        with _surroundings(settings) as lines:
             _raise_open_files()
             create_engine = engine_factory(settings)
             listener = _listen(settings)
@@ -70,12 +71,14 @@ def run(flags: dict[str, Any], config: Path | None) -> int:
 
 
 @contextlib.contextmanager
-def _logging(settings: Settings) -> Iterator[LineWriter]:
+def _surroundings(settings: Settings) -> Iterator[LineWriter]:
+    """Set up what is there before the server and goes after it."""
     lines = configure_logging(settings.log_format, settings.log_level)
     try:
         yield lines
     finally:
         lines.finish()
+        end_resource_tracker()
 
 
 def _occupy_standard_files() -> None:

@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import select
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import psutil
@@ -81,6 +82,12 @@ def kill_all() -> None:
     psutil.wait_procs(killed, timeout=5)
     # What vLLM has ended itself it does not always wait for.
     multiprocessing.active_children()
+
+
+def end_resource_tracker() -> None:
+    """Have Python's resource tracker clean up and end now. Left alone it outlives us by a moment, as an orphan."""
+    # There is no public way; it ends by itself when nothing writes to it any more, which is after our own end.
+    resource_tracker._resource_tracker._stop()  # type: ignore[attr-defined]
 
 
 def _shared_memory(pid: int) -> set[str]:

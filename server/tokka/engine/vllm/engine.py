@@ -55,6 +55,7 @@ _SHUTDOWN_S = 1.0
 # What vLLM calls its own: VLLM::EngineCore, VLLM::Worker_TP0.
 _PROCESS_NAMES = "VLLM::"
 _STOP_POLL_S = 0.2
+_DIED = "The engine stopped while it worked on this request."
 _RETRY_AFTER_S = 5
 
 
@@ -98,11 +99,15 @@ class VllmEngine:
 
     def stats(self) -> EngineStats:
         latest = [rank.stats for rank in self._latest if rank.stats is not None]
+        running = sum(stats.num_running_reqs for stats in latest)
+        waiting = sum(stats.num_waiting_reqs for stats in latest)
+        given = self._llm.output_processor.get_num_unfinished_requests() if self._llm else 0
         return EngineStats(
-            running=sum(stats.num_running_reqs for stats in latest),
-            waiting=sum(stats.num_waiting_reqs for stats in latest),
+            running=running,
+            waiting=waiting,
             kv_cache_usage=max((stats.kv_cache_usage for stats in latest), default=0.0),
-            unfinished=self._llm.output_processor.get_num_unfinished_requests() if self._llm else 0,
+            # Both sides must think so: one alone may be stale or have leaked, and a healthy engine would be killed.
+            unfinished=min(given, running + waiting),
             steps=sum(rank.steps for rank in self._latest),
             death=self._death(),
         )
@@ -116,29 +121,27 @@ class VllmEngine:
 
     async def close(self) -> None:
         self._closing = True
-        if self._llm is not None:
-            self._end_generations()
+        llm = self._llm
+        _end_generations(llm)
         # All of it blocks, for seconds.
         await asyncio.to_thread(self._stop)
+        # Once more, for who was on the way in.
+        _end_generations(llm)
         if self._renderer:
             self._renderer.close()
-
-    def _end_generations(self) -> None:
-        """Tell whoever still waits for the engine: one that is frozen will never do so itself."""
-        from vllm.v1.engine.exceptions import EngineDeadError
-
-        self._llm.output_processor.propagate_error(EngineDeadError())
 
     def _stop(self) -> None:
         while self._starting is not None and not self._starting.done():
             # Without its processes a start that is under way ends; between two of them it looks whether it is wanted.
             kill_all()
             wait([self._starting], timeout=_STOP_POLL_S)
-        if self._llm is not None:
-            self._llm.shutdown(timeout=_SHUTDOWN_S)
+        try:
+            if self._llm is not None:
+                self._llm.shutdown(timeout=_SHUTDOWN_S)
+        finally:
             # It may outlive this object's use by far, and fails at the interpreter's end.
             self._llm = None
-        kill_all()
+            kill_all()
         if self._processes:
             self._processes.close()
             self._processes = None
@@ -303,6 +306,8 @@ class VllmEngine:
         """Run one prompt on the engine. Whatever ends this early, the engine forgets the request."""
         from vllm.inputs import tokens_input
 
+        if self._closing:
+            raise EngineDied(_DIED, should_retry=True)
         # The engine cannot run for no token at all: one is generated for a prompt that is only scored, and dropped.
         params = sampling_params(request.sampling, max(1, limit), echo=request.echo, defaults=self._defaults)
         # A client's own ids may repeat, the engine's may not.
@@ -323,13 +328,21 @@ class VllmEngine:
                 await self._llm.abort(request_id)
 
 
+def _end_generations(llm: Any) -> None:
+    """Tell whoever still waits for the engine: one that is frozen will never do so itself."""
+    if llm is not None:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        llm.output_processor.propagate_error(EngineDeadError())
+
+
 def _in_our_words(error: Exception) -> Exception:
     from vllm.exceptions import GracefulHTTPError, VLLMClientError
     from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
     match error:
         case EngineDeadError():
-            return EngineDied("The engine stopped while it worked on this request.", should_retry=True)
+            return EngineDied(_DIED, should_retry=True)
         case EngineGenerateError():
             return EngineError("The engine failed on this request.")
         case GracefulHTTPError():
