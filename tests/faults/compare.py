@@ -122,9 +122,8 @@ def serving(kind: str) -> Iterator[Server]:
     environment = dict(os.environ)
     prepare_environment(environment, cpu=True, eager=True, ranks=1, offline=True, verbose=False)
     if kind != "tokka":
-        # Ours alone: what runs inside the engine's processes.
-        del environment["VLLM_PLUGINS"]
-        environment["VLLM_CONFIGURE_LOGGING"] = "1"
+        # As it comes: vLLM would load our plugin too, which ties its processes to the server.
+        environment |= {"VLLM_PLUGINS": "", "VLLM_CONFIGURE_LOGGING": "1"}
     process = subprocess.Popen(
         command_of(kind, port, model_folder()),
         stdout=subprocess.DEVNULL,

@@ -138,6 +138,17 @@ def test_deaths_leave_no_file_descriptor_thread_or_memory_behind(program: Progra
     assert server.memory_info().rss - rss < 64 << 20
 
 
+def test_a_stop_during_the_rebuild_leaves_nothing_behind() -> None:
+    with running() as program, program.client() as client:
+        program.core().kill()
+        eventually(lambda: client.get("/readyz").json()["phase"] == "loading weights", within_s=10)
+        eventually(lambda: any("VLLM" in child.name() for child in program.children()), within_s=30)
+        children = program.children()
+        assert program.stop() == 0
+        assert not any(runs(child) for child in children)
+        assert program.stderr() == ""
+
+
 def test_after_quick_deaths_in_a_row_the_server_gives_up_with_exit_code_3() -> None:
     with running("--max-quick-deaths", "2") as program, program.client() as client:
         program.core().kill()
@@ -152,12 +163,15 @@ def test_after_quick_deaths_in_a_row_the_server_gives_up_with_exit_code_3() -> N
 def test_a_killed_worker_of_a_split_model_is_a_death_of_the_engine(bloom_folder: Path) -> None:
     with running(str(bloom_folder), "--tensor-parallel-size", "2") as program, program.client() as client:
         shared = shared_memory()
-        with streaming(program, endless(4, "worker", max_tokens=1900)) as streams:
+        with streaming(program, endless(24, "worker", max_tokens=1900)) as streams:
             hit_s = time.monotonic()
             worker(program).kill()
             eventually(lambda: client.get("/readyz").status_code == 503, within_s=UNREADY_WITHIN_S)
         assert max(stream.ended_s for stream in streams) - hit_s < ENDED_WITHIN_S
-        assert [stream.terminals() for stream in streams] == [["engine_error"]] * 4
+        # A model this small may have finished some before.
+        hit = [stream for stream in streams if stream.ended_s > hit_s]
+        assert hit
+        assert [stream.terminals() for stream in hit] == [["engine_error"]] * len(hit)
         eventually(lambda: ask(client, program).status_code == 200, within_s=60)
         assert len(shared_memory()) == len(shared), "the dead engine's is left"
         children = program.children()
