@@ -168,10 +168,9 @@ def test_a_killed_worker_of_a_split_model_is_a_death_of_the_engine(bloom_folder:
             worker(program).kill()
             eventually(lambda: client.get("/readyz").status_code == 503, within_s=UNREADY_WITHIN_S)
         assert max(stream.ended_s for stream in streams) - hit_s < ENDED_WITHIN_S
-        # A model this small may have finished some before.
-        hit = [stream for stream in streams if stream.ended_s > hit_s]
-        assert hit
-        assert [stream.terminals() for stream in hit] == [["engine_error"]] * len(hit)
+        # A model this small may have finished some before; their last bytes may arrive after.
+        assert {tuple(stream.terminals()) for stream in streams} <= {("engine_error",), ("length",)}
+        assert any(stream.terminals() == ["engine_error"] for stream in streams)
         eventually(lambda: ask(client, program).status_code == 200, within_s=60)
         assert len(shared_memory()) == len(shared), "the dead engine's is left"
         children = program.children()
