@@ -55,11 +55,7 @@ class Program:
 
     def core(self) -> psutil.Process:
         """Return the process of the real engine."""
-        (found,) = [
-            child
-            for child in self.children()
-            if "EngineCore" in child.name() and child.status() != psutil.STATUS_ZOMBIE
-        ]
+        (found,) = [child for child in self.children() if "EngineCore" in child.name() and runs(child)]
         return found
 
     def stderr(self) -> str:
@@ -140,6 +136,14 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port: int = taken.getsockname()[1]
         return port
+
+
+def runs(process: psutil.Process) -> bool:
+    """Tell whether a process has not ended; one that nobody has waited for has."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def processes_with(environment: dict[str, str]) -> list[psutil.Process]:

@@ -16,6 +16,19 @@ def events(response: httpx.Response) -> list[dict[str, Any]]:
     return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
 
 
+def chunks_of(text: str) -> list[dict[str, Any]]:
+    """Return the chunks of a stream, errors among them, however it ended."""
+    return [json.loads(line.removeprefix("data: ")) for line in text.split("\n\n") if line.startswith("data: {")]
+
+
+def raw_completion(body: dict[str, Any], **headers: str) -> bytes:
+    """Return a whole request as bytes, for those who send it by hand."""
+    content = json.dumps(body).encode()
+    fixed = {"Host": "localhost", "Content-Type": "application/json", "Content-Length": str(len(content))}
+    lines = [f"{name.replace('_', '-')}: {value}" for name, value in {**fixed, **headers}.items()]
+    return "\r\n".join(["POST /v1/completions HTTP/1.1", *lines, "", ""]).encode() + content
+
+
 def post(client: httpx.Client, path: str, body: dict[str, Any]) -> dict[str, Any]:
     response = client.post(path, json=body)
     assert response.status_code == 200, response.text
@@ -40,3 +53,10 @@ def endings(chunks: list[dict[str, Any]]) -> list[tuple[int, str, Any]]:
     """Return (index, finish_reason, stop_reason) of each choice that ended."""
     choices = [choice for chunk in chunks for choice in chunk["choices"] if choice["finish_reason"]]
     return [(choice["index"], choice["finish_reason"], choice["stop_reason"]) for choice in choices]
+
+
+def metric(client: httpx.Client, name: str, **labels: str) -> float:
+    """Return the sum of a metric's series that have these labels."""
+    wanted = [f'{label}="{value}"' for label, value in labels.items()]
+    lines = [line for line in client.get("/metrics").text.splitlines() if line.startswith((f"{name}{{", f"{name} "))]
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if all(one in line for one in wanted))

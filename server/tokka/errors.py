@@ -110,7 +110,10 @@ class EngineError(TokkaError):
 
 
 class EngineDied(EngineError):
-    """The engine died while it worked on this request."""
+    """The engine died while it worked on this request; the next one may well serve it."""
+
+    def __init__(self, message: str = "The engine stopped while it worked on this request.") -> None:
+        super().__init__(message, should_retry=True)
 
 
 class Quarantined(InvalidRequest):

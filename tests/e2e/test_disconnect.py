@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from tests.program import Program, eventually
+from tests.wire import metric
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(120)]
 
@@ -24,10 +25,7 @@ def running(client: httpx.Client) -> int:
 
 
 def aborted(client: httpx.Client) -> float:
-    lines = client.get("/metrics").text.splitlines()
-    return sum(
-        float(line.split()[-1]) for line in lines if line.startswith("tokka_requests_total") and "aborted" in line
-    )
+    return metric(client, "tokka_requests_total", outcome="aborted")
 
 
 @pytest.mark.parametrize("n", [1, 4])

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 
-from tests.program import Program, eventually, running
+from tests.program import Program, eventually, running, runs
 from tests.wire import endings, events, text_of
 
 pytestmark = pytest.mark.timeout(300)
@@ -130,7 +129,7 @@ def test_engine_starts_without_a_compiler_and_a_killed_server_leaves_none_behind
         assert any("VLLM" in child.name() or "VLLM" in " ".join(child.cmdline()) for child in children)
         program.process.kill()
         program.process.wait(10)
-        eventually(lambda: not any(_runs(child) for child in children), within_s=5)
+        eventually(lambda: not any(runs(child) for child in children), within_s=5)
 
 
 @pytest.mark.engine
@@ -165,15 +164,8 @@ def test_stop_while_loading_leaves_nothing_behind() -> None:
         eventually(lambda: bool(program.children()), within_s=60)
         children = program.children()
         assert program.stop() == 0
-        assert not any(_runs(child) for child in children)
+        assert not any(runs(child) for child in children)
         assert program.stderr() == ""
-
-
-def _runs(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def test_server_cap_bounds_what_is_asked_for_and_what_is_not() -> None:

@@ -31,14 +31,14 @@ import httpx
 import psutil
 
 from tests.faults.streams import Stream, endless
-from tests.program import TOKKA, free_port
+from tests.program import TOKKA, free_port, runs
+from tests.wire import metric, raw_completion
 from tokka.engine.vllm.machine import prepare_environment
 from tokka.settings import load_settings
 
 NAME = "SmolLM2-135M-Instruct"
 START_S = 180.0
 GIVE_UP_S = 45.0
-POST = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 Figures = dict[str, Any]
 
 
@@ -101,34 +101,28 @@ class Server:
         )
 
     def running(self) -> float:
-        text = httpx.get(f"{self.url}/metrics", timeout=5).text
-        lines = [line for line in text.splitlines() if line.startswith("vllm:num_requests_running")]
-        return sum(float(line.split()[-1]) for line in lines)
+        with httpx.Client(base_url=self.url, timeout=5) as client:
+            return metric(client, "vllm:num_requests_running")
 
     def left(self) -> int:
         """Return how many of its processes still run."""
-        return sum(_runs(child) for child in self.children)
-
-
-def _runs(process: psutil.Process) -> bool:
-    with contextlib.suppress(psutil.Error):
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    return False
+        return sum(runs(child) for child in self.children)
 
 
 @contextmanager
 def serving(kind: str) -> Iterator[Server]:
     port = free_port()
     environment = dict(os.environ)
-    prepare_environment(environment, cpu=True, eager=True, ranks=1, offline=True, verbose=False)
     if kind != "tokka":
+        # What Tokka sets for its own engine, so that both start alike.
+        prepare_environment(environment, cpu=True, eager=True, ranks=1, offline=True, verbose=False)
         # As it comes: vLLM would load our plugin too, which ties its processes to the server.
         environment |= {"VLLM_PLUGINS": "", "VLLM_CONFIGURE_LOGGING": "1"}
     process = subprocess.Popen(
         command_of(kind, port, model_folder()),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env=dict(os.environ) if kind == "tokka" else environment,
+        env=environment,
         start_new_session=True,
     )
     server = Server(process, f"http://127.0.0.1:{port}", [])
@@ -259,8 +253,7 @@ def client_never_reads(kind: str) -> Figures:
             "n": 8,
             "logprobs": 5,
         }
-        body = json.dumps(fields).encode()
-        raw.sendall(POST % len(body) + body)
+        raw.sendall(raw_completion(fields))
         after(lambda: server.running() > 0, 10)
         hit_s = time.monotonic()
         gone_s = after(lambda: not _is_connected(server, raw), GIVE_UP_S)
@@ -280,7 +273,8 @@ def _is_connected(server: Server, raw: socket.socket) -> bool:
 def slow_connections(kind: str) -> Figures:
     with serving(kind) as server, contextlib.ExitStack() as stack:
         before = _connections(server)
-        for sent, count in ((b"", 200), (b"GET /health HTTP/1.1\r\nHos", 50), (POST % 1000 + b"{", 50)):
+        half_a_body = raw_completion({"model": NAME})[:-5]
+        for sent, count in ((b"", 200), (b"GET /health HTTP/1.1\r\nHos", 50), (half_a_body, 50)):
             for _ in range(count):
                 raw = stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
                 raw.sendall(sent)

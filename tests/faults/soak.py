@@ -20,8 +20,8 @@ from typing import Any
 import httpx
 import psutil
 
-from tests.faults.streams import metric
 from tests.program import Program, eventually, running
+from tests.wire import chunks_of, metric, raw_completion
 
 CLIENTS = 12
 RECOVERY_S = 60.0
@@ -51,7 +51,7 @@ def outcome_of(status: int, text: str, streamed: bool) -> str:
         return _end_of(json.loads(text)["choices"][0])
     if not text.endswith("data: [DONE]\n\n") or text.count("[DONE]") != 1:
         raise ValueError(f"no proper end: ...{text[-200:]}")
-    chunks = [json.loads(line[6:]) for line in text.split("\n\n") if line.startswith("data: {")]
+    chunks = chunks_of(text)
     ends = ["error" for chunk in chunks if "error" in chunk]
     ends += [_end_of(choice) for chunk in chunks for choice in chunk.get("choices", ()) if choice["finish_reason"]]
     if len(ends) != 1:
@@ -145,10 +145,8 @@ class Soak:
         """Send a request by hand; read nothing of a whole one's answer, and all that comes for half a one."""
         url = httpx.URL(self._program.url)
         reader, writer = await asyncio.open_connection(url.host, url.port, limit=4096)
-        content = json.dumps(body).encode()
-        lines = ["POST /v1/completions HTTP/1.1", "Host: localhost", "Content-Type: application/json"]
-        lines += [f"x-request-id: {request_id}", f"Content-Length: {len(content)}", "", ""]
-        writer.write("\r\n".join(lines).encode() + (content if whole else content[:-5]))
+        request = raw_completion(body, x_request_id=request_id)
+        writer.write(request if whole else request[:-5])
         data = b""
         with contextlib.suppress(ConnectionError):
             if whole:

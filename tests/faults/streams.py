@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 
 from tests.program import Program
+from tests.wire import chunks_of
 
 TIMEOUT_S = 120
 
@@ -32,8 +33,7 @@ class Stream:
 
     @property
     def chunks(self) -> list[dict[str, Any]]:
-        lines = [line for line in self.text.split("\n\n") if line.startswith("data: {")]
-        return [json.loads(line.removeprefix("data: ")) for line in lines]
+        return chunks_of(self.text)
 
     @property
     def content(self) -> str:
@@ -94,10 +94,3 @@ def endless(count: int, mark: str, max_tokens: int = 7000) -> list[dict[str, Any
         {"prompt": f"{mark} {place}: once upon a time", "max_tokens": max_tokens, "ignore_eos": True}
         for place in range(count)
     ]
-
-
-def metric(client: httpx.Client, name: str, **labels: str) -> float:
-    """Return the sum of a metric's series that have these labels."""
-    wanted = [f'{label}="{value}"' for label, value in labels.items()]
-    lines = [line for line in client.get("/metrics").text.splitlines() if line.startswith((f"{name}{{", f"{name} "))]
-    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if all(one in line for one in wanted))

@@ -9,8 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.faults.streams import endless, metric, streaming
+from tests.faults.streams import endless, streaming
 from tests.program import Program, eventually, running
+from tests.wire import metric
 
 # One request runs, slowly; the others wait.
 NARROW = ("--engine", "fake", "--engine-arg", "max_running=1", "--engine-arg", "token_delay_s=0.02")

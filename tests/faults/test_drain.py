@@ -9,8 +9,9 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from tests.faults.streams import Stream, metric, streaming
+from tests.faults.streams import Stream, streaming
 from tests.program import Program, eventually, running
+from tests.wire import metric
 
 STREAMS = [{"prompt": f"stream {place}", "max_tokens": 64, "ignore_eos": True} for place in range(50)]
 

@@ -12,8 +12,9 @@ import httpx
 import psutil
 import pytest
 
-from tests.faults.streams import endless, metric, streaming
-from tests.program import Program, eventually, running
+from tests.faults.streams import endless, streaming
+from tests.program import Program, eventually, running, runs
+from tests.wire import metric
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 
@@ -38,13 +39,6 @@ def worker(program: Program) -> psutil.Process:
 def shared_memory() -> list[str]:
     # Semaphores are cleaned up by Python's resource tracker, at the server's end.
     return [path.name for path in Path("/dev/shm").iterdir() if not path.name.startswith("sem.")]
-
-
-def runs(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def ask(client: httpx.Client, program: Program, prompt: str = "The capital of Finland is") -> httpx.Response:

@@ -13,8 +13,8 @@ import httpx
 import psutil
 import pytest
 
-from tests.faults.streams import metric
 from tests.program import Program, eventually, running
+from tests.wire import metric, raw_completion
 
 # An answer that does not fit into any socket's buffers.
 HUGE = ("--engine-arg", "max_model_len=100000000", "--engine-arg", f"answer={'long answer ' * 100}")
@@ -66,15 +66,10 @@ def ask(client: httpx.Client, program: Program) -> httpx.Response:
     return client.post("/v1/completions", json={"model": program.model, "prompt": "x", "max_tokens": 4})
 
 
-def request(body: bytes) -> bytes:
-    headers = f"Host: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
-    return f"POST /v1/completions HTTP/1.1\r\n{headers}\r\n\r\n".encode() + body
-
-
 def generation(program: Program, max_tokens: int = 50_000_000) -> bytes:
     """Return a request for a stream that never ends by itself."""
     fields = {"model": program.model, "prompt": "x", "stream": True, "max_tokens": max_tokens, "ignore_eos": True}
-    return request(json.dumps(fields).encode())
+    return raw_completion(fields)
 
 
 @pytest.fixture(scope="module")
@@ -145,8 +140,7 @@ def test_half_a_body_is_answered_408_with_one_outcome(program: Program) -> None:
 def test_a_slow_but_steady_body_is_waited_for(program: Program) -> None:
     """Its time grows with what has arrived: a second more for every 64 KiB."""
     words = "word " * 80_000
-    body = json.dumps({"model": program.model, "prompt": words, "max_tokens": 1}).encode()
-    whole = request(body)
+    whole = raw_completion({"model": program.model, "prompt": words, "max_tokens": 1})
     with connected(program) as (raw,):
         began_s = time.monotonic()
         piece = len(whole) // 16

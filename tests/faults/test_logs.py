@@ -15,8 +15,8 @@ from typing import IO
 import httpx
 import pytest
 
-from tests.faults.streams import metric
 from tests.program import TOKKA, eventually, free_port
+from tests.wire import metric
 
 _F_SETPIPE_SZ = 1031
 # More than the pipe and the queue of lines hold: each refused request logs its path of 200 characters.

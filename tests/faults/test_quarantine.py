@@ -6,8 +6,9 @@ import httpx
 import pytest
 from openai import BadRequestError, OpenAI
 
-from tests.faults.streams import metric, streaming
+from tests.faults.streams import streaming
 from tests.program import Program, eventually, running
+from tests.wire import metric
 
 FAKE = ("--engine", "fake", "--engine-arg", "die_on=POISON", "--engine-arg", "token_delay_s=0.01")
 

@@ -8,8 +8,8 @@ import time
 import httpx
 import pytest
 
-from tests.faults.streams import metric
 from tests.program import eventually, running
+from tests.wire import metric
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 

@@ -186,10 +186,16 @@ class Authentication:
             return ANONYMOUS
         # A browser asks first without credentials; CORS has answered already if it is meant to.
         key = self._keys.verify(Headers(scope=scope).get("authorization"))
-        needed = "metrics" if path == "/metrics" else "admin" if path.startswith(ADMIN) else "inference"
+        needed = _scope_for(path)
         if needed not in key.scopes:
             raise PermissionDenied(f"This key lacks the scope `{needed}`.{_REMEDY if needed == 'admin' else ''}")
         return key
+
+
+def _scope_for(path: str) -> str:
+    if path.startswith(ADMIN):
+        return "admin"
+    return "metrics" if path == "/metrics" else "inference"
 
 
 def _is_local(host: str) -> bool:

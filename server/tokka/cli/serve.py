@@ -26,7 +26,7 @@ from tokka.api.connections import RESERVE, Connections, Limits
 from tokka.api.http_protocol import bounded_protocol
 from tokka.app import Server, create_server, engine_factory, measure_event_loop_lag
 from tokka.engine.base import Engine
-from tokka.engine.processes import end_resource_tracker
+from tokka.engine.processes import end_resource_tracker, kill_children
 from tokka.errors import ConfigurationError, StartupError
 from tokka.observability.lines import LineWriter
 from tokka.observability.logging import configure_logging
@@ -162,9 +162,8 @@ def _drain_on_signals(server: Server) -> None:
     def on_signal() -> None:
         nonlocal signalled
         if signalled:
-            for child in psutil.Process().children(recursive=True):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    child.kill()
+            kill_children()
+            end_resource_tracker()
             os._exit(1)
         signalled = True
         server.drain()

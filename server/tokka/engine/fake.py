@@ -160,7 +160,7 @@ class FakeEngine:
                 async with asyncio.timeout(delay_s):
                     await self._ended.wait()
         if self._ended.is_set():
-            raise EngineDied("The engine stopped while it worked on this request.", should_retry=True)
+            raise EngineDied
         self._steps += 1
 
 

@@ -68,10 +68,10 @@ class EngineProcesses:
             Path(path).unlink(missing_ok=True)
 
 
-def kill_all() -> None:
-    """End every process below this one and wait until they are gone. Blocks.
+def kill_children() -> list[psutil.Process]:
+    """Kill every process below this one; return them, without waiting for their end.
 
-    Python's resource tracker stays: it cleans up the semaphores the others leave behind, and ends with us.
+    Python's resource tracker stays: it cleans up the semaphores the others leave behind.
     """
     killed = []
     for child in psutil.Process().children(recursive=True):
@@ -79,7 +79,12 @@ def kill_all() -> None:
             if not any("resource_tracker" in word for word in child.cmdline()):
                 child.kill()
                 killed.append(child)
-    psutil.wait_procs(killed, timeout=5)
+    return killed
+
+
+def kill_all() -> None:
+    """Kill every process below this one and wait until they are gone. Blocks."""
+    psutil.wait_procs(kill_children(), timeout=5)
     # What vLLM has ended itself it does not always wait for.
     multiprocessing.active_children()
 

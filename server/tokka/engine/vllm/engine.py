@@ -55,7 +55,6 @@ _SHUTDOWN_S = 1.0
 # What vLLM calls its own: VLLM::EngineCore, VLLM::Worker_TP0.
 _PROCESS_NAMES = "VLLM::"
 _STOP_POLL_S = 0.2
-_DIED = "The engine stopped while it worked on this request."
 _RETRY_AFTER_S = 5
 
 
@@ -307,7 +306,7 @@ class VllmEngine:
         from vllm.inputs import tokens_input
 
         if self._closing:
-            raise EngineDied(_DIED, should_retry=True)
+            raise EngineDied
         # The engine cannot run for no token at all: one is generated for a prompt that is only scored, and dropped.
         params = sampling_params(request.sampling, max(1, limit), echo=request.echo, defaults=self._defaults)
         # A client's own ids may repeat, the engine's may not.
@@ -342,7 +341,7 @@ def _in_our_words(error: Exception) -> Exception:
 
     match error:
         case EngineDeadError():
-            return EngineDied(_DIED, should_retry=True)
+            return EngineDied()
         case EngineGenerateError():
             return EngineError("The engine failed on this request.")
         case GracefulHTTPError():
