@@ -185,6 +185,15 @@ def test_a_client_that_never_reads_is_cut_and_its_generation_ends(program: Progr
         assert server.memory_info().rss - before < 64 << 20
 
 
+@pytest.mark.timeout(60)
+def test_the_kernels_buffers_do_not_hide_a_client_that_never_reads(program: Program) -> None:
+    # Under a megabyte, which a socket would take whole: the stream would seem delivered.
+    with program.client() as client, connected(program, receive_bytes=4096) as (raw,):
+        before = metric(client, "tokka_requests_total", outcome="aborted")
+        raw.sendall(generation(program, max_tokens=4_000))
+        eventually(lambda: metric(client, "tokka_requests_total", outcome="aborted") == before + 1, within_s=20)
+
+
 def test_the_end_of_an_answer_that_nobody_reads_does_not_keep_the_connection(program: Program) -> None:
     with program.client() as client:
         before = metric(client, "tokka_connections")

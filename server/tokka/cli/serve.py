@@ -35,6 +35,8 @@ from tokka.settings import Settings, load_settings, parse_size
 log = structlog.get_logger("tokka.serve")
 
 _BACKLOG = 2048
+# Unsent bytes the kernel takes of an answer; it would take 4 MB, and a client that does not read would seem to.
+_UNSENT_BYTES = 64 << 10
 # After the drain nothing is left but connections that refuse to end.
 _CLOSE_CONNECTIONS_S = 3
 _OPEN_FILES = 65536
@@ -213,7 +215,10 @@ def _listen(settings: Settings) -> socket.socket:
         if settings.uds:
             return _listen_unix(settings.uds)
         family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-        return socket.create_server((settings.host, settings.port), family=family, backlog=_BACKLOG)
+        listener = socket.create_server((settings.host, settings.port), family=family, backlog=_BACKLOG)
+        # Its connections inherit it.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
+        return listener
     except OSError as error:
         where = str(settings.uds) if settings.uds else f"{settings.host}:{settings.port}"
         reason = os.strerror(error.errno).lower() if error.errno else str(error)
