@@ -13,6 +13,39 @@ FinishReason = Literal["stop", "length"]
 # Why an engine serves no more: it ended, made no step with work to do, answered no call, or could not be rebuilt.
 DeathReason = Literal["died", "stalled", "unresponsive", "start_failed"]
 Outcome = Literal["stop", "length", "tool_calls", "aborted", "timeout", "rejected", "invalid", "error"]
+KeyScope = Literal["inference", "metrics", "admin"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one key may use. None: no limit of its own."""
+
+    # Requests and tokens a minute; tokens are prompt and completion together, in all limits here.
+    rpm: int | None = None
+    tpm: int | None = None
+    # Choices at once, waiting ones included.
+    max_running: int | None = None
+    # Of one choice.
+    max_completion_tokens: int | None = None
+    # By the calendar, in UTC.
+    daily_tokens: int | None = None
+    monthly_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A known credential. `tenant` is who is counted and shared between; scopes say what it may do."""
+
+    id: str
+    tenant: str
+    scopes: frozenset[KeyScope]
+    limits: Limits = Limits()
+    # Names it may use; None: all that are served.
+    models: frozenset[str] | None = None
+
+
+# On loopback without keys, everyone is this.
+ANONYMOUS = Key("anonymous", "anonymous", frozenset({"inference", "metrics", "admin"}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +222,8 @@ class RequestRecord:
     id: str
     arrived_s: float
     endpoint: str = ""
-    tenant: str = "anonymous"
+    # None until the request has shown whose it is.
+    key: Key | None = None
     model: str = ""
     stream: bool = False
     prompt_tokens: int = 0
@@ -203,3 +237,7 @@ class RequestRecord:
     queue_s: float | None = None
     # Only with --log-prompts.
     prompt: list[dict[str, Any]] | None = None
+
+    @property
+    def tenant(self) -> str:
+        return self.key.tenant if self.key else ""

@@ -113,6 +113,19 @@ class Settings(BaseSettings):
     # Access
     api_key: Strings = Field([], description="A key that clients must send. Each key is a tenant of its own.")
     admin_key: Strings = Field([], description="A key that may also call /admin, to drain the server.")
+    oidc_issuer: str | None = Field(
+        None,
+        description="Also accept tokens (JWT) that this issuer has signed, as in https://login.example.org/realms/lumi.",
+    )
+    oidc_audience: str | None = Field(
+        None, description="Who the issuer's tokens must be meant for. Needed with --oidc-issuer."
+    )
+    oidc_tenant_claim: str = Field("sub", min_length=1, description="The claim that names a token's tenant.")
+    oidc_scope_claim: str = Field(
+        "scope",
+        min_length=1,
+        description="The claim that holds a token's scopes: `inference`, `metrics`, `admin`, as a list or a text.",
+    )
     no_auth: bool = Field(False, description="Serve beyond loopback without any key.")
     metrics_open: bool = Field(False, description="Serve /metrics without a key beyond loopback.")
     share_prefix_cache: bool | None = Field(
@@ -125,6 +138,31 @@ class Settings(BaseSettings):
         None, ge=1, description="Most tokens a choice may have, whatever a request asks for."
     )
     max_waiting: int = Field(512, ge=0, description="Choices that may wait for the engine. Beyond: 503.")
+    max_waiting_tokens: int = Field(
+        1_000_000, ge=0, description="Prompt tokens that may wait for the engine. Beyond: 503."
+    )
+    max_waiting_per_tenant: int | None = Field(
+        None,
+        ge=0,
+        description="Choices of one tenant that may wait. Without it one tenant may fill the queue, and makes room"
+        " again as soon as others come.",
+    )
+    tenant_weight: Strings = Field(
+        [], description="TENANT=WEIGHT: this tenant's share of a busy engine, as a multiple of the others'."
+    )
+    slo_ttft: float | None = Field(
+        None,
+        gt=0,
+        le=3600,
+        description="Target: seconds from a request's arrival to its first token. What cannot be served within it is"
+        " refused at once.",
+    )
+    slo_tpot: float | None = Field(
+        None,
+        gt=0,
+        le=60,
+        description="Target: seconds for each further token. As many choices run as keep it.",
+    )
     request_timeout: float | None = Field(
         None, gt=0, description="Seconds a request may take; then the answer so far is returned."
     )
@@ -157,7 +195,12 @@ class Settings(BaseSettings):
     # Files
     state_dir: Path = Field(
         default_factory=lambda: _xdg("XDG_STATE_HOME", ".local/state"),
-        description="Where state is kept; nothing is yet.",
+        description="Where keys and usage are kept, in an SQLite database.",
+    )
+    database_url: str | None = Field(
+        None,
+        description="Keep keys and usage in this PostgreSQL instead, as in postgresql://user:password@host/name; several"
+        " servers may share it.",
     )
     cache_dir: Path = Field(
         default_factory=lambda: _xdg("XDG_CACHE_HOME", ".cache"), description="Where the embedded model is kept."
@@ -182,7 +225,9 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return (init_settings, env_settings)
 
-    @field_validator("served_model_name", "engine_arg", "cors_origin", "api_key", "admin_key", mode="before")
+    @field_validator(
+        "served_model_name", "engine_arg", "cors_origin", "api_key", "admin_key", "tenant_weight", mode="before"
+    )
     @classmethod
     def _split(cls, value: Any, info: ValidationInfo) -> Any:
         if not isinstance(value, str):
@@ -219,6 +264,13 @@ class Settings(BaseSettings):
                 raise ValueError(f"{item!r} is not NAME=VALUE")
         return value
 
+    @field_validator("tenant_weight")
+    @classmethod
+    def _is_weight(cls, value: list[str]) -> list[str]:
+        for item in value:
+            _weight(item)
+        return value
+
     @field_validator("api_key", "admin_key")
     @classmethod
     def _is_key(cls, value: list[str]) -> list[str]:
@@ -247,6 +299,10 @@ class Settings(BaseSettings):
             return self.share_prefix_cache
         return not (self.api_key or self.admin_key)
 
+    @property
+    def tenant_weights(self) -> dict[str, float]:
+        return dict(map(_weight, self.tenant_weight))
+
     def names(self) -> tuple[str, ...]:
         """Return the names requests may use; the first is the one answers would call the model by."""
         if self.served_model_name:
@@ -255,6 +311,17 @@ class Settings(BaseSettings):
             return (EMBEDDED_MODEL,) if self.engine == "vllm" else ("fake",)
         folder = Path(self.model).expanduser()
         return (folder.resolve().name,) if folder.is_dir() else (self.model,)
+
+
+def _weight(item: str) -> tuple[str, float]:
+    tenant, _, number = item.rpartition("=")
+    try:
+        weight = float(number)
+    except ValueError:
+        weight = 0.0
+    if not tenant or not 0.001 <= weight <= 1000:
+        raise ValueError(f"{item!r} is not TENANT=WEIGHT with a weight from 0.001 to 1000")
+    return tenant, weight
 
 
 def is_loopback(host: str) -> bool:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokka.accounts.keys import ANONYMOUS, MAX_KEY_CHARS, StaticKeys
+from tokka.accounts.keys import MAX_KEY_CHARS, StaticKeys
+from tokka.core import ANONYMOUS
 from tokka.errors import InvalidApiKey
 
 FIRST, SECOND = "tk-first-key", "tk-second-key"

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from tokka.core import EngineStats, RequestRecord
+from tokka.core import EngineStats, Key, RequestRecord
 from tokka.observability.metrics import ENGINE_STATES, OUTCOMES, Metrics
 
 RECORD = RequestRecord(
     id="r",
     arrived_s=100.0,
     endpoint="/v1/completions",
-    tenant="key-1",
+    key=Key("k1", "key-1", frozenset({"inference"})),
     model="m",
     prompt_tokens=10,
     cached_tokens=4,

@@ -5,26 +5,16 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from tokka.core import Key, KeyScope
 from tokka.errors import InvalidApiKey
 
 MAX_KEY_CHARS = 512
 _REFUSAL = "Incorrect API key provided. Send a valid key as `Authorization: Bearer KEY`."
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
-    """A known credential. `tenant` is who is counted; scopes say what it may do."""
-
-    tenant: str
-    scopes: frozenset[str]
-
-
-_USER = frozenset({"inference", "metrics"})
-_ADMIN = _USER | {"admin"}
-# On loopback without keys, everyone is this.
-ANONYMOUS = Key("anonymous", _ADMIN)
+_USER: frozenset[KeyScope] = frozenset({"inference", "metrics"})
+_ADMIN: frozenset[KeyScope] = _USER | {"admin"}
 
 
 class StaticKeys:
@@ -32,8 +22,8 @@ class StaticKeys:
     `key-2`, `admin-1`. Only admin keys may stop the server: an API key is handed to its users."""
 
     def __init__(self, keys: Sequence[str], admin_keys: Sequence[str] = ()) -> None:
-        users = [(_digest(key), Key(f"key-{place}", _USER)) for place, key in enumerate(keys, start=1)]
-        admins = [(_digest(key), Key(f"admin-{place}", _ADMIN)) for place, key in enumerate(admin_keys, start=1)]
+        users = [(_digest(key), _static(f"key-{place}", _USER)) for place, key in enumerate(keys, start=1)]
+        admins = [(_digest(key), _static(f"admin-{place}", _ADMIN)) for place, key in enumerate(admin_keys, start=1)]
         self._known = users + admins
 
     def __bool__(self) -> bool:
@@ -51,6 +41,10 @@ class StaticKeys:
         if found is None or scheme.lower() != "bearer":
             raise InvalidApiKey(_REFUSAL)
         return found
+
+
+def _static(name: str, scopes: frozenset[KeyScope]) -> Key:
+    return Key(name, name, scopes)
 
 
 def _digest(key: str) -> bytes:

@@ -14,9 +14,9 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tokka.accounts.keys import ANONYMOUS, Key, StaticKeys
+from tokka.accounts.keys import StaticKeys
 from tokka.api.errors import send_error
-from tokka.core import Outcome, RequestRecord
+from tokka.core import ANONYMOUS, Key, KeyScope, Outcome, RequestRecord
 from tokka.errors import BodyTooLarge, InternalError, InvalidRequest, PermissionDenied, SlowRequest, TokkaError
 from tokka.observability.metrics import Metrics
 
@@ -159,8 +159,7 @@ class Authentication:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            key = self._key_of(scope)
-            scope["state"]["record"].tenant = key.tenant
+            scope["state"]["record"].key = self._key_of(scope)
         await self._app(scope, receive, send)
 
     def _key_of(self, scope: Scope) -> Key:
@@ -192,7 +191,7 @@ class Authentication:
         return key
 
 
-def _scope_for(path: str) -> str:
+def _scope_for(path: str) -> KeyScope:
     if path.startswith(ADMIN):
         return "admin"
     return "metrics" if path == "/metrics" else "inference"
