@@ -19,6 +19,8 @@ from tokka.errors import (
     InvalidRequest,
     MethodNotAllowed,
     ModelStarting,
+    QuotaExceeded,
+    RateLimited,
     ServerOverloaded,
     StartupError,
     TokkaError,
@@ -41,6 +43,8 @@ assert {HeadersTooLarge, MalformedHttp} <= set(ALL)
 def made(kind: type[TokkaError]) -> TokkaError:
     if kind is MethodNotAllowed:
         return MethodNotAllowed("what went wrong", "GET")
+    if kind is RateLimited:
+        return RateLimited("what went wrong", of="tokens", retry_after_s=1.5)
     return HeadersTooLarge(65536) if kind is HeadersTooLarge else kind("what went wrong")
 
 
@@ -49,7 +53,9 @@ def test_an_error_has_status_type_and_code(kind: type[TokkaError]) -> None:
     error = made(kind)
     assert 400 <= error.status < 600
     assert isinstance(error.code, str)
-    assert error.type == ("invalid_request_error" if error.status < 500 else "server_error")
+    # OpenAI says with the type of a 429 what there was too much of.
+    by_status = {429: "insufficient_quota" if kind is QuotaExceeded else "tokens"}
+    assert error.type == by_status.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
 
 
 @pytest.mark.parametrize("kind", ALL)
@@ -107,7 +113,7 @@ def test_should_retry_is_not_guessed() -> None:
 
 def test_a_refused_key_is_told_the_scheme_and_when_to_retry() -> None:
     headers = InvalidApiKey("no", retry_after_s=3).headers()
-    assert headers == {"retry-after": "3", "www-authenticate": "Bearer"}
+    assert headers == {"retry-after": "3", "retry-after-ms": "3000", "www-authenticate": "Bearer"}
 
 
 @pytest.mark.parametrize(("allow", "expected"), [("GET, POST", "GET, POST"), ("", None)])

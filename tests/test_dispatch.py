@@ -12,7 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.admission.controllers import controller
 from tests.supervised import supervisor_of, until_ready
+from tokka.admission.allowance import Allowances, Spent
 from tokka.admission.controller import AdmissionController
 from tokka.admission.quarantine import Quarantine
 from tokka.app import create_server
@@ -116,12 +118,16 @@ async def bench(
 ) -> AsyncIterator[Bench]:
     engine = ScriptedEngine(script)
     supervisor = supervisor_of(lambda: engine)
-    admission = AdmissionController(max_running=max_open, max_waiting=max_waiting, queue_timeout_s=60)
+    admission = controller(max_open, max_waiting)
     running: asyncio.Task[None] | None = asyncio.create_task(supervisor.run()) if ready else None
     if running:
         await until_ready(supervisor)
     try:
-        yield Bench(engine, admission, Dispatcher(supervisor, admission, Quarantine(600), ["m"], **settings))
+        yield Bench(
+            engine,
+            admission,
+            Dispatcher(supervisor, admission, Allowances(lambda _: Spent()), Quarantine(600), ["m"], **settings),
+        )
     finally:
         if running:
             running.cancel()

@@ -14,7 +14,9 @@ from starlette.exceptions import HTTPException
 
 from tokka import __version__
 from tokka.accounts.keys import StaticKeys
+from tokka.admission.allowance import Allowances, Spent
 from tokka.admission.controller import AdmissionController
+from tokka.admission.policy import AdmissionPolicy, Bounds, Targets
 from tokka.admission.quarantine import Quarantine
 from tokka.api import ROUTERS
 from tokka.api.deps import Services
@@ -61,16 +63,14 @@ def engine_factory(settings: Settings) -> Callable[[], Engine]:
 
 def create_server(settings: Settings, create_engine: Callable[[], Engine]) -> Server:
     metrics = Metrics()
-    admission = AdmissionController(
-        max_running=1, max_waiting=settings.max_waiting, queue_timeout_s=settings.queue_timeout
-    )
+    admission = AdmissionController(_policy(settings), queue_timeout_s=settings.queue_timeout)
     stop = asyncio.Event()
 
     def on_state(state: str) -> None:
         if not admission.is_draining:
             metrics.set_engine_state(state)
         if supervisor.info:
-            admission.resize(supervisor.info.max_running)
+            admission.resize(supervisor.info.max_running, supervisor.info.step_tokens)
 
     def drain() -> None:
         admission.start_draining()
@@ -86,17 +86,20 @@ def create_server(settings: Settings, create_engine: Callable[[], Engine]) -> Se
     )
     metrics.watch(supervisor.stats, lambda: admission.waiting_choices, time.process_time)
     names = settings.names()
+    allowances = Allowances(lambda _: Spent())
     services = Services(
         dispatcher=Dispatcher(
             supervisor,
             admission,
+            allowances,
             Quarantine(settings.quarantine_time),
             names,
             request_timeout_s=settings.request_timeout,
-            share_prefix_cache=settings.shares_prefix_cache,
+            shares_prefix_cache=lambda: settings.shares_prefix_cache,
         ),
         supervisor=supervisor,
         admission=admission,
+        allowances=allowances,
         metrics=metrics,
         names=names,
         started_s=int(time.time()),
@@ -106,6 +109,11 @@ def create_server(settings: Settings, create_engine: Callable[[], Engine]) -> Se
         drain=drain,
     )
     return Server(_create_app(settings, services), supervisor, admission, metrics, drain, stop)
+
+
+def _policy(settings: Settings) -> AdmissionPolicy:
+    bounds = Bounds(settings.max_waiting, settings.max_waiting_tokens, settings.max_waiting_per_tenant)
+    return AdmissionPolicy(bounds, Targets(settings.slo_ttft, settings.slo_tpot), settings.tenant_weights)
 
 
 def _create_app(settings: Settings, services: Services) -> FastAPI:
@@ -137,7 +145,7 @@ def _create_app(settings: Settings, services: Services) -> FastAPI:
             allow_headers=["*"],
             expose_headers=["*"],
         )
-    app.add_middleware(RequestContext, metrics=services.metrics)
+    app.add_middleware(RequestContext, metrics=services.metrics, allowances=services.allowances)
     return app
 
 

@@ -5,7 +5,7 @@ Plain frozen data, standard library only. Requests come from `protocol/`, events
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -115,8 +115,11 @@ class GenerateRequest:
     echo: bool = False
     truncate_prompt_tokens: int | None = None
     timeout_s: float | None = None
+    # Among its tenant's own requests; lower runs sooner.
     priority: int = 0
     cache_salt: str | None = None
+    # What the key allows a choice, whatever the request asks for.
+    max_tokens_cap: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +135,12 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The prompts are rendered, counted and queued: nothing can be refused any more. Always the first event."""
+    """The prompts are rendered and counted, and the engine refuses nothing any more. Always the first event; work
+    begins when the next one is asked for."""
 
     prompt_token_ids: tuple[Sequence[int], ...]
+    # What one choice may generate, prompt by prompt.
+    allowed_tokens: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +204,8 @@ class ModelInfo:
     has_chat_template: bool
     # Sequences the engine works on at once, over all copies of the model.
     max_running: int = 256
+    # Tokens it computes in one step, prompts included; None: as many as there are.
+    step_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +245,9 @@ class RequestRecord:
     queue_s: float | None = None
     # Only with --log-prompts.
     prompt: list[dict[str, Any]] | None = None
+
+    # Gives back what is held until the request has been counted: called once, after that.
+    settle: Callable[[], None] | None = None
 
     @property
     def tenant(self) -> str:

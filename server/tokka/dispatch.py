@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
 import math
 import secrets
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 
-from tokka.admission.controller import AdmissionController
+from tokka.admission.allowance import Allowance, Allowances
+from tokka.admission.controller import AdmissionController, Slot
 from tokka.admission.quarantine import Quarantine
+from tokka.admission.ticket import Ticket
 from tokka.core import (
+    ANONYMOUS,
     Accepted,
     ChoiceDone,
     Event,
     Finished,
     GenerateRequest,
+    Key,
     Outcome,
     Prompt,
     PromptEcho,
@@ -28,8 +32,9 @@ from tokka.core import (
     Usage,
 )
 from tokka.engine.base import Engine
+from tokka.engine.rendered import Rendered, left_s, next_event
 from tokka.engine.supervisor import Supervisor
-from tokka.errors import EngineDied, InvalidRequest, ModelNotFound, Quarantined, RequestTimeout
+from tokka.errors import EngineDied, InvalidRequest, ModelNotFound, Quarantined
 
 
 class Generation:
@@ -52,58 +57,78 @@ class Dispatcher:
         self,
         supervisor: Supervisor,
         admission: AdmissionController,
+        allowances: Allowances,
         quarantine: Quarantine,
         names: Sequence[str],
         *,
         request_timeout_s: float | None = None,
-        share_prefix_cache: bool = True,
+        shares_prefix_cache: Callable[[], bool] = lambda: True,
     ) -> None:
         self._supervisor = supervisor
         self._admission = admission
+        self._allowances = allowances
         self._quarantine = quarantine
         self._names = tuple(names)
         self._request_timeout_s = request_timeout_s
+        self._shares_prefix_cache = shares_prefix_cache
         # Of this process alone: salts of two runs have nothing to do with each other.
-        self._salt_key = None if share_prefix_cache else secrets.token_bytes(32)
+        self._salt_key = secrets.token_bytes(32)
 
-    def check_model(self, name: str | None) -> None:
-        """Raise ModelNotFound unless this is one of the served names; None stands for the only one there is."""
-        if name is not None and name not in self._names:
+    def names(self, key: Key) -> tuple[str, ...]:
+        """Return the served names this key may use."""
+        return tuple(name for name in self._names if key.models is None or name in key.models)
+
+    def check_model(self, name: str | None, key: Key) -> None:
+        """Raise ModelNotFound unless this is a name the key may use; None stands for the only one there is."""
+        names = self.names(key)
+        if (name is None and not names) or (name is not None and name not in names):
             raise ModelNotFound(
-                f"The model `{name[:128]}` does not exist. Served here: {', '.join(self._names)}.", param="model"
+                f"The model `{(name or '')[:128]}` does not exist. Served to you: {', '.join(names) or 'none'}.",
+                param="model",
             )
 
     async def open(self, request: GenerateRequest, record: RequestRecord) -> Generation:
         """Admit the request and start it. Raises before any byte is sent, or returns a running generation."""
-        self.check_model(request.model)
+        key = record.key or ANONYMOUS
+        self.check_model(request.model, key)
         record.model = request.model
+        choices = len(request.prompts) * request.sampling.n
+        ticket = Ticket(key.tenant, choices, record.arrived_s, priority=request.priority)
+        # What costs nothing comes first; nobody waits in turn for an engine that is not there.
         self._admission.check_open()
         self._check_quarantine(request)
-        # Nobody waits in turn for an engine that is not there.
         self._supervisor.engine()
+        allowance = self._allowances.open(key, choices, time.monotonic())
+        record.settle = partial(_settle_allowance, allowance, record)
+        self._admission.check_room(ticket)
         deadline = self._deadline(request, record.arrived_s)
+        own = replace(request, cache_salt=self._salt(request, record), max_tokens_cap=key.limits.max_completion_tokens)
         async with AsyncExitStack() as stack:
-            admission = self._admission.admit(len(request.prompts) * request.sampling.n, _left_s(deadline))
-            await stack.enter_async_context(admission)
+            rendered = await Rendered.of(own, self._supervisor, deadline)
+            stack.push_async_callback(rendered.aclose)
+            if (room := allowance.room()) is not None:
+                await rendered.keep_within(room)
+            allowance.reserve(rendered.most_tokens, time.monotonic())
+            ticket.prompt_tokens = rendered.prompt_tokens
+            slot = await stack.enter_async_context(self._admission.admit(ticket, left_s(deadline)))
             record.queue_s = time.monotonic() - record.arrived_s
-            engine = self._supervisor.engine()
-            run = _Run(request, record, engine_number=self._supervisor.starts, deadline=deadline)
-            events = engine.generate(replace(request, cache_salt=self._salt(request, record)))
-            stack.push_async_callback(events.aclose)
-            accepted = await self._accepted(events, run)
-            metered = self._metered(accepted, events, run)
+            await rendered.refresh()
+            # Once more: the engine has stopped working on it before its place is given away.
+            stack.push_async_callback(rendered.aclose)
+            run = _Run(request, record, slot, engine_number=rendered.engine_number, deadline=deadline)
+            metered = self._metered(rendered, run)
             stack.push_async_callback(metered.aclose)
             stack.callback(_settle, record)
             return Generation(metered, stack.pop_all())
 
-    async def tokenize(self, model: str | None, prompt: Prompt) -> list[int]:
-        return await self._engine_for(model).tokenize(prompt)
+    async def tokenize(self, model: str | None, prompt: Prompt, key: Key) -> list[int]:
+        return await self._engine_for(model, key).tokenize(prompt)
 
-    async def detokenize(self, model: str | None, token_ids: Sequence[int]) -> str:
-        return await self._engine_for(model).detokenize(token_ids)
+    async def detokenize(self, model: str | None, token_ids: Sequence[int], key: Key) -> str:
+        return await self._engine_for(model, key).detokenize(token_ids)
 
-    def _engine_for(self, model: str | None) -> Engine:
-        self.check_model(model)
+    def _engine_for(self, model: str | None, key: Key) -> Engine:
+        self.check_model(model, key)
         return self._supervisor.engine()
 
     def _deadline(self, request: GenerateRequest, arrived_s: float) -> float | None:
@@ -120,37 +145,27 @@ class Dispatcher:
 
     def _salt(self, request: GenerateRequest, record: RequestRecord) -> str | None:
         """Return what keeps a tenant's cached prompts to itself; a client's own salt divides them further."""
-        if self._salt_key is None:
+        if self._shares_prefix_cache():
             return request.cache_salt
         text = f"{record.tenant}\0{request.cache_salt or ''}"
         return hmac.new(self._salt_key, text.encode(), hashlib.sha256).hexdigest()
 
-    async def _accepted(self, events: AsyncGenerator[Event, None], run: _Run) -> Accepted:
-        try:
-            accepted = await _next(events, run.deadline)
-        except TimeoutError:
-            raise RequestTimeout("The request's time was over before the engine had taken it.") from None
-        if not isinstance(accepted, Accepted):
-            raise RuntimeError(f"the engine began with {type(accepted).__name__} instead of Accepted")
-        return accepted
-
-    async def _metered(
-        self, accepted: Accepted, events: AsyncGenerator[Event, None], run: _Run
-    ) -> AsyncGenerator[Event, None]:
+    async def _metered(self, rendered: Rendered, run: _Run) -> AsyncGenerator[Event, None]:
         """Pass the events on, count them, and end the generation at its deadline with the answer so far."""
-        request, record = run.request, run.record
-        record.prompt_tokens = sum(map(len, accepted.prompt_token_ids))
+        request, record, events = run.request, run.record, rendered.events
+        record.prompt_tokens = rendered.prompt_tokens
         unfinished: dict[int, TextDelta | None] = dict.fromkeys(range(len(request.prompts) * request.sampling.n))
         outcome: Outcome = "stop"
-        yield accepted
+        yield rendered.accepted
         try:
             while True:
-                event = await _next(events, run.deadline)
+                event = await next_event(events, run.deadline)
                 match event:
                     case TextDelta():
                         record.last_token_s = time.monotonic()
                         record.first_token_s = record.first_token_s or record.last_token_s
                         record.completion_tokens += len(event.token_ids)
+                        run.slot.produced(len(event.token_ids), record.last_token_s)
                         unfinished[event.index] = event
                     case ChoiceDone():
                         unfinished.pop(event.index, None)
@@ -189,12 +204,9 @@ class _Run:
 
     request: GenerateRequest
     record: RequestRecord
+    slot: Slot
     engine_number: int
     deadline: float | None
-
-
-def _left_s(deadline: float | None) -> float | None:
-    return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
 def _cut_short(unfinished: dict[int, TextDelta | None]) -> Iterator[Event]:
@@ -205,12 +217,10 @@ def _cut_short(unfinished: dict[int, TextDelta | None]) -> Iterator[Event]:
         yield ChoiceDone(index, "length", "timeout")
 
 
-async def _next(events: AsyncGenerator[Event, None], deadline: float | None) -> Event:
-    if deadline is None:
-        return await anext(events)
-    # Only around the wait: a timeout that spanned our own `yield` would cancel the consumer.
-    async with asyncio.timeout(_left_s(deadline)):
-        return await anext(events)
+def _settle_allowance(allowance: Allowance, record: RequestRecord) -> None:
+    # Refused by us, before it ran: that costs the key nothing.
+    served = record.queue_s is not None or record.outcome == "invalid"
+    allowance.settle(record.prompt_tokens + record.completion_tokens, time.monotonic(), served=served)
 
 
 def _settle(record: RequestRecord) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Literal
+
 # The OpenAI clients ignore a longer Retry-After and give up instead of waiting.
 MAX_RETRY_AFTER_S = 120
 
@@ -30,7 +33,10 @@ class TokkaError(Exception):
     def headers(self) -> dict[str, str]:
         headers = {}
         if self.retry_after_s is not None:
-            headers["retry-after"] = str(max(1, min(MAX_RETRY_AFTER_S, round(self.retry_after_s))))
+            after_s = max(1.0, min(MAX_RETRY_AFTER_S, self.retry_after_s))
+            headers["retry-after"] = str(math.ceil(after_s))
+            # To the millisecond: the OpenAI clients prefer it, and do not come back as one crowd.
+            headers["retry-after-ms"] = str(math.ceil(after_s * 1000))
         if self.should_retry is not None:
             headers["x-should-retry"] = "true" if self.should_retry else "false"
         return headers
@@ -124,6 +130,32 @@ class RequestTimeout(TokkaError):
     """The request's time was over before its first token."""
 
     status, code = 504, "request_timeout"
+
+
+class RateLimited(TokkaError):
+    """This key's own limit. `type`: what there was too much of, as OpenAI says it."""
+
+    status, code = 429, "rate_limit_exceeded"
+
+    def __init__(self, message: str, *, of: Literal["requests", "tokens"], retry_after_s: float | None) -> None:
+        # What never fits is not worth another try.
+        super().__init__(message, retry_after_s=retry_after_s, should_retry=None if retry_after_s else False)
+        self.type = of
+
+
+class QuotaExceeded(TokkaError):
+    """The key has used what it may use today or this month; trying again soon does not help."""
+
+    status, type, code = 429, "insufficient_quota", "insufficient_quota"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, should_retry=False)
+
+
+class IssuerUnavailable(TokkaError):
+    """Whether a token is good cannot be told: its issuer's keys could not be had."""
+
+    status, code = 503, "issuer_unavailable"
 
 
 class ServerOverloaded(TokkaError):

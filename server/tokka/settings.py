@@ -115,7 +115,7 @@ class Settings(BaseSettings):
     admin_key: Strings = Field([], description="A key that may also call /admin, to drain the server.")
     oidc_issuer: str | None = Field(
         None,
-        description="Also accept tokens (JWT) that this issuer has signed, as in https://login.example.org/realms/lumi.",
+        description="Also accept tokens (JWT) signed by this issuer, as in https://login.example.org/realms/lumi.",
     )
     oidc_audience: str | None = Field(
         None, description="Who the issuer's tokens must be meant for. Needed with --oidc-issuer."
@@ -199,8 +199,8 @@ class Settings(BaseSettings):
     )
     database_url: str | None = Field(
         None,
-        description="Keep keys and usage in this PostgreSQL instead, as in postgresql://user:password@host/name; several"
-        " servers may share it.",
+        description="Keep keys and usage in this PostgreSQL instead, as in postgresql://user:password@host/name;"
+        " several servers may share it.",
     )
     cache_dir: Path = Field(
         default_factory=lambda: _xdg("XDG_CACHE_HOME", ".cache"), description="Where the embedded model is kept."

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import AsyncExitStack
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.admission.controllers import controller
 from tokka.admission.controller import AdmissionController
+from tokka.admission.ticket import Ticket
 from tokka.errors import Draining, RequestTimeout, ServerOverloaded, TokkaError
 
 
-def controller(max_running: int, max_waiting: int = 0, queue_timeout_s: float = 60) -> AdmissionController:
-    return AdmissionController(max_running=max_running, max_waiting=max_waiting, queue_timeout_s=queue_timeout_s)
+def ticket(choices: int = 1) -> Ticket:
+    return Ticket("anyone", choices, time.monotonic())
 
 
 async def refusal(admission: AdmissionController, choices: int = 1) -> TokkaError | None:
     try:
-        async with admission.admit(choices):
+        async with admission.admit(ticket(choices)):
             return None
     except TokkaError as error:
         return error
@@ -34,7 +37,7 @@ class Request:
         self.task = asyncio.create_task(self._run(admission, choices, timeout_s))
 
     async def _run(self, admission: AdmissionController, choices: int, timeout_s: float | None) -> None:
-        async with admission.admit(choices, timeout_s):
+        async with admission.admit(ticket(choices), timeout_s):
             self.is_running = True
             await self._may_end.wait()
         self.is_running = False
@@ -52,13 +55,13 @@ async def settle() -> None:
 
 async def test_choices_up_to_the_bound_run() -> None:
     admission = controller(3)
-    async with admission.admit(2), admission.admit(1):
+    async with admission.admit(ticket(2)), admission.admit(ticket(1)):
         assert admission.open_requests == 2
 
 
 async def test_a_choice_beyond_both_bounds_is_refused_and_holds_nothing() -> None:
     admission = controller(3)
-    async with admission.admit(3):
+    async with admission.admit(ticket(3)):
         assert isinstance(await refusal(admission), ServerOverloaded)
         assert admission.open_requests == 1
     assert await refusal(admission, 3) is None
@@ -67,14 +70,14 @@ async def test_a_choice_beyond_both_bounds_is_refused_and_holds_nothing() -> Non
 async def test_room_is_given_back_when_the_work_fails() -> None:
     admission = controller(1)
     with pytest.raises(KeyError):
-        async with admission.admit(1):
+        async with admission.admit(ticket(1)):
             raise KeyError
     assert await refusal(admission) is None
 
 
 async def test_a_request_larger_than_the_bound_runs_alone() -> None:
     admission = controller(2)
-    async with admission.admit(5):
+    async with admission.admit(ticket(5)):
         assert isinstance(await refusal(admission), ServerOverloaded)
 
 
@@ -105,7 +108,7 @@ async def test_nobody_overtakes_a_large_request_that_waits() -> None:
 
 async def test_waiting_ends_with_the_queues_time() -> None:
     admission = controller(1, max_waiting=8, queue_timeout_s=0.01)
-    async with admission.admit(1):
+    async with admission.admit(ticket(1)):
         error = await refusal(admission)
         assert isinstance(error, RequestTimeout)
         assert (error.status, error.headers()["retry-after"]) == (504, "5")
@@ -114,7 +117,7 @@ async def test_waiting_ends_with_the_queues_time() -> None:
 
 async def test_waiting_ends_with_the_requests_own_time() -> None:
     admission = controller(1, max_waiting=8)
-    async with admission.admit(1):
+    async with admission.admit(ticket(1)):
         with pytest.raises(RequestTimeout):
             await Request(admission, timeout_s=0.01).task
 
@@ -160,7 +163,7 @@ async def test_a_larger_engine_lets_those_who_wait_in() -> None:
 
 async def test_an_overloaded_server_names_its_numbers_and_when_to_retry() -> None:
     admission = controller(3)
-    async with admission.admit(3):
+    async with admission.admit(ticket(3)):
         error = await refusal(admission)
     assert error is not None
     assert "3 choices run" in error.message
@@ -203,8 +206,8 @@ async def test_when_the_drain_is_over_those_who_wait_are_told() -> None:
 async def test_idle_waits_for_the_last_request() -> None:
     admission = controller(3)
     await asyncio.wait_for(admission.idle(), 1)
-    async with admission.admit(1):
-        async with admission.admit(1):
+    async with admission.admit(ticket(1)):
+        async with admission.admit(ticket(1)):
             idle = asyncio.create_task(admission.idle())
         await settle()
         assert not idle.done()
@@ -225,7 +228,7 @@ async def test_what_runs_and_waits_never_exceeds_the_bounds_but_for_one_large_re
         fits = not running or sum(size for size, _ in running) + choices <= max_running
         if fits and not admission.waiting_choices:
             stack = AsyncExitStack()
-            await stack.enter_async_context(admission.admit(choices))
+            await stack.enter_async_context(admission.admit(ticket(choices)))
             running.append((choices, stack))
         elif admission.waiting_choices + choices > max_waiting:
             assert isinstance(await refusal(admission, choices), ServerOverloaded)

@@ -104,6 +104,10 @@ async def test_running_counts_open_generations(engine: FakeEngine) -> None:
     first, second = engine.generate(ask()), engine.generate(ask())
     await anext(first)
     await anext(second)
+    # Rendered and counted, not begun.
+    assert engine.stats().running == 0
+    await anext(first)
+    await anext(second)
     assert engine.stats().running == 2
     await first.aclose()
     assert engine.stats().running == 1

@@ -1,47 +1,48 @@
-"""Who may run now: as many choices as the engine has room for; the others wait in turn, for a while; the rest is
-refused. Everything refused here is refused before any work is done."""
+"""The edge of admission: carries out what the policy decides, for requests that wait in tasks of their own."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import NoReturn
 
-from tokka.errors import Draining, RequestTimeout, ServerOverloaded
+from tokka.admission.policy import AdmissionPolicy, Decision
+from tokka.admission.ticket import Ticket
+from tokka.errors import Draining, RequestTimeout, TokkaError
 
-# Until drain rates are measured, an honest guess that keeps the clients' default back-off short.
+# Where nothing is measured, an honest guess that keeps the clients' default back-off short.
 RETRY_AFTER_S = 5
+# Of a second; several looks in the time of one answer.
+_LOOK_EVERY_S = 0.1
 
 
-@dataclass(eq=False, slots=True)
-class _Ticket:
-    """A request that waits for its turn."""
+class Slot:
+    """A running request's hold on the engine."""
 
-    choices: int
-    turn: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    def __init__(self, controller: AdmissionController, ticket: Ticket) -> None:
+        self._controller = controller
+        self._ticket = ticket
+        self.tokens = 0
+
+    def produced(self, tokens: int, now_s: float) -> None:
+        """Note tokens the request was given."""
+        self.tokens += tokens
+        self._controller.apply(self._controller.policy.produced(self._ticket, tokens, now_s))
 
 
 class AdmissionController:
-    """Counts choices between admission and release. `max_running` follows the engine, once it is known."""
+    """Knows every open request from its arrival to its end."""
 
-    def __init__(self, *, max_running: int, max_waiting: int, queue_timeout_s: float) -> None:
-        self._max_running = max_running
-        self._max_waiting = max_waiting
+    def __init__(self, policy: AdmissionPolicy, *, queue_timeout_s: float) -> None:
+        self.policy = policy
         self._queue_timeout_s = queue_timeout_s
-        self._running = 0
-        self._waiting: deque[_Ticket] = deque()
-        self._waiting_choices = 0
+        self._turns: dict[Ticket, asyncio.Future[None]] = {}
         self._open_requests = 0
         self._draining = False
         self._idle = asyncio.Event()
         self._idle.set()
-
-    def resize(self, max_running: int) -> None:
-        """Set how many choices may run; what runs already stays."""
-        self._max_running = max_running
-        self._admit_waiting()
 
     @property
     def is_draining(self) -> bool:
@@ -54,25 +55,40 @@ class AdmissionController:
 
     @property
     def waiting_choices(self) -> int:
-        return self._waiting_choices
+        return self.policy.queue.choices
+
+    def resize(self, most: int, step_tokens: int | None = None) -> None:
+        """Take over what the engine can run at once; what runs already stays."""
+        self.apply(self.policy.resize(most, step_tokens, time.monotonic()))
+
+    async def run(self, engine_waiting: Callable[[], int]) -> NoReturn:
+        """Let the policy look at the pace and the queue, again and again."""
+        while True:
+            self.apply(self.policy.look(engine_waiting(), time.monotonic()))
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+    def check_room(self, ticket: Ticket) -> None:
+        """Raise Draining or ServerOverloaded if the request has no chance, before anything is spent on it."""
+        self.check_open()
+        self.policy.check_room(ticket, time.monotonic())
 
     @contextlib.asynccontextmanager
-    async def admit(self, choices: int, timeout_s: float | None = None) -> AsyncIterator[None]:
-        """Hold room for a request of so many choices, waiting for it if need be.
+    async def admit(self, ticket: Ticket, timeout_s: float | None = None) -> AsyncIterator[Slot]:
+        """Hold room for a request, waiting for it if need be.
 
-        Raises Draining or ServerOverloaded at once, RequestTimeout after `timeout_s` or the queue's own limit.
-        A request larger than the bound runs when nothing else does, or no one could ever serve it.
+        Raises Draining or ServerOverloaded at once or while it waits, RequestTimeout after `timeout_s` or the queue's
+        own limit. A request larger than the bound runs when nothing else does, or no one could ever serve it.
         """
         self.check_open()
         self._open_requests += 1
         self._idle.clear()
         try:
-            await self._take_turn(choices, timeout_s)
+            await self._take_turn(ticket, timeout_s)
+            slot = Slot(self, ticket)
             try:
-                yield
+                yield slot
             finally:
-                self._running -= choices
-                self._admit_waiting()
+                self.apply(self.policy.ended(ticket, slot.tokens, time.monotonic()))
         finally:
             self._open_requests -= 1
             if not self._open_requests:
@@ -89,66 +105,59 @@ class AdmissionController:
 
     def refuse_waiting(self) -> None:
         """End the waiting of all who wait: the drain's time is over."""
-        while self._waiting:
-            ticket = self._next()
-            if not ticket.turn.done():
-                ticket.turn.set_exception(_draining())
+        for ticket in self.policy.refuse_all():
+            self._settle(ticket, _draining())
 
     async def idle(self) -> None:
         """Wait until nothing runs or waits."""
         await self._idle.wait()
 
-    async def _take_turn(self, choices: int, timeout_s: float | None) -> None:
-        if not self._waiting and self._fits(choices):
-            self._running += choices
-            return
-        if self._waiting_choices + choices > self._max_waiting:
-            raise ServerOverloaded(
-                f"The server is busy: {self._running} choices run and {self._waiting_choices} wait, of at most "
-                f"{self._max_running} and {self._max_waiting}. Retry in {RETRY_AFTER_S} s.",
-                retry_after_s=RETRY_AFTER_S,
-            )
-        ticket = _Ticket(choices)
-        self._waiting.append(ticket)
-        self._waiting_choices += choices
+    def apply(self, decisions: list[Decision]) -> None:
+        """Wake up those whose waiting has ended."""
+        for decision in decisions:
+            self._settle(decision.ticket, decision.refusal)
+
+    async def _take_turn(self, ticket: Ticket, timeout_s: float | None) -> None:
+        turn = self._turns[ticket] = asyncio.get_running_loop().create_future()
         limit_s = self._queue_timeout_s if timeout_s is None else min(timeout_s, self._queue_timeout_s)
         try:
-            async with asyncio.timeout(limit_s):
-                await ticket.turn
+            self.apply(self.policy.arrive(ticket, time.monotonic()))
+            if not turn.done():
+                async with asyncio.timeout(limit_s):
+                    await turn
+            turn.result()
         except TimeoutError:
-            self._give_up(ticket)
+            self._give_up(ticket, turn)
+            after_s = self.policy.retry_after_s(time.monotonic())
             raise RequestTimeout(
-                f"The request waited {limit_s:g} s for its turn and was given up. Retry in {RETRY_AFTER_S} s, "
-                "or allow it a longer timeout.",
-                retry_after_s=RETRY_AFTER_S,
+                f"The request waited {limit_s:g} s for its turn and was given up. Send it again later, or allow it a "
+                "longer timeout.",
+                retry_after_s=after_s,
             ) from None
         except asyncio.CancelledError:
-            self._give_up(ticket)
+            self._give_up(ticket, turn)
             raise
+        finally:
+            self._turns.pop(ticket, None)
 
-    def _give_up(self, ticket: _Ticket) -> None:
+    def _give_up(self, ticket: Ticket, turn: asyncio.Future[None]) -> None:
         """Take a ticket back whose owner has left, also one whose turn came at that very moment."""
-        if ticket in self._waiting:
-            self._waiting.remove(ticket)
-            self._waiting_choices -= ticket.choices
-        elif ticket.turn.done() and not ticket.turn.cancelled() and ticket.turn.exception() is None:
-            self._running -= ticket.choices
-            self._admit_waiting()
+        now_s = time.monotonic()
+        if turn.done() and not turn.cancelled() and turn.exception() is None:
+            self.apply(self.policy.ended(ticket, 0, now_s))
+        else:
+            self.apply(self.policy.leave(ticket, now_s))
 
-    def _admit_waiting(self) -> None:
-        while self._waiting and self._fits(self._waiting[0].choices):
-            ticket = self._next()
-            if not ticket.turn.done():
-                self._running += ticket.choices
-                ticket.turn.set_result(None)
-
-    def _next(self) -> _Ticket:
-        ticket = self._waiting.popleft()
-        self._waiting_choices -= ticket.choices
-        return ticket
-
-    def _fits(self, choices: int) -> bool:
-        return not self._running or self._running + choices <= self._max_running
+    def _settle(self, ticket: Ticket, refusal: TokkaError | None) -> None:
+        turn = self._turns.get(ticket)
+        if turn is None or turn.done():
+            if refusal is None:
+                # Its owner has been cancelled and has not run since; nobody else will give the room back.
+                self.apply(self.policy.ended(ticket, 0, time.monotonic()))
+        elif refusal is None:
+            turn.set_result(None)
+        else:
+            turn.set_exception(refusal)
 
 
 def _draining() -> Draining:

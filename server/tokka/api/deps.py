@@ -9,9 +9,10 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Depends, Request
 from pydantic import BaseModel, ValidationError
 
+from tokka.admission.allowance import Allowances
 from tokka.admission.controller import AdmissionController
 from tokka.api.errors import invalid_request
-from tokka.core import RequestRecord
+from tokka.core import ANONYMOUS, Key, RequestRecord
 from tokka.dispatch import Dispatcher
 from tokka.engine.supervisor import Supervisor
 from tokka.errors import UnsupportedMediaType
@@ -27,6 +28,7 @@ class Services:
     dispatcher: Dispatcher
     supervisor: Supervisor
     admission: AdmissionController
+    allowances: Allowances
     metrics: Metrics
     names: tuple[str, ...]
     started_s: int
@@ -47,7 +49,12 @@ def _record(request: Request) -> RequestRecord:
     return record
 
 
+def _key(request: Request) -> Key:
+    return _record(request).key or ANONYMOUS
+
+
 CurrentServices = Annotated[Services, Depends(_services)]
+CurrentKey = Annotated[Key, Depends(_key)]
 CurrentRecord = Annotated[RequestRecord, Depends(_record)]
 
 

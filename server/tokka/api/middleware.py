@@ -15,7 +15,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tokka.accounts.keys import StaticKeys
+from tokka.admission.allowance import Allowances
 from tokka.api.errors import send_error
+from tokka.api.rate_limits import rate_limit_headers
 from tokka.core import ANONYMOUS, Key, KeyScope, Outcome, RequestRecord
 from tokka.errors import BodyTooLarge, InternalError, InvalidRequest, PermissionDenied, SlowRequest, TokkaError
 from tokka.observability.metrics import Metrics
@@ -34,9 +36,10 @@ _REQUEST_ID = re.compile(r"^[!-~]{1,128}$")
 class RequestContext:
     """Outermost: gives each request an id and a record, counts its one outcome, and writes its one access line."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, allowances: Allowances) -> None:
         self._app = app
         self._metrics = metrics
+        self._allowances = allowances
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -60,6 +63,7 @@ class RequestContext:
                     *message["headers"],
                     (b"x-request-id", record.id.encode()),
                     (b"openai-processing-ms", str(elapsed_ms).encode()),
+                    *self._rate_limits(record),
                 ]
             await send(message)
 
@@ -71,11 +75,16 @@ class RequestContext:
         finally:
             self._finish(scope, record, status)
 
+    def _rate_limits(self, record: RequestRecord) -> list[tuple[bytes, bytes]]:
+        return rate_limit_headers(self._allowances.gauges(record.key, time.monotonic())) if record.key else []
+
     def _finish(self, scope: Scope, record: RequestRecord, status: int) -> None:
         now_s = time.monotonic()
         if record.endpoint:
             record.outcome = record.outcome or _outcome_of(status)
             self._metrics.observe(record, now_s)
+        if record.settle:
+            record.settle()
         fields: dict[str, object] = {
             "request_id": record.id,
             "method": scope["method"],

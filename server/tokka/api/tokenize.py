@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter
 
-from tokka.api.deps import CurrentServices, body_of, documented_body
+from tokka.api.deps import CurrentKey, CurrentServices, body_of, documented_body
 from tokka.api.document import errors
 from tokka.protocol.models import DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse
 
@@ -21,9 +21,9 @@ router = APIRouter(tags=["tokens"])
     openapi_extra=documented_body(TokenizeRequest, {"prompt": "Hei maailma"}),
 )
 async def tokenize(
-    body: Annotated[TokenizeRequest, body_of(TokenizeRequest)], services: CurrentServices
+    body: Annotated[TokenizeRequest, body_of(TokenizeRequest)], services: CurrentServices, key: CurrentKey
 ) -> dict[str, Any]:
-    tokens = await services.dispatcher.tokenize(body.model, body.to_prompt())
+    tokens = await services.dispatcher.tokenize(body.model, body.to_prompt(), key)
     info = services.supervisor.info
     return {"tokens": tokens, "count": len(tokens), "max_model_len": info.max_model_len if info else None}
 
@@ -36,6 +36,6 @@ async def tokenize(
     openapi_extra=documented_body(DetokenizeRequest, {"tokens": [1, 2, 3]}),
 )
 async def detokenize(
-    body: Annotated[DetokenizeRequest, body_of(DetokenizeRequest)], services: CurrentServices
+    body: Annotated[DetokenizeRequest, body_of(DetokenizeRequest)], services: CurrentServices, key: CurrentKey
 ) -> dict[str, Any]:
-    return {"prompt": await services.dispatcher.detokenize(body.model, body.tokens)}
+    return {"prompt": await services.dispatcher.detokenize(body.model, body.tokens, key)}

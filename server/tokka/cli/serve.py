@@ -104,13 +104,17 @@ async def _serve(
     serving = asyncio.create_task(http.serve(sockets=[listener]))
     running = asyncio.create_task(server.supervisor.run())
     lag = asyncio.create_task(measure_event_loop_lag(server.metrics))
+    admitting = asyncio.create_task(server.admission.run(lambda: server.supervisor.stats().waiting))
     stopping = asyncio.create_task(server.stop.wait())
     ready = asyncio.create_task(_announce(settings, server))
     try:
-        await asyncio.wait({serving, running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({serving, running, admitting, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if running.done():
             # Raises why there is no engine and will be none.
             running.result()
+        if admitting.done():
+            # Raises what is wrong with us: without it nobody's turn would come.
+            admitting.result()
         if serving.done():
             # Raises what ended it: nobody has asked for that.
             serving.result()
@@ -118,12 +122,12 @@ async def _serve(
         await _drain(settings, server)
         return 0
     finally:
-        for task in (running, lag, stopping, ready):
+        for task in (running, lag, admitting, stopping, ready):
             task.cancel()
         # First the engine: what it still works on ends with an error that its clients get to see.
         await server.supervisor.close()
         http.should_exit = True
-        await asyncio.gather(serving, running, lag, stopping, ready, return_exceptions=True)
+        await asyncio.gather(serving, running, lag, admitting, stopping, ready, return_exceptions=True)
         if settings.uds:
             settings.uds.unlink(missing_ok=True)
         log.info("stopped")

@@ -19,7 +19,7 @@ class Engine(Protocol):
         ...
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
-        """Yield `Accepted`, then the events of every choice, then `Finished`.
+        """Yield `Accepted`, then the events of every choice, then `Finished`. Works from the second event on.
 
         Raises InvalidRequest before `Accepted`, EngineError at any time, EngineDied when the engine itself is gone.
         Closing the generator stops the work.

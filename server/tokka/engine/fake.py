@@ -88,9 +88,9 @@ class FakeEngine:
         prompts = [truncate(await self.tokenize(prompt), request.truncate_prompt_tokens) for prompt in request.prompts]
         check_token_ids(sampling, VOCAB_SIZE)
         limits = [allowed_tokens(request, len(ids), self._options.max_model_len, self._cap) for ids in prompts]
+        yield Accepted(tuple(prompts), tuple(limits))
         self._running += 1
         try:
-            yield Accepted(prompt_token_ids=tuple(prompts))
             self._obey(prompts)
             await self._pause(self._options.prefill_delay_s)
             completion_tokens = 0

@@ -11,9 +11,12 @@ from tokka.errors import ContextLengthExceeded, InvalidRequest
 def allowed_tokens(request: GenerateRequest, prompt_tokens: int, max_model_len: int, cap: int | None) -> int:
     """Return the number of tokens one choice may generate for a prompt of `prompt_tokens`.
 
-    `cap` is the server's own limit per choice. Raises ContextLengthExceeded when prompt and requested tokens
-    together exceed the context, InvalidRequest when the request asks for more than the cap allows.
+    `cap` is the server's own limit per choice; the key's comes with the request. Raises ContextLengthExceeded when
+    prompt and requested tokens together exceed the context, InvalidRequest when the request asks for more than the
+    caps allow.
     """
+    caps = [limit for limit in (cap, request.max_tokens_cap) if limit is not None]
+    cap = min(caps, default=None)
     requested = request.sampling.max_tokens
     if requested is None:
         if prompt_tokens >= max_model_len:
@@ -27,7 +30,7 @@ def allowed_tokens(request: GenerateRequest, prompt_tokens: int, max_model_len: 
     else:
         if cap is not None and requested > cap:
             raise InvalidRequest(
-                f"{request.limit_param} is too large: {requested}. This server allows at most {cap} completion tokens.",
+                f"{request.limit_param} is too large: {requested}. You may have at most {cap} completion tokens here.",
                 param=request.limit_param,
             )
         # An engine cannot run for no token at all: a prompt that is only scored needs room for one.

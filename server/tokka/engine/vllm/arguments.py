@@ -97,8 +97,6 @@ def engine_arguments(
         "pipeline_parallel_size": options.pipeline_parallel_size,
         "data_parallel_size": options.data_parallel_size,
         "kv_cache_memory_bytes": options.kv_cache_bytes,
-        # vLLM ignores a request's priority under its default policy; ours is honoured.
-        "scheduling_policy": "priority",
         "enforce_eager": cpu if options.enforce_eager is None else options.enforce_eager,
     }
     if options.max_num_seqs is not None:

@@ -223,13 +223,15 @@ class VllmEngine:
         if problem := self._renderer.template_problem():
             raise StartupError(f"the chat template cannot be used: {problem}")
         self._table = TokenTable(tokenizer)
+        scheduler = self._llm.vllm_config.scheduler_config
         return ModelInfo(
             max_model_len=self._max_model_len,
             vocab_size=self._vocab_size,
             engine="vllm",
             engine_version=engine_version(),
             has_chat_template=self._renderer.has_chat_template,
-            max_running=self._llm.vllm_config.scheduler_config.max_num_seqs * self._options.data_parallel_size,
+            max_running=scheduler.max_num_seqs * self._options.data_parallel_size,
+            step_tokens=scheduler.max_num_batched_tokens * self._options.data_parallel_size,
         )
 
     def _warmup_ids(self) -> tuple[int, ...]:
@@ -254,7 +256,7 @@ class VllmEngine:
         streams = [
             self._stream(request, at, ids, limit) for at, (ids, limit) in enumerate(zip(prompts, limits, strict=True))
         ]
-        yield Accepted(tuple(prompts))
+        yield Accepted(tuple(prompts), tuple(limits))
 
         echoed = set() if request.echo else set(range(len(prompts)))
         try:
@@ -314,9 +316,7 @@ class VllmEngine:
         finished = False
         try:
             async with aclosing(
-                self._llm.generate(
-                    tokens_input(ids, cache_salt=request.cache_salt), params, request_id, priority=request.priority
-                )
+                self._llm.generate(tokens_input(ids, cache_salt=request.cache_salt), params, request_id)
             ) as outputs:
                 async for output in outputs:
                     finished = output.finished

@@ -1,0 +1,176 @@
+"""What each key may still use: reserved before a request runs, settled with what it really used. Pure.
+
+Prompt and allowed completion are reserved together, so that requests at the same time cannot use more than the limit
+between them; what was not used goes back at the end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tokka.admission.buckets import Bucket
+from tokka.core import Key, Limits
+from tokka.errors import QuotaExceeded, RateLimited
+
+# Choices end when they end; a second is as good a guess as any.
+_RUNNING_RETRY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """Tokens a key has used, in the present day and month."""
+
+    day: int = 0
+    month: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Gauge:
+    """One limit for an answer's headers."""
+
+    limit: int
+    remaining: int
+    reset_s: float
+
+
+@dataclass(slots=True)
+class _Account:
+    """One key with limits."""
+
+    limits: Limits
+    requests: Bucket | None
+    tokens: Bucket | None
+    running: int = 0
+    # Of requests that run now: not in what was spent.
+    reserved: int = 0
+
+
+class Allowances:
+    """`spent`: what a key has used so far, by its id."""
+
+    def __init__(self, spent: Callable[[str], Spent]) -> None:
+        self._spent = spent
+        self._accounts: dict[str, _Account] = {}
+
+    def open(self, key: Key, choices: int, now_s: float) -> Allowance:
+        """Count a request. Raises RateLimited or QuotaExceeded; then nothing was counted."""
+        if key.limits == Limits():
+            return Allowance(key, None, choices, self._spent)
+        account = self._account(key, now_s)
+        limits = key.limits
+        if limits.max_running is not None and account.running + choices > limits.max_running:
+            fits = choices <= limits.max_running
+            raise RateLimited(
+                f"Your key may run {limits.max_running} choices at once; {account.running} run, and this request "
+                f"asks for {choices}.",
+                of="requests",
+                retry_after_s=_RUNNING_RETRY_S if fits else None,
+            )
+        if account.requests and (wait_s := account.requests.wait_s(1, now_s)):
+            raise _rate_limited("requests", limits.rpm, account.requests.remaining(now_s), 1, wait_s)
+        allowance = Allowance(key, account, choices, self._spent)
+        allowance.check_quota(1)
+        if account.requests:
+            account.requests.take(1, now_s)
+        account.running += choices
+        return allowance
+
+    def gauges(self, key: Key, now_s: float) -> dict[str, Gauge]:
+        """Return the key's limits by what they count, `requests` and `tokens`; empty for a key without."""
+        if key.limits.rpm is None and key.limits.tpm is None:
+            return {}
+        account = self._account(key, now_s)
+        buckets = {"requests": account.requests, "tokens": account.tokens}
+        return {
+            name: Gauge(bucket.capacity, bucket.remaining(now_s), bucket.reset_s(now_s))
+            for name, bucket in buckets.items()
+            if bucket
+        }
+
+    def _account(self, key: Key, now_s: float) -> _Account:
+        account = self._accounts.get(key.id)
+        if account is None:
+            account = self._accounts[key.id] = _Account(
+                key.limits, _bucket(key.limits.rpm, now_s), _bucket(key.limits.tpm, now_s)
+            )
+        elif account.limits != key.limits:
+            # An operator has changed them: the buckets start anew, what runs goes on.
+            account.limits = key.limits
+            account.requests, account.tokens = _bucket(key.limits.rpm, now_s), _bucket(key.limits.tpm, now_s)
+        return account
+
+
+@dataclass(slots=True)
+class Allowance:
+    """What one request holds of its key's limits, until `settle`."""
+
+    _key: Key
+    _account: _Account | None
+    _choices: int
+    _spent: Callable[[str], Spent]
+    _reserved: int = field(default=0, init=False)
+
+    def room(self) -> int | None:
+        """Return the most tokens this request can ever be given, prompt included; None: no limit."""
+        limits = self._key.limits
+        rooms = [limits.tpm, *(left for left, _ in self._quotas())]
+        return min((room for room in rooms if room is not None), default=None)
+
+    def reserve(self, tokens: int, now_s: float) -> None:
+        """Set tokens aside, the most the request can use. Raises RateLimited or QuotaExceeded."""
+        if self._account is None:
+            return
+        self.check_quota(tokens)
+        bucket = self._account.tokens
+        if bucket:
+            if wait_s := bucket.wait_s(tokens, now_s):
+                raise _rate_limited("tokens", self._key.limits.tpm, bucket.remaining(now_s), tokens, wait_s)
+            bucket.take(tokens, now_s)
+        self._account.reserved += tokens
+        self._reserved = tokens
+
+    def settle(self, used: int, now_s: float, *, served: bool = True) -> None:
+        """Give back what was not used; with `served=False` the request itself, too. Once."""
+        account, self._account = self._account, None
+        if account is None:
+            return
+        account.running -= self._choices
+        account.reserved -= self._reserved
+        if account.tokens:
+            account.tokens.give_back(self._reserved - used, now_s)
+        if account.requests and not served:
+            account.requests.give_back(1, now_s)
+
+    def check_quota(self, tokens: int) -> None:
+        """Raise QuotaExceeded unless so many tokens are left."""
+        for left, period in self._quotas():
+            if tokens > left:
+                raise QuotaExceeded(
+                    f"Your key's tokens for this {period} are used up: {max(0, left)} are left, and this request may "
+                    f"take {tokens}. Ask for fewer with max_completion_tokens, or have the limit raised."
+                )
+
+    def _quotas(self) -> list[tuple[int, str]]:
+        """Return what is left of each quota, and its period."""
+        limits, account = self._key.limits, self._account
+        if account is None or (limits.daily_tokens is None and limits.monthly_tokens is None):
+            return []
+        spent = self._spent(self._key.id)
+        pairs = ((limits.daily_tokens, spent.day, "day"), (limits.monthly_tokens, spent.month, "month"))
+        return [(limit - used - account.reserved, period) for limit, used, period in pairs if limit is not None]
+
+
+def _bucket(per_minute: int | None, now_s: float) -> Bucket | None:
+    return None if per_minute is None else Bucket(per_minute, now_s)
+
+
+def _rate_limited(
+    of: Literal["requests", "tokens"], limit: int | None, remaining: int, wanted: int, wait_s: float
+) -> RateLimited:
+    message = f"Rate limit reached: your key may use {limit} {of} a minute, {remaining} are left, {wanted} are wanted."
+    if math.isinf(wait_s):
+        return RateLimited(f"{message} Ask for fewer.", of=of, retry_after_s=None)
+    return RateLimited(f"{message} Retry in {wait_s:.3g} s.", of=of, retry_after_s=wait_s)

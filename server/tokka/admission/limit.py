@@ -1,0 +1,91 @@
+"""How many choices may run at once so that each goes on at the promised pace. Pure: the time is an argument.
+
+In a batch every running choice gets a token each step, and a step takes longer the more of them run. So what one waits
+for its next token, averaged over all that decode, is known at any moment: the time they spent decoding, divided by the
+tokens they got. The limit follows it: up while it is well below the target and somebody wants to run, down when it
+comes close.
+"""
+
+from __future__ import annotations
+
+# Room between the average, which is steered, and the slowest request, which has to keep the target.
+_TOO_SLOW = 0.92
+_GOAL = 0.88
+_FAST = 0.84
+# Long enough for an average, short enough to follow a burst.
+_WINDOW_S = 0.5
+_MIN_TOKENS_PER_CHOICE = 4
+# As fast as a connection's slow start, and no faster: prompts that start together are computed together.
+_FASTEST_GROWTH = 1.5
+_FASTEST_CUT = 0.7
+_FIRST = 8
+
+
+class ConcurrencyLimit:
+    """`tpot_s`: the target; None: no limit but the engine's own. Counts choices."""
+
+    def __init__(self, tpot_s: float | None) -> None:
+        self._tpot_s = tpot_s
+        self.most = 1
+        self._value = float(_FIRST)
+        self._decoding = 0
+        self._running = 0
+        self._seen_s = 0.0
+        # Of the present window.
+        self._since_s = 0.0
+        self._decode_s = 0.0
+        self._tokens = 0
+        self._was_full = False
+
+    @property
+    def value(self) -> int:
+        return self.most if self._tpot_s is None else max(1, min(self.most, int(self._value)))
+
+    def resize(self, most: int) -> None:
+        """Set what the engine can run at the most."""
+        self.most = most
+
+    def started(self, choices: int) -> None:
+        self._running += choices
+
+    def decodes(self, choices: int, now_s: float) -> None:
+        """Note the first token of this many choices."""
+        self._advance(now_s)
+        self._decoding += choices
+
+    def produced(self, tokens: int) -> None:
+        self._tokens += tokens
+
+    def ended(self, choices: int, decoding: bool, now_s: float) -> None:
+        self._advance(now_s)
+        self._running -= choices
+        if decoding:
+            self._decoding -= choices
+
+    def look(self, wanted: bool, now_s: float) -> None:
+        """Judge the window if it tells enough. `wanted`: somebody waits for room."""
+        self._advance(now_s)
+        if self._tpot_s is None:
+            return
+        # Only a window in which the limit was what held others back says that it may grow.
+        self._was_full = self._was_full or (wanted and self._running >= self.value)
+        least = _MIN_TOKENS_PER_CHOICE * max(1, self._decoding)
+        # Or so much time that they should have had them.
+        enough = self._tokens >= least or self._decode_s >= least * self._tpot_s
+        if now_s - self._since_s < _WINDOW_S or not enough:
+            return
+        self._adapt(self._decode_s / max(1, self._tokens), self._tpot_s)
+        self._since_s, self._decode_s, self._tokens, self._was_full = now_s, 0.0, 0, False
+
+    def _adapt(self, tpot_s: float, target_s: float) -> None:
+        ratio = _GOAL * target_s / max(tpot_s, 1e-6)
+        if tpot_s > _TOO_SLOW * target_s:
+            # What runs above the limit already is on its way out: cutting again would cut twice for one reason.
+            if self._running <= self._value:
+                self._value = max(1.0, min(self._value, self._running) * max(_FASTEST_CUT, ratio))
+        elif tpot_s < _FAST * target_s and self._was_full:
+            self._value = min(float(self.most), max(self._value + 1, self._value * min(_FASTEST_GROWTH, ratio)))
+
+    def _advance(self, now_s: float) -> None:
+        self._decode_s += self._decoding * max(0.0, now_s - self._seen_s)
+        self._seen_s = max(self._seen_s, now_s)

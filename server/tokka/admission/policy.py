@@ -1,0 +1,276 @@
+"""Who may run now, who waits, who is refused: all decisions of admission, synchronous and pure.
+
+Each event (`arrive`, `produced`, `ended`, `leave`, `look`) takes the time and returns the decisions that follow;
+`controller.py` carries them out, a simulation in the tests counts them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from tokka.admission.estimate import Average
+from tokka.admission.limit import ConcurrencyLimit
+from tokka.admission.queue import OUTPUT_COST, FairQueue
+from tokka.admission.ticket import Ticket
+from tokka.errors import MAX_RETRY_AFTER_S, ServerOverloaded
+
+# Until something has ended: an honest guess that keeps the clients' default back-off short, and what one is charged.
+_RETRY_AFTER_S = 5.0
+_COST = 256.0
+# One part in so many of the limit, for tenants that have nothing running.
+_NEWCOMERS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What may wait, in choices and in tokens of prompts; None: no bound of its own."""
+
+    choices: int
+    tokens: int | None = None
+    choices_per_tenant: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """Seconds to the first token and for each further one; None: as it comes."""
+
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A ticket's turn has come, or with `refusal` it is sent away."""
+
+    ticket: Ticket
+    refusal: ServerOverloaded | None = None
+
+
+class AdmissionPolicy:
+    def __init__(self, bounds: Bounds, targets: Targets, weights: Mapping[str, float] | None = None) -> None:
+        self._bounds = bounds
+        self._ttft_s = targets.ttft_s
+        self.queue = FairQueue(weights)
+        self.limit = ConcurrencyLimit(targets.tpot_s)
+        self.running = 0
+        # Tokens of prompts that run and have no first token yet; what one step of the engine takes of them.
+        self._prefilling = 0
+        self._step_tokens: int | None = None
+        self._engine_waits = False
+        # For each choice: from its admission to its end, and to its first token; and what it was charged.
+        self._service_s = Average()
+        self._start_s = Average()
+        self._cost = Average()
+        # In the order of their admission.
+        self._tickets: dict[Ticket, None] = {}
+        # When the last of those who were sent away has been told to come back.
+        self._promised_s = 0.0
+
+    # -- events
+
+    def resize(self, most: int, step_tokens: int | None, now_s: float) -> list[Decision]:
+        """Take over what the engine can run at once: choices, and tokens of prompts in one step."""
+        self.limit.resize(most)
+        self._step_tokens = step_tokens
+        return list(self._admit(now_s))
+
+    def arrive(self, ticket: Ticket, now_s: float) -> list[Decision]:
+        """Let a new request run, wait, or refuse it; others may have to make room for it."""
+        if not self.queue and self._fits(ticket):
+            # Room is there for whoever comes: nobody need wait for those who have not come back.
+            self._promised_s = 0.0
+            self._start(ticket, now_s)
+            return [Decision(ticket)]
+        if refusal := self._refusal_of(ticket, now_s):
+            return [Decision(ticket, refusal)]
+        decisions: list[Decision] = []
+        while self._is_over(ticket):
+            victim = self.queue.most_greedy(ticket.tenant, ticket.choices)
+            if victim is None:
+                return [*decisions, Decision(ticket, self._full(ticket, now_s))]
+            self.queue.remove(victim)
+            decisions.append(Decision(victim, self._full(victim, now_s)))
+        if self._ttft_s is not None:
+            ticket.latest_start_s = ticket.arrived_s + self._ttft_s - self._start_s.or_else(0.0)
+        self.queue.put(ticket)
+        return [*decisions, *self._admit(now_s)]
+
+    def check_room(self, ticket: Ticket, now_s: float) -> None:
+        """Raise what `arrive` would refuse this ticket with, before anything is spent on it."""
+        if self.queue or not self._fits(ticket):
+            refusal = self._refusal_of(ticket, now_s)
+            if refusal:
+                raise refusal
+
+    def produced(self, ticket: Ticket, tokens: int, now_s: float) -> list[Decision]:
+        """Note tokens that a running request was given, the first ones with the time."""
+        self.queue.charge(ticket.tenant, 0, tokens)
+        if ticket.first_token_s is not None:
+            self.limit.produced(tokens)
+            return []
+        # The first token belongs to the prompt's time.
+        ticket.first_token_s = now_s
+        self._prefilling -= ticket.prompt_tokens
+        self._start_s.add(now_s - (ticket.admitted_s or now_s))
+        self.limit.decodes(ticket.choices, now_s)
+        return list(self._admit(now_s))
+
+    def ended(self, ticket: Ticket, tokens: int, now_s: float) -> list[Decision]:
+        """Give back the room of a running request that was served so many tokens, however it ended."""
+        self.running -= ticket.choices
+        self._tickets.pop(ticket, None)
+        decoded = ticket.first_token_s is not None
+        if decoded:
+            # One that never got a token says nothing about how long the others take.
+            self._service_s.add(now_s - (ticket.admitted_s or now_s))
+            self._cost.add((ticket.prompt_tokens + OUTPUT_COST * tokens) / ticket.choices)
+        else:
+            self._prefilling -= ticket.prompt_tokens
+        self.limit.ended(ticket.choices, decoded, now_s)
+        return list(self._admit(now_s))
+
+    def leave(self, ticket: Ticket, now_s: float) -> list[Decision]:
+        """Take out a waiting request whose owner has left or run out of time; another may fit now."""
+        return list(self._admit(now_s)) if self.queue.remove(ticket) else []
+
+    def look(self, engine_waiting: int, now_s: float) -> list[Decision]:
+        """Judge the pace and the queue; to be called several times a second. `engine_waiting`: the engine's own."""
+        # It has no memory for what it was given: more of it would only wait there, where nobody can refuse it.
+        self._engine_waits = engine_waiting > 0
+        self.limit.look(bool(self.queue), now_s)
+        late = [Decision(ticket, self._late(ticket, now_s)) for ticket in self.queue if now_s > ticket.latest_start_s]
+        for decision in late:
+            self.queue.remove(decision.ticket)
+        return [*late, *self._admit(now_s)]
+
+    def refuse_all(self) -> list[Ticket]:
+        """Empty the queue."""
+        waiting = list(self.queue)
+        for ticket in waiting:
+            self.queue.remove(ticket)
+        return waiting
+
+    # -- estimates
+
+    def expected_wait_s(self, tenant: str, choices: int, now_s: float) -> float:
+        """Return how long a new request of this tenant would probably wait for its turn."""
+        ahead = self.queue.ahead_of(tenant, max(1.0, self._cost.or_else(_COST)))
+        missing = ahead + choices - (self.limit.value - self.running)
+        return max(0.0, missing / self._rate(now_s))
+
+    def _rate(self, now_s: float) -> float:
+        """Return how many choices end in a second while the engine is busy: as many as run, each for its time."""
+        service_s = self._service_s.value
+        if service_s is None:
+            # Nothing has ended yet; it takes at least as long as the oldest has run.
+            oldest = next(iter(self._tickets), None)
+            service_s = now_s - oldest.admitted_s if oldest and oldest.admitted_s is not None else 0.0
+        return max(1, min(self.running, self.limit.value)) / max(service_s, 1e-3)
+
+    # -- decisions
+
+    def _admit(self, now_s: float) -> Iterator[Decision]:
+        while (ticket := self.queue.next()) is not None:
+            if now_s > ticket.latest_start_s:
+                self.queue.remove(ticket)
+                yield Decision(ticket, self._late(ticket, now_s))
+            elif self._fits(ticket):
+                self.queue.remove(ticket)
+                self._start(ticket, now_s)
+                yield Decision(ticket)
+            else:
+                # Nobody overtakes who is next, or a large request would wait for ever.
+                return
+
+    def _fits(self, ticket: Ticket) -> bool:
+        if not self.running:
+            return True
+        if self._engine_waits or self.running + ticket.choices > self._limit_for(ticket.tenant):
+            return False
+        # A prompt beyond one step's worth would only queue inside the engine, in front of shorter ones.
+        step = self._step_tokens
+        return step is None or not self._prefilling or self._prefilling + ticket.prompt_tokens <= step
+
+    def _limit_for(self, tenant: str) -> int:
+        """Whoever has nothing running need not wait for another tenant's answers to end: a little more fits."""
+        limit = self.limit.value
+        if any(ticket.tenant == tenant for ticket in self._tickets):
+            return limit
+        return min(self.limit.most, limit + max(1, limit // _NEWCOMERS))
+
+    def _start(self, ticket: Ticket, now_s: float) -> None:
+        ticket.admitted_s = now_s
+        self.running += ticket.choices
+        self._prefilling += ticket.prompt_tokens
+        self._tickets[ticket] = None
+        self.queue.charge(ticket.tenant, ticket.prompt_tokens, 0)
+        self.limit.started(ticket.choices)
+
+    def _refusal_of(self, ticket: Ticket, now_s: float) -> ServerOverloaded | None:
+        """Return why this ticket may not even wait."""
+        if refusal := self._too_late(ticket, now_s) or self._over_own_bound(ticket, now_s):
+            return refusal
+        if self._is_over(ticket) and self.queue.most_greedy(ticket.tenant, ticket.choices) is None:
+            return self._full(ticket, now_s)
+        return None
+
+    def _is_over(self, ticket: Ticket) -> bool:
+        tokens = self._bounds.tokens
+        too_many = self.queue.choices + ticket.choices > self._bounds.choices
+        # One prompt may wait however long it is: the engine's context bounds it.
+        return too_many or (
+            tokens is not None and bool(self.queue) and self.queue.tokens + ticket.prompt_tokens > tokens
+        )
+
+    def _over_own_bound(self, ticket: Ticket, now_s: float) -> ServerOverloaded | None:
+        own = self._bounds.choices_per_tenant
+        waiting = self.queue.waiting_of(ticket.tenant)
+        if own is None or waiting + ticket.choices <= own:
+            return None
+        why = f"{waiting} choices of yours wait already, of at most {own}."
+        return self._refusal(why, ticket, self._drain_s(waiting, now_s), now_s)
+
+    def _too_late(self, ticket: Ticket, now_s: float) -> ServerOverloaded | None:
+        """Refuse what would miss the target for first tokens, as far as can be told."""
+        if self._ttft_s is None:
+            return None
+        wait_s = self.expected_wait_s(ticket.tenant, ticket.choices, now_s)
+        late_s = now_s - ticket.arrived_s + wait_s + self._start_s.or_else(0.0) - self._ttft_s
+        if wait_s == 0 or late_s <= 0:
+            return None
+        why = (
+            f"The server is busy: your request would wait {wait_s:.1f} s for its turn, more than its target of "
+            f"{self._ttft_s:g} s to the first token allows."
+        )
+        return self._refusal(why, ticket, late_s, now_s)
+
+    def _late(self, ticket: Ticket, now_s: float) -> ServerOverloaded:
+        why = "The server is busier than it seemed: your turn did not come in time for the target to the first token."
+        return self._refusal(why, ticket, self.retry_after_s(now_s), now_s)
+
+    def _full(self, ticket: Ticket, now_s: float) -> ServerOverloaded:
+        why = (
+            f"The server is busy: {self.running} choices run and {self.queue.choices} wait, of at most "
+            f"{self.limit.value} and {self._bounds.choices}."
+        )
+        return self._refusal(why, ticket, self.retry_after_s(now_s), now_s)
+
+    def _refusal(self, why: str, ticket: Ticket, after_s: float, now_s: float) -> ServerOverloaded:
+        """Send away until there will be room, behind those who were sent away before: a crowd that is told the same
+        time comes back as a crowd."""
+        if self._service_s.value is not None:
+            room_s = max(self._promised_s, now_s + after_s) + self._drain_s(ticket.choices, now_s)
+            self._promised_s = min(room_s, now_s + MAX_RETRY_AFTER_S)
+            after_s = room_s - now_s
+        after_s = max(1.0, min(MAX_RETRY_AFTER_S, after_s))
+        return ServerOverloaded(f"{why} Retry in {math.ceil(after_s)} s.", retry_after_s=after_s)
+
+    def retry_after_s(self, now_s: float) -> float:
+        """Return when what waits now will have had its turn."""
+        return self._drain_s(self.queue.choices, now_s)
+
+    def _drain_s(self, choices: int, now_s: float) -> float:
+        """Return in what time this many choices are taken from the queue, at the present pace."""
+        return _RETRY_AFTER_S if self._service_s.value is None else choices / self._rate(now_s)

@@ -1,0 +1,137 @@
+"""Who waits, and whose turn is next: fair between tenants by the tokens they were served. Synchronous and pure.
+
+The virtual token counter of Sheng et al., "Fairness in Serving Large Language Models" (OSDI 2024): each tenant has a
+counter of what it was served, and the waiting tenant with the least is next. A tenant that comes back after a while
+starts at the least of those who wait: idling earns nothing, and what it was served before is not forgotten.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from tokka.admission.ticket import Ticket
+
+# A generated token takes a step of its own, the tokens of a prompt share one: the ratio that the paper uses.
+OUTPUT_COST = 2.0
+# Tenants may come from an issuer of tokens without end; the ones unseen for longest are forgotten.
+_MAX_TENANTS = 10_000
+
+
+@dataclass(slots=True)
+class _Line:
+    """The waiting requests of one tenant, in order; each beside its place among equals."""
+
+    tickets: list[tuple[int, int, Ticket]] = field(default_factory=list)
+    choices: int = 0
+
+
+class FairQueue:
+    """`weights`: shares of a busy engine, 1 for a tenant that is not named."""
+
+    def __init__(self, weights: Mapping[str, float] | None = None) -> None:
+        self._weights = dict(weights or {})
+        self._lines: dict[str, _Line] = {}
+        self._served: OrderedDict[str, float] = OrderedDict()
+        self._count = 0
+        self.choices = 0
+        self.tokens = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._lines)
+
+    def __iter__(self) -> Iterator[Ticket]:
+        for line in self._lines.values():
+            for _, _, ticket in line.tickets:
+                yield ticket
+
+    def weight(self, tenant: str) -> float:
+        return self._weights.get(tenant, 1.0)
+
+    def waiting_of(self, tenant: str) -> int:
+        """Return the choices of this tenant that wait."""
+        line = self._lines.get(tenant)
+        return line.choices if line else 0
+
+    def put(self, ticket: Ticket) -> None:
+        line = self._lines.get(ticket.tenant)
+        if line is None:
+            self._set_served(ticket.tenant, self._start_of(ticket.tenant))
+            line = self._lines[ticket.tenant] = _Line()
+        self._count += 1
+        bisect.insort(line.tickets, (ticket.priority, self._count, ticket))
+        line.choices += ticket.choices
+        self.choices += ticket.choices
+        self.tokens += ticket.prompt_tokens
+
+    def next(self) -> Ticket | None:
+        """Return whose turn it is, without taking it out."""
+        if not self._lines:
+            return None
+        tenant = min(self._lines, key=lambda name: self._served[name])
+        return self._lines[tenant].tickets[0][2]
+
+    def remove(self, ticket: Ticket) -> bool:
+        """Take a ticket out; return whether it was in."""
+        line = self._lines.get(ticket.tenant)
+        place = next((at for at, entry in enumerate(line.tickets) if entry[2] is ticket), None) if line else None
+        if line is None or place is None:
+            return False
+        del line.tickets[place]
+        line.choices -= ticket.choices
+        self.choices -= ticket.choices
+        self.tokens -= ticket.prompt_tokens
+        if not line.tickets:
+            del self._lines[ticket.tenant]
+        return True
+
+    def charge(self, tenant: str, prompt_tokens: int, completion_tokens: int) -> None:
+        """Note what a tenant was served."""
+        cost = (prompt_tokens + OUTPUT_COST * completion_tokens) / self.weight(tenant)
+        served = self._served.get(tenant)
+        # An admission without waiting is a coming back, too.
+        self._set_served(tenant, (self._start_of(tenant) if served is None else served) + cost)
+
+    def ahead_of(self, tenant: str, cost: float) -> int:
+        """Return how many waiting choices would run before a new one of this tenant.
+
+        `cost`: what one choice is charged, on average. Before the new one runs the tenant's own line does, and the
+        others until they have been served as much.
+        """
+        own = self.waiting_of(tenant)
+        reach = self._start_of(tenant) + own * cost / self.weight(tenant)
+        others = 0
+        for name, line in self._lines.items():
+            if name != tenant:
+                turns = math.ceil(max(0.0, reach - self._served[name]) * self.weight(name) / cost)
+                others += min(line.choices, turns)
+        return own + others
+
+    def most_greedy(self, tenant: str, choices: int) -> Ticket | None:
+        """Return the last ticket of whoever has most waiting for its weight, if that is more than this tenant would
+        have with so many choices more."""
+        if not self._lines:
+            return None
+        name = max(self._lines, key=lambda one: self._lines[one].choices / self.weight(one))
+        mine = (self.waiting_of(tenant) + choices) / self.weight(tenant)
+        last = self._lines[name].tickets[-1][2]
+        theirs = (self._lines[name].choices - last.choices) / self.weight(name)
+        return last if name != tenant and theirs >= mine else None
+
+    def _start_of(self, tenant: str) -> float:
+        """Return the counter a tenant has, or starts with when it begins to wait now."""
+        served = self._served.get(tenant, 0.0)
+        if tenant in self._lines or not self._lines:
+            return served
+        return max(served, min(self._served[name] for name in self._lines))
+
+    def _set_served(self, tenant: str, served: float) -> None:
+        self._served[tenant] = served
+        self._served.move_to_end(tenant)
+        if len(self._served) > _MAX_TENANTS:
+            oldest = next((name for name in self._served if name not in self._lines), None)
+            if oldest is not None:
+                del self._served[oldest]

@@ -1,0 +1,22 @@
+"""A request on its way through admission: what it weighs, and when things happened to it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(eq=False, slots=True)
+class Ticket:
+    """Filled in by the policy; everything is in seconds of one monotonic clock, and in choices or tokens."""
+
+    tenant: str
+    choices: int
+    arrived_s: float
+    prompt_tokens: int = 0
+    # Among its tenant's own requests only; lower runs sooner.
+    priority: int = 0
+    # Later than this its first token would miss the target.
+    latest_start_s: float = math.inf
+    admitted_s: float | None = None
+    first_token_s: float | None = None

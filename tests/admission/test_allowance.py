@@ -1,0 +1,147 @@
+"""Allowances: what is reserved cannot be used twice, what was not used comes back, a refusal says which limit."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokka.admission.allowance import Allowances, Spent
+from tokka.core import Key, Limits
+from tokka.errors import QuotaExceeded, RateLimited, TokkaError
+
+
+def key(**limits: Any) -> Key:
+    return Key("k", "tenant", frozenset({"inference"}), Limits(**limits))
+
+
+def allowances(spent: Spent | None = None) -> Allowances:
+    return Allowances(lambda _: spent or Spent())
+
+
+def refusal(action: Any, *arguments: Any) -> TokkaError:
+    with pytest.raises(TokkaError) as refused:
+        action(*arguments)
+    return refused.value
+
+
+def test_a_key_without_limits_is_never_refused_and_has_no_gauges() -> None:
+    book = allowances()
+    for _ in range(1000):
+        book.open(key(), 128, 0.0).reserve(10**9, 0.0)
+    assert book.gauges(key(), 0.0) == {}
+
+
+def test_requests_a_minute() -> None:
+    book, limited = allowances(), key(rpm=2)
+    book.open(limited, 1, 0.0)
+    book.open(limited, 1, 0.0)
+    refused = refusal(book.open, limited, 1, 0.0)
+    assert isinstance(refused, RateLimited)
+    assert (refused.type, refused.code, refused.retry_after_s) == ("requests", "rate_limit_exceeded", pytest.approx(30))
+    assert refused.headers() == {"retry-after": "30", "retry-after-ms": "30000"}
+    book.open(limited, 1, 30.0)
+
+
+def test_a_refusal_of_ours_gives_the_request_back() -> None:
+    book, limited = allowances(), key(rpm=1)
+    book.open(limited, 1, 0.0).settle(0, 0.0, served=False)
+    book.open(limited, 1, 0.0).settle(0, 0.0)
+    assert isinstance(refusal(book.open, limited, 1, 0.0), RateLimited)
+
+
+def test_tokens_a_minute_are_reserved_and_what_was_not_used_comes_back() -> None:
+    book, limited = allowances(), key(tpm=100)
+    first = book.open(limited, 1, 0.0)
+    first.reserve(80, 0.0)
+    second = book.open(limited, 1, 0.0)
+    refused = refusal(second.reserve, 30, 0.0)
+    assert isinstance(refused, RateLimited)
+    assert (refused.type, refused.retry_after_s) == ("tokens", pytest.approx(6.0))
+    first.settle(20, 0.0)
+    second.reserve(30, 0.0)
+    assert book.gauges(limited, 0.0)["tokens"].remaining == 50
+
+
+def test_a_request_larger_than_the_limit_is_not_worth_another_try() -> None:
+    book = allowances()
+    refused = refusal(book.open(key(tpm=100), 1, 0.0).reserve, 101, 0.0)
+    assert refused.headers() == {"x-should-retry": "false"}
+
+
+def test_choices_at_once() -> None:
+    book, limited = allowances(), key(max_running=3)
+    first = book.open(limited, 2, 0.0)
+    assert isinstance(refusal(book.open, limited, 2, 0.0), RateLimited)
+    book.open(limited, 1, 0.0)
+    first.settle(0, 0.0)
+    book.open(limited, 2, 0.0)
+    assert refusal(book.open, limited, 4, 0.0).should_retry is False
+
+
+@pytest.mark.parametrize(("limit", "spent"), [("daily_tokens", Spent(day=90)), ("monthly_tokens", Spent(month=90))])
+def test_a_quota_counts_what_was_spent_and_what_runs(limit: str, spent: Spent) -> None:
+    book, limited = allowances(spent), key(**{limit: 100})
+    first = book.open(limited, 1, 0.0)
+    first.reserve(8, 0.0)
+    second = book.open(limited, 1, 0.0)
+    refused = refusal(second.reserve, 3, 0.0)
+    assert isinstance(refused, QuotaExceeded)
+    assert refused.code == "insufficient_quota"
+    assert refused.headers() == {"x-should-retry": "false"}
+    second.reserve(2, 0.0)
+    # Used up: the next one need not even be rendered.
+    assert isinstance(refusal(book.open, limited, 1, 0.0), QuotaExceeded)
+
+
+def test_room_is_the_least_of_what_is_left() -> None:
+    book = allowances(Spent(day=30, month=900))
+    assert book.open(key(tpm=500), 1, 0.0).room() == 500
+    assert book.open(key(tpm=500, daily_tokens=100), 1, 0.0).room() == 70
+    assert book.open(key(daily_tokens=100, monthly_tokens=950), 1, 0.0).room() == 50
+    assert book.open(key(), 1, 0.0).room() is None
+
+
+def test_settling_twice_gives_back_once() -> None:
+    book, limited = allowances(), key(max_running=1)
+    first = book.open(limited, 1, 0.0)
+    first.settle(0, 0.0)
+    book.open(limited, 1, 0.0)
+    first.settle(0, 0.0)
+    assert isinstance(refusal(book.open, limited, 1, 0.0), RateLimited)
+
+
+def test_changed_limits_hold_at_once_for_what_runs_too() -> None:
+    book = allowances()
+    book.open(key(max_running=2), 2, 0.0)
+    assert isinstance(refusal(book.open, key(max_running=2, rpm=5), 1, 0.0), RateLimited)
+    book.open(key(max_running=3, rpm=5), 1, 0.0)
+    assert book.gauges(key(max_running=3, rpm=5), 0.0)["requests"].remaining == 4
+
+
+request = st.tuples(st.integers(1, 40), st.floats(0, 1), st.integers(0, 5))
+
+
+@given(st.integers(20, 200), st.lists(request, max_size=60))
+def test_a_quota_is_never_overshot_however_requests_overlap(quota: int, requests: list[tuple[int, float, int]]) -> None:
+    spent: Counter[str] = Counter()
+    book, limited = Allowances(lambda name: Spent(day=spent[name])), key(daily_tokens=quota)
+    running = []
+    for reserve, share, keep in requests:
+        while len(running) > keep:
+            ended, used = running.pop(0)
+            spent["k"] += used
+            ended.settle(used, 0.0)
+        try:
+            allowance = book.open(limited, 1, 0.0)
+        except QuotaExceeded:
+            continue
+        try:
+            allowance.reserve(reserve, 0.0)
+            running.append((allowance, round(reserve * share)))
+        except QuotaExceeded:
+            allowance.settle(0, 0.0)
+    assert spent["k"] + sum(used for _, used in running) <= quota

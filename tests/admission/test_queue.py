@@ -1,0 +1,146 @@
+"""The queue: fair between tenants by tokens served, in order within one, and nobody passed over for ever."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokka.admission.queue import OUTPUT_COST, FairQueue
+from tokka.admission.ticket import Ticket
+
+
+def ticket(tenant: str, choices: int = 1, prompt_tokens: int = 10, priority: int = 0) -> Ticket:
+    return Ticket(tenant, choices, 0.0, prompt_tokens, priority)
+
+
+def turns(queue: FairQueue, count: int, tokens: int = 10) -> list[str]:
+    """Serve so many requests, one after the other; return whose they were."""
+    served = []
+    for _ in range(count):
+        turn = queue.next()
+        assert turn is not None
+        queue.remove(turn)
+        queue.charge(turn.tenant, turn.prompt_tokens, tokens)
+        served.append(turn.tenant)
+    return served
+
+
+def test_one_tenant_is_served_in_order_of_priority_then_arrival() -> None:
+    queue = FairQueue()
+    late, first, second = ticket("a", priority=1), ticket("a"), ticket("a")
+    for entry in (late, first, second):
+        queue.put(entry)
+    order = []
+    while (turn := queue.next()) is not None:
+        queue.remove(turn)
+        order.append(turn)
+    assert order == [first, second, late]
+
+
+def test_priority_does_not_reach_beyond_its_tenant() -> None:
+    queue = FairQueue()
+    for entry in (ticket("a"), ticket("b", priority=-1000), ticket("b", priority=-1000)):
+        queue.put(entry)
+    assert set(turns(queue, 2)) == {"a", "b"}
+
+
+def test_tenants_take_turns_however_many_one_of_them_sends() -> None:
+    queue = FairQueue()
+    for _ in range(200):
+        queue.put(ticket("many"))
+    for _ in range(3):
+        queue.put(ticket("few"))
+    assert Counter(turns(queue, 6)) == {"many": 3, "few": 3}
+
+
+def test_a_share_is_of_tokens_not_of_requests() -> None:
+    queue = FairQueue()
+    for _ in range(100):
+        queue.put(ticket("long", prompt_tokens=90))
+        queue.put(ticket("short", prompt_tokens=10))
+    served = Counter(turns(queue, 60, tokens=0))
+    assert served["short"] / served["long"] > 7
+
+
+def test_weights_are_multiples_of_a_share() -> None:
+    queue = FairQueue({"paying": 3.0})
+    for _ in range(100):
+        queue.put(ticket("paying"))
+        queue.put(ticket("guest"))
+    assert Counter(turns(queue, 80)) == {"paying": 60, "guest": 20}
+
+
+def test_idling_earns_nothing() -> None:
+    queue = FairQueue()
+    for _ in range(100):
+        queue.put(ticket("busy"))
+    turns(queue, 50)
+    for _ in range(50):
+        queue.put(ticket("back"))
+    # Not fifty in a row for having been away.
+    assert Counter(turns(queue, 20)) == {"busy": 10, "back": 10}
+
+
+def test_what_was_served_before_is_not_forgotten() -> None:
+    queue = FairQueue()
+    queue.put(ticket("other"))
+    queue.charge("greedy", 0, 1000)
+    queue.put(ticket("greedy"))
+    for _ in range(20):
+        queue.put(ticket("other"))
+    assert turns(queue, 20) == ["other"] * 20
+
+
+def test_sums_follow_what_waits() -> None:
+    queue = FairQueue()
+    first, second = ticket("a", 2, 5), ticket("b", 3, 7)
+    queue.put(first)
+    queue.put(second)
+    assert (queue.choices, queue.tokens, queue.waiting_of("a")) == (5, 12, 2)
+    assert queue.remove(first)
+    assert not queue.remove(first)
+    assert (queue.choices, queue.tokens, queue.waiting_of("a")) == (3, 7, 0)
+
+
+def test_the_greedy_make_room_from_their_end_and_only_for_who_has_less() -> None:
+    queue = FairQueue()
+    tickets = [ticket("greedy") for _ in range(4)]
+    for entry in tickets:
+        queue.put(entry)
+    assert queue.most_greedy("modest", 1) is tickets[-1]
+    assert queue.most_greedy("modest", 4) is None
+    assert queue.most_greedy("greedy", 1) is None
+
+
+sizes = st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 100), st.integers(1, 100)), min_size=30, max_size=200)
+
+
+@given(sizes)
+def test_served_tokens_of_tenants_that_wait_differ_by_two_requests_at_most(asked: list[tuple[str, int, int]]) -> None:
+    # The bound of the paper: whatever the sizes, as long as all of them always have something waiting.
+    queue, waiting, served = FairQueue(), Counter[str](), Counter[str]()
+    tokens: dict[Ticket, int] = {}
+    largest = max(prompt + OUTPUT_COST * output for _, prompt, output in asked)
+    for tenant, prompt, output in asked:
+        entry = ticket(tenant, prompt_tokens=prompt)
+        tokens[entry] = output
+        waiting[tenant] += 1
+        queue.put(entry)
+    while len(waiting) == 3 and all(waiting.values()):
+        turn = queue.next()
+        assert turn is not None
+        queue.remove(turn)
+        waiting[turn.tenant] -= 1
+        queue.charge(turn.tenant, turn.prompt_tokens, tokens[turn])
+        served[turn.tenant] += turn.prompt_tokens + OUTPUT_COST * tokens[turn]  # type: ignore[assignment]
+        assert max(served.values()) - min(served[name] for name in "abc") <= 2 * largest
+
+
+@given(sizes, st.sampled_from("abcd"))
+def test_ahead_is_never_more_than_what_waits(asked: list[tuple[str, int, int]], tenant: str) -> None:
+    queue = FairQueue()
+    for name, prompt, _ in asked:
+        queue.put(ticket(name, prompt_tokens=prompt))
+    assert queue.waiting_of(tenant) <= queue.ahead_of(tenant, 50.0) <= queue.choices
