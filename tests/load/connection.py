@@ -1,0 +1,201 @@
+"""A client that costs next to nothing while it measures: it keeps what came and when, and reads it after the run.
+
+One HTTP/1.1 exchange at a time on each connection. Of an answer only the framing is looked at, to know where it ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import cast
+
+END_OF_HEAD = b"\r\n\r\n"
+# The last chunk. No event ends so: before its line end there is always another one.
+END_OF_CHUNKS = b"0\r\n\r\n"
+CONNECT_TIMEOUT_S = 10.0
+
+
+@dataclass(slots=True)
+class Answer:
+    """The bytes of one answer, each piece with the moment it was read."""
+
+    pieces: list[tuple[float, bytes]] = field(default_factory=list)
+    ended_s: float | None = None
+    # Ended as its framing says, not with a broken connection.
+    is_whole: bool = False
+
+
+class Connection(asyncio.Protocol):
+    def __init__(self) -> None:
+        self.is_open = False
+        self._transport: asyncio.Transport | None = None
+        self._answer: Answer | None = None
+        self._done: asyncio.Future[None] | None = None
+        # Bytes of the body still to come; None: chunked, or the head is not complete.
+        self._left: int | None = None
+        self._has_head = False
+        self._tail = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self.is_open = True
+
+    async def exchange(self, request: bytes, answer: Answer) -> None:
+        """Send a request and wait for the end of its answer, whatever the end."""
+        assert self._transport is not None
+        answer.ended_s = None
+        self._answer, self._has_head, self._left, self._tail = answer, False, None, b""
+        self._done = asyncio.get_running_loop().create_future()
+        self._transport.write(request)
+        await self._done
+
+    def data_received(self, data: bytes) -> None:
+        answer = self._answer
+        if answer is None:
+            # Nobody asked: a server that closes an idle connection may say so first.
+            self.close()
+            return
+        answer.pieces.append((time.monotonic(), data))
+        if not self._has_head:
+            data = self._read_head(answer)
+            if not self._has_head:
+                return
+        if self._left is None:
+            self._tail = data[-5:] if len(data) >= 5 else (self._tail + data)[-5:]
+            if self._tail == END_OF_CHUNKS:
+                self._end(is_whole=True)
+        else:
+            self._left -= len(data)
+            if self._left <= 0:
+                self._end(is_whole=True)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.is_open = False
+        self._end(is_whole=False)
+
+    def close(self) -> None:
+        """Hang up. An answer that was still coming keeps what it has, and no end."""
+        self.is_open, self._answer = False, None
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _read_head(self, answer: Answer) -> bytes:
+        """Learn how the answer is framed, once its head is complete; return what is there of the body."""
+        head, end, body = b"".join(piece for _, piece in answer.pieces).partition(END_OF_HEAD)
+        if end:
+            self._has_head = True
+            headers = headers_of(head)
+            self.is_open = headers.get("connection", "").lower() != "close"
+            if headers.get("transfer-encoding", "").lower() != "chunked":
+                self._left = int(headers.get("content-length", "0"))
+        return body
+
+    def _end(self, *, is_whole: bool) -> None:
+        answer, done = self._answer, self._done
+        self._answer = self._done = None
+        if answer is not None:
+            answer.ended_s, answer.is_whole = time.monotonic(), is_whole
+        if done is not None and not done.done():
+            done.set_result(None)
+
+
+class Pool:
+    """Connections to one server. The one used last is taken first, so that those not needed go idle and are closed."""
+
+    def __init__(self, host: str, port: int, *, most: int, reuse: bool) -> None:
+        self.opened = 0
+        self._host, self._port, self._reuse = host, port, reuse
+        # To be held for an exchange: so many requests may be open.
+        self.slots = asyncio.Semaphore(most)
+        self._all: set[Connection] = set()
+        self._idle: list[Connection] = []
+
+    async def exchange(self, request: bytes, answer: Answer) -> None:
+        """Send a request on a free connection or a new one. Raises OSError when there is none to be had."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_open:
+                await self._exchange(connection, request, answer)
+                if answer.is_whole or answer.pieces:
+                    return
+                # Closed for idleness while the request was on its way, as any client has to expect.
+            self._all.discard(connection)
+        await self._exchange(await self._connect(), request, answer)
+
+    async def close(self) -> None:
+        for connection in self._all:
+            connection.close()
+        # The loop needs a round to let go of each.
+        await asyncio.sleep(0.01)
+
+    async def _connect(self) -> Connection:
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            _, connection = await loop.create_connection(Connection, self._host, self._port)
+        self.opened += 1
+        self._all.add(connection)
+        return connection
+
+    async def _exchange(self, connection: Connection, request: bytes, answer: Answer) -> None:
+        try:
+            await connection.exchange(request, answer)
+        except asyncio.CancelledError:
+            connection.close()
+            raise
+        if self._reuse and connection.is_open:
+            self._idle.append(connection)
+        else:
+            connection.close()
+            self._all.discard(connection)
+
+
+def headers_of(head: bytes) -> dict[str, str]:
+    lines = head.decode("latin-1").split("\r\n")[1:]
+    return {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def status_of(head: bytes) -> int:
+    found = re.match(rb"HTTP/1\.\d (\d{3})", head)
+    return int(found[1]) if found else 0
+
+
+def head_of(answer: Answer) -> tuple[int, dict[str, str]]:
+    """Return an answer's status and headers; 0 if there was no answer."""
+    head = b"".join(piece for _, piece in answer.pieces[:2]).partition(END_OF_HEAD)[0]
+    return status_of(head), headers_of(head)
+
+
+def body_pieces(answer: Answer) -> tuple[bytes, list[tuple[float, bytes]]]:
+    """Return an answer's head, and its body without its framing, in pieces with their moments."""
+    head = b""
+    for place, (at_s, piece) in enumerate(answer.pieces, start=1):
+        head, end, body = (head + piece).partition(END_OF_HEAD)
+        if end:
+            rest = [(at_s, body), *answer.pieces[place:]]
+            is_chunked = headers_of(head).get("transfer-encoding", "").lower() == "chunked"
+            return head, list(_unchunked(rest)) if is_chunked else rest
+    return head, []
+
+
+def _unchunked(pieces: list[tuple[float, bytes]]) -> Iterator[tuple[float, bytes]]:
+    held, left = b"", 0
+    for at_s, piece in pieces:
+        held += piece
+        while held:
+            if left > 2:
+                # Two of what is left are the chunk's own line end.
+                taken = held[: left - 2]
+                yield at_s, taken
+                left, held = left - len(taken), held[len(taken) :]
+            elif left:
+                if len(held) < left:
+                    break
+                held, left = held[left:], 0
+            else:
+                line, end, after = held.partition(b"\r\n")
+                if not end:
+                    break
+                held, left = after, int(line.partition(b";")[0], 16) + 2
