@@ -84,6 +84,7 @@ def running(
     *arguments: str, env: dict[str, str] | None = None, wait: bool = True, open_files: int | None = None
 ) -> Iterator[Program]:
     """Run `tokka serve` with these arguments on a free port; end it however the test ends."""
+    state = tempfile.TemporaryDirectory(prefix="tokka-state-")
     command = [str(TOKKA), "serve", "--port", "0", "--log-format", "json", *arguments]
     if open_files:
         command = ["prlimit", f"--nofile={open_files}", *command]
@@ -93,7 +94,8 @@ def running(
         stdout=subprocess.PIPE,
         stderr=errors,
         text=True,
-        env={**os.environ, **(env or {})},
+        # Never the user's own database.
+        env={**os.environ, "TOKKA_STATE_DIR": state.name, **(env or {})},
         # A group of its own, as in a terminal.
         start_new_session=True,
     )
@@ -117,18 +119,20 @@ def running(
         assert process.stdout is not None
         process.stdout.close()
         errors.close()
+        state.cleanup()
 
 
 def failing(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, list[str]]:
     """Run `tokka serve` until it gives up; return its exit code and the lines on stderr."""
-    done = subprocess.run(
-        [str(TOKKA), "serve", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=READY_TIMEOUT_S,
-        check=False,
-        env={**os.environ, **(env or {})},
-    )
+    with tempfile.TemporaryDirectory(prefix="tokka-state-") as state:
+        done = subprocess.run(
+            [str(TOKKA), "serve", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=READY_TIMEOUT_S,
+            check=False,
+            env={**os.environ, "TOKKA_STATE_DIR": state, **(env or {})},
+        )
     return done.returncode, done.stderr.splitlines()
 
 

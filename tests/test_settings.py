@@ -177,15 +177,21 @@ def test_a_weak_key_is_refused_without_repeating_it(key: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org", ""])
-def test_serving_beyond_loopback_without_a_key_is_refused_with_the_remedies(host: str) -> None:
-    message = refusal({"host": host})
-    assert "--api-key" in message
-    assert "--no-auth" in message
+def test_serving_beyond_loopback_needs_keys(host: str) -> None:
+    assert load_settings({"host": host}).needs_keys
 
 
-@pytest.mark.parametrize("flags", [{"api_key": ["tk-some-key"]}, {"no_auth": True}, {"uds": "/run/tokka.sock"}])
+@pytest.mark.parametrize("flags", [{"no_auth": True}, {"uds": "/run/tokka.sock"}])
 def test_serving_beyond_loopback_is_allowed_when_meant(flags: dict[str, Any]) -> None:
-    assert load_settings({"host": "0.0.0.0", **flags}).host == "0.0.0.0"
+    assert not load_settings({"host": "0.0.0.0", **flags}).needs_keys
+
+
+def test_a_database_counts_as_asked_for_wherever_that_was_said(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not load_settings({}).names_database
+    config.write_text("state_dir: /srv/tokka\n")
+    assert load_settings({}, config).names_database
+    monkeypatch.setenv("TOKKA_DATABASE_URL", "postgresql://host/name")
+    assert load_settings({}).names_database
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])

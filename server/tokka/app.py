@@ -7,13 +7,15 @@ import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 
 from tokka import __version__
-from tokka.accounts.keys import StaticKeys
+from tokka.accounts.accounts import Accounts
+from tokka.accounts.keys import KeyRing
 from tokka.admission.allowance import Allowances, Spent
 from tokka.admission.controller import AdmissionController
 from tokka.admission.policy import AdmissionPolicy, Bounds, Targets
@@ -32,7 +34,12 @@ from tokka.engine.supervisor import Supervisor
 from tokka.observability.metrics import Metrics
 from tokka.settings import Settings, is_loopback, parse_size
 
+if TYPE_CHECKING:
+    from tokka.accounts.ledger import Ledger
+
 _LAG_INTERVAL_S = 0.5
+# Short: while the thread waits for another program's transaction, it does not look for revoked keys.
+_BUSY_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +49,7 @@ class Server:
     app: FastAPI
     supervisor: Supervisor
     admission: AdmissionController
+    accounts: Accounts
     metrics: Metrics
     # Refuses what is new and sets `stop`; what runs goes on.
     drain: Callable[[], None]
@@ -86,7 +94,8 @@ def create_server(settings: Settings, create_engine: Callable[[], Engine]) -> Se
     )
     metrics.watch(supervisor.stats, lambda: admission.waiting_choices, time.process_time)
     names = settings.names()
-    allowances = Allowances(lambda _: Spent())
+    accounts = _create_accounts(settings, metrics)
+    allowances = Allowances(lambda key_id: _spent(accounts, key_id))
     services = Services(
         dispatcher=Dispatcher(
             supervisor,
@@ -95,11 +104,12 @@ def create_server(settings: Settings, create_engine: Callable[[], Engine]) -> Se
             Quarantine(settings.quarantine_time),
             names,
             request_timeout_s=settings.request_timeout,
-            shares_prefix_cache=lambda: settings.shares_prefix_cache,
+            shares_prefix_cache=lambda: _shares_prefix_cache(settings, accounts.ring),
         ),
         supervisor=supervisor,
         admission=admission,
         allowances=allowances,
+        accounts=accounts,
         metrics=metrics,
         names=names,
         started_s=int(time.time()),
@@ -108,7 +118,29 @@ def create_server(settings: Settings, create_engine: Callable[[], Engine]) -> Se
         log_prompts=settings.log_prompts,
         drain=drain,
     )
-    return Server(_create_app(settings, services), supervisor, admission, metrics, drain, stop)
+    return Server(_create_app(settings, services), supervisor, admission, accounts, metrics, drain, stop)
+
+
+def _create_accounts(settings: Settings, metrics: Metrics) -> Accounts:
+    def open_ledger() -> Ledger:
+        # Only now, in a thread: SQLAlchemy is imported while the engine starts already.
+        from tokka.accounts.ledger import open_ledger  # noqa: PLC0415
+
+        return open_ledger(settings.database_url, settings.state_dir, _BUSY_S)
+
+    ring = KeyRing(settings.api_key, settings.admin_key)
+    accounts = Accounts(ring, open_ledger, is_optional=not settings.names_database)
+    metrics.watch_state(lambda: accounts.is_up, lambda: accounts.book.pending, lambda: accounts.book.dropped)
+    return accounts
+
+
+def _spent(accounts: Accounts, key_id: str) -> Spent:
+    spent = accounts.spent(key_id)
+    return Spent(spent.day, spent.month)
+
+
+def _shares_prefix_cache(settings: Settings, ring: KeyRing) -> bool:
+    return not ring.is_protected if settings.share_prefix_cache is None else settings.share_prefix_cache
 
 
 def _policy(settings: Settings) -> AdmissionPolicy:
@@ -131,7 +163,7 @@ def _create_app(settings: Settings, services: Services) -> FastAPI:
     open_metrics = settings.metrics_open or settings.on_loopback
     app.add_middleware(
         Authentication,
-        keys=StaticKeys(settings.api_key, settings.admin_key),
+        keys=services.accounts.ring,
         metrics_open=open_metrics,
         admin_open=settings.on_loopback,
         local_only=settings.uds is None and is_loopback(settings.host) and not settings.no_auth,
@@ -145,7 +177,9 @@ def _create_app(settings: Settings, services: Services) -> FastAPI:
             allow_headers=["*"],
             expose_headers=["*"],
         )
-    app.add_middleware(RequestContext, metrics=services.metrics, allowances=services.allowances)
+    app.add_middleware(
+        RequestContext, metrics=services.metrics, allowances=services.allowances, count=services.accounts.count
+    )
     return app
 
 

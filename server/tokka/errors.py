@@ -72,6 +72,13 @@ class ModelNotFound(TokkaError):
     status, type, code = 404, "invalid_request_error", "model_not_found"
 
 
+class KeyNotFound(TokkaError):
+    status, type, code = 404, "invalid_request_error", "key_not_found"
+
+    def __init__(self, key_id: str) -> None:
+        super().__init__(f"There is no key `{key_id[:64]}`, or it was revoked. GET /admin/keys lists them.")
+
+
 class UnknownUrl(TokkaError):
     status, type, code = 404, "invalid_request_error", "unknown_url"
 
@@ -164,6 +171,12 @@ class ServerOverloaded(TokkaError):
 
 class ModelStarting(TokkaError):
     status, code = 503, "model_starting"
+
+
+class StateUnavailable(TokkaError):
+    """The database of keys and usage cannot be asked. Only /admin needs it: all else goes on from memory."""
+
+    status, code = 503, "state_unavailable"
 
 
 class Draining(TokkaError):

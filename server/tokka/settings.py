@@ -10,10 +10,10 @@ import ipaddress
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from tokka.errors import ConfigurationError
@@ -280,24 +280,19 @@ class Settings(BaseSettings):
                 raise ValueError("a key is printable ASCII without spaces")
         return value
 
-    @model_validator(mode="after")
-    def _not_exposed_by_accident(self) -> Self:
-        if not (self.api_key or self.admin_key or self.no_auth or self.uds or is_loopback(self.host)):
-            raise ValueError(
-                f"serving on {self.host} without any key would let everyone who reaches it use the model; "
-                "give --api-key, or --no-auth if that is what you want"
-            )
-        return self
-
     @property
     def on_loopback(self) -> bool:
         return self.uds is not None or is_loopback(self.host)
 
     @property
-    def shares_prefix_cache(self) -> bool:
-        if self.share_prefix_cache is not None:
-            return self.share_prefix_cache
-        return not (self.api_key or self.admin_key)
+    def needs_keys(self) -> bool:
+        """Whether to serve only if there are keys: else everyone who reaches the address could use the model."""
+        return not (self.no_auth or self.on_loopback)
+
+    @property
+    def names_database(self) -> bool:
+        """Whether somebody has said where to keep keys and usage."""
+        return bool({"state_dir", "database_url"} & self.model_fields_set)
 
     @property
     def tenant_weights(self) -> dict[str, float]:

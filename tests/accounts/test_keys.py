@@ -1,37 +1,46 @@
-"""Static keys: who a header belongs to, and one refusal for everything else."""
+"""Keys in memory: who a header belongs to, and one refusal for everything else."""
 
 from __future__ import annotations
+
+import hmac
+import sys
+from dataclasses import replace
+from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokka.accounts.keys import MAX_KEY_CHARS, StaticKeys
-from tokka.core import ANONYMOUS
+from tokka.accounts.credential import MAX_KEY_CHARS, digest_of, new_secret, prefix_of
+from tokka.accounts.keys import KeyRing
+from tokka.core import ANONYMOUS, Key, Limits
 from tokka.errors import InvalidApiKey
+from tokka.store.rows import KeyRow
 
 FIRST, SECOND = "tk-first-key", "tk-second-key"
-KEYS = StaticKeys([FIRST, SECOND])
+NOW = 1_800_000_000.0
+KEYS = KeyRing([FIRST, SECOND])
 
 
-def refusal(authorization: str | None, keys: StaticKeys = KEYS) -> InvalidApiKey:
+def refusal(authorization: str | None, keys: KeyRing = KEYS) -> InvalidApiKey:
     with pytest.raises(InvalidApiKey) as refused:
-        keys.verify(authorization)
+        keys.verify(authorization, NOW)
     return refused.value
 
 
 def test_each_key_is_a_tenant_of_its_own() -> None:
-    assert KEYS.verify(f"Bearer {FIRST}").tenant == "key-1"
-    assert KEYS.verify(f"Bearer {SECOND}").tenant == "key-2"
+    assert KEYS.verify(f"Bearer {FIRST}", NOW).tenant == "key-1"
+    assert KEYS.verify(f"Bearer {SECOND}", NOW).tenant == "key-2"
 
 
 def test_a_static_key_may_generate_and_read_metrics_but_not_administer() -> None:
-    assert KEYS.verify(f"Bearer {FIRST}").scopes == {"inference", "metrics"}
+    assert KEYS.verify(f"Bearer {FIRST}", NOW).scopes == {"inference", "metrics"}
 
 
 @pytest.mark.parametrize("header", [f"bearer {FIRST}", f"BEARER {FIRST}", f"Bearer   {FIRST} "])
 def test_the_scheme_is_read_as_http_reads_it(header: str) -> None:
-    assert KEYS.verify(header).tenant == "key-1"
+    assert KEYS.verify(header, NOW).tenant == "key-1"
 
 
 @pytest.mark.parametrize(
@@ -61,13 +70,13 @@ def test_nothing_but_a_key_passes(credential: str) -> None:
 
 
 def test_without_keys_nothing_passes() -> None:
-    empty = StaticKeys([])
-    assert not empty
+    empty = KeyRing([])
+    assert not empty.is_protected
     refusal(f"Bearer {FIRST}", empty)
 
 
-def test_keys_are_true_when_there_are_any() -> None:
-    assert StaticKeys([FIRST])
+def test_one_key_protects() -> None:
+    assert KeyRing([FIRST]).is_protected
 
 
 def test_no_key_can_be_read_from_the_memory_of_the_object() -> None:
@@ -76,7 +85,7 @@ def test_no_key_can_be_read_from_the_memory_of_the_object() -> None:
 
 def test_a_key_longer_than_the_limit_of_headers_still_works_where_it_is_configured() -> None:
     longest = "k" * MAX_KEY_CHARS
-    assert StaticKeys([longest]).verify(f"Bearer {longest}").tenant == "key-1"
+    assert KeyRing([longest]).verify(f"Bearer {longest}", NOW).tenant == "key-1"
 
 
 def test_without_keys_everyone_on_this_machine_may_do_everything() -> None:
@@ -84,5 +93,179 @@ def test_without_keys_everyone_on_this_machine_may_do_everything() -> None:
 
 
 def test_an_admin_key_may_administer() -> None:
-    key = StaticKeys([FIRST], ["tk-admin-key"]).verify("Bearer tk-admin-key")
+    key = KeyRing([FIRST], ["tk-admin-key"]).verify("Bearer tk-admin-key", NOW)
     assert (key.tenant, key.scopes) == ("admin-1", {"inference", "metrics", "admin"})
+
+
+# -- keys of the database ---------------------------------------------------------------------------------------
+
+SECRET = new_secret()
+
+
+def row(secret: str = SECRET, **fields: Any) -> KeyRow:
+    values: dict[str, Any] = {
+        "id": "key_1",
+        "name": "n",
+        "tenant": "t",
+        "prefix": prefix_of(secret),
+        "digest": digest_of(secret).hex(),
+        "scopes": frozenset({"inference"}),
+        "created_at": int(NOW),
+        "revision": 1,
+    }
+    return KeyRow(**values | fields)
+
+
+def ring(*rows: KeyRow) -> KeyRing:
+    made = KeyRing()
+    made.apply(rows)
+    return made
+
+
+def test_a_secret_has_256_random_bits_behind_a_prefix_that_can_be_scanned_for() -> None:
+    assert SECRET.startswith("tk-")
+    assert len(SECRET) == 46
+    assert new_secret() != SECRET
+
+
+def test_a_stored_key_brings_what_it_may_do() -> None:
+    stored = row(limits=Limits(rpm=3), models=frozenset({"m"}))
+    key = ring(stored).verify(f"Bearer {SECRET}", NOW)
+    assert key == Key("key_1", "t", frozenset({"inference"}), Limits(rpm=3), frozenset({"m"}))
+
+
+def test_an_expired_key_is_refused_from_its_very_second_on() -> None:
+    keys = ring(row(expires_at=int(NOW)))
+    assert keys.verify(f"Bearer {SECRET}", NOW - 0.001).id == "key_1"
+    with pytest.raises(InvalidApiKey) as refused:
+        keys.verify(f"Bearer {SECRET}", NOW)
+    assert refused.value.body() == refusal("Bearer wrong").body()
+
+
+def test_a_revoked_key_is_refused_as_an_unknown_one_and_opens_nothing() -> None:
+    keys = ring(row())
+    keys.apply([row(revoked_at=int(NOW), revision=2)])
+    assert refusal(f"Bearer {SECRET}", keys).body() == refusal("Bearer wrong").body()
+    assert keys.is_protected
+
+
+def test_what_is_older_than_what_is_known_changes_nothing() -> None:
+    keys = ring(row(revoked_at=int(NOW), revision=2))
+    keys.apply([row(revision=1)])
+    refusal(f"Bearer {SECRET}", keys)
+
+
+def test_after_a_rotation_both_secrets_are_good_for_the_grace_time_and_then_the_new_one() -> None:
+    new = new_secret()
+    keys = ring(row())
+    keys.apply([row(new, previous_digest=row().digest, previous_until=int(NOW) + 60, revision=2)])
+    for secret in (SECRET, new):
+        assert keys.verify(f"Bearer {secret}", NOW + 59).id == "key_1"
+    assert keys.verify(f"Bearer {new}", NOW + 60).id == "key_1"
+    with pytest.raises(InvalidApiKey):
+        keys.verify(f"Bearer {SECRET}", NOW + 60)
+
+
+def test_a_second_rotation_ends_the_first_secret() -> None:
+    second, third = new_secret(), new_secret()
+    keys = ring(row(second, previous_digest=row().digest, previous_until=int(NOW) + 60, revision=2))
+    keys.apply([row(third, previous_digest=row(second).digest, previous_until=int(NOW) + 60, revision=3)])
+    refusal(f"Bearer {SECRET}", keys)
+    assert {keys.verify(f"Bearer {secret}", NOW).id for secret in (second, third)} == {"key_1"}
+
+
+def test_a_rotated_secret_does_not_outlive_its_key() -> None:
+    new = new_secret()
+    keys = ring(row(new, previous_digest=row().digest, previous_until=int(NOW) + 60, expires_at=int(NOW) + 5))
+    with pytest.raises(InvalidApiKey):
+        keys.verify(f"Bearer {SECRET}", NOW + 5)
+
+
+def test_a_secret_followed_by_more_than_a_key_can_have_is_refused() -> None:
+    longest = "k" * MAX_KEY_CHARS
+    refusal(f"Bearer {longest}k", KeyRing([longest]))
+
+
+def operations(keys: KeyRing, header: str) -> int:
+    """Count the lines that a verification runs through, and its comparisons."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal count
+        count += event in ("line", "call")
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        keys.verify(header, NOW)
+    except InvalidApiKey:
+        pass
+    finally:
+        sys.settrace(before)
+    return count
+
+
+@pytest.fixture(scope="module")
+def many() -> KeyRing:
+    rows = (row(f"secret-{number}", id=f"key_{number}") for number in range(9_999))
+    return ring(row(id="mine"), *rows)
+
+
+@pytest.mark.parametrize("credential", [SECRET, "unknown", "x" * 9000])
+def test_verifying_takes_the_same_steps_with_10_keys_and_with_10000(many: KeyRing, credential: str) -> None:
+    few = ring(row(id="mine"), *(row(f"secret-{number}", id=f"key_{number}") for number in range(9)))
+    assert operations(few, f"Bearer {credential}") == operations(many, f"Bearer {credential}") > 0
+
+
+def test_each_verification_compares_one_digest_in_constant_time(many: KeyRing, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[tuple[bytes, bytes]] = []
+    real = hmac.compare_digest
+    monkeypatch.setattr(hmac, "compare_digest", lambda a, b: compared.append((a, b)) or real(a, b))
+    many.verify(f"Bearer {SECRET}", NOW)
+    refusal("Bearer unknown", many)
+    assert [len(a) + len(b) for a, b in compared] == [64, 64]
+
+
+class Issuer:
+    """Knows one token."""
+
+    asked: list[str] = []
+
+    def verify(self, token: str) -> Key:
+        self.asked.append(token)
+        return Key("oidc:a", "oidc:a", frozenset({"inference"}))
+
+
+@pytest.fixture
+def issuer() -> Issuer:
+    Issuer.asked = []
+    return Issuer()
+
+
+def test_what_has_the_form_of_a_token_is_shown_to_the_issuer_whole(issuer: Issuer) -> None:
+    keys = KeyRing(tokens=issuer)
+    token = f"{'h' * 600}.{'p' * 600}.s"
+    assert keys.verify(f"Bearer {token}", NOW).id == "oidc:a"
+    assert issuer.asked == [token]
+    assert keys.is_protected
+
+
+@pytest.mark.parametrize(
+    "header", ["Bearer unknown", "Bearer a.b", "Bearer a.b.c.d", "Basic a.b.c", f"Bearer {SECRET}"]
+)
+def test_nothing_else_is(issuer: Issuer, header: str) -> None:
+    refusal(header, KeyRing(tokens=issuer))
+    assert issuer.asked == []
+
+
+def test_a_key_of_ours_may_look_like_a_token(issuer: Issuer) -> None:
+    assert KeyRing(["a.b.c"], tokens=issuer).verify("Bearer a.b.c", NOW).id == "key-1"
+    assert issuer.asked == []
+
+
+def test_a_change_of_a_key_leaves_the_others_alone() -> None:
+    other = new_secret()
+    keys = ring(row(), row(other, id="key_2"))
+    keys.apply([replace(row(), revoked_at=1, revision=2)])
+    assert keys.verify(f"Bearer {other}", NOW).id == "key_2"

@@ -19,7 +19,7 @@ MODULES = sorted(
 LAYERS = [
     "core errors",
     "settings observability",
-    "protocol",
+    "protocol store",
     "engine admission accounts",
     "dispatch",
     "api",
@@ -34,6 +34,9 @@ ONLY_IN = {
     "fastapi": "api app.py",
     "starlette": "api app.py",
     "uvicorn": "api cli/serve.py",
+    "sqlalchemy": "store",
+    "alembic": "store",
+    "psycopg": "store",
 }
 
 
@@ -61,6 +64,14 @@ def test_module_imports_only_lower_layers(path: Path) -> None:
             assert theirs == mine or RANK[theirs] < RANK[mine], f"{here} may not import {name}"
         allowed = ONLY_IN.get(name.partition(".")[0])
         assert not allowed or str(here).startswith(tuple(allowed.split())), f"{here} may not import {name}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_database_is_asked_by_accounts_alone(path: Path) -> None:
+    # A request that waits for the database is one that ends with it.
+    here = path.relative_to(ROOT)
+    if here.parts[0] not in ("store", "accounts", "cli", "app.py"):
+        assert "store" not in map(package_of, imported(path)), f"{here} may not import store"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -7,7 +7,7 @@ import sys
 
 
 def test_command_line_imports_no_engine_and_no_web_framework() -> None:
-    heavy = ("vllm", "torch", "transformers", "fastapi")
+    heavy = ("vllm", "torch", "transformers", "fastapi", "sqlalchemy", "alembic", "psycopg")
     script = f"import sys; import tokka.cli; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -17,7 +17,7 @@ def test_server_over_the_fake_engine_imports_no_engine() -> None:
     script = (
         "import sys; from tokka.app import engine_factory, create_server; from tokka.settings import Settings\n"
         "s = Settings(engine='fake'); create_server(s, engine_factory(s))\n"
-        "print([m for m in ('vllm', 'torch', 'transformers') if m in sys.modules])"
+        "print([m for m in ('vllm', 'torch', 'transformers', 'sqlalchemy', 'alembic') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

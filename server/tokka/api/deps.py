@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Depends, Request
 from pydantic import BaseModel, ValidationError
 
+from tokka.accounts.accounts import Accounts
 from tokka.admission.allowance import Allowances
 from tokka.admission.controller import AdmissionController
 from tokka.api.errors import invalid_request
@@ -29,6 +30,7 @@ class Services:
     supervisor: Supervisor
     admission: AdmissionController
     allowances: Allowances
+    accounts: Accounts
     metrics: Metrics
     names: tuple[str, ...]
     started_s: int

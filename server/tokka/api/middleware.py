@@ -6,6 +6,7 @@ import asyncio
 import re
 import secrets
 import time
+from collections.abc import Callable
 
 import structlog
 from starlette.datastructures import Headers
@@ -14,7 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tokka.accounts.keys import StaticKeys
+from tokka.accounts.keys import KeyRing
 from tokka.admission.allowance import Allowances
 from tokka.api.errors import send_error
 from tokka.api.rate_limits import rate_limit_headers
@@ -28,7 +29,7 @@ log = structlog.get_logger("tokka.access")
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/startupz", "/health", "/version"})
 GENERATION_PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
 ADMIN = "/admin/"
-_REMEDY = " Call with a key given by --admin-key."
+_REMEDY = " Call with a key made by `tokka keys create --scope admin`, or given by --admin-key."
 _SLOWEST_BYTES_PER_S = 64 << 10
 _REQUEST_ID = re.compile(r"^[!-~]{1,128}$")
 
@@ -36,10 +37,14 @@ _REQUEST_ID = re.compile(r"^[!-~]{1,128}$")
 class RequestContext:
     """Outermost: gives each request an id and a record, counts its one outcome, and writes its one access line."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, allowances: Allowances) -> None:
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, allowances: Allowances, count: Callable[[RequestRecord], None]
+    ) -> None:
+        """`count`: takes what a request has used, for the books."""
         self._app = app
         self._metrics = metrics
         self._allowances = allowances
+        self._count = count
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -83,6 +88,7 @@ class RequestContext:
         if record.endpoint:
             record.outcome = record.outcome or _outcome_of(status)
             self._metrics.observe(record, now_s)
+            self._count(record)
         if record.settle:
             record.settle()
         fields: dict[str, object] = {
@@ -157,9 +163,7 @@ class ErrorRenderer:
 class Authentication:
     """Deny by default: every path but the probes needs a key, decided on the raw path alone."""
 
-    def __init__(
-        self, app: ASGIApp, keys: StaticKeys, *, metrics_open: bool, admin_open: bool, local_only: bool
-    ) -> None:
+    def __init__(self, app: ASGIApp, keys: KeyRing, *, metrics_open: bool, admin_open: bool, local_only: bool) -> None:
         self._app = app
         self._keys = keys
         self._metrics_open = metrics_open
@@ -177,12 +181,12 @@ class Authentication:
             return ANONYMOUS
         if path == "/metrics" and self._metrics_open:
             return ANONYMOUS
-        if not self._keys:
+        if not self._keys.is_protected:
             if self._local_only and not _is_local(Headers(scope=scope).get("host", "")):
                 # A web page that made its own name point at this machine is no local client.
                 raise PermissionDenied(
                     "Without a key this server answers to local names only. Call it by localhost or an address, "
-                    "or start it with --api-key or --no-auth."
+                    "or make a key with `tokka keys create`."
                 )
             if path == "/metrics":
                 raise PermissionDenied(
@@ -190,10 +194,12 @@ class Authentication:
                 )
             # Any web page can make its reader's browser post to this machine; the browser says so.
             if path.startswith(ADMIN) and (not self._admin_open or "origin" in Headers(scope=scope)):
-                raise PermissionDenied(f"{ADMIN} needs a key here, and none is set up. Start with --admin-key.")
+                raise PermissionDenied(
+                    f"{ADMIN} needs a key here, and none is set up. Make one with `tokka keys create --scope admin`."
+                )
             return ANONYMOUS
         # A browser asks first without credentials; CORS has answered already if it is meant to.
-        key = self._keys.verify(Headers(scope=scope).get("authorization"))
+        key = self._keys.verify(Headers(scope=scope).get("authorization"), time.time())
         needed = _scope_for(path)
         if needed not in key.scopes:
             raise PermissionDenied(f"This key lacks the scope `{needed}`.{_REMEDY if needed == 'admin' else ''}")

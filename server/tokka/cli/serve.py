@@ -96,17 +96,34 @@ async def _serve(
     server = create_server(settings, create_engine)
     server.metrics.watch_log(lambda: lines.dropped)
     _drain_on_signals(server)
-    http = _HttpServer(_http_config(settings, server))
-    for place, key in enumerate([*settings.api_key, *settings.admin_key], start=1):
-        if len(key) < _SAFE_KEY_CHARS:
-            log.warning("guessable_api_key", place=place, remedy=f"use {_SAFE_KEY_CHARS} random characters or more")
     log.info("listening", url=_url(settings, listener), version=__version__, pid=os.getpid(), docs="/docs")
-    serving = asyncio.create_task(http.serve(sockets=[listener]))
+    # The engine takes longest, so it starts first; whoever calls meanwhile waits in the socket's queue.
     running = asyncio.create_task(server.supervisor.run())
-    lag = asyncio.create_task(measure_event_loop_lag(server.metrics))
-    admitting = asyncio.create_task(server.admission.run(lambda: server.supervisor.stats().waiting))
+    try:
+        await server.accounts.open()
+        _check_access(settings, server)
+        return await _serve_http(settings, server, listener, running)
+    finally:
+        running.cancel()
+        # First the engine: what it still works on ends with an error that its clients get to see.
+        await server.supervisor.close()
+        await asyncio.gather(running, return_exceptions=True)
+        # Last: every request has been counted.
+        await server.accounts.close()
+        log.info("stopped")
+
+
+async def _serve_http(settings: Settings, server: Server, listener: socket.socket, running: asyncio.Task[None]) -> int:
+    """Answer requests until told to stop, or until the engine is gone for good."""
+    http = _HttpServer(_http_config(settings, server))
+    serving = asyncio.create_task(http.serve(sockets=[listener]))
     stopping = asyncio.create_task(server.stop.wait())
-    ready = asyncio.create_task(_announce(settings, server))
+    admitting = asyncio.create_task(server.admission.run(lambda: server.supervisor.stats().waiting))
+    aside = [
+        asyncio.create_task(measure_event_loop_lag(server.metrics)),
+        asyncio.create_task(_announce(settings, server)),
+        asyncio.create_task(server.accounts.run()),
+    ]
     try:
         await asyncio.wait({serving, running, admitting, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if running.done():
@@ -122,15 +139,25 @@ async def _serve(
         await _drain(settings, server)
         return 0
     finally:
-        for task in (running, lag, admitting, stopping, ready):
+        for task in (running, admitting, stopping, *aside):
             task.cancel()
-        # First the engine: what it still works on ends with an error that its clients get to see.
         await server.supervisor.close()
         http.should_exit = True
-        await asyncio.gather(serving, running, lag, admitting, stopping, ready, return_exceptions=True)
+        await asyncio.gather(serving, admitting, stopping, *aside, return_exceptions=True)
         if settings.uds:
             settings.uds.unlink(missing_ok=True)
-        log.info("stopped")
+
+
+def _check_access(settings: Settings, server: Server) -> None:
+    """Raise ConfigurationError if everyone could use the model by accident; warn of keys that can be guessed."""
+    if settings.needs_keys and not server.accounts.ring.is_protected:
+        raise ConfigurationError(
+            f"--host: serving on {settings.host} without any key would let everyone who reaches it use the model; "
+            "make one with `tokka keys create`, give --api-key, or --no-auth if that is what you want"
+        )
+    for place, key in enumerate([*settings.api_key, *settings.admin_key], start=1):
+        if len(key) < _SAFE_KEY_CHARS:
+            log.warning("guessable_api_key", place=place, remedy=f"use {_SAFE_KEY_CHARS} random characters or more")
 
 
 async def _announce(settings: Settings, server: Server) -> None:

@@ -17,6 +17,10 @@ ENGINE_STATES = ("stopped", "starting", "ready", "draining", "failed")
 OUTCOMES = get_args(Outcome)
 RESTART_REASONS = get_args(DeathReason)
 _FRONTEND_CPU = ("frontend_cpu_seconds", "CPU time of the server process, engine excluded.")
+_DROPPED_USAGE = (
+    "usage_dropped",
+    "Requests missing in the usage: the database could not be written for so long that memory was full.",
+)
 _DROPPED_LINES = ("log_lines_dropped", "Log lines lost because nobody read them or the disk was full.")
 
 
@@ -63,7 +67,11 @@ class Metrics:
         for reason in RESTART_REASONS:
             self._restarts.labels(reason)
         self.event_loop_lag = self._gauge("event_loop_lag_seconds", "How late the event loop ran its last timer.")
-        for name, meaning in (_FRONTEND_CPU, _DROPPED_LINES):
+        self._database_up = self._gauge(
+            "state_database_up", "1 while keys and usage can be read and written, else 0; requests do not need it."
+        )
+        self._usage_pending = self._gauge("usage_pending", "Entries of usage that are not in the database yet.")
+        for name, meaning in (_FRONTEND_CPU, _DROPPED_USAGE, _DROPPED_LINES):
             self._describe(f"{name}_total", "counter", (), meaning)
         self.set_engine_state("stopped")
 
@@ -104,6 +112,11 @@ class Metrics:
         self.running.set_function(lambda: stats().running)
         self.waiting.set_function(lambda: queued() + stats().waiting)
         self.registry.register(_Read(*_FRONTEND_CPU, cpu_s))
+
+    def watch_state(self, is_up: Callable[[], bool], pending: Callable[[], int], dropped: Callable[[], int]) -> None:
+        self._database_up.set_function(is_up)
+        self._usage_pending.set_function(pending)
+        self.registry.register(_Read(*_DROPPED_USAGE, dropped))
 
     def watch_log(self, dropped_lines: Callable[[], int]) -> None:
         self.registry.register(_Read(*_DROPPED_LINES, dropped_lines))

@@ -1,0 +1,191 @@
+"""The edge between memory and the database: keys come from there, usage goes there, requests wait for neither."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+import structlog
+
+from tokka.accounts.calendar import periods_of
+from tokka.accounts.keys import KeyRing
+from tokka.accounts.usage import Spent, UsageBook
+from tokka.accounts.worker import Worker
+from tokka.core import RequestRecord
+from tokka.errors import ConfigurationError, KeyNotFound, StartupError, StateUnavailable
+from tokka.store.failures import NotWritable, Unavailable
+from tokka.store.rows import Batch, KeyRow, ReportQuery, ReportRow, Totals
+
+if TYPE_CHECKING:
+    # It brings SQLAlchemy, which is imported while the engine starts already.
+    from tokka.accounts.ledger import Issued, Ledger, NewKey
+
+log = structlog.get_logger("tokka.accounts")
+
+Result = TypeVar("Result")
+
+# A revoked key shall be refused within 2 s, and a killed server lose 1 s of usage at most.
+_INTERVAL_S = 0.5
+# Longer than the database's own time limits; an admin waits no longer either.
+_PATIENCE_S = 15.0
+_CLOSE_S = 10.0
+_RETRY_S = 5.0
+
+
+class Accounts:
+    """Owns the one thread that talks to the database. Whatever happens to that, what is in memory goes on."""
+
+    def __init__(
+        self, ring: KeyRing, open_ledger: Callable[[], Ledger], *, is_optional: bool, book: UsageBook | None = None
+    ) -> None:
+        """`open_ledger` blocks; it runs in the thread. `is_optional`: nobody has asked for a database."""
+        self.ring = ring
+        self.book = book or UsageBook()
+        self._open_ledger = open_ledger
+        self._is_optional = is_optional
+        self._ledger: Ledger | None = None
+        self._worker: Worker | None = None
+        self._turn = asyncio.Lock()
+        # A batch that may be written or not is tried again as it is.
+        self._writer = secrets.token_hex(16)
+        self._number = 0
+        self._batch: Batch | None = None
+        self._read_at: int | None = None
+        self.is_up = False
+
+    async def open(self) -> None:
+        """Read keys and totals. Raises StartupError."""
+        try:
+            self._ledger = await self._run(self._open_ledger)
+            self.ring.apply(await self._run(partial(self._ledger.changes, ())))
+            await self._flush(self._ledger)
+        except NotWritable as error:
+            if not self._is_optional:
+                raise
+            log.warning("no_state_database", reason=str(error), consequence="keys and usage are not kept")
+            return
+        except Unavailable as error:
+            raise ConfigurationError(f"cannot use the database: {error.reason}") from None
+        self.is_up = True
+
+    async def run(self) -> None:
+        """Keep memory and database alike; runs until cancelled."""
+        while True:
+            await asyncio.sleep(_INTERVAL_S)
+            await self.synchronize()
+
+    async def close(self) -> None:
+        """Write what is left, as far as the database takes it."""
+        try:
+            async with asyncio.timeout(_CLOSE_S):
+                await self.synchronize()
+                if self._ledger:
+                    await self._run(self._ledger.close)
+        except TimeoutError:
+            log.warning("state_database_hangs")
+        if self._ledger and self.book.pending:
+            log.error("usage_lost", entries=self.book.pending)
+        if self._worker:
+            self._worker.end()
+
+    # -- the request path ---------------------------------------------------------------------------------------
+
+    def count(self, record: RequestRecord) -> None:
+        self.book.add(record, time.time())
+
+    def spent(self, key_id: str) -> Spent:
+        return self.book.spent(key_id, time.time())
+
+    # -- for /admin ---------------------------------------------------------------------------------------------
+
+    async def create(self, new: NewKey) -> Issued:
+        issued = await self._ask(lambda ledger: ledger.create(new, int(time.time())))
+        self.ring.apply([issued.row])
+        return issued
+
+    async def rotate(self, key_id: str, grace_s: int) -> Issued:
+        """Raises KeyNotFound."""
+        issued = await self._ask(lambda ledger: ledger.rotate(key_id, grace_s, int(time.time())))
+        if issued is None:
+            raise KeyNotFound(key_id)
+        self.ring.apply([issued.row])
+        return issued
+
+    async def revoke(self, key_id: str) -> KeyRow:
+        """Raises KeyNotFound."""
+        row = await self._ask(lambda ledger: ledger.revoke(key_id, int(time.time())))
+        if row is None:
+            raise KeyNotFound(key_id)
+        self.ring.apply([row])
+        return row
+
+    async def report(self, query: ReportQuery) -> list[ReportRow]:
+        """Sum up usage, up to this moment."""
+        await self.synchronize()
+        return await self._ask(lambda ledger: ledger.report(query))
+
+    async def _ask(self, question: Callable[[Ledger], Result]) -> Result:
+        """Raises StateUnavailable."""
+        ledger = self._ledger
+        if ledger is None:
+            raise StateUnavailable("This server keeps no keys and no usage: it has no database.", should_retry=False)
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                return await self._run(lambda: question(ledger))
+        except (Unavailable, TimeoutError) as error:
+            self._note_down(error.reason if isinstance(error, Unavailable) else "it does not answer")
+            raise StateUnavailable(
+                "The database of keys and usage cannot be used now.", retry_after_s=_RETRY_S
+            ) from None
+
+    # -- the database -------------------------------------------------------------------------------------------
+
+    async def synchronize(self) -> None:
+        """Take over changed keys, write usage, refresh totals. Never raises: what failed is tried again next time."""
+        async with self._turn:
+            ledger = self._ledger
+            if ledger is None:
+                self.book.settle(self.book.take(), Totals(periods_of(time.time()), {}, 0))
+                return
+            try:
+                if not self.is_up:
+                    await self._run(partial(ledger.open, self.ring.rows))
+                # Keys first: a revoked one is refused also while nothing can be written.
+                self.ring.apply(await self._run(partial(ledger.changes, self.ring.rows)))
+                await self._flush(ledger)
+            except Unavailable as error:
+                self._note_down(error.reason)
+            except StartupError as error:
+                self._note_down(str(error))
+            except Exception as fault:
+                # The text may hold what was to be written.
+                self._note_down(f"unexpected {type(fault).__name__}")
+            else:
+                self._note_up()
+
+    async def _run(self, job: Callable[[], Result]) -> Result:
+        if self._worker is None:
+            self._worker = Worker("accounts")
+        return await self._worker.run(job)
+
+    async def _flush(self, ledger: Ledger) -> None:
+        if self._batch is None and (rows := self.book.take()):
+            self._number += 1
+            self._batch = Batch(self._writer, self._number, rows)
+        totals = await self._run(partial(ledger.write, self._batch, periods_of(time.time()), self._read_at))
+        self.book.settle(self._batch.rows if self._batch else (), totals)
+        self._batch, self._read_at = None, totals.at
+
+    def _note_down(self, reason: str) -> None:
+        if self.is_up:
+            self.is_up = False
+            log.warning("state_database_down", reason=reason, consequence="served from memory; usage is written later")
+
+    def _note_up(self) -> None:
+        if not self.is_up:
+            self.is_up = True
+            log.info("state_database_up")

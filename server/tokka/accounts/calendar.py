@@ -1,0 +1,20 @@
+"""Days and months by which quotas count, in UTC."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from tokka.store.rows import Periods
+
+HOUR_S = 3600
+DAY_S = 86400
+
+
+def hour_of(now_s: float) -> int:
+    return int(now_s) // HOUR_S * HOUR_S
+
+
+def periods_of(now_s: float) -> Periods:
+    """Return when the present day and month began."""
+    day = int(now_s) // DAY_S * DAY_S
+    return Periods(day, day - (datetime.fromtimestamp(day, UTC).day - 1) * DAY_S)

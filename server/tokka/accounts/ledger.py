@@ -1,0 +1,137 @@
+"""Keys and usage in the database: each method is one piece of work for a thread, in short transactions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from tokka.accounts.credential import digest_of, new_key_id, new_secret, prefix_of
+from tokka.core import KeyScope, Limits
+from tokka.store import keys, state, usage
+from tokka.store.database import Database
+from tokka.store.location import database_at
+from tokka.store.rows import Batch, KeyRow, Periods, ReportQuery, ReportRow, State, Totals
+
+_NOWHERE = State("", 0)
+
+
+def open_ledger(database_url: str | None, state_dir: Path, busy_s: float) -> Ledger:
+    """Open what the settings name; `busy_s`: how long to wait for other programs. Raises Unavailable, StartupError."""
+    ledger = Ledger(database_at(database_url, state_dir, busy_s))
+    ledger.open(None)
+    return ledger
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """What an operator says of a key."""
+
+    name: str
+    tenant: str
+    scopes: frozenset[KeyScope]
+    limits: Limits = field(default_factory=Limits)
+    models: frozenset[str] | None = None
+    expires_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """A key with its secret, which is kept nowhere else."""
+
+    row: KeyRow
+    secret: str
+
+
+class Ledger:
+    """All of it blocks. Raises Unavailable."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._seen = _NOWHERE
+
+    @property
+    def place(self) -> str:
+        return self._database.place
+
+    def open(self, known: Sequence[KeyRow] | None) -> None:
+        """Connect anew, and repair. `known`: the keys in memory; None at the start. Raises StartupError, too."""
+        self._database.open(known)
+
+    def close(self) -> None:
+        self._database.close()
+
+    def changes(self, known: Sequence[KeyRow]) -> list[KeyRow]:
+        """Return the keys that have changed since the last time. A database that is another one, or an older copy,
+        first gets what it lacks of the known ones: a mishap with it must not refuse a user."""
+        seen = self._seen
+        with self._database.transaction(write=False) as connection:
+            now = state.read(connection)
+            if now.identity != seen.identity or now.revision < seen.revision:
+                seen = _NOWHERE
+            rows = keys.changed_after(connection, seen.revision)
+        if seen == _NOWHERE and known:
+            with self._database.transaction(write=True) as connection:
+                keys.restore(connection, known)
+                rows = keys.changed_after(connection, 0)
+        # Not `now.revision`: a change between the two statements would be missed.
+        self._seen = State(now.identity, max((row.revision for row in rows), default=seen.revision))
+        return rows
+
+    def write(self, batch: Batch | None, periods: Periods, since: int | None) -> Totals:
+        """Write the usage, once, and return what keys have used of which others may have written some since then."""
+        with self._database.transaction(write=batch is not None) as connection:
+            if batch:
+                usage.write(connection, batch)
+            return usage.totals(connection, periods, since)
+
+    def create(self, new: NewKey, now: int) -> Issued:
+        secret = new_secret()
+        row = KeyRow(
+            id=new_key_id(),
+            name=new.name,
+            tenant=new.tenant,
+            prefix=prefix_of(secret),
+            digest=digest_of(secret).hex(),
+            scopes=new.scopes,
+            created_at=now,
+            limits=new.limits,
+            models=new.models,
+            expires_at=new.expires_at,
+        )
+        with self._database.transaction(write=True) as connection:
+            row = keys.add(connection, row)
+        return Issued(row, secret)
+
+    def revoke(self, key_id: str, now: int) -> KeyRow | None:
+        """Return the key, revoked now or earlier; None if there is none."""
+        with self._database.transaction(write=True) as connection:
+            row = keys.find(connection, key_id)
+            if row is None or row.revoked_at is not None:
+                return row
+            return keys.change(connection, replace(row, revoked_at=now))
+
+    def rotate(self, key_id: str, grace_s: int, now: int) -> Issued | None:
+        """Give the key a new secret; the present one is good for the grace time. None if there is no such key, or it
+        was revoked."""
+        secret = new_secret()
+        with self._database.transaction(write=True) as connection:
+            row = keys.find(connection, key_id)
+            if row is None or row.revoked_at is not None:
+                return None
+            changed = replace(
+                row,
+                digest=digest_of(secret).hex(),
+                prefix=prefix_of(secret),
+                previous_digest=row.digest,
+                previous_until=now + grace_s,
+            )
+            return Issued(keys.change(connection, changed), secret)
+
+    def keys(self) -> list[KeyRow]:
+        with self._database.transaction(write=False) as connection:
+            return sorted(keys.changed_after(connection, 0), key=lambda row: (row.created_at, row.id))
+
+    def report(self, query: ReportQuery) -> list[ReportRow]:
+        with self._database.transaction(write=False) as connection:
+            return usage.report(connection, query)

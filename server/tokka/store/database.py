@@ -1,0 +1,56 @@
+"""What the rest of `store` asks of a database, whichever it is; and its errors in our words."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from tokka.store.failures import Damaged, Unavailable
+from tokka.store.rows import KeyRow
+
+# A lost commit must not look like one that failed, so all that is written can be written twice.
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_MAX_REASON_CHARS = 200
+
+
+class Database(Protocol):
+    """All of it blocks, for seconds at worst: it is called from threads only."""
+
+    @property
+    def place(self) -> str:
+        """Where it is, for messages, without secrets."""
+
+    def open(self, known: Sequence[KeyRow] | None) -> None:
+        """Connect anew, migrate, and repair what can be. `known`: the keys in memory, which a repaired one shall hold;
+        None at the start. Raises Unavailable, or StartupError if it can't be used without an operator."""
+
+    def transaction(self, *, write: bool) -> AbstractContextManager[Connection]:
+        """A short transaction, committed at its end. Raises Unavailable, or Damaged if only `open` can help."""
+
+    def close(self) -> None: ...
+
+
+@contextmanager
+def failures() -> Iterator[None]:
+    """Turn the drivers' errors into ours."""
+    try:
+        yield
+    except DBAPIError as error:
+        # Not the whole error: that would show the statement with its parameters.
+        raise failure(error.orig or error) from None
+    except (SQLAlchemyError, sqlite3.Error, OSError) as error:
+        raise failure(error) from None
+
+
+def failure(error: BaseException) -> Unavailable:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    reason = lines[0][:_MAX_REASON_CHARS]
+    # Extended codes hold the primary one in their lowest byte.
+    if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED:
+        return Damaged(reason)
+    return Unavailable(reason)

@@ -1,0 +1,45 @@
+"""Brings a database to the present revision, inside a transaction of the caller's that nobody else can share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sqlalchemy import Connection, inspect, text
+
+from tokka import __version__
+from tokka.errors import ConfigurationError
+
+_FOLDER = Path(__file__).parent / "migrations"
+
+
+def revisions() -> list[str]:
+    """Return the revisions this program knows, oldest first, by the names of their files."""
+    return sorted(path.stem[1:5] for path in (_FOLDER / "versions").glob("r*.py"))
+
+
+def migrate(connection: Connection, place: str) -> None:
+    """Raises ConfigurationError if the database was made by a newer program."""
+    current = _current(connection)
+    known = revisions()
+    if current == known[-1]:
+        return
+    if current is not None and current not in known:
+        raise ConfigurationError(
+            f"the database {place} was made by a newer Tokka than this one ({__version__} does not know its revision "
+            f"{current[:32]}); run that version, or give another --state-dir or --database-url"
+        )
+    # Only now: it takes as long to import as all else that `tokka keys` does.
+    from alembic import command  # noqa: PLC0415
+    from alembic.config import Config  # noqa: PLC0415
+
+    config = Config()
+    config.set_main_option("script_location", str(_FOLDER).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _current(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    found: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    return found

@@ -1,0 +1,91 @@
+"""PostgreSQL: one database for several front ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from tokka.errors import ConfigurationError
+from tokka.store.database import failures
+from tokka.store.migration import migrate
+from tokka.store.rows import KeyRow
+
+_DRIVERS = ("postgres", "postgresql", "postgresql+psycopg")
+# libpq has no shorter time than 2 s.
+_CONNECT_S = 3
+_STATEMENT_MS = 5000
+# An unanswered packet ends the connection, so that a host that is gone holds nobody up for a quarter of an hour.
+_UNANSWERED_MS = 5000
+_MIGRATION_MS = 60_000
+# "Tokka", as a number: whoever migrates holds it.
+_LOCK = 0x546F6B6B61
+
+
+class PostgresDatabase:
+    def __init__(self, url: str) -> None:
+        self._url = _checked(url)
+        self.place = f"{self._url.host or 'the local host'}/{self._url.database or ''}"
+        self._engine: Engine | None = None
+
+    def open(self, known: Sequence[KeyRow] | None) -> None:
+        if self._engine is None:
+            self._engine = _create_engine(self._url)
+        with failures(), self._engine.begin() as connection:
+            connection.execute(text(f"SET LOCAL statement_timeout = {_MIGRATION_MS}"))
+            connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+            migrate(connection, self.place)
+
+    @contextmanager
+    def transaction(self, *, write: bool) -> Iterator[Connection]:
+        assert self._engine, "not opened"
+        with failures(), self._engine.begin() as connection:
+            yield connection
+
+    def close(self) -> None:
+        if self._engine:
+            self._engine.dispose()
+
+
+def _checked(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        parsed = None
+    if parsed is None or parsed.drivername not in _DRIVERS:
+        # Without the URL: it may hold a password.
+        raise ConfigurationError("--database-url must look like postgresql://user:password@host:5432/name")
+    return parsed.set(drivername="postgresql+psycopg")
+
+
+def _create_engine(url: URL) -> Engine:
+    ours: dict[str, Any] = {
+        "connect_timeout": _CONNECT_S,
+        "tcp_user_timeout": _UNANSWERED_MS,
+        "application_name": "tokka",
+    }
+    engine = create_engine(
+        url,
+        # One thread uses it.
+        pool_size=1,
+        max_overflow=1,
+        pool_timeout=_CONNECT_S,
+        pool_pre_ping=True,
+        # What the URL says itself stands.
+        connect_args={name: value for name, value in ours.items() if name not in url.query}
+        # Poolers between us and the server do not know prepared statements.
+        | {"prepare_threshold": None},
+    )
+
+    def limit_statements(connection: Any, _: Any) -> None:
+        # Not by `options`: poolers refuse those.
+        with connection.cursor() as cursor:
+            cursor.execute(f"SET statement_timeout = {_STATEMENT_MS}")
+        connection.commit()
+
+    event.listen(engine, "connect", limit_statements)
+    return engine
