@@ -1,0 +1,834 @@
+"""Tokens of an issuer: who they belong to, one refusal for everything else, and keys that follow the issuer's."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import hmac
+import itertools
+import json
+import math
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from tokka.accounts import oidc
+from tokka.accounts.keys import REFUSAL
+from tokka.accounts.oidc import MAX_TOKEN_CHARS, Pace, TokenVerifier
+from tokka.core import Key
+from tokka.errors import ConfigurationError, InvalidApiKey, IssuerUnavailable
+
+ISSUER = "https://login.example.org/realms/lumi"
+AUDIENCE = "tokka"
+NOW = 1_800_000_000
+# By kid.
+KINDS: dict[str, Callable[[], Any]] = {
+    "rsa": lambda: rsa.generate_private_key(public_exponent=65537, key_size=2048),
+    "other-rsa": lambda: rsa.generate_private_key(public_exponent=65537, key_size=2048),
+    "p256": lambda: ec.generate_private_key(ec.SECP256R1()),
+    "p384": lambda: ec.generate_private_key(ec.SECP384R1()),
+    "p521": lambda: ec.generate_private_key(ec.SECP521R1()),
+    "ed25519": ed25519.Ed25519PrivateKey.generate,
+}
+KID_OF = {
+    **dict.fromkeys(("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"), "rsa"),
+    "ES256": "p256",
+    "ES384": "p384",
+    "ES512": "p521",
+    "EdDSA": "ed25519",
+}
+
+
+@cache
+def private(kid: str) -> Any:
+    return KINDS[kid]()
+
+
+def jwk(name: str, /, *, secret: bool = False, **more: Any) -> dict[str, Any]:
+    """Return the key as its issuer publishes it; None takes a field out."""
+    kinds = {"rsa": "RS256", "other-rsa": "RS256", "ed25519": "EdDSA"}
+    algorithm = jwt.get_algorithm_by_name(kinds.get(name, "ES256"))
+    key = private(name) if secret else private(name).public_key()
+    fields = {**algorithm.to_jwk(key, as_dict=True), "kid": name, "use": "sig", **more}
+    fields.pop("key_ops", None)
+    return {field: value for field, value in fields.items() if value is not None}
+
+
+def claims(**more: Any) -> dict[str, Any]:
+    """Return good claims with these changes; None takes one out."""
+    good = {"iss": ISSUER, "aud": AUDIENCE, "exp": NOW + 300, "iat": NOW, "sub": "alice", "scope": "openid inference"}
+    return {name: value for name, value in {**good, **more}.items() if value is not None}
+
+
+def signed(
+    content: dict[str, Any] | None = None, algorithm: str = "RS256", by: str | None = None, **header: Any
+) -> str:
+    kid = by or KID_OF[algorithm]
+    fields = {name: value for name, value in {"kid": kid, **header}.items() if value is not None}
+    return jwt.encode(claims() if content is None else content, private(kid), algorithm, headers=fields)
+
+
+def part(value: Any) -> str:
+    raw = value if isinstance(value, bytes) else json.dumps(value).encode()
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def forged(header: Any, content: Any, algorithm: str = "RS256", by: str = "rsa") -> str:
+    """Return a token with any header and content, rightly signed."""
+    text = f"{part(header)}.{part(content)}"
+    return f"{text}.{part(jwt.get_algorithm_by_name(algorithm).sign(text.encode(), private(by)))}"
+
+
+def altered(token: str, position: int, change: Callable[[str], str]) -> str:
+    parts = token.split(".")
+    parts[position] = change(parts[position])
+    return ".".join(parts)
+
+
+def verifier_of(*keys: dict[str, Any], **given: Any) -> TokenVerifier:
+    options: dict[str, Any] = {
+        "issuer": ISSUER,
+        "audience": AUDIENCE,
+        "tenant_claim": "sub",
+        "scope_claim": "scope",
+        "clock": lambda: NOW,
+    }
+    verifier = TokenVerifier(**{**options, **given})
+    if keys:
+        verifier.use({"keys": list(keys)})
+    return verifier
+
+
+ALL = [jwk(kid) for kid in ("rsa", "p256", "p384", "p521", "ed25519")]
+VERIFIER = verifier_of(*ALL)
+
+
+def refused(token: str, verifier: TokenVerifier = VERIFIER) -> None:
+    with pytest.raises(InvalidApiKey) as refusal:
+        verifier.verify(token)
+    assert refusal.value.body() == InvalidApiKey(REFUSAL).body()
+    assert refusal.value.headers() == InvalidApiKey(REFUSAL).headers()
+
+
+@pytest.mark.parametrize("algorithm", KID_OF)
+def test_a_token_is_accepted_by_each_algorithm(algorithm: str) -> None:
+    assert VERIFIER.verify(signed(algorithm=algorithm)) == Key("oidc:alice", "oidc:alice", frozenset({"inference"}))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"aud": ["account", AUDIENCE]},
+        {"exp": NOW + 0.5},
+        {"iat": NOW + 30, "nbf": NOW + 30},
+        {"iat": None},
+        {"sub": "x" * 128},
+        {"sub": "käyttäjä 1"},
+        {"groups": ["g" * 40] * 90},
+    ],
+)
+def test_these_claims_are_good(changes: dict[str, Any]) -> None:
+    assert VERIFIER.verify(signed(claims(**changes))).scopes == {"inference"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"iss": value} for value in (None, ISSUER + "/", "https://evil.example", [ISSUER], 5)),
+        *({"aud": value} for value in (None, "tokk", "tokka2", "", [], ["account"], {AUDIENCE: 1}, [[AUDIENCE]], 5)),
+        *({"exp": value} for value in (None, NOW, NOW - 1, 0, -1, str(NOW + 300), True, math.nan, [NOW + 300], {})),
+        *({"nbf": value} for value in (NOW + 31, str(NOW), math.nan, True, [])),
+        *({"iat": value} for value in (NOW + 31, str(NOW), math.nan, True, [])),
+        *({"sub": value} for value in (None, "", " ", "x" * 129, 7, ["alice"], {"a": 1}, "a\nb", "a\x00", "alice ")),
+        *({"scope": value} for value in (7, True, {"inference": True})),
+    ],
+    ids=str,
+)
+def test_these_claims_are_refused_although_rightly_signed(changes: dict[str, Any]) -> None:
+    refused(forged({"alg": "RS256", "kid": "rsa"}, claims(**changes)))
+
+
+@pytest.mark.parametrize("content", [[], "text", 5, None, b"", b"\xff", b"{", b"[" * 2000, b"9" * 5000], ids=repr)
+def test_content_that_is_no_object_is_refused(content: Any) -> None:
+    refused(forged({"alg": "RS256", "kid": "rsa"}, content))
+
+
+def test_a_lone_surrogate_is_no_tenant() -> None:
+    refused(forged({"alg": "RS256", "kid": "rsa"}, claims(sub="\ud800")))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        *({"kid": value} for value in (None, 5, [], "", "RSA", "unknown", "p256", "ed25519", ["rsa"], {"a": 1})),
+        *({"alg": value} for value in (None, 5, [], "", "none", "None", "HS256", "RS1", "rs256", "PS256", "ES256")),
+        *({"crit": value} for value in (["exp"], [], ["b64"], "exp", None, 5)),
+        *({"typ": value} for value in ("logout+jwt", "dpop+jwt", "", 5, None, [])),
+        {"b64": False},
+        {"b64": False, "crit": ["b64"]},
+        {"b64": True, "crit": ["b64"]},
+    ],
+    ids=str,
+)
+def test_these_headers_are_refused_although_rightly_signed(header: dict[str, Any]) -> None:
+    fields = {"alg": "RS256", "kid": "rsa", **header}
+    refused(forged(fields, claims()))
+
+
+@pytest.mark.parametrize("header", [[], "text", 5, None, b"", b"\xff", b"{", b"[" * 2000, {}], ids=repr)
+def test_a_header_that_is_no_object_is_refused(header: Any) -> None:
+    refused(forged(header, claims()))
+
+
+@pytest.mark.parametrize("kind", ["JWT", "jwt", "at+jwt", "application/at+jwt"])
+def test_these_types_are_accepted(kind: str) -> None:
+    assert VERIFIER.verify(signed(typ=kind)).tenant == "oidc:alice"
+
+
+@pytest.mark.parametrize("signature", ["", "x", part(b"\x00" * 256)])
+def test_none_is_no_algorithm(signature: str) -> None:
+    for name in ("none", "None", "NONE", "", "HS256"):
+        token = f"{part({'alg': name, 'kid': 'rsa'})}.{part(claims())}.{signature}"
+        refused(token)
+        # Nor does it wait for keys.
+        refused(token, verifier_of())
+
+
+@pytest.mark.parametrize("kid", ["rsa", "p256", "ed25519"])
+def test_a_public_key_is_no_shared_secret(kid: str) -> None:
+    public = private(kid).public_key()
+    info = serialization.PublicFormat.SubjectPublicKeyInfo
+    secrets = [
+        public.public_bytes(serialization.Encoding.PEM, info),
+        public.public_bytes(serialization.Encoding.DER, info),
+        json.dumps(jwk(kid)).encode(),
+        jwk(kid).get("n", jwk(kid).get("x", "")).encode(),
+        b"",
+    ]
+    for name, digest in (("HS256", hashlib.sha256), ("HS384", hashlib.sha384), ("HS512", hashlib.sha512)):
+        for secret in secrets:
+            text = f"{part({'alg': name, 'kid': kid})}.{part(claims())}"
+            refused(f"{text}.{part(hmac.digest(secret, text.encode(), digest))}")
+
+
+@pytest.mark.parametrize("field", ["jwk", "jku", "x5u", "x5c"])
+def test_a_key_in_the_header_is_never_used(field: str) -> None:
+    value = jwk("other-rsa") if field == "jwk" else "http://127.0.0.1:9/keys"
+    for kid in ("rsa", "other-rsa", None):
+        refused(signed(by="other-rsa", kid=kid, **{field: value}))
+    # Nor does it spoil a good token.
+    assert VERIFIER.verify(signed(**{field: value})).tenant == "oidc:alice"
+
+
+@pytest.mark.parametrize(("algorithm", "by"), [("RS256", "other-rsa"), ("PS512", "other-rsa")])
+def test_another_key_under_a_known_name_is_refused(algorithm: str, by: str) -> None:
+    refused(signed(algorithm=algorithm, by=by, kid="rsa"))
+
+
+@pytest.mark.parametrize("algorithm", KID_OF)
+def test_a_tampered_token_is_refused(algorithm: str) -> None:
+    token = signed(algorithm=algorithm)
+    richer = part(claims(scope="inference metrics admin"))
+    refused(altered(token, 1, lambda _: richer))
+    refused(altered(token, 0, lambda _: part({"alg": algorithm, "kid": KID_OF[algorithm], "x": 1})))
+    refused(altered(token, 2, lambda text: ("A" if text[0] != "A" else "B") + text[1:]))
+    refused(altered(token, 2, lambda text: text[:-4]))
+    refused(altered(token, 2, lambda _: ""))
+    refused(altered(token, 2, lambda text: text + "AAAA"))
+    refused(altered(token, 2, lambda _: part(b"\x00" * 64)))
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        *("", ".", "..", "...", "a.b", "a.b.c", "a.b.c.d.e", "tk-" + "x" * 43, "ä.b.c", "\udcff.a.b", "\x00", " "),
+        *("x" * MAX_TOKEN_CHARS, "x" * (MAX_TOKEN_CHARS + 1), "." * MAX_TOKEN_CHARS, "a." * 4000, "x" * 10_000_000),
+    ],
+    ids=lambda token: ascii(token[:8]) + str(len(token)),
+)
+def test_what_is_no_token_is_refused(token: str) -> None:
+    refused(token)
+    # Nor does it wait for keys.
+    refused(token, verifier_of())
+
+
+def test_whitespace_and_parts_around_a_token_are_refused() -> None:
+    token = signed()
+    for text in (f" {token}", f"{token} ", f"{token}\n", f"{token}.", f".{token}", f"{token}.x", f"{token}.{token}"):
+        refused(text)
+
+
+def test_a_token_may_have_8_kib() -> None:
+    room = MAX_TOKEN_CHARS - len(signed(claims(pad="")))
+    longest = signed(claims(pad="x" * (room * 3 // 4)))
+    assert MAX_TOKEN_CHARS - 8 < len(longest) <= MAX_TOKEN_CHARS
+    assert VERIFIER.verify(longest).tenant == "oidc:alice"
+    refused(signed(claims(pad="x" * (room * 3 // 4 + 8))))
+
+
+@settings(max_examples=1000)
+@given(st.data())
+def test_a_mutated_token_is_the_same_or_refused(data: st.DataObject) -> None:
+    token = tokens()[data.draw(st.sampled_from(list(KID_OF)))]
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(token)))
+        piece = data.draw(st.one_of(st.text("._-=Aa09", max_size=3), st.text(max_size=2), st.just(token[at:])))
+        token = token[:at] + piece + token[at + data.draw(st.integers(0, 2)) :]
+    if token.replace("=", "") in {text.replace("=", "") for text in tokens().values()}:
+        return
+    refused(token)
+
+
+@cache
+def tokens() -> dict[str, str]:
+    return {name: signed(algorithm=name) for name in KID_OF}
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=300)
+@given(name=st.sampled_from(["alg", "kid", "typ", "b64", "x5c"]), value=_JSON)
+def test_whatever_a_header_holds_is_refused_or_harmless(name: str, value: Any) -> None:
+    with contextlib.suppress(InvalidApiKey):
+        assert VERIFIER.verify(forged({"alg": "RS256", "kid": "rsa", name: value}, claims())).tenant == "oidc:alice"
+
+
+@settings(max_examples=300)
+@given(name=st.sampled_from(["iss", "aud", "exp", "nbf", "iat", "sub", "scope"]), value=_JSON)
+def test_whatever_a_claim_holds_is_refused_or_gives_known_scopes(name: str, value: Any) -> None:
+    with contextlib.suppress(InvalidApiKey):
+        key = VERIFIER.verify(forged({"alg": "RS256", "kid": "rsa"}, {**claims(), name: value}))
+        assert key.scopes <= {"inference", "metrics", "admin"}
+        assert key.tenant.startswith("oidc:")
+
+
+@pytest.mark.parametrize(
+    ("scope", "expected"),
+    [
+        ("inference", {"inference"}),
+        ("openid  admin metrics offline_access", {"admin", "metrics"}),
+        (["inference", "billing", 5, None, ["admin"]], {"inference"}),
+        ("inference,admin Admin xadmin", set()),
+        ("", set()),
+        (None, set()),
+    ],
+)
+def test_only_known_scopes_are_taken(scope: Any, expected: set[str]) -> None:
+    assert VERIFIER.verify(signed(claims(scope=scope))).scopes == expected
+
+
+def test_claims_are_found_at_a_dotted_path_or_under_a_name_with_dots() -> None:
+    content = claims(realm_access={"project": "lumi"}, **{"https://example.org/scopes": ["metrics"]})
+    verifier = verifier_of(*ALL, tenant_claim="realm_access.project", scope_claim="https://example.org/scopes")
+    assert verifier.verify(signed(content)) == Key("oidc:lumi", "oidc:lumi", frozenset({"metrics"}))
+    for other in ("lumi", ["project"], {}, {"project": {"a": "b"}}, None):
+        refused(signed(claims(realm_access=other)), verifier)
+
+
+@pytest.mark.parametrize("name", ["key-1", "admin-1", "anonymous"])
+def test_a_claim_cannot_name_a_tenant_of_another_kind(name: str) -> None:
+    key = VERIFIER.verify(signed(claims(sub=name)))
+    assert (key.id, key.tenant) == (f"oidc:{name}", f"oidc:{name}")
+
+
+def test_a_single_key_needs_no_name_and_one_of_several_does() -> None:
+    nameless = signed(kid=None)
+    assert verifier_of(jwk("rsa")).verify(nameless).tenant == "oidc:alice"
+    assert verifier_of(jwk("rsa", kid=None)).verify(nameless).tenant == "oidc:alice"
+    refused(nameless)
+    refused(nameless, verifier_of(jwk("rsa", kid=None), jwk("p256")))
+    refused(nameless, verifier_of(jwk("other-rsa")))
+    # A name that a token states has to be the key's.
+    refused(signed(), verifier_of(jwk("rsa", kid=None)))
+
+
+def test_a_key_is_used_only_as_it_says() -> None:
+    assert verifier_of(jwk("rsa", alg="PS384")).verify(signed(algorithm="PS384")).tenant == "oidc:alice"
+    refused(signed(algorithm="PS256"), verifier_of(jwk("rsa", alg="PS384")))
+    refused(signed(), verifier_of(jwk("rsa", alg="RS512")))
+    assert verifier_of(jwk("rsa", use=None)).verify(signed()).tenant == "oidc:alice"
+
+
+def test_keys_of_one_name_and_different_kinds_do_not_shadow_each_other() -> None:
+    verifier = verifier_of(jwk("p256", kid="same"), jwk("rsa", kid="same"))
+    assert verifier.verify(signed(kid="same")).tenant == "oidc:alice"
+    assert verifier.verify(signed(algorithm="ES256", kid="same")).tenant == "oidc:alice"
+
+
+def test_a_published_private_key_is_read_as_the_public_one() -> None:
+    for kid, algorithm in (("rsa", "RS256"), ("p256", "ES256"), ("ed25519", "EdDSA")):
+        assert verifier_of(jwk(kid, secret=True)).verify(signed(algorithm=algorithm)).tenant == "oidc:alice"
+
+
+USELESS: list[Any] = [
+    *(jwk("rsa", use="enc"), jwk("rsa", alg="RSA-OAEP"), jwk("rsa", alg="HS256"), jwk("rsa", alg="none")),
+    *(jwk("rsa", kid=5), jwk("rsa", n=None), jwk("rsa", n=5), jwk("rsa", n="!"), jwk("rsa", e="AA"), jwk("rsa", n="")),
+    *({**jwk("rsa"), "key_ops": ["encrypt"]}, {**jwk("rsa"), "key_ops": 5}),
+    *(jwk("p256", crv="P-384"), jwk("p256", crv="secp256k1"), jwk("p256", x=None), jwk("p256", x="AAAA")),
+    *(jwk("p256", x=jwk("p256")["y"]), jwk("ed25519", crv="X25519"), jwk("ed25519", crv=None), jwk("ed25519", x="AA")),
+    *({"kty": "oct", "k": part(b"secret" * 8), "kid": "rsa"}, {"kty": "oct", "k": "x", "alg": "HS256"}),
+    *({}, {"kty": []}, {"kty": "RSA", "crv": {}}, [], "text", None, 5),
+]
+
+
+@pytest.mark.parametrize("useless", USELESS, ids=lambda key: str(key)[:60])
+def test_a_key_of_no_use_is_left_out_and_costs_the_others_nothing(useless: Any) -> None:
+    with pytest.raises(ValueError, match="no key"):
+        verifier_of().use({"keys": [useless]})
+    # It does not count as one of several either.
+    assert verifier_of(useless, jwk("rsa")).verify(signed(kid=None)).tenant == "oidc:alice"
+
+
+@pytest.mark.parametrize("bits", [1024, 8200])
+def test_rsa_keys_that_are_broken_or_slow_are_left_out(bits: int) -> None:
+    number = part(((1 << bits) - 1).to_bytes(bits // 8))
+    with pytest.raises(ValueError, match="no key"):
+        verifier_of().use({"keys": [jwk("rsa", n=number)]})
+
+
+@pytest.mark.parametrize("document", [None, [], {}, {"keys": None}, {"keys": {}}, {"keys": []}, {"keys": [{}] * 101}])
+def test_a_key_set_of_no_use_is_refused_and_the_last_good_one_stays(document: Any) -> None:
+    verifier = verifier_of(jwk("rsa"))
+    with pytest.raises(ValueError, match="key set"):
+        verifier.use(document)
+    assert verifier.verify(signed()).tenant == "oidc:alice"
+
+
+@pytest.fixture
+def checks(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Signatures that have been checked."""
+    seen: list[bytes] = []
+    check = jwt.algorithms.RSAAlgorithm.verify
+
+    def counted(self: Any, text: bytes, key: Any, signature: bytes) -> bool:
+        seen.append(signature)
+        return check(self, text, key, signature)
+
+    monkeypatch.setattr(jwt.algorithms.RSAAlgorithm, "verify", counted)
+    return seen
+
+
+def test_a_known_token_is_checked_again_after_a_minute(checks: list[bytes]) -> None:
+    now = [float(NOW)]
+    verifier, token = verifier_of(jwk("rsa"), clock=lambda: now[0]), signed()
+    for now[0] in (NOW, NOW + 1, NOW + 59):
+        verifier.verify(token)
+    assert len(checks) == 1
+    now[0] = NOW + 60
+    verifier.verify(token)
+    assert len(checks) == 2
+
+
+def test_a_known_token_expires_on_time() -> None:
+    now = [float(NOW)]
+    verifier, token = verifier_of(jwk("rsa"), clock=lambda: now[0]), signed(claims(exp=NOW + 10))
+    for now[0] in (NOW, NOW + 9.9):
+        verifier.verify(token)
+    now[0] = NOW + 10
+    refused(token, verifier)
+
+
+def test_a_known_token_goes_with_its_key() -> None:
+    verifier, token = verifier_of(jwk("rsa"), jwk("p256")), signed()
+    verifier.verify(token)
+    verifier.use({"keys": [jwk("p256")]})
+    refused(token, verifier)
+
+
+def test_the_same_keys_again_cost_nothing(checks: list[bytes]) -> None:
+    verifier, token = verifier_of(jwk("rsa"), jwk("p256")), signed()
+    verifier.verify(token)
+    verifier.use({"keys": [jwk("p256"), jwk("rsa")]})
+    verifier.verify(token)
+    assert len(checks) == 1
+
+
+def test_known_tokens_are_bounded_and_the_least_used_goes_first(
+    checks: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(oidc, "_MAX_VERIFIED", 2)
+    first, second, third = (signed(claims(jti=name)) for name in "abc")
+    verifier = verifier_of(jwk("rsa"))
+    for token in (first, second, first, third, first):
+        verifier.verify(token)
+    assert len(checks) == 3
+    verifier.verify(second)
+    assert len(checks) == 4
+
+
+def test_refused_tokens_are_not_kept(checks: list[bytes]) -> None:
+    verifier, token = verifier_of(jwk("rsa")), signed(by="other-rsa", kid="rsa")
+    for _ in range(3):
+        refused(token, verifier)
+    assert len(checks) == 3
+
+
+@pytest.mark.parametrize(
+    "issuer",
+    [
+        *("", "login.example.org", "ftp://login.example.org", "https://", "https:///realms", "//login.example.org"),
+        *("http://login.example.org", "http://192.168.1.5:8080", "http://localhost.example.org", "http://0.0.0.0"),
+        *("https://user:secret@login.example.org", "https://login.example.org?x=1", "https://login.example.org/#x"),
+        *("https://login.example.org:port", "https://[::1", "https://login.example.org/a b", "https://ä.example.org"),
+    ],
+)
+def test_an_issuer_has_to_be_a_url_that_nobody_can_meddle_with(issuer: str) -> None:
+    with pytest.raises(ConfigurationError, match="--oidc-issuer"):
+        verifier_of(issuer=issuer)
+
+
+@pytest.mark.parametrize(
+    "issuer", ["http://localhost:8080/realms/x", "http://127.0.0.1:1", "http://[::1]:8080", ISSUER]
+)
+def test_https_and_loopback_are_good(issuer: str) -> None:
+    verifier_of(issuer=issuer)
+
+
+@pytest.mark.parametrize("audience", [None, ""])
+def test_an_issuer_needs_an_audience(audience: str | None) -> None:
+    with pytest.raises(ConfigurationError, match="--oidc-audience"):
+        verifier_of(audience=audience)
+
+
+class Issuer:
+    """A real issuer on loopback, whose keys, answers and life the test decides."""
+
+    def __init__(self, *kids: str) -> None:
+        self.keys = [jwk(kid) for kid in kids]
+        # By path: what is answered instead.
+        self.answers: dict[str, Callable[[BaseHTTPRequestHandler], None]] = {}
+        self.discovery: dict[str, Any] = {}
+        self.asked: list[str] = []
+        self.asked_s: list[float] = []
+        self.ending = threading.Event()
+        self._server: ThreadingHTTPServer | None = None
+        self._port = 0
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._port}/realms/lumi"
+
+    def token(self, by: str = "rsa", *, algorithm: str = "RS256", **changes: Any) -> str:
+        """Return a token that is good now."""
+        now = int(time.time())
+        content = claims(**{"iss": self.url, "iat": now, "exp": now + 300, **changes})
+        return signed(content, algorithm, by)
+
+    def start(self) -> None:
+        self._server = ThreadingHTTPServer(("127.0.0.1", self._port), self._handler())
+        self._server.daemon_threads = True
+        self._port = self._server.server_port
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+        self._thread.start()
+
+    def stop(self) -> None:
+        if self._server:
+            self._server.shutdown()
+            self._thread.join()
+            self._server.server_close()
+            self._server = None
+
+    def close(self) -> None:
+        self.ending.set()
+        self.stop()
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        issuer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                issuer.asked_s.append(time.monotonic())
+                issuer.asked.append(self.path)
+                # Who has asked may have gone: that is what some tests are about.
+                with contextlib.suppress(OSError):
+                    issuer.answers.get(self.path, issuer.answer)(self)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        return Handler
+
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
+        documents = {
+            DISCOVERY: {"issuer": self.url, "jwks_uri": f"{self.url}/keys", **self.discovery},
+            KEYS: {"keys": self.keys},
+        }
+        answer(200, json.dumps(documents[request.path]).encode())(request)
+
+
+DISCOVERY, KEYS = "/realms/lumi/.well-known/openid-configuration", "/realms/lumi/keys"
+FAST = Pace(every_s=3600, soonest_s=0.05, first_retry_s=0.02, longest_retry_s=0.05)
+
+
+def answer(status: int, body: bytes, **headers: str) -> Callable[[BaseHTTPRequestHandler], None]:
+    def send(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(status)
+        for name, value in {"content-length": str(len(body)), **headers}.items():
+            request.send_header(name, value)
+        request.end_headers()
+        request.wfile.write(body)
+
+    return send
+
+
+@pytest.fixture
+def issuer() -> Iterator[Issuer]:
+    issuer = Issuer("rsa")
+    yield issuer
+    issuer.close()
+
+
+@contextlib.asynccontextmanager
+async def following(issuer: Issuer, pace: Pace = FAST) -> AsyncIterator[TokenVerifier]:
+    verifier = verifier_of(issuer=issuer.url, clock=time.time, pace=pace)
+    running = asyncio.create_task(verifier.run())
+    try:
+        yield verifier
+        assert not running.done()
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def until(fact: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        # What is waited for happens in threads and in other programs.
+        while not fact():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+def is_accepted(verifier: TokenVerifier, token: str) -> bool:
+    try:
+        return bool(verifier.verify(token))
+    except (InvalidApiKey, IssuerUnavailable):
+        return False
+
+
+def unavailable(verifier: TokenVerifier, token: str) -> IssuerUnavailable:
+    with pytest.raises(IssuerUnavailable) as error:
+        verifier.verify(token)
+    return error.value
+
+
+async def test_keys_are_loaded_from_the_issuer(issuer: Issuer) -> None:
+    with capture_logs() as logs:
+        async with following(issuer) as verifier:
+            await until(lambda: bool(logs))
+            assert is_accepted(verifier, issuer.token())
+    assert [(line["event"], line["count"]) for line in logs] == [("oidc_keys_loaded", 1)]
+    assert issuer.asked == [DISCOVERY, KEYS]
+
+
+async def test_keys_are_looked_at_every_now_and_then(issuer: Issuer) -> None:
+    with capture_logs() as logs:
+        async with following(issuer, Pace(every_s=0.02)) as verifier:
+            await until(lambda: issuer.asked.count(KEYS) > 3)
+            issuer.keys = [jwk("other-rsa"), jwk("rsa")]
+            await until(lambda: is_accepted(verifier, issuer.token("other-rsa")))
+    # One line for each change, none for a look that found the same.
+    assert [(line["event"], line["count"]) for line in logs] == [("oidc_keys_loaded", 1), ("oidc_keys_loaded", 2)]
+
+
+async def test_rotation_is_noticed_by_the_first_token_of_the_new_key(issuer: Issuer) -> None:
+    async with following(issuer) as verifier:
+        old, new = issuer.token(), issuer.token("other-rsa")
+        await until(lambda: is_accepted(verifier, old))
+        issuer.keys = [jwk("other-rsa")]
+        assert is_accepted(verifier, old)
+        refused(new, verifier)
+        await until(lambda: is_accepted(verifier, new))
+        refused(old, verifier)
+
+
+async def test_rotation_of_a_nameless_key_is_noticed_too(issuer: Issuer) -> None:
+    issuer.keys = [jwk("rsa", kid=None)]
+    async with following(issuer) as verifier:
+        nameless = signed(jwt.decode(issuer.token(), options={"verify_signature": False}), by="other-rsa", kid=None)
+        await until(lambda: is_accepted(verifier, signed(claims(iss=issuer.url, iat=None), kid=None)))
+        issuer.keys = [jwk("other-rsa", kid=None)]
+        refused(nameless, verifier)
+        await until(lambda: is_accepted(verifier, nameless))
+
+
+async def test_unknown_keys_do_not_make_us_ask_often(issuer: Issuer) -> None:
+    async with following(issuer, Pace(soonest_s=0.2)) as verifier:
+        await until(lambda: is_accepted(verifier, issuer.token()))
+        while issuer.asked.count(KEYS) < 4:
+            refused(issuer.token("other-rsa"), verifier)
+            await asyncio.sleep(0.001)
+    assert min(gaps(issuer, KEYS)) > 0.19
+
+
+def gaps(issuer: Issuer, path: str) -> list[float]:
+    times = [at for asked, at in zip(issuer.asked, issuer.asked_s, strict=True) if asked == path]
+    return [after - before for before, after in itertools.pairwise(times)]
+
+
+async def test_an_issuer_that_is_down_at_the_start_is_our_fault_until_it_is_up(issuer: Issuer) -> None:
+    issuer.stop()
+    with capture_logs() as logs:
+        async with following(issuer) as verifier:
+            # Before the first answer, and after it.
+            assert unavailable(verifier, issuer.token()).status == 503
+            await until(lambda: bool(logs))
+            assert unavailable(verifier, issuer.token()).headers()["retry-after"] == "1"
+            # No keys are needed to see that these are no good.
+            for bad in ("nonsense", "a.b.c", issuer.token(exp=5), issuer.token(aud="x"), issuer.token(iss="x")):
+                refused(bad, verifier)
+            issuer.answers[DISCOVERY] = answer(503, b"")
+            issuer.start()
+            await until(lambda: len(issuer.asked) > 3)
+            issuer.answers.clear()
+            await until(lambda: is_accepted(verifier, issuer.token()))
+    assert [line["event"] for line in logs] == ["oidc_issuer_down", "oidc_keys_loaded"]
+    assert logs[0]["has_keys"] is False
+
+
+async def test_an_issuer_that_goes_down_takes_no_known_key_along(issuer: Issuer) -> None:
+    with capture_logs() as logs:
+        async with following(issuer) as verifier:
+            known, unknown = issuer.token(), issuer.token("other-rsa")
+            await until(lambda: is_accepted(verifier, known))
+            issuer.stop()
+            refused(unknown, verifier)
+            await until(lambda: len(logs) == 2)
+            assert is_accepted(verifier, known)
+            assert is_accepted(verifier, issuer.token(jti="new"))
+            assert "Retry in 1 s" in unavailable(verifier, unknown).message
+            # Under a known name there is nothing that only the issuer could tell.
+            refused(signed(claims(iss=issuer.url), by="other-rsa", kid="rsa"), verifier)
+            issuer.keys = [jwk("rsa"), jwk("other-rsa")]
+            issuer.start()
+            await until(lambda: is_accepted(verifier, unknown))
+    assert [line["event"] for line in logs] == ["oidc_keys_loaded", "oidc_issuer_down", "oidc_keys_loaded"]
+    assert logs[1]["has_keys"] is True
+
+
+async def test_an_issuer_that_is_back_with_the_same_keys_is_said_to_be_back(issuer: Issuer) -> None:
+    with capture_logs() as logs:
+        async with following(issuer, Pace(every_s=0.02, first_retry_s=0.02)):
+            await until(lambda: len(logs) == 1)
+            issuer.answers[KEYS] = answer(500, b"")
+            await until(lambda: len(logs) == 2)
+            del issuer.answers[KEYS]
+            await until(lambda: len(logs) == 3)
+    assert [line["event"] for line in logs] == ["oidc_keys_loaded", "oidc_issuer_down", "oidc_keys_loaded"]
+
+
+async def test_retries_become_rarer(issuer: Issuer) -> None:
+    issuer.answers[DISCOVERY] = answer(503, b"")
+    async with following(issuer, Pace(first_retry_s=0.05, longest_retry_s=0.4)):
+        await until(lambda: len(issuer.asked) == 6)
+    for gap, at_least in zip(gaps(issuer, DISCOVERY), (0.05, 0.1, 0.2, 0.4, 0.4), strict=True):
+        assert gap > at_least - 0.01
+
+
+async def test_a_token_makes_a_late_retry_come_sooner(issuer: Issuer) -> None:
+    issuer.answers[DISCOVERY] = answer(503, b"")
+    async with following(issuer, Pace(soonest_s=0.05, first_retry_s=3600)) as verifier:
+        await until(lambda: len(issuer.asked) == 1)
+        issuer.answers.clear()
+        await until(lambda: is_accepted(verifier, issuer.token()))
+
+
+def trickle(issuer: Issuer) -> Callable[[BaseHTTPRequestHandler], None]:
+    def send(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        request.end_headers()
+        while not issuer.ending.wait(0.02):
+            request.wfile.write(b" ")
+
+    return send
+
+
+def silent(issuer: Issuer) -> Callable[[BaseHTTPRequestHandler], None]:
+    return lambda _: bool(issuer.ending.wait(60)) and None
+
+
+@pytest.mark.parametrize("behaviour", [trickle, silent])
+@pytest.mark.parametrize("path", [DISCOVERY, KEYS])
+async def test_a_slow_issuer_holds_nobody_up(
+    issuer: Issuer, path: str, behaviour: Callable[[Issuer], Callable[[BaseHTTPRequestHandler], None]]
+) -> None:
+    issuer.answers[path] = behaviour(issuer)
+    with capture_logs() as logs:
+        async with following(issuer, Pace(timeout_s=1)) as verifier:
+            await until(lambda: path in issuer.asked)
+            began_s = time.monotonic()
+            unavailable(verifier, issuer.token())
+            assert time.monotonic() - began_s < 0.5
+            await until(lambda: bool(logs))
+    assert logs[0]["reason"].endswith(f"{path} did not answer within 1 s")
+
+
+@pytest.mark.parametrize(
+    ("path", "reply", "reason"),
+    [
+        (DISCOVERY, answer(404, b"{}"), "answered 404"),
+        (KEYS, answer(500, b"{}"), "answered 500"),
+        (KEYS, answer(302, b"", location=KEYS + "2"), "answered 302"),
+        (DISCOVERY, answer(301, b"", location=KEYS), "answered 301"),
+        (KEYS, answer(200, b" " * ((1 << 20) + 1)), "larger than 1048576 bytes"),
+        (DISCOVERY, answer(200, b"<html>"), "is not JSON"),
+        (KEYS, answer(200, b"[" * 100_000), "is not JSON"),
+        (KEYS, answer(200, b"\x1f\x8b" + b"x" * 50, **{"content-encoding": "gzip"}), "is not JSON"),
+        (KEYS, answer(200, b"[]"), "is not a JSON object"),
+        (KEYS, answer(200, b'{"keys": []}'), "no key"),
+        (KEYS, answer(200, b'{"keys": 5}'), "not a list"),
+        (KEYS, answer(200, b"{}", **{"content-length": "50"}), ""),
+        (DISCOVERY, answer(200, b'{"issuer": "https://evil.example", "jwks_uri": "https://x"}'), "is of the issuer"),
+        (DISCOVERY, answer(200, b"{}"), "is of the issuer"),
+        (DISCOVERY, lambda request: request.wfile.write(b"nonsense\r\n\r\n"), ""),
+        (DISCOVERY, lambda request: request.connection.close(), ""),
+    ],
+)
+async def test_an_answer_of_no_use_is_said_and_harms_nothing(
+    issuer: Issuer, path: str, reply: Callable[[BaseHTTPRequestHandler], None], reason: str
+) -> None:
+    with capture_logs() as logs:
+        async with following(issuer, Pace(every_s=0.02, first_retry_s=0.02)) as verifier:
+            await until(lambda: len(logs) == 1)
+            issuer.answers[path] = reply
+            await until(lambda: len(logs) == 2)
+            assert reason in logs[1]["reason"]
+            assert is_accepted(verifier, issuer.token())
+            issuer.answers.clear()
+            await until(lambda: len(logs) == 3)
+
+
+@pytest.mark.parametrize(
+    "jwks_uri", ["http://login.example.org/keys", "file:///etc/passwd", "", None, 5, ["https://x"], "https://a:b@x/"]
+)
+async def test_keys_are_fetched_from_safe_places_only(issuer: Issuer, jwks_uri: Any) -> None:
+    issuer.discovery = {"jwks_uri": jwks_uri}
+    with capture_logs() as logs:
+        async with following(issuer):
+            await until(lambda: bool(logs))
+    assert "no jwks_uri that is https" in logs[0]["reason"]
+    assert KEYS not in issuer.asked
+
+
+async def test_no_proxy_comes_between_us_and_loopback(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    async with following(issuer) as verifier:
+        await until(lambda: is_accepted(verifier, issuer.token()))
