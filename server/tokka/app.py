@@ -31,11 +31,13 @@ from tokka.engine.fake import FakeEngine, FakeOptions
 from tokka.engine.options import parse_engine_args
 from tokka.engine.restart import RestartPolicy
 from tokka.engine.supervisor import Supervisor
+from tokka.errors import ConfigurationError
 from tokka.observability.metrics import Metrics
 from tokka.settings import Settings, is_loopback, parse_size
 
 if TYPE_CHECKING:
     from tokka.accounts.ledger import Ledger
+    from tokka.accounts.oidc import TokenVerifier
 
 _LAG_INTERVAL_S = 0.5
 # Short: while the thread waits for another program's transaction, it does not look for revoked keys.
@@ -50,6 +52,8 @@ class Server:
     supervisor: Supervisor
     admission: AdmissionController
     accounts: Accounts
+    # None without --oidc-issuer.
+    tokens: TokenVerifier | None
     metrics: Metrics
     # Refuses what is new and sets `stop`; what runs goes on.
     drain: Callable[[], None]
@@ -94,7 +98,7 @@ def create_server(settings: Settings, create_engine: Callable[[], Engine]) -> Se
     )
     metrics.watch(supervisor.stats, lambda: admission.waiting_choices, time.process_time)
     names = settings.names()
-    accounts = _create_accounts(settings, metrics)
+    accounts, tokens = _create_accounts(settings, metrics)
     allowances = Allowances(lambda key_id: _spent(accounts, key_id))
     services = Services(
         dispatcher=Dispatcher(
@@ -118,20 +122,34 @@ def create_server(settings: Settings, create_engine: Callable[[], Engine]) -> Se
         log_prompts=settings.log_prompts,
         drain=drain,
     )
-    return Server(_create_app(settings, services), supervisor, admission, accounts, metrics, drain, stop)
+    return Server(_create_app(settings, services), supervisor, admission, accounts, tokens, metrics, drain, stop)
 
 
-def _create_accounts(settings: Settings, metrics: Metrics) -> Accounts:
+def _create_accounts(settings: Settings, metrics: Metrics) -> tuple[Accounts, TokenVerifier | None]:
     def open_ledger() -> Ledger:
         # Only now, in a thread: SQLAlchemy is imported while the engine starts already.
         from tokka.accounts.ledger import open_ledger  # noqa: PLC0415
 
         return open_ledger(settings.database_url, settings.state_dir, _BUSY_S)
 
-    ring = KeyRing(settings.api_key, settings.admin_key)
+    tokens = _create_tokens(settings)
+    ring = KeyRing(settings.api_key, settings.admin_key, tokens)
     accounts = Accounts(ring, open_ledger, is_optional=not settings.names_database)
     metrics.watch_state(lambda: accounts.is_up, lambda: accounts.book.pending, lambda: accounts.book.dropped)
-    return accounts
+    return accounts, tokens
+
+
+def _create_tokens(settings: Settings) -> TokenVerifier | None:
+    if settings.oidc_issuer is None:
+        if settings.oidc_audience is not None:
+            raise ConfigurationError("--oidc-audience is of use with --oidc-issuer only; give both, or none")
+        return None
+    # Only now: what checks signatures takes 0.2 s to import.
+    from tokka.accounts.oidc import TokenVerifier  # noqa: PLC0415
+
+    return TokenVerifier(
+        settings.oidc_issuer, settings.oidc_audience, settings.oidc_tenant_claim, settings.oidc_scope_claim
+    )
 
 
 def _spent(accounts: Accounts, key_id: str) -> Spent:

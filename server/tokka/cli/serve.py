@@ -124,6 +124,8 @@ async def _serve_http(settings: Settings, server: Server, listener: socket.socke
         asyncio.create_task(_announce(settings, server)),
         asyncio.create_task(server.accounts.run()),
     ]
+    if server.tokens:
+        aside.append(asyncio.create_task(server.tokens.run()))
     try:
         await asyncio.wait({serving, running, admitting, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if running.done():
