@@ -147,7 +147,7 @@ class Run:
         cpu = self._cpu.used()
         figures["cpu_s"] = cpu
         figures["client_cpu_us_per_token"] = _per(cpu["client"], output_tokens(records, window))
-        figures["front_cpu_ms_per_request"] = _per(cpu.get("front"), figures["offered"], 1e3)
+        figures["front_cpu_ms_per_request"] = _per(cpu.get("front"), figures["offered"] - figures["cut"], 1e3)
         figures["connections_opened"] = self._pool.opened
         return records, figures
 

