@@ -7,6 +7,7 @@ Each event (`arrive`, `produced`, `ended`, `leave`, `look`) takes the time and r
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -25,11 +26,12 @@ _NEWCOMERS = 8
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What may wait, in choices and in tokens of prompts; None: no bound of its own."""
+    """What may wait, in choices and in tokens of prompts, in all and of one tenant; None: no bound."""
 
     choices: int
     tokens: int | None = None
     choices_per_tenant: int | None = None
+    tokens_per_tenant: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,7 @@ class AdmissionPolicy:
         self._cost = Average()
         # In the order of their admission.
         self._tickets: dict[Ticket, None] = {}
+        self._running_of: Counter[str] = Counter()
         # When the last of those who were sent away has been told to come back.
         self._promised_s = 0.0
 
@@ -113,7 +116,7 @@ class AdmissionPolicy:
         # The first token belongs to the prompt's time.
         ticket.first_token_s = now_s
         self._prefilling -= ticket.prompt_tokens
-        self._start_s.add(now_s - (ticket.admitted_s or now_s))
+        self._start_s.add(now_s - ticket.admitted_s)
         self.limit.decodes(ticket.choices, now_s)
         return list(self._admit(now_s))
 
@@ -121,10 +124,13 @@ class AdmissionPolicy:
         """Give back the room of a running request that was served so many tokens, however it ended."""
         self.running -= ticket.choices
         self._tickets.pop(ticket, None)
+        self._running_of[ticket.tenant] -= 1
+        if not self._running_of[ticket.tenant]:
+            del self._running_of[ticket.tenant]
         decoded = ticket.first_token_s is not None
         if decoded:
             # One that never got a token says nothing about how long the others take.
-            self._service_s.add(now_s - (ticket.admitted_s or now_s))
+            self._service_s.add(now_s - ticket.admitted_s)
             self._cost.add((ticket.prompt_tokens + OUTPUT_COST * tokens) / ticket.choices)
         else:
             self._prefilling -= ticket.prompt_tokens
@@ -166,23 +172,29 @@ class AdmissionPolicy:
         if service_s is None:
             # Nothing has ended yet; it takes at least as long as the oldest has run.
             oldest = next(iter(self._tickets), None)
-            service_s = now_s - oldest.admitted_s if oldest and oldest.admitted_s is not None else 0.0
+            service_s = now_s - oldest.admitted_s if oldest else 0.0
         return max(1, min(self.running, self.limit.value)) / max(service_s, 1e-3)
 
     # -- decisions
 
     def _admit(self, now_s: float) -> Iterator[Decision]:
-        while (ticket := self.queue.next()) is not None:
+        while (ticket := self._next()) is not None:
+            self.queue.remove(ticket)
             if now_s > ticket.latest_start_s:
-                self.queue.remove(ticket)
                 yield Decision(ticket, self._late(ticket, now_s))
-            elif self._fits(ticket):
-                self.queue.remove(ticket)
+            else:
                 self._start(ticket, now_s)
                 yield Decision(ticket)
-            else:
-                # Nobody overtakes who is next, or a large request would wait for ever.
-                return
+
+    def _next(self) -> Ticket | None:
+        """Return whose turn it is, if there is room for it. Nobody overtakes who is next, or a large request would wait
+        for ever; only those who have nothing running pass those who have, for there is room kept for them."""
+        first, *others = self.queue.heads() or [None]
+        if first is None or self._fits(first):
+            return first
+        if not self._running_of[first.tenant]:
+            return None
+        return next((one for one in others if not self._running_of[one.tenant] and self._fits(one)), None)
 
     def _fits(self, ticket: Ticket) -> bool:
         if not self.running:
@@ -196,7 +208,7 @@ class AdmissionPolicy:
     def _limit_for(self, tenant: str) -> int:
         """Whoever has nothing running need not wait for another tenant's answers to end: a little more fits."""
         limit = self.limit.value
-        if any(ticket.tenant == tenant for ticket in self._tickets):
+        if self._running_of[tenant]:
             return limit
         return min(self.limit.most, limit + max(1, limit // _NEWCOMERS))
 
@@ -205,6 +217,7 @@ class AdmissionPolicy:
         self.running += ticket.choices
         self._prefilling += ticket.prompt_tokens
         self._tickets[ticket] = None
+        self._running_of[ticket.tenant] += 1
         self.queue.charge(ticket.tenant, ticket.prompt_tokens, 0)
         self.limit.started(ticket.choices)
 
@@ -217,20 +230,21 @@ class AdmissionPolicy:
         return None
 
     def _is_over(self, ticket: Ticket) -> bool:
-        tokens = self._bounds.tokens
-        too_many = self.queue.choices + ticket.choices > self._bounds.choices
-        # One prompt may wait however long it is: the engine's context bounds it.
-        return too_many or (
-            tokens is not None and bool(self.queue) and self.queue.tokens + ticket.prompt_tokens > tokens
+        queue, bounds = self.queue, self._bounds
+        return queue.choices + ticket.choices > bounds.choices or _exceeds(
+            queue.tokens, ticket.prompt_tokens, bounds.tokens
         )
 
     def _over_own_bound(self, ticket: Ticket, now_s: float) -> ServerOverloaded | None:
-        own = self._bounds.choices_per_tenant
-        waiting = self.queue.waiting_of(ticket.tenant)
-        if own is None or waiting + ticket.choices <= own:
+        bounds = self._bounds
+        choices, tokens = self.queue.waiting_of(ticket.tenant)
+        if bounds.choices_per_tenant is not None and choices + ticket.choices > bounds.choices_per_tenant:
+            why = f"{choices} choices of yours wait already, of at most {bounds.choices_per_tenant}."
+        elif _exceeds(tokens, ticket.prompt_tokens, bounds.tokens_per_tenant):
+            why = f"Prompts of {tokens} tokens of yours wait already, of at most {bounds.tokens_per_tenant}."
+        else:
             return None
-        why = f"{waiting} choices of yours wait already, of at most {own}."
-        return self._refusal(why, ticket, self._drain_s(waiting, now_s), now_s)
+        return self._refusal(why, ticket, self._drain_s(choices, now_s), now_s)
 
     def _too_late(self, ticket: Ticket, now_s: float) -> ServerOverloaded | None:
         """Refuse what would miss the target for first tokens, as far as can be told."""
@@ -274,3 +288,8 @@ class AdmissionPolicy:
     def _drain_s(self, choices: int, now_s: float) -> float:
         """Return in what time this many choices are taken from the queue, at the present pace."""
         return _RETRY_AFTER_S if self._service_s.value is None else choices / self._rate(now_s)
+
+
+def _exceeds(waiting: int, more: int, most: int | None) -> bool:
+    # One prompt may wait however long it is: the engine's context bounds it.
+    return most is not None and waiting > 0 and waiting + more > most

@@ -27,6 +27,7 @@ class _Line:
 
     tickets: list[tuple[int, int, Ticket]] = field(default_factory=list)
     choices: int = 0
+    tokens: int = 0
 
 
 class FairQueue:
@@ -51,10 +52,10 @@ class FairQueue:
     def weight(self, tenant: str) -> float:
         return self._weights.get(tenant, 1.0)
 
-    def waiting_of(self, tenant: str) -> int:
-        """Return the choices of this tenant that wait."""
+    def waiting_of(self, tenant: str) -> tuple[int, int]:
+        """Return how many choices of this tenant wait, and how many tokens their prompts have."""
         line = self._lines.get(tenant)
-        return line.choices if line else 0
+        return (line.choices, line.tokens) if line else (0, 0)
 
     def put(self, ticket: Ticket) -> None:
         line = self._lines.get(ticket.tenant)
@@ -64,15 +65,14 @@ class FairQueue:
         self._count += 1
         bisect.insort(line.tickets, (ticket.priority, self._count, ticket))
         line.choices += ticket.choices
+        line.tokens += ticket.prompt_tokens
         self.choices += ticket.choices
         self.tokens += ticket.prompt_tokens
 
-    def next(self) -> Ticket | None:
-        """Return whose turn it is, without taking it out."""
-        if not self._lines:
-            return None
-        tenant = min(self._lines, key=lambda name: self._served[name])
-        return self._lines[tenant].tickets[0][2]
+    def heads(self) -> list[Ticket]:
+        """Return the first of each tenant's line: whose turn it is, and the others in the order of their tenants."""
+        names = sorted(self._lines, key=lambda name: self._served[name])
+        return [self._lines[name].tickets[0][2] for name in names]
 
     def remove(self, ticket: Ticket) -> bool:
         """Take a ticket out; return whether it was in."""
@@ -82,6 +82,7 @@ class FairQueue:
             return False
         del line.tickets[place]
         line.choices -= ticket.choices
+        line.tokens -= ticket.prompt_tokens
         self.choices -= ticket.choices
         self.tokens -= ticket.prompt_tokens
         if not line.tickets:
@@ -101,7 +102,7 @@ class FairQueue:
         `cost`: what one choice is charged, on average. Before the new one runs the tenant's own line does, and the
         others until they have been served as much.
         """
-        own = self.waiting_of(tenant)
+        own, _ = self.waiting_of(tenant)
         reach = self._start_of(tenant) + own * cost / self.weight(tenant)
         others = 0
         for name, line in self._lines.items():
@@ -116,7 +117,7 @@ class FairQueue:
         if not self._lines:
             return None
         name = max(self._lines, key=lambda one: self._lines[one].choices / self.weight(one))
-        mine = (self.waiting_of(tenant) + choices) / self.weight(tenant)
+        mine = (self.waiting_of(tenant)[0] + choices) / self.weight(tenant)
         last = self._lines[name].tickets[-1][2]
         theirs = (self._lines[name].choices - last.choices) / self.weight(name)
         return last if name != tenant and theirs >= mine else None

@@ -18,5 +18,6 @@ class Ticket:
     priority: int = 0
     # Later than this its first token would miss the target.
     latest_start_s: float = math.inf
-    admitted_s: float | None = None
+    # Infinite while it waits.
+    admitted_s: float = math.inf
     first_token_s: float | None = None
