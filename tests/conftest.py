@@ -11,6 +11,7 @@ import pytest
 from hypothesis import settings
 
 from tests.program import Program, running
+from tests.store.databases import Postgres, postgres_server
 
 # A shared machine pauses now and then; how long one example takes is no fact about the code.
 settings.register_profile("tokka", deadline=None)
@@ -39,3 +40,10 @@ def bloom_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     script = Path(__file__).parent / "models" / "make_bloom.py"
     subprocess.run([sys.executable, str(script), str(folder)], check=True, timeout=180, capture_output=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A real PostgreSQL for all tests that need one; each takes a database of its own."""
+    with postgres_server() as server:
+        yield server

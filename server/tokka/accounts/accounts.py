@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
+from tokka.accounts.answers import Issued, NewKey
 from tokka.accounts.calendar import periods_of
 from tokka.accounts.keys import KeyRing
 from tokka.accounts.usage import Spent, UsageBook
@@ -22,7 +23,7 @@ from tokka.store.rows import Batch, KeyRow, ReportQuery, ReportRow, Totals
 
 if TYPE_CHECKING:
     # It brings SQLAlchemy, which is imported while the engine starts already.
-    from tokka.accounts.ledger import Issued, Ledger, NewKey
+    from tokka.accounts.ledger import Ledger
 
 log = structlog.get_logger("tokka.accounts")
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
+from tokka.accounts.answers import Issued, NewKey
 from tokka.accounts.credential import digest_of, new_key_id, new_secret, prefix_of
-from tokka.core import KeyScope, Limits
 from tokka.store import keys, state, usage
 from tokka.store.database import Database
 from tokka.store.location import database_at
@@ -21,26 +21,6 @@ def open_ledger(database_url: str | None, state_dir: Path, busy_s: float) -> Led
     ledger = Ledger(database_at(database_url, state_dir, busy_s))
     ledger.open(None)
     return ledger
-
-
-@dataclass(frozen=True, slots=True)
-class NewKey:
-    """What an operator says of a key."""
-
-    name: str
-    tenant: str
-    scopes: frozenset[KeyScope]
-    limits: Limits = field(default_factory=Limits)
-    models: frozenset[str] | None = None
-    expires_at: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Issued:
-    """A key with its secret, which is kept nowhere else."""
-
-    row: KeyRow
-    secret: str
 
 
 class Ledger:
@@ -128,7 +108,7 @@ class Ledger:
             )
             return Issued(keys.change(connection, changed), secret)
 
-    def keys(self) -> list[KeyRow]:
+    def all_keys(self) -> list[KeyRow]:
         with self._database.transaction(write=False) as connection:
             return sorted(keys.changed_after(connection, 0), key=lambda row: (row.created_at, row.id))
 

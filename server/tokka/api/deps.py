@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
@@ -16,7 +17,7 @@ from tokka.api.errors import invalid_request
 from tokka.core import ANONYMOUS, Key, RequestRecord
 from tokka.dispatch import Dispatcher
 from tokka.engine.supervisor import Supervisor
-from tokka.errors import UnsupportedMediaType
+from tokka.errors import InvalidRequest, UnsupportedMediaType
 from tokka.observability.metrics import Metrics
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -70,13 +71,34 @@ def body_of(model: type[Body]) -> Any:
             raise UnsupportedMediaType("Send the body as JSON with the header `Content-Type: application/json`.")
         if (encoding := request.headers.get("content-encoding", "identity").lower()) != "identity":
             raise UnsupportedMediaType(f"Send the body as it is: the encoding {encoding[:32]!r} is not supported.")
-        raw = await request.body()
-        try:
-            return model.model_validate_json(raw)
-        except ValidationError as error:
-            raise invalid_request(error, raw) from None
+        return _valid(model, await request.body())
 
     return Depends(parse)
+
+
+def query_of(model: type[Body]) -> Any:
+    """Return a dependency that reads the URL's query as `model`, with the same errors as a body's."""
+
+    async def parse(request: Request) -> Body:
+        given = request.query_params.multi_items()
+        if twice := next((name for place, (name, _) in enumerate(given) if name in dict(given[:place])), None):
+            raise InvalidRequest(f"'{twice[:64]}' is given twice.", param=twice[:64])
+        return _valid(model, json.dumps(dict(given)).encode())
+
+    return Depends(parse)
+
+
+def _valid(model: type[Body], raw: bytes) -> Body:
+    try:
+        return model.model_validate_json(raw)
+    except ValidationError as error:
+        raise invalid_request(error, raw) from None
+
+
+def documented_query(model: type[BaseModel]) -> dict[str, Any]:
+    """Return the OpenAPI parameters of an endpoint that parses with `query_of`."""
+    fields = model.model_json_schema()["properties"]
+    return {"parameters": [{"in": "query", "name": name, "schema": schema} for name, schema in fields.items()]}
 
 
 def documented_body(model: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pydantic.json_schema import models_json_schema
 
 from tokka import __version__
 from tokka.api.middleware import OPEN_PATHS
+from tokka.protocol.admin import NewKeyRequest, RotateRequest
 from tokka.protocol.answers import ChatCompletion, ChatCompletionChunk, Completion, ErrorBody
 from tokka.protocol.chat import ChatRequest
 from tokka.protocol.completions import CompletionRequest
@@ -25,6 +26,8 @@ _MODELS: list[type[BaseModel]] = [
     CompletionRequest,
     TokenizeRequest,
     DetokenizeRequest,
+    NewKeyRequest,
+    RotateRequest,
     ChatCompletion,
     ChatCompletionChunk,
     Completion,
@@ -34,7 +37,7 @@ _MEANING = {
     400: "The request is wrong; `param` names the field",
     401: "No valid API key",
     403: "The key may not do this",
-    404: "No such model or URL",
+    404: "No such model, key or URL",
     413: "The body is larger than the server's limit",
     415: "The body is not JSON",
     431: "The request line and headers are larger than the server's limit",

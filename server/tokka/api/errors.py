@@ -9,6 +9,7 @@ import orjson
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.routing import Match
 from starlette.types import Send
 
 from tokka.errors import (
@@ -40,11 +41,18 @@ async def raise_routing_error(request: Request, exception: Exception) -> Any:
         if exception.status_code == 404:
             raise UnknownUrl(f"Unknown request URL: {request.method} {path}. The API is described at /docs.")
         if exception.status_code == 405:
-            allow = (exception.headers or {}).get("Allow", "").replace("GET", "GET, HEAD")
+            allow = ", ".join(_methods(request))
             raise MethodNotAllowed(
                 f"Not allowed to {request.method} on {path}. Use {allow or 'another method'}.", allow
             )
     raise InternalError("The server had an error while processing your request.") from exception
+
+
+def _methods(request: Request) -> list[str]:
+    """Return what may be done with this path: one route knows only of its own method."""
+    routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    methods = {method for route in routes for method in route.methods or ()}
+    return sorted(methods | ({"HEAD"} if "GET" in methods else set()))
 
 
 def invalid_request(error: ValidationError, raw: bytes) -> InvalidRequest:

@@ -7,7 +7,9 @@ from typing import Annotated
 import typer
 
 from tokka import __version__
+from tokka.cli.keys import app as keys
 from tokka.cli.options import serve_command
+from tokka.cli.usage import usage
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,6 +27,8 @@ def _show_version(wanted: bool) -> None:
 
 
 app.command(name="serve")(serve_command())
+app.add_typer(keys, name="keys")
+app.command()(usage)
 
 
 @app.callback()

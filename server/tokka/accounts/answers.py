@@ -1,0 +1,155 @@
+"""What is said of keys and usage, over HTTP and in the terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+from tokka.accounts.calendar import HOUR_S
+from tokka.core import KeyScope, Limits
+from tokka.errors import InvalidRequest
+from tokka.protocol.admin import NewKeyRequest, UsageQuery
+from tokka.protocol.moments import moment_of
+from tokka.store.rows import GroupBy, KeyRow, ReportQuery, ReportRow
+
+# About 10 MB of JSON, half a second of work.
+MAX_ROWS = 50_000
+_SUMS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "total_tokens")
+_GROUPS = {"day": "day", "hour": "hour", "tenant": "tenant", "key": "key_id", "model": "model"}
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """What an operator says of a key."""
+
+    name: str
+    tenant: str
+    scopes: frozenset[KeyScope]
+    limits: Limits = field(default_factory=Limits)
+    models: frozenset[str] | None = None
+    expires_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """A key with its secret, which is kept nowhere else."""
+
+    row: KeyRow
+    secret: str
+
+
+def new_key(request: NewKeyRequest, now_s: float) -> NewKey:
+    """Raises InvalidRequest."""
+    if request.expires_at is not None and request.expires_at <= now_s:
+        raise InvalidRequest("Invalid value for 'expires_at': it must be in the future.", param="expires_at")
+    return NewKey(
+        name=request.name,
+        tenant=request.tenant or request.name,
+        scopes=frozenset(request.scopes),
+        limits=Limits(**request.limits.model_dump()),
+        models=None if request.models is None else frozenset(request.models),
+        expires_at=request.expires_at,
+    )
+
+
+def key_object(row: KeyRow, now_s: float) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "object": "key",
+        "name": row.name,
+        "tenant": row.tenant,
+        "prefix": row.prefix,
+        "scopes": sorted(row.scopes),
+        "models": None if row.models is None else sorted(row.models),
+        "limits": asdict(row.limits),
+        "status": status_of(row, now_s),
+        "created_at": row.created_at,
+        "expires_at": row.expires_at,
+        "revoked_at": row.revoked_at,
+        "previous_until": row.previous_until,
+    }
+
+
+def issued_object(issued: Issued, now_s: float) -> dict[str, Any]:
+    return {**key_object(issued.row, now_s), "key": issued.secret}
+
+
+def status_of(row: KeyRow, now_s: float) -> str:
+    if row.revoked_at is not None:
+        return "revoked"
+    return "expired" if row.expires_at is not None and row.expires_at <= now_s else "active"
+
+
+def page_of(rows: Sequence[KeyRow], after: str | None, limit: int) -> tuple[list[KeyRow], bool]:
+    """Return a page of the keys, oldest first, and whether there are more. An unknown `after` has nothing after it."""
+    ordered = sorted(rows, key=lambda row: (row.created_at, row.id))
+    places = {row.id: place for place, row in enumerate(ordered, start=1)}
+    first = 0 if after is None else places.get(after, len(ordered))
+    return ordered[first : first + limit], first + limit < len(ordered)
+
+
+def report_query(asked: UsageQuery, now_s: float) -> ReportQuery:
+    """Raises InvalidRequest. Whole hours: since the one it lies in, and until the end of the one it lies in."""
+    now = datetime.fromtimestamp(int(now_s), UTC)
+    since, until = (_moment(name, text, now) for name, text in (("since", asked.since), ("until", asked.until or "0m")))
+    if since > until:
+        raise InvalidRequest("Invalid value for 'since': it must not be after until.", param="since")
+    first = int(since.timestamp()) // HOUR_S * HOUR_S
+    end = int((until + timedelta(seconds=HOUR_S - 1)).timestamp()) // HOUR_S * HOUR_S
+    if asked.until is None:
+        # The present hour, to its end.
+        end = max(end, first + HOUR_S)
+    by = cast("tuple[GroupBy, ...]", tuple(dict.fromkeys(asked.group_by.split(","))))
+    return ReportQuery(first, end, by, MAX_ROWS + 1)
+
+
+def _moment(name: str, text: str, now: datetime) -> datetime:
+    try:
+        return moment_of(text, now, ahead=False)
+    except ValueError as error:
+        raise InvalidRequest(f"Invalid value for '{name}': {error}.", param=name) from None
+
+
+def usage_entries(rows: Sequence[ReportRow]) -> list[dict[str, Any]]:
+    """Raises InvalidRequest if there are too many."""
+    if len(rows) > MAX_ROWS:
+        raise InvalidRequest(f"More than {MAX_ROWS} rows: ask for less time, or group by less.", param="group_by")
+    return [
+        {
+            **{name: _time(name, value) for name, value in row.group.items()},
+            "requests": row.requests,
+            "prompt_tokens": row.prompt_tokens,
+            "cached_tokens": row.cached_tokens,
+            "completion_tokens": row.completion_tokens,
+            "total_tokens": row.prompt_tokens + row.completion_tokens,
+        }
+        for row in rows
+    ]
+
+
+def columns_of(by: Sequence[str]) -> list[str]:
+    return [*(column for name, column in _GROUPS.items() if name in by), *_SUMS]
+
+
+def csv_of(entries: Sequence[dict[str, Any]], by: Sequence[str]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns_of(by), lineterminator="\r\n")
+    writer.writeheader()
+    writer.writerows({name: _inert(value) for name, value in entry.items()} for entry in entries)
+    return text.getvalue()
+
+
+def _inert(value: object) -> object:
+    """Spreadsheets run what begins so, and names may come from outside, in tokens."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+
+
+def _time(name: str, value: str | int) -> str | int:
+    if not isinstance(value, int) or name not in ("day", "hour"):
+        return value
+    moment = datetime.fromtimestamp(value, UTC)
+    return f"{moment:%Y-%m-%d}" if name == "day" else f"{moment:%Y-%m-%dT%H:00Z}"

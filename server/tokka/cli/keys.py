@@ -1,0 +1,168 @@
+"""`tokka keys`: API keys in the state database. A running server follows within a second."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+
+from tokka.cli.state import Config, DatabaseUrl, StateDir, fail, opened
+from tokka.errors import InvalidRequest
+from tokka.protocol.moments import distance_of, moment_of
+
+app = typer.Typer(no_args_is_help=True, help="API keys: make, list, rotate, revoke.")
+
+Json = Annotated[bool, typer.Option("--json", help="As JSON, as /admin/keys has it.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="The secret alone.")]
+Limit = Annotated[int | None, typer.Option(show_default=False)]
+_COLUMNS = ("id", "name", "tenant", "secret", "scopes", "models", "limits", "expires", "status")
+
+
+@app.command()
+def create(
+    *,
+    name: Annotated[str, typer.Option(help="What it is called in lists.")],
+    tenant: Annotated[str | None, typer.Option(help="Who is counted and shared between. Default: the name.")] = None,
+    scope: Annotated[str, typer.Option(help="Of inference, metrics, admin; separated by commas.")] = "inference",
+    rpm: Annotated[int | None, typer.Option(help="Requests a minute.")] = None,
+    tpm: Annotated[int | None, typer.Option(help="Tokens a minute, prompt and completion together.")] = None,
+    max_running: Annotated[int | None, typer.Option(help="Choices at once, waiting ones included.")] = None,
+    max_completion_tokens: Annotated[int | None, typer.Option(help="Tokens of one choice.")] = None,
+    daily_tokens: Annotated[int | None, typer.Option(help="Tokens a day, in UTC.")] = None,
+    monthly_tokens: Annotated[int | None, typer.Option(help="Tokens a month, in UTC.")] = None,
+    models: Annotated[str | None, typer.Option(help="Names it may use, separated by commas. Default: all.")] = None,
+    expires: Annotated[str | None, typer.Option(help="2026-12-31 (at 00:00 UTC), 30d or 12h. Default: never.")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    state_dir: StateDir = None,
+    database_url: DatabaseUrl = None,
+    config: Config = None,
+) -> None:
+    """Make a key and print its secret, this once. The secret is the last line."""
+    from tokka.accounts.answers import new_key
+
+    limits = {
+        "rpm": rpm,
+        "tpm": tpm,
+        "max_running": max_running,
+        "max_completion_tokens": max_completion_tokens,
+        "daily_tokens": daily_tokens,
+        "monthly_tokens": monthly_tokens,
+    }
+    request: dict[str, Any] = {"name": name, "tenant": tenant, "scopes": _items(scope), "limits": limits}
+    request["models"] = None if models is None else _items(models)
+    request["expires_at"] = None if expires is None else _moment(expires)
+    try:
+        new = new_key(_checked(request), time.time())
+    except InvalidRequest:
+        fail("--expires: it must be in the future")
+        raise
+    with opened(state_dir, database_url, config) as ledger:
+        issued = ledger.create(new, int(time.time()))
+    _show(issued, as_json, quiet)
+
+
+@app.command("list")
+def list_keys(
+    as_json: Json = False, state_dir: StateDir = None, database_url: DatabaseUrl = None, config: Config = None
+) -> None:
+    """List all keys, revoked and expired ones, too. A secret is shown by its beginning."""
+    from tokka.accounts.answers import key_object
+    from tokka.cli.table import print_table
+
+    with opened(state_dir, database_url, config) as ledger:
+        keys = [key_object(row, time.time()) for row in ledger.all_keys()]
+    if as_json:
+        print(json.dumps(keys, indent=2))
+    else:
+        print_table(_COLUMNS, [_cells(key) for key in keys])
+
+
+@app.command()
+def rotate(
+    key_id: str,
+    grace: Annotated[str, typer.Option(help="How long the old secret stays good: 24h, 30m, 0m.")] = "24h",
+    as_json: Json = False,
+    quiet: Quiet = False,
+    state_dir: StateDir = None,
+    database_url: DatabaseUrl = None,
+    config: Config = None,
+) -> None:
+    """Give a key a new secret and print it, this once."""
+    distance = distance_of(grace)
+    if distance is None or distance.days > 30:
+        fail(f"--grace: {grace[:40]!r} is no time up to 30 days; write 24h, 7d or 0m")
+    else:
+        with opened(state_dir, database_url, config) as ledger:
+            issued = ledger.rotate(key_id, int(distance.total_seconds()), int(time.time()))
+        if issued is None:
+            fail(f"there is no key {key_id[:64]!r}, or it was revoked; `tokka keys list` shows them")
+        else:
+            _show(issued, as_json, quiet)
+
+
+@app.command()
+def revoke(key_id: str, state_dir: StateDir = None, database_url: DatabaseUrl = None, config: Config = None) -> None:
+    """End a key, for good. Running servers refuse it within 2 s; what runs already is finished."""
+    with opened(state_dir, database_url, config) as ledger:
+        row = ledger.revoke(key_id, int(time.time()))
+    if row is None:
+        fail(f"there is no key {key_id[:64]!r}; `tokka keys list` shows them")
+    else:
+        print(f"revoked {row.id} ({row.name})")
+
+
+def _show(issued: Any, as_json: bool, quiet: bool) -> None:
+    from tokka.accounts.answers import issued_object
+
+    if as_json:
+        print(json.dumps(issued_object(issued, time.time())))
+        return
+    if not quiet:
+        print(f"{issued.row.id} ({issued.row.name}). This is shown once:")
+    print(issued.secret)
+
+
+def _checked(request: dict[str, Any]) -> Any:
+    from pydantic import ValidationError
+
+    from tokka.protocol.admin import NewKeyRequest
+
+    try:
+        return NewKeyRequest.model_validate(request)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        names = [str(part) for part in first["loc"] if isinstance(part, str) and part != "limits"]
+        option = {"scopes": "scope"}.get(names[0], names[0]) if names else "name"
+        fail(f"--{option.replace('_', '-')}: {first['msg'][0].lower()}{first['msg'][1:]}")
+
+
+def _moment(text: str) -> int:
+    try:
+        return int(moment_of(text, datetime.now(UTC), ahead=True).timestamp())
+    except ValueError as error:
+        fail(f"--expires: {error}")
+        raise
+
+
+def _items(text: str) -> list[str]:
+    return [item.strip() for item in text.split(",")]
+
+
+def _cells(key: dict[str, Any]) -> list[str]:
+    limits = " ".join(f"{name}={limit}" for name, limit in key["limits"].items() if limit is not None)
+    expires = f"{datetime.fromtimestamp(key['expires_at'], UTC):%Y-%m-%d %H:%M}" if key["expires_at"] else ""
+    return [
+        key["id"],
+        key["name"],
+        key["tenant"],
+        f"{key['prefix']}…",
+        ",".join(key["scopes"]),
+        ",".join(key["models"] or []),
+        limits,
+        expires,
+        key["status"],
+    ]

@@ -1,0 +1,17 @@
+"""Columns of text: as wide as what they hold, numbers to the right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    shown = [[str(cell) for cell in row] for row in rows]
+    widths = [max(len(text) for text in texts) for texts in zip(columns, *shown, strict=True)]
+    numeric = [bool(rows) and isinstance(rows[0][place], int) for place in range(len(columns))]
+    for line in (columns, *shown):
+        cells = [
+            text.rjust(width) if is_number else text.ljust(width)
+            for text, width, is_number in zip(line, widths, numeric, strict=True)
+        ]
+        print("  ".join(cells).rstrip())

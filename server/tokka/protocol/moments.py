@@ -1,0 +1,29 @@
+"""Times as people write them: `2026-12-31`, `2026-12-31T18:00Z`, or how far away: `30d`, `12h`. All in UTC."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+
+# Days and hours; the calendar's own rules come on top.
+MOMENT = r"^(20[0-9]{2}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}Z?)?|[1-9][0-9]{0,3}[dhm])$"
+_UNITS = {"d": 86400, "h": 3600, "m": 60}
+
+
+def distance_of(text: str) -> timedelta | None:
+    """Return what `30d` or `12h` means; None for anything else."""
+    if not re.fullmatch(r"[0-9]{1,4}[dhm]", text):
+        return None
+    return timedelta(seconds=int(text[:-1]) * _UNITS[text[-1]])
+
+
+def moment_of(text: str, now: datetime, *, ahead: bool) -> datetime:
+    """Return the moment; a distance lies ahead of now, or back. Raises ValueError that says what is wrong."""
+    if (distance := distance_of(text)) is not None:
+        return now + distance if ahead else now - distance
+    if not re.fullmatch(MOMENT, text):
+        raise ValueError(f"{text[:40]!r} is no time; write 2026-12-31, 2026-12-31T18:00Z, 30d or 12h")
+    try:
+        return datetime.fromisoformat(text.removesuffix("Z")).replace(tzinfo=UTC)
+    except ValueError:
+        raise ValueError(f"{text!r} is not in the calendar") from None
