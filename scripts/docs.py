@@ -22,7 +22,7 @@ def settings_page() -> str:
     lines = [
         "# Settings",
         "",
-        "Made by `scripts/docs` from `server/tokka/settings.py`.",
+        "Made by `scripts/docs` from `server/tokka/settings/fields.py`.",
         "",
         "Each is an option of `tokka serve`, an environment variable and a line of the YAML file given by `--config`.",
         "Flags win, then the environment, then the file, then the default. `MODEL` is the command's argument.",

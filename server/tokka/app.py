@@ -162,7 +162,12 @@ def _shares_prefix_cache(settings: Settings, ring: KeyRing) -> bool:
 
 
 def _policy(settings: Settings) -> AdmissionPolicy:
-    bounds = Bounds(settings.max_waiting, settings.max_waiting_tokens, settings.max_waiting_per_tenant)
+    bounds = Bounds(
+        settings.max_waiting,
+        settings.max_waiting_tokens,
+        settings.max_waiting_per_tenant,
+        settings.max_waiting_tokens_per_tenant,
+    )
     return AdmissionPolicy(bounds, Targets(settings.slo_ttft, settings.slo_tpot), settings.tenant_weights)
 
 

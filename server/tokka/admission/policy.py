@@ -189,9 +189,10 @@ class AdmissionPolicy:
     def _next(self) -> Ticket | None:
         """Return whose turn it is, if there is room for it. Nobody overtakes who is next, or a large request would wait
         for ever; only those who have nothing running pass those who have, for there is room kept for them."""
-        first, *others = self.queue.heads() or [None]
-        if first is None or self._fits(first):
-            return first
+        heads = self.queue.heads()
+        if not heads or self._fits(heads[0]):
+            return heads[0] if heads else None
+        first, *others = heads
         if not self._running_of[first.tenant]:
             return None
         return next((one for one in others if not self._running_of[one.tenant] and self._fits(one)), None)

@@ -1,25 +1,20 @@
-"""The one typed settings object, and the only reader of the environment and the config file.
-
-Each option is written once, here: the command line, the environment, the YAML file and docs/settings.md follow.
-Precedence: flags, then environment, then the file, then the defaults.
+"""The one typed settings object. Each option is written once, here: command line, environment, YAML file and
+docs/settings.md follow.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from tokka.errors import ConfigurationError
+from tokka.settings.values import is_loopback, parse_size, parse_weight
 
 EMBEDDED_MODEL = "SmolLM2-135M-Instruct"
-_UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 # Repeatable on the command line; separated by commas in the environment.
 Strings = Annotated[list[str], NoDecode]
@@ -28,16 +23,6 @@ Strings = Annotated[list[str], NoDecode]
 def _xdg(variable: str, fallback: str) -> Path:
     base = os.environ.get(variable)
     return (Path(base) if base else Path.home() / fallback) / "tokka"
-
-
-def parse_size(text: str) -> int:
-    """Return bytes for `4GiB`, `512M` or `1073741824`; units are powers of 1024. Raises ValueError."""
-    number = text.strip().upper().removesuffix("IB").removesuffix("B")
-    unit = number[-1:] if number[-1:] in _UNITS and not number[-1:].isdigit() else ""
-    try:
-        return int(float(number.removesuffix(unit)) * _UNITS[unit])
-    except (ValueError, OverflowError):
-        raise ValueError(f"{text!r} is not a size; write for example 4GiB or 512MiB") from None
 
 
 class Settings(BaseSettings):
@@ -146,6 +131,9 @@ class Settings(BaseSettings):
         ge=0,
         description="Choices of one tenant that may wait. Without it one tenant may fill the queue, and makes room"
         " again as soon as others come.",
+    )
+    max_waiting_tokens_per_tenant: int | None = Field(
+        None, ge=0, description="Prompt tokens of one tenant that may wait."
     )
     tenant_weight: Strings = Field(
         [], description="TENANT=WEIGHT: this tenant's share of a busy engine, as a multiple of the others'."
@@ -268,7 +256,7 @@ class Settings(BaseSettings):
     @classmethod
     def _is_weight(cls, value: list[str]) -> list[str]:
         for item in value:
-            _weight(item)
+            parse_weight(item)
         return value
 
     @field_validator("api_key", "admin_key")
@@ -296,7 +284,7 @@ class Settings(BaseSettings):
 
     @property
     def tenant_weights(self) -> dict[str, float]:
-        return dict(map(_weight, self.tenant_weight))
+        return dict(map(parse_weight, self.tenant_weight))
 
     def names(self) -> tuple[str, ...]:
         """Return the names requests may use; the first is the one answers would call the model by."""
@@ -306,84 +294,3 @@ class Settings(BaseSettings):
             return (EMBEDDED_MODEL,) if self.engine == "vllm" else ("fake",)
         folder = Path(self.model).expanduser()
         return (folder.resolve().name,) if folder.is_dir() else (self.model,)
-
-
-def _weight(item: str) -> tuple[str, float]:
-    tenant, _, number = item.rpartition("=")
-    try:
-        weight = float(number)
-    except ValueError:
-        weight = 0.0
-    if not tenant or not 0.001 <= weight <= 1000:
-        raise ValueError(f"{item!r} is not TENANT=WEIGHT with a weight from 0.001 to 1000")
-    return tenant, weight
-
-
-def is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def load_settings(flags: dict[str, Any], config: Path | None = None) -> Settings:
-    """Merge flags, environment and file. Raises ConfigurationError that names the option and where it came from."""
-    config = config or (Path(path) if (path := os.environ.get("TOKKA_CONFIG")) else None)
-    file = _read_file(config) if config else {}
-    try:
-        # The environment comes between flags and file, so the file enters as changed defaults.
-        return _with_defaults(file)(**flags)
-    except ValidationError as error:
-        raise ConfigurationError(_explain(error, flags, config)) from None
-
-
-def _with_defaults(file: dict[str, Any]) -> type[Settings]:
-    if not file:
-        return Settings
-
-    class FileSettings(Settings):
-        @classmethod
-        def settings_customise_sources(
-            cls,
-            settings_cls: type[BaseSettings],
-            init_settings: PydanticBaseSettingsSource,
-            env_settings: PydanticBaseSettingsSource,
-            *_: Any,
-            **__: Any,
-        ) -> tuple[Any, ...]:
-            return (init_settings, env_settings, lambda: file)
-
-    return FileSettings
-
-
-def _read_file(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text()) or {}
-    except OSError as error:
-        raise ConfigurationError(f"cannot read the config file {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"the config file {path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise ConfigurationError(f"the config file {path} must hold `option: value` lines")
-    file = {str(name).replace("-", "_"): value for name, value in content.items()}
-    for name in file:
-        if name not in Settings.model_fields:
-            raise ConfigurationError(f"the config file {path} has an unknown option {name!r}")
-    return file
-
-
-def _explain(error: ValidationError, flags: dict[str, Any], config: Path | None) -> str:
-    first = error.errors(include_url=False, include_input=False)[0]
-    reason = first["msg"].removeprefix("Value error, ")
-    if not first["loc"]:
-        return reason
-    name = str(first["loc"][0])
-    if name in flags:
-        source = f"--{name.replace('_', '-')}"
-    elif f"TOKKA_{name.upper()}" in os.environ:
-        source = f"TOKKA_{name.upper()}"
-    else:
-        source = f"{name} in {config}"
-    return f"{source}: {reason}"

@@ -1,0 +1,75 @@
+"""Reads flags, environment and config file into the settings. Precedence: in this order, then the defaults."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+
+from tokka.errors import ConfigurationError
+from tokka.settings.fields import Settings
+
+
+def load_settings(flags: dict[str, Any], config: Path | None = None) -> Settings:
+    """Merge flags, environment and file. Raises ConfigurationError that names the option and where it came from."""
+    config = config or (Path(path) if (path := os.environ.get("TOKKA_CONFIG")) else None)
+    file = _read_file(config) if config else {}
+    try:
+        # The environment comes between flags and file, so the file enters as changed defaults.
+        return _with_defaults(file)(**flags)
+    except ValidationError as error:
+        raise ConfigurationError(_explain(error, flags, config)) from None
+
+
+def _with_defaults(file: dict[str, Any]) -> type[Settings]:
+    if not file:
+        return Settings
+
+    class FileSettings(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            *_: Any,
+            **__: Any,
+        ) -> tuple[Any, ...]:
+            return (init_settings, env_settings, lambda: file)
+
+    return FileSettings
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text()) or {}
+    except OSError as error:
+        raise ConfigurationError(f"cannot read the config file {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"the config file {path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise ConfigurationError(f"the config file {path} must hold `option: value` lines")
+    file = {str(name).replace("-", "_"): value for name, value in content.items()}
+    for name in file:
+        if name not in Settings.model_fields:
+            raise ConfigurationError(f"the config file {path} has an unknown option {name!r}")
+    return file
+
+
+def _explain(error: ValidationError, flags: dict[str, Any], config: Path | None) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    reason = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:
+        return reason
+    name = str(first["loc"][0])
+    if name in flags:
+        source = f"--{name.replace('_', '-')}"
+    elif f"TOKKA_{name.upper()}" in os.environ:
+        source = f"TOKKA_{name.upper()}"
+    else:
+        source = f"{name} in {config}"
+    return f"{source}: {reason}"

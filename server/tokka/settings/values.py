@@ -1,0 +1,37 @@
+"""Values as people write them: sizes, weights, addresses."""
+
+from __future__ import annotations
+
+import ipaddress
+
+_UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def parse_size(text: str) -> int:
+    """Return bytes for `4GiB`, `512M` or `1073741824`; units are powers of 1024. Raises ValueError."""
+    number = text.strip().upper().removesuffix("IB").removesuffix("B")
+    unit = number[-1:] if number[-1:] in _UNITS and not number[-1:].isdigit() else ""
+    try:
+        return int(float(number.removesuffix(unit)) * _UNITS[unit])
+    except (ValueError, OverflowError):
+        raise ValueError(f"{text!r} is not a size; write for example 4GiB or 512MiB") from None
+
+
+def parse_weight(item: str) -> tuple[str, float]:
+    tenant, _, number = item.rpartition("=")
+    try:
+        weight = float(number)
+    except ValueError:
+        weight = 0.0
+    if not tenant or not 0.001 <= weight <= 1000:
+        raise ValueError(f"{item!r} is not TENANT=WEIGHT with a weight from 0.001 to 1000")
+    return tenant, weight
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
