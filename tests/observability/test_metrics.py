@@ -135,11 +135,21 @@ def test_a_new_server_s_engine_is_stopped() -> None:
 def test_the_engine_s_numbers_are_read_when_scraped() -> None:
     stats = [EngineStats(running=1, waiting=2)]
     metrics = Metrics()
-    metrics.watch(lambda: stats[0], lambda: 10, lambda: 1.5)
+    metrics.watch(lambda: stats[0], lambda: 10, lambda: 32, lambda: 1.5)
     stats[0] = EngineStats(running=3, waiting=4)
     assert value(metrics, "tokka_requests_running") == 3.0
     assert value(metrics, "tokka_requests_waiting") == 14.0
+    assert value(metrics, "tokka_admission_limit") == 32.0
     assert value(metrics, "tokka_frontend_cpu_seconds_total") == 1.5
+
+
+def test_tenants_beyond_a_thousand_share_one_label() -> None:
+    metrics = Metrics()
+    for place in range(1100):
+        metrics.observe(replace(RECORD, key=Key("k", f"tenant-{place}", frozenset())), now_s=104.0)
+    tenants = {labels[0] for labels in samples(metrics.registry.collect(), "tokka_tokens_total")}
+    assert len(tenants) == 1001
+    assert value(metrics, "tokka_tokens_total", tenant="other", model="m", kind="completion") == 500.0
 
 
 def test_two_servers_in_one_process_count_apart() -> None:
@@ -149,7 +159,7 @@ def test_two_servers_in_one_process_count_apart() -> None:
 
 def test_the_text_is_what_prometheus_reads() -> None:
     metrics = observed()
-    metrics.watch(EngineStats, lambda: 0, lambda: 0.0)
+    metrics.watch(EngineStats, lambda: 0, lambda: 1, lambda: 0.0)
     families = list(text_string_to_metric_families(metrics.render().decode()))
     assert samples(families, "tokka_requests_total")[("m", "/v1/completions", "stop")] == 1.0
     assert not any(math.isnan(sample.value) for family in families for sample in family.samples)
@@ -157,7 +167,7 @@ def test_the_text_is_what_prometheus_reads() -> None:
 
 def test_the_metrics_dashboards_rely_on_are_there_each_with_its_meaning() -> None:
     metrics = Metrics()
-    metrics.watch(EngineStats, lambda: 0, lambda: 0.0)
+    metrics.watch(EngineStats, lambda: 0, lambda: 1, lambda: 0.0)
     meanings = {family.name: family.documentation for family in metrics.registry.collect()}
     assert set(meanings) >= {
         *("tokka_requests", "tokka_request_duration_seconds", "tokka_ttft_seconds", "tokka_tpot_seconds"),

@@ -13,6 +13,7 @@ from tokka.core import DeathReason, EngineStats, Outcome, RequestRecord
 
 _LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
 _TPOT_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5)
+_MAX_TENANTS = 1000
 ENGINE_STATES = ("stopped", "starting", "ready", "draining", "failed")
 OUTCOMES = get_args(Outcome)
 RESTART_REASONS = get_args(DeathReason)
@@ -47,9 +48,11 @@ class Metrics:
             "Tokens processed. kind: prompt, cached (part of prompt), completion.",
             ["tenant", "model", "kind"],
         )
+        self._tenants: set[str] = set()
         self._rejections = self._counter("rejections", "Requests turned away, by error code.", ["reason"])
         self.running = self._gauge("requests_running", "Choices the engine is working on.")
         self.waiting = self._gauge("requests_waiting", "Choices waiting for the engine.")
+        self.admission_limit = self._gauge("admission_limit", "Choices that may run at once now; follows --slo-tpot.")
         self.connections = self._gauge("connections", "Open connections.")
         self._cuts = self._counter(
             "connections_cut",
@@ -88,7 +91,7 @@ class Metrics:
             ("completion", record.completion_tokens),
         ):
             if tokens:
-                self._tokens.labels(record.tenant, record.model, kind).inc(tokens)
+                self._tokens.labels(self._tenant_label(record.tenant), record.model, kind).inc(tokens)
         if record.queue_s is not None:
             self._queue.labels(record.model, record.endpoint).observe(record.queue_s)
         if record.first_token_s is not None and record.last_token_s is not None:
@@ -96,6 +99,13 @@ class Metrics:
             if record.completion_tokens > 1:
                 decode_s = record.last_token_s - record.first_token_s
                 self._tpot.labels(record.model, record.endpoint).observe(decode_s / (record.completion_tokens - 1))
+
+    def _tenant_label(self, tenant: str) -> str:
+        """Return the tenant, or `other` for those beyond the first thousand: an issuer of tokens may know any number,
+        and each label is a series for ever."""
+        if tenant not in self._tenants and len(self._tenants) < _MAX_TENANTS:
+            self._tenants.add(tenant)
+        return tenant if tenant in self._tenants else "other"
 
     def set_engine_state(self, state: str) -> None:
         for known in ENGINE_STATES:
@@ -107,8 +117,15 @@ class Metrics:
     def count_restart(self, reason: DeathReason) -> None:
         self._restarts.labels(reason).inc()
 
-    def watch(self, stats: Callable[[], EngineStats], queued: Callable[[], int], cpu_s: Callable[[], float]) -> None:
-        """Read the engine's and the queue's numbers and our CPU time when scraped, never on the request path."""
+    def watch(
+        self,
+        stats: Callable[[], EngineStats],
+        queued: Callable[[], int],
+        limit: Callable[[], int],
+        cpu_s: Callable[[], float],
+    ) -> None:
+        """Read the engine's and admission's numbers and our CPU time when scraped, never on the request path."""
+        self.admission_limit.set_function(limit)
         self.running.set_function(lambda: stats().running)
         self.waiting.set_function(lambda: queued() + stats().waiting)
         self.registry.register(_Read(*_FRONTEND_CPU, cpu_s))
