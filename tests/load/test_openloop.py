@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import socket
 from itertools import pairwise
 
 import pytest
@@ -220,8 +221,11 @@ def test_every_request_is_accounted_for(fake: Program, api: str) -> None:
         (Tenant("steady", rate=40), Tenant("users", users=3, tokens=8)),
         duration_s=1.2,
         warmup_s=0.2,
-        grace_s=2,
+        grace_s=30,
         api=api,
+        # How fast a shared machine answers is no fact about the code.
+        slo_ttft_s=60,
+        slo_tpot_s=60,
         new_connections=api == "completions",
         pid=fake.process.pid,
     )
@@ -232,25 +236,24 @@ def test_every_request_is_accounted_for(fake: Program, api: str) -> None:
     assert {record.tokens for record in steady} == {64}
     assert {record.tokens for record in records if record.tenant == "users"} == {8}
     assert found["goodput_per_s"] == found["offered_per_s"]
-    assert found["tenants"]["users"]["offered"] > 3
+    assert len(records) - len(steady) >= 3
     assert found["cpu_s"]["front"] > 0
     assert (found["connections_opened"] == len(records)) is plan.new_connections
 
 
-def test_what_is_still_open_at_the_end_is_cut(fake: Program) -> None:
-    plan = Plan(
-        fake.url,
-        fake.model,
-        (Tenant("all", users=1, tokens=4000),),
-        duration_s=0.3,
-        warmup_s=0,
-        grace_s=0,
-        max_tokens=1,
-        prompt_tokens=1,
-    )
-    records, found = run(plan)
-    assert records[-1].outcome == "cut"
-    assert found["cut"] == 1
+def test_what_is_still_open_at_the_end_is_cut() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        plan = Plan(
+            f"http://127.0.0.1:{silent.getsockname()[1]}",
+            "m",
+            (Tenant("all", users=1),),
+            duration_s=0.3,
+            warmup_s=0,
+            grace_s=0,
+        )
+        records, found = run(plan)
+    assert [record.outcome for record in records] == ["cut"]
+    assert (found["cut"], found["no_first_token"]) == (1, 1)
 
 
 # -- the tables of the comparison
