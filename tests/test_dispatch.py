@@ -14,7 +14,7 @@ import pytest
 
 from tests.admission.controllers import controller
 from tests.supervised import supervisor_of, until_ready
-from tokka.admission.allowance import Allowances, Spent
+from tokka.admission.allowance import Allowances
 from tokka.admission.controller import AdmissionController
 from tokka.admission.quarantine import Quarantine
 from tokka.app import create_server
@@ -29,6 +29,7 @@ from tokka.core import (
     Prompt,
     RequestRecord,
     Sampling,
+    Spent,
     TextDelta,
     TextPrompt,
     Usage,

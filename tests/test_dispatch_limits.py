@@ -12,9 +12,9 @@ import pytest
 
 from tests.admission.controllers import controller
 from tests.supervised import supervisor_of, until_ready
-from tokka.admission.allowance import Allowances, Spent
+from tokka.admission.allowance import Allowances
 from tokka.admission.quarantine import Quarantine
-from tokka.core import ChoiceDone, Finished, GenerateRequest, Key, Limits, RequestRecord, Sampling, TextPrompt
+from tokka.core import ChoiceDone, Finished, GenerateRequest, Key, Limits, RequestRecord, Sampling, Spent, TextPrompt
 from tokka.dispatch import Dispatcher, Generation
 from tokka.engine.fake import FakeEngine, FakeOptions
 from tokka.errors import InvalidRequest, ModelNotFound, QuotaExceeded, RateLimited, ServerOverloaded

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from tokka import __version__
 from tokka.accounts.accounts import Accounts
 from tokka.accounts.keys import KeyRing
-from tokka.admission.allowance import Allowances, Spent
+from tokka.admission.allowance import Allowances
 from tokka.admission.controller import AdmissionController
 from tokka.admission.policy import AdmissionPolicy, Bounds, Targets
 from tokka.admission.quarantine import Quarantine
@@ -101,7 +101,7 @@ def create_server(settings: Settings, create_engine: Callable[[], Engine]) -> Se
     )
     names = settings.names()
     accounts, tokens = _create_accounts(settings, metrics)
-    allowances = Allowances(lambda key_id: _spent(accounts, key_id))
+    allowances = Allowances(accounts.spent)
     services = Services(
         dispatcher=Dispatcher(
             supervisor,
@@ -152,11 +152,6 @@ def _create_tokens(settings: Settings) -> TokenVerifier | None:
     return TokenVerifier(
         settings.oidc_issuer, settings.oidc_audience, settings.oidc_tenant_claim, settings.oidc_scope_claim
     )
-
-
-def _spent(accounts: Accounts, key_id: str) -> Spent:
-    spent = accounts.spent(key_id)
-    return Spent(spent.day, spent.month)
 
 
 def _shares_prefix_cache(settings: Settings, ring: KeyRing) -> bool:

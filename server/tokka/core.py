@@ -44,6 +44,14 @@ class Key:
     models: frozenset[str] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """Tokens a key has used in the present day and month, in UTC."""
+
+    day: int = 0
+    month: int = 0
+
+
 # On loopback without keys, everyone is this.
 ANONYMOUS = Key("anonymous", "anonymous", frozenset({"inference", "metrics", "admin"}))
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokka.admission.allowance import Allowances, Spent
-from tokka.core import Key, Limits
+from tokka.admission.allowance import Allowances
+from tokka.core import Key, Limits, Spent
 from tokka.errors import QuotaExceeded, RateLimited, TokkaError
 
 

@@ -14,12 +14,12 @@ import structlog
 from tokka.accounts.answers import Issued, NewKey
 from tokka.accounts.calendar import periods_of
 from tokka.accounts.keys import KeyRing
-from tokka.accounts.usage import Spent, UsageBook
+from tokka.accounts.usage import UsageBook
 from tokka.accounts.worker import Worker
-from tokka.core import RequestRecord
+from tokka.core import RequestRecord, Spent
 from tokka.errors import ConfigurationError, KeyNotFound, StartupError, StateUnavailable
 from tokka.store.failures import NotWritable, Unavailable
-from tokka.store.rows import Batch, KeyRow, ReportQuery, ReportRow, Totals
+from tokka.store.rows import NOWHERE, Batch, KeyRow, ReportQuery, ReportRow, Totals
 
 if TYPE_CHECKING:
     # It brings SQLAlchemy, which is imported while the engine starts already.
@@ -55,6 +55,8 @@ class Accounts:
         self._writer = secrets.token_hex(16)
         self._number = 0
         self._batch: Batch | None = None
+        # What was read last, and when.
+        self._seen = NOWHERE
         self._read_at: int | None = None
         self.is_up = False
 
@@ -62,7 +64,7 @@ class Accounts:
         """Read keys and totals. Raises StartupError."""
         try:
             self._ledger = await self._run(self._open_ledger)
-            self.ring.apply(await self._run(partial(self._ledger.changes, ())))
+            await self._follow(self._ledger)
             await self._flush(self._ledger)
         except NotWritable as error:
             if not self._is_optional:
@@ -153,11 +155,14 @@ class Accounts:
                 self.book.settle(self.book.take(), Totals(periods_of(time.time()), {}, 0))
                 return
             try:
-                if not self.is_up:
-                    await self._run(partial(ledger.open, self.ring.rows))
-                # Keys first: a revoked one is refused also while nothing can be written.
-                self.ring.apply(await self._run(partial(ledger.changes, self.ring.rows)))
-                await self._flush(ledger)
+                async with asyncio.timeout(_PATIENCE_S):
+                    if not self.is_up:
+                        await self._run(partial(ledger.open, self.ring.rows))
+                    # Keys first: a revoked one is refused also while nothing can be written.
+                    await self._follow(ledger)
+                    await self._flush(ledger)
+            except TimeoutError:
+                self._note_down("it does not answer")
             except Unavailable as error:
                 self._note_down(error.reason)
             except StartupError as error:
@@ -172,6 +177,10 @@ class Accounts:
         if self._worker is None:
             self._worker = Worker("accounts")
         return await self._worker.run(job)
+
+    async def _follow(self, ledger: Ledger) -> None:
+        rows, self._seen = await self._run(partial(ledger.changes, self._seen, self.ring.rows))
+        self.ring.apply(rows)
 
     async def _flush(self, ledger: Ledger) -> None:
         if self._batch is None and (rows := self.book.take()):

@@ -8,21 +8,13 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from tokka.accounts.calendar import DAY_S, hour_of, periods_of
-from tokka.core import RequestRecord
+from tokka.core import RequestRecord, Spent
 from tokka.store.rows import Periods, Totals, UsageRow
 
 # About 40 MB. Without a database for long, what is new beyond this is not kept.
 MAX_ENTRIES = 100_000
 # The names of tenants may come from outside, in tokens; PostgreSQL's keys are bounded.
 _MAX_NAME_BYTES = 255
-
-
-@dataclass(frozen=True, slots=True)
-class Spent:
-    """Tokens, prompt and completion together, of the present day and month in UTC."""
-
-    day: int = 0
-    month: int = 0
 
 
 @dataclass(slots=True)

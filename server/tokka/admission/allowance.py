@@ -12,19 +12,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from tokka.admission.buckets import Bucket
-from tokka.core import Key, Limits
+from tokka.core import Key, Limits, Spent
 from tokka.errors import QuotaExceeded, RateLimited
 
 # Choices end when they end; a second is as good a guess as any.
 _RUNNING_RETRY_S = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Spent:
-    """Tokens a key has used, in the present day and month."""
-
-    day: int = 0
-    month: int = 0
 
 
 @dataclass(frozen=True, slots=True)
