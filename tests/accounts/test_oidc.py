@@ -661,12 +661,14 @@ async def test_rotation_is_noticed_by_the_first_token_of_the_new_key(issuer: Iss
 
 async def test_rotation_of_a_nameless_key_is_noticed_too(issuer: Issuer) -> None:
     issuer.keys = [jwk("rsa", kid=None)]
-    async with following(issuer) as verifier:
-        nameless = signed(jwt.decode(issuer.token(), options={"verify_signature": False}), by="other-rsa", kid=None)
-        await until(lambda: is_accepted(verifier, signed(claims(iss=issuer.url, iat=None), kid=None)))
-        issuer.keys = [jwk("other-rsa", kid=None)]
-        refused(nameless, verifier)
-        await until(lambda: is_accepted(verifier, nameless))
+    # Only when the keys are there: a token before them would have them fetched twice.
+    with capture_logs() as logs:
+        async with following(issuer) as verifier:
+            await until(lambda: bool(logs))
+            nameless = signed(jwt.decode(issuer.token(), options={"verify_signature": False}), by="other-rsa", kid=None)
+            issuer.keys = [jwk("other-rsa", kid=None)]
+            refused(nameless, verifier)
+            await until(lambda: is_accepted(verifier, nameless))
 
 
 async def test_unknown_keys_do_not_make_us_ask_often(issuer: Issuer) -> None:
