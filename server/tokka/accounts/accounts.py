@@ -33,7 +33,8 @@ Result = TypeVar("Result")
 _INTERVAL_S = 0.5
 # Longer than the database's own time limits; an admin waits no longer either.
 _PATIENCE_S = 15.0
-_CLOSE_S = 10.0
+_CLOSE_S = 5.0
+_CLOSE_RETRY_S = 0.2
 _RETRY_S = 5.0
 
 
@@ -86,10 +87,14 @@ class Accounts:
         try:
             async with asyncio.timeout(_CLOSE_S):
                 await self.synchronize()
+                while self._ledger and self.book.pending:
+                    # Another program may hold it for a moment.
+                    await asyncio.sleep(_CLOSE_RETRY_S)
+                    await self.synchronize()
                 if self._ledger:
                     await self._run(self._ledger.close)
         except TimeoutError:
-            log.warning("state_database_hangs")
+            log.warning("state_database_given_up", after_s=_CLOSE_S)
         if self._ledger and self.book.pending:
             log.error("usage_lost", entries=self.book.pending)
         if self._worker:

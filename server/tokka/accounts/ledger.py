@@ -11,9 +11,7 @@ from tokka.accounts.credential import digest_of, new_key_id, new_secret, prefix_
 from tokka.store import keys, state, usage
 from tokka.store.database import Database
 from tokka.store.location import database_at
-from tokka.store.rows import Batch, KeyRow, Periods, ReportQuery, ReportRow, State, Totals
-
-_NOWHERE = State("", 0)
+from tokka.store.rows import NOWHERE, Batch, KeyRow, Periods, ReportQuery, ReportRow, State, Totals
 
 
 def open_ledger(database_url: str | None, state_dir: Path, busy_s: float) -> Ledger:
@@ -28,7 +26,6 @@ class Ledger:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._seen = _NOWHERE
 
     @property
     def place(self) -> str:
@@ -41,22 +38,20 @@ class Ledger:
     def close(self) -> None:
         self._database.close()
 
-    def changes(self, known: Sequence[KeyRow]) -> list[KeyRow]:
-        """Return the keys that have changed since the last time. A database that is another one, or an older copy,
-        first gets what it lacks of the known ones: a mishap with it must not refuse a user."""
-        seen = self._seen
+    def changes(self, seen: State, known: Sequence[KeyRow]) -> tuple[list[KeyRow], State]:
+        """Return the keys that have changed since, and what to ask with the next time. A database that is another one,
+        or an older copy, first gets what it lacks of the known ones: a mishap with it must not refuse a user."""
         with self._database.transaction(write=False) as connection:
             now = state.read(connection)
             if now.identity != seen.identity or now.revision < seen.revision:
-                seen = _NOWHERE
+                seen = NOWHERE
             rows = keys.changed_after(connection, seen.revision)
-        if seen == _NOWHERE and known:
+        if seen == NOWHERE and known:
             with self._database.transaction(write=True) as connection:
                 keys.restore(connection, known)
                 rows = keys.changed_after(connection, 0)
         # Not `now.revision`: a change between the two statements would be missed.
-        self._seen = State(now.identity, max((row.revision for row in rows), default=seen.revision))
-        return rows
+        return rows, State(now.identity, max((row.revision for row in rows), default=seen.revision))
 
     def write(self, batch: Batch | None, periods: Periods, since: int | None) -> Totals:
         """Write the usage, once, and return what keys have used of which others may have written some since then."""

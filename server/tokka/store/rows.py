@@ -86,6 +86,10 @@ class State:
     revision: int
 
 
+# No database has been seen yet.
+NOWHERE = State("", 0)
+
+
 @dataclass(frozen=True, slots=True)
 class ReportQuery:
     """Usage of `since <= hour < until`, summed up by these."""

@@ -1,0 +1,215 @@
+"""The edge to the database, over a ledger that can be told to fail, to hang and to lose its answers."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from structlog.testing import capture_logs
+
+from tests.accounts.test_usage import record
+from tokka.accounts import accounts as module
+from tokka.accounts.accounts import Accounts
+from tokka.accounts.answers import NewKey
+from tokka.accounts.keys import KeyRing
+from tokka.accounts.ledger import Ledger, open_ledger
+from tokka.errors import ConfigurationError, KeyNotFound, StateUnavailable
+from tokka.store.failures import NotWritable, Unavailable
+from tokka.store.rows import Batch, ReportQuery, Totals
+
+ALICE = NewKey("alice", "t", frozenset({"inference"}))
+
+
+@pytest.fixture(autouse=True)
+def _plain_logs() -> None:
+    structlog.reset_defaults()
+
+
+class Flaky:
+    """A real ledger whose writes fail when told to, before or after they are done."""
+
+    def __init__(self, folder: Path) -> None:
+        self.real = open_ledger(None, folder, 1.0)
+        self.before: Callable[[], None] = lambda: None
+        self.after: Callable[[], None] = lambda: None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+    def write(self, batch: Batch | None, *rest: Any) -> Totals:
+        if batch:
+            self.before()
+        totals = self.real.write(batch, *rest)
+        if batch:
+            self.after()
+        return totals
+
+
+def fail() -> None:
+    raise Unavailable("told to")
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Flaky:
+    return Flaky(tmp_path)
+
+
+@pytest.fixture
+async def accounts(ledger: Flaky) -> AsyncIterator[Accounts]:
+    made = Accounts(KeyRing(), lambda: ledger, is_optional=False)  # type: ignore[arg-type, return-value]
+    await made.open()
+    yield made
+    ledger.before = ledger.after = lambda: None
+    await made.close()
+
+
+def requests(ledger: Flaky | Ledger) -> int:
+    return ledger.report(ReportQuery(0, 2**40, (), 2))[0].requests
+
+
+async def test_usage_is_written_and_settled(accounts: Accounts, ledger: Flaky) -> None:
+    accounts.count(record())
+    await accounts.synchronize()
+    assert (accounts.book.pending, requests(ledger)) == (0, 1)
+
+
+async def test_a_failed_write_is_kept_and_made_up_for(accounts: Accounts, ledger: Flaky) -> None:
+    ledger.before = fail
+    with capture_logs() as logs:
+        for _ in range(3):
+            accounts.count(record())
+            await accounts.synchronize()
+        assert (accounts.is_up, accounts.book.pending, requests(ledger)) == (False, 2, 0)
+        ledger.before = lambda: None
+        # The batch that failed first, then what came after it.
+        await accounts.synchronize()
+        await accounts.synchronize()
+    assert (accounts.is_up, accounts.book.pending, requests(ledger)) == (True, 0, 3)
+    assert [line["event"] for line in logs] == ["state_database_down", "state_database_up"]
+    assert logs[0]["reason"] == "told to"
+
+
+async def test_a_write_whose_answer_is_lost_counts_once(accounts: Accounts, ledger: Flaky) -> None:
+    ledger.after = fail
+    accounts.count(record())
+    await accounts.synchronize()
+    assert (accounts.book.pending, requests(ledger)) == (1, 1)
+    accounts.count(record())
+    ledger.after = lambda: None
+    await accounts.synchronize()
+    await accounts.synchronize()
+    assert (accounts.book.pending, requests(ledger)) == (0, 2)
+
+
+async def test_a_fault_of_our_own_ends_nothing_and_tells_nothing_of_the_data(accounts: Accounts, ledger: Flaky) -> None:
+    def fault() -> None:
+        raise ValueError("the tenant's name")
+
+    ledger.before = fault
+    accounts.count(record())
+    with capture_logs() as logs:
+        await accounts.synchronize()
+    assert logs[0]["reason"] == "unexpected ValueError"
+    ledger.before = lambda: None
+    await accounts.synchronize()
+    assert requests(ledger) == 1
+
+
+async def test_a_revoked_key_is_refused_while_nothing_can_be_written(accounts: Accounts, ledger: Flaky) -> None:
+    issued = await accounts.create(ALICE)
+    ledger.before = fail
+    accounts.count(record())
+    ledger.real.revoke(issued.row.id, 5)
+    await accounts.synchronize()
+    (row,) = accounts.ring.rows
+    assert (accounts.is_up, row.revoked_at) == (False, 5)
+
+
+async def test_what_hangs_is_given_up_and_its_outcome_is_found_out_later(
+    accounts: Accounts, ledger: Flaky, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_PATIENCE_S", 0.2)
+    go_on = threading.Event()
+
+    def hang() -> None:
+        assert go_on.wait(20)
+
+    ledger.after = hang
+    accounts.count(record())
+    await accounts.synchronize()
+    assert not accounts.is_up
+    with pytest.raises(StateUnavailable):
+        await accounts.create(ALICE)
+    go_on.set()
+    monkeypatch.setattr(module, "_PATIENCE_S", 20)
+    await accounts.synchronize()
+    assert (accounts.is_up, accounts.book.pending, requests(ledger)) == (True, 0, 1)
+    # It had not begun, so it was taken back.
+    assert accounts.ring.rows == []
+
+
+async def test_the_end_waits_for_another_program_but_not_for_ever(
+    ledger: Flaky, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accounts = Accounts(KeyRing(), lambda: ledger, is_optional=False)  # type: ignore[arg-type, return-value]
+    await accounts.open()
+    accounts.count(record())
+    tries = 0
+
+    def twice() -> None:
+        nonlocal tries
+        tries += 1
+        if tries < 3:
+            fail()
+
+    ledger.before = twice
+    await accounts.close()
+    assert accounts.book.pending == 0
+    accounts.count(record())
+    ledger.before = fail
+    monkeypatch.setattr(module, "_CLOSE_S", 0.5)
+    with capture_logs() as logs:
+        await asyncio.wait_for(accounts.close(), 10)
+    assert logs[-1] == {"event": "usage_lost", "entries": 1, "log_level": "error"}
+
+
+async def test_a_key_is_good_at_once_and_gone_at_once(accounts: Accounts) -> None:
+    issued = await accounts.create(ALICE)
+    assert accounts.ring.verify(f"Bearer {issued.secret}", 0).tenant == "t"
+    await accounts.revoke(issued.row.id)
+    assert [row.revoked_at is None for row in accounts.ring.rows] == [False]
+    with pytest.raises(KeyNotFound):
+        await accounts.rotate(issued.row.id, 60)
+
+
+async def test_a_program_that_starts_again_knows_what_was_spent(accounts: Accounts, tmp_path: Path) -> None:
+    accounts.count(record())
+    await accounts.synchronize()
+    again = Accounts(KeyRing(), lambda: open_ledger(None, tmp_path, 1.0), is_optional=False)
+    await again.open()
+    assert again.spent("k").month == accounts.spent("k").month == 15
+    await again.close()
+
+
+async def test_without_a_database_quotas_count_in_memory() -> None:
+    def refuse() -> Ledger:
+        raise NotWritable("read-only")
+
+    with pytest.raises(ConfigurationError):
+        await Accounts(KeyRing(), refuse, is_optional=False).open()
+    accounts = Accounts(KeyRing(), refuse, is_optional=True)
+    with capture_logs() as logs:
+        await accounts.open()
+    assert logs[0]["event"] == "no_state_database"
+    for _ in range(2):
+        accounts.count(record())
+        await accounts.synchronize()
+    assert (accounts.book.pending, accounts.spent("k").day) == (0, 30)
+    with pytest.raises(StateUnavailable):
+        await accounts.create(ALICE)
+    await accounts.close()
