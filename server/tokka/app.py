@@ -96,9 +96,7 @@ def create_server(settings: Settings, create_engine: Callable[[], Engine]) -> Se
         policy=RestartPolicy(settings.max_quick_deaths),
         stall_timeout_s=settings.stall_timeout,
     )
-    metrics.watch(
-        supervisor.stats, lambda: admission.waiting_choices, lambda: admission.policy.limit.value, time.process_time
-    )
+    metrics.watch(supervisor.stats, lambda: admission.waiting_choices, lambda: admission.limit, time.process_time)
     names = settings.names()
     accounts, tokens = _create_accounts(settings, metrics)
     allowances = Allowances(accounts.spent)

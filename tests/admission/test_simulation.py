@@ -5,6 +5,7 @@ Thousands of virtual requests; the figures are facts about the decisions alone, 
 
 from __future__ import annotations
 
+import random
 from collections import defaultdict
 from collections.abc import Iterable
 
@@ -32,12 +33,26 @@ def goodput(sim: Simulation, load: Iterable[Virtual], warm_up_s: float = 10.0) -
 
 
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+@pytest.mark.parametrize("lengths", ["equal", "exponential"])
 @pytest.mark.parametrize("load", [1.0, 2.0, 5.0, 10.0])
-def test_goodput_does_not_collapse(model: StepModel, load: float) -> None:
+def test_goodput_does_not_collapse(model: StepModel, load: float, lengths: str) -> None:
     # Beside what the arithmetic of the engine allows at this pace, with perfect knowledge.
     capacity = model.capacity(prompt_tokens=40, tokens=64, tpot_s=0.1)
-    reached = goodput(simulation(TARGETS, model), poisson(capacity * load, LOADED_S, seed=1))
+    requests = poisson(capacity * load, LOADED_S, seed=1)
+    if lengths == "exponential":
+        rng = random.Random(2)
+        for request in requests:
+            request.tokens = max(2, min(400, int(rng.expovariate(1 / 64))))
+    reached = goodput(simulation(TARGETS, model), requests)
     assert reached >= 0.85 * capacity
+
+
+@pytest.mark.parametrize("prompt_tokens", [400, 1000])
+def test_goodput_does_not_collapse_under_long_prompts(prompt_tokens: int) -> None:
+    model = StepModel()
+    capacity = model.capacity(prompt_tokens, 64, 0.1)
+    load = poisson(5 * capacity, LOADED_S, seed=1, prompt_tokens=prompt_tokens)
+    assert goodput(simulation(TARGETS, model), load) >= 0.85 * capacity
 
 
 def test_goodput_does_collapse_without_targets() -> None:
@@ -53,8 +68,9 @@ def test_nobody_is_refused_below_capacity(load: float) -> None:
     sim = simulation(TARGETS, model)
     sim.add(poisson(model.capacity(40, 64, 0.1) * load, LOADED_S, seed=2))
     sim.run(LOADED_S + 20)
-    # A crowd that happens to come at once may be.
-    assert sum(request.refusal is not None for request in sim.done) <= 0.01 * len(sim.done)
+    # Once the limit has been learnt; and a crowd that happens to come at once may be.
+    later = [request for request in sim.done if request.at_s > 10]
+    assert sum(request.refusal is not None for request in later) <= 0.01 * len(later)
 
 
 def test_a_burst_is_survived_and_over_in_seconds() -> None:
@@ -68,12 +84,12 @@ def test_a_burst_is_survived_and_over_in_seconds() -> None:
     assert all(1 <= (request.refusal.retry_after_s or 0) <= 120 for request in refused if request.refusal)
 
 
-def test_most_refusals_are_at_once_and_none_is_later_than_the_target() -> None:
+def test_refusals_are_at_once_and_the_rest_no_later_than_the_target() -> None:
     sim = simulation(TARGETS)
     sim.add(poisson(40.0, LOADED_S, seed=4))
     sim.run(LOADED_S)
     delays = [request.refused_s - request.at_s for request in sim.done if request.refused_s is not None]
-    assert sum(delay == 0 for delay in delays) >= 0.85 * len(delays)
+    assert sum(delay == 0 for delay in delays) >= 0.99 * len(delays)
     assert max(delays) <= 1.1
 
 
@@ -95,7 +111,7 @@ def test_who_comes_back_when_told_is_served(tokens: int) -> None:
     sim.run(300.0)
     back = [request for request in sim.done if request.priority]
     assert len(back) > 50
-    assert sum(request.refusal is None for request in back) >= 0.65 * len(back)
+    assert sum(request.refusal is None for request in back) >= 0.6 * len(back)
 
 
 class Closed(Simulation):

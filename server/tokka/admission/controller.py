@@ -57,6 +57,11 @@ class AdmissionController:
     def waiting_choices(self) -> int:
         return self.policy.queue.choices
 
+    @property
+    def limit(self) -> int:
+        """Choices that may run at once now."""
+        return self.policy.limit.value
+
     def resize(self, most: int, step_tokens: int | None = None) -> None:
         """Take over what the engine can run at once; what runs already stays."""
         self.apply(self.policy.resize(most, step_tokens, time.monotonic()))

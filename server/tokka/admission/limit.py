@@ -8,17 +8,22 @@ comes close.
 
 from __future__ import annotations
 
+import math
+
 # Room between the average, which is steered, and the slowest request, which has to keep the target.
 _TOO_SLOW = 0.92
 _GOAL = 0.88
 _FAST = 0.84
-# Long enough for an average, short enough to follow a burst.
-_WINDOW_S = 0.5
-_MIN_TOKENS_PER_CHOICE = 4
-# As fast as a connection's slow start, and no faster: prompts that start together are computed together.
-_FASTEST_GROWTH = 1.5
-_FASTEST_CUT = 0.7
-_FIRST = 8
+# What is older counts less: about as long as an answer takes, as its reader feels the average over it, with the prompts
+# of others that were computed meanwhile.
+_MEMORY_S = 2.0
+# Between two changes; the second has to see something of what the first has done.
+_PAUSE_S = 0.5
+_FASTEST_GROWTH = 1.25
+_FASTEST_CUT = 0.8
+_FIRST = 16
+# A batch of a few is about as fast as one alone: below that a target that cannot be kept would only idle the engine.
+_LEAST = 4
 
 
 class ConcurrencyLimit:
@@ -31,15 +36,15 @@ class ConcurrencyLimit:
         self._decoding = 0
         self._running = 0
         self._seen_s = 0.0
-        # Of the present window.
-        self._since_s = 0.0
+        self._changed_s = 0.0
+        # Choices times seconds spent decoding, and tokens that came of it; both fade.
         self._decode_s = 0.0
-        self._tokens = 0
+        self._tokens = 0.0
         self._was_full = False
 
     @property
     def value(self) -> int:
-        return self.most if self._tpot_s is None else max(1, min(self.most, int(self._value)))
+        return self.most if self._tpot_s is None else min(self.most, max(_LEAST, int(self._value)))
 
     def resize(self, most: int) -> None:
         """Set what the engine can run at the most."""
@@ -63,29 +68,32 @@ class ConcurrencyLimit:
             self._decoding -= choices
 
     def look(self, wanted: bool, now_s: float) -> None:
-        """Judge the window if it tells enough. `wanted`: somebody waits for room."""
+        """Adapt if there is reason to. `wanted`: somebody was kept waiting, or sent away, for lack of room."""
         self._advance(now_s)
-        if self._tpot_s is None:
-            return
-        # Only a window in which the limit was what held others back says that it may grow.
+        # Only a limit that held others back has a reason to grow.
         self._was_full = self._was_full or (wanted and self._running >= self.value)
-        least = _MIN_TOKENS_PER_CHOICE * max(1, self._decoding)
-        # Or so much time that they should have had them.
-        enough = self._tokens >= least or self._decode_s >= least * self._tpot_s
-        if now_s - self._since_s < _WINDOW_S or not enough:
-            return
-        self._adapt(self._decode_s / max(1, self._tokens), self._tpot_s)
-        self._since_s, self._decode_s, self._tokens, self._was_full = now_s, 0.0, 0, False
+        # As many tokens as would say something at the target's pace, or the time in which they should have come.
+        least = self._decoding + 1
+        if (
+            self._tpot_s is not None
+            and now_s - self._changed_s >= _PAUSE_S
+            and (self._tokens >= least or self._decode_s >= least * self._tpot_s)
+        ):
+            self._adapt(self._decode_s / max(1.0, self._tokens), self._tpot_s)
+            self._changed_s, self._was_full = now_s, False
 
     def _adapt(self, tpot_s: float, target_s: float) -> None:
         ratio = _GOAL * target_s / max(tpot_s, 1e-6)
         if tpot_s > _TOO_SLOW * target_s:
             # What runs above the limit already is on its way out: cutting again would cut twice for one reason.
             if self._running <= self._value:
-                self._value = max(1.0, min(self._value, self._running) * max(_FASTEST_CUT, ratio))
+                self._value = max(_LEAST, min(self._value, self._running) * max(_FASTEST_CUT, ratio))
         elif tpot_s < _FAST * target_s and self._was_full:
             self._value = min(float(self.most), max(self._value + 1, self._value * min(_FASTEST_GROWTH, ratio)))
 
     def _advance(self, now_s: float) -> None:
-        self._decode_s += self._decoding * max(0.0, now_s - self._seen_s)
+        passed_s = max(0.0, now_s - self._seen_s)
+        fade = math.exp(-passed_s / _MEMORY_S)
+        self._decode_s = self._decode_s * fade + self._decoding * passed_s
+        self._tokens *= fade
         self._seen_s = max(self._seen_s, now_s)

@@ -22,6 +22,11 @@ _RETRY_AFTER_S = 5.0
 _COST = 256.0
 # One part in so many of the limit, for tenants that have nothing running.
 _NEWCOMERS = 8
+# Prompts may hold the others up for as long as so many tokens take.
+_PREFILL = 2
+# Of the time a request could wait, how much it is let in for: what is estimated happens later as often as sooner, and a
+# line that is longer than it takes to keep the engine busy serves nobody.
+_CAUTION = 0.4
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,7 @@ class AdmissionPolicy:
     def __init__(self, bounds: Bounds, targets: Targets, weights: Mapping[str, float] | None = None) -> None:
         self._bounds = bounds
         self._ttft_s = targets.ttft_s
+        self._tpot_s = targets.tpot_s
         self.queue = FairQueue(weights)
         self.limit = ConcurrencyLimit(targets.tpot_s)
         self.running = 0
@@ -61,10 +67,14 @@ class AdmissionPolicy:
         self._prefilling = 0
         self._step_tokens: int | None = None
         self._engine_waits = False
+        # Since the last look: somebody found no room.
+        self._wanted = False
         # For each choice: from its admission to its end, and to its first token; and what it was charged.
         self._service_s = Average()
         self._start_s = Average()
         self._cost = Average()
+        # For each token of the prompts that are computed together, whatever else goes on meanwhile.
+        self._prefill_s = Average()
         # In the order of their admission.
         self._tickets: dict[Ticket, None] = {}
         self._running_of: Counter[str] = Counter()
@@ -86,6 +96,7 @@ class AdmissionPolicy:
             self._promised_s = 0.0
             self._start(ticket, now_s)
             return [Decision(ticket)]
+        self._wanted = True
         if refusal := self._refusal_of(ticket, now_s):
             return [Decision(ticket, refusal)]
         decisions: list[Decision] = []
@@ -97,12 +108,14 @@ class AdmissionPolicy:
             decisions.append(Decision(victim, self._full(victim, now_s)))
         if self._ttft_s is not None:
             ticket.latest_start_s = ticket.arrived_s + self._ttft_s - self._start_s.or_else(0.0)
+        ticket.promised_limit = self.limit.value
         self.queue.put(ticket)
         return [*decisions, *self._admit(now_s)]
 
     def check_room(self, ticket: Ticket, now_s: float) -> None:
         """Raise what `arrive` would refuse this ticket with, before anything is spent on it."""
         if self.queue or not self._fits(ticket):
+            self._wanted = True
             refusal = self._refusal_of(ticket, now_s)
             if refusal:
                 raise refusal
@@ -117,6 +130,7 @@ class AdmissionPolicy:
         ticket.first_token_s = now_s
         self._prefilling -= ticket.prompt_tokens
         self._start_s.add(now_s - ticket.admitted_s)
+        self._prefill_s.add((now_s - ticket.admitted_s) / max(1, ticket.prefilling))
         self.limit.decodes(ticket.choices, now_s)
         return list(self._admit(now_s))
 
@@ -145,7 +159,8 @@ class AdmissionPolicy:
         """Judge the pace and the queue; to be called several times a second. `engine_waiting`: the engine's own."""
         # It has no memory for what it was given: more of it would only wait there, where nobody can refuse it.
         self._engine_waits = engine_waiting > 0
-        self.limit.look(bool(self.queue), now_s)
+        self.limit.look(self._wanted or bool(self.queue), now_s)
+        self._wanted = False
         late = [Decision(ticket, self._late(ticket, now_s)) for ticket in self.queue if now_s > ticket.latest_start_s]
         for decision in late:
             self.queue.remove(decision.ticket)
@@ -164,7 +179,22 @@ class AdmissionPolicy:
         """Return how long a new request of this tenant would probably wait for its turn."""
         ahead = self.queue.ahead_of(tenant, max(1.0, self._cost.or_else(_COST)))
         missing = ahead + choices - (self.limit.value - self.running)
-        return max(0.0, missing / self._rate(now_s))
+        # Waiting for a place, or for the prompts before it, whichever takes longer.
+        prompts = self._prefilling + self.queue.tokens * ahead / max(1, self.queue.choices)
+        wait_s = prompts * self._prefill_s.or_else(0.0) if prompts > self._prefill_room() else 0.0
+        if missing > 0:
+            wait_s = max(wait_s, missing / self._rate(now_s), self._next_ends_s(missing, now_s))
+        return wait_s
+
+    def _next_ends_s(self, choices: int, now_s: float) -> float:
+        """Return in what time so many choices will have ended, if each takes as long as most do: those that began
+        together end together, and until then nothing does."""
+        service_s = self._service_s.or_else(0.0)
+        for ticket in self._tickets:
+            choices -= ticket.choices
+            if choices <= 0:
+                return max(0.0, ticket.admitted_s + service_s - now_s)
+        return 0.0
 
     def _rate(self, now_s: float) -> float:
         """Return how many choices end in a second while the engine is busy: as many as run, each for its time."""
@@ -200,11 +230,21 @@ class AdmissionPolicy:
     def _fits(self, ticket: Ticket) -> bool:
         if not self.running:
             return True
-        if self._engine_waits or self.running + ticket.choices > self._limit_for(ticket.tenant):
+        if self._engine_waits or self.running + ticket.choices > max(
+            self._limit_for(ticket.tenant), ticket.promised_limit
+        ):
             return False
         # A prompt beyond one step's worth would only queue inside the engine, in front of shorter ones.
-        step = self._step_tokens
-        return step is None or not self._prefilling or self._prefilling + ticket.prompt_tokens <= step
+        return not self._prefilling or self._prefilling + ticket.prompt_tokens <= self._prefill_room()
+
+    def _prefill_room(self) -> float:
+        """Return how many tokens of prompts may be computed together: what one step takes, and with a pace to keep, as
+        many as are done in the time of a few tokens. Prompts that begin together hold everybody up, and end together,
+        again and again."""
+        room = math.inf if self._step_tokens is None else self._step_tokens
+        if self._tpot_s is None or self._prefill_s.value is None:
+            return room
+        return min(room, _PREFILL * self._tpot_s / self._prefill_s.value)
 
     def _limit_for(self, tenant: str) -> int:
         """Whoever has nothing running need not wait for another tenant's answers to end: a little more fits."""
@@ -214,9 +254,9 @@ class AdmissionPolicy:
         return min(self.limit.most, limit + max(1, limit // _NEWCOMERS))
 
     def _start(self, ticket: Ticket, now_s: float) -> None:
-        ticket.admitted_s = now_s
         self.running += ticket.choices
         self._prefilling += ticket.prompt_tokens
+        ticket.admitted_s, ticket.prefilling = now_s, self._prefilling
         self._tickets[ticket] = None
         self._running_of[ticket.tenant] += 1
         self.queue.charge(ticket.tenant, ticket.prompt_tokens, 0)
@@ -252,14 +292,15 @@ class AdmissionPolicy:
         if self._ttft_s is None:
             return None
         wait_s = self.expected_wait_s(ticket.tenant, ticket.choices, now_s)
-        late_s = now_s - ticket.arrived_s + wait_s + self._start_s.or_else(0.0) - self._ttft_s
-        if wait_s == 0 or late_s <= 0:
+        left_s = self._ttft_s - (now_s - ticket.arrived_s) - self._start_s.or_else(0.0)
+        # What can start at once may, however long its own prompt takes.
+        if wait_s == 0 or wait_s <= _CAUTION * left_s:
             return None
         why = (
             f"The server is busy: your request would wait {wait_s:.1f} s for its turn, more than its target of "
             f"{self._ttft_s:g} s to the first token allows."
         )
-        return self._refusal(why, ticket, late_s, now_s)
+        return self._refusal(why, ticket, wait_s - _CAUTION * max(0.0, left_s), now_s)
 
     def _late(self, ticket: Ticket, now_s: float) -> ServerOverloaded:
         why = "The server is busier than it seemed: your turn did not come in time for the target to the first token."

@@ -18,6 +18,10 @@ class Ticket:
     priority: int = 0
     # Later than this its first token would miss the target.
     latest_start_s: float = math.inf
+    # How many could run when it began to wait: a limit that falls meanwhile is for those who come later.
+    promised_limit: int = 0
     # Infinite while it waits.
     admitted_s: float = math.inf
+    # Tokens of prompts that were being computed then, its own among them.
+    prefilling: int = 0
     first_token_s: float | None = None
