@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokka.accounts.calendar import HOUR_S, periods_of
-from tokka.accounts.usage import Spent, UsageBook
-from tokka.core import Key, RequestRecord
+from tokka.accounts.usage import UsageBook
+from tokka.core import Key, RequestRecord, Spent
 from tokka.store.rows import Totals, UsageRow
 
 

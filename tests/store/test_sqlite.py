@@ -216,6 +216,43 @@ def test_a_running_program_notices_and_makes_it_anew_with_all_it_knows(
     database.close()
 
 
+def test_a_backup_in_its_place_is_not_mixed_with_what_came_after_it(folder: Path) -> None:
+    database = opened(folder)
+    kept = added(database, key(name="in the backup"))
+    backup = sqlite3.connect(folder / "backup")
+    with sqlite3.connect(folder / NAME) as source:
+        source.backup(backup)
+    source.close()
+    backup.close()
+    added(database, key(name="after it"))
+    # The log of the file that was there stays beside it.
+    (folder / "backup").rename(folder / NAME)
+    assert damaged(database) == "the file was replaced"
+    database.open([])
+    assert changes(database) == [kept]
+    database.close()
+    assert changes(opened(folder)) == [kept]
+
+
+def test_the_log_of_another_program_that_made_the_file_anew_is_left_alone(folder: Path) -> None:
+    first = opened(folder)
+    added(first, key())
+    for path in (folder / NAME, folder / f"{NAME}-wal", folder / f"{NAME}-shm"):
+        path.rename(f"{path}.away")
+    second = opened(folder)
+    rows = [added(second, key())]
+    assert damaged(first) == "the file was replaced"
+    first.open(rows)
+    rows.append(added(second, key()))
+    assert changes(first) == changes(second) == rows
+    first.close()
+    rows.append(added(second, key()))
+    third = opened(folder)
+    assert changes(third) == rows
+    third.close()
+    second.close()
+
+
 def test_another_file_in_its_place_is_noticed_before_anything_is_written_to_the_old_one(folder: Path) -> None:
     database = opened(folder)
     added(database, key())

@@ -8,16 +8,21 @@ from pathlib import Path
 
 from tokka.accounts.answers import Issued, NewKey
 from tokka.accounts.credential import digest_of, new_key_id, new_secret, prefix_of
+from tokka.errors import ConfigurationError
 from tokka.store import keys, state, usage
 from tokka.store.database import Database
+from tokka.store.failures import Unavailable
 from tokka.store.location import database_at
 from tokka.store.rows import NOWHERE, Batch, KeyRow, Periods, ReportQuery, ReportRow, State, Totals
 
 
 def open_ledger(database_url: str | None, state_dir: Path, busy_s: float) -> Ledger:
-    """Open what the settings name; `busy_s`: how long to wait for other programs. Raises Unavailable, StartupError."""
+    """Open what the settings name; `busy_s`: how long to wait for other programs. Raises StartupError."""
     ledger = Ledger(database_at(database_url, state_dir, busy_s))
-    ledger.open(None)
+    try:
+        ledger.open(None)
+    except Unavailable as error:
+        raise ConfigurationError(f"cannot use the database {ledger.place}: {error.reason}") from None
     return ledger
 
 

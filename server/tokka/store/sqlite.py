@@ -39,7 +39,8 @@ class SqliteDatabase:
         self._busy_s = busy_s
         self._engine: Engine | None = None
         # Which file is open, and when its main part was last written.
-        self._inode: tuple[int, int] = (0, 0)
+        self._inode: tuple[int, int] | None = None
+        self._log_inode: tuple[int, int] | None = None
         self._written_ns = 0
 
     @property
@@ -49,6 +50,7 @@ class SqliteDatabase:
     def open(self, known: Sequence[KeyRow] | None) -> None:
         at_start = known is None
         with failures(), self._locked(at_start=at_start):
+            self._leave_replaced()
             self._ensure_sound(known)
             self.close()
             self._engine = self._create_engine(self._path)
@@ -94,9 +96,25 @@ class SqliteDatabase:
         return facts
 
     def _remember(self) -> None:
-        facts = self._path.stat()
-        self._inode = (facts.st_dev, facts.st_ino)
-        self._written_ns = facts.st_mtime_ns
+        self._inode, self._log_inode = _inode_of(self._path), _inode_of(self._beside("-wal"))
+        self._written_ns = self._path.stat().st_mtime_ns
+
+    def _leave_replaced(self) -> None:
+        """Close the connection to a file that another one has replaced. SQLite would remove the log that lies beside it
+        by its name, and that may be the new file's; our own would be written into the new file."""
+        if not self._engine or not self._path.exists() or _inode_of(self._path) == self._inode:
+            return
+        beside = [path for suffix in _BESIDE if (path := self._beside(suffix)).exists()]
+        is_ours = self._log_inode is not None and _inode_of(self._beside("-wal")) == self._log_inode
+        for path in beside:
+            path.rename(f"{path}.kept")
+        self.close()
+        for path in beside:
+            kept = Path(f"{path}.kept")
+            kept.unlink() if is_ours else kept.rename(path)
+
+    def _beside(self, suffix: str) -> Path:
+        return Path(f"{self._path}{suffix}")
 
     @contextmanager
     def _locked(self, *, at_start: bool) -> Iterator[None]:
@@ -160,7 +178,7 @@ class SqliteDatabase:
         aside = self._path.with_name(f"{NAME}.corrupt-{datetime.now(UTC):%Y%m%dT%H%M%S.%f}")
         for suffix in ("", *_BESIDE):
             with contextlib.suppress(FileNotFoundError):
-                Path(f"{self._path}{suffix}").rename(f"{aside}{suffix}")
+                self._beside(suffix).rename(f"{aside}{suffix}")
         counts = {name: len(rows) for name, rows in found.rows.items()}
         log.warning(
             "database_set_aside",
@@ -174,7 +192,7 @@ class SqliteDatabase:
 
     def _set_aside_rests(self) -> None:
         # Of a file that somebody removed: SQLite would write them into the new one.
-        if any(Path(f"{self._path}{suffix}").exists() for suffix in _BESIDE):
+        if any(self._beside(suffix).exists() for suffix in _BESIDE):
             self._set_aside("the file was deleted", salvage.Salvage())
 
     def _no_keys(self, aside: Path) -> StartupError:
@@ -229,6 +247,14 @@ class SqliteDatabase:
 
         event.listen(engine, "begin", begin)
         return engine
+
+
+def _inode_of(path: Path) -> tuple[int, int] | None:
+    try:
+        facts = path.stat()
+    except FileNotFoundError:
+        return None
+    return facts.st_dev, facts.st_ino
 
 
 def _connect(path: Path, busy_s: float) -> sqlite3.Connection:
