@@ -100,18 +100,14 @@ class SqliteDatabase:
         self._written_ns = self._path.stat().st_mtime_ns
 
     def _leave_replaced(self) -> None:
-        """Close the connection to a file that another one has replaced. SQLite would remove the log that lies beside it
-        by its name, and that may be the new file's; our own would be written into the new file."""
+        """Close the connection to a file that another one has replaced. SQLite leaves alone what lies beside that; but
+        our own log, if it is still there, would be written into the new file."""
         if not self._engine or not self._path.exists() or _inode_of(self._path) == self._inode:
             return
-        beside = [path for suffix in _BESIDE if (path := self._beside(suffix)).exists()]
-        is_ours = self._log_inode is not None and _inode_of(self._beside("-wal")) == self._log_inode
-        for path in beside:
-            path.rename(f"{path}.kept")
         self.close()
-        for path in beside:
-            kept = Path(f"{path}.kept")
-            kept.unlink() if is_ours else kept.rename(path)
+        if self._log_inode and _inode_of(self._beside("-wal")) == self._log_inode:
+            for suffix in _BESIDE:
+                self._beside(suffix).unlink(missing_ok=True)
 
     def _beside(self, suffix: str) -> Path:
         return Path(f"{self._path}{suffix}")
