@@ -27,9 +27,19 @@ class StepModel:
     per_choice_s: float = 0.0011
     per_prompt_token_s: float = 0.0006
     step_tokens: int = 512
+    # Of the steps, how many take four times as long: another program has the processor.
+    disturbed: float = 0.0
 
-    def step_s(self, decoding: int, prompt_tokens: int) -> float:
-        return self.base_s + self.per_choice_s * decoding + self.per_prompt_token_s * prompt_tokens
+    def step_s(self, decoding: int, prompt_tokens: int, dice: random.Random) -> float:
+        step_s = self.base_s + self.per_choice_s * decoding + self.per_prompt_token_s * prompt_tokens
+        return step_s * 4 if dice.random() < self.disturbed else step_s
+
+    def undisturbed(self) -> StepModel:
+        """Return the engine that is as fast on average, and steady."""
+        slower = 1 + 3 * self.disturbed
+        return StepModel(
+            self.base_s * slower, self.per_choice_s * slower, self.per_prompt_token_s * slower, self.step_tokens
+        )
 
     def capacity(self, prompt_tokens: int, tokens: int, tpot_s: float) -> float:
         """Return the requests per second that can be served at this pace, by the arithmetic itself."""
@@ -78,6 +88,7 @@ class Simulation:
     _arrivals: list[tuple[float, int, Virtual]] = field(default_factory=list)
     _by_ticket: dict[Ticket, Virtual] = field(default_factory=dict)
     _running: list[Virtual] = field(default_factory=list)
+    _dice: random.Random = field(default_factory=lambda: random.Random(7))
     _next_look_s: float = 0.0
     _count: int = 0
 
@@ -112,7 +123,7 @@ class Simulation:
                 computed += part
                 if not request.left_of_prompt:
                     finishing.append(request)
-        self._pass_to(self.now_s + self.model.step_s(len(decoding), computed))
+        self._pass_to(self.now_s + self.model.step_s(len(decoding), computed, self._dice))
         for request in [*decoding, *finishing]:
             self._give_token(request)
 

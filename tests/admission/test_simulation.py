@@ -19,6 +19,7 @@ TARGETS = Targets(ttft_s=1.0, tpot_s=0.1)
 MODELS = {
     "embedded": StepModel(),
     "slower": StepModel(base_s=0.025, per_choice_s=0.002, per_prompt_token_s=0.001),
+    "disturbed": StepModel(disturbed=0.05),
     "gpu": StepModel(base_s=0.02, per_choice_s=0.0004, per_prompt_token_s=0.00005, step_tokens=8192),
 }
 LOADED_S = 100.0
@@ -37,14 +38,14 @@ def goodput(sim: Simulation, load: Iterable[Virtual], warm_up_s: float = 10.0) -
 @pytest.mark.parametrize("load", [1.0, 2.0, 5.0, 10.0])
 def test_goodput_does_not_collapse(model: StepModel, load: float, lengths: str) -> None:
     # Beside what the arithmetic of the engine allows at this pace, with perfect knowledge.
-    capacity = model.capacity(prompt_tokens=40, tokens=64, tpot_s=0.1)
+    capacity = model.undisturbed().capacity(prompt_tokens=40, tokens=64, tpot_s=0.1)
     requests = poisson(capacity * load, LOADED_S, seed=1)
     if lengths == "exponential":
         rng = random.Random(2)
         for request in requests:
             request.tokens = max(2, min(400, int(rng.expovariate(1 / 64))))
     reached = goodput(simulation(TARGETS, model), requests)
-    assert reached >= 0.85 * capacity
+    assert reached >= 0.82 * capacity
 
 
 @pytest.mark.parametrize("prompt_tokens", [400, 1000])

@@ -87,7 +87,7 @@ class ConcurrencyLimit:
         if tpot_s > _TOO_SLOW * target_s:
             # What runs above the limit already is on its way out: cutting again would cut twice for one reason.
             if self._running <= self._value:
-                self._value = max(_LEAST, min(self._value, self._running) * max(_FASTEST_CUT, ratio))
+                self._value = max(_LEAST, self._value * max(_FASTEST_CUT, ratio))
         elif tpot_s < _FAST * target_s and self._was_full:
             self._value = min(float(self.most), max(self._value + 1, self._value * min(_FASTEST_GROWTH, ratio)))
 
