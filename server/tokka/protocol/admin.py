@@ -18,9 +18,9 @@ DAY_S = 86400
 Count = Annotated[int, Field(ge=1, le=_MAX_COUNT)]
 # Shown in lists, logs and metrics: no control characters, no spaces around it.
 Name = Annotated[
-    str, Field(min_length=1, max_length=128, pattern=r"^[^\s\x00-\x1f\x7f]([^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f])?$")
+    str, Field(min_length=1, max_length=128, pattern=r"^[^\x00- \x7f-\x9f]([^\x00-\x1f\x7f-\x9f]*[^\x00- \x7f-\x9f])?$")
 ]
-ModelName = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[^\x00-\x1f\x7f]+$")]
+ModelName = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
 Moment = Annotated[str, Field(max_length=20, pattern=MOMENT)]
 Groups = Annotated[str, Field(max_length=64, pattern=r"^(key|tenant|model|day|hour)(,(key|tenant|model|day|hour))*$")]
 
