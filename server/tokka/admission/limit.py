@@ -11,9 +11,9 @@ from __future__ import annotations
 import math
 
 # Room between the average, which is steered, and the slowest request, which has to keep the target.
-_TOO_SLOW = 0.92
-_GOAL = 0.88
-_FAST = 0.84
+_TOO_SLOW = 0.94
+_GOAL = 0.90
+_FAST = 0.86
 # What is older counts less: about as long as an answer takes, as its reader feels the average over it, with the prompts
 # of others that were computed meanwhile.
 _MEMORY_S = 2.0

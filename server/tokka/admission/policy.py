@@ -23,7 +23,7 @@ _COST = 256.0
 # One part in so many of the limit, for tenants that have nothing running.
 _NEWCOMERS = 8
 # Prompts may hold the others up for as long as so many tokens take.
-_PREFILL = 2
+_PREFILL = 3
 # Of the time a request could wait, how much it is let in for: what is estimated happens later as often as sooner, and a
 # line that is longer than it takes to keep the engine busy serves nobody.
 _CAUTION = 0.4

@@ -20,6 +20,7 @@ _RESERVE_BYTES = 2 * GIB
 # Zeroing a GiB takes seconds at start on a CPU, and a CPU cannot keep more sequences busy than this holds.
 _CPU_CACHE_BYTES = GIB // 2
 _CPU_FULL_SEQUENCES = 2
+_CPU_STEP_TOKENS = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,10 @@ def engine_arguments(
         if cpu and options.kv_cache_bytes is None and (per_token := kv_bytes_per_token(config, options.dtype)):
             length = options.max_model_len or context_length(config)
             arguments["kv_cache_memory_bytes"] = _cpu_cache_bytes(options, per_token, length, weight_bytes)
+    if cpu:
+        # A step is as long as its prompts are, and all that run wait for it: 2048 tokens, vLLM's default, take more than
+        # a second here. Smaller steps compute a prompt as fast.
+        arguments["max_num_batched_tokens"] = max(_CPU_STEP_TOKENS, options.max_num_seqs or 0)
     if cpu and options.ranks == 1 and options.data_parallel_size == 1:
         arguments["distributed_executor_backend"] = "uni"
     return arguments | parse_pairs(options.engine_args)
