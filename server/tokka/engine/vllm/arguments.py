@@ -110,8 +110,8 @@ def engine_arguments(
             length = options.max_model_len or context_length(config)
             arguments["kv_cache_memory_bytes"] = _cpu_cache_bytes(options, per_token, length, weight_bytes)
     if cpu:
-        # A step is as long as its prompts are, and all that run wait for it: 2048 tokens, vLLM's default, take more than
-        # a second here. Smaller steps compute a prompt as fast.
+        # A step is as long as its prompts are, and all that run wait for it: vLLM's default of 2048 tokens takes a
+        # second and more.
         arguments["max_num_batched_tokens"] = max(_CPU_STEP_TOKENS, options.max_num_seqs or 0)
     if cpu and options.ranks == 1 and options.data_parallel_size == 1:
         arguments["distributed_executor_backend"] = "uni"
