@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.program import Program, running
+from tests.program import Program, eventually, running
 from tests.wire import metric
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
@@ -48,9 +47,7 @@ def test_single_requests_are_served_long_before_the_crowd_that_came_first(progra
     threads = [threading.Thread(target=crowd, args=(place,)) for place in range(OPEN)]
     for thread in threads:
         thread.start()
-    while waiting(program) < OPEN / 2:
-        assert any(thread.is_alive() for thread in threads)
-        time.sleep(0.01)
+    eventually(lambda: waiting(program) >= OPEN / 2, within_s=60)
     for place in range(4):
         before = len(answers)
         single = ask(program, SINGLE, f"alone {place}", 8)
