@@ -203,3 +203,36 @@ def test_leaving_the_queue_lets_the_next_one_in() -> None:
     made.arrive(small, 0.0)
     assert runs(made.leave(large, 0.1)) == [small]
     assert made.leave(large, 0.2) == []
+
+
+def test_a_client_that_does_not_read_says_nothing_about_the_pace() -> None:
+    made = policy(most=100, targets=Targets(tpot_s=0.1))
+    reading, stalled = ticket("reads"), [ticket("stalls") for _ in range(10)]
+    for one in (reading, *stalled):
+        made.arrive(one, 0.0)
+        made.produced(one, 1, 0.1)
+    now_s = 0.1
+    while now_s < 20.0:
+        now_s += 0.05
+        made.produced(reading, 1, now_s)
+        made.look(0, now_s)
+    assert made.limit.pace_s == pytest.approx(0.05, rel=0.1)
+    assert made.limit.value >= 8
+    # It reads on, and what has gathered comes at once.
+    made.produced(stalled[0], 390, now_s)
+    made.look(0, now_s + 0.1)
+    assert made.limit.pace_s == pytest.approx(0.05, rel=0.1)
+
+
+def test_an_engine_that_is_slow_for_all_is_not_taken_for_clients_that_do_not_read() -> None:
+    made = policy(most=100, targets=Targets(tpot_s=0.1))
+    everyone = [ticket() for _ in range(16)]
+    for one in everyone:
+        made.arrive(one, 0.0)
+        made.produced(one, 1, 0.1)
+    for step in range(1, 20):
+        made.look(0, 0.1 + 0.4 * step)
+        for one in everyone:
+            made.produced(one, 1, 0.1 + 0.4 * step)
+    assert made.limit.pace_s == pytest.approx(0.4, rel=0.2)
+    assert made.limit.value < 16

@@ -10,10 +10,14 @@ from __future__ import annotations
 
 import math
 
-# Room between the average, which is steered, and the slowest request, which has to keep the target.
-_TOO_SLOW = 0.94
-_GOAL = 0.90
-_FAST = 0.86
+# The part of the target that the average is steered to: the slowest request has to keep it, too. How far they lie apart
+# depends on the machine and on what is asked, so this is learnt: up a little with each request that kept the target,
+# down a lot with each that did not, which balances at one in fifty.
+_FIRST_GOAL = 0.92
+_LOWEST_GOAL, _HIGHEST_GOAL = 0.8, 0.96
+_KEPT, _MISSED = 0.001, -0.05
+# Around the goal nothing changes.
+_BAND = 0.04
 # What is older counts less: about as long as an answer takes, as its reader feels the average over it, with the prompts
 # of others that were computed meanwhile.
 _MEMORY_S = 2.0
@@ -33,6 +37,7 @@ class ConcurrencyLimit:
         self._tpot_s = tpot_s
         self.most = 1
         self._value = float(_FIRST)
+        self._goal = _FIRST_GOAL
         self._decoding = 0
         self._running = 0
         self._seen_s = 0.0
@@ -53,19 +58,33 @@ class ConcurrencyLimit:
     def started(self, choices: int) -> None:
         self._running += choices
 
+    def ended(self, choices: int, now_s: float) -> None:
+        self._advance(now_s)
+        self._running -= choices
+
     def decodes(self, choices: int, now_s: float) -> None:
-        """Note the first token of this many choices."""
+        """Note that so many choices more get tokens."""
         self._advance(now_s)
         self._decoding += choices
+
+    def stops(self, choices: int, now_s: float) -> None:
+        """Note that so many fewer do."""
+        self._advance(now_s)
+        self._decoding -= choices
 
     def produced(self, tokens: int) -> None:
         self._tokens += tokens
 
-    def ended(self, choices: int, decoding: bool, now_s: float) -> None:
-        self._advance(now_s)
-        self._running -= choices
-        if decoding:
-            self._decoding -= choices
+    def kept(self, tpot_s: float) -> None:
+        """Learn from the pace at which a request that has ended got its tokens."""
+        if self._tpot_s is not None:
+            change = _KEPT if tpot_s <= self._tpot_s else _MISSED
+            self._goal = max(_LOWEST_GOAL, min(_HIGHEST_GOAL, self._goal + change))
+
+    @property
+    def pace_s(self) -> float:
+        """Seconds for a token, as those who decode felt it lately."""
+        return self._decode_s / max(1.0, self._tokens)
 
     def look(self, wanted: bool, now_s: float) -> None:
         """Adapt if there is reason to. `wanted`: somebody was kept waiting, or sent away, for lack of room."""
@@ -79,16 +98,17 @@ class ConcurrencyLimit:
             and now_s - self._changed_s >= _PAUSE_S
             and (self._tokens >= least or self._decode_s >= least * self._tpot_s)
         ):
-            self._adapt(self._decode_s / max(1.0, self._tokens), self._tpot_s)
+            self._adapt(self.pace_s, self._tpot_s)
             self._changed_s, self._was_full = now_s, False
 
     def _adapt(self, tpot_s: float, target_s: float) -> None:
-        ratio = _GOAL * target_s / max(tpot_s, 1e-6)
-        if tpot_s > _TOO_SLOW * target_s:
+        goal_s = self._goal * target_s
+        ratio = goal_s / max(tpot_s, 1e-6)
+        if tpot_s > goal_s * (1 + _BAND):
             # What runs above the limit already is on its way out: cutting again would cut twice for one reason.
             if self._running <= self._value:
                 self._value = max(_LEAST, self._value * max(_FASTEST_CUT, ratio))
-        elif tpot_s < _FAST * target_s and self._was_full:
+        elif tpot_s < goal_s * (1 - _BAND) and self._was_full:
             self._value = min(float(self.most), max(self._value + 1, self._value * min(_FASTEST_GROWTH, ratio)))
 
     def _advance(self, now_s: float) -> None:

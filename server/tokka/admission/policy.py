@@ -20,6 +20,9 @@ from tokka.errors import MAX_RETRY_AFTER_S, ServerOverloaded
 # Until something has ended: an honest guess that keeps the clients' default back-off short, and what one is charged.
 _RETRY_AFTER_S = 5.0
 _COST = 256.0
+# So long without a token, by the clock and by the pace of the others.
+_STALLED_S = 1.0
+_STALLED_TOKENS = 10
 # One part in so many of the limit, for tenants that have nothing running.
 _NEWCOMERS = 8
 # Prompts may hold the others up for as long as so many tokens take.
@@ -123,10 +126,19 @@ class AdmissionPolicy:
     def produced(self, ticket: Ticket, tokens: int, now_s: float) -> list[Decision]:
         """Note tokens that a running request was given, the first ones with the time."""
         self.queue.charge(ticket.tenant, 0, tokens)
-        if ticket.first_token_s is not None:
+        ticket.last_token_s = now_s
+        if ticket.first_token_s is None:
+            return self._begin(ticket, now_s)
+        if ticket.is_stalled:
+            # What has gathered meanwhile comes at once.
+            ticket.is_stalled = False
+            self.limit.decodes(ticket.choices, now_s)
+        else:
             self.limit.produced(tokens)
-            return []
-        # The first token belongs to the prompt's time.
+        return []
+
+    def _begin(self, ticket: Ticket, now_s: float) -> list[Decision]:
+        """The first token belongs to the prompt's time."""
         ticket.first_token_s = now_s
         self._prefilling -= ticket.prompt_tokens
         self._start_s.add(now_s - ticket.admitted_s)
@@ -141,14 +153,18 @@ class AdmissionPolicy:
         self._running_of[ticket.tenant] -= 1
         if not self._running_of[ticket.tenant]:
             del self._running_of[ticket.tenant]
-        decoded = ticket.first_token_s is not None
-        if decoded:
+        if ticket.first_token_s is not None:
             # One that never got a token says nothing about how long the others take.
             self._service_s.add(now_s - ticket.admitted_s)
             self._cost.add((ticket.prompt_tokens + OUTPUT_COST * tokens) / ticket.choices)
         else:
             self._prefilling -= ticket.prompt_tokens
-        self.limit.ended(ticket.choices, decoded, now_s)
+        self.limit.ended(ticket.choices, now_s)
+        if ticket.first_token_s is not None:
+            if not ticket.is_stalled:
+                self.limit.stops(ticket.choices, now_s)
+            if tokens > ticket.choices and not ticket.was_stalled:
+                self.limit.kept((ticket.last_token_s - ticket.first_token_s) / (tokens / ticket.choices - 1))
         return list(self._admit(now_s))
 
     def leave(self, ticket: Ticket, now_s: float) -> list[Decision]:
@@ -159,12 +175,21 @@ class AdmissionPolicy:
         """Judge the pace and the queue; to be called several times a second. `engine_waiting`: the engine's own."""
         # It has no memory for what it was given: more of it would only wait there, where nobody can refuse it.
         self._engine_waits = engine_waiting > 0
+        self._set_stalled_aside(now_s)
         self.limit.look(self._wanted or bool(self.queue), now_s)
         self._wanted = False
         late = [Decision(ticket, self._late(ticket, now_s)) for ticket in self.queue if now_s > ticket.latest_start_s]
         for decision in late:
             self.queue.remove(decision.ticket)
         return [*late, *self._admit(now_s)]
+
+    def _set_stalled_aside(self, now_s: float) -> None:
+        """Who does not read gets no tokens: that says nothing about the pace of the others."""
+        longest_s = max(_STALLED_S, _STALLED_TOKENS * self.limit.pace_s)
+        for ticket in self._tickets:
+            if ticket.first_token_s is not None and not ticket.is_stalled and now_s - ticket.last_token_s > longest_s:
+                ticket.is_stalled = ticket.was_stalled = True
+                self.limit.stops(ticket.choices, now_s)
 
     def refuse_all(self) -> list[Ticket]:
         """Empty the queue."""

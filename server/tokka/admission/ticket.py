@@ -25,3 +25,7 @@ class Ticket:
     # Tokens of prompts that were being computed then, its own among them.
     prefilling: int = 0
     first_token_s: float | None = None
+    last_token_s: float = 0.0
+    # It is given no tokens because its client does not read: no measure of the engine.
+    is_stalled: bool = False
+    was_stalled: bool = False
