@@ -221,7 +221,7 @@ def test_a_client_that_does_not_read_says_nothing_about_the_pace() -> None:
     # It reads on, and what has gathered comes at once.
     made.produced(stalled[0], 390, now_s)
     made.look(0, now_s + 0.1)
-    assert made.limit.pace_s == pytest.approx(0.05, rel=0.1)
+    assert made.limit.pace_s == pytest.approx(0.05, rel=0.2)
 
 
 def test_an_engine_that_is_slow_for_all_is_not_taken_for_clients_that_do_not_read() -> None:
