@@ -218,8 +218,8 @@ def _cut_short(unfinished: dict[int, TextDelta | None]) -> Iterator[Event]:
 
 
 def _settle_allowance(allowance: Allowance, record: RequestRecord) -> None:
-    # Refused by us, before it ran: that costs the key nothing.
-    served = record.queue_s is not None or record.outcome == "invalid"
+    # What we have refused, before it ran, costs the key nothing.
+    served = record.queue_s is not None or record.outcome in ("invalid", "aborted")
     allowance.settle(record.prompt_tokens + record.completion_tokens, time.monotonic(), served=served)
 
 

@@ -95,6 +95,14 @@ def test_a_prompt_longer_than_a_step_runs_when_no_other_is_being_computed() -> N
     assert runs(made.produced(first, 1, 0.5)) == [long]
 
 
+def test_a_prompt_that_may_not_wait_begins_beside_others() -> None:
+    made = policy(most=8, step_tokens=100, bounds=Bounds(0))
+    made.arrive(ticket(tokens=80), 0.0)
+    second = ticket(tokens=80)
+    made.check_room(second, 0.0)
+    assert runs(made.arrive(second, 0.0)) == [second]
+
+
 def test_a_request_ended_before_its_first_token_frees_its_prompts_place() -> None:
     made = policy(most=8, step_tokens=100)
     first, second = ticket(tokens=80), ticket(tokens=80)

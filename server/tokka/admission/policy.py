@@ -94,7 +94,7 @@ class AdmissionPolicy:
 
     def arrive(self, ticket: Ticket, now_s: float) -> list[Decision]:
         """Let a new request run, wait, or refuse it; others may have to make room for it."""
-        if not self.queue and self._fits(ticket):
+        if self._goes_in(ticket):
             # Room is there for whoever comes: nobody need wait for those who have not come back.
             self._promised_s = 0.0
             self._start(ticket, now_s)
@@ -117,7 +117,7 @@ class AdmissionPolicy:
 
     def check_room(self, ticket: Ticket, now_s: float) -> None:
         """Raise what `arrive` would refuse this ticket with, before anything is spent on it."""
-        if self.queue or not self._fits(ticket):
+        if not self._goes_in(ticket):
             self._wanted = True
             refusal = self._refusal_of(ticket, now_s)
             if refusal:
@@ -252,13 +252,23 @@ class AdmissionPolicy:
             return None
         return next((one for one in others if not self._running_of[one.tenant] and self._fits(one)), None)
 
+    def _goes_in(self, ticket: Ticket) -> bool:
+        """Whether a request that arrives now starts at once."""
+        if self.queue or not self._has_place(ticket):
+            return False
+        # Waiting for the prompts before it is better for all, but not worth a refusal.
+        return self._may_begin(ticket) or self._is_over(ticket)
+
     def _fits(self, ticket: Ticket) -> bool:
+        return self._has_place(ticket) and self._may_begin(ticket)
+
+    def _has_place(self, ticket: Ticket) -> bool:
         if not self.running:
             return True
-        if self._engine_waits or self.running + ticket.choices > max(
-            self._limit_for(ticket.tenant), ticket.promised_limit
-        ):
-            return False
+        limit = max(self._limit_for(ticket.tenant), ticket.promised_limit)
+        return not self._engine_waits and self.running + ticket.choices <= limit
+
+    def _may_begin(self, ticket: Ticket) -> bool:
         # A prompt beyond one step's worth would only queue inside the engine, in front of shorter ones.
         return not self._prefilling or self._prefilling + ticket.prompt_tokens <= self._prefill_room()
 
