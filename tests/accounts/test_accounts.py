@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 from structlog.testing import capture_logs
 
 from tests.accounts.test_usage import record
@@ -23,11 +22,6 @@ from tokka.store.failures import NotWritable, Unavailable
 from tokka.store.rows import Batch, ReportQuery, Totals
 
 ALICE = NewKey("alice", "t", frozenset({"inference"}))
-
-
-@pytest.fixture(autouse=True)
-def _plain_logs() -> None:
-    structlog.reset_defaults()
 
 
 class Flaky:

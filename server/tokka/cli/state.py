@@ -32,13 +32,17 @@ def opened(state_dir: Path | None, database_url: str | None, config: Path | None
     from tokka.accounts.ledger import open_ledger
     from tokka.cli.options import given
 
+    before = structlog.get_config()
     # What is printed is the answer; what is told besides goes elsewhere.
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-    with one_line():
-        settings = load_settings(given({"state_dir": state_dir, "database_url": database_url}), config)
-        ledger = open_ledger(settings.database_url, settings.state_dir, _BUSY_S)
-        with contextlib.closing(ledger):
-            yield ledger
+    try:
+        with one_line():
+            settings = load_settings(given({"state_dir": state_dir, "database_url": database_url}), config)
+            ledger = open_ledger(settings.database_url, settings.state_dir, _BUSY_S)
+            with contextlib.closing(ledger):
+                yield ledger
+    finally:
+        structlog.configure(**before)
 
 
 @contextlib.contextmanager
