@@ -15,10 +15,10 @@ from tests.wire import metric
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 
 CROWD, SINGLE = "crowd-0123456789abcdef", "single-0123456789abcdef"
-OPEN = 40
+OPEN = 24
 # Of those that run at once.
 SLOTS = 4
-TOKENS = 24
+TOKENS = 96
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_single_requests_are_served_long_before_the_crowd_that_came_first(progra
     try:
         with program.client() as client:
             eventually(lambda: waiting(client) >= OPEN / 2, within_s=60)
-            for place in range(4):
+            for place in range(3):
                 before = served_of_crowd(client)
                 single = ask(program, SINGLE, f"alone {place}", 8)
                 assert single.status_code == 200
