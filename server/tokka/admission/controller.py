@@ -8,12 +8,10 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import NoReturn
 
-from tokka.admission.policy import AdmissionPolicy, Decision
+from tokka.admission.policy import RETRY_AFTER_S, AdmissionPolicy, Decision
 from tokka.admission.ticket import Ticket
 from tokka.errors import Draining, RequestTimeout, TokkaError
 
-# Where nothing is measured, an honest guess that keeps the clients' default back-off short.
-RETRY_AFTER_S = 5
 # Of a second; several looks in the time of one answer.
 _LOOK_EVERY_S = 0.1
 

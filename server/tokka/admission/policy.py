@@ -18,7 +18,7 @@ from tokka.admission.ticket import Ticket
 from tokka.errors import MAX_RETRY_AFTER_S, ServerOverloaded
 
 # Until something has ended: an honest guess that keeps the clients' default back-off short, and what one is charged.
-_RETRY_AFTER_S = 5.0
+RETRY_AFTER_S = 5
 _COST = 256.0
 # So long without a token, by the clock and by the pace of the others.
 _STALLED_S = 1.0
@@ -153,18 +153,17 @@ class AdmissionPolicy:
         self._running_of[ticket.tenant] -= 1
         if not self._running_of[ticket.tenant]:
             del self._running_of[ticket.tenant]
-        if ticket.first_token_s is not None:
-            # One that never got a token says nothing about how long the others take.
-            self._service_s.add(now_s - ticket.admitted_s)
-            self._cost.add((ticket.prompt_tokens + OUTPUT_COST * tokens) / ticket.choices)
-        else:
-            self._prefilling -= ticket.prompt_tokens
         self.limit.ended(ticket.choices, now_s)
-        if ticket.first_token_s is not None:
-            if not ticket.is_stalled:
-                self.limit.stops(ticket.choices, now_s)
-            if tokens > ticket.choices and not ticket.was_stalled:
-                self.limit.kept((ticket.last_token_s - ticket.first_token_s) / (tokens / ticket.choices - 1))
+        if ticket.first_token_s is None:
+            # One that never got a token says nothing about how long the others take.
+            self._prefilling -= ticket.prompt_tokens
+            return list(self._admit(now_s))
+        self._service_s.add(now_s - ticket.admitted_s)
+        self._cost.add((ticket.prompt_tokens + OUTPUT_COST * tokens) / ticket.choices)
+        if not ticket.is_stalled:
+            self.limit.stops(ticket.choices, now_s)
+        if tokens > ticket.choices and not ticket.was_stalled:
+            self.limit.kept((ticket.last_token_s - ticket.first_token_s) / (tokens / ticket.choices - 1))
         return list(self._admit(now_s))
 
     def leave(self, ticket: Ticket, now_s: float) -> list[Decision]:
@@ -364,7 +363,7 @@ class AdmissionPolicy:
 
     def _drain_s(self, choices: int, now_s: float) -> float:
         """Return in what time this many choices are taken from the queue, at the present pace."""
-        return _RETRY_AFTER_S if self._service_s.value is None else choices / self._rate(now_s)
+        return RETRY_AFTER_S if self._service_s.value is None else choices / self._rate(now_s)
 
 
 def _exceeds(waiting: int, more: int, most: int | None) -> bool:

@@ -12,7 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from tokka import __version__
-from tokka.admission.controller import RETRY_AFTER_S
+from tokka.admission.policy import RETRY_AFTER_S
 from tokka.api import sse
 from tokka.api.deps import CurrentServices, Services
 from tokka.api.document import errors

@@ -16,7 +16,7 @@ import orjson
 import structlog
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from tokka.admission.controller import RETRY_AFTER_S
+from tokka.admission.policy import RETRY_AFTER_S
 from tokka.api.connections import Connections, Cut
 from tokka.api.middleware import OPEN_PATHS
 from tokka.errors import ServerOverloaded, SlowRequest, TokkaError
