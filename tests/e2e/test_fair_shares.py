@@ -1,0 +1,68 @@
+"""A crowd of one tenant on the real engine: another tenant's single requests, and the crowd itself, are served."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.program import Program, eventually, running
+from tests.wire import metric
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
+
+CROWD, SINGLE = "crowd-0123456789abcdef", "single-0123456789abcdef"
+OPEN = 24
+# Of those that run at once.
+SLOTS = 4
+TOKENS = 64
+
+
+@pytest.fixture(scope="module")
+def program() -> Iterator[Program]:
+    # The last of the crowd waits for all before it, on a slow machine for minutes.
+    options = ("--max-num-seqs", str(SLOTS), "--queue-timeout", "600")
+    with running("--api-key", CROWD, "--api-key", SINGLE, *options) as started:
+        yield started
+
+
+def served_of_crowd(client: httpx.Client) -> float:
+    """Return how many of the crowd's requests have ended, as the server counts them: its threads here may lag."""
+    return metric(client, "tokka_tokens_total", tenant="key-1", kind="completion") / TOKENS
+
+
+@pytest.mark.parametrize("words", [5, 300], ids=["short prompts", "long prompts"])
+def test_single_requests_are_served_long_before_the_crowd_that_came_first(program: Program, words: int) -> None:
+    over = threading.Event()
+
+    # One client for all: making one costs more than a short answer.
+    with program.client() as client, ThreadPoolExecutor(OPEN) as pool:
+
+        def ask(key: str, prompt: str, max_tokens: int) -> int:
+            body: dict[str, Any] = {"model": program.model, "prompt": prompt, "ignore_eos": True}
+            body["max_tokens"] = max_tokens
+            headers = {"authorization": f"Bearer {key}"}
+            return client.post("/v1/completions", json=body, headers=headers, timeout=200).status_code
+
+        def crowd(place: int) -> list[int]:
+            """One of the crowd: asks again as soon as it has been answered, so that as many are always open."""
+            answers = [ask(CROWD, f"{place} " + "word " * words, TOKENS)]
+            while not over.is_set():
+                answers.append(ask(CROWD, f"{place} {len(answers)} " + "word " * words, TOKENS))
+            return answers
+
+        members = [pool.submit(crowd, place) for place in range(OPEN)]
+        try:
+            eventually(lambda: metric(client, "tokka_requests_waiting") >= OPEN / 2, within_s=60)
+            for place in range(3):
+                before = served_of_crowd(client)
+                assert ask(SINGLE, f"alone {place}", 8) == 200
+                # Its turn was among the next: no more than a few of the crowd were served meanwhile.
+                assert served_of_crowd(client) - before <= 3 * SLOTS
+        finally:
+            over.set()
+        assert {status for member in members for status in member.result()} == {200}
