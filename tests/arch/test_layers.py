@@ -18,7 +18,7 @@ MODULES = sorted(
 
 LAYERS = [
     "core errors",
-    "settings observability",
+    "settings observability bench",
     "protocol store",
     "engine admission accounts",
     "dispatch",
@@ -84,6 +84,6 @@ def test_environment_is_read_in_settings_alone(path: Path) -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_events_are_written_in_one_place(path: Path) -> None:
-    # `tokka chat` reads them.
-    if str(path.relative_to(ROOT)) not in ("api/sse.py", "cli/chat.py"):
+    # `tokka chat` and `tokka bench` read them.
+    if str(path.relative_to(ROOT)) not in ("api/sse.py", "cli/chat.py", "bench/record.py"):
         assert not re.search(r"""["'\\n]data: """, path.read_text())

@@ -28,9 +28,10 @@ from typing import Any
 import httpx
 
 from tests.faults.servers import NAME, Server, after, serving
-from tests.load.openloop import Plan, Tenant, run
-from tests.load.record import Figures
 from tests.load.report import best_goodput, tables
+from tokka.bench.figures import Figures
+from tokka.bench.load import run
+from tokka.bench.plan import Plan, Tenant
 
 IDLE_S = 30.0
 # Kernels, caches and connections are warm after it, and Tokka's controller has seen steps.
@@ -38,7 +39,7 @@ WARM_UP = Tenant("all", rate=3)
 WARM_UP_S = 6.0
 # Tenants of the fairness experiment. A short answer gives many first tokens in a bounded time, and the pause
 # keeps the questions from falling in step with the engine.
-SINGLE = Tenant("single", "key-of-the-single-tenant", users=1, tokens=8, pause_s=0.2)
+SINGLE = Tenant("single", "key-of-the-single-tenant", concurrency=1, max_tokens=8, pause_s=0.2)
 MANY_KEY = "key-of-the-tenant-with-many"
 KEYS = (1, 10_000)
 KEYS_RATE = 100.0
@@ -173,13 +174,13 @@ def refusal(bench: Bench) -> None:
             flood = [Tenant("all", rate=rate)]
             found = bench.load(server, contender, flood, place=place, experiment="refusal", label="flooded", rate=rate)
             if found["refused"]:
-                alone = [Tenant("all", users=max(1, round(found["concurrency"])))]
+                alone = [Tenant("all", concurrency=max(1, round(found["concurrency"])))]
                 bench.load(server, contender, alone, place=place, experiment="refusal", label="served alone")
 
 
 def fairness(bench: Bench) -> None:
     """Watch a tenant that asks one thing at a time, alone and beside one that asks many."""
-    many = Tenant("many", MANY_KEY, users=bench.chosen.many)
+    many = Tenant("many", MANY_KEY, concurrency=bench.chosen.many)
     for place, contender in bench.turns():
         keys = ("--api-key", SINGLE.key, "--api-key", MANY_KEY) if contender.kind == "tokka" else ()
         with bench.serving(contender, *keys, key=SINGLE.key) as server:
@@ -200,7 +201,7 @@ def keys(bench: Bench) -> None:
                 # The scripted engine: the front end is all there is to measure.
                 contender = Contender("tokka", "tokka", ("--engine", "fake", "--state-dir", folder))
                 with bench.serving(contender, key=key) as server:
-                    tenants = [Tenant("all", key, rate=KEYS_RATE, tokens=1)]
+                    tenants = [Tenant("all", key, rate=KEYS_RATE, max_tokens=1)]
                     bench.load(server, contender, tenants, place=place, experiment="keys", label=f"{count} keys")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from tests.load.record import Figures
+from tokka.bench.figures import Figures
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import cast
 
+from tokka.bench.address import Address
+
 END_OF_HEAD = b"\r\n\r\n"
 # The last chunk. No event ends so: before its line end there is always another one.
 END_OF_CHUNKS = b"0\r\n\r\n"
@@ -105,9 +107,9 @@ class Connection(asyncio.Protocol):
 class Pool:
     """Connections to one server. The one used last is taken first, so that those not needed go idle and are closed."""
 
-    def __init__(self, host: str, port: int, *, most: int, reuse: bool) -> None:
+    def __init__(self, address: Address, *, most: int, reuse: bool) -> None:
         self.opened = 0
-        self._host, self._port, self._reuse = host, port, reuse
+        self._address, self._reuse = address, reuse
         # To be held for an exchange: so many requests may be open.
         self.slots = asyncio.Semaphore(most)
         self._all: set[Connection] = set()
@@ -132,9 +134,9 @@ class Pool:
         await asyncio.sleep(0.01)
 
     async def _connect(self) -> Connection:
-        loop = asyncio.get_running_loop()
+        loop, address = asyncio.get_running_loop(), self._address
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            _, connection = await loop.create_connection(Connection, self._host, self._port)
+            _, connection = await loop.create_connection(Connection, address.host, address.port, ssl=address.tls)
         self.opened += 1
         self._all.add(connection)
         return connection

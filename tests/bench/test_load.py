@@ -8,11 +8,14 @@ from itertools import pairwise
 
 import pytest
 
-from tests.load.connection import Answer
-from tests.load.openloop import Plan, Tenant, arrivals, requests_of, run, tenant_of
-from tests.load.record import Figures, Record, Window, concurrency, output_tokens, percentile, summary
 from tests.load.report import best_goodput, tables
 from tests.program import Program
+from tokka.bench.connection import Answer
+from tokka.bench.figures import Figures, Window, concurrency, output_tokens, percentile, summary
+from tokka.bench.load import run
+from tokka.bench.plan import Plan, Tenant, arrivals
+from tokka.bench.record import Record
+from tokka.bench.request import requests_of
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 WINDOW = Window(from_s=0, until_s=10, over_s=15)
@@ -68,7 +71,7 @@ def test_arrivals_are_a_poisson_process() -> None:
 
 
 def test_bursts_keep_the_rate() -> None:
-    moments = arrivals(10, 2000, random.Random(3), bursts=8)
+    moments = arrivals(10, 2000, random.Random(3), burst=8)
     assert len(moments) == pytest.approx(20_000, rel=0.1)
     assert len(set(moments)) == len(moments) / 8
 
@@ -83,14 +86,6 @@ def test_prompts_differ_unless_asked() -> None:
     assert len({next(distinct) for _ in range(50)}) == 50
     alike = requests_of(Plan("http://127.0.0.1:1", "m", (), same_prompt=True), Tenant("a"), random.Random(1))
     assert len({next(alike) for _ in range(50)}) == 1
-
-
-def test_tenant_is_a_rate_or_a_number_of_users() -> None:
-    assert tenant_of("a,k,open=2.5") == Tenant("a", "k", rate=2.5)
-    assert tenant_of("b,,closed=40,tokens=8,pause=0.2") == Tenant("b", users=40, tokens=8, pause_s=0.2)
-    for wrong in ("a,k", "a,k,open=1,closed=1", "a,k,open=1,what=2"):
-        with pytest.raises(Exception, match="is not NAME,KEY"):
-            tenant_of(wrong)
 
 
 # -- what is read of an answer
@@ -218,7 +213,7 @@ def test_every_request_is_accounted_for(fake: Program, api: str) -> None:
     plan = Plan(
         fake.url,
         fake.model,
-        (Tenant("steady", rate=40), Tenant("users", users=3, tokens=8)),
+        (Tenant("steady", rate=40), Tenant("users", concurrency=3, max_tokens=8)),
         duration_s=1.2,
         warmup_s=0.2,
         grace_s=30,
@@ -246,7 +241,7 @@ def test_what_is_still_open_at_the_end_is_cut() -> None:
         plan = Plan(
             f"http://127.0.0.1:{silent.getsockname()[1]}",
             "m",
-            (Tenant("all", users=1),),
+            (Tenant("all", concurrency=1),),
             duration_s=0.3,
             warmup_s=0,
             grace_s=0,

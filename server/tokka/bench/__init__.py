@@ -1,0 +1,1 @@
+"""A load on a running server and what came of it: requests, moments, figures. Behind `tokka bench`."""

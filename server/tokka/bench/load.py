@@ -1,0 +1,160 @@
+"""Puts a load on a server: open loops, closed loops, or both at once. The load is the same for the same seed."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import random
+import resource
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+import uvloop
+
+from tokka.bench.address import address_of
+from tokka.bench.connection import Answer, Pool, head_of
+from tokka.bench.cpu import Cpu
+from tokka.bench.failure import BenchFailedError
+from tokka.bench.figures import Figures, Window, cpu_figures, summary
+from tokka.bench.plan import Plan, Tenant, arrivals
+from tokka.bench.record import Record
+from tokka.bench.request import requests_of
+
+_Load = Coroutine[Any, Any, None]
+# A user who is refused and told nothing asks again after this.
+REFUSED_PAUSE_S = 1.0
+# The SDK waits no longer than that.
+MAX_RETRY_AFTER_S = 60.0
+
+
+class Run:
+    """One load on one server, from its first request to the last that is given up."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._pool = Pool(address_of(plan.url), most=plan.max_connections, reuse=not plan.new_connections)
+        self._kept: list[tuple[Record, Answer]] = []
+        self._began_s = 0.0
+        self._cpu = Cpu(plan.pid)
+        # As many requests as the plan allows were sent before the time was over.
+        self._is_spent = False
+
+    async def go(self) -> tuple[list[Record], Figures]:
+        plan, loop = self._plan, asyncio.get_running_loop()
+        starts = [self._open(tenant) if tenant.rate is not None else self._closed(tenant) for tenant in plan.tenants]
+        # A collection would be a pause in the middle of what is measured; the run is bounded.
+        gc.collect()
+        gc.disable()
+        self._began_s = time.monotonic()
+        timers = [loop.call_later(at_s, self._cpu.mark) for at_s in (plan.warmup_s, plan.duration_s)]
+        tasks = [asyncio.create_task(one) for start in starts for one in start]
+        try:
+            _, late = await asyncio.wait(tasks, timeout=plan.duration_s + plan.grace_s)
+            over_s = self._now_s()
+            for task in late:
+                task.cancel()
+            ended = await asyncio.gather(*tasks, return_exceptions=True)
+        finally:
+            gc.enable()
+            await self._pool.close()
+        for error in ended:
+            if isinstance(error, Exception):
+                raise error
+        until_s = await self._until(over_s)
+        for timer in timers:
+            timer.cancel()
+        return self._figures(Window(plan.warmup_s, until_s, max(over_s, until_s)))
+
+    async def _until(self, over_s: float) -> float:
+        """Wait for the end of the window and return when it is."""
+        plan = self._plan
+        if not self._is_spent or over_s >= plan.duration_s:
+            # Everything may have ended before the window did.
+            await asyncio.sleep(max(0.0, plan.duration_s + 0.1 - self._now_s()))
+            return plan.duration_s
+        if over_s <= plan.warmup_s:
+            raise BenchFailedError(
+                f"all {len(self._kept)} requests were over within the warm-up of {plan.warmup_s:g} s; "
+                "allow more with --requests, or shorten --warmup"
+            )
+        self._cpu.mark()
+        return over_s
+
+    def _figures(self, window: Window) -> tuple[list[Record], Figures]:
+        plan = self._plan
+        for record, answer in self._kept:
+            record.read(answer, self._began_s)
+        records = [record for record, _ in self._kept]
+        targets = {"slo_ttft_s": plan.slo_ttft_s, "slo_tpot_s": plan.slo_tpot_s}
+        figures = summary(records, window, **targets)
+        figures["tenants"] = {
+            tenant.name: summary([one for one in records if one.tenant == tenant.name], window, **targets)
+            for tenant in plan.tenants
+        }
+        figures |= cpu_figures(self._cpu.used(), records, window)
+        figures["connections_opened"] = self._pool.opened
+        return records, figures
+
+    def _now_s(self) -> float:
+        return time.monotonic() - self._began_s
+
+    def _open(self, tenant: Tenant) -> list[_Load]:
+        plan = self._plan
+        assert tenant.rate is not None
+        chance = random.Random(f"{plan.seed} {tenant.name}")
+        moments = arrivals(tenant.rate, plan.duration_s, chance, plan.burst)
+        self._is_spent |= len(moments) > plan.max_requests
+        del moments[plan.max_requests :]
+        # Written before the run: what is written during it is late.
+        requests = list(itertools.islice(requests_of(plan, tenant, chance), len(moments)))
+        return [self._send_all(tenant, list(zip(moments, requests, strict=True)))]
+
+    async def _send_all(self, tenant: Tenant, due: list[tuple[float, bytes]]) -> None:
+        async with asyncio.TaskGroup() as group:
+            for due_s, request in due:
+                if (early_s := due_s - self._now_s()) > 0:
+                    await asyncio.sleep(early_s)
+                group.create_task(self._ask(Record(tenant.name, due_s), request))
+
+    def _closed(self, tenant: Tenant) -> list[_Load]:
+        names = [f"{self._plan.seed} {tenant.name} {user}" for user in range(tenant.concurrency or 0)]
+        return [self._user(tenant, random.Random(name)) for name in names]
+
+    async def _user(self, tenant: Tenant, chance: random.Random) -> None:
+        plan = self._plan
+        requests = requests_of(plan, tenant, chance)
+        # Not all at once: users who begin together go on together.
+        await asyncio.sleep(chance.uniform(0, plan.warmup_s / 2))
+        while self._now_s() < plan.duration_s:
+            if len(self._kept) >= plan.max_requests:
+                self._is_spent = True
+                break
+            answer = await self._ask(Record(tenant.name, self._now_s()), next(requests))
+            pause_s = chance.expovariate(1 / tenant.pause_s) if tenant.pause_s else 0.0
+            status, headers = head_of(answer)
+            if status != 200:
+                after = headers.get("retry-after", "")
+                pause_s = min(float(after), MAX_RETRY_AFTER_S) if after.isdigit() else REFUSED_PAUSE_S
+            await asyncio.sleep(min(pause_s, max(0.0, plan.duration_s - self._now_s())))
+
+    async def _ask(self, record: Record, request: bytes) -> Answer:
+        answer = Answer()
+        self._kept.append((record, answer))
+        async with self._pool.slots:
+            record.sent_s = self._now_s()
+            try:
+                await self._pool.exchange(request, answer)
+            except OSError as error:
+                record.code, record.ended_s = type(error).__name__, self._now_s()
+        return answer
+
+
+def run(plan: Plan) -> tuple[list[Record], Figures]:
+    """Put the load on the server and return what came of it."""
+    # As many connections as the plan allows, and a few files.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(plan.max_connections + 256, most), most))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(Run(plan).go())

@@ -1,0 +1,69 @@
+"""What load is put on which server, and when its requests are due. Pure."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from tokka.bench.prompts import Content
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """Whose requests they are, and how they come.
+
+    With a rate, in requests a second, the loop is open: a request is sent when it is due, whatever became of those
+    before it. With a concurrency it is closed: so many users, each of whom asks again when the answer is there.
+    """
+
+    name: str
+    key: str = ""
+    rate: float | None = None
+    concurrency: int | None = None
+    # Of each answer, if others than the plan's.
+    max_tokens: int | None = None
+    # How long a user thinks between an answer and the next question, on average.
+    pause_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    url: str
+    model: str
+    tenants: tuple[Tenant, ...]
+    # In it requests are sent; those that are due in the warm-up, its first part, do not count.
+    duration_s: float = 30.0
+    warmup_s: float = 5.0
+    # How long the client waits for open answers after that.
+    grace_s: float = 10.0
+    api: str = "chat"
+    stream: bool = True
+    # If there are none, random words.
+    prompts: tuple[Content, ...] = ()
+    prompt_tokens: int = 64
+    same_prompt: bool = False
+    max_tokens: int = 64
+    # Answers of exactly so many tokens.
+    ignore_eos: bool = True
+    seed: int = 1
+    # Requests that arrive at once; the rate stays.
+    burst: int = 1
+    new_connections: bool = False
+    max_connections: int = 2048
+    # Of each run, and for each tenant whose loop is open.
+    max_requests: int = 100_000
+    slo_ttft_s: float = 1.0
+    slo_tpot_s: float = 0.1
+    # The server's first process, to count its CPU time.
+    pid: int | None = None
+
+
+def arrivals(rate: float, duration_s: float, chance: random.Random, burst: int = 1) -> list[float]:
+    """Return the moments of a Poisson process; of one that is slower by so much, each moment so many times."""
+    moments, at_s = [], 0.0
+    while rate > 0:
+        at_s += chance.expovariate(rate / burst)
+        if at_s >= duration_s:
+            break
+        moments += [at_s] * burst
+    return moments

@@ -1,0 +1,52 @@
+"""The bytes of the requests: written before they are due, since what is written then is late."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+
+from tokka.bench.address import address_of
+from tokka.bench.plan import Plan, Tenant
+from tokka.bench.prompts import Content, synthetic
+
+
+def requests_of(plan: Plan, tenant: Tenant, chance: random.Random) -> Iterator[bytes]:
+    """Yield a tenant's requests without end."""
+    address = address_of(plan.url)
+    path = "/v1/chat/completions" if plan.api == "chat" else "/v1/completions"
+    head = f"POST {address.prefix}{path} HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Type: application/json\r\n"
+    if tenant.key:
+        head += f"Authorization: Bearer {tenant.key}\r\n"
+    if plan.new_connections:
+        head += "Connection: close\r\n"
+    # The same name in both APIs, the older one: every server knows it.
+    fields: dict[str, Any] = {"model": plan.model, "max_tokens": tenant.max_tokens or plan.max_tokens}
+    if plan.stream:
+        fields |= {"stream": True, "stream_options": {"include_usage": True}}
+    if plan.ignore_eos:
+        fields["ignore_eos"] = True
+    for content in _contents(plan, chance):
+        body = orjson.dumps({**fields, **_for_api(content, plan.api)})
+        yield f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def _contents(plan: Plan, chance: random.Random) -> Iterator[Content]:
+    if plan.prompts:
+        # Users who begin with the same prompt would share its cache.
+        first = chance.randrange(len(plan.prompts))
+        while True:
+            yield from plan.prompts[first:]
+            first = 0
+    same = synthetic(plan.prompt_tokens, random.Random(plan.seed))
+    while True:
+        # A prompt of its own for each, so that no prefix is cached, unless asked.
+        yield same if plan.same_prompt else synthetic(plan.prompt_tokens, chance)
+
+
+def _for_api(content: Content, api: str) -> Content:
+    if api == "chat" and "prompt" in content:
+        return {"messages": [{"role": "user", "content": content["prompt"]}]}
+    return content
