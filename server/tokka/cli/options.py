@@ -70,5 +70,7 @@ def _parameter(name: str, annotation: Any, info: Any) -> inspect.Parameter:
 
 def _without_none(annotation: Any) -> Any:
     if get_origin(annotation) in (Union, types.UnionType):
-        (annotation,) = (argument for argument in get_args(annotation) if argument is not type(None))
+        kinds = [argument for argument in get_args(annotation) if argument is not type(None)]
+        # A number or a word: the settings tell which.
+        return kinds[0] if len(kinds) == 1 else str
     return annotation

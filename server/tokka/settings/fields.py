@@ -30,7 +30,8 @@ class Settings(BaseSettings):
 
     # Model
     model: str | None = Field(
-        None, description="A local folder or a hub id. Without one: the embedded " + EMBEDDED_MODEL + "."
+        None,
+        description="A local folder, a hub id or a preset's name. Without one: the embedded " + EMBEDDED_MODEL + ".",
     )
     served_model_name: Strings = Field(
         [], description="Names requests may use. Default: the folder's name or the hub id."
@@ -41,7 +42,11 @@ class Settings(BaseSettings):
     engine_arg: Strings = Field(
         [], description="NAME=VALUE, any further field of vLLM's AsyncEngineArgs, or of the fake engine."
     )
-    tensor_parallel_size: int = Field(1, ge=1, le=1024, description="Devices over which each layer is split.")
+    tensor_parallel_size: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = Field(
+        1,
+        description="Devices over which each layer is split. `auto`: as few as hold the model and a KV cache for a"
+        " batch.",
+    )
     pipeline_parallel_size: int = Field(
         1, ge=1, le=1024, description="Groups of devices over which the layers are spread."
     )
@@ -223,6 +228,13 @@ class Settings(BaseSettings):
         # The value of an engine argument may be JSON with commas of its own.
         commas = r",(?=\s*[\w-]+=)" if info.field_name == "engine_arg" else ","
         return [item.strip() for item in re.split(commas, value) if item.strip()]
+
+    @field_validator("tensor_parallel_size", mode="before")
+    @classmethod
+    def _is_number_or_auto(cls, value: Any) -> Any:
+        if isinstance(value, str) and value != "auto" and not value.strip().isdigit():
+            raise ValueError("write a number of devices, or auto")
+        return value
 
     @field_validator("kv_cache_memory", "max_body_size", "max_header_size", mode="before")
     @classmethod

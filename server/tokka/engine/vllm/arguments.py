@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
+import structlog
+
+from tokka.engine.lookup import HUB_ID, find_model
 from tokka.engine.options import parse_pairs
-from tokka.engine.sizing import check_tensor_parallel, context_length, kv_bytes_per_token
+from tokka.engine.presets import find_preset
+from tokka.engine.sizing import check_tensor_parallel, context_length, kv_bytes_per_token, measure
+from tokka.engine.vllm.devices import choose_tensor_parallel, visible_devices
 from tokka.engine.vllm.machine import GIB, available_memory_bytes
 from tokka.errors import ConfigurationError, StartupError
 from tokka.settings import Settings, parse_size
 
-_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
+log = structlog.get_logger("tokka.engine")
+
 # Beside the weights: the Python processes, activations of a prefill, and something for the rest of the machine.
 _RESERVE_BYTES = 2 * GIB
 # Zeroing a GiB takes seconds at start on a CPU, and a CPU cannot keep more sequences busy than this holds.
@@ -30,7 +35,7 @@ class VllmOptions:
     model: str | None
     served_name: str
     cache_dir: Path
-    tensor_parallel_size: int
+    tensor_parallel_size: int | Literal["auto"]
     pipeline_parallel_size: int
     data_parallel_size: int
     dtype: str
@@ -46,8 +51,9 @@ class VllmOptions:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
+        preset = find_preset(settings.model)
         return cls(
-            model=settings.model,
+            model=preset.hub_id if preset else settings.model,
             served_name=settings.names()[0],
             cache_dir=settings.cache_dir,
             tensor_parallel_size=settings.tensor_parallel_size,
@@ -68,14 +74,19 @@ class VllmOptions:
     @property
     def ranks(self) -> int:
         """Processes one copy of the model is spread over."""
-        return self.tensor_parallel_size * self.pipeline_parallel_size
+        return self.split * self.pipeline_parallel_size
+
+    @property
+    def split(self) -> int:
+        """Devices a layer is split over. While that is still to be chosen: 1, what a CPU will get."""
+        return 1 if self.tensor_parallel_size == "auto" else self.tensor_parallel_size
 
     def local_folder(self) -> Path | None:
         """Return the model as a folder, or None for a hub id. Raises ConfigurationError for what can be neither."""
         if self.model is None:
             return None
         path = Path(self.model).expanduser()
-        if path.exists() or self.model.startswith((".", "/", "~")) or not _HUB_ID.match(self.model):
+        if path.exists() or self.model.startswith((".", "/", "~")) or not HUB_ID.match(self.model):
             return path
         return None
 
@@ -87,6 +98,7 @@ def engine_arguments(
 
     Raises ConfigurationError or StartupError for what cannot work, before anything is loaded.
     """
+    options = replace(options, tensor_parallel_size=_tensor_parallel_size(options, model, files, cpu=cpu))
     arguments: dict[str, Any] = {
         "model": model,
         # The label of vLLM's own metrics.
@@ -104,8 +116,6 @@ def engine_arguments(
         arguments["max_num_seqs"] = options.max_num_seqs
     if files:
         config, weight_bytes = files
-        if problem := check_tensor_parallel(config, options.tensor_parallel_size):
-            raise ConfigurationError(f"--tensor-parallel-size {options.tensor_parallel_size}: the model's {problem}")
         if cpu and options.kv_cache_bytes is None and (per_token := kv_bytes_per_token(config, options.dtype)):
             length = options.max_model_len or context_length(config)
             arguments["kv_cache_memory_bytes"] = _cpu_cache_bytes(options, per_token, length, weight_bytes)
@@ -118,6 +128,40 @@ def engine_arguments(
     return arguments | parse_pairs(options.engine_args)
 
 
+def _tensor_parallel_size(
+    options: VllmOptions, model: str, files: tuple[Mapping[str, Any], int] | None, *, cpu: bool
+) -> int:
+    """Return the size asked for, if it can split the model, or for `auto` the one that suits model and devices."""
+    if options.tensor_parallel_size != "auto":
+        preset = find_preset(model)
+        config = files[0] if files else preset.config if preset else {}
+        if problem := check_tensor_parallel(config, options.tensor_parallel_size):
+            raise ConfigurationError(f"--tensor-parallel-size {options.tensor_parallel_size}: the model's {problem}")
+        return options.tensor_parallel_size
+    if cpu:
+        log.info("tensor_parallel_size_chosen", tensor_parallel_size=1, reason="the engine runs on a CPU")
+        return 1
+    if options.pipeline_parallel_size > 1:
+        raise ConfigurationError("--tensor-parallel-size auto: with --pipeline-parallel-size give a number")
+    engine_args = parse_pairs(options.engine_args)
+    config, file_bytes = files or (find_model(model).config, None)
+    size = measure(
+        config,
+        dtype=options.dtype,
+        quantization=options.quantization,
+        kv_cache_dtype=str(engine_args.get("kv_cache_dtype", "auto")),
+        max_model_len=options.max_model_len,
+        file_bytes=file_bytes,
+    )
+    return choose_tensor_parallel(
+        size,
+        visible_devices(),
+        copies=options.data_parallel_size,
+        cache_bytes=options.kv_cache_bytes,
+        engine_args=engine_args,
+    )
+
+
 def _read_template(path: Path) -> str:
     try:
         return path.read_text()
@@ -128,7 +172,7 @@ def _read_template(path: Path) -> str:
 
 def _cpu_cache_bytes(options: VllmOptions, per_token: int, length: int, weight_bytes: int) -> int:
     """Return the KV cache per rank for this machine: some full sequences, never more than half of what is left."""
-    sequence = length * per_token // options.tensor_parallel_size
+    sequence = length * per_token // options.split
     # A block holds 128 tokens on a CPU; one more than the sequence fills.
     least = max(64 << 20, sequence + 128 * per_token)
     free = available_memory_bytes()

@@ -1,0 +1,58 @@
+"""Devices by name: the memory of each as the engine sees it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    name: str
+    # Of one device. Less than the board's nominal figure: drivers and ECC keep some, and 80 GB are not 80 GiB.
+    memory_gib: float
+    # Devices that one board shows.
+    per_board: int = 1
+    # Formats it does not compute in or that vLLM has no kernels for.
+    lacks: tuple[str, ...] = ()
+
+    @property
+    def memory_bytes(self) -> int:
+        return int(self.memory_gib * GIB)
+
+
+_VOLTA = ("bfloat16", "fp8")
+_CDNA2 = ("fp8",)
+# Memory: "total capacity" as PyTorch's own out-of-memory messages give it for these devices, the smallest seen.
+_TABLE = (
+    Gpu("v100-16", 15.77, lacks=_VOLTA),
+    Gpu("v100-32", 31.73, lacks=_VOLTA),
+    Gpu("rtx4090", 23.5),
+    Gpu("l4", 22.03),
+    Gpu("l40s", 44.39),
+    Gpu("a100-40", 39.39),
+    Gpu("a100-80", 79.14),
+    Gpu("h100", 79.10),
+    Gpu("h200", 139.72),
+    Gpu("b200", 178.35),
+    Gpu("mi210", 63.98, lacks=_CDNA2),
+    # 128 GB in two dies (GCD) of 64 GB; the operating system, Slurm and vLLM see each die as a device.
+    Gpu("mi250x", 63.98, per_board=2, lacks=_CDNA2),
+    Gpu("mi300x", 191.69),
+    Gpu("mi325x", 255.98),
+)
+GPU_NAMES = tuple(gpu.name for gpu in _TABLE)
+
+
+def find_gpu(name: str) -> Gpu | None:
+    """Return the device of this name, written as people do: MI250X, A100-80GB, RTX 4090."""
+    return _BY_PLAIN_NAME.get(_plain(name))
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"nvidia|amd|instinct|gb$|[ _-]", "", name.lower())
+
+
+_BY_PLAIN_NAME = {_plain(gpu.name): gpu for gpu in _TABLE}

@@ -1,0 +1,51 @@
+"""Models known by name: one data file each in `presets/`, with the part of config.json that sizes depend on."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+FOLDER = Path(__file__).parent.parent / "presets"
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    name: str
+    hub_id: str
+    # A base model has no chat template: it completes, and cannot converse without one.
+    kind: Literal["base", "chat"]
+    license: str
+    # Where the figures are from.
+    source: tuple[str, ...]
+    # As published, in billions.
+    parameters_b: float
+    config: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+def read_preset(file: Path) -> Preset:
+    content = yaml.safe_load(file.read_text())
+    content |= {"source": tuple(content["source"]), "notes": tuple(content.get("notes", ()))}
+    return Preset(**content)
+
+
+@functools.cache
+def presets() -> Mapping[str, Preset]:
+    """Return all presets by name and by hub id, in lower case."""
+    found: dict[str, Preset] = {}
+    for file in sorted(FOLDER.glob("*.yaml")):
+        preset = read_preset(file)
+        found[preset.name.lower()] = found[preset.hub_id.lower()] = preset
+    return found
+
+
+def find_preset(model: str | None) -> Preset | None:
+    """Return the preset of this name or hub id. A local folder of that name wins: then there is none."""
+    if model is None or Path(model).expanduser().exists():
+        return None
+    return presets().get(model.lower())

@@ -1,0 +1,75 @@
+"""The devices this process may use, and the tensor-parallel size that suits them (`--tensor-parallel-size auto`)."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+
+from tokka.engine.layout import MEMORY_SHARE, gib, lay_out
+from tokka.engine.sizing import ModelSize
+from tokka.errors import StartupError
+
+log = structlog.get_logger("tokka.engine")
+
+
+# In a process of its own: vLLM must not be imported here before its environment is set, and whoever asks a device may
+# keep a context of some hundred MiB on it for as long as they live.
+_ASK = """
+import json
+from vllm.platforms import current_platform as platform
+print(json.dumps([platform.get_device_total_memory(device) for device in range(platform.device_count())]))
+"""
+_ASK_S = 300
+
+
+def visible_devices() -> list[int]:
+    """Return the memory of each visible device in bytes. Blocks for some seconds. Raises StartupError."""
+    environ = os.environ | {"VLLM_CONFIGURE_LOGGING": "0", "VLLM_PLUGINS": ""}
+    try:
+        done = subprocess.run(  # noqa: S603
+            [sys.executable, "-c", _ASK], env=environ, capture_output=True, text=True, timeout=_ASK_S, check=True
+        )
+        return [int(memory) for memory in json.loads(done.stdout.splitlines()[-1])]
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
+        said = error.stderr.strip().splitlines() if isinstance(error, subprocess.CalledProcessError) else []
+        reason = said[-1] if said else str(error)
+        raise StartupError(
+            f"--tensor-parallel-size auto: the devices cannot be asked for their memory ({reason[:200]}); give a number"
+        ) from None
+
+
+def choose_tensor_parallel(
+    model: ModelSize, memory_bytes: list[int], *, copies: int, cache_bytes: int | None, engine_args: Mapping[str, Any]
+) -> int:
+    """Return the smallest size with room for the KV cache, and log why. Raises StartupError where none fits.
+
+    `copies`: how many times the model is to be there. Devices of different memory count as the smallest.
+    """
+    if len(memory_bytes) < copies:
+        raise StartupError(
+            f"--tensor-parallel-size auto: {len(memory_bytes)} devices are visible for {copies} copies of the model;"
+            " lower --data-parallel-size, or see that the devices are visible to this process"
+        )
+    share = engine_args.get("gpu_memory_utilization", MEMORY_SHARE)
+    layout = lay_out(
+        model, min(memory_bytes), len(memory_bytes) // copies, memory_share=float(share), cache_bytes=cache_bytes
+    )
+    if layout.recommended is None:
+        raise StartupError(
+            f"--tensor-parallel-size auto: {layout.reason}; lower --max-model-len, take more devices or a quantized"
+            " model"
+        )
+    log.info(
+        "tensor_parallel_size_chosen",
+        tensor_parallel_size=layout.recommended.size,
+        devices=len(memory_bytes),
+        device_memory=gib(min(memory_bytes)),
+        reason=layout.reason,
+    )
+    return layout.recommended.size
