@@ -9,6 +9,7 @@ import typer
 from tokka import __version__
 from tokka.cli.keys import app as keys
 from tokka.cli.options import serve_command
+from tokka.cli.plan import plan
 from tokka.cli.usage import usage
 
 app = typer.Typer(
@@ -29,6 +30,7 @@ def _show_version(wanted: bool) -> None:
 app.command(name="serve")(serve_command())
 app.add_typer(keys, name="keys")
 app.command()(usage)
+app.command()(plan)
 
 
 @app.callback()
