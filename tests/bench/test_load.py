@@ -1,211 +1,158 @@
-"""The arithmetic of the load generator, and a short load on the real program over the scripted engine."""
+"""The runner: against a server of a few lines whose times are known, and against the real program."""
 
 from __future__ import annotations
 
+import asyncio
+import json
 import random
 import socket
-from itertools import pairwise
+import time
 
 import pytest
 
-from tests.load.report import best_goodput, tables
+from tests.bench.records import HEAD, chunked
+from tests.bench.scripted import Seen, at_once, finish, scripted, text
 from tests.program import Program
-from tokka.bench.connection import Answer
-from tokka.bench.figures import Figures, Window, concurrency, output_tokens, percentile, summary
-from tokka.bench.load import run
+from tokka.bench.failure import BenchFailedError
+from tokka.bench.load import Run, run
 from tokka.bench.plan import Plan, Tenant, arrivals
-from tokka.bench.record import Record
-from tokka.bench.request import requests_of
 
-HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-WINDOW = Window(from_s=0, until_s=10, over_s=15)
-
-
-def answered(due_s: float = 0, ttft_s: float = 0.5, tpot_s: float = 0.05, tokens: int = 64) -> Record:
-    first_s = due_s + ttft_s
-    events_s = [first_s + place * tpot_s for place in range(tokens)]
-    return Record(
-        tenant="all",
-        due_s=due_s,
-        sent_s=due_s,
-        status=200,
-        first_s=first_s,
-        last_s=events_s[-1],
-        ended_s=events_s[-1],
-        tokens=tokens,
-        finish="length",
-        events_s=events_s,
-    )
+TTFT_S = 0.05
+GAP_S = 0.02
+# Timers of the loop may be early by their resolution.
+EARLY_S = 0.002
+TOLD = {"duration_s": 0.5, "warmup_s": 0, "grace_s": 20}
 
 
-def refused(due_s: float, lasted_s: float) -> Record:
-    return Record("all", due_s, due_s, 503, "server_overloaded", 2.0, ended_s=due_s + lasted_s)
+async def paced(_: Seen, writer: asyncio.StreamWriter) -> None:
+    """Send four events with two tokens in each."""
+    await asyncio.sleep(TTFT_S)
+    writer.write(HEAD + chunked(text("a b")))
+    for _number in range(3):
+        await asyncio.sleep(GAP_S)
+        writer.write(chunked(text("a b")))
+    writer.write(finish(tokens=8))
 
 
-def figures(records: list[Record]) -> dict[str, object]:
-    return summary(records, WINDOW, slo_ttft_s=1, slo_tpot_s=0.1)
+async def test_times_are_those_of_the_server() -> None:
+    async with scripted(paced) as seen:
+        plan = Plan(seen.url, "m", (Tenant("all", concurrency=1),), **TOLD)
+        records, figures = await Run(plan).go()
+    for record in records:
+        assert (record.outcome, record.tokens, record.prompt_tokens) == ("completed", 8, 9)
+        assert record.ttft_s is not None
+        assert record.ttft_s >= TTFT_S - EARLY_S
+        assert len(record.itl_s) == 3
+        assert record.tpot_s == pytest.approx(sum(record.itl_s) / 7, abs=0.005)
+        assert record.e2e_s is not None
+        assert record.e2e_s >= TTFT_S + 3 * GAP_S - 4 * EARLY_S
+        assert record.e2e_s >= record.ttft_s + sum(record.itl_s)
+    # A busy machine may join two reads; not half of them.
+    assert figures["itl_s"]["p50"] >= GAP_S - EARLY_S
+    assert figures["events_per_token"] == 0.5
+    assert figures["concurrency"] <= 1
 
 
-def chunked(*events: str) -> bytes:
-    return b"".join(f"{len(event.encode()):x}\r\n{event}\r\n".encode() for event in events)
+async def test_closed_loop_has_as_many_requests_open_as_users() -> None:
+    async with scripted(paced) as seen:
+        plan = Plan(seen.url, "m", (Tenant("all", concurrency=3),), **TOLD)
+        records, _ = await Run(plan).go()
+    assert seen.most_running == 3
+    assert len(records) == len(seen.heads) > 3
 
 
-# -- when requests arrive
+async def test_open_loop_does_not_wait_for_answers() -> None:
+    async def together(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        # Nobody has an answer before the last has asked: who waited for one would wait for ever.
+        async with seen.came:
+            await seen.came.wait_for(lambda: len(seen.heads) >= 10)
+        await at_once(seen, writer)
+
+    async with scripted(together) as seen:
+        plan = Plan(seen.url, "m", (Tenant("all", rate=100),), max_requests=10, **TOLD)
+        records, _ = await Run(plan).go()
+    assert {record.outcome for record in records} == {"completed"}
+    assert seen.most_running == 10
 
 
-def test_arrivals_are_the_same_for_the_same_seed() -> None:
-    first, again, other = (arrivals(5, 60, random.Random(seed)) for seed in (1, 1, 2))
-    assert first == again
-    assert first != other
+async def test_connections_are_bounded_and_what_waits_for_one_counts() -> None:
+    async with scripted(paced) as seen:
+        plan = Plan(seen.url, "m", (Tenant("all", rate=100),), max_requests=4, max_connections=1, **TOLD)
+        records, figures = await Run(plan).go()
+    assert seen.most_running == 1
+    assert figures["connections_opened"] == 1
+    # From when it was due: the last has waited for those before it.
+    assert max(record.ttft_s or 0 for record in records) > 3 * (TTFT_S + 3 * GAP_S) - 0.1
 
 
-def test_arrivals_are_a_poisson_process() -> None:
-    moments = arrivals(10, 2000, random.Random(3))
-    gaps = [after - before for before, after in pairwise(moments)]
-    assert len(moments) == pytest.approx(20_000, rel=0.03)
-    # Exponential gaps: as much deviation as mean.
-    mean = sum(gaps) / len(gaps)
-    assert sum((gap - mean) ** 2 for gap in gaps) / len(gaps) == pytest.approx(mean**2, rel=0.05)
-    assert moments[0] > 0
-    assert moments[-1] < 2000
+@pytest.mark.parametrize("tenant", [Tenant("all", concurrency=2), Tenant("all", rate=500)])
+async def test_run_ends_with_its_last_request(tenant: Tenant) -> None:
+    began_s = time.monotonic()
+    async with scripted(at_once) as seen:
+        plan = Plan(seen.url, "m", (tenant,), duration_s=60, warmup_s=0, max_requests=6)
+        records, figures = await Run(plan).go()
+    took_s = time.monotonic() - began_s
+    assert took_s < 30
+    assert len(records) == len(seen.heads) == figures["completed"] == 6
+    # Over the time it took and not over the minute.
+    assert figures["completed_per_s"] > 6 / took_s
 
 
-def test_bursts_keep_the_rate() -> None:
-    moments = arrivals(10, 2000, random.Random(3), burst=8)
-    assert len(moments) == pytest.approx(20_000, rel=0.1)
-    assert len(set(moments)) == len(moments) / 8
+async def test_run_that_is_over_within_the_warm_up_tells_so() -> None:
+    async with scripted(at_once) as seen:
+        plan = Plan(seen.url, "m", (Tenant("all", rate=500),), duration_s=60, warmup_s=30, max_requests=2)
+        with pytest.raises(BenchFailedError, match="all 2 requests were over within the warm-up of 30 s"):
+            await Run(plan).go()
 
 
-def test_nothing_arrives_at_rate_zero() -> None:
-    assert arrivals(0, 10, random.Random(1)) == []
+async def test_answers_that_are_not_streamed() -> None:
+    body = b'{"choices":[{"finish_reason":"stop"}],"usage":{"prompt_tokens":9,"completion_tokens":5}}'
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
+
+    async def whole(_: Seen, writer: asyncio.StreamWriter) -> None:
+        writer.write(head + body)
+
+    async with scripted(whole) as seen:
+        plan = Plan(seen.url, "m", (Tenant("all", concurrency=1),), stream=False, max_requests=3, **TOLD)
+        records, figures = await Run(plan).go()
+    assert [(record.tokens, record.finish, record.ttft_s) for record in records] == [(5, "stop", None)] * 3
+    assert figures["output_tokens_per_s"] > 0
+    assert "stream" not in json.loads(seen.bodies[0])
 
 
-def test_prompts_differ_unless_asked() -> None:
-    plan = Plan("http://127.0.0.1:1", "m", ())
-    distinct = requests_of(plan, Tenant("a"), random.Random(1))
-    assert len({next(distinct) for _ in range(50)}) == 50
-    alike = requests_of(Plan("http://127.0.0.1:1", "m", (), same_prompt=True), Tenant("a"), random.Random(1))
-    assert len({next(alike) for _ in range(50)}) == 1
+async def test_refused_user_comes_again_when_it_is_told_to() -> None:
+    async def refuse(_: Seen, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 503 X\r\nretry-after: 60\r\ncontent-length: 0\r\n\r\n")
+
+    async with scripted(refuse) as seen:
+        plan = Plan(seen.url, "m", (Tenant("all", concurrency=1),), **TOLD)
+        records, figures = await Run(plan).go()
+    assert [record.outcome for record in records] == ["refused"]
+    assert figures["refusals"] == {"503 503": 1}
 
 
-# -- what is read of an answer
+async def test_server_may_be_below_a_path_and_want_a_key() -> None:
+    async with scripted(at_once) as seen:
+        tenant = Tenant("all", "secret", concurrency=1)
+        plan = Plan(f"{seen.url}/openai/v1", "m", (tenant,), api="completions", max_requests=1, **TOLD)
+        await Run(plan).go()
+    assert seen.heads[0].startswith("POST /openai/v1/completions HTTP/1.1\r\n")
+    assert "Authorization: Bearer secret\r\n" in seen.heads[0]
 
 
-@pytest.mark.parametrize("size", [1, 2, 7, 64, 10_000])
-def test_answer_is_read_however_it_was_cut(size: int) -> None:
-    role = 'data: {"choices":[{"delta":{"role":"assistant","content":""},"finish_reason":null}]}\n\n'
-    text = 'data: {"choices":[{"delta":{"content":"ä"},"finish_reason":null}]}\n\n'
-    end = 'data: {"choices":[{"delta":{},"finish_reason":"length"}]}\n\n'
-    usage = 'data: {"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":4}}\n\n'
-    sent = HEAD + chunked(role, text, text, end, usage, "data: [DONE]\n\n") + b"0\r\n\r\n"
-    pieces = [(100.0 + at, sent[at : at + size]) for at in range(0, len(sent), size)]
-    record = Record("all", due_s=0)
-    record.read(Answer(pieces, ended_s=pieces[-1][0], is_whole=True), began_s=100.0)
-    assert (record.status, record.outcome, record.tokens, record.prompt_tokens) == (200, "completed", 4, 9)
-    assert len(record.events_s) == 2
-    assert record.first_s is not None
-    assert record.last_s is not None
-    # The event was there when its last byte was.
-    assert record.first_s >= (len(HEAD + chunked(role, text)) - 3) // size * size
-    assert record.last_s <= len(HEAD + chunked(role, text, text, end))
+def test_nobody_there_is_a_failure_of_each_request() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    records, figures = run(Plan(f"http://127.0.0.1:{port}", "m", (Tenant("all", concurrency=1),), **TOLD))
+    assert {record.outcome for record in records} == {"failed"}
+    assert figures["failures"] == {"ConnectionRefusedError": len(records)}
 
 
-def test_refusal_keeps_its_code_and_when_to_come_again() -> None:
-    body = b'{"error":{"code":"server_overloaded"}}'
-    head = f"HTTP/1.1 503 X\r\nRetry-After: 3\r\ncontent-length: {len(body)}\r\n\r\n".encode()
-    record = Record("all", due_s=0, sent_s=0)
-    record.read(Answer([(1.0, head + body)], ended_s=1.0, is_whole=True), began_s=0)
-    assert (record.outcome, record.status, record.code, record.retry_after_s) == (
-        "refused",
-        503,
-        "server_overloaded",
-        3.0,
-    )
-
-
-def test_answer_that_broke_off_has_failed_and_one_still_open_is_cut() -> None:
-    piece = (1.0, HEAD + chunked('data: {"choices":[{"text":"a","finish_reason":null}]}\n\n'))
-    broken, still_open = Record("all", due_s=0), Record("all", due_s=0)
-    broken.read(Answer([piece], ended_s=2.0), began_s=0)
-    still_open.read(Answer([piece]), began_s=0)
-    assert (broken.outcome, still_open.outcome) == ("failed", "cut")
-    assert still_open.tokens == 1
-
-
-def test_error_in_a_stream_is_a_failure() -> None:
-    sent = HEAD + chunked('data: {"error":{"code":"engine_died"}}\n\n') + b"0\r\n\r\n"
-    record = Record("all", due_s=0)
-    record.read(Answer([(1.0, sent)], ended_s=1.0, is_whole=True), began_s=0)
-    assert (record.outcome, record.code) == ("failed", "engine_died")
-
-
-# -- figures
-
-
-def test_percentile_is_a_value_that_was_measured() -> None:
-    values = [float(value) for value in range(1, 101)]
-    assert [percentile(values, percent) for percent in (50, 95, 99, 100)] == [50, 95, 99, 100]
-    assert percentile([3.0, 1.0], 50) == 1.0
-    assert percentile([3.0, 1.0], 51) == 3.0
-    assert percentile([], 50) is None
-
-
-def test_time_per_token_counts_the_gaps_not_the_tokens() -> None:
-    assert answered(tpot_s=0.1, tokens=11).tpot_s == pytest.approx(0.1)
-    assert answered(tokens=1).tpot_s is None
-
-
-def test_time_to_first_token_counts_from_when_the_request_was_due() -> None:
-    record = answered(due_s=1, ttft_s=0.5)
-    record.sent_s = 1.2
-    assert record.ttft_s == pytest.approx(0.5)
-    assert record.late_s == pytest.approx(0.2)
-
-
-@pytest.mark.parametrize(
-    ("record", "is_good"),
-    [
-        (answered(ttft_s=1.0, tpot_s=0.0625), True),
-        (answered(ttft_s=1.01), False),
-        (answered(tpot_s=0.11), False),
-        (answered(tokens=1), True),
-        (refused(0, 0.01), False),
-        (Record("all", 0, 0, 200, first_s=0.1, last_s=0.2), False),
-    ],
-)
-def test_good_is_answered_to_the_end_within_both_targets(record: Record, is_good: bool) -> None:
-    assert record.is_good(1, 0.1) is is_good
-
-
-def test_goodput_counts_what_was_due_in_the_window() -> None:
-    found = figures(
-        [answered(due_s) for due_s in (-1, 0, 5, 9.9, 10)] + [answered(3, ttft_s=2), refused(4, 0.01), refused(5, 0.3)]
-    )
-    assert (found["offered"], found["good"], found["goodput_per_s"]) == (6, 3, 0.3)
-    assert (found["completed"], found["refused"]) == (4, 2)
-    assert found["refusals"] == {"503 server_overloaded": 2}
-    assert found["refusal_s"] == {"p50": 0.01, "p99": 0.3, "max": 0.3}
-    assert found["refused_after_waiting"] == 1
-
-
-def test_who_never_had_a_token_has_waited_to_the_end() -> None:
-    found = figures([answered(0, ttft_s=0.5), Record("all", 5, 5, 200)])
-    assert found["no_first_token"] == 1
-    assert found["ttft_s"] == {"p50": 0.5, "p90": 10, "p95": 10, "p99": 10, "max": 10}
-
-
-def test_tokens_count_when_they_came_and_for_as_many_as_they_were() -> None:
-    record = answered(due_s=9, ttft_s=0.5, tpot_s=0.1, tokens=10)
-    assert output_tokens([record], WINDOW) == 5
-    record.tokens = 20
-    assert output_tokens([record], WINDOW) == 10
-
-
-def test_concurrency_is_the_mean_of_what_was_open() -> None:
-    assert concurrency([answered(0, 1, 1, 5), answered(8, 1, 1, 10)], WINDOW) == pytest.approx((5 + 2) / 10)
-
-
-# -- against the real program
+def test_open_loop_that_does_not_fit_into_memory_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tokka.bench.load.MAX_WRITTEN_BYTES", 1 << 20)
+    plan = Plan("http://127.0.0.1:1", "m", (Tenant("all", rate=1000),), prompt_tokens=1000)
+    with pytest.raises(BenchFailedError, match="more than 1 MiB; lower --duration"):
+        run(plan)
 
 
 @pytest.mark.parametrize("api", ["chat", "completions"])
@@ -249,24 +196,3 @@ def test_what_is_still_open_at_the_end_is_cut() -> None:
         records, found = run(plan)
     assert [record.outcome for record in records] == ["cut"]
     assert (found["cut"], found["no_first_token"]) == (1, 1)
-
-
-# -- the tables of the comparison
-
-
-def line(server: str, label: str, goodput: float, place: int = 0) -> Figures:
-    figures = {"goodput_per_s": goodput, "ttft_s": {"p95": None}}
-    return {"experiment": "goodput", "server": server, "label": label, "round": place, "figures": figures}
-
-
-def test_best_goodput_is_the_highest_median_over_the_rounds() -> None:
-    lines = [line("tokka", "4/s", value, place) for place, value in enumerate((3.0, 3.5, 9.0))]
-    lines += [line("tokka", "2x", 4.0), line("vllm", "4/s", 8.0)]
-    assert best_goodput(lines, "tokka") == 4.0
-    assert best_goodput(lines, "tokka", ladder_only=True) == 3.5
-    assert best_goodput([], "tokka") == 0.0
-
-
-def test_table_tells_goodput_as_a_part_of_the_best() -> None:
-    text = tables([line("tokka", "4/s", 4.0), line("tokka", "2x", 3.0)], 1, 0.1)
-    assert "| tokka | 4.00 | 3.00 (75%) |" in text

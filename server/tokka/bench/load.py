@@ -27,6 +27,7 @@ _Load = Coroutine[Any, Any, None]
 REFUSED_PAUSE_S = 1.0
 # The SDK waits no longer than that.
 MAX_RETRY_AFTER_S = 60.0
+MAX_WRITTEN_BYTES = 1 << 30
 
 
 class Run:
@@ -87,15 +88,18 @@ class Run:
         for record, answer in self._kept:
             record.read(answer, self._began_s)
         records = [record for record, _ in self._kept]
-        targets = {"slo_ttft_s": plan.slo_ttft_s, "slo_tpot_s": plan.slo_tpot_s}
-        figures = summary(records, window, **targets)
+        figures = self._summary(records, window)
         figures["tenants"] = {
-            tenant.name: summary([one for one in records if one.tenant == tenant.name], window, **targets)
+            tenant.name: self._summary([one for one in records if one.tenant == tenant.name], window)
             for tenant in plan.tenants
         }
         figures |= cpu_figures(self._cpu.used(), records, window)
         figures["connections_opened"] = self._pool.opened
         return records, figures
+
+    def _summary(self, records: list[Record], window: Window) -> Figures:
+        plan = self._plan
+        return summary(records, window, slo_ttft_s=plan.slo_ttft_s, slo_tpot_s=plan.slo_tpot_s, stream=plan.stream)
 
     def _now_s(self) -> float:
         return time.monotonic() - self._began_s
@@ -104,11 +108,19 @@ class Run:
         plan = self._plan
         assert tenant.rate is not None
         chance = random.Random(f"{plan.seed} {tenant.name}")
-        moments = arrivals(tenant.rate, plan.duration_s, chance, plan.burst)
+        moments = arrivals(tenant.rate, plan.duration_s, chance, burst=plan.burst, most=plan.max_requests + 1)
         self._is_spent |= len(moments) > plan.max_requests
         del moments[plan.max_requests :]
         # Written before the run: what is written during it is late.
-        requests = list(itertools.islice(requests_of(plan, tenant, chance), len(moments)))
+        requests, size = [], 0
+        for request in itertools.islice(requests_of(plan, tenant, chance), len(moments)):
+            requests.append(request)
+            size += len(request)
+            if size > MAX_WRITTEN_BYTES:
+                raise BenchFailedError(
+                    f"the requests of {plan.duration_s:g} s at {tenant.rate:g}/s take more than "
+                    f"{MAX_WRITTEN_BYTES >> 20} MiB; lower --duration, --rate, --requests or --prompt-tokens"
+                )
         return [self._send_all(tenant, list(zip(moments, requests, strict=True)))]
 
     async def _send_all(self, tenant: Tenant, due: list[tuple[float, bytes]]) -> None:
@@ -116,7 +128,7 @@ class Run:
             for due_s, request in due:
                 if (early_s := due_s - self._now_s()) > 0:
                     await asyncio.sleep(early_s)
-                group.create_task(self._ask(Record(tenant.name, due_s), request))
+                group.create_task(self._ask(tenant, request, due_s))
 
     def _closed(self, tenant: Tenant) -> list[_Load]:
         names = [f"{self._plan.seed} {tenant.name} {user}" for user in range(tenant.concurrency or 0)]
@@ -131,7 +143,7 @@ class Run:
             if len(self._kept) >= plan.max_requests:
                 self._is_spent = True
                 break
-            answer = await self._ask(Record(tenant.name, self._now_s()), next(requests))
+            answer = await self._ask(tenant, next(requests))
             pause_s = chance.expovariate(1 / tenant.pause_s) if tenant.pause_s else 0.0
             status, headers = head_of(answer)
             if status != 200:
@@ -139,15 +151,18 @@ class Run:
                 pause_s = min(float(after), MAX_RETRY_AFTER_S) if after.isdigit() else REFUSED_PAUSE_S
             await asyncio.sleep(min(pause_s, max(0.0, plan.duration_s - self._now_s())))
 
-    async def _ask(self, record: Record, request: bytes) -> Answer:
-        answer = Answer()
+    async def _ask(self, tenant: Tenant, request: bytes, due_s: float | None = None) -> Answer:
+        record, answer = Record(tenant.name, self._now_s() if due_s is None else due_s), Answer()
         self._kept.append((record, answer))
         async with self._pool.slots:
             record.sent_s = self._now_s()
+            if due_s is None:
+                # A user who could not ask yet has not begun to wait.
+                record.due_s = record.sent_s
             try:
                 await self._pool.exchange(request, answer)
             except OSError as error:
-                record.code, record.ended_s = type(error).__name__, self._now_s()
+                record.code, record.message, record.ended_s = type(error).__name__, str(error), self._now_s()
         return answer
 
 

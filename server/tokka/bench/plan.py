@@ -58,12 +58,15 @@ class Plan:
     pid: int | None = None
 
 
-def arrivals(rate: float, duration_s: float, chance: random.Random, burst: int = 1) -> list[float]:
+def arrivals(
+    rate: float, duration_s: float, chance: random.Random, *, burst: int = 1, most: int | None = None
+) -> list[float]:
     """Return the moments of a Poisson process; of one that is slower by so much, each moment so many times."""
-    moments, at_s = [], 0.0
-    while rate > 0:
+    moments: list[float] = []
+    at_s = 0.0
+    while rate > 0 and (most is None or len(moments) < most):
         at_s += chance.expovariate(rate / burst)
         if at_s >= duration_s:
             break
         moments += [at_s] * burst
-    return moments
+    return moments[:most]

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import orjson
 
 from tokka.bench.connection import Answer, body_pieces, headers_of, status_of
+
+EVENT_STREAM = "text/event-stream"
+# Of a choice or its delta, in both APIs, by OpenAI's, vLLM's and DeepSeek's names.
+TOKEN_FIELDS = ("content", "text", "reasoning", "reasoning_content", "tool_calls", "refusal")
 
 
 @dataclass(slots=True)
@@ -16,20 +21,25 @@ class Record:
     """One request; moments in seconds from the beginning of the run."""
 
     tenant: str
+    # In a closed loop, when it was sent.
     due_s: float
     sent_s: float | None = None
     status: int = 0
     # OpenAI's error code, of a refusal or of an error in the stream; else what broke the connection.
     code: str | None = None
+    # What the server said about it.
+    message: str | None = None
     retry_after_s: float | None = None
     # First and last piece of the answer's text.
     first_s: float | None = None
     last_s: float | None = None
     ended_s: float | None = None
+    # As the server counts them in `usage`; 0 if it did not. Events are not counted: some servers put several tokens
+    # into one.
     tokens: int = 0
     prompt_tokens: int = 0
     finish: str | None = None
-    # When each event with text came: some servers put several tokens into one.
+    # When each event with tokens came; an answer that is not streamed is one.
     events_s: list[float] = field(default_factory=list)
 
     @property
@@ -52,7 +62,18 @@ class Record:
         return None if self.first_s is None else self.first_s - self.due_s
 
     @property
+    def e2e_s(self) -> float | None:
+        """Since it was due, too, to the end of an answer that is complete."""
+        return self.ended_s - self.due_s if self.ended_s is not None and self.outcome == "completed" else None
+
+    @property
+    def itl_s(self) -> list[float]:
+        """Return the gaps between events with tokens."""
+        return [after - before for before, after in pairwise(self.events_s)]
+
+    @property
     def tpot_s(self) -> float | None:
+        """From the first token to the last, or to the finish reason, over the tokens after the first."""
         if self.first_s is None or self.last_s is None or self.tokens < 2:
             return None
         return (self.last_s - self.first_s) / (self.tokens - 1)
@@ -65,24 +86,33 @@ class Record:
 
     def read(self, answer: Answer, began_s: float) -> None:
         """Take in what the connection kept."""
-        head, pieces = body_pieces(answer)
-        self.status = status_of(head)
         if answer.ended_s is not None:
             self.ended_s = answer.ended_s - began_s
             if not answer.is_whole:
                 self.code = self.code or "broken"
-        if self.status == 200:
+        try:
+            self._read(answer, began_s)
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+            self.code, self.message = "malformed", "the answer is not of OpenAI's form"
+
+    def _read(self, answer: Answer, began_s: float) -> None:
+        head, pieces = body_pieces(answer)
+        self.status = status_of(head)
+        headers = headers_of(head)
+        if self.status == 200 and headers.get("content-type", "").startswith(EVENT_STREAM):
             for at_s, event in _events(pieces):
                 self._take(event, at_s - began_s)
-            self.tokens = self.tokens or len(self.events_s)
+        elif self.status == 200:
+            self._take_whole(b"".join(piece for _, piece in pieces))
         elif self.status:
-            self._refusal(headers_of(head), b"".join(piece for _, piece in pieces))
+            self._refusal(headers, b"".join(piece for _, piece in pieces))
 
     def _refusal(self, headers: dict[str, str], body: bytes) -> None:
         try:
-            self.code = orjson.loads(body)["error"]["code"]
+            error = orjson.loads(body)["error"]
+            self.code, self.message = error["code"], error.get("message")
         except (ValueError, KeyError, TypeError):
-            self.code = None
+            self.message = body[:200].decode(errors="replace")
         # vLLM's codes are numbers: the status once more.
         self.code = str(self.code or self.status)
         # The other form, a date, is of no use to a client that counts in milliseconds; no server here sends it.
@@ -90,18 +120,28 @@ class Record:
         self.retry_after_s = float(after) if after.replace(".", "", 1).isdigit() else None
 
     def _take(self, event: dict[str, Any], at_s: float) -> None:
-        if "error" in event:
-            self.code = str((event["error"] or {}).get("code") or "error")
+        if error := event.get("error"):
+            self.code, self.message = str(error.get("code") or "error"), str(error.get("message"))
         if usage := event.get("usage"):
             self.tokens, self.prompt_tokens = usage["completion_tokens"], usage["prompt_tokens"]
         for choice in event.get("choices") or ():
-            text = choice["delta"].get("content") if "delta" in choice else choice["text"]
+            has_tokens = any(map(choice.get("delta", choice).get, TOKEN_FIELDS))
             self.finish = choice["finish_reason"] or self.finish
-            if text:
+            if has_tokens:
                 self.first_s = at_s if self.first_s is None else self.first_s
                 self.events_s.append(at_s)
-            if text or choice["finish_reason"]:
+            if has_tokens or choice["finish_reason"]:
                 self.last_s = at_s
+
+    def _take_whole(self, body: bytes) -> None:
+        """Take in an answer that was not streamed: when its first token was there nobody knows."""
+        if self.ended_s is None or self.code:
+            return
+        answer = orjson.loads(body)
+        usage = answer.get("usage") or {}
+        self.tokens, self.prompt_tokens = usage.get("completion_tokens", 0), usage.get("prompt_tokens", 0)
+        self.finish = answer["choices"][0]["finish_reason"]
+        self.events_s.append(self.ended_s)
 
 
 def _events(pieces: Iterable[tuple[float, bytes]]) -> Iterable[tuple[float, dict[str, Any]]]:

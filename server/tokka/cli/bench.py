@@ -1,0 +1,259 @@
+"""`tokka bench`: a load on a running server, and what it measured."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from tokka.bench.session import Line, Load, Session
+
+MAX_RATE = 100_000
+# A client has no more ports to one server.
+MAX_CONCURRENCY = 60_000
+PICTURES = (".png", ".svg", ".pdf")
+
+Api = Literal["chat", "completions"]
+# As options of one command they would not fit on a screen.
+Rate = Annotated[list[str] | None, typer.Option(help="Open loop: requests a second, Poisson. Repeat, or 1,2,4.")]
+Concurrency = Annotated[list[str] | None, typer.Option(help="Closed loop: users. Repeat, or 1,2,4. Default: 1.")]
+Burst = Annotated[int, typer.Option(min=1, max=10_000, help="Open loop: requests that arrive at once; the rate stays.")]
+Duration = Annotated[float, typer.Option(min=0.1, max=86_400, help="Seconds of each run in which requests are sent.")]
+Warmup = Annotated[float, typer.Option(min=0, help="Seconds of them, at the beginning, that do not count.")]
+Grace = Annotated[float, typer.Option(min=0, max=3600, help="Seconds to wait for open answers after that.")]
+Requests = Annotated[int, typer.Option(min=1, max=1_000_000, help="Most requests of a run, warm-up included.")]
+Connections = Annotated[int, typer.Option(min=1, max=60_000, help="Most open connections; further requests wait.")]
+PromptTokens = Annotated[int, typer.Option(min=1, max=1_000_000, help="Synthetic prompts: words, about a token each.")]
+SamePrompt = Annotated[
+    bool, typer.Option("--same-prompt", help="Synthetic: one for all, so that its prefix is cached.")
+]
+MaxTokens = Annotated[int, typer.Option(min=1, max=1_000_000, help="Tokens of each answer.")]
+Prompts = Annotated[
+    Path | None,
+    typer.Option(help="A prompt on each line; a .jsonl: {'prompt'} or {'messages'} on each.", metavar="FILE"),
+]
+IgnoreEos = Annotated[
+    bool | None, typer.Option(help="Answers of exactly --max-tokens. Default: yes, but with --prompts no.")
+]
+ApiKey = Annotated[str, typer.Option(envvar="TOKKA_API_KEY", help="Sent as a bearer token.", show_default=False)]
+Pid = Annotated[
+    int | None, typer.Option(help="The server's first process, for CPU figures. Default: who listens here.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Out = Annotated[Path | None, typer.Option(help="Append a line of JSON for each run.", metavar="FILE")]
+Compare = Annotated[str | None, typer.Option(help="A second server; both are loaded in turn.", metavar="URL")]
+CompareModel = Annotated[str | None, typer.Option(help="Its model, if named otherwise.")]
+CompareKey = Annotated[str, typer.Option(help="Its key. --api-key is not sent to it.", show_default=False)]
+Rounds = Annotated[int, typer.Option(min=1, max=1000, help="With --compare: how often each is loaded.")]
+Plot = Annotated[Path | None, typer.Option(help="Draw latency against load.", metavar="FILE.png")]
+Connect = Annotated[bool, typer.Option("--new-connections", help="One for each request, instead of keeping them.")]
+Ttft = Annotated[float, typer.Option(min=0, help="Goodput's target for the first token, in seconds.")]
+Tpot = Annotated[float, typer.Option(min=0, help="Goodput's target for each further one, in seconds.")]
+
+
+def bench(
+    url: Annotated[str, typer.Argument(help="The server.")] = "http://127.0.0.1:8000",
+    *,
+    rate: Rate = None,
+    concurrency: Concurrency = None,
+    burst: Burst = 1,
+    duration: Duration = 30.0,
+    warmup: Warmup = 2.0,
+    grace: Grace = 30.0,
+    requests: Requests = 100_000,
+    connections: Connections = 2048,
+    new_connections: Connect = False,
+    api: Annotated[Api, typer.Option(help="Which of both.")] = "chat",
+    stream: Annotated[bool, typer.Option(help="Without: no TTFT, ITL, TPOT, goodput.")] = True,
+    prompt_tokens: PromptTokens = 64,
+    same_prompt: SamePrompt = False,
+    prompts: Prompts = None,
+    max_tokens: MaxTokens = 64,
+    ignore_eos: IgnoreEos = None,
+    model: Annotated[str | None, typer.Option(help="Default: the first one the server has.")] = None,
+    api_key: ApiKey = "",
+    slo_ttft: Ttft = 1.0,
+    slo_tpot: Tpot = 0.1,
+    seed: Annotated[int, typer.Option(help="The load is the same for the same seed.")] = 1,
+    pid: Pid = None,
+    compare: Compare = None,
+    compare_model: CompareModel = None,
+    compare_api_key: CompareKey = "",
+    rounds: Rounds = 3,
+    as_json: Json = False,
+    out: Out = None,
+    plot: Plot = None,
+) -> None:
+    """Load a running server: latency, throughput, goodput, CPU. What each figure is: docs/bench.md."""
+    # First of all, while nothing but the options is there.
+    options = {name: value for name, value in locals().items() if name not in ("as_json", "out", "plot")}
+    raise typer.Exit(_run(options, as_json=as_json, out=out, plot=plot))
+
+
+def _run(options: dict[str, Any], *, as_json: bool, out: Path | None, plot: Path | None) -> int:
+    from tokka.bench.failure import BenchFailedError
+    from tokka.bench.report import about
+
+    try:
+        _check_files(out, plot)
+        session = _session(options)
+        head = about(session, sys.argv[1:])
+        lines = []
+        for line in session.runs(_tell):
+            lines.append(line)
+            if out is not None:
+                with out.open("a") as file:
+                    file.write(json.dumps({**head, **line}) + "\n")
+    except BenchFailedError as failure:
+        _tell(str(failure))
+        return failure.code
+    return _show(session, head, lines, as_json=as_json, plot=plot)
+
+
+def _session(options: dict[str, Any]) -> Session:
+    from tokka.bench.failure import BenchFailedError
+    from tokka.bench.plan import Plan
+    from tokka.bench.prompts import read_prompts
+    from tokka.bench.session import Session
+    from tokka.bench.target import find
+
+    if options["warmup"] >= options["duration"]:
+        raise BenchFailedError(f"--warmup {options['warmup']:g} leaves nothing of --duration {options['duration']:g}")
+    loads = loads_of(options["rate"] or [], options["concurrency"] or [])
+    prompts = read_prompts(options["prompts"], options["api"]) if options["prompts"] else ()
+    ignore_eos = options["ignore_eos"]
+    targets = [find(options["url"], model=options["model"], key=options["api_key"], pid=options["pid"])]
+    if options["compare"]:
+        model = options["compare_model"] or options["model"]
+        targets.append(find(options["compare"], model=model, key=options["compare_api_key"], pid=None))
+    plan = Plan(
+        url="",
+        model="",
+        tenants=(),
+        duration_s=options["duration"],
+        warmup_s=options["warmup"],
+        grace_s=options["grace"],
+        api=options["api"],
+        stream=options["stream"],
+        prompts=prompts,
+        prompt_tokens=options["prompt_tokens"],
+        same_prompt=options["same_prompt"],
+        max_tokens=options["max_tokens"],
+        ignore_eos=not prompts if ignore_eos is None else ignore_eos,
+        seed=options["seed"],
+        burst=options["burst"],
+        new_connections=options["new_connections"],
+        max_connections=options["connections"],
+        max_requests=options["requests"],
+        slo_ttft_s=options["slo_ttft"],
+        slo_tpot_s=options["slo_tpot"],
+    )
+    return Session(targets, loads, plan, options["rounds"] if options["compare"] else 1)
+
+
+def loads_of(rates: Sequence[str], concurrencies: Sequence[str]) -> list[Load]:
+    """Read `--rate` or `--concurrency`, each repeated or with commas; one user without either."""
+    from tokka.bench.failure import BenchFailedError
+    from tokka.bench.session import Load
+
+    if rates and concurrencies:
+        raise BenchFailedError("--rate is an open loop and --concurrency a closed one; give one of them")
+    loads: list[Load] = []
+    for part in ",".join(rates).split(",") if rates else []:
+        value = _number("--rate", part)
+        if not 0 < value <= MAX_RATE:
+            raise BenchFailedError(f"--rate {part}: write requests a second, above 0 and at most {MAX_RATE}")
+        loads.append(Load(rate=value))
+    for part in ",".join(concurrencies).split(",") if concurrencies else []:
+        value = _number("--concurrency", part)
+        if value != int(value) or not 1 <= value <= MAX_CONCURRENCY:
+            raise BenchFailedError(f"--concurrency {part}: write a whole number from 1 to {MAX_CONCURRENCY}")
+        loads.append(Load(concurrency=int(value)))
+    # The same load twice would be one point of a curve and two of a table.
+    return list(dict.fromkeys(loads)) or [Load(concurrency=1)]
+
+
+def _number(option: str, text: str) -> float:
+    from tokka.bench.failure import BenchFailedError
+
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise BenchFailedError(f"{option} {text}: write a number, or several with commas between them")
+    return value
+
+
+def _check_files(out: Path | None, plot: Path | None) -> None:
+    """Fail before the load and not after it."""
+    from tokka.bench.failure import BenchFailedError
+
+    for option, path in (("--out", out), ("--plot", plot)):
+        if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+            raise BenchFailedError(f"{option} {path}: name a file in a folder that is there")
+    if plot is None:
+        return
+    if plot.suffix not in PICTURES:
+        raise BenchFailedError(f"--plot {plot}: name a file that ends with {', '.join(PICTURES)}")
+    try:
+        import tokka.bench.plot  # noqa: F401
+    except ImportError as error:
+        raise BenchFailedError(
+            f"--plot needs matplotlib ({error.name} is missing): pip install 'tokka[plot]'"
+        ) from None
+
+
+def _show(session: Session, head: Line, lines: Sequence[Line], *, as_json: bool, plot: Path | None) -> int:
+    from tokka.bench.report import comparison_table, document, loads_table, troubles
+
+    if plot is not None:
+        from tokka.bench.plot import draw
+
+        draw(session, lines, plot)
+    if as_json:
+        print(json.dumps(document(session, head, lines), indent=2))
+    else:
+        _print_about(head, session)
+        if len(session.targets) == 1:
+            _print_table(*loads_table(session, lines))
+        else:
+            for load in session.loads:
+                print(f"{load.label}, medians of {session.rounds} rounds, ratios within each")
+                _print_table(*comparison_table(session, lines, load.label))
+                print()
+    found = troubles(lines)
+    for trouble in found:
+        _tell(trouble)
+    if any(line["figures"]["completed"] for line in lines):
+        return 0
+    _tell("no request was completed" + ("" if found else ": none was due in the window; give more --duration"))
+    return 1
+
+
+def _print_about(head: Line, session: Session) -> None:
+    hardware, targets = head["hardware"], head["targets"]
+    names = ("server",) if len(head["servers"]) == 1 else ("first", "second")
+    for name, server in zip(names, head["servers"], strict=True):
+        print(f"{name}: {' '.join(map(str, server.values()))}")
+    print(f"client: tokka {head['tokka']}, {hardware['cpu']}, {hardware['cores']} cores, seed {head['seed']}")
+    print(f"goodput: TTFT <= {targets['ttft_s']:g} s, TPOT <= {targets['tpot_s']:g} s")
+    if any(target.pid is None for target in session.targets):
+        print("no server CPU: its process is not seen from here; --pid names it, if it is on this machine")
+    print()
+
+
+def _print_table(columns: list[str], rows: list[list[str]]) -> None:
+    from tokka.cli.table import print_table
+
+    print_table(columns, rows, numbers_from=columns.index("unit") + 1)
+
+
+def _tell(message: str) -> None:
+    print(f"tokka: {message}", file=sys.stderr, flush=True)
