@@ -82,7 +82,9 @@ def lay_out(
         recommended=chosen,
         copies=copies,
         idle=count - copies * chosen.size if chosen else count,
-        reason=_reason(model, memory_bytes, count, least, chosen, bool(roomy), memory_share),
+        reason=_reason_for(chosen, least, bool(roomy), cache_bytes is not None, model)
+        if chosen and least
+        else _reason_against(model, memory_bytes, count, memory_share),
     )
 
 
@@ -107,26 +109,22 @@ def gib(amount: float) -> str:
     return f"{amount / GIB:.1f} GiB"
 
 
-def _reason(
-    model: ModelSize,
-    memory_bytes: int,
-    count: int,
-    least: Size | None,
-    chosen: Size | None,
-    roomy: bool,
-    memory_share: float,
-) -> str:
-    share = f"{memory_share:.0%} of {gib(memory_bytes)}"
-    if chosen is None or least is None:
-        return (
-            f"no valid size up to {count} fits: weights of {gib(model.weight_bytes)}, {gib(RESERVE_BYTES)} of reserve"
-            f" on each device and one sequence of {model.max_model_len} tokens"
-            f" ({gib(model.max_model_len * model.kv_bytes_per_token)}), with {share} on each"
-        )
+def _reason_against(model: ModelSize, memory_bytes: int, count: int, memory_share: float) -> str:
+    return (
+        f"no valid size up to {count} fits: weights of {gib(model.weight_bytes)}, {gib(RESERVE_BYTES)} of reserve"
+        f" on each device and one sequence of {model.max_model_len} tokens"
+        f" ({gib(model.max_model_len * model.kv_bytes_per_token)}), with {memory_share:.0%} of {gib(memory_bytes)}"
+        " on each"
+    )
+
+
+def _reason_for(chosen: Size, least: Size, roomy: bool, given: bool, model: ModelSize) -> str:
     holds = (
         f"{gib(chosen.weight_bytes)} of weights and {gib(chosen.cache_bytes)} of KV cache on each device, "
         f"{chosen.sequences} full sequence{'s' if chosen.sequences > 1 else ''} of {model.max_model_len} tokens"
     )
+    if given:
+        return f"{holds}; the smallest size that holds the KV cache asked for"
     if not roomy:
         return f"{holds}; no size has a KV cache as large as the weights, this one holds most"
     if chosen is least:
