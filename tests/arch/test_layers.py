@@ -75,6 +75,13 @@ def test_the_database_is_asked_by_accounts_alone(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_load_generator_is_no_part_of_the_server(path: Path) -> None:
+    here = path.relative_to(ROOT)
+    if here.parts[0] not in ("bench", "cli"):
+        assert "bench" not in map(package_of, imported(path)), f"{here} may not import bench"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_environment_is_read_in_settings_alone(path: Path) -> None:
     here = str(path.relative_to(ROOT))
     # The engine's processes are configured through the environment; there is no other way.

