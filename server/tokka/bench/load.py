@@ -9,6 +9,7 @@ import random
 import resource
 import time
 from collections.abc import Coroutine
+from dataclasses import replace
 from typing import Any
 
 import uvloop
@@ -89,6 +90,10 @@ class Run:
             record.read(answer, self._began_s)
         records = [record for record, _ in self._kept]
         figures = self._summary(records, window)
+        if not figures["offered"]:
+            # What went wrong in the warm-up is why nothing came after it.
+            whole = self._summary(records, replace(window, from_s=0))
+            figures |= {name: whole[name] for name in ("refusals", "failures", "messages")}
         figures["tenants"] = {
             tenant.name: self._summary([one for one in records if one.tenant == tenant.name], window)
             for tenant in plan.tenants

@@ -17,6 +17,8 @@ from tokka.bench.metrics import METRICS
 from tokka.bench.session import Line, Session, of
 
 Table = tuple[list[str], list[list[str]]]
+# Below it a late client is nothing that a user of a model notices.
+LATE_S = 0.005
 _CPUINFO = Path("/proc/cpuinfo")
 
 
@@ -114,6 +116,11 @@ def troubles(lines: Sequence[Line]) -> list[str]:
             found.append(f"{where}: {count} requests ended with {code}{f': {message}' if message else ''}")
         if figures["without_usage"]:
             found.append(f"{where}: {figures['without_usage']} answers came without usage; their tokens do not count")
+        late_s, ttft_s = figures["client_late_s"]["p99"] or 0.0, figures["ttft_s"]["p99"] or 0.0
+        if late_s > max(LATE_S, ttft_s / 10):
+            found.append(
+                f"{where}: the client was late by {late_s * 1e3:.0f} ms (p99): this machine is too busy to measure on"
+            )
         if figures["cut"]:
             found.append(f"{where}: {figures['cut']} requests were still open at the end; --grace waits for longer")
     return found
