@@ -125,6 +125,7 @@ def test_wrong_usage_is_one_line(fake: Program, tmp_path: Path) -> None:
     assert "No such file" in refused("--prompts", str(tmp_path / "none"))
     assert "--plot" in refused("--plot", str(tmp_path / "picture"))
     assert "--out" in refused("--out", str(tmp_path / "none" / "out.jsonl"))
+    assert "--concurrency 9 needs as many --connections" in refused("--concurrency", "9", "--connections", "8")
     assert "--warmup 9 leaves nothing" in refused("--warmup", "9")
 
 

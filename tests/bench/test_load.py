@@ -6,13 +6,17 @@ import asyncio
 import json
 import random
 import socket
+import subprocess
+import sys
 import time
 
+import psutil
 import pytest
 
 from tests.bench.records import HEAD, chunked
 from tests.bench.scripted import Seen, at_once, finish, scripted, text
-from tests.program import Program
+from tests.program import Program, eventually
+from tokka.bench.cpu import Cpu
 from tokka.bench.failure import BenchFailedError
 from tokka.bench.load import Run, run
 from tokka.bench.plan import Plan, Tenant, arrivals
@@ -146,6 +150,52 @@ def test_nobody_there_is_a_failure_of_each_request() -> None:
     records, figures = run(Plan(f"http://127.0.0.1:{port}", "m", (Tenant("all", concurrency=1),), **TOLD))
     assert {record.outcome for record in records} == {"failed"}
     assert figures["failures"] == {"ConnectionRefusedError": len(records)}
+
+
+async def test_answers_beyond_what_is_kept_are_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tokka.bench.load.MAX_KEPT_BYTES", 0)
+    async with scripted(at_once) as seen:
+        running = Run(Plan(seen.url, "m", (Tenant("all", concurrency=1),), max_requests=3, **TOLD))
+        records, figures = await running.go()
+    assert [(record.outcome, record.tokens) for record in records] == [("completed", 2)] * 3
+    assert figures["completed"] == 3
+
+
+async def test_what_went_wrong_in_the_warm_up_is_told_when_nothing_came_after() -> None:
+    async def refuse(_: Seen, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 503 X\r\nretry-after: 60\r\ncontent-length: 4\r\n\r\nfull")
+
+    async with scripted(refuse) as seen:
+        plan = Plan(seen.url, "m", (Tenant("all", concurrency=1),), duration_s=0.4, warmup_s=0.2)
+        _, figures = await Run(plan).go()
+    assert (figures["offered"], figures["refusals"], figures["messages"]) == (0, {"503 503": 1}, {"503": "full"})
+
+
+def test_server_that_has_ended_has_no_cpu_time() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    cpu = Cpu(ended.pid)
+    cpu.mark()
+    assert set(cpu.used()) == {"client", "others"}
+
+
+def test_cpu_time_is_that_of_the_process_and_all_under_it() -> None:
+    # The parent sleeps, the child works.
+    work = "import time\nwhile time.process_time() < 0.3: pass\nprint(flush=True)\ninput()"
+    script = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {work!r}])"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", script], **pipes) as parent:
+        assert parent.stdout is not None
+        # Not before the child is there; its first half is not watched.
+        eventually(lambda: bool(psutil.Process(parent.pid).children()), 30)
+        cpu = Cpu(parent.pid)
+        cpu.mark()
+        parent.stdout.readline()
+        cpu.mark()
+        parent.communicate(b"\n")
+    used = cpu.used()
+    assert used["server"] - used["front"] >= 0.1
+    assert used["front"] < 0.1
 
 
 def test_open_loop_that_does_not_fit_into_memory_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import psutil
@@ -11,8 +12,10 @@ class Cpu:
     """CPU time between two moments."""
 
     def __init__(self, pid: int | None) -> None:
-        # Found before the run: to look for them takes milliseconds.
-        self._front = psutil.Process(pid) if pid else None
+        self._front: psutil.Process | None = None
+        # Found before the run: to look for them takes milliseconds. A server that has ended has none.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            self._front = psutil.Process(pid) if pid else None
         self._children = self._front.children(recursive=True) if self._front else []
         self._marks: list[dict[str, float]] = []
 

@@ -29,6 +29,9 @@ REFUSED_PAUSE_S = 1.0
 # The SDK waits no longer than that.
 MAX_RETRY_AFTER_S = 60.0
 MAX_WRITTEN_BYTES = 1 << 30
+# Answers are kept as they came and read after the run. What comes beyond this is read at once, which costs the client
+# more while it measures, but not all of the machine's memory.
+MAX_KEPT_BYTES = 512 << 20
 
 
 class Run:
@@ -37,7 +40,9 @@ class Run:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._pool = Pool(address_of(plan.url), most=plan.max_connections, reuse=not plan.new_connections)
+        self._records: list[Record] = []
         self._kept: list[tuple[Record, Answer]] = []
+        self._kept_bytes = 0
         self._began_s = 0.0
         self._cpu = Cpu(plan.pid)
         # As many requests as the plan allows were sent before the time was over.
@@ -78,7 +83,7 @@ class Run:
             return plan.duration_s
         if over_s <= plan.warmup_s:
             raise BenchFailedError(
-                f"all {len(self._kept)} requests were over within the warm-up of {plan.warmup_s:g} s; "
+                f"all {len(self._records)} requests were over within the warm-up of {plan.warmup_s:g} s; "
                 "allow more with --requests, or shorten --warmup"
             )
         self._cpu.mark()
@@ -88,7 +93,7 @@ class Run:
         plan = self._plan
         for record, answer in self._kept:
             record.read(answer, self._began_s)
-        records = [record for record, _ in self._kept]
+        records = self._records
         figures = self._summary(records, window)
         if not figures["offered"]:
             # What went wrong in the warm-up is why nothing came after it.
@@ -145,7 +150,7 @@ class Run:
         # Not all at once: users who begin together go on together.
         await asyncio.sleep(chance.uniform(0, plan.warmup_s / 2))
         while self._now_s() < plan.duration_s:
-            if len(self._kept) >= plan.max_requests:
+            if len(self._records) >= plan.max_requests:
                 self._is_spent = True
                 break
             answer = await self._ask(tenant, next(requests))
@@ -158,17 +163,26 @@ class Run:
 
     async def _ask(self, tenant: Tenant, request: bytes, due_s: float | None = None) -> Answer:
         record, answer = Record(tenant.name, self._now_s() if due_s is None else due_s), Answer()
-        self._kept.append((record, answer))
-        async with self._pool.slots:
-            record.sent_s = self._now_s()
-            if due_s is None:
-                # A user who could not ask yet has not begun to wait.
-                record.due_s = record.sent_s
-            try:
+        self._records.append(record)
+        try:
+            async with self._pool.slots:
+                record.sent_s = self._now_s()
+                if due_s is None:
+                    # A user who could not ask yet has not begun to wait.
+                    record.due_s = record.sent_s
                 await self._pool.exchange(request, answer)
-            except OSError as error:
-                record.code, record.message, record.ended_s = type(error).__name__, str(error), self._now_s()
+        except OSError as error:
+            record.code, record.message, record.ended_s = type(error).__name__, str(error), self._now_s()
+        finally:
+            self._keep(record, answer)
         return answer
+
+    def _keep(self, record: Record, answer: Answer) -> None:
+        self._kept_bytes += sum(len(piece) for _, piece in answer.pieces)
+        if self._kept_bytes > MAX_KEPT_BYTES:
+            record.read(answer, self._began_s)
+        else:
+            self._kept.append((record, answer))
 
 
 def run(plan: Plan) -> tuple[list[Record], Figures]:

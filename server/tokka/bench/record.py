@@ -11,6 +11,8 @@ import orjson
 
 from tokka.bench.connection import Answer, body_pieces, headers_of, status_of
 
+# Of a message, in characters.
+MAX_MESSAGE = 200
 EVENT_STREAM = "text/event-stream"
 # Of a choice or its delta, in both APIs, by OpenAI's, vLLM's and DeepSeek's names.
 TOKEN_FIELDS = ("content", "text", "reasoning", "reasoning_content", "tool_calls", "refusal")
@@ -110,9 +112,9 @@ class Record:
     def _refusal(self, headers: dict[str, str], body: bytes) -> None:
         try:
             error = orjson.loads(body)["error"]
-            self.code, self.message = error["code"], error.get("message")
+            self.code, self.message = error["code"], str(error.get("message") or "")[:MAX_MESSAGE]
         except (ValueError, KeyError, TypeError):
-            self.message = body[:200].decode(errors="replace")
+            self.message = body[:MAX_MESSAGE].decode(errors="replace")
         # vLLM's codes are numbers: the status once more.
         self.code = str(self.code or self.status)
         # The other form, a date, is of no use to a client that counts in milliseconds; no server here sends it.
@@ -121,7 +123,7 @@ class Record:
 
     def _take(self, event: dict[str, Any], at_s: float) -> None:
         if error := event.get("error"):
-            self.code, self.message = str(error.get("code") or "error"), str(error.get("message"))
+            self.code, self.message = str(error.get("code") or "error"), str(error.get("message"))[:MAX_MESSAGE]
         if usage := event.get("usage"):
             self.tokens, self.prompt_tokens = usage["completion_tokens"], usage["prompt_tokens"]
         for choice in event.get("choices") or ():

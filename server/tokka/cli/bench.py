@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ Api = Literal["chat", "completions"]
 Rate = Annotated[list[str] | None, typer.Option(help="Open loop: requests a second, Poisson. Repeat, or 1,2,4.")]
 Concurrency = Annotated[list[str] | None, typer.Option(help="Closed loop: users. Repeat, or 1,2,4. Default: 1.")]
 Burst = Annotated[int, typer.Option(min=1, max=10_000, help="Open loop: requests that arrive at once; the rate stays.")]
-Duration = Annotated[float, typer.Option(min=0.1, max=86_400, help="Seconds of each run in which requests are sent.")]
+Duration = Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds of each run in which requests are sent.")]
 Warmup = Annotated[float, typer.Option(min=0, help="Seconds of them, at the beginning, that do not count.")]
 Grace = Annotated[float, typer.Option(min=0, max=3600, help="Seconds to wait for open answers after that.")]
 Requests = Annotated[int, typer.Option(min=1, max=1_000_000, help="Most requests of a run, warm-up included.")]
@@ -126,6 +127,8 @@ def _session(options: dict[str, Any]) -> Session:
     if options["warmup"] >= options["duration"]:
         raise BenchFailedError(f"--warmup {options['warmup']:g} leaves nothing of --duration {options['duration']:g}")
     loads = loads_of(options["rate"] or [], options["concurrency"] or [])
+    if (most := max((load.concurrency or 0 for load in loads), default=0)) > options["connections"]:
+        raise BenchFailedError(f"--concurrency {most} needs as many --connections, which are {options['connections']}")
     prompts = read_prompts(options["prompts"], options["api"]) if options["prompts"] else ()
     ignore_eos = options["ignore_eos"]
     targets = [find(options["url"], model=options["model"], key=options["api_key"], pid=options["pid"])]
@@ -196,8 +199,8 @@ def _check_files(out: Path | None, plot: Path | None) -> None:
     from tokka.bench.failure import BenchFailedError
 
     for option, path in (("--out", out), ("--plot", plot)):
-        if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
-            raise BenchFailedError(f"{option} {path}: name a file in a folder that is there")
+        if path is not None and (path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK)):
+            raise BenchFailedError(f"{option} {path}: name a file that can be written, in a folder that is there")
     if plot is None:
         return
     if plot.suffix not in PICTURES:
@@ -213,10 +216,6 @@ def _check_files(out: Path | None, plot: Path | None) -> None:
 def _show(session: Session, head: Line, lines: Sequence[Line], *, as_json: bool, plot: Path | None) -> int:
     from tokka.bench.report import comparison_table, document, loads_table, troubles
 
-    if plot is not None:
-        from tokka.bench.plot import draw
-
-        draw(session, lines, plot)
     if as_json:
         print(json.dumps(document(session, head, lines), indent=2))
     else:
@@ -228,6 +227,10 @@ def _show(session: Session, head: Line, lines: Sequence[Line], *, as_json: bool,
                 print(f"{load.label}, medians of {session.rounds} rounds, ratios within each")
                 _print_table(*comparison_table(session, lines, load.label))
                 print()
+    if plot is not None:
+        from tokka.bench.plot import draw
+
+        draw(session, lines, plot)
     found = troubles(lines)
     for trouble in found:
         _tell(trouble)
@@ -256,4 +259,6 @@ def _print_table(columns: list[str], rows: list[list[str]]) -> None:
 
 
 def _tell(message: str) -> None:
-    print(f"tokka: {message}", file=sys.stderr, flush=True)
+    # It may hold what a server said, which is nothing for a terminal to obey.
+    shown = "".join(character if character.isprintable() else " " for character in message)
+    print(f"tokka: {shown}", file=sys.stderr, flush=True)
