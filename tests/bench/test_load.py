@@ -179,6 +179,15 @@ def test_server_that_has_ended_has_no_cpu_time() -> None:
     assert set(cpu.used()) == {"client", "others"}
 
 
+def test_server_that_ends_between_has_no_cpu_time() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as ending:
+        cpu = Cpu(ending.pid)
+        cpu.mark()
+        ending.communicate(b"\n")
+    cpu.mark()
+    assert set(cpu.used()) == {"client", "others"}
+
+
 def test_cpu_time_is_that_of_the_process_and_all_under_it() -> None:
     # The parent sleeps, the child works.
     work = "import time\nwhile time.process_time() < 0.3: pass\nprint(flush=True)\ninput()"

@@ -22,22 +22,21 @@ class Cpu:
     def mark(self) -> None:
         whole = psutil.cpu_times()
         now = {"client": time.process_time(), "machine": sum(whole[:3]) + sum(whole[5:8])}
-        if self._front is not None:
-            now["front"] = _cpu_s(self._front)
-            now["server"] = now["front"] + sum(map(_cpu_s, self._children))
+        # Of a process that has ended nobody can tell any more: no figure then, and not too small a one.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if self._front is not None:
+                now["front"] = _cpu_s(self._front)
+                now["server"] = now["front"] + sum(map(_cpu_s, self._children))
         self._marks.append(now)
 
     def used(self) -> dict[str, float]:
         """Return seconds between the first mark and the last, those of others on this machine among them."""
         first, last = self._marks[0], self._marks[-1]
-        used = {name: last[name] - first[name] for name in last}
+        used = {name: last[name] - first[name] for name in last if name in first}
         used["others"] = max(0.0, used.pop("machine") - used["client"] - used.get("server", 0.0))
         return {name: round(seconds, 3) for name, seconds in used.items()}
 
 
 def _cpu_s(process: psutil.Process) -> float:
-    try:
-        times = process.cpu_times()
-    except psutil.NoSuchProcess:
-        return 0.0
+    times = process.cpu_times()
     return times.user + times.system
