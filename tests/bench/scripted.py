@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ class Seen:
 
 
 @asynccontextmanager
-async def scripted(answer: Answer) -> AsyncIterator[Seen]:
+async def scripted(answer: Answer, tls: ssl.SSLContext | None = None) -> AsyncIterator[Seen]:
     seen = Seen()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -52,8 +53,8 @@ async def scripted(answer: Answer) -> AsyncIterator[Seen]:
         finally:
             seen.running -= 1
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    seen.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
+    seen.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     async with server:
         yield seen
 

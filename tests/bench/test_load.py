@@ -9,10 +9,12 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 
+from tests.bench.certificate import self_signed
 from tests.bench.records import HEAD, chunked
 from tests.bench.scripted import Seen, at_once, finish, scripted, text
 from tests.program import Program, eventually
@@ -142,6 +144,18 @@ async def test_server_may_be_below_a_path_and_want_a_key() -> None:
         await Run(plan).go()
     assert seen.heads[0].startswith("POST /openai/v1/completions HTTP/1.1\r\n")
     assert "Authorization: Bearer secret\r\n" in seen.heads[0]
+
+
+async def test_https_is_measured_and_its_certificate_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, context = self_signed(tmp_path)
+    async with scripted(at_once, context) as seen:
+        plan = Plan(seen.url, "m", (Tenant("all", concurrency=1),), max_requests=1, **TOLD)
+        distrusted, _ = await Run(plan).go()
+        # OpenSSL's own variable for who is trusted.
+        monkeypatch.setenv("SSL_CERT_FILE", str(file))
+        trusted, _ = await Run(plan).go()
+    assert [(record.outcome, record.code) for record in distrusted] == [("failed", "SSLCertVerificationError")]
+    assert [(record.outcome, record.tokens) for record in trusted] == [("completed", 2)]
 
 
 def test_nobody_there_is_a_failure_of_each_request() -> None:
