@@ -91,6 +91,15 @@ async def test_connections_are_bounded_and_what_waits_for_one_counts() -> None:
     assert max(record.ttft_s or 0 for record in records) > 3 * (TTFT_S + 3 * GAP_S) - 0.1
 
 
+async def test_closed_loop_counts_from_the_sending() -> None:
+    async with scripted(paced) as seen:
+        # The second user has to wait for the first one's connection.
+        plan = Plan(seen.url, "m", (Tenant("all", concurrency=2),), max_connections=1, **TOLD)
+        records, figures = await Run(plan).go()
+    assert [record.due_s for record in records] == [record.sent_s for record in records]
+    assert figures["client_late_s"]["max"] == 0
+
+
 @pytest.mark.parametrize("tenant", [Tenant("all", concurrency=2), Tenant("all", rate=500)])
 async def test_run_ends_with_its_last_request(tenant: Tenant) -> None:
     began_s = time.monotonic()

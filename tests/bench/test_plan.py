@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import random
 from itertools import pairwise
 
@@ -34,6 +36,12 @@ def test_bursts_keep_the_rate() -> None:
     assert len(set(moments)) == len(moments) / 8
 
 
+def test_arrivals_are_no_more_than_wanted() -> None:
+    # Of a rate whose arrivals would take all memory.
+    moments = arrivals(1e9, 1e9, random.Random(3), burst=8, most=20)
+    assert len(moments) == 20
+
+
 def test_nothing_arrives_at_rate_zero() -> None:
     assert arrivals(0, 10, random.Random(1)) == []
 
@@ -44,3 +52,30 @@ def test_prompts_differ_unless_asked() -> None:
     assert len({next(distinct) for _ in range(50)}) == 50
     alike = requests_of(Plan("http://127.0.0.1:1", "m", (), same_prompt=True), Tenant("a"), random.Random(1))
     assert len({next(alike) for _ in range(50)}) == 1
+
+
+def asked(plan: Plan, seed: int, count: int) -> list[str]:
+    bodies = (request.partition(b"\r\n\r\n")[2] for request in requests_of(plan, Tenant("a"), random.Random(seed)))
+    return [json.loads(body)["messages"][0]["content"] for body in itertools.islice(bodies, count)]
+
+
+def test_prompts_of_a_file_are_asked_in_turn_each_user_from_another_place() -> None:
+    prompts = tuple({"prompt": str(number)} for number in range(5))
+    plan = Plan("http://127.0.0.1:1", "m", (), prompts=prompts)
+    turns = {tuple(asked(plan, seed, 12)) for seed in range(40)}
+    ring = [str(number) for number in range(5)] * 4
+    assert turns == {tuple(ring[first : first + 12]) for first in range(5)}
+
+
+def test_conversation_is_asked_as_it_is() -> None:
+    messages = [{"role": "system", "content": "be short"}, {"role": "user", "content": "why"}]
+    plan = Plan("http://127.0.0.1:1", "m", (), prompts=({"messages": messages},), ignore_eos=False)
+    request = next(requests_of(plan, Tenant("a", max_tokens=3), random.Random(1)))
+    body = json.loads(request.partition(b"\r\n\r\n")[2])
+    assert body == {
+        "model": "m",
+        "max_tokens": 3,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "messages": messages,
+    }
