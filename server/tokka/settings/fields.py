@@ -65,8 +65,13 @@ class Settings(BaseSettings):
     chat_template: Path | None = Field(
         None, description="Jinja file that replaces the model's chat template, or gives a base model one."
     )
+    optimize: Literal["start", "throughput"] | None = Field(
+        None,
+        description="`start`: eager execution. `throughput`: compiled; on a CPU the first start takes a minute longer,"
+        " later ones reuse what it made. Default: compiled on a GPU; on a CPU where an earlier start has compiled.",
+    )
     enforce_eager: bool | None = Field(
-        None, description="No compilation: starts fast. Default: on for CPU, off for GPU."
+        None, description="Eager, or with --no-enforce-eager compiled, whatever --optimize says."
     )
     # Network
     host: str = Field("127.0.0.1", description="Address to listen on.")
@@ -196,7 +201,8 @@ class Settings(BaseSettings):
         " several servers may share it.",
     )
     cache_dir: Path = Field(
-        default_factory=lambda: _xdg("XDG_CACHE_HOME", ".cache"), description="Where the embedded model is kept."
+        default_factory=lambda: _xdg("XDG_CACHE_HOME", ".cache"),
+        description="Where the embedded model and compiled code are kept.",
     )
     # Logs
     log_format: Literal["json", "console"] | None = Field(

@@ -45,6 +45,7 @@ class VllmOptions:
     kv_cache_bytes: int | None
     chat_template: str | None
     enforce_eager: bool | None
+    optimize: Literal["start", "throughput"] | None
     engine_args: Sequence[str]
     max_completion_tokens: int | None
     verbose: bool
@@ -66,6 +67,7 @@ class VllmOptions:
             kv_cache_bytes=parse_size(settings.kv_cache_memory) if settings.kv_cache_memory else None,
             chat_template=_read_template(settings.chat_template) if settings.chat_template else None,
             enforce_eager=settings.enforce_eager,
+            optimize=settings.optimize,
             engine_args=settings.engine_arg,
             max_completion_tokens=settings.max_completion_tokens,
             verbose=settings.log_level == "debug",
@@ -110,6 +112,7 @@ def engine_arguments(
         "pipeline_parallel_size": options.pipeline_parallel_size,
         "data_parallel_size": options.data_parallel_size,
         "kv_cache_memory_bytes": options.kv_cache_bytes,
+        # Where nobody has said so: until compilation.py has chosen.
         "enforce_eager": cpu if options.enforce_eager is None else options.enforce_eager,
     }
     if options.max_num_seqs is not None:

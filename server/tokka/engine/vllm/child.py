@@ -1,6 +1,7 @@
 """Runs inside every process of the engine: vLLM loads it there as a plugin.
 
-What can only be done from inside: ending with the server and not before, asking for AMX, handing over what is printed.
+What can only be done from inside: ending with the server and not before, asking for AMX, loading compiled code, handing
+over what is printed.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ def install() -> None:
     _leave_interrupts_to_the_server()
     _redirect_output()
     _enable_amx()
+    _let_compiled_code_load()
 
 
 def end_with(parent_pid: int) -> None:
@@ -65,3 +67,16 @@ def _enable_amx() -> None:
 
     if torch.cpu._is_amx_tile_supported():
         torch.cpu._init_amx()
+
+
+def _let_compiled_code_load() -> None:
+    """Add the method that vLLM misses when it loads what it compiled for a CPU; for want of it, it compiles again.
+
+    `finalize_loading` belongs to vLLM's own backend. On a CPU vLLM takes torch's, whose code is complete once read.
+    """
+    try:
+        from torch._dynamo.aot_compile_types import BundledAOTAutogradSerializableCallable as Code
+    except ImportError:
+        return
+    if "finalize_loading" not in vars(Code):
+        Code.finalize_loading = lambda _code, _config: None

@@ -62,7 +62,14 @@ def _cgroup(name: str) -> str:
 
 
 def prepare_environment(
-    environ: MutableMapping[str, str], *, cpu: bool, eager: bool, ranks: int, offline: bool, verbose: bool
+    environ: MutableMapping[str, str],
+    *,
+    cpu: bool,
+    eager: bool,
+    ranks: int,
+    offline: bool,
+    verbose: bool,
+    cache_root: Path | None = None,
 ) -> None:
     """Set what vLLM and its processes read from the environment. Must run before vllm is imported.
 
@@ -87,6 +94,8 @@ def prepare_environment(
         defaults |= {"TORCH_LOGS": "-all", "HF_HUB_VERBOSITY": "error"}
     if offline:
         defaults |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    if cache_root:
+        defaults |= {"VLLM_CACHE_ROOT": str(cache_root), "TORCHINDUCTOR_CACHE_DIR": str(cache_root / "inductor")}
     if cpu:
         defaults |= _cpu_defaults(available_cores(), ranks)
         if eager:
@@ -99,11 +108,7 @@ def prepare_environment(
 
 
 def _cpu_defaults(cores: list[int], ranks: int) -> dict[str, str]:
-    defaults = {
-        # With the AOT cache a warm start compiles again ("Compiling model again due to a load failure").
-        "VLLM_USE_AOT_COMPILE": "0",
-        "OMP_NUM_THREADS": str(max(1, len(cores) // ranks)),
-    }
+    defaults = {"OMP_NUM_THREADS": str(max(1, len(cores) // ranks))}
     if ranks == 1:
         # The worker runs inside EngineCore: a process of its own costs a core of busy waiting on a shared queue.
         return {**defaults, "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}

@@ -15,11 +15,20 @@ _BLOCK_BYTES = 1 << 20
 
 def seal(folder: Path) -> None:
     """Write down size and checksum of every file and see that all of it is on the disk. Blocks."""
-    files = {path.name: _facts(path) for path in sorted(folder.iterdir()) if path.name != _MANIFEST}
     manifest = folder / _MANIFEST
-    manifest.write_text(json.dumps(files, indent=2))
-    for path in [*(folder / name for name in files), manifest, folder]:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != manifest)
+    files = {str(path.relative_to(folder)): _facts(path) for path in paths}
+    # Others may look at the folder meanwhile: a manifest is whole or not there.
+    draft = folder / f".{_MANIFEST}.{os.getpid()}"
+    draft.write_text(json.dumps(files, indent=2))
+    for path in [*paths, draft]:
         _sync(path)
+    draft.rename(manifest)
+    _sync(folder)
+
+
+def is_sealed(folder: Path) -> bool:
+    return (folder / _MANIFEST).exists()
 
 
 def damage_of(folder: Path) -> str | None:

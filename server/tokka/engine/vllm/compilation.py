@@ -1,0 +1,150 @@
+"""Eager or compiled: the rule, and where compiled code is kept. Reasons and figures: docs/adr/0011."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import structlog
+
+from tokka.engine.options import parse_pairs
+from tokka.engine.vllm.arguments import VllmOptions
+from tokka.engine.vllm.machine import engine_version
+from tokka.engine.vllm.sealed import damage_of, is_sealed, seal, set_aside
+
+log = structlog.get_logger("tokka.engine")
+
+Optimize = Literal["start", "throughput"]
+
+# Code for the embedded model takes 7 MiB; the compiler writes several times as much on the way.
+_NEEDED_BYTES = 200 << 20
+# They say nothing about the code, and the last one depends on what else runs.
+_NOT_IN_THE_CODE = {"enforce_eager", "served_model_name", "kv_cache_memory_bytes"}
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    cpu: bool
+    # Whole code for this model, these arguments and this machine is in the cache.
+    compiled_before: bool
+    # Why nothing can be compiled here.
+    obstacle: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    eager: bool
+    reason: str
+
+
+def choose(optimize: Optimize | None, facts: Facts) -> Choice:
+    """Return how to execute where --enforce-eager does not say so."""
+    if optimize == "start":
+        return Choice(True, "--optimize start")
+    if not facts.cpu:
+        # vLLM's own default; what it needs for that comes with it.
+        return Choice(False, "the engine runs on a GPU")
+    if facts.obstacle:
+        return Choice(True, facts.obstacle)
+    if facts.compiled_before:
+        return Choice(False, "compiled at an earlier start")
+    if optimize == "throughput":
+        return Choice(False, "--optimize throughput; this start compiles, for a minute or more, the next do not")
+    return Choice(True, "nothing has been compiled for this yet; a start with --optimize throughput does so")
+
+
+def settle_execution(
+    options: VllmOptions, arguments: dict[str, Any], *, cpu: bool, environ: Mapping[str, str] = os.environ
+) -> Path | None:
+    """Put the choice into the engine's arguments; return the folder for its caches, None if the operator named one."""
+    cache_dir = options.cache_dir
+    own = environ.get("VLLM_CACHE_ROOT")
+    # Ours is still there when the engine is started again.
+    named_by_operator = own is not None and not Path(own).is_relative_to(cache_dir)
+    folder = cache_dir / "compiled" / _key(arguments)
+    before = not named_by_operator and cpu and _is_whole(folder)
+    if options.enforce_eager is None and "enforce_eager" not in parse_pairs(options.engine_args):
+        obstacle = _obstacle(cache_dir, environ, room_needed=not before) if cpu else None
+        choice = choose(options.optimize, Facts(cpu=cpu, compiled_before=before, obstacle=obstacle))
+        arguments["enforce_eager"] = choice.eager
+        report = log.warning if cpu and options.optimize == "throughput" and choice.eager else log.info
+        report("execution_chosen", execution="eager" if choice.eager else "compiled", reason=choice.reason)
+    if named_by_operator:
+        return None
+    return folder if cpu and not arguments["enforce_eager"] else cache_dir / "vllm"
+
+
+def seal_compiled(folder: Path | None) -> None:
+    """After a start with this folder: what is in it works. Seal it, unless it already is and has not changed."""
+    code = _code(folder) if folder else None
+    if code is None or not code.exists() or (is_sealed(code) and damage_of(code) is None):
+        return
+    try:
+        seal(code)
+    except OSError as error:
+        log.warning("compiled_code_not_kept", reason=error.strerror or str(error), folder=str(code))
+
+
+def _code(folder: Path) -> Path:
+    # vLLM's name.
+    return folder / "torch_compile_cache"
+
+
+def _is_whole(folder: Path) -> bool:
+    code = _code(folder)
+    # Without a seal it may be the work of another server that compiles just now.
+    if not is_sealed(code):
+        return False
+    if damage := damage_of(code):
+        try:
+            log.warning("compiled_code_set_aside", damage=damage, folder=str(set_aside(code)))
+        except OSError as error:
+            log.warning("compiled_code_damaged", damage=damage, folder=str(code), reason=error.strerror)
+        return False
+    return True
+
+
+def _obstacle(cache_dir: Path, environ: Mapping[str, str], *, room_needed: bool) -> str | None:
+    """Return why compiled code can be neither made nor loaded here, if so."""
+    if environ.get("TORCHDYNAMO_DISABLE") == "1":
+        # By us at this server's first, eager start, or by the operator.
+        return "compilation is switched off in this process"
+    # Needed to load code as well: torch looks at the compiler's version.
+    compiler = environ.get("CXX") or "g++"
+    if shutil.which(compiler, path=environ.get("PATH")) is None:
+        return f"there is no C++ compiler ({compiler}) to compile with"
+    place = next(place for place in (cache_dir, *cache_dir.absolute().parents) if place.exists())
+    if not os.access(place, os.W_OK):
+        return f"--cache-dir {cache_dir} cannot be written"
+    if room_needed and (free := shutil.disk_usage(place).free) < _NEEDED_BYTES:
+        return f"--cache-dir {cache_dir} has no room for compiled code: {free} bytes free, {_NEEDED_BYTES} needed"
+    return None
+
+
+def _key(arguments: Mapping[str, Any]) -> str:
+    """Name all that compiled code depends on: vLLM looks again, but not at the processor it was made for."""
+    config = Path(str(arguments["model"])) / "config.json"
+    facts = [
+        engine_version(),
+        platform.python_version(),
+        platform.machine(),
+        _processor_flags(),
+        config.read_text() if config.exists() else "",
+        {name: value for name, value in arguments.items() if name not in _NOT_IN_THE_CODE},
+    ]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _processor_flags() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
