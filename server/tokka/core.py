@@ -128,6 +128,8 @@ class GenerateRequest:
     cache_salt: str | None = None
     # What the key allows a choice, whatever the request asks for.
     max_tokens_cap: int | None = None
+    # Somebody reads along. If not, tokens may come in lumps.
+    stream: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +162,8 @@ class PromptEcho:
     logprobs: tuple[TokenLogprob, ...] | None
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen: there is one for every token, and a frozen one takes three times as long to make.
+@dataclass(slots=True)
 class TextDelta:
     """New text of a choice. `text` is empty while a stop string or a UTF-8 character is incomplete."""
 
@@ -171,6 +174,14 @@ class TextDelta:
     # Generated but kept back, for whoever has to end the choice now.
     held: str = ""
     held_logprobs: tuple[TokenLogprob, ...] = ()
+
+    def add(self, later: TextDelta) -> None:
+        """Become this delta and the one behind it."""
+        self.text += later.text
+        self.token_ids = [*self.token_ids, *later.token_ids]
+        if later.logprobs is not None:
+            self.logprobs = (*(self.logprobs or ()), *later.logprobs)
+        self.held, self.held_logprobs = later.held, later.held_logprobs
 
 
 @dataclass(frozen=True, slots=True)

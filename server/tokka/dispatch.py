@@ -102,7 +102,13 @@ class Dispatcher:
         record.settle = partial(_settle_allowance, allowance, record)
         self._admission.check_room(ticket)
         deadline = self._deadline(request, record.arrived_s)
-        own = replace(request, cache_salt=self._salt(request, record), max_tokens_cap=key.limits.max_completion_tokens)
+        own = replace(
+            request,
+            cache_salt=self._salt(request, record),
+            max_tokens_cap=key.limits.max_completion_tokens,
+            # What a deadline may cut short has to be at hand when it does.
+            stream=record.stream or deadline is not None,
+        )
         async with AsyncExitStack() as stack:
             rendered = await Rendered.of(own, self._supervisor, deadline)
             stack.push_async_callback(rendered.aclose)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import codecs
 import contextlib
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
 from tokka import __version__
@@ -33,9 +33,9 @@ from tokka.core import (
     Usage,
 )
 from tokka.engine.base import ReportPhase
+from tokka.engine.choice import Choice
 from tokka.engine.length import allowed_tokens, truncate
 from tokka.engine.sampling import check_token_ids
-from tokka.engine.text import ChoiceText
 from tokka.errors import EngineDied, InvalidRequest
 
 EOS = 256
@@ -97,15 +97,17 @@ class FakeEngine:
             for at, (ids, limit) in enumerate(zip(prompts, limits, strict=True)):
                 if request.echo:
                     yield PromptEcho(at, _decode(ids), _prompt_logprobs(ids, sampling.logprobs))
-                choices = [_Choice(at * sampling.n + i, sampling, limit, self._script) for i in range(sampling.n)]
-                while choices:
+                running = [_Script(at * sampling.n + i, sampling, limit, self._script) for i in range(sampling.n)]
+                while running:
                     await self._pause(self._options.token_delay_s)
-                    for choice in list(choices):
-                        for event in choice.step():
-                            if isinstance(event, ChoiceDone):
-                                choices.remove(choice)
-                                completion_tokens += choice.num_tokens
-                            yield event
+                    for script in list(running):
+                        delta, done = script.step()
+                        if delta is not None:
+                            yield delta
+                        if done is not None:
+                            running.remove(script)
+                            completion_tokens += script.num_tokens
+                            yield done
             yield Finished(Usage(sum(map(len, prompts)), completion_tokens))
         finally:
             self._running -= 1
@@ -164,48 +166,40 @@ class FakeEngine:
         self._steps += 1
 
 
-class _Choice:
-    """One choice being generated, a token a step."""
+class _Script:
+    """What one choice is given, a token a step."""
 
     def __init__(self, index: int, sampling: Sampling, limit: int, script: bytes) -> None:
-        self.index = index
-        self.num_tokens = 0
+        self._index = index
         self._sampling = sampling
         self._limit = limit
         self._script = script
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._text = ChoiceText(sampling.stop, sampling.include_stop)
-        self._logprob = 0.0
+        self._choice = Choice(
+            index, sampling, lambda token: "" if token == EOS else self._decoder.decode(bytes([token]))
+        )
 
-    def step(self) -> Iterator[Event]:
+    @property
+    def num_tokens(self) -> int:
+        return self._choice.num_tokens
+
+    def step(self) -> tuple[TextDelta | None, ChoiceDone | None]:
         if self._limit == 0:
-            yield self._done("length", None)
-            return
-        sampling = self._sampling
+            scored = self._sampling.logprobs is not None
+            return None, ChoiceDone(self._index, "length", None, 0.0 if scored else None)
         token = self._next_token()
-        self.num_tokens += 1
-        may_stop = self.num_tokens > sampling.min_tokens
-        logprob = _logprob(token, sampling.logprobs)
-        if logprob is not None:
-            self._logprob += logprob.logprob or 0.0
+        logprob = _logprob(token, self._sampling.logprobs)
+        reason, end_token = self._end_with(token)
+        return self._choice.take((token,), reason, end_token, None if logprob is None else (logprob,))
 
-        if token == EOS or (token in sampling.stop_token_ids and may_stop):
-            shown = self._decoder.decode(bytes([token])) if sampling.include_stop and token != EOS else ""
-            yield self._delta(self._text.feed(shown) + self._text.flush(), token, everything=True)
-            yield self._done("stop", None if token == EOS else token)
-            return
-        if logprob is not None:
-            self._text.add_tokens([logprob])
-        text = self._decoder.decode(bytes([token]))
-        sent, stop = self._text.feed_stop(text) if may_stop else (self._text.feed(text), None)
-        if stop is not None:
-            yield self._delta(sent, token)
-            yield self._done("stop", stop)
-        elif self.num_tokens == self._limit:
-            yield self._delta(sent + self._text.flush(), token, everything=True)
-            yield self._done("length", None)
-        else:
-            yield self._delta(sent, token)
+    def _end_with(self, token: int) -> tuple[FinishReason | None, int | None]:
+        """Return why this token, the next one, ends the choice, and its id if the client named it."""
+        may_stop = self.num_tokens >= self._sampling.min_tokens
+        if token == EOS:
+            return "stop", None
+        if token in self._sampling.stop_token_ids and may_stop:
+            return "stop", token
+        return ("length" if self.num_tokens + 1 == self._limit else None), None
 
     def _next_token(self) -> int:
         at = self.num_tokens % (len(self._script) + 1)
@@ -213,14 +207,6 @@ class _Choice:
             return self._script[at]
         wants_more = self._sampling.ignore_eos or self.num_tokens < self._sampling.min_tokens
         return ord(" ") if wants_more else EOS
-
-    def _delta(self, text: str, token: int, everything: bool = False) -> TextDelta:
-        logprobs = None if self._sampling.logprobs is None else self._text.take_logprobs(everything)
-        return TextDelta(self.index, text, (token,), logprobs, self._text.held, self._text.held_logprobs)
-
-    def _done(self, reason: FinishReason, stop_reason: str | int | None) -> ChoiceDone:
-        scored = self._sampling.logprobs is not None
-        return ChoiceDone(self.index, reason, stop_reason, self._logprob if scored else None)
 
 
 def _decode(token_ids: Sequence[int]) -> str:

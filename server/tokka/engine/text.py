@@ -37,6 +37,8 @@ class ChoiceText:
 
     def feed(self, text: str) -> str:
         """Add decoded text; return the part of it that no stop string can claim any more."""
+        if not self._stops:
+            return self._pass(text)
         self._held += text
         held_back = self._partial_stop_length()
         keep = len(self._held) - held_back
@@ -44,6 +46,8 @@ class ChoiceText:
 
     def feed_stop(self, text: str) -> tuple[str, str | None]:
         """Add decoded text that may complete a stop string; return what to send and the stop that matched."""
+        if not self._stops:
+            return self._pass(text), None
         before = len(self._held)
         self._held += text
         # A stop that was complete before did not count then (min_tokens), so it does not now.
@@ -54,12 +58,6 @@ class ChoiceText:
         at, stop = min(found, key=lambda match: match[0])
         sent = self._send(at + len(stop) if self._include_stop else at, len(self._held))
         return sent, stop
-
-    def end_with(self, text: str, stop: str) -> str:
-        """Add decoded text that ends with this stop string, whatever else it holds; return what to send."""
-        self._held += text
-        end = len(self._held)
-        return self._send(end if self._include_stop else end - len(stop), end)
 
     def flush(self) -> str:
         """The choice ended without a stop string: return what was held back."""
@@ -80,6 +78,12 @@ class ChoiceText:
         while self._tokens and (everything or self._tokens[0][0] < self._sent_bytes):
             taken.append(self._tokens.popleft()[1])
         return tuple(taken)
+
+    def _pass(self, text: str) -> str:
+        """Send all of it: nothing is ever kept back. Only logprobs need to know how much that was."""
+        if self._token_end:
+            self._sent_bytes += len(text.encode())
+        return text
 
     def _send(self, upto: int, consumed: int) -> str:
         sent, self._held = self._held[:upto], self._held[consumed:]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
-from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,6 @@ import pytest
 
 from tokka.core import Sampling
 from tokka.engine.vllm.machine import available_cores, available_memory_bytes, prepare_environment
-from tokka.engine.vllm.merge import merge
 from tokka.engine.vllm.output import EngineOutput
 from tokka.engine.vllm.params import _check_types, _fields, is_greedy
 from tokka.engine.vllm.weights import read_model_folder
@@ -64,7 +61,7 @@ def test_every_field_of_a_request_passes_the_last_gate() -> None:
         ("logit_bias", {1: "2"}),
         ("stop_token_ids", [1.5]),
         ("temperature", 1),
-        ("stop", [5]),
+        ("bad_words", [5]),
         ("max_tokens", 10**30),
         ("skip_special_tokens", 1),
     ],
@@ -72,38 +69,6 @@ def test_every_field_of_a_request_passes_the_last_gate() -> None:
 def test_a_wrong_type_never_reaches_the_engine(name: str, value: object) -> None:
     with pytest.raises(EngineError):
         _check_types({**fields(Sampling()), name: value})
-
-
-async def _items(*values: str, fail: bool = False) -> AsyncGenerator[str, None]:
-    for value in values:
-        await asyncio.sleep(0)
-        yield value
-    if fail:
-        raise EngineError("broken")
-
-
-async def test_merged_streams_keep_their_own_order() -> None:
-    merged = [item async for item in merge([_items("a", "b", "c"), _items("x"), _items()])]
-    assert [value for at, value in merged if at == 0] == ["a", "b", "c"]
-    assert [value for at, value in merged if at == 1] == ["x"]
-    assert len(merged) == 4
-
-
-async def test_failure_of_one_stream_ends_all() -> None:
-    closed = []
-
-    async def endless() -> AsyncGenerator[str, None]:
-        try:
-            while True:
-                await asyncio.sleep(0)
-                yield "more"
-        finally:
-            closed.append(True)
-
-    with pytest.raises(EngineError, match="broken"):
-        async for _ in merge([endless(), _items("x", fail=True)]):
-            pass
-    assert closed == [True]
 
 
 def test_environment_uses_the_cores_there_are_and_keeps_what_the_operator_set() -> None:

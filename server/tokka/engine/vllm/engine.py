@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import aclosing
+from contextlib import asynccontextmanager
 from typing import Any
 
 import structlog
 
 from tokka.core import (
     Accepted,
+    ChoiceDone,
     EngineStats,
     Event,
     Finished,
@@ -24,19 +25,20 @@ from tokka.core import (
     Usage,
 )
 from tokka.engine.base import ReportPhase
+from tokka.engine.inbox import Inbox
 from tokka.engine.length import allowed_tokens
 from tokka.engine.processes import EngineProcesses, kill_all
 from tokka.engine.sampling import check_token_ids
 from tokka.engine.vllm.arguments import VllmOptions, engine_arguments
 from tokka.engine.vllm.child import OUTPUT_VARIABLE
+from tokka.engine.vllm.compilation import seal_compiled, settle_execution
+from tokka.engine.vllm.decode import Vocabulary
 from tokka.engine.vllm.embedded import embedded_model
 from tokka.engine.vllm.machine import engine_version, is_cpu_build, prepare_environment
-from tokka.engine.vllm.merge import merge
 from tokka.engine.vllm.output import EngineOutput
 from tokka.engine.vllm.outputs import PromptOutputs
 from tokka.engine.vllm.params import is_greedy, sampling_params
 from tokka.engine.vllm.render import Renderer
-from tokka.engine.vllm.tokens import TokenTable
 from tokka.engine.vllm.warmup import warm_up
 from tokka.engine.vllm.weights import read_model_folder
 from tokka.errors import (
@@ -71,7 +73,7 @@ class VllmEngine:
         # One for each copy of the model.
         self._latest: list[Any] = []
         self._renderer: Renderer | None = None
-        self._table: TokenTable | None = None
+        self._vocabulary: Vocabulary | None = None
         self._defaults: Mapping[str, Any] = {}
         self._max_model_len = 0
         self._vocab_size = 0
@@ -149,6 +151,7 @@ class VllmEngine:
 
     def _start(self, report: ReportPhase) -> ModelInfo:
         model, arguments, offline = self._prepare(report)
+        cache_root = settle_execution(self._options, arguments, cpu=self._cpu)
         self._check_wanted()
         if not self._options.verbose:
             self._output = EngineOutput()
@@ -160,6 +163,7 @@ class VllmEngine:
             ranks=self._options.ranks * self._options.data_parallel_size,
             offline=offline,
             verbose=self._options.verbose,
+            cache_root=cache_root,
         )
         report("loading weights", self._options.served_name)
         try:
@@ -169,6 +173,7 @@ class VllmEngine:
         except Exception as error:
             log.debug("engine_start_failed", exc_info=error)
             raise StartupError(f"the engine could not load {model}: {self._cause() or _one_line(error)}") from error
+        seal_compiled(cache_root)
         self._processes = EngineProcesses(_PROCESS_NAMES)
         return self._describe()
 
@@ -190,10 +195,12 @@ class VllmEngine:
 
     def _build(self, arguments: dict[str, Any]) -> Any:
         from vllm import AsyncEngineArgs
+        from vllm.envs import disable_envs_cache, enable_envs_cache
         from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
 
         from tokka.engine.vllm.stats import LatestStats
+        from tokka.engine.vllm.steps import StepOutputs
 
         try:
             engine_args = AsyncEngineArgs(**arguments)
@@ -202,9 +209,15 @@ class VllmEngine:
                 f"--engine-arg: {_one_line(error).replace('AsyncEngineArgs.__init__() ', 'vLLM ')}"
             ) from None
         self._check_wanted()
-        return AsyncLLM.from_engine_args(
+        # What a former engine of this process has read may be another now.
+        disable_envs_cache()
+        llm = AsyncLLM.from_engine_args(
             engine_args, usage_context=UsageContext.OPENAI_API_SERVER, stat_loggers=[self._keep_stats(LatestStats)]
         )
+        # vLLM asks the environment some times for each token.
+        enable_envs_cache()
+        llm.output_processor = StepOutputs.instead_of(llm.output_processor)
+        return llm
 
     def _keep_stats(self, kind: Callable[..., Any]) -> Callable[..., Any]:
         def create(config: Any, engine_index: int = 0) -> Any:
@@ -222,7 +235,7 @@ class VllmEngine:
         self._renderer = Renderer(tokenizer, self._options.chat_template, self._max_model_len, self._vocab_size)
         if problem := self._renderer.template_problem():
             raise StartupError(f"the chat template cannot be used: {problem}")
-        self._table = TokenTable(tokenizer)
+        self._vocabulary = Vocabulary(tokenizer)
         scheduler = self._llm.vllm_config.scheduler_config
         return ModelInfo(
             max_model_len=self._max_model_len,
@@ -244,28 +257,26 @@ class VllmEngine:
     # -- generations
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
-        renderer, table = self._ready()
+        renderer, _ = self._ready()
         prompts = [await renderer.token_ids(prompt, request.truncate_prompt_tokens) for prompt in request.prompts]
         check_token_ids(request.sampling, self._vocab_size)
         limits = [
             allowed_tokens(request, len(ids), self._max_model_len, self._options.max_completion_tokens)
             for ids in prompts
         ]
-        copies = request.sampling.n if is_greedy(request.sampling, self._defaults) else 1
-        outputs = [PromptOutputs(at, request.sampling, copies, limit, table) for at, limit in enumerate(limits)]
-        streams = [
-            self._stream(request, at, ids, limit) for at, (ids, limit) in enumerate(zip(prompts, limits, strict=True))
+        inbox = Inbox(gathers=not request.stream)
+        outputs = [
+            self._outputs(request, at, ids, limit, inbox)
+            for at, (ids, limit) in enumerate(zip(prompts, limits, strict=True))
         ]
         yield Accepted(tuple(prompts), tuple(limits))
 
-        echoed = set() if request.echo else set(range(len(prompts)))
         try:
-            async with aclosing(merge(streams)) as steps:
-                async for at, output in steps:
-                    if at not in echoed:
-                        echoed.add(at)
-                        yield outputs[at].echo(output, self._echoed(request, at, prompts[at]), prompts[at])
-                    for event in outputs[at].feed(output):
+            async with self._running(request, outputs, prompts, limits):
+                left = len(prompts) * request.sampling.n
+                while left:
+                    for event in await inbox.get():
+                        left -= isinstance(event, ChoiceDone)
                         yield event
         except Exception as error:
             raise _in_our_words(error) from error
@@ -298,33 +309,47 @@ class VllmEngine:
                 )
         return await renderer.decode_apart(list(token_ids))
 
-    def _ready(self) -> tuple[Renderer, TokenTable]:
-        if self._renderer is None or self._table is None:
+    def _ready(self) -> tuple[Renderer, Vocabulary]:
+        if self._renderer is None or self._vocabulary is None:
             raise EngineError("The engine is not running.")
-        return self._renderer, self._table
+        return self._renderer, self._vocabulary
 
-    async def _stream(self, request: GenerateRequest, at: int, ids: list[int], limit: int) -> AsyncGenerator[Any, None]:
-        """Run one prompt on the engine. Whatever ends this early, the engine forgets the request."""
+    def _outputs(self, request: GenerateRequest, at: int, ids: list[int], limit: int, inbox: Inbox) -> PromptOutputs:
+        _, vocabulary = self._ready()
+        return PromptOutputs(
+            at,
+            ids,
+            request.sampling,
+            inbox,
+            copies=request.sampling.n if is_greedy(request.sampling, self._defaults) else 1,
+            limit=limit,
+            echo=self._echoed(request, at, ids) if request.echo else None,
+            vocabulary=vocabulary,
+        )
+
+    @asynccontextmanager
+    async def _running(
+        self, request: GenerateRequest, outputs: list[PromptOutputs], prompts: list[list[int]], limits: list[int]
+    ) -> AsyncIterator[None]:
+        """Have the engine run the prompts. Whatever ends the block early, the engine forgets them."""
         from vllm.inputs import tokens_input
 
         if self._closing:
             raise EngineDied
-        # The engine cannot run for no token at all: one is generated for a prompt that is only scored, and dropped.
-        params = sampling_params(request.sampling, max(1, limit), echo=request.echo, defaults=self._defaults)
+        llm, steps = self._llm, self._llm.output_processor
         # A client's own ids may repeat, the engine's may not.
-        request_id = f"{request.id}-{at}"
-        finished = False
+        ids = [f"{request.id}-{at}" for at in range(len(prompts))]
         try:
-            async with aclosing(
-                self._llm.generate(tokens_input(ids, cache_salt=request.cache_salt), params, request_id)
-            ) as outputs:
-                async for output in outputs:
-                    finished = output.finished
-                    yield output
+            for request_id, output, tokens, limit in zip(ids, outputs, prompts, limits, strict=True):
+                steps.expect(request_id, output)
+                # The engine cannot run for no token at all: one is generated for a prompt that is only scored.
+                params = sampling_params(request.sampling, max(1, limit), echo=request.echo, defaults=self._defaults)
+                await llm.add_request(request_id, tokens_input(tokens, cache_salt=request.cache_salt), params)
+            yield
         finally:
-            if not finished and not self._closing and not self._llm.errored:
-                # An error before the engine took the request leaves it registered.
-                await self._llm.abort(request_id)
+            left = [request_id for request_id in ids if steps.forget(request_id)]
+            if left and not self._closing and not llm.errored:
+                await llm.abort(left)
 
 
 def _end_generations(llm: Any) -> None:
@@ -337,20 +362,21 @@ def _end_generations(llm: Any) -> None:
 
 def _in_our_words(error: Exception) -> Exception:
     from vllm.exceptions import GracefulHTTPError, VLLMClientError
-    from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+    from vllm.v1.engine.exceptions import EngineDeadError
 
     match error:
+        case TokkaError():
+            return error
         case EngineDeadError():
             return EngineDied()
-        case EngineGenerateError():
-            return EngineError("The engine failed on this request.")
         case GracefulHTTPError():
             return ServerOverloaded("The engine takes no more requests now.", retry_after_s=_RETRY_AFTER_S)
         case VLLMClientError():
             return InvalidRequest(
                 str(error.args[0] if error.args else error)[:500], param=getattr(error, "parameter", None)
             )
-    return error
+    log.error("engine_failed_on_request", exc_info=error)
+    return EngineError("The engine failed on this request.")
 
 
 def _one_line(error: BaseException) -> str:

@@ -1,116 +1,107 @@
-"""From vLLM's outputs to our events."""
+"""From what vLLM's engine computes for one prompt to our events."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from tokka.core import ChoiceDone, Event, PromptEcho, Sampling, TextDelta, TokenLogprob
-from tokka.engine.text import ChoiceText
-from tokka.engine.vllm.tokens import TokenTable
+from tokka.core import ChoiceDone, FinishReason, PromptEcho, Sampling, TextDelta, TokenLogprob
+from tokka.engine.choice import Choice
+from tokka.engine.inbox import Inbox
+from tokka.engine.vllm.decode import Vocabulary
 from tokka.errors import EngineError
 
 
 class PromptOutputs:
-    """The outputs of one prompt, as events of its choices.
+    """One prompt's choices, from their tokens to the inbox of the request.
 
-    `copies`: how many choices each output of the engine stands for (greedy choices are generated once).
+    `copies`: how many choices each sequence of the engine stands for (greedy choices are generated once).
+    `echo`: the prompt's text, if it is to be part of the answer.
     """
 
-    def __init__(self, prompt_index: int, sampling: Sampling, copies: int, limit: int, table: TokenTable) -> None:
+    def __init__(
+        self,
+        prompt_index: int,
+        token_ids: Sequence[int],
+        sampling: Sampling,
+        inbox: Inbox,
+        *,
+        copies: int,
+        limit: int,
+        echo: str | None,
+        vocabulary: Vocabulary,
+    ) -> None:
         self._prompt_index = prompt_index
+        self._token_ids = token_ids
         self._sampling = sampling
+        self._inbox = inbox
         self._copies = copies
         self._limit = limit
-        self._table = table
-        self._texts = [ChoiceText(sampling.stop, sampling.include_stop) for _ in range(sampling.n // copies)]
-        self._num_tokens = [0] * len(self._texts)
+        self._echo = echo
+        self._vocabulary = vocabulary
+        self._table = vocabulary.table
+        self._choices: list[Choice] = []
         self.cached_tokens = 0
 
     @property
     def completion_tokens(self) -> int:
-        return sum(self._num_tokens) * self._copies if self._limit else 0
+        return sum(choice.num_tokens for choice in self._choices) * self._copies
 
-    def echo(self, output: Any, text: str, token_ids: Sequence[int]) -> PromptEcho:
-        scores = output.prompt_logprobs
+    def sequence(self, index: int, request: Any) -> SequenceOutputs:
+        """Return what takes the outputs of a sequence of the engine. `request`: vLLM's."""
+        first = self._prompt_index * self._sampling.n + index * self._copies
+        decode = self._vocabulary.decoder(request, skip_special=self._sampling.skip_special_tokens)
+        choice = Choice(first, self._sampling, decode)
+        self._choices.append(choice)
+        return SequenceOutputs(self, first, choice)
+
+    def begin(self, cached_tokens: int, prompt_logprobs: Sequence[Any] | None) -> None:
+        """Note that a sequence has its first token, so that the prompt is computed."""
+        self.cached_tokens = max(self.cached_tokens, cached_tokens)
+        if self._echo is not None:
+            self._inbox.echo(self._echo_of(self._echo, prompt_logprobs))
+            self._echo = None
+
+    def take(
+        self, first: int, choice: Choice, token_ids: Sequence[int], reason: str | None, stop: Any, scores: Any
+    ) -> bool:
+        """Pass on a step's tokens; return whether the choice has ended."""
+        if not self._limit:
+            # Only the prompt was to be scored; the engine had to generate a token for it, which nobody asked for.
+            if reason:
+                self._for_each_copy(first, None, ChoiceDone(first, "length"))
+            return reason is not None
+        ended: FinishReason | None = None
+        if reason is not None:
+            ended = "stop" if reason == "stop" else "length"
+        logprobs = None
+        if self._sampling.logprobs is not None:
+            pairs = zip(token_ids, scores or (), strict=True)
+            logprobs = [self._as_shown(self._scored(token, score)) for token, score in pairs]
+        delta, done = choice.take(token_ids, ended, stop, logprobs)
+        if self._copies == 1:
+            self._inbox.put(delta, done)
+        else:
+            self._for_each_copy(first, delta, done)
+        return done is not None
+
+    def fail(self, error: Exception) -> None:
+        self._inbox.fail(error)
+
+    def _for_each_copy(self, first: int, delta: TextDelta | None, done: ChoiceDone | None) -> None:
+        for index in range(first, first + self._copies):
+            own = replace(delta, index=index) if delta else TextDelta(index, "", ())
+            self._inbox.put(own, replace(done, index=index) if done else None)
+
+    def _echo_of(self, text: str, scores: Sequence[Any] | None) -> PromptEcho:
         if self._sampling.logprobs is None or scores is None:
             return PromptEcho(self._prompt_index, text, None)
-        logprobs = [self._scored(token, score) for token, score in zip(token_ids, scores, strict=True)]
+        logprobs = [self._scored(token, score) for token, score in zip(self._token_ids, scores, strict=True)]
         if self._table.is_special(logprobs[0].id) and not text.startswith(logprobs[0].text):
             # The tokenizer put it before the text, so it takes no room in it.
             logprobs[0] = replace(logprobs[0], bytes=b"")
         return PromptEcho(self._prompt_index, text, tuple(logprobs))
-
-    def feed(self, output: Any) -> Iterator[Event]:
-        self.cached_tokens = max(self.cached_tokens, output.num_cached_tokens or 0)
-        for part in output.outputs:
-            for event in self._feed_choice(part):
-                yield from self._for_each_copy(event)
-
-    def _for_each_copy(self, event: TextDelta | ChoiceDone) -> Iterator[Event]:
-        first = self._prompt_index * self._sampling.n + event.index * self._copies
-        for copy in range(self._copies):
-            match event:
-                case TextDelta(_, text, token_ids, logprobs, held, held_logprobs):
-                    yield TextDelta(first + copy, text, token_ids, logprobs, held, held_logprobs)
-                case ChoiceDone(_, finish_reason, stop_reason, cumulative):
-                    yield ChoiceDone(first + copy, finish_reason, stop_reason, cumulative)
-
-    def _feed_choice(self, part: Any) -> Iterator[TextDelta | ChoiceDone]:
-        reason = part.finish_reason
-        if reason not in (None, "stop", "length"):
-            raise EngineError(f"The engine ended this request: {reason}.")
-        if not self._limit:
-            # Only the prompt was to be scored; the engine had to generate one token for it, which nobody asked for.
-            if reason:
-                yield ChoiceDone(part.index, "length")
-            return
-        self._num_tokens[part.index] += len(part.token_ids)
-        text = self._texts[part.index]
-        matched = part.stop_reason if reason == "stop" else None
-        ended_by_token = reason == "stop" and not isinstance(matched, str)
-        if self._sampling.logprobs is not None:
-            text.add_tokens(self._logprobs(part, drop_last=ended_by_token and not self._shows_end(part)))
-        sent = self._text_to_send(text, part, ended_by_token)
-        if isinstance(matched, str) and self._sampling.min_tokens:
-            # vLLM merges steps for a slow reader: an earlier stop in this text may be one that did not count yet.
-            sent = text.end_with(sent, matched)
-        elif isinstance(matched, str):
-            # vLLM takes the first of its list; of those one step completes, the first in the text is meant.
-            sent, matched = text.feed_stop(sent)
-        elif reason:
-            sent = text.feed(sent) + text.flush()
-        else:
-            sent = text.feed(sent)
-        logprobs = None
-        if self._sampling.logprobs is not None:
-            logprobs = text.take_logprobs(everything=bool(reason) and not isinstance(matched, str))
-        yield TextDelta(part.index, sent, tuple(part.token_ids), logprobs, text.held, text.held_logprobs)
-        if reason:
-            yield ChoiceDone(part.index, reason, matched, part.cumulative_logprob)
-
-    def _shows_end(self, part: Any) -> bool:
-        """Tell whether the token that ended the choice belongs to its text."""
-        return self._sampling.include_stop and isinstance(part.stop_reason, int)
-
-    def _text_to_send(self, text: ChoiceText, part: Any, ended_by_token: bool) -> str:
-        """Return the step's text without the end token, which vLLM leaves in when it is told to keep stop strings."""
-        new: str = part.text
-        kept_by_vllm = self._sampling.stop or self._sampling.include_stop
-        if not ended_by_token or self._shows_end(part) or not kept_by_vllm or not part.token_ids:
-            return new
-        last = part.token_ids[-1]
-        if self._sampling.skip_special_tokens and self._table.is_special(last):
-            return new
-        return new.removesuffix(self._table.text(last))
-
-    def _logprobs(self, part: Any, drop_last: bool) -> list[TokenLogprob]:
-        scores = part.logprobs or []
-        tokens = [
-            self._as_shown(self._scored(token, score)) for token, score in zip(part.token_ids, scores, strict=True)
-        ]
-        return tokens[:-1] if drop_last else tokens
 
     def _as_shown(self, token: TokenLogprob) -> TokenLogprob:
         """A special token that is left out of the text takes no room in it."""
@@ -126,3 +117,33 @@ class PromptOutputs:
         wanted = self._sampling.logprobs or 0
         top = tuple(self._table.logprob(other, entry.logprob) for other, entry in ranked if (entry.rank or 0) <= wanted)
         return self._table.logprob(token, score[token].logprob, top)
+
+
+class SequenceOutputs:
+    """One sequence of a prompt, where vLLM keeps the queue of its outputs."""
+
+    __slots__ = ("_choice", "_first", "_prompt")
+
+    def __init__(self, prompt: PromptOutputs, first: int, choice: Choice) -> None:
+        self._prompt = prompt
+        self._first = first
+        self._choice = choice
+
+    def begin(self, cached_tokens: int, prompt_logprobs: Sequence[Any] | None) -> None:
+        self._prompt.begin(cached_tokens, prompt_logprobs)
+
+    def take(self, token_ids: Sequence[int], reason: str | None, stop: Any, scores: Any) -> bool:
+        """Pass on a step's tokens; return whether the sequence has ended.
+
+        `reason`: why vLLM ended it, `stop`: the id of the token that did. `scores`: vLLM's logprobs, one entry for each
+        token, if there are any.
+        """
+        if reason not in (None, "stop", "length"):
+            self._prompt.fail(EngineError(f"The engine ended this request: {reason}."))
+            return True
+        return self._prompt.take(self._first, self._choice, token_ids, reason, stop, scores)
+
+    def put(self, output: object) -> None:
+        """Take what vLLM itself puts into its queues: errors. Its last word on an aborted sequence nobody reads."""
+        if isinstance(output, Exception):
+            self._prompt.fail(output)

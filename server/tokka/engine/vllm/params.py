@@ -21,7 +21,8 @@ def sampling_params(sampling: Sampling, max_tokens: int, *, echo: bool, defaults
 
     fields = _fields(sampling, max_tokens, echo=echo, defaults=defaults)
     _check_types(fields)
-    return SamplingParams(**fields, output_kind=RequestOutputKind.DELTA, skip_clone=True)
+    # The text, and with it stop strings, is our business: see steps.py.
+    return SamplingParams(**fields, detokenize=False, output_kind=RequestOutputKind.DELTA, skip_clone=True)
 
 
 def is_greedy(sampling: Sampling, defaults: Mapping[str, Any]) -> bool:
@@ -51,10 +52,7 @@ def _fields(sampling: Sampling, max_tokens: int, *, echo: bool, defaults: Mappin
         "logit_bias": dict(sampling.logit_bias) if sampling.logit_bias else None,
         "logprobs": sampling.logprobs,
         "prompt_logprobs": sampling.logprobs if echo else None,
-        "stop": list(sampling.stop),
         "stop_token_ids": list(sampling.stop_token_ids),
-        # vLLM then stops at the same token but keeps back nothing, and ChoiceText keeps back what it must.
-        "include_stop_str_in_output": bool(sampling.stop) or sampling.include_stop,
         "ignore_eos": sampling.ignore_eos,
         "bad_words": list(sampling.bad_words),
         "allowed_token_ids": list(sampling.allowed_token_ids) if sampling.allowed_token_ids is not None else None,
@@ -96,9 +94,7 @@ _TYPES: Mapping[str, type] = {
     "logit_bias": float,
     "logprobs": int,
     "prompt_logprobs": int,
-    "stop": str,
     "stop_token_ids": int,
-    "include_stop_str_in_output": bool,
     "ignore_eos": bool,
     "bad_words": str,
     "allowed_token_ids": int,

@@ -1,0 +1,70 @@
+"""Events on their way from an engine's loop to the one task that reads them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from tokka.core import ChoiceDone, Event, PromptEcho, TextDelta
+
+# How long tokens gather for a reader that wants the whole answer only.
+GATHER_S = 0.25
+
+
+class Inbox:
+    """Keeps what a request was given until it is read. While nobody reads, the deltas of a choice become one.
+
+    So a slow reader costs a text and no more, and tokens that are ready together travel together. `gathers`: wake the
+    reader for the first token, for an end, and now and then, instead of for each token.
+    """
+
+    __slots__ = ("_deltas", "_error", "_events", "_gathers", "_waiter", "_woken_s")
+
+    def __init__(self, *, gathers: bool = False) -> None:
+        self._events: list[Event] = []
+        # Those of the events that further text is added to, by choice.
+        self._deltas: dict[int, TextDelta] = {}
+        self._error: Exception | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._gathers = gathers
+        self._woken_s = 0.0
+
+    def echo(self, event: PromptEcho) -> None:
+        self._events.append(event)
+
+    def put(self, delta: TextDelta, done: ChoiceDone | None = None) -> None:
+        """Add what a choice was given. The inbox owns the delta from now on."""
+        if (earlier := self._deltas.get(delta.index)) is None:
+            self._deltas[delta.index] = delta
+            self._events.append(delta)
+        else:
+            earlier.add(delta)
+        if done is not None:
+            self._events.append(done)
+        if not self._gathers or done is not None or time.monotonic() - self._woken_s >= GATHER_S:
+            self._wake()
+
+    def fail(self, error: Exception) -> None:
+        """End it: the reader gets this error behind what is there."""
+        self._error = error
+        self._wake()
+
+    async def get(self) -> list[Event]:
+        """Return what has come, at least one event. Raises what `fail` was told."""
+        if not self._events and self._error is None:
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        if not self._events and self._error is not None:
+            raise self._error
+        events, self._events = self._events, []
+        self._deltas.clear()
+        return events
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+            if self._gathers:
+                self._woken_s = time.monotonic()

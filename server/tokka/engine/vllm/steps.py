@@ -1,0 +1,95 @@
+"""From a step of the engine to the requests that wait for it.
+
+vLLM's own way makes two objects of twenty fields for each token, decodes the text twice and wakes a task that wakes
+another one. This one does what a server of text needs, in the step itself: count, decode, look for stop strings, pass
+on. Requests, statistics and aborting stay vLLM's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+from vllm.v1.engine import EngineCoreOutput
+from vllm.v1.engine.output_processor import OutputProcessor, OutputProcessorOutput
+
+from tokka.engine.vllm.outputs import PromptOutputs
+
+
+class StepOutputs(OutputProcessor):  # type: ignore[misc]
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # By the id we gave the request.
+        self._prompts: dict[str, PromptOutputs] = {}
+
+    @classmethod
+    def instead_of(cls, processor: OutputProcessor) -> Self:
+        return cls(
+            processor.tokenizer,
+            log_stats=processor.log_stats,
+            stream_interval=processor.stream_interval,
+            tracing_enabled=processor.tracing_enabled,
+            admission_stats=processor.admission_stats,
+        )
+
+    def expect(self, request_id: str, prompt: PromptOutputs) -> None:
+        """Say who takes the outputs of a request, before it is added."""
+        self._prompts[request_id] = prompt
+
+    def forget(self, request_id: str) -> bool:
+        """Give up what `expect` began; return whether the engine still works on it."""
+        self._prompts.pop(request_id, None)
+        return request_id in self.external_req_ids
+
+    def add_request(
+        self, request: Any, prompt: str | None, parent_req: Any = None, request_index: int = 0, queue: Any = None
+    ) -> None:
+        sequence = self._prompts[request.external_req_id].sequence(request_index, request)
+        super().add_request(request, prompt, parent_req, request_index, sequence)
+
+    def process_outputs(
+        self,
+        engine_core_outputs: Sequence[EngineCoreOutput],
+        engine_core_timestamp: float | None = None,
+        iteration_stats: Any = None,
+        weight_version: str | None = None,
+    ) -> OutputProcessorOutput:
+        stopped: list[str] = []
+        for output in engine_core_outputs:
+            state = self.request_states.get(output.request_id)
+            if state is None:
+                # Aborted meanwhile.
+                continue
+            self._update_stats_from_output(state, output, engine_core_timestamp, iteration_stats)
+            if self._take(state, output):
+                self._end(state, output, iteration_stats)
+                if not output.finished:
+                    # By a stop string, which only we see.
+                    stopped.append(output.request_id)
+        return OutputProcessorOutput(request_outputs=[], reqs_to_abort=stopped)
+
+    @staticmethod
+    def _take(state: Any, output: EngineCoreOutput) -> bool:
+        """Hand a sequence its part of the step; return whether it has ended."""
+        scores = None
+        if output.new_logprobs is not None or output.new_prompt_logprobs_tensors is not None:
+            state.logprobs_processor.update_from_output(output)
+            count = len(output.new_token_ids)
+            scores = state.logprobs_processor.logprobs[-count:] if count and state.logprobs_processor.logprobs else None
+        if state.is_prefilling:
+            state.is_prefilling = False
+            if output.prefill_stats is not None:
+                state.num_cached_tokens = output.prefill_stats.num_cached_tokens
+            state.queue.begin(state.num_cached_tokens, state.logprobs_processor.pop_prompt_logprobs())
+        reason = None if output.finish_reason is None else str(output.finish_reason)
+        ended: bool = state.queue.take(output.new_token_ids, reason, output.stop_reason, scores)
+        return ended
+
+    def _end(self, state: Any, output: EngineCoreOutput, iteration_stats: Any) -> None:
+        from vllm.v1.engine import FinishReason
+
+        if state.parent_req is not None:
+            state.parent_req.child_requests.discard(state.request_id)
+        self._finish_request(state)
+        reason = output.finish_reason if output.finish_reason is not None else FinishReason.STOP
+        self._update_stats_from_finished(state, reason, iteration_stats)
