@@ -42,18 +42,19 @@ class Services:
     drain: Callable[[], None]
 
 
-def _services(request: Request) -> Services:
+# Coroutines, though they wait for nothing: FastAPI runs plain functions in a thread, which costs more than they do.
+async def _services(request: Request) -> Services:
     services: Services = request.app.state.services
     return services
 
 
-def _record(request: Request) -> RequestRecord:
+async def _record(request: Request) -> RequestRecord:
     record: RequestRecord = request.scope["state"]["record"]
     return record
 
 
-def _key(request: Request) -> Key:
-    return _record(request).key or ANONYMOUS
+async def _key(request: Request) -> Key:
+    return (await _record(request)).key or ANONYMOUS
 
 
 CurrentServices = Annotated[Services, Depends(_services)]

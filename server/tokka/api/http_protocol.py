@@ -19,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from tokka.admission.policy import RETRY_AFTER_S
 from tokka.api.connections import Connections, Cut
 from tokka.api.middleware import OPEN_PATHS
+from tokka.api.outbox import BatchedTransport, Outbox
 from tokka.errors import ServerOverloaded, SlowRequest, TokkaError
 
 log = structlog.get_logger("tokka.http")
@@ -44,6 +45,7 @@ class MalformedHttp(TokkaError):
 class BoundedProtocol(HttpToolsProtocol):
     # Of the subclass made by `bounded_protocol`.
     open_connections: Connections
+    outbox: Outbox
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -64,7 +66,7 @@ class BoundedProtocol(HttpToolsProtocol):
     # -- connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(BatchedTransport(transport, self.outbox))  # type: ignore[arg-type]
         match self.open_connections.opened(self):
             case "full":
                 self._cut("refused")
@@ -252,4 +254,4 @@ class BoundedProtocol(HttpToolsProtocol):
 
 def bounded_protocol(connections: Connections) -> type[BoundedProtocol]:
     """Return a protocol class whose instances keep to the limits and share the registry."""
-    return type("BoundedProtocol", (BoundedProtocol,), {"open_connections": connections})
+    return type("BoundedProtocol", (BoundedProtocol,), {"open_connections": connections, "outbox": Outbox()})

@@ -56,7 +56,10 @@ class RequestContext:
         )
         if scope["method"] == "POST" and scope["path"] in GENERATION_PATHS:
             record.endpoint = scope["path"]
-        scope.setdefault("state", {})["record"] = record
+        state = scope.setdefault("state", {})
+        state["record"] = record
+        # Past all middleware, for a body that comes in pieces: none of it looks at them.
+        state["write"] = send
         status = 0
 
         async def send_with_headers(message: Message) -> None:

@@ -75,22 +75,23 @@ class GenerationResponse(Response):
             # Nobody else watches for a client that has gone: without this it would wait in the queue, and its
             # generation run to the end.
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._watch, receive, send, tasks.cancel_scope)
-                await self._run(send)
+                write = scope["state"]["write"]
+                tasks.start_soon(self._watch, receive, write, tasks.cancel_scope)
+                await self._run(send, write)
                 tasks.cancel_scope.cancel()
         except ExceptionGroup as group:
             # The task group wraps whatever ended the work.
             raise group.exceptions[0] from None
 
-    async def _run(self, send: Send) -> None:
+    async def _run(self, send: Send, write: Send) -> None:
         generation = await self._open_generation()
         try:
-            await (self._send_stream(generation, send) if self._stream else self._send_plain(generation, send))
+            await (self._send_stream(generation, send, write) if self._stream else self._send_plain(generation, send))
         finally:
             with anyio.CancelScope(shield=True):
                 await generation.aclose()
 
-    async def _watch(self, receive: Receive, send: Send, work: anyio.CancelScope) -> None:
+    async def _watch(self, receive: Receive, write: Send, work: anyio.CancelScope) -> None:
         """Cancel the work when the client disconnects; keep a silent stream alive."""
         while True:
             try:
@@ -100,7 +101,7 @@ class GenerationResponse(Response):
                 # A stream that waits for its reader is not silent, and nothing may slip in behind its end.
                 silent_s = time.monotonic() - self._sent_s
                 if self._sent_s and not self._is_sending and silent_s >= self._keep_alive_s * 0.5:
-                    await self._send(send, sse.KEEP_ALIVE)
+                    await self._send(write, sse.KEEP_ALIVE)
                 continue
             if message["type"] == "http.disconnect":
                 # Whoever has an outcome already has been answered in full.
@@ -115,26 +116,27 @@ class GenerationResponse(Response):
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    async def _send_stream(self, generation: Generation, send: Send) -> None:
+    async def _send_stream(self, generation: Generation, send: Send, write: Send) -> None:
+        """`send`: with the middleware, for the head. `write`: without it, for the pieces, which nobody looks at."""
         await send({"type": "http.response.start", "status": 200, "headers": sse.HEADERS})
         self._sent_s = time.monotonic()
         try:
             async for event in generation:
                 if chunks := self._encoder.feed(event):
-                    await self._send(send, b"".join(map(sse.event, chunks)))
+                    await self._send(write, b"".join(map(sse.event, chunks)))
         except TokkaError as error:
-            await self._send(send, sse.event(error.body()))
+            await self._send(write, sse.event(error.body()))
         except Exception:
             # The headers are out, so the stream itself has to say it; a bare end would look like a full answer.
             log.exception("stream_failed")
-            await self._send(send, sse.event(EngineError("The server had an error while generating.").body()))
-        await self._send(send, sse.DONE)
+            await self._send(write, sse.event(EngineError("The server had an error while generating.").body()))
+        await self._send(write, sse.DONE)
         # No comment may follow the end, however long the client takes to read it.
         self._sent_s = 0.0
-        await send({"type": "http.response.body", "body": b""})
+        await write({"type": "http.response.body", "body": b""})
 
-    async def _send(self, send: Send, data: bytes) -> None:
+    async def _send(self, write: Send, data: bytes) -> None:
         self._sent_s = time.monotonic()
         self._is_sending = True
-        await send({"type": "http.response.body", "body": data, "more_body": True})
+        await write({"type": "http.response.body", "body": data, "more_body": True})
         self._is_sending = False

@@ -1,0 +1,94 @@
+"""Writes of one turn of the event loop leave together, in their order, before whatever ends the connection."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tokka.api.outbox import BatchedTransport, Outbox
+
+
+class Transport:
+    """Notes what is done to it, in a list it shares with others."""
+
+    def __init__(self, name: str, done: list[tuple[str, Any]]) -> None:
+        self._name = name
+        self._done = done
+
+    def __getattr__(self, action: str) -> Any:
+        return lambda *given: self._done.append((f"{self._name} {action}", *given))
+
+    def get_write_buffer_size(self) -> int:
+        return 100
+
+
+def batched(*names: str) -> tuple[list[tuple[str, Any]], list[BatchedTransport]]:
+    done: list[tuple[str, Any]] = []
+    outbox = Outbox()
+    return done, [BatchedTransport(Transport(name, done), outbox) for name in names]  # type: ignore[arg-type]
+
+
+async def turn() -> None:
+    """Return when all that was ready has run, and what that made ready."""
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+
+async def test_what_a_connection_is_written_in_a_turn_is_one_write() -> None:
+    done, (one, two) = batched("one", "two")
+    one.write(b"head ")
+    two.write(b"other")
+    one.write(b"body")
+    assert done == []
+    await turn()
+    assert done == [("one write", b"head body"), ("two write", b"other")]
+    one.write(b"more")
+    await turn()
+    assert done[2:] == [("one write", b"more")]
+
+
+async def test_tasks_that_are_woken_together_write_together() -> None:
+    done, transports = batched(*"abcd")
+    woken = asyncio.Event()
+    seen = []
+
+    async def stream(transport: BatchedTransport) -> None:
+        await woken.wait()
+        seen.append(len(done))
+        transport.write(b"token")
+
+    async with asyncio.TaskGroup() as tasks:
+        for transport in transports:
+            tasks.create_task(stream(transport))
+        await turn()
+        woken.set()
+    await turn()
+    assert seen == [0, 0, 0, 0]
+    assert [what for what, _ in done] == ["a write", "b write", "c write", "d write"]
+
+
+@pytest.mark.parametrize("ending", ["close", "write_eof"])
+async def test_what_was_written_goes_out_before_the_end(ending: str) -> None:
+    done, (transport,) = batched("t")
+    transport.write(b"last words")
+    getattr(transport, ending)()
+    await turn()
+    assert done == [("t write", b"last words"), (f"t {ending}",)]
+
+
+async def test_nothing_is_written_behind_an_abort() -> None:
+    done, (transport,) = batched("t")
+    transport.write(b"too late")
+    transport.abort()
+    await turn()
+    assert done == [("t abort",)]
+
+
+async def test_what_waits_here_counts_as_unsent() -> None:
+    _, (transport,) = batched("t")
+    transport.write(b"12345")
+    assert transport.get_write_buffer_size() == 105
+    await turn()
+    assert transport.get_write_buffer_size() == 100
