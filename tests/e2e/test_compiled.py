@@ -1,0 +1,47 @@
+"""Compiled execution on the real engine: made once, kept in --cache-dir, and really loaded by the next start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.program import Program, running
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(400)]
+
+
+def _greedy(program: Program) -> list[int]:
+    body = {"model": program.model, "prompt": "Poro on", "max_tokens": 24, "temperature": 0, "return_token_ids": True}
+    with program.client() as client:
+        answer: dict[str, Any] = client.post("/v1/completions", json=body).raise_for_status().json()
+    tokens: list[int] = answer["choices"][0]["token_ids"]
+    return tokens
+
+
+def _execution(program: Program) -> tuple[str, str]:
+    (line,) = [line for line in program.log if line.get("event") == "execution_chosen"]
+    return line["execution"], line["reason"]
+
+
+def _files(folder: Path) -> dict[Path, tuple[int, int]]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
+
+
+def test_second_start_loads_what_the_first_has_compiled(bloom_folder: Path, tmp_path: Path) -> None:
+    model = [str(bloom_folder), "--cache-dir", str(tmp_path)]
+    with running(*model, "--optimize", "throughput") as program:
+        assert _execution(program)[0] == "compiled"
+        tokens = _greedy(program)
+        assert program.stop() == 0
+    made = _files(tmp_path)
+    assert any(path.suffix == ".so" for path in made)
+
+    # By itself, and with the switch that makes vLLM fail instead of compiling again.
+    with running(*model, env={"VLLM_FORCE_AOT_LOAD": "1"}) as program:
+        assert _execution(program) == ("compiled", "compiled at an earlier start")
+        assert _greedy(program) == tokens
+        assert program.stop() == 0
+    assert _files(tmp_path) == made
