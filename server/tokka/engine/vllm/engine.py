@@ -34,6 +34,7 @@ from tokka.engine.vllm.child import OUTPUT_VARIABLE
 from tokka.engine.vllm.compilation import seal_compiled, settle_execution
 from tokka.engine.vllm.decode import Vocabulary
 from tokka.engine.vllm.embedded import embedded_model
+from tokka.engine.vllm.failures import in_our_words, one_line
 from tokka.engine.vllm.machine import engine_version, is_cpu_build, prepare_environment
 from tokka.engine.vllm.output import EngineOutput
 from tokka.engine.vllm.outputs import PromptOutputs
@@ -41,15 +42,7 @@ from tokka.engine.vllm.params import is_greedy, sampling_params
 from tokka.engine.vllm.render import Renderer
 from tokka.engine.vllm.warmup import warm_up
 from tokka.engine.vllm.weights import read_model_folder
-from tokka.errors import (
-    ConfigurationError,
-    EngineDied,
-    EngineError,
-    InvalidRequest,
-    ServerOverloaded,
-    StartupError,
-    TokkaError,
-)
+from tokka.errors import ConfigurationError, EngineDied, EngineError, InvalidRequest, StartupError, TokkaError
 
 log = structlog.get_logger("tokka.engine")
 
@@ -57,7 +50,6 @@ _SHUTDOWN_S = 1.0
 # What vLLM calls its own: VLLM::EngineCore, VLLM::Worker_TP0.
 _PROCESS_NAMES = "VLLM::"
 _STOP_POLL_S = 0.2
-_RETRY_AFTER_S = 5
 
 
 class VllmEngine:
@@ -172,7 +164,7 @@ class VllmEngine:
             raise
         except Exception as error:
             log.debug("engine_start_failed", exc_info=error)
-            raise StartupError(f"the engine could not load {model}: {self._cause() or _one_line(error)}") from error
+            raise StartupError(f"the engine could not load {model}: {self._cause() or one_line(error)}") from error
         seal_compiled(cache_root)
         self._processes = EngineProcesses(_PROCESS_NAMES)
         return self._describe()
@@ -195,29 +187,28 @@ class VllmEngine:
 
     def _build(self, arguments: dict[str, Any]) -> Any:
         from vllm import AsyncEngineArgs
-        from vllm.envs import disable_envs_cache, enable_envs_cache
+        from vllm.envs import disable_envs_cache
         from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
 
         from tokka.engine.vllm.stats import LatestStats
-        from tokka.engine.vllm.steps import StepOutputs
 
         try:
             engine_args = AsyncEngineArgs(**arguments)
         except TypeError as error:
             raise ConfigurationError(
-                f"--engine-arg: {_one_line(error).replace('AsyncEngineArgs.__init__() ', 'vLLM ')}"
+                f"--engine-arg: {one_line(error).replace('AsyncEngineArgs.__init__() ', 'vLLM ')}"
             ) from None
         self._check_wanted()
         # What a former engine of this process has read may be another now.
         disable_envs_cache()
-        llm = AsyncLLM.from_engine_args(
-            engine_args, usage_context=UsageContext.OPENAI_API_SERVER, stat_loggers=[self._keep_stats(LatestStats)]
+        # In no variable of this frame: vLLM keeps errors of its imports, and with them the frames that imported, for
+        # ever.
+        return _made_fast(
+            AsyncLLM.from_engine_args(
+                engine_args, usage_context=UsageContext.OPENAI_API_SERVER, stat_loggers=[self._keep_stats(LatestStats)]
+            )
         )
-        # vLLM asks the environment some times for each token.
-        enable_envs_cache()
-        llm.output_processor = StepOutputs.instead_of(llm.output_processor)
-        return llm
 
     def _keep_stats(self, kind: Callable[..., Any]) -> Callable[..., Any]:
         def create(config: Any, engine_index: int = 0) -> Any:
@@ -279,7 +270,7 @@ class VllmEngine:
                         left -= isinstance(event, ChoiceDone)
                         yield event
         except Exception as error:
-            raise _in_our_words(error) from error
+            raise in_our_words(error) from error
         yield Finished(
             Usage(
                 prompt_tokens=sum(map(len, prompts)),
@@ -352,36 +343,21 @@ class VllmEngine:
                 await llm.abort(left)
 
 
+def _made_fast(llm: Any) -> Any:
+    """Take over what vLLM does for each token outside the engine's process."""
+    from vllm.envs import enable_envs_cache
+
+    from tokka.engine.vllm.steps import StepOutputs
+
+    # It asks the environment some times for each.
+    enable_envs_cache()
+    llm.output_processor = StepOutputs.instead_of(llm.output_processor)
+    return llm
+
+
 def _end_generations(llm: Any) -> None:
     """Tell whoever still waits for the engine: one that is frozen will never do so itself."""
     if llm is not None:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         llm.output_processor.propagate_error(EngineDeadError())
-
-
-def _in_our_words(error: Exception) -> Exception:
-    from vllm.exceptions import GracefulHTTPError, VLLMClientError
-    from vllm.v1.engine.exceptions import EngineDeadError
-
-    match error:
-        case TokkaError():
-            return error
-        case EngineDeadError():
-            return EngineDied()
-        case GracefulHTTPError():
-            return ServerOverloaded("The engine takes no more requests now.", retry_after_s=_RETRY_AFTER_S)
-        case VLLMClientError():
-            return InvalidRequest(
-                str(error.args[0] if error.args else error)[:500], param=getattr(error, "parameter", None)
-            )
-    log.error("engine_failed_on_request", exc_info=error)
-    return EngineError("The engine failed on this request.")
-
-
-def _one_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    # pydantic puts a count first and the reason after it.
-    if len(lines) > 1 and "validation error" in lines[0]:
-        lines = lines[1:]
-    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,38 @@
+"""vLLM's errors in our words."""
+
+from __future__ import annotations
+
+import structlog
+
+from tokka.errors import EngineDied, EngineError, InvalidRequest, ServerOverloaded, TokkaError
+
+log = structlog.get_logger("tokka.engine")
+
+_RETRY_AFTER_S = 5
+
+
+def in_our_words(error: Exception) -> Exception:
+    from vllm.exceptions import GracefulHTTPError, VLLMClientError
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    match error:
+        case TokkaError():
+            return error
+        case EngineDeadError():
+            return EngineDied()
+        case GracefulHTTPError():
+            return ServerOverloaded("The engine takes no more requests now.", retry_after_s=_RETRY_AFTER_S)
+        case VLLMClientError():
+            return InvalidRequest(
+                str(error.args[0] if error.args else error)[:500], param=getattr(error, "parameter", None)
+            )
+    log.error("engine_failed_on_request", exc_info=error)
+    return EngineError("The engine failed on this request.")
+
+
+def one_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # pydantic puts a count first and the reason after it.
+    if len(lines) > 1 and "validation error" in lines[0]:
+        lines = lines[1:]
+    return lines[0] if lines else type(error).__name__
