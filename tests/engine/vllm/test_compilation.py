@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tokka.engine.vllm import child
 from tokka.engine.vllm.arguments import VllmOptions
 from tokka.engine.vllm.compilation import Facts, Optimize, choose, seal_compiled, settle_execution
 from tokka.engine.vllm.machine import prepare_environment
@@ -191,3 +193,16 @@ def test_code_that_cannot_be_sealed_is_no_reason_to_fail(tmp_path: Path, monkeyp
     (tmp_path / "torch_compile_cache").mkdir()
     monkeypatch.setattr(Path, "write_text", full)
     seal_compiled(tmp_path)
+
+
+def test_vllm_of_another_program_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    touched: list[int] = []
+    monkeypatch.setattr(child, "end_with", touched.append)
+    monkeypatch.setattr(multiprocessing, "parent_process", multiprocessing.current_process)
+    for plugins in (None, "", "another"):
+        if plugins is None:
+            monkeypatch.delenv("VLLM_PLUGINS", raising=False)
+        else:
+            monkeypatch.setenv("VLLM_PLUGINS", plugins)
+        child.install()
+    assert touched == []

@@ -18,6 +18,9 @@ OUTPUT_VARIABLE = "TOKKA_ENGINE_OUTPUT"
 
 def install() -> None:
     """Entry point of the group vllm.general_plugins. Does nothing in the server's own process."""
+    if "tokka" not in os.environ.get("VLLM_PLUGINS", "").split(","):
+        # Another program's vLLM in the same environment loads every plugin it finds.
+        return
     parent = multiprocessing.parent_process()
     if parent is None or parent.pid is None:
         return
