@@ -210,3 +210,18 @@ def test_stop_reason_is_passed_on(stop: str | int | None) -> None:
 def test_an_answer_without_any_text_has_empty_content() -> None:
     events: list[Event] = [Accepted(((1,),)), ChoiceDone(0, "stop"), Finished(Usage(1, 1))]
     assert answer_of(request(), events)["choices"][0]["message"]["content"] == ""
+
+
+@given(conversations(), st.booleans(), st.booleans())
+def test_json_of_a_stream_is_that_of_its_chunks(
+    conversation: tuple[dict[str, Any], list[Event]], include: bool, continuous: bool
+) -> None:
+    fields, events = conversation
+    options = {"include_usage": include, "continuous_usage_stats": continuous}
+    asked = request(stream=True, stream_options=options, **fields)
+    encoder = ChatEncoder(asked, "chatcmpl-1", "fp_1")
+    sent = [orjson.loads(data) for event in events for data in encoder.encode(event)]
+    # The two were not made in the same second, perhaps.
+    assert [{**chunk, "created": 0} for chunk in sent] == [
+        {**chunk, "created": 0} for chunk in chunks_of(asked, events)
+    ]

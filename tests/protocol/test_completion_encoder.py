@@ -260,3 +260,16 @@ def test_prompt_token_ids_belong_to_the_choice_s_own_prompt() -> None:
     events[0] = Accepted(((1,), (2, 3)))
     answer = answer_of(request(prompt=["a", "b"], return_token_ids=True), events)
     assert [choice["prompt_token_ids"] for choice in answer["choices"]] == [[1], [2, 3]]
+
+
+@given(cases(), st.booleans(), st.booleans())
+def test_json_of_a_stream_is_that_of_its_chunks(case: Case, include: bool, continuous: bool) -> None:
+    fields, events = case
+    options = {"include_usage": include, "continuous_usage_stats": continuous}
+    asked = request(stream=True, stream_options=options, **fields)
+    encoder = CompletionEncoder(asked, "cmpl-1", "fp_1")
+    sent = [orjson.loads(data) for event in events for data in encoder.encode(event)]
+    # The two were not made in the same second, perhaps.
+    assert [{**chunk, "created": 0} for chunk in sent] == [
+        {**chunk, "created": 0} for chunk in chunks_of(asked, events)
+    ]

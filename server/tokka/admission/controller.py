@@ -22,12 +22,21 @@ class Slot:
     def __init__(self, controller: AdmissionController, ticket: Ticket) -> None:
         self._controller = controller
         self._ticket = ticket
+        self._reported = 0
         self.tokens = 0
 
     def produced(self, tokens: int, now_s: float) -> None:
-        """Note tokens the request was given."""
+        """Note tokens the request was given. The policy hears of the first at once, of others when it looks."""
         self.tokens += tokens
-        self._controller.apply(self._controller.policy.produced(self._ticket, tokens, now_s))
+        self._ticket.last_token_s = now_s
+        if not self._reported:
+            self.report()
+
+    def report(self) -> None:
+        """Tell the policy what has come since it was told last."""
+        if tokens := self.tokens - self._reported:
+            self._reported = self.tokens
+            self._controller.apply(self._controller.policy.produced(self._ticket, tokens, self._ticket.last_token_s))
 
 
 class AdmissionController:
@@ -37,6 +46,7 @@ class AdmissionController:
         self.policy = policy
         self._queue_timeout_s = queue_timeout_s
         self._turns: dict[Ticket, asyncio.Future[None]] = {}
+        self._slots: set[Slot] = set()
         self._open_requests = 0
         self._draining = False
         self._idle = asyncio.Event()
@@ -67,6 +77,8 @@ class AdmissionController:
     async def run(self, engine_waiting: Callable[[], int]) -> NoReturn:
         """Let the policy look at the pace and the queue, again and again."""
         while True:
+            for slot in self._slots:
+                slot.report()
             self.apply(self.policy.look(engine_waiting(), time.monotonic()))
             await asyncio.sleep(_LOOK_EVERY_S)
 
@@ -88,9 +100,12 @@ class AdmissionController:
         try:
             await self._take_turn(ticket, timeout_s)
             slot = Slot(self, ticket)
+            self._slots.add(slot)
             try:
                 yield slot
             finally:
+                self._slots.discard(slot)
+                slot.report()
                 self.apply(self.policy.ended(ticket, slot.tokens, time.monotonic()))
         finally:
             self._open_requests -= 1

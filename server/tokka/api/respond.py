@@ -28,6 +28,8 @@ class Encoder(Protocol):
 
     def feed(self, event: Event) -> list[dict[str, Any]]: ...
 
+    def encode(self, event: Event) -> list[bytes]: ...
+
     def fold(self, chunks: list[dict[str, Any]]) -> dict[str, Any]: ...
 
 
@@ -122,8 +124,8 @@ class GenerationResponse(Response):
         self._sent_s = time.monotonic()
         try:
             async for event in generation:
-                if chunks := self._encoder.feed(event):
-                    await self._send(write, b"".join(map(sse.event, chunks)))
+                if chunks := self._encoder.encode(event):
+                    await self._send(write, b"".join(map(sse.json_event, chunks)))
         except TokkaError as error:
             await self._send(write, sse.event(error.body()))
         except Exception:

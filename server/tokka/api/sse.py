@@ -19,4 +19,8 @@ HEADERS = [
 
 def event(data: dict[str, Any], name: str | None = None) -> bytes:
     head = f"event: {name}\n".encode() if name else b""
-    return head + b"data: " + orjson.dumps(data) + b"\n\n"
+    return head + json_event(orjson.dumps(data))
+
+
+def json_event(data: bytes) -> bytes:
+    return b"data: " + data + b"\n\n"

@@ -17,7 +17,7 @@ from tokka.core import (
     TextDelta,
     TokenLogprob,
 )
-from tokka.protocol.chunks import Chunks, fold_ending
+from tokka.protocol.chunks import Chunks, StreamEncoder, fold_ending
 from tokka.protocol.common import (
     Unsupported,
     WireModel,
@@ -142,7 +142,7 @@ class ChatRequest(GenerationFields):
         )
 
 
-class ChatEncoder:
+class ChatEncoder(StreamEncoder):
     """Events in, chunks out. The plain answer is `fold_chat` over the same chunks."""
 
     def __init__(self, request: ChatRequest, request_id: str, fingerprint: str) -> None:
@@ -156,7 +156,7 @@ class ChatEncoder:
         }
         self._choices = request.n or 1
         self._logprobs = bool(request.logprobs)
-        self._chunks = Chunks(request, head)
+        super().__init__(Chunks(request, head), scored=self._logprobs)
         self._echo = (
             text_of(request.messages[-1].content) if request.echo and request.messages[-1].role == "assistant" else ""
         )
@@ -194,13 +194,13 @@ class ChatEncoder:
     def _delta(self, event: TextDelta) -> list[dict[str, Any]]:
         if not self._chunks.count(event):
             return []
-        choice: dict[str, Any] = {
-            "index": event.index,
-            "delta": {"content": event.text},
-            "logprobs": _logprobs_object(event.logprobs or ()) if self._logprobs else None,
-            "finish_reason": None,
-        }
+        choice = self._text_choice(event.index, event.text)
+        if self._logprobs:
+            choice["logprobs"] = _logprobs_object(event.logprobs or ())
         return [self._chunks.of_delta(choice, event)]
+
+    def _text_choice(self, index: int, text: str) -> dict[str, Any]:
+        return {"index": index, "delta": {"content": text}, "logprobs": None, "finish_reason": None}
 
 
 def fold_chat(chunks: list[dict[str, Any]], logprobs: bool) -> dict[str, Any]:

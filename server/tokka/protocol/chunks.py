@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import secrets
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-from tokka.core import TextDelta, Usage
+import orjson
+
+from tokka.core import Event, TextDelta, Usage
 from tokka.protocol.common import padding, usage_object
 from tokka.protocol.generation import GenerationFields
 
@@ -19,6 +23,8 @@ class Chunks:
         self._continuous = request.continuous_usage
         self._obfuscates = request.obfuscates
         self.shows_token_ids = bool(request.return_token_ids)
+        # A chunk with new text differs from the one before in that text alone.
+        self.are_alike = not (self._continuous or self._obfuscates or self.shows_token_ids)
         self._prompt_tokens = 0
         self._completion_tokens = 0
 
@@ -51,6 +57,49 @@ class Chunks:
     def end(self, usage: Usage) -> list[dict[str, Any]]:
         """Return the usage chunk, if one is wanted."""
         return [{**self._head, "choices": [], "usage": usage_object(usage)}] if self._usage else []
+
+
+class StreamEncoder(ABC):
+    """Events in, chunks out: as objects to fold, or as the JSON of a stream."""
+
+    def __init__(self, chunks: Chunks, *, scored: bool) -> None:
+        self._chunks = chunks
+        self._uses_templates = chunks.are_alike and not scored
+        # By choice.
+        self._templates: dict[int, ChunkTemplate] = {}
+
+    @abstractmethod
+    def feed(self, event: Event) -> list[dict[str, Any]]: ...
+
+    @abstractmethod
+    def _text_choice(self, index: int, text: str) -> dict[str, Any]:
+        """Return a choice that brings text and nothing else."""
+
+    def encode(self, event: Event) -> list[bytes]:
+        """Return the JSON of the chunks that `feed` would return."""
+        if not (self._uses_templates and isinstance(event, TextDelta)):
+            return [orjson.dumps(chunk) for chunk in self.feed(event)]
+        if not self._chunks.count(event):
+            return []
+        template = self._templates.get(event.index)
+        if template is None:
+            marker = secrets.token_hex(16)
+            chunk = self._chunks.of_delta(self._text_choice(event.index, marker), event)
+            template = self._templates[event.index] = ChunkTemplate(chunk, marker)
+        return [template.fill(event.text)]
+
+
+class ChunkTemplate:
+    """The JSON around a chunk's text: nearly all chunks of a stream are alike in all else."""
+
+    __slots__ = ("_head", "_tail")
+
+    def __init__(self, chunk: dict[str, Any], marker: str) -> None:
+        """`marker`: what stands in the chunk for the text, and is nowhere else in it."""
+        self._head, self._tail = orjson.dumps(chunk).split(orjson.dumps(marker))
+
+    def fill(self, text: str) -> bytes:
+        return self._head + orjson.dumps(text) + self._tail
 
 
 def fold_ending(folded: dict[str, Any], choice: dict[str, Any]) -> None:

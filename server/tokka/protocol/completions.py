@@ -21,7 +21,7 @@ from tokka.core import (
     TokenLogprob,
     TokensPrompt,
 )
-from tokka.protocol.chunks import Chunks, fold_ending
+from tokka.protocol.chunks import Chunks, StreamEncoder, fold_ending
 from tokka.protocol.common import (
     MAX_TEXT_CHARS,
     TokenId,
@@ -142,7 +142,7 @@ class CompletionRequest(GenerationFields):
         )
 
 
-class CompletionEncoder:
+class CompletionEncoder(StreamEncoder):
     """Events in, chunks out. The plain answer is `fold_completion` over the same chunks."""
 
     def __init__(self, request: CompletionRequest, request_id: str, fingerprint: str) -> None:
@@ -156,7 +156,7 @@ class CompletionEncoder:
         self._n = request.n or 1
         self._candidates = request.candidates
         self._alternatives = request.logprobs
-        self._chunks = Chunks(request, head)
+        super().__init__(Chunks(request, head), scored=self._alternatives is not None)
         self._offsets: dict[int, _TextOffset] = {}
         self._prompt_token_ids: tuple[Any, ...] = ()
         self._tokens_of: dict[int, int] = {}
@@ -200,12 +200,13 @@ class CompletionEncoder:
         return [self._chunks.of_delta(self._choice(event.index, event.text, event.logprobs), event)]
 
     def _choice(self, index: int, text: str, logprobs: tuple[TokenLogprob, ...] | None) -> dict[str, Any]:
-        return {
-            "index": index,
-            "text": text,
-            "logprobs": self._logprobs_object(index, logprobs) if logprobs else None,
-            "finish_reason": None,
-        }
+        choice = self._text_choice(index, text)
+        if logprobs:
+            choice["logprobs"] = self._logprobs_object(index, logprobs)
+        return choice
+
+    def _text_choice(self, index: int, text: str) -> dict[str, Any]:
+        return {"index": index, "text": text, "logprobs": None, "finish_reason": None}
 
     def _ended(self, event: ChoiceDone) -> dict[str, Any]:
         choice = self._choice(event.index, "", None)

@@ -1,0 +1,131 @@
+"""What the server spends on a streamed token beside the engine may not creep up.
+
+Two measures over the scripted engine, in this process: bytecodes, which are the same on every machine and every time,
+and CPU time relative to a loop of the same kind of work, which also sees what libraries do. A change that is worth more
+records its own figures here, and says why in its commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from types import FrameType
+from typing import Any
+
+import orjson
+
+from tests.contract.conftest import serving
+from tokka.app import Server
+from tokka.engine.fake import FakeOptions
+
+STREAMS = 32
+# Bytecodes for a token, and CPU time for a token in turns of the loop below. Recorded on 25 November 2026.
+RECORDED_BYTECODES = 866.0
+RECORDED_TURNS = 6.1
+MOST_GROWTH = 1.15
+ROUNDS = 9
+
+
+async def stream(server: Server, tokens: int) -> int:
+    """Run one streamed chat through the whole application; return how many bytes it sent."""
+    body = {"model": server.supervisor.info and "fake", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+    raw = json.dumps({**body, "max_completion_tokens": tokens, "ignore_eos": True}).encode()
+    headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "POST",
+        "path": "/v1/chat/completions",
+        "raw_path": b"/v1/chat/completions",
+        "query_string": b"",
+        "root_path": "",
+        "scheme": "http",
+        "headers": headers,
+        "server": ("localhost", 80),
+        "client": ("127.0.0.1", 1),
+    }
+    given = False
+    sent = 0
+
+    async def receive() -> dict[str, Any]:
+        nonlocal given
+        if given:
+            # The client stays.
+            await asyncio.Event().wait()
+        given = True
+        return {"type": "http.request", "body": raw, "more_body": False}
+
+    async def send(message: dict[str, Any]) -> None:
+        nonlocal sent
+        assert message.get("status", 200) == 200
+        sent += len(message.get("body", b""))
+
+    await server.app(scope, receive, send)  # type: ignore[arg-type]
+    return sent
+
+
+async def streams(server: Server, tokens: int) -> None:
+    sent = await asyncio.gather(*(stream(server, tokens) for _ in range(STREAMS)))
+    assert min(sent) > tokens * 100
+
+
+async def turns(count: int) -> None:
+    """Do for each turn what no server can do without: wake a task, take a step of a generator, write a chunk."""
+
+    async def steps() -> AsyncIterator[dict[str, Any]]:
+        for number in range(count):
+            await asyncio.sleep(0)
+            yield {"id": "x", "choices": [{"index": 0, "delta": {"content": str(number)}}]}
+
+    async def read() -> int:
+        return sum([len(b"data: " + orjson.dumps(chunk) + b"\n\n") async for chunk in steps()])
+
+    await asyncio.gather(*(read() for _ in range(STREAMS)))
+
+
+async def cpu_s(work: Callable[[], Awaitable[None]]) -> float:
+    began_s = time.thread_time()
+    await work()
+    return time.thread_time() - began_s
+
+
+async def bytecodes(work: Callable[[], Awaitable[None]]) -> int:
+    count = 0
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal count
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        count += event == "opcode"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        await work()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+async def test_a_streamed_token_takes_no_more_bytecodes_than_recorded() -> None:
+    async with serving(FakeOptions()) as server:
+        await streams(server, 50)
+        few = await bytecodes(lambda: streams(server, 50))
+        many = await bytecodes(lambda: streams(server, 100))
+    for_a_token = (many - few) / (50 * STREAMS)
+    assert for_a_token <= RECORDED_BYTECODES * MOST_GROWTH, f"{for_a_token:.0f} bytecodes for a token"
+
+
+async def test_a_streamed_token_takes_no_more_time_than_recorded() -> None:
+    async with serving(FakeOptions()) as server:
+        await streams(server, 50)
+        ours, theirs = [], []
+        for _ in range(ROUNDS):
+            ours.append(await cpu_s(lambda: streams(server, 100)) / (100 * STREAMS))
+            theirs.append(await cpu_s(lambda: turns(100)) / (100 * STREAMS))
+    # The fastest of each: whatever else runs on the machine only ever adds.
+    ratio = min(ours) / min(theirs)
+    assert ratio <= RECORDED_TURNS * MOST_GROWTH, f"{min(ours) * 1e6:.1f} us for a token: {ratio:.2f} turns"
