@@ -39,15 +39,10 @@ def model_folder() -> Path:
 def command_of(server: str, port: int, model: Path, *more: str) -> list[str]:
     if server == "tokka":
         return [str(TOKKA), "serve", str(model), "--served-model-name", NAME, "--port", str(port), *more]
-    options = [
-        "--max-model-len",
-        "8192",
-        "--kv-cache-memory-bytes",
-        str(1 << 30),
-        "--enforce-eager",
-        "--dtype",
-        "bfloat16",
-    ]
+    options = []
+    if server != "vllm-default":
+        options = ["--max-model-len", "8192", "--enforce-eager", "--dtype", "bfloat16"]
+        options += ["--kv-cache-memory-bytes", str(1 << 30)]
     if server == "vllm-drain":
         options += ["--shutdown-timeout", "120"]
     program = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
@@ -61,6 +56,8 @@ class Server:
     process: subprocess.Popen[bytes]
     url: str
     children: list[psutil.Process]
+    # From its start to its first healthy answer.
+    ready_s: float = 0.0
 
     @property
     def port(self) -> int:
@@ -124,11 +121,14 @@ def serving(
     if open_files:
         command = ["prlimit", f"--nofile={open_files}", *command]
     environment = dict(os.environ)
-    if kind != "tokka":
+    if kind not in ("tokka", "vllm-default"):
         # What Tokka sets for its own engine, so that both start alike.
         prepare_environment(environment, cpu=True, eager=True, ranks=ranks, offline=True, verbose=False)
+        environment["VLLM_CONFIGURE_LOGGING"] = "1"
+    if kind != "tokka":
         # As it comes: vLLM would load our plugin too, which ties its processes to the server.
-        environment |= {"VLLM_PLUGINS": "", "VLLM_CONFIGURE_LOGGING": "1"}
+        environment["VLLM_PLUGINS"] = ""
+    began_s = time.monotonic()
     process = subprocess.Popen(
         command,
         stdout=stdout,
@@ -139,6 +139,7 @@ def serving(
     server = Server(process, f"http://127.0.0.1:{port}", [])
     try:
         assert after(lambda: server.status() == 200, START_S) is not None, f"{kind} did not start"
+        server.ready_s = time.monotonic() - began_s
         server.serves()
         server.children = psutil.Process(process.pid).children(recursive=True)
         yield server

@@ -5,10 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from tests.load import compare
+from tests.load import compare, versus
 
 # Each takes the rest of the command line; --help tells what may be in it.
-EXPERIMENTS: dict[str, Callable[[Sequence[str]], None]] = {"goodput": compare.main}
+EXPERIMENTS: dict[str, Callable[[Sequence[str]], None]] = {
+    "goodput": compare.main,
+    "defaults": versus.defaults,
+    "front": versus.front,
+}
 
 
 def main() -> int:
