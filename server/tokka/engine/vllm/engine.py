@@ -349,8 +349,10 @@ def _made_fast(llm: Any) -> Any:
 
     from tokka.engine.vllm.steps import StepOutputs
 
-    # It asks the environment some times for each.
+    # It asks the environment some times for each, and for each request the tokenizer, through three layers.
     enable_envs_cache()
+    eos = llm.renderer.get_eos_token_id()
+    llm.renderer.get_eos_token_id = lambda: eos
     llm.output_processor = StepOutputs.instead_of(llm.output_processor)
     return llm
 
