@@ -26,7 +26,7 @@ class Gpu:
 _VOLTA = ("bfloat16", "fp8")
 _CDNA2 = ("fp8",)
 # Memory: "total capacity" as PyTorch's own out-of-memory messages give it for these devices, the smallest seen. For
-# a100-40, v100, rtx4090 and mi325x no such message was at hand: the maker's figure, less what the others lose of theirs.
+# a100-40, v100, rtx4090 and mi325x no such message was at hand: the maker's figure, less what the others lose.
 _TABLE = (
     Gpu("v100-16", 15.77, lacks=_VOLTA),
     Gpu("v100-32", 31.73, lacks=_VOLTA),
