@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.program import Program, running
+from tokka.engine.vllm.sealed import damage_of, has_more
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(400)]
 
@@ -38,6 +39,10 @@ def test_second_start_loads_what_the_first_has_compiled(bloom_folder: Path, tmp_
         assert program.stop() == 0
     made = _files(tmp_path)
     assert any(path.suffix == ".so" for path in made)
+    # All of it is under the seal, also what the first requests have compiled.
+    (code,) = tmp_path.glob("compiled/*/torch_compile_cache")
+    assert damage_of(code) is None
+    assert not has_more(code)
 
     # By itself, and with the switch that makes vLLM fail instead of compiling again.
     with running(*model, env={"VLLM_FORCE_AOT_LOAD": "1"}) as program:

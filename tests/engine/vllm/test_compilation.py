@@ -139,6 +139,15 @@ def test_code_that_was_replaced_during_a_start_is_sealed_again(tmp_path: Path, e
     assert not settle(tmp_path, environ)[0]
 
 
+def test_code_that_has_come_since_is_sealed_too(tmp_path: Path, environ: dict[str, str]) -> None:
+    _, folder = settle(tmp_path, environ, "throughput")
+    helper = compile_into(folder).with_name("helper.so")
+    helper.write_bytes(b"more")
+    seal_compiled(folder)
+    helper.write_bytes(b"mor")
+    assert settle(tmp_path, environ)[0]
+
+
 def test_nothing_is_compiled_without_a_compiler(tmp_path: Path) -> None:
     assert settle(tmp_path, {"PATH": str(tmp_path)}, "throughput")[0]
     assert settle(tmp_path, {"PATH": str(tmp_path), "CXX": "/usr/bin/env"}, "throughput")[0] is False
@@ -152,7 +161,8 @@ def test_nothing_is_compiled_where_it_cannot_be_kept(
         patched.setattr(os, "statvfs", lambda _path: full)
         assert settle(tmp_path, environ, "throughput")[0]
     monkeypatch.setattr(os, "access", lambda _path, _mode: False)
-    assert settle(tmp_path / "not" / "there", environ, "throughput")[0]
+    # Nor does vLLM get a folder there that it could not write to.
+    assert settle(tmp_path / "not" / "there", environ, "throughput") == (True, None)
 
 
 def test_engine_that_started_eagerly_stays_eager_when_it_is_rebuilt(tmp_path: Path, environ: dict[str, str]) -> None:

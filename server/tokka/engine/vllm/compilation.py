@@ -17,7 +17,7 @@ import structlog
 from tokka.engine.options import parse_pairs
 from tokka.engine.vllm.arguments import VllmOptions
 from tokka.engine.vllm.machine import engine_version
-from tokka.engine.vllm.sealed import damage_of, is_sealed, seal, set_aside
+from tokka.engine.vllm.sealed import damage_of, has_more, is_sealed, seal, set_aside
 
 log = structlog.get_logger("tokka.engine")
 
@@ -63,7 +63,7 @@ def choose(optimize: Optimize | None, facts: Facts) -> Choice:
 def settle_execution(
     options: VllmOptions, arguments: dict[str, Any], *, cpu: bool, environ: Mapping[str, str] = os.environ
 ) -> Path | None:
-    """Put the choice into the engine's arguments; return the folder for its caches, None if the operator named one."""
+    """Put the choice into the engine's arguments; return the folder for its caches, None: not ours."""
     cache_dir = options.cache_dir
     own = environ.get("VLLM_CACHE_ROOT")
     # Ours is still there when the engine is started again.
@@ -76,18 +76,20 @@ def settle_execution(
         arguments["enforce_eager"] = choice.eager
         report = log.warning if cpu and options.optimize == "throughput" and choice.eager else log.info
         report("execution_chosen", execution="eager" if choice.eager else "compiled", reason=choice.reason)
-    if named_by_operator:
+    if named_by_operator or not _is_writable(cache_dir):
+        # vLLM writes to its folder at every start: then its own.
         return None
     return folder if cpu and not arguments["enforce_eager"] else cache_dir / "vllm"
 
 
 def seal_compiled(folder: Path | None) -> None:
-    """After a start with this folder: what is in it works. Seal it, unless it already is and has not changed."""
+    """After a start with this folder: what is in it works. Seal it, unless that is already done. Blocks."""
     code = _code(folder) if folder else None
-    if code is None or not code.exists() or (is_sealed(code) and damage_of(code) is None):
+    if code is None or not code.exists():
         return
     try:
-        seal(code)
+        if damage_of(code) or has_more(code):
+            seal(code)
     except OSError as error:
         log.warning("compiled_code_not_kept", reason=error.strerror or str(error), folder=str(code))
 
@@ -120,12 +122,20 @@ def _obstacle(cache_dir: Path, environ: Mapping[str, str], *, room_needed: bool)
     compiler = environ.get("CXX") or "g++"
     if shutil.which(compiler, path=environ.get("PATH")) is None:
         return f"there is no C++ compiler ({compiler}) to compile with"
-    place = next(place for place in (cache_dir, *cache_dir.absolute().parents) if place.exists())
-    if not os.access(place, os.W_OK):
+    if not _is_writable(cache_dir):
         return f"--cache-dir {cache_dir} cannot be written"
-    if room_needed and (free := shutil.disk_usage(place).free) < _NEEDED_BYTES:
+    if room_needed and (free := shutil.disk_usage(_nearest(cache_dir)).free) < _NEEDED_BYTES:
         return f"--cache-dir {cache_dir} has no room for compiled code: {free} bytes free, {_NEEDED_BYTES} needed"
     return None
+
+
+def _is_writable(folder: Path) -> bool:
+    return os.access(_nearest(folder), os.W_OK)
+
+
+def _nearest(folder: Path) -> Path:
+    """Return the folder, or the one that exists in which it would be made."""
+    return next(place for place in (folder, *folder.absolute().parents) if place.exists())
 
 
 def _key(arguments: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ _BLOCK_BYTES = 1 << 20
 def seal(folder: Path) -> None:
     """Write down size and checksum of every file and see that all of it is on the disk. Blocks."""
     manifest = folder / _MANIFEST
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != manifest)
+    paths = _paths(folder)
     files = {str(path.relative_to(folder)): _facts(path) for path in paths}
     # Others may look at the folder meanwhile: a manifest is whole or not there.
     draft = folder / f".{_MANIFEST}.{os.getpid()}"
@@ -29,6 +29,12 @@ def seal(folder: Path) -> None:
 
 def is_sealed(folder: Path) -> bool:
     return (folder / _MANIFEST).exists()
+
+
+def has_more(folder: Path) -> bool:
+    """Tell whether files have come since the folder was sealed, with a manifest that is sound."""
+    files = json.loads((folder / _MANIFEST).read_text())
+    return any(str(path.relative_to(folder)) not in files for path in _paths(folder))
 
 
 def damage_of(folder: Path) -> str | None:
@@ -50,6 +56,10 @@ def set_aside(folder: Path) -> Path:
     aside = folder.with_name(f"{folder.name}.corrupt-{datetime.now(UTC):%Y%m%dT%H%M%S}")
     folder.rename(aside)
     return aside
+
+
+def _paths(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / _MANIFEST)
 
 
 def _facts(path: Path) -> list[int]:
