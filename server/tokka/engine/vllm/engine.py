@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -60,6 +61,7 @@ class VllmEngine:
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="engine-start")
         self._starting: Future[ModelInfo] | None = None
         self._output: EngineOutput | None = None
+        self._cache_root: Path | None = None
         self._llm: Any = None
         self._processes: EngineProcesses | None = None
         # One for each copy of the model.
@@ -83,6 +85,8 @@ class VllmEngine:
             await warm_up(self.generate, TokensPrompt(self._warmup_ids()))
         except TokkaError as error:
             raise StartupError(f"the engine failed its first requests: {self._cause() or error}") from error
+        # Not before: the first requests compile as well.
+        await asyncio.to_thread(seal_compiled, self._cache_root)
         return info
 
     async def ping(self) -> None:
@@ -143,7 +147,7 @@ class VllmEngine:
 
     def _start(self, report: ReportPhase) -> ModelInfo:
         model, arguments, offline = self._prepare(report)
-        cache_root = settle_execution(self._options, arguments, cpu=self._cpu)
+        self._cache_root = settle_execution(self._options, arguments, cpu=self._cpu)
         self._check_wanted()
         if not self._options.verbose:
             self._output = EngineOutput()
@@ -155,7 +159,7 @@ class VllmEngine:
             ranks=self._options.ranks * self._options.data_parallel_size,
             offline=offline,
             verbose=self._options.verbose,
-            cache_root=cache_root,
+            cache_root=self._cache_root,
         )
         report("loading weights", self._options.served_name)
         try:
@@ -165,7 +169,6 @@ class VllmEngine:
         except Exception as error:
             log.debug("engine_start_failed", exc_info=error)
             raise StartupError(f"the engine could not load {model}: {self._cause() or one_line(error)}") from error
-        seal_compiled(cache_root)
         self._processes = EngineProcesses(_PROCESS_NAMES)
         return self._describe()
 
