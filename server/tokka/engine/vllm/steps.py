@@ -61,12 +61,20 @@ class StepOutputs(OutputProcessor):  # type: ignore[misc]
                 # Aborted meanwhile.
                 continue
             self._update_stats_from_output(state, output, engine_core_timestamp, iteration_stats)
-            if self._take(state, output):
+            if self._is_over(state, output):
                 self._end(state, output, iteration_stats)
                 if not output.finished:
                     # By a stop string, which only we see.
                     stopped.append(output.request_id)
         return OutputProcessorOutput(request_outputs=[], reqs_to_abort=stopped)
+
+    def _is_over(self, state: Any, output: EngineCoreOutput) -> bool:
+        try:
+            return self._take(state, output)
+        except Exception as error:
+            # A fault of ours in one request must not end the others, as it would from here.
+            state.queue.put(error)
+            return True
 
     @staticmethod
     def _take(state: Any, output: EngineCoreOutput) -> bool:
