@@ -157,7 +157,7 @@ def test_after_quick_deaths_in_a_row_the_server_gives_up_with_exit_code_3() -> N
 def test_a_killed_worker_of_a_split_model_is_a_death_of_the_engine(bloom_folder: Path) -> None:
     with running(str(bloom_folder), "--tensor-parallel-size", "2") as program, program.client() as client:
         shared = shared_memory()
-        with streaming(program, endless(24, "worker", max_tokens=1900)) as streams:
+        with streaming(program, endless(8, "worker", max_tokens=1900)) as streams:
             hit_s = time.monotonic()
             worker(program).kill()
             eventually(lambda: client.get("/readyz").status_code == 503, within_s=UNREADY_WITHIN_S)

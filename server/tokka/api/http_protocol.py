@@ -26,6 +26,8 @@ log = structlog.get_logger("tokka.http")
 
 # How long a refused client may go on sending before the connection is closed.
 _LINGER_S = 1.0
+# A timer that is later than this tells of our loop, not of the client.
+_HELD_UP_S = 1.0
 # How much of a body is read to its end after it was refused, so that the connection can serve on, and for how long.
 _MAX_UNREAD_BYTES = 16 << 20
 _REST_S = 5.0
@@ -214,7 +216,15 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _expect(self, within_s: float, else_: Any) -> None:
         self._expect_nothing()
-        self._read_timer = self.loop.call_later(within_s, else_)
+        due_s = self.loop.time() + within_s
+        self._read_timer = self.loop.call_at(due_s, self._fire, due_s, else_)
+
+    def _fire(self, due_s: float, else_: Any) -> None:
+        if self.loop.time() - due_s > _HELD_UP_S:
+            # It is we who are late: the loop runs its timers before it reads what has come meanwhile.
+            self._read_timer = self.loop.call_later(_HELD_UP_S, else_)
+        else:
+            else_()
 
     def _expect_nothing(self) -> None:
         if self._read_timer is not None:
