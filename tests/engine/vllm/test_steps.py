@@ -1,4 +1,4 @@
-"""Checks that import vLLM, in a process of their own: it changes the environment that servers of other tests inherit."""
+"""Checks that import vLLM run apart: it changes the environment that other tests' servers inherit."""
 
 from __future__ import annotations
 
