@@ -13,7 +13,7 @@ from tokka.engine.presets import find_preset
 from tokka.engine.vllm.weights import read_model_folder
 from tokka.errors import ConfigurationError
 
-HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
+_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
 _WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
 # People wait for this; the library's own download tries for half a minute.
 _HUB_TIMEOUT_S = 10
@@ -31,10 +31,16 @@ class Found:
     notes: tuple[str, ...] = ()
 
 
+def folder_of(model: str) -> Path | None:
+    """Return the model as a folder, there or not, if that is what the word can only be; None for a name."""
+    folder = Path(model).expanduser()
+    is_path = folder.exists() or model.startswith((".", "/", "~")) or not _HUB_ID.match(model)
+    return folder if is_path else None
+
+
 def find_model(model: str) -> Found:
     """Return a model's config. Raises ConfigurationError where there is none, StartupError for damaged files."""
-    folder = Path(model).expanduser()
-    if folder.exists() or model.startswith((".", "/", "~")) or not HUB_ID.match(model):
+    if folder := folder_of(model):
         return _in_folder(model, folder)
     if preset := find_preset(model):
         notes = preset.notes

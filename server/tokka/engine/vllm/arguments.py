@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 
 import structlog
 
-from tokka.engine.lookup import HUB_ID, find_model
+from tokka.engine.lookup import find_model, folder_of
 from tokka.engine.options import parse_pairs
 from tokka.engine.presets import find_preset
 from tokka.engine.sizing import check_tensor_parallel, context_length, kv_bytes_per_token, measure
@@ -84,13 +84,8 @@ class VllmOptions:
         return 1 if self.tensor_parallel_size == "auto" else self.tensor_parallel_size
 
     def local_folder(self) -> Path | None:
-        """Return the model as a folder, or None for a hub id. Raises ConfigurationError for what can be neither."""
-        if self.model is None:
-            return None
-        path = Path(self.model).expanduser()
-        if path.exists() or self.model.startswith((".", "/", "~")) or not HUB_ID.match(self.model):
-            return path
-        return None
+        """Return the model as a folder, or None for a hub id and for the embedded model."""
+        return None if self.model is None else folder_of(self.model)
 
 
 def engine_arguments(
