@@ -207,3 +207,22 @@ async def test_without_a_database_quotas_count_in_memory() -> None:
     with pytest.raises(StateUnavailable):
         await accounts.create(ALICE)
     await accounts.close()
+
+
+async def test_keys_and_usage_that_another_program_wrote_are_seen(accounts: Accounts, tmp_path: Path) -> None:
+    await accounts.synchronize()
+    other = open_ledger(None, tmp_path, 1.0)
+    issued = other.create(ALICE, 5)
+    await accounts.synchronize()
+    assert [row.id for row in accounts.ring.rows] == [issued.row.id]
+    other.revoke(issued.row.id, 6)
+    await accounts.synchronize()
+    assert [row.revoked_at for row in accounts.ring.rows] == [6]
+    other.close()
+
+
+async def test_a_key_made_after_its_admin_has_given_up_is_taken_over(accounts: Accounts, ledger: Flaky) -> None:
+    await accounts.synchronize()
+    issued = ledger.real.create(ALICE, 5)
+    await accounts.synchronize()
+    assert [row.id for row in accounts.ring.rows] == [issued.row.id]

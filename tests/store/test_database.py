@@ -312,3 +312,16 @@ def test_a_statement_that_hangs_is_ended(postgres: Postgres) -> None:
     with database.transaction(write=False) as connection:
         assert state.read(connection).revision == 0
     database.close()
+
+
+def test_a_version_tells_that_another_connection_has_written(tmp_path: Path) -> None:
+    own, other = database_at(None, tmp_path, 1.0), database_at(None, tmp_path, 1.0)
+    own.open(None)
+    other.open(None)
+    before = own.version()
+    added(own, key())
+    assert own.version() == before
+    added(other, key())
+    assert own.version() != before
+    own.close()
+    other.close()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+
+from sqlalchemy import Connection
 
 from tokka.accounts.answers import Issued, NewKey
 from tokka.accounts.credential import digest_of, new_key_id, new_secret, prefix_of
@@ -31,6 +34,10 @@ class Ledger:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        # Of the database when keys and usage were last read from it: as long as nobody else has written, nothing new is
+        # there. Twice a second a look costs a tenth of reading.
+        self._keys_version: int | None = None
+        self._usage_version: tuple[int, Periods] | None = None
 
     @property
     def place(self) -> str:
@@ -38,6 +45,8 @@ class Ledger:
 
     def open(self, known: Sequence[KeyRow] | None) -> None:
         """Connect anew, and repair. `known`: the keys in memory; None at the start. Raises StartupError, too."""
+        # Versions of two connections have nothing to do with each other.
+        self._keys_version = self._usage_version = None
         self._database.open(known)
 
     def close(self) -> None:
@@ -46,6 +55,9 @@ class Ledger:
     def changes(self, seen: State, known: Sequence[KeyRow]) -> tuple[list[KeyRow], State]:
         """Return the keys that have changed since, and what to ask with the next time. A database that is another one,
         or an older copy, first gets what it lacks of the known ones: a mishap with it must not refuse a user."""
+        version = self._database.version()
+        if version is not None and version == self._keys_version and seen != NOWHERE:
+            return [], seen
         with self._database.transaction(write=False) as connection:
             now = state.read(connection)
             if now.identity != seen.identity or now.revision < seen.revision:
@@ -55,15 +67,22 @@ class Ledger:
             with self._database.transaction(write=True) as connection:
                 keys.restore(connection, known)
                 rows = keys.changed_after(connection, 0)
+        self._keys_version = version
         # Not `now.revision`: a change between the two statements would be missed.
         return rows, State(now.identity, max((row.revision for row in rows), default=seen.revision))
 
     def write(self, batch: Batch | None, periods: Periods, since: int | None) -> Totals:
         """Write the usage, once, and return what keys have used of which others may have written some since then."""
+        version = self._database.version()
+        here = None if version is None else (version, periods)
+        if batch is None and since is not None and here is not None and here == self._usage_version:
+            return Totals(periods, {}, since)
         with self._database.transaction(write=batch is not None) as connection:
             if batch:
                 usage.write(connection, batch)
-            return usage.totals(connection, periods, since)
+            totals = usage.totals(connection, periods, since)
+        self._usage_version = here
+        return totals
 
     def create(self, new: NewKey, now: int) -> Issued:
         secret = new_secret()
@@ -79,13 +98,13 @@ class Ledger:
             models=new.models,
             expires_at=new.expires_at,
         )
-        with self._database.transaction(write=True) as connection:
+        with self._changing() as connection:
             row = keys.add(connection, row)
         return Issued(row, secret)
 
     def revoke(self, key_id: str, now: int) -> KeyRow | None:
         """Return the key, revoked now or earlier; None if there is none."""
-        with self._database.transaction(write=True) as connection:
+        with self._changing() as connection:
             row = keys.find(connection, key_id)
             if row is None or row.revoked_at is not None:
                 return row
@@ -95,7 +114,7 @@ class Ledger:
         """Give the key a new secret; the present one is good for the grace time. None if there is no such key, or it
         was revoked."""
         secret = new_secret()
-        with self._database.transaction(write=True) as connection:
+        with self._changing() as connection:
             row = keys.find(connection, key_id)
             if row is None or row.revoked_at is not None:
                 return None
@@ -107,6 +126,13 @@ class Ledger:
                 previous_until=now + grace_s,
             )
             return Issued(keys.change(connection, changed), secret)
+
+    @contextmanager
+    def _changing(self) -> Iterator[Connection]:
+        # Whoever asked may have given up meanwhile: `changes` is to see it.
+        self._keys_version = None
+        with self._database.transaction(write=True) as connection:
+            yield connection
 
     def all_keys(self) -> list[KeyRow]:
         with self._database.transaction(write=False) as connection:

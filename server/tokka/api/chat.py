@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from tokka.api.deps import CurrentRecord, CurrentServices, body_of, documented_body
+from tokka.api.deps import Call, call_of, documented_body
 from tokka.api.document import CHAT_RESPONSES
 from tokka.api.respond import respond
 from tokka.protocol.chat import ChatEncoder, ChatRequest
@@ -26,9 +26,7 @@ _EXAMPLE: dict[str, Any] = {
     responses=CHAT_RESPONSES,
     openapi_extra=documented_body(ChatRequest, _EXAMPLE),
 )
-async def create_chat_completion(
-    body: Annotated[ChatRequest, body_of(ChatRequest)], services: CurrentServices, record: CurrentRecord
-) -> Response:
-    request = body.to_core()
-    encoder = ChatEncoder(body, request.id, services.fingerprint)
-    return respond(request, encoder, services, record, stream=bool(body.stream))
+async def create_chat_completion(call: Annotated[Call[ChatRequest], call_of(ChatRequest)]) -> Response:
+    request = call.body.to_core()
+    encoder = ChatEncoder(call.body, request.id, call.services.fingerprint)
+    return respond(request, encoder, call.services, call.record, stream=bool(call.body.stream))

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from tokka.api.deps import CurrentRecord, CurrentServices, body_of, documented_body
+from tokka.api.deps import Call, call_of, documented_body
 from tokka.api.document import COMPLETION_RESPONSES
 from tokka.api.respond import respond
 from tokka.protocol.completions import CompletionEncoder, CompletionRequest
@@ -22,9 +22,7 @@ _EXAMPLE: dict[str, Any] = {"model": "SmolLM2-135M-Instruct", "prompt": "Helsink
     responses=COMPLETION_RESPONSES,
     openapi_extra=documented_body(CompletionRequest, _EXAMPLE),
 )
-async def create_completion(
-    body: Annotated[CompletionRequest, body_of(CompletionRequest)], services: CurrentServices, record: CurrentRecord
-) -> Response:
-    request = body.to_core()
-    encoder = CompletionEncoder(body, request.id, services.fingerprint)
-    return respond(request, encoder, services, record, stream=bool(body.stream))
+async def create_completion(call: Annotated[Call[CompletionRequest], call_of(CompletionRequest)]) -> Response:
+    request = call.body.to_core()
+    encoder = CompletionEncoder(call.body, request.id, call.services.fingerprint)
+    return respond(request, encoder, call.services, call.record, stream=bool(call.body.stream))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 from fastapi import Depends, Request
 from pydantic import BaseModel, ValidationError
@@ -59,12 +59,33 @@ async def _key(request: Request) -> Key:
 
 CurrentServices = Annotated[Services, Depends(_services)]
 CurrentKey = Annotated[Key, Depends(_key)]
-CurrentRecord = Annotated[RequestRecord, Depends(_record)]
 
 
 def body_of(model: type[Body]) -> Any:
     """Return a dependency that reads the body as `model`, strictly, with errors in OpenAI's form."""
+    return Depends(_parser_of(model))
 
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[Body]):
+    """All that a generation needs of its HTTP request."""
+
+    body: Body
+    services: Services
+    record: RequestRecord
+
+
+def call_of(model: type[Body]) -> Any:
+    """Return a dependency that gives all of it at once: FastAPI takes 30 us of CPU for each one it resolves."""
+    parse = _parser_of(model)
+
+    async def call(request: Request) -> Call[Body]:
+        return Call(await parse(request), await _services(request), await _record(request))
+
+    return Depends(call)
+
+
+def _parser_of(model: type[Body]) -> Callable[[Request], Awaitable[Body]]:
     async def parse(request: Request) -> Body:
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         # Also what keeps foreign web pages out: a browser asks before it sends JSON across origins.
@@ -74,7 +95,7 @@ def body_of(model: type[Body]) -> Any:
             raise UnsupportedMediaType(f"Send the body as it is: the encoding {encoding[:32]!r} is not supported.")
         return _valid(model, await request.body())
 
-    return Depends(parse)
+    return parse
 
 
 def query_of(model: type[Body]) -> Any:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import http
-import secrets
 from typing import Any
 
 import orjson
@@ -21,6 +20,7 @@ from tokka.api.connections import Connections, Cut
 from tokka.api.middleware import OPEN_PATHS
 from tokka.api.outbox import BatchedTransport, Outbox
 from tokka.errors import ServerOverloaded, SlowRequest, TokkaError
+from tokka.protocol.common import new_id
 
 log = structlog.get_logger("tokka.http")
 
@@ -200,7 +200,7 @@ class BoundedProtocol(HttpToolsProtocol):
         headers = {
             "content-type": "application/json",
             "content-length": str(len(body)),
-            "x-request-id": f"req_{secrets.token_hex(16)}",
+            "x-request-id": new_id("req_"),
             **error.headers(),
             "connection": "close",
         }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import secrets
 import time
 from collections.abc import Callable
 
@@ -22,6 +21,7 @@ from tokka.api.rate_limits import rate_limit_headers
 from tokka.core import ANONYMOUS, Key, KeyScope, Outcome, RequestRecord
 from tokka.errors import BodyTooLarge, InternalError, InvalidRequest, PermissionDenied, SlowRequest, TokkaError
 from tokka.observability.metrics import Metrics
+from tokka.protocol.common import new_id
 
 log = structlog.get_logger("tokka.access")
 
@@ -51,9 +51,7 @@ class RequestContext:
             await self._app(scope, receive, send)
             return
         given = Headers(scope=scope).get("x-request-id", "")
-        record = RequestRecord(
-            id=given if _REQUEST_ID.match(given) else f"req_{secrets.token_hex(16)}", arrived_s=time.monotonic()
-        )
+        record = RequestRecord(id=given if _REQUEST_ID.match(given) else new_id("req_"), arrived_s=time.monotonic())
         if scope["method"] == "POST" and scope["path"] in GENERATION_PATHS:
             record.endpoint = scope["path"]
         state = scope.setdefault("state", {})

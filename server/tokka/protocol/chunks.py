@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import orjson
 
 from tokka.core import Event, TextDelta, Usage
-from tokka.protocol.common import padding, usage_object
+from tokka.protocol.common import new_id, padding, usage_object
 from tokka.protocol.generation import GenerationFields
 
 
@@ -83,7 +82,7 @@ class StreamEncoder(ABC):
             return []
         template = self._templates.get(event.index)
         if template is None:
-            marker = secrets.token_hex(16)
+            marker = new_id("text-")
             chunk = self._chunks.of_delta(self._text_choice(event.index, marker), event)
             template = self._templates[event.index] = ChunkTemplate(chunk, marker)
         return [template.fill(event.text)]

@@ -32,6 +32,10 @@ class Database(Protocol):
     def transaction(self, *, write: bool) -> AbstractContextManager[Connection]:
         """A short transaction, committed at its end. Raises Unavailable, or Damaged if only `open` can help."""
 
+    def version(self) -> int | None:
+        """Return a number that is another one after another program has written; None if only reading can tell. Raises
+        as `transaction` does."""
+
     def close(self) -> None: ...
 
 

@@ -46,6 +46,9 @@ class PostgresDatabase:
         with failures(), self._engine.begin() as connection:
             yield connection
 
+    def version(self) -> int | None:
+        return None
+
     def close(self) -> None:
         if self._engine:
             self._engine.dispose()

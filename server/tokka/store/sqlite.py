@@ -68,6 +68,14 @@ class SqliteDatabase:
             # Else it may have gone into a file that is no longer there.
             self._check_same()
 
+    def version(self) -> int | None:
+        assert self._engine, "not opened"
+        self._check_file()
+        with failures(), contextlib.closing(self._engine.raw_connection()) as connection:
+            driver = cast(sqlite3.Connection, connection.driver_connection)
+            ((version,),) = driver.execute("PRAGMA data_version")
+        return int(version)
+
     def close(self) -> None:
         if self._engine:
             with contextlib.suppress(sqlite3.Error):

@@ -350,6 +350,7 @@ def _made_fast(llm: Any) -> Any:
     """Take over what vLLM does for each token outside the engine's process."""
     from vllm.envs import enable_envs_cache
 
+    from tokka.engine.vllm.step_socket import StepSocket
     from tokka.engine.vllm.steps import StepOutputs
 
     # It asks the environment some times for each, and for each request the tokenizer, through three layers.
@@ -357,6 +358,7 @@ def _made_fast(llm: Any) -> Any:
     eos = llm.renderer.get_eos_token_id()
     llm.renderer.get_eos_token_id = lambda: eos
     llm.output_processor = StepOutputs.instead_of(llm.output_processor)
+    StepSocket(llm.engine_core.resources.output_socket)
     return llm
 
 
