@@ -212,6 +212,12 @@ def test_refusals_have_the_form_of_oauth(program: Program, method: str, path: st
     assert (answer.status_code, APIError.model_validate(answer.json(), strict=True).error) == (status, error)
 
 
+def test_what_is_refused_before_it_is_a_request_has_the_form_of_its_path(program: Program) -> None:
+    for path, is_oauths in (("/model", True), ("/v1/models", False)):
+        answer = httpx.get(f"{program.url}{path}", headers={"x-long": "x" * 100_000})
+        assert (answer.status_code, isinstance(answer.json()["error"], str)) == (431, is_oauths)
+
+
 @pytest.mark.parametrize("path", ["/openai/v1/nothing", "/v1/nothing", "/openai/model", "/openai/v1", "/nothing"])
 def test_on_other_paths_they_have_openais(program: Program, path: str) -> None:
     answer = get(program, path)
