@@ -142,6 +142,15 @@ async def test_a_downtime_is_followed_and_stays_known_while_the_database_is_down
     assert (accounts.is_up, accounts.downtimes.current(now)) == (True, None)
 
 
+async def test_a_server_that_starts_in_a_downtime_knows_it_before_its_first_request(ledger: Flaky) -> None:
+    now = int(time.time())
+    ledger.real.add_downtime(Downtime("down_1", now - 1, now + 600, "new GPUs"))
+    starting = Accounts(KeyRing(), lambda: ledger, is_optional=False)  # type: ignore[arg-type, return-value]
+    await starting.open()
+    assert starting.downtimes.current(now)
+    await starting.close()
+
+
 async def test_what_hangs_is_given_up_and_its_outcome_is_found_out_later(
     accounts: Accounts, ledger: Flaky, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from sqlalchemy import text
 
 from tests.store.conftest import Connect
@@ -39,14 +40,11 @@ def test_what_is_removed_is_gone_and_there_once(database: Database) -> None:
     assert not_over(database, 0) == []
 
 
-def test_a_reader_takes_so_many_at_most(database: Database) -> None:
+def test_a_reader_takes_so_many_at_most(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(downtimes, "MAX_ROWS", 3)
     for begin in range(5):
         planned_downtime(database, begin)
-    before, downtimes.MAX_ROWS = downtimes.MAX_ROWS, 3
-    try:
-        assert [downtime.begin for downtime in not_over(database, 0)] == [0, 1, 2]
-    finally:
-        downtimes.MAX_ROWS = before
+    assert [downtime.begin for downtime in not_over(database, 0)] == [0, 1, 2]
 
 
 def test_a_database_of_the_first_revision_gets_the_table_and_keeps_its_keys(
