@@ -17,6 +17,7 @@ from tokka.errors import (
     InternalError,
     InvalidApiKey,
     InvalidRequest,
+    Maintenance,
     MethodNotAllowed,
     ModelStarting,
     QuotaExceeded,
@@ -43,6 +44,8 @@ assert {HeadersTooLarge, MalformedHttp} <= set(ALL)
 def made(kind: type[TokkaError]) -> TokkaError:
     if kind is MethodNotAllowed:
         return MethodNotAllowed("what went wrong", "GET")
+    if kind is Maintenance:
+        return Maintenance("2026-12-01T06:00:00Z", "2026-12-01T08:00:00Z", "new GPUs", 60)
     if kind is RateLimited:
         return RateLimited("what went wrong", of="tokens", retry_after_s=1.5)
     return HeadersTooLarge(65536) if kind is HeadersTooLarge else kind("what went wrong")

@@ -24,7 +24,15 @@ from tokka.api import ROUTERS
 from tokka.api.deps import Services
 from tokka.api.document import document_of
 from tokka.api.errors import raise_routing_error
-from tokka.api.middleware import Authentication, BodyLimit, Cors, ErrorRenderer, HeadAsGet, RequestContext
+from tokka.api.middleware import (
+    Authentication,
+    BodyLimit,
+    Cors,
+    ErrorRenderer,
+    HeadAsGet,
+    OpenAIAlias,
+    RequestContext,
+)
 from tokka.dispatch import Dispatcher
 from tokka.engine.base import Engine
 from tokka.engine.fake import FakeEngine, FakeOptions
@@ -101,15 +109,7 @@ def create_server(settings: Settings, create_engine: Callable[[], Engine]) -> Se
     accounts, tokens = _create_accounts(settings, metrics)
     allowances = Allowances(accounts.spent)
     services = Services(
-        dispatcher=Dispatcher(
-            supervisor,
-            admission,
-            allowances,
-            Quarantine(settings.quarantine_time),
-            names,
-            request_timeout_s=settings.request_timeout,
-            shares_prefix_cache=lambda: _shares_prefix_cache(settings, accounts.ring),
-        ),
+        dispatcher=_create_dispatcher(settings, supervisor, admission, allowances, accounts),
         supervisor=supervisor,
         admission=admission,
         allowances=allowances,
@@ -123,6 +123,25 @@ def create_server(settings: Settings, create_engine: Callable[[], Engine]) -> Se
         drain=drain,
     )
     return Server(_create_app(settings, services), supervisor, admission, accounts, tokens, metrics, drain, stop)
+
+
+def _create_dispatcher(
+    settings: Settings,
+    supervisor: Supervisor,
+    admission: AdmissionController,
+    allowances: Allowances,
+    accounts: Accounts,
+) -> Dispatcher:
+    return Dispatcher(
+        supervisor,
+        admission,
+        allowances,
+        Quarantine(settings.quarantine_time),
+        settings.names(),
+        downtimes=accounts.downtimes,
+        request_timeout_s=settings.request_timeout,
+        shares_prefix_cache=lambda: _shares_prefix_cache(settings, accounts.ring),
+    )
 
 
 def _create_accounts(settings: Settings, metrics: Metrics) -> tuple[Accounts, TokenVerifier | None]:
@@ -198,6 +217,7 @@ def _create_app(settings: Settings, services: Services) -> FastAPI:
     app.add_middleware(
         RequestContext, metrics=services.metrics, allowances=services.allowances, count=services.accounts.count
     )
+    app.add_middleware(OpenAIAlias)
     return app
 
 

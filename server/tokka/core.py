@@ -52,6 +52,16 @@ class Spent:
     month: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Downtime:
+    """A window in which the operator lets nothing new run. Times are seconds since 1970, in UTC; `end` is past it."""
+
+    id: str
+    begin: int
+    end: int
+    reason: str
+
+
 # On loopback without keys, everyone is this.
 ANONYMOUS = Key("anonymous", "anonymous", frozenset({"inference", "metrics", "admin"}))
 
@@ -225,6 +235,8 @@ class ModelInfo:
     max_running: int = 256
     # Tokens it computes in one step, prompts included; None: as many as there are.
     step_tokens: int | None = None
+    # GPUs it is spread over, all copies of the model together; 0 on a CPU.
+    gpus: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 
+from tokka.accounts.downtimes import Downtimes
 from tokka.admission.allowance import Allowance, Allowances
 from tokka.admission.controller import AdmissionController, Slot
 from tokka.admission.quarantine import Quarantine
@@ -61,6 +62,7 @@ class Dispatcher:
         quarantine: Quarantine,
         names: Sequence[str],
         *,
+        downtimes: Downtimes | None = None,
         request_timeout_s: float | None = None,
         shares_prefix_cache: Callable[[], bool] = lambda: True,
     ) -> None:
@@ -69,6 +71,7 @@ class Dispatcher:
         self._allowances = allowances
         self._quarantine = quarantine
         self._names = tuple(names)
+        self._downtimes = downtimes or Downtimes()
         self._request_timeout_s = request_timeout_s
         self._shares_prefix_cache = shares_prefix_cache
         # Of this process alone: salts of two runs have nothing to do with each other.
@@ -96,6 +99,7 @@ class Dispatcher:
         ticket = Ticket(key.tenant, choices, record.arrived_s, priority=request.priority)
         # What costs nothing comes first; nobody waits in turn for an engine that is not there.
         self._admission.check_open()
+        self._downtimes.check(time.time())
         self._check_quarantine(request)
         self._supervisor.engine()
         allowance = self._allowances.open(key, choices, time.monotonic())
@@ -135,6 +139,7 @@ class Dispatcher:
 
     def _engine_for(self, model: str | None, key: Key) -> Engine:
         self.check_model(model, key)
+        self._downtimes.check(time.time())
         return self._supervisor.engine()
 
     def _deadline(self, request: GenerateRequest, arrived_s: float) -> float | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 # The OpenAI clients ignore a longer Retry-After and give up instead of waiting.
 MAX_RETRY_AFTER_S = 120
@@ -15,6 +16,8 @@ class TokkaError(Exception):
     status = 500
     type = "server_error"
     code: str | None = "engine_error"
+    # What programs may read of the cause, where the body has a place for it.
+    details: Mapping[str, str] | None = None
 
     def __init__(
         self,
@@ -44,6 +47,10 @@ class TokkaError(Exception):
     def body(self) -> dict[str, dict[str, str | None]]:
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
+    def oauth_body(self) -> dict[str, Any]:
+        body: dict[str, Any] = {"error": self.code or self.type, "error_description": self.message}
+        return body if self.details is None else {**body, "details": dict(self.details)}
+
 
 class InvalidRequest(TokkaError):
     status, type, code = 400, "invalid_request_error", "invalid_value"
@@ -70,6 +77,10 @@ class PermissionDenied(TokkaError):
 
 class ModelNotFound(TokkaError):
     status, type, code = 404, "invalid_request_error", "model_not_found"
+
+
+class WorkerNotFound(TokkaError):
+    status, type, code = 404, "invalid_request_error", "worker_not_found"
 
 
 class KeyNotFound(TokkaError):
@@ -171,6 +182,21 @@ class ServerOverloaded(TokkaError):
 
 class ModelStarting(TokkaError):
     status, code = 503, "model_starting"
+
+
+class Maintenance(TokkaError):
+    """An operator's downtime is under way. `begin` and `end` as clients read them; `left_s`: seconds to its end."""
+
+    status, code = 503, "maintenance"
+
+    def __init__(self, begin: str, end: str, reason: str, left_s: float) -> None:
+        super().__init__(
+            f"The server is under maintenance from {begin} to {end}: {reason}. Send the request again after that.",
+            retry_after_s=left_s,
+            # Else a client waits for the longest time there is, several times, and fails all the same.
+            should_retry=None if left_s <= MAX_RETRY_AFTER_S else False,
+        )
+        self.details = {"begin": begin, "end": end, "reason": reason}
 
 
 class StateUnavailable(TokkaError):

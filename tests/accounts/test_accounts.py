@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tokka.accounts.accounts import Accounts
 from tokka.accounts.answers import NewKey
 from tokka.accounts.keys import KeyRing
 from tokka.accounts.ledger import Ledger, open_ledger
+from tokka.core import Downtime
 from tokka.errors import ConfigurationError, KeyNotFound, StateUnavailable
 from tokka.store.failures import NotWritable, Unavailable
 from tokka.store.rows import Batch, ReportQuery, Totals
@@ -122,6 +124,31 @@ async def test_a_revoked_key_is_refused_while_nothing_can_be_written(accounts: A
     await accounts.synchronize()
     (row,) = accounts.ring.rows
     assert (accounts.is_up, row.revoked_at) == (False, 5)
+
+
+async def test_a_downtime_is_followed_and_stays_known_while_the_database_is_down(
+    accounts: Accounts, ledger: Flaky, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = int(time.time())
+    planned = Downtime("down_1", now - 1, now + 600, "new GPUs")
+    ledger.real.add_downtime(planned)
+    await accounts.synchronize()
+    monkeypatch.setattr(ledger.real, "changes", lambda *_: fail())
+    await accounts.synchronize()
+    assert (accounts.is_up, accounts.downtimes.current(now)) == (False, planned)
+    monkeypatch.undo()
+    ledger.real.remove_downtime(planned.id)
+    await accounts.synchronize()
+    assert (accounts.is_up, accounts.downtimes.current(now)) == (True, None)
+
+
+async def test_a_server_that_starts_in_a_downtime_knows_it_before_its_first_request(ledger: Flaky) -> None:
+    now = int(time.time())
+    ledger.real.add_downtime(Downtime("down_1", now - 1, now + 600, "new GPUs"))
+    starting = Accounts(KeyRing(), lambda: ledger, is_optional=False)  # type: ignore[arg-type, return-value]
+    await starting.open()
+    assert starting.downtimes.current(now)
+    await starting.close()
 
 
 async def test_what_hangs_is_given_up_and_its_outcome_is_found_out_later(

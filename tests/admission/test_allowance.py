@@ -46,6 +46,15 @@ def test_requests_a_minute() -> None:
     book.open(limited, 1, 30.0)
 
 
+def test_what_generates_nothing_counts_as_a_request_and_as_nothing_else() -> None:
+    book, limited = allowances(Spent(day=5)), key(rpm=2, max_running=1, daily_tokens=1)
+    book.count(limited, 0.0)
+    book.count(limited, 0.0)
+    assert refusal(book.count, limited, 0.0).headers()["retry-after"] == "30"
+    assert book.gauges(limited, 0.0)["requests"].remaining == 0
+    book.count(limited, 30.0)
+
+
 def test_a_refusal_of_ours_gives_the_request_back() -> None:
     book, limited = allowances(), key(rpm=1)
     book.open(limited, 1, 0.0).settle(0, 0.0, served=False)

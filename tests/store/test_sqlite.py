@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.store.test_database import added, changes, key, report, write
+from tests.store.test_downtimes import not_over, planned_downtime
 from tokka.errors import StartupError
 from tokka.store.failures import Damaged, NotWritable, Unavailable
 from tokka.store.rows import KeyRow, UsageRow
@@ -203,12 +204,14 @@ def test_a_running_program_notices_and_makes_it_anew_with_all_it_knows(
     database = opened(folder)
     rows = [added(database, key()) for _ in range(3)]
     write(database, 1, UsageRow(3600, "k", "t", "m", 1, 10, 0, 5))
+    planned = planned_downtime(database, 5000)
     damage(folder / NAME)
     assert damaged(database)
     database.open(rows)
     assert {row.id for row in changes(database)} == {row.id for row in rows}
     # The connection still knew it.
     assert report(database, "key") == [("k", 1, 10, 0, 5)]
+    assert not_over(database, 0) == [planned]
     # Written, as far as the file that is no more knows: it does not count twice.
     write(database, 1, UsageRow(3600, "k", "t", "m", 1, 10, 0, 5))
     assert report(database, "key") == [("k", 1, 10, 0, 5)]

@@ -1,4 +1,5 @@
-"""The edge between memory and the database: keys come from there, usage goes there, requests wait for neither."""
+"""The edge between memory and the database: keys and downtimes come from there, usage goes there, requests wait for
+none of them."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ import structlog
 
 from tokka.accounts.answers import Issued, NewKey
 from tokka.accounts.calendar import periods_of
+from tokka.accounts.downtimes import Downtimes
 from tokka.accounts.keys import KeyRing
 from tokka.accounts.usage import UsageBook
 from tokka.accounts.worker import Worker
@@ -47,6 +49,7 @@ class Accounts:
         """`open_ledger` blocks; it runs in the thread. `is_optional`: nobody has asked for a database."""
         self.ring = ring
         self.book = book or UsageBook()
+        self.downtimes = Downtimes()
         self._open_ledger = open_ledger
         self._is_optional = is_optional
         self._ledger: Ledger | None = None
@@ -153,7 +156,8 @@ class Accounts:
     # -- the database -------------------------------------------------------------------------------------------
 
     async def synchronize(self) -> None:
-        """Take over changed keys, write usage, refresh totals. Never raises: what failed is tried again next time."""
+        """Take over changed keys and downtimes, write usage, refresh totals. Never raises: what failed is tried again
+        next time."""
         async with self._turn:
             ledger = self._ledger
             if ledger is None:
@@ -186,6 +190,7 @@ class Accounts:
     async def _follow(self, ledger: Ledger) -> None:
         rows, self._seen = await self._run(partial(ledger.changes, self._seen, self.ring.rows))
         self.ring.apply(rows)
+        self.downtimes.apply(await self._run(partial(ledger.downtimes, int(time.time()))))
 
     async def _flush(self, ledger: Ledger) -> None:
         if self._batch is None and (rows := self.book.take()):

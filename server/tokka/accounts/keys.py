@@ -1,20 +1,24 @@
-"""Who is asking: keys held in memory by their hashes, static ones and those of the database."""
+"""Who is asking: keys held in memory by their hashes, static ones and those of the database, and their tokens."""
 
 from __future__ import annotations
 
 import hmac
+import secrets
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from tokka.accounts.credential import MAX_KEY_CHARS, digest_of
-from tokka.core import Key, KeyScope
-from tokka.errors import InvalidApiKey
+from tokka.accounts.tokens import Token, is_good, key_id_of, new_token
+from tokka.core import ANONYMOUS, Key, KeyScope
+from tokka.errors import InvalidApiKey, PermissionDenied
 from tokka.store.rows import KeyRow
 
 REFUSAL = "Incorrect API key provided. Send a valid key as `Authorization: Bearer KEY`."
 _USER: frozenset[KeyScope] = frozenset({"inference", "metrics"})
 _ADMIN: frozenset[KeyScope] = _USER | {"admin"}
+# Of a key's token, whatever the key may do: one that could make keys would never have to end.
+_TOKEN: frozenset[KeyScope] = frozenset({"inference"})
 
 
 class Tokens(Protocol):
@@ -31,6 +35,9 @@ class _Entry:
     # Until when it is good; None: until it is revoked.
     until: float | None = None
 
+    def is_valid(self, now_s: float) -> bool:
+        return self.until is None or now_s < self.until
+
 
 _NOBODY = _Entry(bytes(32), Key("nobody", "nobody", frozenset()), until=0)
 
@@ -44,6 +51,8 @@ class KeyRing:
         self._tokens = tokens
         self._rows: dict[str, KeyRow] = {}
         self._entries: dict[bytes, _Entry] = {}
+        # By the key's id; two while the secret before a rotation is good.
+        self._by_id: dict[str, list[_Entry]] = {}
         for kind, given, scopes in (("key", keys, _USER), ("admin", admin_keys, _ADMIN)):
             for place, secret in enumerate(given, start=1):
                 name = f"{kind}-{place}"
@@ -69,6 +78,7 @@ class KeyRing:
                 for entry in _entries_of(known):
                     self._entries.pop(entry.digest, None)
             self._rows[row.id] = row
+            self._by_id.pop(row.id, None)
             for entry in _entries_of(row):
                 self._add(entry)
 
@@ -77,23 +87,52 @@ class KeyRing:
 
         `now_s`: the time of day, which keys expire by.
         """
-        scheme, _, credential = (authorization or "").partition(" ")
-        credential = credential.strip()
+        credential = _credential_of(authorization)
+        if entry := self._entry_of(credential, now_s):
+            return entry.key
+        if credential.count(".") == 2:
+            if key := self._key_of_token(credential, now_s):
+                return key
+            if self._tokens:
+                return self._tokens.verify(credential)
+        raise InvalidApiKey(REFUSAL)
+
+    def issue(self, authorization: str | None, now_s: float) -> Token:
+        """Return a token for the key of an Authorization header that was verified. Raises PermissionDenied if it was a
+        token: only who has the key gets the next one."""
+        if not self.is_protected:
+            # Nobody asks for a credential, but who is used to sending one needs one. It never is of any use elsewhere.
+            return new_token(ANONYMOUS.id, secrets.token_bytes(32), now_s, None)
+        entry = self._entry_of(_credential_of(authorization), now_s)
+        if entry is None:
+            raise PermissionDenied("A token is not exchanged for another one. Call with the API key itself.")
+        return new_token(entry.key.id, entry.digest, now_s, entry.until)
+
+    def _entry_of(self, credential: str, now_s: float) -> _Entry | None:
         digest = digest_of(credential[:MAX_KEY_CHARS])
         entry = self._entries.get(digest, _NOBODY)
         # The look-up goes by a hash that nobody can steer; the comparison is for whoever finds a way to.
         is_known = hmac.compare_digest(entry.digest, digest) and len(credential) <= MAX_KEY_CHARS
-        is_good = entry.until is None or now_s < entry.until
-        if scheme.lower() == "bearer":
-            if is_known and is_good:
-                return entry.key
-            if self._tokens and credential.count(".") == 2:
-                return self._tokens.verify(credential)
-        raise InvalidApiKey(REFUSAL)
+        return entry if is_known and entry.is_valid(now_s) else None
+
+    def _key_of_token(self, token: str, now_s: float) -> Key | None:
+        if len(token) > MAX_KEY_CHARS or (key_id := key_id_of(token)) is None:
+            return None
+        for entry in self._by_id.get(key_id, ()):
+            if entry.is_valid(now_s) and is_good(token, entry.digest, now_s):
+                return replace(entry.key, scopes=_TOKEN & entry.key.scopes)
+        return None
 
     def _add(self, entry: _Entry) -> None:
         # The first of two equal static keys keeps its name.
-        self._entries.setdefault(entry.digest, entry)
+        if self._entries.setdefault(entry.digest, entry) is entry:
+            self._by_id.setdefault(entry.key.id, []).append(entry)
+
+
+def _credential_of(authorization: str | None) -> str:
+    """Return what an Authorization header holds of a credential, which may be nothing."""
+    scheme, _, credential = (authorization or "").partition(" ")
+    return credential.strip() if scheme.lower() == "bearer" else ""
 
 
 def _entries_of(row: KeyRow) -> list[_Entry]:

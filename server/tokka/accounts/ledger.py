@@ -11,8 +11,9 @@ from sqlalchemy import Connection
 
 from tokka.accounts.answers import Issued, NewKey
 from tokka.accounts.credential import digest_of, new_key_id, new_secret, prefix_of
+from tokka.core import Downtime
 from tokka.errors import ConfigurationError
-from tokka.store import keys, state, usage
+from tokka.store import downtimes, keys, state, usage
 from tokka.store.database import Database
 from tokka.store.failures import Unavailable
 from tokka.store.location import database_at
@@ -137,6 +138,25 @@ class Ledger:
     def all_keys(self) -> list[KeyRow]:
         with self._database.transaction(write=False) as connection:
             return sorted(keys.changed_after(connection, 0), key=lambda row: (row.created_at, row.id))
+
+    def downtimes(self, now: int) -> list[Downtime]:
+        """Return those that are not over, in order of their begin."""
+        with self._database.transaction(write=False) as connection:
+            return downtimes.not_over(connection, now)
+
+    def all_downtimes(self) -> list[Downtime]:
+        """Return all, also those that are over, in order of their begin."""
+        with self._database.transaction(write=False) as connection:
+            return downtimes.all_of_them(connection)
+
+    def add_downtime(self, downtime: Downtime) -> None:
+        with self._database.transaction(write=True) as connection:
+            downtimes.add(connection, downtime)
+
+    def remove_downtime(self, downtime_id: str) -> bool:
+        """Tell whether there was one of this id."""
+        with self._database.transaction(write=True) as connection:
+            return downtimes.remove(connection, downtime_id)
 
     def report(self, query: ReportQuery) -> list[ReportRow]:
         with self._database.transaction(write=False) as connection:

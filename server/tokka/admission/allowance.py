@@ -61,14 +61,22 @@ class Allowances:
                 of="requests",
                 retry_after_s=_RUNNING_RETRY_S if fits else None,
             )
-        if account.requests and (wait_s := account.requests.wait_s(1, now_s)):
-            raise _rate_limited("requests", limits.rpm, account.requests.remaining(now_s), 1, wait_s)
+        _check_requests(account, now_s)
         allowance = Allowance(key, account, choices, self._spent)
         allowance.check_quota(1)
         if account.requests:
             account.requests.take(1, now_s)
         account.running += choices
         return allowance
+
+    def count(self, key: Key, now_s: float) -> None:
+        """Count a request that uses nothing else. Raises RateLimited; then it was not counted."""
+        if key.limits.rpm is None:
+            return
+        account = self._account(key, now_s)
+        _check_requests(account, now_s)
+        if account.requests:
+            account.requests.take(1, now_s)
 
     def gauges(self, key: Key, now_s: float) -> dict[str, Gauge]:
         """Return the key's limits by what they count, `requests` and `tokens`; empty for a key without."""
@@ -153,6 +161,12 @@ class Allowance:
         spent = self._spent(self._key.id)
         pairs = ((limits.daily_tokens, spent.day, "day"), (limits.monthly_tokens, spent.month, "month"))
         return [(limit - used - account.reserved, period) for limit, used, period in pairs if limit is not None]
+
+
+def _check_requests(account: _Account, now_s: float) -> None:
+    bucket = account.requests
+    if bucket and (wait_s := bucket.wait_s(1, now_s)):
+        raise _rate_limited("requests", account.limits.rpm, bucket.remaining(now_s), 1, wait_s)
 
 
 def _bucket(per_minute: int | None, now_s: float) -> Bucket | None:

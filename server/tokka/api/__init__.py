@@ -1,5 +1,5 @@
 """The URL map: every router in one ordered list."""
 
-from tokka.api import admin, chat, completions, health, models, tokenize
+from tokka.api import admin, aitta, chat, completions, health, models, tokenize
 
-ROUTERS = [chat.router, completions.router, models.router, tokenize.router, health.router, admin.router]
+ROUTERS = [chat.router, completions.router, models.router, tokenize.router, health.router, admin.router, aitta.router]

@@ -12,11 +12,13 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from tokka import __version__
+from tokka.api.errors import speaks_oauth
 from tokka.api.middleware import OPEN_PATHS
 from tokka.protocol.admin import NewKeyRequest, RotateRequest
 from tokka.protocol.answers import ChatCompletion, ChatCompletionChunk, Completion, ErrorBody
 from tokka.protocol.chat import ChatRequest
 from tokka.protocol.completions import CompletionRequest
+from tokka.protocol.hal import OAuthError
 from tokka.protocol.models import DetokenizeRequest, TokenizeRequest
 
 _REF = "#/components/schemas/"
@@ -32,6 +34,7 @@ _MODELS: list[type[BaseModel]] = [
     ChatCompletionChunk,
     Completion,
     ErrorBody,
+    OAuthError,
 ]
 _MEANING = {
     400: "The request is wrong; `param` names the field",
@@ -40,19 +43,28 @@ _MEANING = {
     404: "No such model, key or URL",
     413: "The body is larger than the server's limit",
     415: "The body is not JSON",
+    429: "The key's own limit. Retry after the time in `Retry-After`",
     431: "The request line and headers are larger than the server's limit",
     500: "The server or the engine failed",
-    503: "Not now: starting, draining or overloaded. Retry after the time in `Retry-After`",
+    503: "Not now: starting, draining, overloaded or under maintenance. Retry after the time in `Retry-After`",
 }
 _DESCRIPTION = """OpenAI's API for text, served by vLLM.
 
+`/openai/v1/...` is the same as `/v1/...`.
+
 Every error has the body `{"error": {"message", "type", "param", "code"}}`. In a stream, an error after the first byte
-is one event with that body, followed by `[DONE]`."""
+is one event with that body, followed by `[DONE]`. The paths tagged `aitta` are those of Aitta's API and have its
+errors, `{"error", "error_description", "details"}`."""
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the OpenAPI responses of these error statuses; 500 is always among them."""
     return {status: _json(_MEANING[status], ErrorBody) for status in sorted({*statuses, 500})}
+
+
+def oauth_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """As `errors`, in the form of `api/errors.py`'s OAuth paths."""
+    return {status: _json(_MEANING[status], OAuthError) for status in sorted({*statuses, 500})}
 
 
 def _json(description: str, model: type[BaseModel]) -> dict[str, Any]:
@@ -100,7 +112,7 @@ def _correct(document: dict[str, Any]) -> None:
                 operation["security"] = []
             # Validation is ours, and answers 400.
             operation["responses"].pop("422", None)
-            operation["responses"]["431"] = _json(_MEANING[431], ErrorBody)
+            operation["responses"]["431"] = _json(_MEANING[431], OAuthError if speaks_oauth(path) else ErrorBody)
     schemas = document["components"]["schemas"]
     while unused := [name for name in schemas if f'"{_REF}{name}"' not in json.dumps(document)]:
         for name in unused:

@@ -1,8 +1,9 @@
-"""From exceptions to OpenAI's error body, in one place."""
+"""From exceptions to an error's body, in one place: OpenAI's, and OAuth's where clients of Aitta ask."""
 
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import orjson
@@ -21,13 +22,24 @@ from tokka.errors import (
     UnsupportedParameter,
 )
 
+# Aitta's API; see api/aitta.py.
+_OAUTH_PATHS = re.compile(r"/(model|worker|status|downtimes|authenticate_with_key)(/|$)")
 # An error names what is wrong; it does not send the request back.
 _MAX_MESSAGE_CHARS = 1000
 
 
-async def send_error(send: Send, error: TokkaError) -> None:
+def speaks_oauth(path: str) -> bool:
+    """Tell whether errors on this path have the body that OAuth (RFC 6749) gives them."""
+    return _OAUTH_PATHS.match(path) is not None
+
+
+def body_of_error(error: TokkaError, path: str) -> bytes:
+    return orjson.dumps(error.oauth_body() if speaks_oauth(path) else error.body())
+
+
+async def send_error(send: Send, error: TokkaError, path: str) -> None:
     """Answer with the error. Only before the first byte of a response."""
-    body = orjson.dumps(error.body())
+    body = body_of_error(error, path)
     headers = {"content-type": "application/json", "content-length": str(len(body)), **error.headers()}
     raw = [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": error.status, "headers": raw})

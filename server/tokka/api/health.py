@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import AsyncIterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import orjson
@@ -17,7 +19,9 @@ from tokka.api import sse
 from tokka.api.deps import CurrentServices, Services
 from tokka.api.document import errors
 from tokka.engine.supervisor import Progress
+from tokka.errors import MAX_RETRY_AFTER_S
 from tokka.protocol.models import Health, Version
+from tokka.protocol.moments import iso_of
 
 router = APIRouter(tags=["operate"])
 _NOT_READY: dict[int | str, dict[str, Any]] = {
@@ -38,6 +42,10 @@ async def readyz(services: CurrentServices) -> Response:
     progress = services.supervisor.progress()
     if services.admission.is_draining:
         return _health("draining", progress, ready=False)
+    if downtime := services.accounts.downtimes.current(time.time()):
+        left_s = min(MAX_RETRY_AFTER_S, math.ceil(downtime.end - time.time()))
+        planned = replace(progress, detail=f"until {iso_of(downtime.end)}", retry_after_s=max(1, left_s))
+        return _health("maintenance", planned, ready=False)
     return _health(progress.state, progress, ready=progress.state == "ready")
 
 

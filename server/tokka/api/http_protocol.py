@@ -11,12 +11,12 @@ import asyncio
 import http
 from typing import Any
 
-import orjson
 import structlog
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tokka.admission.policy import RETRY_AFTER_S
 from tokka.api.connections import Connections, Cut
+from tokka.api.errors import body_of_error
 from tokka.api.middleware import OPEN_PATHS
 from tokka.api.outbox import BatchedTransport, Outbox
 from tokka.errors import ServerOverloaded, SlowRequest, TokkaError
@@ -52,6 +52,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._limits = self.open_connections.limits
+        # Until a request has named one.
+        self.url = b""
         self._head_bytes = 0
         self._in_head = True
         self._refused = False
@@ -196,7 +198,7 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         self._refused = True
         self._expect_nothing()
-        body = orjson.dumps(error.body())
+        body = body_of_error(error, self.url.partition(b"?")[0].decode("latin-1"))
         headers = {
             "content-type": "application/json",
             "content-length": str(len(body)),

@@ -29,13 +29,27 @@ log = structlog.get_logger("tokka.access")
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/startupz", "/health", "/version"})
 GENERATION_PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
 ADMIN = "/admin/"
+# The same API by another address, for clients of Aitta.
+ALIAS = "/openai/v1/"
 _REMEDY = " Call with a key made by `tokka keys create --scope admin`, or given by --admin-key."
 _SLOWEST_BYTES_PER_S = 64 << 10
 _REQUEST_ID = re.compile(r"^[!-~]{1,128}$")
 
 
+class OpenAIAlias:
+    """Outermost: from here on `/openai/v1/x` is `/v1/x`, to keys, logs and metrics, too."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].startswith(ALIAS):
+            scope = {**scope, "path": scope["path"].removeprefix("/openai")}
+        await self._app(scope, receive, send)
+
+
 class RequestContext:
-    """Outermost: gives each request an id and a record, counts its one outcome, and writes its one access line."""
+    """Gives each request an id and a record, counts its one outcome, and writes its one access line."""
 
     def __init__(
         self, app: ASGIApp, metrics: Metrics, allowances: Allowances, count: Callable[[RequestRecord], None]
@@ -152,13 +166,13 @@ class ErrorRenderer:
         except TokkaError as error:
             record.reason = error.code
             if not started:
-                await send_error(send, error)
+                await send_error(send, error, scope["path"])
         except Exception as fault:
             record.outcome, record.reason = "error", type(fault).__name__
             log.error("unexpected_error", request_id=record.id, path=scope["path"], exc_info=fault)
             if not started:
                 message = f"The server had an error while processing your request (request id {record.id})."
-                await send_error(send, InternalError(message))
+                await send_error(send, InternalError(message), scope["path"])
 
 
 class Authentication:

@@ -8,6 +8,7 @@ import typer
 
 from tokka import __version__
 from tokka.cli.bench import bench
+from tokka.cli.downtime import app as downtime
 from tokka.cli.keys import app as keys
 from tokka.cli.options import serve_command
 from tokka.cli.plan import plan
@@ -30,6 +31,7 @@ def _show_version(wanted: bool) -> None:
 
 app.command(name="serve")(serve_command())
 app.add_typer(keys, name="keys")
+app.add_typer(downtime, name="downtime")
 app.command()(usage)
 app.command()(bench)
 app.command()(plan)

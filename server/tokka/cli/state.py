@@ -1,4 +1,4 @@
-"""What `tokka keys` and `tokka usage` share: where the database is, and errors as one line."""
+"""What `tokka keys`, `tokka downtime` and `tokka usage` share: where the database is, and errors as one line."""
 
 from __future__ import annotations
 

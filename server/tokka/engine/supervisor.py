@@ -116,11 +116,14 @@ class Supervisor:
         """Return the engine if it can serve now. Raises ModelStarting."""
         now = self.progress()
         if self._engine is None or now.state != "ready":
-            raise ModelStarting(
-                f"The model is not ready: {now.phase}. Retry in {now.retry_after_s} s.",
-                retry_after_s=now.retry_after_s,
-            )
+            raise _not_ready(now)
         return self._engine
+
+    def described(self) -> ModelInfo:
+        """Return what is known of the model, also while an engine is rebuilt. Raises ModelStarting before."""
+        if self._info is None:
+            raise _not_ready(self.progress())
+        return self._info
 
     def stats(self) -> EngineStats:
         return self._engine.stats() if self._engine and self._state == "ready" else EngineStats()
@@ -238,6 +241,12 @@ class Supervisor:
         log.info("engine_phase", state=self._state, phase=phase, elapsed_s=self.progress().elapsed_s, **fields)
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
+
+
+def _not_ready(now: Progress) -> ModelStarting:
+    return ModelStarting(
+        f"The model is not ready: {now.phase}. Retry in {now.retry_after_s} s.", retry_after_s=now.retry_after_s
+    )
 
 
 async def _end(task: asyncio.Task[Any]) -> None:

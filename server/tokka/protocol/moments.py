@@ -7,6 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 # Days and hours; the calendar's own rules come on top.
 MOMENT = r"^(20[0-9]{2}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}Z?)?|[1-9][0-9]{0,3}[dhm])$"
+# What the calendar of people needs; the databases hold more.
+_YEARS = range(2000, 2100)
 _UNITS = {"d": 86400, "h": 3600, "m": 60}
 
 
@@ -27,3 +29,26 @@ def moment_of(text: str, now: datetime, *, ahead: bool) -> datetime:
         return datetime.fromisoformat(text.removesuffix("Z")).replace(tzinfo=UTC)
     except ValueError:
         raise ValueError(f"{text!r} is not in the calendar") from None
+
+
+def zoned_moment_of(text: str, now: datetime) -> datetime:
+    """Return the moment of an ISO 8601 time with its zone, in UTC, or of a distance ahead of now; whole seconds.
+
+    Raises ValueError that says what is wrong."""
+    if (distance := distance_of(text)) is not None:
+        return (now + distance).replace(microsecond=0)
+    shown = repr(text[:40])
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"{shown} is no time; write 2026-12-31T18:00+02:00, 2026-12-31T16:00Z, 30d or 12h") from None
+    if moment.tzinfo is None:
+        raise ValueError(f"{shown} has no time zone; write 2026-12-31T18:00+02:00 or 2026-12-31T16:00Z")
+    if moment.year not in _YEARS:
+        raise ValueError(f"{shown} is not between {_YEARS[0]} and {_YEARS[-1]}")
+    return moment.astimezone(UTC).replace(microsecond=0)
+
+
+def iso_of(seconds: float) -> str:
+    """Write seconds since 1970 as ISO 8601 in UTC, to the second."""
+    return f"{datetime.fromtimestamp(int(seconds), UTC):%Y-%m-%dT%H:%M:%SZ}"

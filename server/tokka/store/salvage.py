@@ -9,8 +9,9 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from tokka.store.tables import KEYS, STATE, USAGE, WRITERS
+from tokka.store.tables import DOWNTIMES, KEYS, STATE, USAGE, WRITERS
 
+_TABLES = (KEYS, USAGE, WRITERS, DOWNTIMES)
 # A page holds some tens of rows; where so many in a row are missing, the table has ended.
 _MAX_GAP = 2000
 
@@ -30,14 +31,14 @@ class Salvage:
 
 def read(connection: sqlite3.Connection) -> Salvage:
     found = Salvage()
-    for table in (KEYS, USAGE, WRITERS):
+    for table in _TABLES:
         _read_table(connection, table.name, found)
     return found
 
 
 def write(found: Salvage, connection: Connection) -> None:
     """Put the rows into a new database."""
-    for table in (KEYS, USAGE, WRITERS):
+    for table in _TABLES:
         rows = [
             {name: value for name, value in row.items() if name in table.c} for row in found.rows.get(table.name, [])
         ]

@@ -59,6 +59,16 @@ STATE = Table(
     Column("revision", BigInteger, nullable=False),
 )
 
+# Windows without service, set by operators.
+DOWNTIMES = Table(
+    "downtimes",
+    METADATA,
+    Column("id", String(32), primary_key=True),
+    Column("begin_at", BigInteger, nullable=False),
+    Column("end_at", BigInteger, nullable=False, index=True),
+    Column("reason", Text, nullable=False),
+)
+
 # The last batch of usage each server has written.
 WRITERS = Table(
     "writers",

@@ -231,6 +231,7 @@ class VllmEngine:
             raise StartupError(f"the chat template cannot be used: {problem}")
         self._vocabulary = Vocabulary(tokenizer)
         scheduler = self._llm.vllm_config.scheduler_config
+        ranks = self._llm.vllm_config.parallel_config.world_size
         return ModelInfo(
             max_model_len=self._max_model_len,
             vocab_size=self._vocab_size,
@@ -239,6 +240,7 @@ class VllmEngine:
             has_chat_template=self._renderer.has_chat_template,
             max_running=scheduler.max_num_seqs * self._options.data_parallel_size,
             step_tokens=scheduler.max_num_batched_tokens * self._options.data_parallel_size,
+            gpus=0 if self._cpu else ranks * self._options.data_parallel_size,
         )
 
     def _warmup_ids(self) -> tuple[int, ...]:

@@ -1,0 +1,152 @@
+"""Aitta's API, so that its clients find here what they know: models, workers, downtimes, and a token for a key."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any, Literal
+
+import psutil
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import JSONResponse
+
+from tokka.api.deps import CurrentKey, CurrentServices, Services
+from tokka.api.document import oauth_errors
+from tokka.core import Key
+from tokka.errors import WorkerNotFound
+from tokka.protocol import hal
+from tokka.protocol.moments import iso_of
+
+
+class HalResponse(JSONResponse):
+    # Without parameters: aitta-client compares all of it.
+    media_type = "application/hal+json"
+
+
+async def _counted(services: CurrentServices, key: CurrentKey) -> None:
+    services.allowances.count(key, time.monotonic())
+
+
+async def _open(services: CurrentServices) -> None:
+    services.accounts.downtimes.check(time.time())
+
+
+router = APIRouter(tags=["aitta"], default_response_class=HalResponse)
+_HAL: dict[str, Any] = {"response_model_exclude_none": True}
+_ALWAYS = [Depends(_counted)]
+# Each use of aitta-client begins with these: that is how it hears of a downtime.
+_UNLESS_DOWN = [Depends(_open), Depends(_counted)]
+
+
+@router.get(
+    "/model",
+    summary="List the served names",
+    dependencies=_UNLESS_DOWN,
+    responses=oauth_errors(401, 403, 429, 503),
+    **_HAL,
+)
+async def list_models(services: CurrentServices, key: CurrentKey) -> hal.Collection:
+    return hal.model_list(services.dispatcher.names(key))
+
+
+@router.get(
+    "/model/{model}",
+    summary="Describe a served name; a slash in it is written as ~",
+    dependencies=_UNLESS_DOWN,
+    responses=oauth_errors(401, 403, 404, 429, 503),
+    **_HAL,
+)
+async def get_model(model: str, services: CurrentServices, key: CurrentKey) -> hal.ModelResource:
+    name = _name_of(model, services, key)
+    return hal.model_resource(name, services.supervisor.described(), _worker_of(services))
+
+
+@router.get(
+    "/model/{model}/metadata",
+    summary="Tell how a model is run",
+    dependencies=_UNLESS_DOWN,
+    responses=oauth_errors(401, 403, 404, 429, 503),
+    **_HAL,
+)
+async def get_metadata(model: str, services: CurrentServices, key: CurrentKey) -> hal.ModelMetadata:
+    name = _name_of(model, services, key)
+    return hal.model_metadata(
+        name,
+        services.supervisor.described(),
+        ram_mb=psutil.virtual_memory().total >> 20,
+        cpus=len(os.sched_getaffinity(0)),
+        tenant=key.tenant,
+    )
+
+
+@router.get(
+    "/worker",
+    summary="List the running engines: one, or none while there is none",
+    dependencies=_ALWAYS,
+    responses=oauth_errors(401, 403, 429),
+    **_HAL,
+)
+async def list_workers(services: CurrentServices, key: CurrentKey) -> hal.Collection:
+    name = next(iter(services.dispatcher.names(key)), None)
+    return hal.worker_list(name, _worker_of(services))
+
+
+@router.get(
+    "/worker/{model}/{worker}",
+    summary="Tell what an engine is doing, and when it is ready",
+    dependencies=_ALWAYS,
+    responses=oauth_errors(401, 403, 404, 429),
+    **_HAL,
+)
+async def get_worker(model: str, worker: str, services: CurrentServices, key: CurrentKey) -> hal.WorkerResource:
+    name, number = _name_of(model, services, key), _worker_of(services)
+    if number is None or worker != str(number):
+        raise WorkerNotFound(f"There is no worker `{worker[:64]}` of this model, or no longer. GET /worker lists it.")
+    progress, stats = services.supervisor.progress(), services.supervisor.stats()
+    return hal.WorkerResource(
+        id=str(number),
+        model=name,
+        state=progress.state,
+        phase=progress.phase,
+        detail=progress.detail,
+        started_at=iso_of(time.time() - progress.elapsed_s),
+        retry_after_s=progress.retry_after_s,
+        running=stats.running,
+        waiting=stats.waiting + services.admission.waiting_choices,
+        links=hal.worker_links(name, number),
+    )
+
+
+@router.get("/status", summary='"OK", or the downtime under way', responses=oauth_errors(401, 403))
+async def status(services: CurrentServices) -> Literal["OK"] | hal.Window:
+    downtime = services.accounts.downtimes.current(time.time())
+    return "OK" if downtime is None else hal.window(downtime)
+
+
+@router.get("/downtimes", summary="List the downtimes under way and to come", responses=oauth_errors(401, 403), **_HAL)
+async def list_downtimes(services: CurrentServices) -> hal.DowntimeList:
+    return hal.downtime_list(services.accounts.downtimes.not_over(time.time()))
+
+
+@router.get(
+    "/authenticate_with_key",
+    summary="Get a short-lived token for the API key; a token gets none",
+    response_class=JSONResponse,
+    responses={200: {"model": hal.AccessToken}, **oauth_errors(401, 403)},
+)
+async def authenticate_with_key(request: Request, services: CurrentServices) -> JSONResponse:
+    token = services.accounts.ring.issue(request.headers.get("authorization"), time.time())
+    answer = hal.AccessToken(access_token=token.text, expires_in=token.expires_in)
+    # A credential is for whoever asked, not for what stands between.
+    return JSONResponse(answer.model_dump(exclude_none=True), headers={"cache-control": "no-store"})
+
+
+def _name_of(segment: str, services: Services, key: Key) -> str:
+    """Raises ModelNotFound."""
+    name = hal.name_of(segment, services.dispatcher.names(key))
+    services.dispatcher.check_model(name, key)
+    return name
+
+
+def _worker_of(services: Services) -> int | None:
+    return services.supervisor.starts or None

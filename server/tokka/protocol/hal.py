@@ -1,0 +1,251 @@
+"""Aitta's API as its clients read it: resources that say where to go on (HAL, `application/hal+json`).
+
+Hrefs are paths below the address a client calls us by: aitta-client puts that address before each of them, so they are
+right behind a proxy as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+from urllib.parse import quote
+
+from pydantic import BaseModel, Field
+
+from tokka.core import Downtime, ModelInfo
+from tokka.protocol.moments import iso_of
+
+Capability = Literal["openai-chat-completion"]
+
+_OPENAI = "/openai/v1"
+
+
+class Link(BaseModel):
+    """Where a resource is, and how it is asked for."""
+
+    href: str = Field(description="Below the server's base URL.")
+    name: str | None = None
+    method: Literal["GET", "POST"] = "GET"
+
+
+class CollectionLinks(BaseModel):
+    self: Link
+    item: list[Link]
+
+
+class Collection(BaseModel):
+    """The models, or the workers, that the key may use."""
+
+    links: CollectionLinks = Field(serialization_alias="_links")
+
+
+class ModelLinks(BaseModel):
+    self: Link
+    collection: Link
+    metadata: Link
+    worker: Link | None = Field(None, description="The engine that runs it; there is none before its first start.")
+    openai: Link | None = Field(None, description="The base URL for OpenAI's clients, of a model that can chat.")
+    openai_chat_completion: Link | None = Field(None, serialization_alias="openai-chat-completion")
+
+
+class ModelResource(BaseModel):
+    """A served name. A model without a chat template has no capability here; `/v1/completions` serves it."""
+
+    id: str
+    description: str
+    capabilities: list[Capability]
+    links: ModelLinks = Field(serialization_alias="_links")
+
+
+class WorkerConfig(BaseModel):
+    """How the engine runs the model. `model_path` is its name: where its files are is nobody's business."""
+
+    model_path: str
+    concurrency: int = Field(description="Sequences it works on at once.")
+    loading_arguments: dict[str, int]
+
+
+class Resources(BaseModel):
+    """The machine of the server, and the GPUs the model is spread over."""
+
+    ram_mb: int
+    num_gpus: int
+    num_cpus: int
+
+
+class SelfLinks(BaseModel):
+    self: Link
+
+
+class ModelMetadata(BaseModel):
+    """What Aitta keeps of a model. What has no meaning here is empty: the OpenAPI document describes bodies."""
+
+    id: str
+    description: str
+    capabilities: list[Capability]
+    worker_config: WorkerConfig
+    resources: Resources
+    software: dict[str, str] = {}
+    inputs: dict[str, Any] = {}
+    outputs: dict[str, Any] = {}
+    parameters: dict[str, Any] = {}
+    supports_batching: Literal[False] = False
+    scopes: list[str] = Field(description="The tenant that asks: others' are not told.")
+    owner: Literal["tokka"] = "tokka"
+    links: SelfLinks = Field(serialization_alias="_links")
+
+
+class WorkerLinks(BaseModel):
+    self: Link
+    collection: Link
+    model: Link
+
+
+class WorkerResource(BaseModel):
+    """The engine that runs the model: one at a time, the next one after its death."""
+
+    id: str
+    model: str
+    state: Literal["stopped", "starting", "ready", "failed"]
+    phase: str
+    detail: str
+    started_at: str = Field(description="ISO 8601, UTC.")
+    retry_after_s: int = Field(description="When it is probably ready; 0 if it is.")
+    running: int = Field(description="Choices it works on.")
+    waiting: int = Field(description="Choices that wait for it.")
+    links: WorkerLinks = Field(serialization_alias="_links")
+
+
+class Window(BaseModel):
+    """A time without service. ISO 8601, UTC."""
+
+    begin: str
+    end: str
+    reason: str
+
+
+class DowntimeResource(Window):
+    id: str
+
+
+class DowntimeItems(BaseModel):
+    item: list[DowntimeResource]
+
+
+class DowntimeList(BaseModel):
+    """Windows under way and to come, in order of their begin."""
+
+    links: SelfLinks = Field(serialization_alias="_links")
+    embedded: DowntimeItems = Field(serialization_alias="_embedded")
+
+
+class AccessToken(BaseModel):
+    """A token to be sent in the place of the key, for so many seconds."""
+
+    access_token: str
+    expires_in: int
+    token_type: Literal["Bearer"] = "Bearer"  # noqa: S105 - a kind of tokens
+
+
+class OAuthError(BaseModel):
+    """An error as OAuth (RFC 6749) has it, on these paths only. `details`: the window of a maintenance."""
+
+    error: str
+    error_description: str
+    error_uri: str | None = None
+    details: dict[str, str] | None = None
+
+
+def name_of(segment: str, names: Sequence[str]) -> str:
+    """Return the served name that a path says with `~` for `/`; what is none of them comes back as it is."""
+    return next((name for name in names if _tilde(name) == segment), segment)
+
+
+def model_list(names: Sequence[str]) -> Collection:
+    return _collection("/model", [Link(href=_model(name), name=name) for name in names])
+
+
+def model_resource(name: str, info: ModelInfo, worker: int | None) -> ModelResource:
+    """`worker`: the number of the present engine, if there is one."""
+    can_chat = info.has_chat_template
+    chat = Link(href=f"{_OPENAI}/chat/completions", method="POST")
+    return ModelResource(
+        id=name,
+        description=_description(name, info),
+        capabilities=_capabilities(info),
+        links=ModelLinks(
+            self=Link(href=_model(name), name=name),
+            collection=Link(href="/model"),
+            metadata=Link(href=f"{_model(name)}/metadata"),
+            worker=None if worker is None else Link(href=_worker(name, worker), name=str(worker)),
+            openai=Link(href=_OPENAI) if can_chat else None,
+            openai_chat_completion=chat if can_chat else None,
+        ),
+    )
+
+
+def model_metadata(name: str, info: ModelInfo, *, ram_mb: int, cpus: int, tenant: str) -> ModelMetadata:
+    return ModelMetadata(
+        id=name,
+        description=_description(name, info),
+        capabilities=_capabilities(info),
+        worker_config=WorkerConfig(
+            model_path=name,
+            concurrency=info.max_running,
+            loading_arguments={"max_model_len": info.max_model_len},
+        ),
+        resources=Resources(ram_mb=ram_mb, num_gpus=info.gpus, num_cpus=cpus),
+        scopes=[tenant],
+        links=SelfLinks(self=Link(href=f"{_model(name)}/metadata")),
+    )
+
+
+def worker_list(name: str | None, worker: int | None) -> Collection:
+    """`name`: what the key may call the model by; None if it may not use it."""
+    if name is None or worker is None:
+        return _collection("/worker", [])
+    return _collection("/worker", [Link(href=_worker(name, worker), name=str(worker))])
+
+
+def worker_links(name: str, worker: int) -> WorkerLinks:
+    return WorkerLinks(
+        self=Link(href=_worker(name, worker), name=str(worker)),
+        collection=Link(href="/worker"),
+        model=Link(href=_model(name), name=name),
+    )
+
+
+def window(downtime: Downtime) -> Window:
+    return Window(begin=iso_of(downtime.begin), end=iso_of(downtime.end), reason=downtime.reason)
+
+
+def downtime_list(downtimes: Sequence[Downtime]) -> DowntimeList:
+    items = [DowntimeResource(id=downtime.id, **window(downtime).model_dump()) for downtime in downtimes]
+    return DowntimeList(links=SelfLinks(self=Link(href="/downtimes")), embedded=DowntimeItems(item=items))
+
+
+def _collection(href: str, items: list[Link]) -> Collection:
+    return Collection(links=CollectionLinks(self=Link(href=href), item=items))
+
+
+def _capabilities(info: ModelInfo) -> list[Capability]:
+    return ["openai-chat-completion"] if info.has_chat_template else []
+
+
+def _description(name: str, info: ModelInfo) -> str:
+    length = f"prompt and answer together have room for {info.max_model_len} tokens"
+    if info.has_chat_template:
+        return f"{name}, a language model that answers the messages of a chat, all in text; {length}."
+    return f"{name}, a language model that continues a text, and has no chat template; {length}."
+
+
+def _tilde(name: str) -> str:
+    return name.replace("/", "~")
+
+
+def _model(name: str) -> str:
+    return f"/model/{quote(_tilde(name), safe='')}"
+
+
+def _worker(name: str, worker: int) -> str:
+    return f"/worker/{quote(_tilde(name), safe='')}/{worker}"

@@ -1,0 +1,62 @@
+"""Downtimes in both databases."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import text
+
+from tests.store.conftest import Connect
+from tests.store.test_database import added, changes, key
+from tokka.core import Downtime
+from tokka.store import downtimes
+from tokka.store.database import Database
+
+
+def planned_downtime(database: Database, begin: int, **fields: str) -> Downtime:
+    downtime = Downtime(f"down_{begin}", begin, begin + 100, fields.get("reason", "new GPUs"))
+    with database.transaction(write=True) as connection:
+        downtimes.add(connection, downtime)
+    return downtime
+
+
+def not_over(database: Database, now: int) -> list[Downtime]:
+    with database.transaction(write=False) as connection:
+        return downtimes.not_over(connection, now)
+
+
+def test_a_reader_gets_what_is_not_over_in_order_of_the_begin(database: Database) -> None:
+    second, first = planned_downtime(database, 2**40, reason="Ärjä 🦌"), planned_downtime(database, 1000)
+    assert not_over(database, 1099) == [first, second]
+    assert not_over(database, 1100) == [second]
+    with database.transaction(write=False) as connection:
+        assert downtimes.all_of_them(connection) == [first, second]
+
+
+def test_what_is_removed_is_gone_and_there_once(database: Database) -> None:
+    planned = planned_downtime(database, 1000)
+    with database.transaction(write=True) as connection:
+        assert downtimes.remove(connection, planned.id)
+        assert not downtimes.remove(connection, planned.id)
+    assert not_over(database, 0) == []
+
+
+def test_a_reader_takes_so_many_at_most(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(downtimes, "MAX_ROWS", 3)
+    for begin in range(5):
+        planned_downtime(database, begin)
+    assert [downtime.begin for downtime in not_over(database, 0)] == [0, 1, 2]
+
+
+def test_a_database_of_the_first_revision_gets_the_table_and_keeps_its_keys(
+    connect: Connect, database: Database
+) -> None:
+    row = added(database, key())
+    with database.transaction(write=True) as connection:
+        connection.execute(text("DROP TABLE downtimes"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+    database.close()
+    migrated = connect()
+    migrated.open(None)
+    assert changes(migrated) == [row]
+    planned = planned_downtime(migrated, 1000)
+    assert not_over(migrated, 0) == [planned]
