@@ -190,7 +190,8 @@ class Accounts:
     async def _follow(self, ledger: Ledger) -> None:
         rows, self._seen = await self._run(partial(ledger.changes, self._seen, self.ring.rows))
         self.ring.apply(rows)
-        self.downtimes.apply(await self._run(partial(ledger.downtimes, int(time.time()))))
+        if (downtimes := await self._run(partial(ledger.downtimes, int(time.time())))) is not None:
+            self.downtimes.apply(downtimes)
 
     async def _flush(self, ledger: Ledger) -> None:
         if self._batch is None and (rows := self.book.take()):

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-
-from sqlalchemy import Connection
 
 from tokka.accounts.answers import Issued, NewKey
 from tokka.accounts.credential import digest_of, new_key_id, new_secret, prefix_of
@@ -35,9 +32,10 @@ class Ledger:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        # Of the database when keys and usage were last read from it: as long as nobody else has written, nothing new is
+        # Of the database when something was last read from it: as long as nobody else has written, nothing new is
         # there. Twice a second a look costs a tenth of reading.
         self._keys_version: int | None = None
+        self._downtimes_version: int | None = None
         self._usage_version: tuple[int, Periods] | None = None
 
     @property
@@ -47,7 +45,7 @@ class Ledger:
     def open(self, known: Sequence[KeyRow] | None) -> None:
         """Connect anew, and repair. `known`: the keys in memory; None at the start. Raises StartupError, too."""
         # Versions of two connections have nothing to do with each other.
-        self._keys_version = self._usage_version = None
+        self._keys_version = self._downtimes_version = self._usage_version = None
         self._database.open(known)
 
     def close(self) -> None:
@@ -85,6 +83,8 @@ class Ledger:
         self._usage_version = here
         return totals
 
+    # Whoever asks for a change of keys may have given up before it is done: `changes` is to see it.
+
     def create(self, new: NewKey, now: int) -> Issued:
         secret = new_secret()
         row = KeyRow(
@@ -99,13 +99,15 @@ class Ledger:
             models=new.models,
             expires_at=new.expires_at,
         )
-        with self._changing() as connection:
+        self._keys_version = None
+        with self._database.transaction(write=True) as connection:
             row = keys.add(connection, row)
         return Issued(row, secret)
 
     def revoke(self, key_id: str, now: int) -> KeyRow | None:
         """Return the key, revoked now or earlier; None if there is none."""
-        with self._changing() as connection:
+        self._keys_version = None
+        with self._database.transaction(write=True) as connection:
             row = keys.find(connection, key_id)
             if row is None or row.revoked_at is not None:
                 return row
@@ -115,7 +117,8 @@ class Ledger:
         """Give the key a new secret; the present one is good for the grace time. None if there is no such key, or it
         was revoked."""
         secret = new_secret()
-        with self._changing() as connection:
+        self._keys_version = None
+        with self._database.transaction(write=True) as connection:
             row = keys.find(connection, key_id)
             if row is None or row.revoked_at is not None:
                 return None
@@ -128,21 +131,19 @@ class Ledger:
             )
             return Issued(keys.change(connection, changed), secret)
 
-    @contextmanager
-    def _changing(self) -> Iterator[Connection]:
-        # Whoever asked may have given up meanwhile: `changes` is to see it.
-        self._keys_version = None
-        with self._database.transaction(write=True) as connection:
-            yield connection
-
     def all_keys(self) -> list[KeyRow]:
         with self._database.transaction(write=False) as connection:
             return sorted(keys.changed_after(connection, 0), key=lambda row: (row.created_at, row.id))
 
-    def downtimes(self, now: int) -> list[Downtime]:
-        """Return those that are not over, in order of their begin."""
+    def downtimes(self, now: int) -> list[Downtime] | None:
+        """Return those that are not over, in order of their begin; None if nobody has written since the last time."""
+        version = self._database.version()
+        if version is not None and version == self._downtimes_version:
+            return None
         with self._database.transaction(write=False) as connection:
-            return downtimes.not_over(connection, now)
+            found = downtimes.not_over(connection, now)
+        self._downtimes_version = version
+        return found
 
     def all_downtimes(self) -> list[Downtime]:
         """Return all, also those that are over, in order of their begin."""
@@ -150,11 +151,13 @@ class Ledger:
             return downtimes.all_of_them(connection)
 
     def add_downtime(self, downtime: Downtime) -> None:
+        self._downtimes_version = None
         with self._database.transaction(write=True) as connection:
             downtimes.add(connection, downtime)
 
     def remove_downtime(self, downtime_id: str) -> bool:
         """Tell whether there was one of this id."""
+        self._downtimes_version = None
         with self._database.transaction(write=True) as connection:
             return downtimes.remove(connection, downtime_id)
 
