@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 
 from tokka.core import ChoiceDone, Event, PromptEcho, TextDelta
@@ -27,7 +28,7 @@ class Inbox:
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._gathers = gathers
-        self._woken_s = 0.0
+        self._woken_s = -math.inf
 
     def echo(self, event: PromptEcho) -> None:
         self._events.append(event)
@@ -41,8 +42,12 @@ class Inbox:
             earlier.add(delta)
         if done is not None:
             self._events.append(done)
-        if not self._gathers or done is not None or time.monotonic() - self._woken_s >= GATHER_S:
+        if done is not None or not self.waits():
             self._wake()
+
+    def waits(self) -> bool:
+        """Tell whether the reader need not hear of a token that comes now."""
+        return self._gathers and time.monotonic() - self._woken_s < GATHER_S
 
     def fail(self, error: Exception) -> None:
         """End it: the reader gets this error behind what is there."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tokka.core import ChoiceDone, Event, PromptEcho, Sampling, TextDelta
+from tokka.engine import inbox as inbox_module
 from tokka.engine.inbox import Inbox
 from tokka.engine.vllm.decode import Vocabulary
 from tokka.engine.vllm.outputs import PromptOutputs
@@ -40,7 +42,7 @@ class Prompt:
     """One prompt's outputs, fed by hand."""
 
     def __init__(self, sampling: Sampling, *, copies: int = 1, limit: int = 100, at: int = 0, **fields: Any) -> None:
-        self.inbox = Inbox()
+        self.inbox = fields.pop("inbox", None) or Inbox()
         given: dict[str, Any] = {"echo": None, **fields}
         ids = given.pop("token_ids", [])
         self.outputs = PromptOutputs(
@@ -169,3 +171,32 @@ async def test_what_vllm_puts_into_its_queue_is_an_error_or_nothing() -> None:
     prompt.sequence.put(EngineDied())
     with pytest.raises(EngineDied):
         await prompt.inbox.get()
+
+
+@pytest.mark.parametrize(
+    ("sampling", "lumps"),
+    [(Sampling(), [1, 4]), (Sampling(stop=("?",)), [1, 1, 1, 1, 1]), (Sampling(logprobs=0), [1, 1, 1, 1, 1])],
+)
+async def test_tokens_nobody_waits_for_are_taken_together_unless_each_counts(
+    sampling: Sampling, lumps: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inbox_module, "GATHER_S", 3600.0)
+    lumps_seen: list[int] = []
+
+    class Noting(Inbox):
+        def put(self, delta: TextDelta, done: ChoiceDone | None = None) -> None:
+            lumps_seen.append(len(delta.token_ids))
+            super().put(delta, done)
+
+    prompt = Prompt(sampling, inbox=Noting(gathers=True))
+    reader = asyncio.create_task(prompt.inbox.get())
+    for place, char in enumerate("Hello"):
+        await asyncio.sleep(0)
+        reason = "length" if place == 4 else None
+        scores = None if sampling.logprobs is None else scores_of(ord(char))
+        prompt.sequence.take([ord(char)], reason, None, scores)
+    events = [*await reader, *await prompt.inbox.get()]
+    assert lumps_seen == lumps
+    assert "".join(event.text for event in events if isinstance(event, TextDelta)) == "Hello"
+    assert events[-1] == ChoiceDone(0, "length", cumulative_logprob=None if sampling.logprobs is None else -2.5)
+    assert prompt.outputs.completion_tokens == 5

@@ -41,6 +41,8 @@ class PromptOutputs:
         self._echo = echo
         self._vocabulary = vocabulary
         self._table = vocabulary.table
+        # Nothing in the text can end a choice, and nothing is said of single tokens.
+        self._takes_lumps = not sampling.stop and sampling.logprobs is None and limit > 0
         self._choices: list[Choice] = []
         self.cached_tokens = 0
 
@@ -62,6 +64,11 @@ class PromptOutputs:
         if self._echo is not None:
             self._inbox.echo(self._echo_of(self._echo, prompt_logprobs))
             self._echo = None
+
+    def waits(self) -> bool:
+        """Tell whether the tokens of a sequence may as well be taken with those that come next: one by one they cost
+        twice as much."""
+        return self._takes_lumps and self._inbox.waits()
 
     def take(
         self, first: int, choice: Choice, token_ids: Sequence[int], reason: str | None, stop: Any, scores: Any
@@ -122,12 +129,14 @@ class PromptOutputs:
 class SequenceOutputs:
     """One sequence of a prompt, where vLLM keeps the queue of its outputs."""
 
-    __slots__ = ("_choice", "_first", "_prompt")
+    __slots__ = ("_choice", "_first", "_kept", "_prompt")
 
     def __init__(self, prompt: PromptOutputs, first: int, choice: Choice) -> None:
         self._prompt = prompt
         self._first = first
         self._choice = choice
+        # Tokens not passed on yet.
+        self._kept: list[int] = []
 
     def begin(self, cached_tokens: int, prompt_logprobs: Sequence[Any] | None) -> None:
         self._prompt.begin(cached_tokens, prompt_logprobs)
@@ -141,6 +150,11 @@ class SequenceOutputs:
         if reason not in (None, "stop", "length"):
             self._prompt.fail(EngineError(f"The engine ended this request: {reason}."))
             return True
+        if reason is None and self._prompt.waits():
+            self._kept += token_ids
+            return False
+        if self._kept:
+            token_ids, self._kept = [*self._kept, *token_ids], []
         return self._prompt.take(self._first, self._choice, token_ids, reason, stop, scores)
 
     def put(self, output: object) -> None:
