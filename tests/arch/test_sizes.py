@@ -18,3 +18,8 @@ def test_file_has_at_most_400_lines_and_functions_50(path: Path) -> None:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert (node.end_lineno or 0) - node.lineno < 50, f"{path}: {node.name}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "web").iterdir()), ids=lambda path: path.name)
+def test_file_of_the_page_has_at_most_400_lines(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 400

@@ -1,5 +1,5 @@
 """The URL map: every router in one ordered list."""
 
-from tokka.api import admin, chat, completions, health, models, tokenize
+from tokka.api import admin, chat, completions, health, models, tokenize, ui
 
-ROUTERS = [chat.router, completions.router, models.router, tokenize.router, health.router, admin.router]
+ROUTERS = [chat.router, completions.router, models.router, tokenize.router, health.router, admin.router, ui.router]

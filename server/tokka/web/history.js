@@ -1,0 +1,90 @@
+const PREFIX = "tokka.conversation.";
+const LAST = "tokka.last";
+const MAX_CONVERSATIONS = 100;
+
+/** The conversations this browser keeps, each under a name of its own. Without storage they live as long as the page. */
+export class History {
+  #storage;
+  #kept = new Map();
+  // Of everything but what this tab has open.
+  problem = "";
+
+  constructor() {
+    try {
+      this.#storage = window.localStorage;
+      this.#storage.getItem(LAST);
+    } catch {
+      this.#storage = null;
+      this.problem = "This browser keeps no history here: its storage is blocked for this page.";
+    }
+    this.refresh();
+  }
+
+  /** Read what other tabs have written. */
+  refresh() {
+    if (!this.#storage) return;
+    const names = Object.keys(this.#storage).filter((name) => name.startsWith(PREFIX));
+    const read = names.map((name) => sound(this.#storage.getItem(name))).filter(Boolean);
+    this.#kept = new Map(read.map((conversation) => [conversation.id, conversation]));
+  }
+
+  /** @returns {object[]} newest first */
+  list() {
+    return [...this.#kept.values()].sort((one, other) => other.updatedMs - one.updatedMs);
+  }
+
+  /** Return the conversation this browser had open last, or null. */
+  last() {
+    return this.#kept.get(this.#storage?.getItem(LAST)) ?? null;
+  }
+
+  get(id) {
+    return this.#kept.get(id) ?? null;
+  }
+
+  /** Keep the conversation, and remember it as the last one. `problem` says what came in the way. */
+  save(conversation) {
+    this.#kept.set(conversation.id, conversation);
+    this.#write(() => {
+      this.#storage.setItem(PREFIX + conversation.id, JSON.stringify(conversation));
+      this.#storage.setItem(LAST, conversation.id);
+    });
+    for (const { id } of this.list().slice(MAX_CONVERSATIONS)) {
+      this.remove(id);
+      this.problem = `The newest ${MAX_CONVERSATIONS} conversations are kept: the oldest one made room.`;
+    }
+  }
+
+  /** Remember which conversation is open; "" for a new one. */
+  open(id) {
+    this.#write(() => this.#storage.setItem(LAST, id));
+  }
+
+  remove(id) {
+    this.#kept.delete(id);
+    this.#write(() => this.#storage.removeItem(PREFIX + id));
+  }
+
+  #write(write) {
+    if (!this.#storage) return;
+    try {
+      write();
+      this.problem = "";
+    } catch {
+      this.problem = "This browser's storage is full: what you write now is not kept. Delete old conversations.";
+    }
+  }
+}
+
+/** Return a stored conversation if it has the form of one: anything may have been written there. */
+function sound(json) {
+  try {
+    const { id, title, isNamed, updatedMs, system, turns } = JSON.parse(json);
+    const isText = (...values) => values.every((value) => typeof value === "string");
+    if (!isText(id, title, system) || typeof updatedMs !== "number" || !Array.isArray(turns)) return null;
+    if (!turns.every((turn) => isText(turn.role, turn.text))) return null;
+    return { id, title, isNamed: Boolean(isNamed), updatedMs, system, turns };
+  } catch {
+    return null;
+  }
+}
