@@ -65,6 +65,10 @@ class Visitor:
     async def set(self, label: str, value: str) -> None:
         await self.page.get_by_label(label).fill(value)
 
+    async def leave(self) -> None:
+        """Close the page, before its server ends."""
+        await self.page.close()
+
     def bodies(self, path: str) -> list[dict[str, Any]]:
         """Return what was posted there."""
         return [r.post_data_json for r in self.requests if urlsplit(r.url).path == path and r.post_data_json]

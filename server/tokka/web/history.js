@@ -65,6 +65,11 @@ export class History {
     this.#write(() => this.#storage.removeItem(PREFIX + id));
   }
 
+  /** Keep nothing from now on. */
+  close() {
+    this.#storage = null;
+  }
+
   #write(write) {
     if (!this.#storage) return;
     try {

@@ -62,11 +62,20 @@ class Page {
   async run() {
     byId("new").addEventListener("click", () => this.#open(newConversation(this.#conversation.system)));
     byId("change-key").addEventListener("click", async () => (await this.#key.renew(false)) && this.#connect());
-    window.addEventListener("pagehide", () => this.#writing && this.#history.save(this.#conversation));
+    window.addEventListener("pagehide", () => this.#leave());
+    // Back from where a browser keeps pages whole: what was left there is out of date.
+    window.addEventListener("pageshow", (event) => event.persisted && location.reload());
     window.addEventListener("storage", () => this.#readOtherTabs());
     this.#show();
     this.#composer.focus();
     await this.#connect();
+  }
+
+  /** Keep the answer as far as it came. What the browser then does to its request is no ending of it. */
+  #leave() {
+    if (!this.#writing) return;
+    this.#history.save(this.#conversation);
+    this.#history.close();
   }
 
   /** Learn which models there are, and wait until the engine is ready. */
@@ -128,8 +137,10 @@ class Page {
     if (this.#models.length) this.#counter.refresh(this.#conversation, this.#composer.text);
   }
 
-  #send(text) {
-    if (this.#isHeldUp()) return;
+  async #send(text) {
+    // After the key was declined, or while nobody has answered yet.
+    if (!this.#models.chosen) await this.#connect();
+    if (!this.#models.chosen || this.#isHeldUp()) return;
     const conversation = this.#conversation;
     addQuestion(conversation, text);
     this.#transcript.add(conversation.turns.at(-1));
