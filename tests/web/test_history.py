@@ -101,7 +101,8 @@ async def test_what_is_stored_and_no_conversation_is_left_alone(visitor: Visitor
 async def test_the_oldest_of_more_than_a_hundred_makes_room(visitor: Visitor, fake: Program) -> None:
     await visitor.page.add_init_script(
         """if (!localStorage.length) for (let n = 0; n < 100; n += 1) {
-          const conversation = { id: `c${n}`, title: `Number ${n}`, isNamed: true, updatedMs: n, system: '', turns: [] };
+          const fixed = { isNamed: true, system: '', turns: [] };
+          const conversation = { ...fixed, id: `c${n}`, title: `Number ${n}`, updatedMs: n };
           localStorage.setItem(`tokka.conversation.c${n}`, JSON.stringify(conversation));
         }"""
     )

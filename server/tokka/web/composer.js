@@ -28,7 +28,9 @@ export class Composer {
       this.#form.requestSubmit();
     });
     document.addEventListener("keydown", (event) => {
-      if (event.key === "Escape" && this.#isBusy && !document.querySelector("dialog[open]")) onStop();
+      // One that closes a dialog or a panel is spent.
+      const isSpent = event.defaultPrevented || document.querySelector("dialog[open]");
+      if (event.key === "Escape" && this.#isBusy && !isSpent) onStop();
     });
     window.addEventListener("resize", () => this.#fit());
     this.#restore();

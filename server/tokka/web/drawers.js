@@ -1,23 +1,24 @@
 import { byId } from "./element.js";
 
-const WIDE = { sidebar: "(min-width: 800px)", settings: "(min-width: 1180px)" };
-
 /** The panels at both sides: beside the conversation where there is room, over it where there is not. */
 export class Drawers {
+  #main = document.querySelector("main");
+  #wide = { sidebar: matchMedia("(min-width: 800px)"), settings: matchMedia("(min-width: 1180px)") };
+
   constructor() {
-    for (const name of Object.keys(WIDE)) {
-      const wide = matchMedia(WIDE[name]);
+    for (const [name, wide] of Object.entries(this.#wide)) {
       this.#set(name, wide.matches);
       wide.addEventListener("change", () => this.#set(name, wide.matches));
     }
     document.addEventListener("click", (event) => {
-      const button = event.target.closest("[data-opens], [data-closes]");
-      if (button?.dataset.opens) this.#toggle(button.dataset.opens);
-      else if (button) this.close(button.dataset.closes);
+      const { opens, closes } = event.target.closest("[data-opens], [data-closes]")?.dataset ?? {};
+      if (opens) this.#toggle(opens);
+      else if (closes) this.close(closes);
       else if (!event.target.closest(".drawer, dialog")) this.closeOverlays();
     });
     document.addEventListener("keydown", (event) => {
-      if (event.key === "Escape" && !document.querySelector("dialog[open]")) this.closeOverlays();
+      if (event.key !== "Escape" || document.querySelector("dialog[open]")) return;
+      if (this.closeOverlays()) event.preventDefault();
     });
   }
 
@@ -31,23 +32,32 @@ export class Drawers {
     opener(name).focus();
   }
 
-  /** Close what covers the conversation. */
+  /** Close what covers the conversation. @returns {boolean} whether there was anything */
   closeOverlays() {
-    for (const [name, query] of Object.entries(WIDE)) {
-      if (byId("page").classList.contains(`with-${name}`) && !matchMedia(query).matches) this.close(name);
-    }
+    const covering = Object.keys(this.#wide).filter((name) => this.#covers(name));
+    for (const name of covering) this.close(name);
+    return covering.length > 0;
   }
 
   #toggle(name) {
-    const isOpen = byId("page").classList.contains(`with-${name}`);
-    this.#set(name, !isOpen);
-    if (!isOpen && !matchMedia(WIDE[name]).matches) byId(name).querySelector("button, textarea").focus();
+    this.#set(name, !isOpen(name));
+    if (this.#covers(name)) byId(name).querySelector("button").focus();
   }
 
-  #set(name, isOpen) {
-    byId("page").classList.toggle(`with-${name}`, isOpen);
-    opener(name).setAttribute("aria-expanded", String(isOpen));
+  #set(name, open) {
+    byId("page").classList.toggle(`with-${name}`, open);
+    opener(name).setAttribute("aria-expanded", String(open));
+    // What is covered is not there for keys and screen readers.
+    this.#main.inert = Object.keys(this.#wide).some((other) => this.#covers(other));
   }
+
+  #covers(name) {
+    return isOpen(name) && !this.#wide[name].matches;
+  }
+}
+
+function isOpen(name) {
+  return byId("page").classList.contains(`with-${name}`);
 }
 
 function opener(name) {

@@ -2,8 +2,8 @@ import { element } from "./element.js";
 
 const SPECIAL = /[\\`*_~[<!\n]|https?:\/\//g;
 const ESCAPABLE = /[!-/:-@[-`{-~]/;
-const BARE_URL = /https?:\/\/[^\s<>"'`]+/y;
-const BRACKETED_URL = /<((?:https?:\/\/|mailto:)[^\s<>]+)>/y;
+const BARE_URL = /https?:\/\/[^\s<>"'`]{1,2000}/y;
+const BRACKETED_URL = /<((?:https?:\/\/|mailto:)[^\s<>]{1,2000})>/y;
 const SAFE_PROTOCOLS = new Set(["http:", "https:", "mailto:"]);
 const TAGS = { "*1": "em", "_1": "em", "*2": "strong", "_2": "strong", "~2": "s" };
 // Deeper is no emphasis, and longer no label: whatever the text, its cost stays in proportion to its length.
@@ -21,6 +21,8 @@ class Inline {
   #links;
   #at = 0;
   #root = document.createDocumentFragment();
+  // Text that is not in a node yet: one node for all of it costs less than many.
+  #pending = "";
   // What is open, innermost last.
   #open = [];
   // Runs of backticks that nothing closes.
@@ -41,15 +43,22 @@ class Inline {
       if (found) this.#special(found[0]);
     }
     while (this.#open.length) this.#abandon();
+    this.#flush();
     return this.#root;
   }
 
-  get #here() {
-    return this.#open.at(-1)?.node ?? this.#root;
+  #say(text) {
+    this.#pending += text;
   }
 
-  #say(text) {
-    if (text) this.#here.append(text);
+  #flush() {
+    if (this.#pending) (this.#open.at(-1)?.node ?? this.#root).append(this.#pending);
+    this.#pending = "";
+  }
+
+  #append(node) {
+    this.#flush();
+    (this.#open.at(-1)?.node ?? this.#root).append(node);
   }
 
   /** Say so much of the text as it stands. */
@@ -93,7 +102,7 @@ class Inline {
 
   // Chat models mean their line ends, as in verses.
   #lineEnd() {
-    this.#here.append(element("br"));
+    this.#append(element("br"));
     this.#at += 1;
   }
 
@@ -107,7 +116,7 @@ class Inline {
     }
     let code = this.#text.slice(begin, end).replaceAll("\n", " ");
     if (code.startsWith(" ") && code.endsWith(" ") && code.trim()) code = code.slice(1, -1);
-    this.#here.append(element("code", {}, code));
+    this.#append(element("code", {}, code));
     this.#at = end + size;
   }
 
@@ -132,12 +141,13 @@ class Inline {
       const size = Math.min(2, left);
       if (opener >= 0) {
         while (this.#open.length > opener + 1) this.#abandon();
+        this.#flush();
         const { size: closed } = this.#open.pop();
         this.#at += closed;
         left -= closed;
       } else if (mayOpen && left <= 3 && TAGS[mark + size] && this.#open.length < MAX_DEPTH) {
         const node = element(TAGS[mark + size]);
-        this.#here.append(node);
+        this.#append(node);
         this.#open.push({ node, mark, size });
         this.#at += size;
         left -= size;
@@ -154,6 +164,7 @@ class Inline {
 
   /** The innermost emphasis was none: nothing closed it. */
   #abandon() {
+    this.#flush();
     const { node, mark, size } = this.#open.pop();
     const inside = document.createDocumentFragment();
     inside.append(mark.repeat(size));
@@ -164,14 +175,13 @@ class Inline {
   #url(pattern) {
     pattern.lastIndex = this.#at;
     const found = pattern.exec(this.#text);
-    if (!found || !this.#links || found[0].length > MAX_URL || isWord(this.#text[this.#at - 1] ?? " ")) {
-      return this.#literal(1);
-    }
+    if (!found) return this.#literal(1);
     const isBare = pattern === BARE_URL;
     const url = isBare ? withoutPunctuation(found[0]) : found[1];
-    const node = anchor(url, url.replace(/^mailto:/, ""));
-    if (!node) return this.#literal(1);
-    this.#here.append(node);
+    const isFree = this.#links && !isWord(this.#text[this.#at - 1] ?? " ");
+    const node = isFree && anchor(url, url.replace(/^mailto:/, ""));
+    if (!node) return this.#literal(found[0].length);
+    this.#append(node);
     this.#at += isBare ? url.length : found[0].length;
   }
 
@@ -181,7 +191,7 @@ class Inline {
     if (!target) return this.#literal(1 + bang);
     const inside = new Inline(label.text || (bang ? "picture" : target.url), false).read();
     // A link that leads nowhere safe is its label.
-    this.#here.append(anchor(target.url, inside) ?? inside);
+    this.#append(anchor(target.url, inside) ?? inside);
     this.#at = target.end;
   }
 }

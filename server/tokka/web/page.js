@@ -82,6 +82,8 @@ class Page {
   async #connect() {
     try {
       this.#models.show(await this.#server.models());
+      // A link carries no key.
+      byId("docs").hidden = Boolean(this.#key.value);
       const { version } = await this.#server.version();
       byId("version").textContent = `Tokka ${version}`;
       await this.#startup.untilReady();

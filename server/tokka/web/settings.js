@@ -8,8 +8,8 @@ const BASE_TOKENS = 200;
 const FIELDS = [
   { name: "max_completion_tokens", label: "Longest answer, in tokens", empty: "Rest of the context", min: 1, step: 1 },
   { name: "stop", label: "Stop strings", empty: "None", hint: "One a line, up to 16; \\n is a line end. The answer ends before the first that comes up.", isText: true },
-  { name: "temperature", label: "Temperature", empty: "Model's own", hint: "0 to 2", min: 0, max: 2, step: "any", isHalf: true },
-  { name: "top_p", label: "Top p", empty: "Model's own", hint: "0 to 1", min: 0, max: 1, step: "any", isHalf: true },
+  { name: "temperature", label: "Temperature", empty: "Default", hint: "0 to 2", min: 0, max: 2, step: "any", isHalf: true },
+  { name: "top_p", label: "Top p", empty: "Default", hint: "0 to 1", min: 0, max: 1, step: "any", isHalf: true },
   { name: "seed", label: "Seed", empty: "None", hint: "The same seed gives the same answer.", step: 1 },
 ];
 
@@ -21,7 +21,7 @@ export class Settings {
 
   /** @param {(system: string) => void} onSystem  @param {() => void} onChange */
   constructor(onSystem, onChange) {
-    this.#system = element("textarea", { rows: 4, placeholder: "Model's own" });
+    this.#system = element("textarea", { rows: 4, placeholder: "Default" });
     this.#system.addEventListener("input", () => onSystem(this.#system.value));
     this.#form.append(row("system", this.#system, { label: "System prompt", hint: "How the model shall behave in this conversation." }));
     for (const field of FIELDS) this.#add(field);

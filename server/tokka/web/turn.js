@@ -64,7 +64,7 @@ export class AnswerView {
     const again = element("button", { type: "button", class: "small", onclick: goOn }, "Try now");
     const words = `${message} Trying again in ${seconds} s.`;
     // The button stays the same one, so that it can be pressed.
-    if (this.#waiting.querySelector("button")) this.#waiting.firstChild.textContent = words;
+    if (this.#waiting.lastChild?.localName === "button") this.#waiting.firstChild.textContent = words;
     else this.#waiting.replaceChildren(element("span", {}, words), again);
   }
 
@@ -81,8 +81,13 @@ export class AnswerView {
   }
 
   #dots() {
-    const words = this.#turn.text ? "" : this.#turn.reasoning ? "Thinking" : "Waiting for the first words";
-    this.#waiting.replaceChildren(element("span", { class: "dots", "aria-hidden": "true" }), words);
+    const { text, reasoning } = this.#turn;
+    const words = text ? figures(this.#turn) : reasoning ? "Thinking" : "Waiting for the first words";
+    // The dots stay the same ones, so that they keep their beat.
+    if (this.#waiting.firstChild?.className !== "dots") {
+      this.#waiting.replaceChildren(element("span", { class: "dots", "aria-hidden": "true" }), element("span"));
+    }
+    this.#waiting.lastChild.textContent = words;
   }
 
   #buttons(isLast) {
