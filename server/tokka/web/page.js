@@ -19,7 +19,7 @@ import { Transcript } from "./transcript.js";
 
 const SAVE_EVERY_MS = 1000;
 const RETRY_MS = 2000;
-const SUGGESTIONS = ["What is the capital of Finland?", "Write a short poem about reindeer.", "Explain what a token is."];
+const SUGGESTIONS = ["What is the capital of Finland?", "Why is the sky blue?", "Give me three tips for learning Finnish."];
 const BASE_SUGGESTIONS = ["Helsinki is the capital of", "Once upon a time", "The three laws of"];
 
 /** The page: which conversation is open, and what happens when the reader does something. */
@@ -119,7 +119,7 @@ class Page {
 
   #greet() {
     const greeting = byId("greeting");
-    greeting.hidden = this.#conversation.turns.length > 0 || this.#startup.isShown || !this.#models.chosen;
+    greeting.hidden = this.#conversation.turns.length > 0 || this.#startup.isShown || !this.#models.length;
     if (greeting.hidden) return;
     const { isBase, chosen } = this.#models;
     byId("greeting-title").textContent = isBase ? `Begin a text, ${chosen} goes on` : `Talk to ${chosen}`;

@@ -93,10 +93,15 @@ export class AnswerView {
   #buttons(isLast) {
     const turn = this.#turn;
     const bar = element("div", { class: "actions" });
-    if (isLast && isUnfinished(turn)) bar.append(button("more", "Continue", "Go on where the answer ends", this.actions.resume));
+    if (isLast && isUnfinished(turn)) {
+      const more = button("more", "Continue", "Go on where the answer ends", this.actions.resume);
+      more.classList.remove("quiet");
+      bar.append(more);
+    }
     if (turn.text) bar.append(copyButton(() => turn.text, "Copy this answer"));
     if (!isLast) return bar;
-    const [name, title] = isFailure(turn) && !turn.text ? ["Retry", "Ask again"] : ["Regenerate", "Have the answer written anew"];
+    const isRetry = isFailure(turn) && !turn.text;
+    const [name, title] = isRetry ? ["Retry", "Ask again"] : ["Regenerate", "Have the answer written anew"];
     bar.append(button("again", name, title, this.actions.regenerate));
     bar.append(button("remove", "Remove turn", "Take back the question and this answer", this.actions.remove));
     return bar;
