@@ -88,6 +88,8 @@ async def test_what_is_written_in_another_conversation_does_not_show_here(guest:
     await expect(guest.last).to_contain_text("Once upon")
     await guest.button("New conversation").click()
     await expect(guest.answers).to_have_count(0)
+    await guest.page.reload()
+    await expect(guest.answers).to_have_count(0)
     await guest.button("Tell me a story").click()
     await expect(guest.last.locator(".ending")).to_contain_text("Stopped by you")
 

@@ -6,7 +6,7 @@ import pytest
 from playwright.async_api import expect
 
 from tests.conftest import Program
-from tests.web.visitor import Visitor
+from tests.web.visitor import Visitor, visit
 from tokka.engine.fake import ANSWER
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
@@ -112,3 +112,19 @@ async def test_the_oldest_of_more_than_a_hundred_makes_room(visitor: Visitor, fa
     await expect(visitor.at(CHOICE)).to_have_count(100)
     await expect(visitor.button("Number 0")).to_have_count(0)
     await expect(visitor.button("Number 1")).to_have_count(1)
+
+
+async def test_tabs_see_each_other(visitor: Visitor, fake: Program) -> None:
+    await visitor.open(fake.url)
+    await visitor.ask("Hei")
+    other = await visit(visitor.page.context)
+    await other.open(fake.url)
+    await expect(other.at(".question")).to_have_text("Hei")
+    await other.ask("And you?")
+    await expect(visitor.at(".question")).to_have_text(["Hei", "And you?"])
+    await expect(visitor.last).to_contain_text("Finished")
+    await other.button("New conversation").click()
+    await other.ask("Something else")
+    await expect(visitor.at(CHOICE)).to_have_text(["Something else", "Hei"])
+    await expect(visitor.at(".question")).to_have_text(["Hei", "And you?"])
+    assert other.troubles == []

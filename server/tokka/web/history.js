@@ -6,7 +6,6 @@ const MAX_CONVERSATIONS = 100;
 export class History {
   #storage;
   #kept = new Map();
-  // Of everything but what this tab has open.
   problem = "";
 
   constructor() {
@@ -20,12 +19,19 @@ export class History {
     this.refresh();
   }
 
-  /** Read what other tabs have written. */
-  refresh() {
-    if (!this.#storage) return;
-    const names = Object.keys(this.#storage).filter((name) => name.startsWith(PREFIX));
-    const read = names.map((name) => sound(this.#storage.getItem(name))).filter(Boolean);
-    this.#kept = new Map(read.map((conversation) => [conversation.id, conversation]));
+  /** Read what another tab has written under this name, or without one everything. */
+  refresh(name = null) {
+    const names = name === null ? Object.keys(this.#storage ?? {}) : [name];
+    for (const one of names.filter((text) => text.startsWith(PREFIX))) {
+      const conversation = sound(this.#storage.getItem(one));
+      if (conversation) this.#kept.set(conversation.id, conversation);
+      else this.#kept.delete(one.slice(PREFIX.length));
+    }
+  }
+
+  /** Tell whether this is the name that the conversation is stored under. */
+  isNameOf(name, conversation) {
+    return name === PREFIX + conversation.id;
   }
 
   /** @returns {object[]} newest first */
@@ -42,20 +48,17 @@ export class History {
     return this.#kept.get(id) ?? null;
   }
 
-  /** Keep the conversation, and remember it as the last one. `problem` says what came in the way. */
+  /** Keep the conversation. `problem` says what came in the way. */
   save(conversation) {
     this.#kept.set(conversation.id, conversation);
-    this.#write(() => {
-      this.#storage.setItem(PREFIX + conversation.id, JSON.stringify(conversation));
-      this.#storage.setItem(LAST, conversation.id);
-    });
+    this.#write(() => this.#storage.setItem(PREFIX + conversation.id, JSON.stringify(conversation)));
     for (const { id } of this.list().slice(MAX_CONVERSATIONS)) {
       this.remove(id);
       this.problem = `The newest ${MAX_CONVERSATIONS} conversations are kept: the oldest one made room.`;
     }
   }
 
-  /** Remember which conversation is open; "" for a new one. */
+  /** Remember which conversation is open. */
   open(id) {
     this.#write(() => this.#storage.setItem(LAST, id));
   }

@@ -65,7 +65,7 @@ class Page {
     window.addEventListener("pagehide", () => this.#leave());
     // Back from where a browser keeps pages whole: what was left there is out of date.
     window.addEventListener("pageshow", (event) => event.persisted && location.reload());
-    window.addEventListener("storage", () => this.#readOtherTabs());
+    window.addEventListener("storage", ({ key }) => this.#readOtherTab(key));
     this.#show();
     this.#composer.focus();
     await this.#connect();
@@ -109,7 +109,7 @@ class Page {
 
   /** Show what depends on the model or on which conversations there are. */
   #refresh() {
-    this.#composer.isBase = this.#models.isBase;
+    this.#composer.isBase = this.#settings.isBase = this.#models.isBase;
     document.title = `${titleOf(this.#conversation)} – Tokka`;
     this.#sidebar.show(this.#history.list(), this.#conversation.id);
     this.#greet();
@@ -226,6 +226,7 @@ class Page {
 
   #save() {
     this.#history.save(this.#conversation);
+    this.#history.open(this.#conversation.id);
     this.#refresh();
   }
 
@@ -270,10 +271,12 @@ class Page {
     byId("new").focus();
   }
 
-  #readOtherTabs() {
-    this.#history.refresh();
-    if (this.#writing || !this.#history.get(this.#conversation.id)) return this.#refresh();
-    this.#conversation = this.#history.get(this.#conversation.id);
+  /** Another tab has written something. What this one writes itself stays its own. */
+  #readOtherTab(name) {
+    this.#history.refresh(name);
+    const theirs = this.#history.get(this.#conversation.id);
+    if (this.#writing || !theirs || !this.#history.isNameOf(name, theirs)) return this.#refresh();
+    this.#conversation = theirs;
     this.#show();
   }
 }

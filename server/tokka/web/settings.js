@@ -41,6 +41,11 @@ export class Settings {
     this.#system.value = text;
   }
 
+  /** A base model's texts have a length even if none is given. */
+  set isBase(isBase) {
+    this.#inputs.max_completion_tokens.placeholder = isBase ? String(BASE_TOKENS) : FIELDS[0].empty;
+  }
+
   /** The first field with a wrong value, or null. */
   get wrong() {
     return Object.values(this.#inputs).find((input) => !input.validity.valid) ?? null;

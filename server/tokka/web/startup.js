@@ -63,6 +63,7 @@ export class Startup {
   }
 
   #show({ state, phase, detail, elapsed_s: elapsedS }) {
+    if (state === "failed") this.#phases.replaceChildren();
     this.#describe(state === "failed" ? "failed" : "starting");
     this.#beganMs = performance.now() - elapsedS * 1000;
     const current = this.#phases.lastElementChild;
