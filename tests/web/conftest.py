@@ -16,6 +16,27 @@ from tests.web.visitor import Visitor, visit
 KEY = "tk-key-of-the-page-tests"
 SLOW_ANSWER = "Once upon a time there was a reindeer who wrote slowly. " * 20
 
+# What a model might write, and every kind of Markdown with it.
+ATTACKS = """# <img src=x onerror=alert(1)>
+
+<script>alert(2)</script> **<svg onload=alert(3)>**
+
+[one](javascript:alert(4)) [two](JaVaScRiPt:alert(5)) [three](data:text/html,<script>alert(6)</script>)
+[four](vbscript:alert(7)) <javascript:alert(8)> [five](//evil.example) ![six](https://evil.example/pixel.png)
+[seven](https://good.example/"onmouseover="alert(9)) `</code><script>alert(10)</script>`
+
+```"><script>alert(11)</script>
+</code></pre><script>alert(12)</script>
+```
+
+| <script>alert(13)</script> | b |
+|---|---|
+| <iframe srcdoc="<script>alert(14)</script>"> | [x](javascript:alert(15)) |
+
+- <a href="javascript:alert(16)">item</a>
+> <style>* { display: none }</style>
+"""
+
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def browser() -> AsyncIterator[Browser]:
@@ -47,6 +68,12 @@ def slow() -> Iterator[Program]:
     """Writes 50 characters a second, and wants a key."""
     script = ["--engine-arg", f"answer={SLOW_ANSWER}", "--engine-arg", "token_delay_s=0.02"]
     with running("--engine", "fake", "--api-key", KEY, *script) as program:
+        yield program
+
+
+@pytest.fixture(scope="session")
+def hostile() -> Iterator[Program]:
+    with running("--engine", "fake", "--engine-arg", f"answer={ATTACKS}") as program:
         yield program
 
 

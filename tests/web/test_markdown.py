@@ -2,35 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from playwright.async_api import expect
 
-from tests.program import Program, running
+from tests.program import Program
+from tests.web.conftest import ATTACKS
 from tests.web.visitor import Visitor
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
-
-ATTACKS = """# <img src=x onerror=alert(1)>
-
-<script>alert(2)</script> **<svg onload=alert(3)>**
-
-[one](javascript:alert(4)) [two](JaVaScRiPt:alert(5)) [three](data:text/html,<script>alert(6)</script>)
-[four](vbscript:alert(7)) <javascript:alert(8)> [five](//evil.example) ![six](https://evil.example/pixel.png)
-[seven](https://good.example/"onmouseover="alert(9)) `</code><script>alert(10)</script>`
-
-```"><script>alert(11)</script>
-</code></pre><script>alert(12)</script>
-```
-
-| <script>alert(13)</script> | b |
-|---|---|
-| <iframe srcdoc="<script>alert(14)</script>"> | [x](javascript:alert(15)) |
-
-- <a href="javascript:alert(16)">item</a>
-> <style>* { display: none }</style>
-"""
 
 SAMPLE = """# Title
 
@@ -88,12 +67,6 @@ SHOW = """async ([module, pieces]) => {
   root.normalize();
   return [root.innerHTML, took];
 }"""
-
-
-@pytest.fixture(scope="module")
-def hostile() -> Iterator[Program]:
-    with running("--engine", "fake", "--engine-arg", f"answer={ATTACKS}") as program:
-        yield program
 
 
 async def test_nothing_of_an_answer_or_a_question_runs(visitor: Visitor, hostile: Program) -> None:

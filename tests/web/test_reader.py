@@ -48,8 +48,8 @@ async def test_the_first_stop_leads_to_the_box(visitor: Visitor, fake: Program) 
     await expect(visitor.at("#draft")).to_be_focused()
 
 
-async def test_axe_finds_nothing(visitor: Visitor, fake: Program) -> None:
-    await visitor.open(fake.url)
+async def test_axe_finds_nothing(visitor: Visitor, hostile: Program) -> None:
+    await visitor.open(hostile.url)
     await visitor.ask("Hei")
     for size in ({"width": 1280, "height": 800}, NARROW):
         await visitor.page.set_viewport_size(size)

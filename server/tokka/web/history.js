@@ -2,7 +2,7 @@ const PREFIX = "tokka.conversation.";
 const LAST = "tokka.last";
 const MAX_CONVERSATIONS = 100;
 
-/** The conversations this browser keeps, each under a name of its own. Without storage they live as long as the page. */
+/** The conversations this browser keeps, each under its own name. Without storage they live as long as the page. */
 export class History {
   #storage;
   #kept = new Map();

@@ -1,5 +1,7 @@
 const NAME = "tokka.key";
 const SENDABLE = /^[!-~]{1,512}$/;
+const NOT_SENDABLE = "A key has up to 512 letters, digits and signs, and no spaces.";
+const REFUSED = "The server refused this key. Check it, or ask whoever runs the server for one.";
 
 /** The API key: kept for this tab alone, and asked for when the server wants one. */
 export class Key {
@@ -40,8 +42,8 @@ export class Key {
       label: "API key",
       yes: "Use this key",
       isSecret: true,
-      wrong: refused && this.value ? "The server refused this key. Check it, or ask whoever runs the server for one." : "",
-      check: (text) => (SENDABLE.test(text.trim()) ? "" : "A key has up to 512 letters, digits and signs, and no spaces."),
+      wrong: refused && this.value ? REFUSED : "",
+      check: (text) => (SENDABLE.test(text.trim()) ? "" : NOT_SENDABLE),
     });
     if (given === null) return false;
     this.value = given.trim();

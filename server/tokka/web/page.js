@@ -19,7 +19,11 @@ import { Transcript } from "./transcript.js";
 
 const SAVE_EVERY_MS = 1000;
 const RETRY_MS = 2000;
-const SUGGESTIONS = ["What is the capital of Finland?", "Why is the sky blue?", "Give me three tips for learning Finnish."];
+const SUGGESTIONS = [
+  "What is the capital of Finland?",
+  "Why is the sky blue?",
+  "Give me three tips for learning Finnish.",
+];
 const BASE_SUGGESTIONS = ["Helsinki is the capital of", "Once upon a time", "The three laws of"];
 
 /** The page: which conversation is open, and what happens when the reader does something. */
@@ -124,7 +128,7 @@ class Page {
     const { isBase, chosen } = this.#models;
     byId("greeting-title").textContent = isBase ? `Begin a text, ${chosen} goes on` : `Talk to ${chosen}`;
     byId("greeting-text").textContent = isBase
-      ? "This is a base model: it has no chat template, so it cannot answer a conversation. It continues what you write."
+      ? "This is a base model: it has no chat template and cannot answer a conversation. It continues what you write."
       : "Conversations stay in this browser.";
     const suggestions = isBase ? BASE_SUGGESTIONS : SUGGESTIONS;
     byId("suggestions").replaceChildren(...suggestions.map((text) => this.#suggestion(text)));

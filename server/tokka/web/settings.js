@@ -5,15 +5,18 @@ const MAX_STOPS = 16;
 const MAX_STOP_CHARS = 256;
 // A base model seldom ends by itself.
 const BASE_TOKENS = 200;
+const SYSTEM = { label: "System prompt", hint: "How the model shall behave in this conversation." };
+const STOP_HINT = "One a line, up to 16; \\n is a line end. The answer ends before the first that comes up.";
+const FRACTION = { min: 0, step: "any", isHalf: true };
 const FIELDS = [
   { name: "max_completion_tokens", label: "Longest answer, in tokens", empty: "Rest of the context", min: 1, step: 1 },
-  { name: "stop", label: "Stop strings", empty: "None", hint: "One a line, up to 16; \\n is a line end. The answer ends before the first that comes up.", isText: true },
-  { name: "temperature", label: "Temperature", empty: "Default", hint: "0 to 2", min: 0, max: 2, step: "any", isHalf: true },
-  { name: "top_p", label: "Top p", empty: "Default", hint: "0 to 1", min: 0, max: 1, step: "any", isHalf: true },
+  { name: "stop", label: "Stop strings", empty: "None", hint: STOP_HINT, isText: true },
+  { name: "temperature", label: "Temperature", empty: "Default", hint: "0 to 2", ...FRACTION, max: 2 },
+  { name: "top_p", label: "Top p", empty: "Default", hint: "0 to 1", ...FRACTION, max: 1 },
   { name: "seed", label: "Seed", empty: "None", hint: "The same seed gives the same answer.", step: 1 },
 ];
 
-/** What is asked of the model: the system prompt, which is the conversation's, and the rest, which the browser keeps. */
+/** What is asked of the model: the system prompt, which is the conversation's, and what the browser keeps for all. */
 export class Settings {
   #form = byId("options");
   #inputs = {};
@@ -23,7 +26,7 @@ export class Settings {
   constructor(onSystem, onChange) {
     this.#system = element("textarea", { rows: 4, placeholder: "Default" });
     this.#system.addEventListener("input", () => onSystem(this.#system.value));
-    this.#form.append(row("system", this.#system, { label: "System prompt", hint: "How the model shall behave in this conversation." }));
+    this.#form.append(row("system", this.#system, SYSTEM));
     for (const field of FIELDS) this.#add(field);
     const reset = element("button", { type: "button", onclick: () => this.#reset(onChange) }, "Reset");
     this.#form.append(reset);

@@ -5,7 +5,7 @@ import { byId, element, icon } from "./element.js";
 export class Sidebar {
   #list = byId("conversations");
 
-  /** @param {{onOpen: (id: string) => void, onRename: (id: string) => void, onRemove: (id: string) => void}} listener */
+  /** @param {Record<"onOpen" | "onRename" | "onRemove", (id: string) => void>} listener */
   constructor(listener) {
     this.listener = listener;
   }
@@ -13,7 +13,7 @@ export class Sidebar {
   /** @param {object[]} conversations  @param {string} openId */
   show(conversations, openId) {
     const place = this.#focused();
-    this.#list.replaceChildren(...conversations.map((conversation) => this.#row(conversation, conversation.id === openId)));
+    this.#list.replaceChildren(...conversations.map((one) => this.#row(one, one.id === openId)));
     // The list was made anew under the reader's hands.
     if (place) this.#list.querySelector(`[data-id="${place.id}"] [data-does=${place.does}]`)?.focus();
   }
@@ -40,5 +40,6 @@ export class Sidebar {
 }
 
 function tool(name, label, onclick) {
-  return element("button", { type: "button", class: "quiet tool", "data-does": name, "aria-label": label, title: label, onclick }, icon(name));
+  const attributes = { type: "button", class: "quiet tool", "data-does": name, "aria-label": label, title: label };
+  return element("button", { ...attributes, onclick }, icon(name));
 }

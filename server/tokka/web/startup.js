@@ -5,7 +5,7 @@ import { Refusal } from "./server.js";
 const RETRY_MS = 2000;
 const TICK_MS = 1000;
 const TEXTS = {
-  starting: ["The model is starting", "The first answer comes as soon as it is ready. You can write your message already."],
+  starting: ["The model is starting", "The first answer comes as soon as it is ready. You can write already."],
   failed: ["The engine stopped", "It is being started again. This page goes on by itself when it is ready."],
   gone: ["No connection to the server", "This page tries again until the server answers. Is it running?"],
 };

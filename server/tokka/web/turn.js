@@ -30,7 +30,8 @@ export class AnswerView {
     this.#prose = new Prose(this.#body);
     this.#reasoning = element("details", { hidden: true }, element("summary", {}, "Reasoning"), this.#thoughts);
     this.node = element("article", { class: "turn answer", "aria-label": `Answer of ${turn.model}` });
-    this.node.append(element("p", { class: "who" }, turn.model), this.#reasoning, this.#body, this.#waiting, this.#foot);
+    const who = element("h2", { class: "who" }, turn.model);
+    this.node.append(who, this.#reasoning, this.#body, this.#waiting, this.#foot);
     this.show();
   }
 
