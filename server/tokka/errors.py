@@ -64,6 +64,19 @@ class ContextLengthExceeded(InvalidRequest):
     code = "context_length_exceeded"
 
 
+class NoChatTemplate(InvalidRequest):
+    """A base model was sent a conversation. A code of its own: clients offer completion instead."""
+
+    code = "no_chat_template"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This is a base model: it has no chat template, so it cannot answer a conversation. "
+            "Use /v1/completions, or have the server started with --chat-template FILE.",
+            param="messages",
+        )
+
+
 class InvalidApiKey(TokkaError):
     status, type, code = 401, "invalid_request_error", "invalid_api_key"
 

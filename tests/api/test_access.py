@@ -24,8 +24,8 @@ def client(guarded: Program) -> Iterator[httpx.Client]:
         yield client
 
 
-@pytest.mark.parametrize("path", ["/livez", "/readyz", "/startupz", "/health", "/version", "/metrics"])
-def test_probes_need_no_key_on_loopback(client: httpx.Client, path: str) -> None:
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/startupz", "/health", "/version", "/metrics", "/"])
+def test_probes_and_page_need_no_key_on_loopback(client: httpx.Client, path: str) -> None:
     assert client.get(path).status_code == 200
 
 
@@ -41,10 +41,14 @@ def test_probes_need_no_key_on_loopback(client: httpx.Client, path: str) -> None
         "/livez/",
         "/LIVEZ",
         "/livez/../v1/models",
+        "/ui",
+        "//ui/x/page.js",
+        "/ui/../v1/models",
     ],
 )
-def test_everything_else_needs_one(client: httpx.Client, path: str) -> None:
-    answer = client.get(path)
+def test_everything_else_needs_one(guarded: Program, client: httpx.Client, path: str) -> None:
+    # The whole address: the client would take what follows two slashes for a host.
+    answer = client.get(guarded.url + path)
     assert answer.status_code == 401
     assert answer.json()["error"]["code"] == "invalid_api_key"
 

@@ -18,3 +18,11 @@ def test_file_has_at_most_400_lines_and_functions_50(path: Path) -> None:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert (node.end_lineno or 0) - node.lineno < 50, f"{path}: {node.name}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "web").iterdir()), ids=lambda path: path.name)
+def test_file_of_the_page_has_at_most_400_lines_of_120_characters(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    assert len(lines) <= 400
+    # Pictures are drawn in one line.
+    assert [line for line in lines if len(line) > 120 and "<path" not in line] == []

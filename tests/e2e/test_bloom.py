@@ -44,6 +44,7 @@ def test_base_model_refuses_chat_and_says_what_to_pass(bloom: Program) -> None:
         answer = client.post("/v1/chat/completions", json=body)
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == "messages"
+    assert answer.json()["error"]["code"] == "no_chat_template"
     assert "--chat-template" in answer.json()["error"]["message"]
 
 

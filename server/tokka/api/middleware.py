@@ -27,6 +27,8 @@ log = structlog.get_logger("tokka.access")
 
 # What needs no key: probes must work from outside, and none of these says anything about users.
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/startupz", "/health", "/version"})
+# Nor does the chat page, which asks for a key itself; whatever it calls is guarded.
+_PAGE, _PAGE_FILES = "/", "/ui/"
 GENERATION_PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
 ADMIN = "/admin/"
 # The same API by another address, for clients of Aitta.
@@ -129,7 +131,7 @@ class RequestContext:
         if record.prompt is not None:
             fields["prompt"] = record.prompt
         # Probes and scrapes come every few seconds and say nothing new.
-        quiet = scope["path"] in OPEN_PATHS or scope["path"] == "/metrics"
+        quiet = _is_open(scope["path"]) or scope["path"] == "/metrics"
         (log.debug if quiet else log.info)("request_finished", **fields)
 
 
@@ -176,7 +178,7 @@ class ErrorRenderer:
 
 
 class Authentication:
-    """Deny by default: every path but the probes needs a key, decided on the raw path alone."""
+    """Deny by default: every path but probes and page needs a key, decided on the raw path alone."""
 
     def __init__(self, app: ASGIApp, keys: KeyRing, *, metrics_open: bool, admin_open: bool, local_only: bool) -> None:
         self._app = app
@@ -192,7 +194,7 @@ class Authentication:
 
     def _key_of(self, scope: Scope) -> Key:
         path = scope["path"]
-        if path in OPEN_PATHS:
+        if _is_open(path):
             return ANONYMOUS
         if path == "/metrics" and self._metrics_open:
             return ANONYMOUS
@@ -219,6 +221,10 @@ class Authentication:
         if needed not in key.scopes:
             raise PermissionDenied(f"This key lacks the scope `{needed}`.{_REMEDY if needed == 'admin' else ''}")
         return key
+
+
+def _is_open(path: str) -> bool:
+    return path in OPEN_PATHS or path == _PAGE or path.startswith(_PAGE_FILES)
 
 
 def _scope_for(path: str) -> KeyScope:

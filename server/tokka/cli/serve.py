@@ -96,7 +96,7 @@ async def _serve(
     server = create_server(settings, create_engine)
     server.metrics.watch_log(lambda: lines.dropped)
     _drain_on_signals(server)
-    log.info("listening", url=_url(settings, listener), version=__version__, pid=os.getpid(), docs="/docs")
+    log.info("listening", url=_url(settings, listener), version=__version__, pid=os.getpid(), chat="/", docs="/docs")
     # The engine takes longest, so it starts first; whoever calls meanwhile waits in the socket's queue.
     running = asyncio.create_task(server.supervisor.run())
     try:

@@ -36,7 +36,7 @@ from tokka.engine.base import ReportPhase
 from tokka.engine.choice import Choice
 from tokka.engine.length import allowed_tokens, truncate
 from tokka.engine.sampling import check_token_ids
-from tokka.errors import EngineDied, InvalidRequest
+from tokka.errors import EngineDied, InvalidRequest, NoChatTemplate
 
 EOS = 256
 VOCAB_SIZE = 257
@@ -55,6 +55,7 @@ class FakeOptions:
     answer: str = ANSWER
     max_model_len: int = 4096
     max_running: int = 256
+    has_chat_template: bool = True
     die_on: str = ""
     stall_on: str = ""
 
@@ -79,7 +80,7 @@ class FakeEngine:
             vocab_size=VOCAB_SIZE,
             engine="fake",
             engine_version=__version__,
-            has_chat_template=True,
+            has_chat_template=self._options.has_chat_template,
             max_running=self._options.max_running,
         )
 
@@ -119,6 +120,8 @@ class FakeEngine:
                 ids = list(text.encode()) or [EOS]
             case TokensPrompt(token_ids):
                 ids = list(token_ids)
+            case ChatPrompt() if not self._options.has_chat_template:
+                raise NoChatTemplate
             case ChatPrompt(messages):
                 ids = list("".join(f"{m['role']}: {m.get('content') or ''}\n" for m in messages).encode())
         if not ids:

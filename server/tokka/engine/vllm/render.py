@@ -8,7 +8,7 @@ from typing import Any
 
 from tokka.core import ChatPrompt, Prompt, TextPrompt, TokensPrompt
 from tokka.engine.length import truncate
-from tokka.errors import ContextLengthExceeded, InvalidRequest
+from tokka.errors import ContextLengthExceeded, InvalidRequest, NoChatTemplate
 
 # Short texts are cheaper to tokenise than to hand to another thread (about 100 us a hop).
 _THREADS = 2
@@ -113,11 +113,7 @@ class Renderer:
 
     def _apply_template(self, prompt: ChatPrompt) -> str:
         if self._template is None:
-            raise InvalidRequest(
-                "This is a base model: it has no chat template, so it cannot answer a conversation. "
-                "Use /v1/completions, or have the server started with --chat-template FILE.",
-                param="messages",
-            )
+            raise NoChatTemplate
         messages = [self._known_role(message) for message in prompt.messages]
         try:
             return str(

@@ -1,0 +1,153 @@
+import { messagesOf, textOf } from "./conversation.js";
+import { Refusal } from "./server.js";
+
+// A server that is busy or gone this often stays so; then the reader decides.
+const MAX_TRIES = 5;
+const TICK_MS = 250;
+
+/**
+ * Has an answer written into the last turn of a conversation.
+ *
+ * It waits for an engine that starts and for a server that is busy, asks for a key, and turns to completion where the
+ * model cannot converse. However it goes, the turn has an ending afterwards.
+ */
+export class Answer {
+  #parts;
+
+  /** @param {{server: object, startup: object, key: object, models: object, settings: object}} parts */
+  constructor(parts) {
+    this.#parts = parts;
+  }
+
+  /**
+   * @param {object} conversation its last turn is the answer, empty or to be continued
+   * @param {AbortSignal} signal
+   * @param {{onText: () => void, onWait: (message: string, seconds: number, goOn: () => void) => void}} listener
+   */
+  async write(conversation, signal, listener) {
+    const turn = conversation.turns.at(-1);
+    const begun = turn.text;
+    turn.ending = null;
+    for (let tries = 1; turn.ending === null; ) {
+      try {
+        await this.#stream(conversation, turn, signal, listener);
+      } catch (error) {
+        if (error.name === "AbortError") turn.ending = { reason: "stopped" };
+        else if (!(error instanceof Refusal)) throw error;
+        else if (turn.text !== begun || !(await this.#overcome(error, turn, tries, signal, listener))) {
+          turn.ending ??= { reason: "error", message: error.message };
+        }
+        if (error.code !== "model_starting") tries += 1;
+      }
+    }
+  }
+
+  /** Do what lets the next try succeed. @returns {Promise<boolean>} whether there is a point in one */
+  async #overcome(refusal, turn, tries, signal, listener) {
+    const { startup, key, models } = this.#parts;
+    try {
+      if (refusal.code === "model_starting" || (refusal.code === "unreachable" && tries < MAX_TRIES)) {
+        await startup.untilReady(signal);
+        return true;
+      }
+      if (refusal.code === "no_chat_template") {
+        models.noteBase(turn.model);
+        turn.isPlain = true;
+        return true;
+      }
+      if (refusal.status === 401) return await key.renew(true);
+      if (refusal.retryAfterS === null || tries >= MAX_TRIES) return false;
+      await countdown(refusal, signal, listener);
+      return true;
+    } catch (error) {
+      if (error.name !== "AbortError") throw error;
+      turn.ending = { reason: "stopped" };
+      return true;
+    }
+  }
+
+  async #stream(conversation, turn, signal, { onText }) {
+    const { server } = this.#parts;
+    const [path, body] = turn.isPlain ? this.#completion(conversation, turn) : this.#chat(conversation, turn);
+    const clock = new Clock(turn);
+    let ended = { reason: "error", message: "The server ended the answer without a reason." };
+    for await (const chunk of server.generate(path, body, signal)) {
+      const [choice] = chunk.choices;
+      const text = choice?.delta?.content ?? choice?.text ?? "";
+      const reasoning = choice?.delta?.reasoning_content ?? "";
+      turn.text += text;
+      turn.reasoning += reasoning;
+      clock.see(chunk.usage, Boolean(text || reasoning));
+      if (choice?.finish_reason) ended = { reason: choice.finish_reason, stop: choice.stop_reason };
+      onText();
+    }
+    turn.ending = ended;
+  }
+
+  #chat(conversation, turn) {
+    const continued = turn.text ? { continue_final_message: true, add_generation_prompt: false } : {};
+    return ["v1/chat/completions", { ...this.#common(turn), messages: messagesOf(conversation), ...continued }];
+  }
+
+  #completion(conversation, turn) {
+    return ["v1/completions", { ...this.#common(turn), prompt: textOf(conversation) }];
+  }
+
+  #common(turn) {
+    return {
+      model: turn.model,
+      stream: true,
+      // With every chunk, so that an answer that is stopped has its count, too.
+      stream_options: { include_usage: true, continuous_usage_stats: true },
+      ...this.#parts.settings.request(turn.isPlain),
+    };
+  }
+}
+
+/** Counts an answer's tokens and measures its pace. A continued answer keeps the tokens it had. */
+class Clock {
+  #turn;
+  #begun;
+  #startMs = performance.now();
+  #firstMs = null;
+
+  constructor(turn) {
+    this.#turn = turn;
+    this.#begun = turn.tokens;
+  }
+
+  see(usage, isText) {
+    const now = performance.now();
+    if (isText && this.#firstMs === null) {
+      this.#firstMs = now;
+      this.#turn.ttftMs ??= now - this.#startMs;
+    }
+    if (!usage) return;
+    this.#turn.tokens = this.#begun + usage.completion_tokens;
+    const elapsedS = (now - (this.#firstMs ?? now)) / 1000;
+    if (isText && elapsedS > 0) this.#turn.rate = (usage.completion_tokens - 1) / elapsedS;
+  }
+}
+
+/** Wait as long as the server asked for, and show how long that is. */
+async function countdown(refusal, signal, { onWait }) {
+  const untilMs = performance.now() + refusal.retryAfterS * 1000;
+  await new Promise((resolve, reject) => {
+    const tick = () => {
+      const leftMs = untilMs - performance.now();
+      if (leftMs <= 0) goOn();
+      else onWait(refusal.message, Math.ceil(leftMs / 1000), goOn);
+    };
+    const timer = setInterval(tick, TICK_MS);
+    const goOn = () => {
+      clearInterval(timer);
+      resolve();
+    };
+    const stop = () => {
+      clearInterval(timer);
+      reject(signal.reason);
+    };
+    signal.addEventListener("abort", stop, { once: true });
+    tick();
+  });
+}

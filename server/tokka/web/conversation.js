@@ -1,0 +1,56 @@
+/**
+ * A conversation: `{id, title, isNamed, updatedMs, system, turns}`.
+ *
+ * A turn is `{role: "user", text}` or `{role: "assistant", text, reasoning, model, isPlain, ending, tokens, ttftMs,
+ * rate}`; `ending` is null until the answer is complete (see ending.js), `isPlain`: a base model's text.
+ */
+
+const TITLE_CHARS = 60;
+
+export function newConversation(system = "") {
+  const id = Date.now().toString(36) + Math.random().toString(36).slice(2, 8);
+  return { id, title: "", isNamed: false, updatedMs: Date.now(), system, turns: [] };
+}
+
+export function titleOf(conversation) {
+  return conversation.title || "New conversation";
+}
+
+export function addQuestion(conversation, text) {
+  conversation.turns.push({ role: "user", text });
+  if (conversation.isNamed || conversation.title) return;
+  const line = text.trim().split("\n", 1)[0];
+  conversation.title = line.length > TITLE_CHARS ? `${line.slice(0, TITLE_CHARS - 1)}…` : line;
+}
+
+export function addAnswer(conversation, model, isPlain) {
+  const turn = { role: "assistant", text: "", reasoning: "", model, isPlain, ending: null };
+  conversation.turns.push({ ...turn, tokens: 0, ttftMs: null, rate: null });
+  return conversation.turns.at(-1);
+}
+
+/** Take back the last question and what came of it. @returns {string} the question */
+export function removeLast(conversation) {
+  const at = conversation.turns.findLastIndex((turn) => turn.role === "user");
+  const [question] = conversation.turns.splice(Math.max(0, at));
+  return question?.role === "user" ? question.text : "";
+}
+
+/** Return the messages a chat is sent as. Templates want turns to alternate: questions without an answer become one. */
+export function messagesOf(conversation, draft = "") {
+  const messages = [];
+  if (conversation.system.trim()) messages.push({ role: "system", content: conversation.system });
+  const turns = draft ? [...conversation.turns, { role: "user", text: draft }] : conversation.turns;
+  for (const { role, text } of turns) {
+    if (role === "assistant" && !text) continue;
+    const last = messages.at(-1);
+    if (last?.role === role) last.content += `\n\n${text}`;
+    else messages.push({ role, content: text });
+  }
+  return messages;
+}
+
+/** Return the text a base model goes on with. */
+export function textOf(conversation, draft = "") {
+  return conversation.turns.map((turn) => turn.text).join("") + draft;
+}

@@ -1,0 +1,101 @@
+import { eventsOf } from "./events.js";
+
+/** Why there is no answer, in words for the reader. */
+export class Refusal extends Error {
+  /**
+   * @param {string} message
+   * @param {{status?: number, code?: string | null, retryAfterS?: number | null}} details
+   *   `status`: 0 without an answer; `retryAfterS`: null if another try is of no use by itself
+   */
+  constructor(message, { status = 0, code = null, retryAfterS = null } = {}) {
+    super(message);
+    this.status = status;
+    this.code = code;
+    this.retryAfterS = retryAfterS;
+  }
+}
+
+/** The server this page came from. Each method throws Refusal, or AbortError if its signal says so. */
+export class Server {
+  #key;
+
+  /** @param {import("./key.js").Key} key */
+  constructor(key) {
+    this.#key = key;
+  }
+
+  /** @returns {Promise<{id: string, max_model_len: number | null}[]>} */
+  async models() {
+    return (await (await this.#call("v1/models")).json()).data;
+  }
+
+  /** @returns {Promise<{version: string, engine: string | null}>} */
+  async version() {
+    return (await this.#call("version")).json();
+  }
+
+  /** Count the tokens of `{prompt}` or `{messages}`. @returns {Promise<{count: number, max_model_len: number}>} */
+  async count(body, signal) {
+    return (await this.#call("tokenize", { body, signal })).json();
+  }
+
+  /** Yield the phases of the engine's start: at once the present one, at last `ready` or `stopped`. */
+  async *phases() {
+    const response = await this.#call("startupz", { accept: "text/event-stream" });
+    for await (const data of this.#events(response)) yield JSON.parse(data);
+  }
+
+  /** Yield the chunks of a generation. `path`: v1/chat/completions or v1/completions. */
+  async *generate(path, body, signal) {
+    const response = await this.#call(path, { body, signal });
+    for await (const data of this.#events(response)) {
+      if (data === "[DONE]") return;
+      const chunk = JSON.parse(data);
+      if (chunk.error) throw new Refusal(chunk.error.message, { status: 200, code: chunk.error.code });
+      yield chunk;
+    }
+    throw new Refusal("The connection ended before the answer was complete.", { code: "cut" });
+  }
+
+  async *#events(response) {
+    try {
+      yield* eventsOf(response.body);
+    } catch (error) {
+      if (error.name === "AbortError") throw error;
+      throw new Refusal("The connection to the server was lost.", { code: "cut" });
+    }
+  }
+
+  async #call(path, { body, signal, accept } = {}) {
+    const headers = {};
+    if (accept) headers.accept = accept;
+    if (body) headers["content-type"] = "application/json";
+    if (this.#key.value) headers.authorization = `Bearer ${this.#key.value}`;
+    let response;
+    try {
+      const method = body ? "POST" : "GET";
+      response = await fetch(path, { method, headers, signal, body: body && JSON.stringify(body), cache: "no-store" });
+    } catch (error) {
+      if (error.name === "AbortError") throw error;
+      throw new Refusal("There is no connection to the server. Is it running?", { code: "unreachable" });
+    }
+    if (!response.ok) throw await refusalOf(response);
+    return response;
+  }
+}
+
+async function refusalOf(response) {
+  let error = {};
+  try {
+    error = (await response.json()).error ?? {};
+  } catch {
+    // A proxy's page, not the server's words.
+  }
+  const after = Number(response.headers.get("retry-after") ?? Number.NaN);
+  const isHopeless = response.headers.get("x-should-retry") === "false" || ![429, 503].includes(response.status);
+  return new Refusal(error.message ?? `The server answered with status ${response.status}.`, {
+    status: response.status,
+    code: error.code ?? null,
+    retryAfterS: isHopeless || !Number.isFinite(after) ? null : after,
+  });
+}

@@ -1,0 +1,125 @@
+import { announce } from "./announcer.js";
+import { byId, element } from "./element.js";
+import { Refusal } from "./server.js";
+
+const RETRY_MS = 2000;
+const TICK_MS = 1000;
+const TEXTS = {
+  starting: ["The model is starting", "The first answer comes as soon as it is ready. You can write already."],
+  failed: ["The engine stopped", "It is being started again. This page goes on by itself when it is ready."],
+  gone: ["No connection to the server", "This page tries again until the server answers. Is it running?"],
+};
+
+/** Shows the phases of the engine's start, for as long as it is not ready. */
+export class Startup {
+  #server;
+  #panel = byId("startup");
+  #phases = byId("phases");
+  #clock = byId("startup-clock");
+  #following = null;
+  #kind = "";
+  #beganMs = 0;
+
+  /** @param {() => void} onToggle it was shown or hidden */
+  constructor(server, onToggle) {
+    this.#server = server;
+    this.onToggle = onToggle;
+  }
+
+  get isShown() {
+    return !this.#panel.hidden;
+  }
+
+  /** Return when the engine is ready. Throws AbortError when the signal says that nobody waits any more. */
+  async untilReady(signal) {
+    this.#following ??= this.#follow().finally(() => (this.#following = null));
+    await Promise.race([this.#following, aborted(signal)]);
+  }
+
+  async #follow() {
+    const ticking = setInterval(() => this.#tick(), TICK_MS);
+    try {
+      while (!(await this.#isReady())) await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+    } finally {
+      clearInterval(ticking);
+      this.#hide();
+    }
+  }
+
+  async #isReady() {
+    try {
+      for await (const progress of this.#server.phases()) {
+        if (progress.state === "ready") return true;
+        this.#show(progress);
+      }
+    } catch (error) {
+      if (!(error instanceof Refusal)) throw error;
+      this.#describe("gone");
+      this.#phases.replaceChildren();
+      this.#clock.textContent = "";
+      this.#beganMs = 0;
+    }
+    return false;
+  }
+
+  #show({ state, phase, detail, elapsed_s: elapsedS }) {
+    if (state === "failed") this.#phases.replaceChildren();
+    this.#describe(state === "failed" ? "failed" : "starting");
+    this.#beganMs = performance.now() - elapsedS * 1000;
+    const current = this.#phases.lastElementChild;
+    if (current?.dataset.phase !== phase) {
+      if (current) this.#finish(current);
+      const item = element("li", { "data-phase": phase, "aria-current": "step" }, element("span", {}, phrase(phase)));
+      item.append(element("span", { class: "detail" }), element("span", { class: "took" }));
+      item.beganMs = performance.now();
+      this.#phases.append(item);
+      announce(phrase(phase));
+    }
+    this.#phases.lastElementChild.querySelector(".detail").textContent = detail;
+    this.#tick();
+  }
+
+  #finish(item) {
+    item.removeAttribute("aria-current");
+    item.querySelector(".took").textContent = seconds(performance.now() - item.beganMs);
+  }
+
+  #describe(kind) {
+    if (this.#kind === kind) return;
+    this.#kind = kind;
+    const [title, text] = TEXTS[kind];
+    byId("startup-title").textContent = title;
+    byId("startup-text").textContent = text;
+    this.#panel.hidden = false;
+    this.onToggle();
+    announce(title);
+  }
+
+  #tick() {
+    if (this.#beganMs) this.#clock.textContent = `${seconds(performance.now() - this.#beganMs)} so far`;
+  }
+
+  #hide() {
+    if (this.#panel.hidden) return;
+    this.#panel.hidden = true;
+    this.#kind = "";
+    this.#phases.replaceChildren();
+    announce("The model is ready");
+    this.onToggle();
+  }
+}
+
+function aborted(signal) {
+  return new Promise((_, reject) => {
+    if (signal?.aborted) reject(signal.reason);
+    signal?.addEventListener("abort", () => reject(signal.reason), { once: true });
+  });
+}
+
+function phrase(phase) {
+  return phase.charAt(0).toUpperCase() + phase.slice(1);
+}
+
+function seconds(ms) {
+  return `${Math.floor(ms / 1000)} s`;
+}
