@@ -29,6 +29,7 @@ def install() -> None:
     _redirect_output()
     _enable_amx()
     _let_compiled_code_load()
+    _take_ready_grammars()
 
 
 def end_with(parent_pid: int) -> None:
@@ -70,6 +71,12 @@ def _enable_amx() -> None:
 
     if torch.cpu._is_amx_tile_supported():
         torch.cpu._init_amx()
+
+
+def _take_ready_grammars() -> None:
+    from tokka.engine.vllm.guidance import take_ready_grammars
+
+    take_ready_grammars()
 
 
 def _let_compiled_code_load() -> None:
