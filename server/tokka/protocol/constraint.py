@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, Self
 
 import orjson
@@ -16,6 +17,8 @@ MAX_CONSTRAINT_CHOICES = 4096
 MAX_GRAMMAR_CHARS = 64 * 1024
 # All choices together.
 MAX_CHOICE_CHARS = 64 * 1024
+# Ways around the bounds of json_schema.py.
+_INLINE = re.compile(r"%(json|llguidance)\b")
 _ANY_OBJECT = '{"type":"object"}'
 
 _SchemaText = Annotated[str, PlainValidator(schema_text, json_schema_input_type=dict[str, Any])]
@@ -68,6 +71,8 @@ class StructuredOutputs(WireModel):
             raise invalid(
                 f"The choices have at most {MAX_CHOICE_CHARS} characters together; these have {chars}", "choice"
             )
+        if self.grammar is not None and _INLINE.search(self.grammar):
+            raise invalid("A grammar may not hold %json or %llguidance: give a schema as json", "grammar")
         return self
 
     def constraint(self) -> Constraint:

@@ -25,7 +25,7 @@ def install() -> None:
     if parent is None or parent.pid is None:
         return
     end_with(parent.pid)
-    _leave_interrupts_to_the_server()
+    leave_interrupts_to_the_server()
     _redirect_output()
     _enable_amx()
     _let_compiled_code_load()
@@ -51,7 +51,7 @@ def end_with(parent_pid: int) -> None:
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()
 
 
-def _leave_interrupts_to_the_server() -> None:
+def leave_interrupts_to_the_server() -> None:
     """Ctrl-C reaches every process of a terminal's group: the engine must go on while the server drains."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)

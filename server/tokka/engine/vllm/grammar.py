@@ -11,19 +11,23 @@ import random
 import re
 import resource
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import orjson
 from llguidance import LLMatcher, LLTokenizer
 from llguidance.gbnf_to_lark import any_to_lark
 
-from tokka.engine.vllm.child import end_with
+from tokka.engine.processes import COMPILER_NAME
+from tokka.engine.vllm.child import end_with, leave_interrupts_to_the_server
 from tokka.protocol.json_schema import subschemas
 
-# The largest that the bounds of protocol/ let through takes a tenth of it.
-_MEMORY_BYTES = 256 << 20
+# The largest that the bounds of protocol/ let through takes half of it, and the engine keeps some tens.
+_MEMORY_BYTES = 64 << 20
+_STACK_BYTES = 1 << 20
 # Steps of a trial run: what fits nothing, or runs into a limit of the library, does so in the first few.
 _TRIAL_STEPS = 16
 _BLAME_S = 0.3
@@ -138,13 +142,12 @@ def _answer(compiler: Compiler, line: bytes) -> dict[str, str]:
 
 
 def _bound_memory() -> None:
-    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()  # noqa: SIM115 - read at once
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + _MEMORY_BYTES, used + _MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def main() -> None:
-    end_with(int(sys.argv[1]))
+def _serve() -> None:
     compiler = Compiler(**orjson.loads(sys.stdin.buffer.readline()))
     _bound_memory()
     answers = sys.stdout.buffer
@@ -154,6 +157,17 @@ def main() -> None:
         answers.write(orjson.dumps(_answer(compiler, line)) + b"\n")
         answers.flush()
     os._exit(0)
+
+
+def main() -> None:
+    Path("/proc/self/comm").write_text(COMPILER_NAME)
+    end_with(int(sys.argv[1]))
+    leave_interrupts_to_the_server()
+    # Less than the engine's threads have: a recursion that ends well here ends well there.
+    threading.stack_size(_STACK_BYTES)
+    thread = threading.Thread(target=_serve)
+    thread.start()
+    thread.join()
 
 
 if __name__ == "__main__":

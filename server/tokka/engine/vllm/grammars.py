@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import math
 import os
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
@@ -17,7 +18,7 @@ import orjson
 import structlog
 
 from tokka.core import Constraint
-from tokka.errors import EngineError, InvalidRequest, ServerOverloaded, UnsupportedParameter
+from tokka.errors import EngineDied, EngineError, InvalidRequest, ServerOverloaded, UnsupportedParameter
 
 log = structlog.get_logger("tokka.engine")
 
@@ -25,6 +26,8 @@ log = structlog.get_logger("tokka.engine")
 COMPILE_S = 1.0
 # How long a request may wait for those before it.
 WAIT_S = 10.0
+# So long one that was given up stays refused: it may have been the machine's fault.
+_DOUBT_S = 60.0
 _START_S = 60.0
 _KEPT = 512
 _LINE_BYTES = 16 << 20
@@ -35,6 +38,8 @@ class _Verdict:
     grammar: str = ""
     reason: str = ""
     at: str = ""
+    # In the event loop's time.
+    until_s: float = math.inf
 
 
 class Grammars:
@@ -46,6 +51,7 @@ class Grammars:
         self._verdicts: OrderedDict[bytes, _Verdict] = OrderedDict()
         self._turn = asyncio.Lock()
         self._process: Process | None = None
+        self._closed = False
 
     async def grammar(self, constraint: Constraint) -> str:
         """Return the constraint as the engine takes it. Raises InvalidRequest naming the place, ServerOverloaded."""
@@ -55,12 +61,16 @@ class Grammars:
                 param=constraint.param,
             )
         key = hashlib.sha256(f"{constraint.kind}\0{constraint.text}".encode("utf-8", "surrogatepass")).digest()
-        verdict = self._verdicts.get(key) or await self._in_turn(key, constraint)
+        verdict = self._known(key) or await self._in_turn(key, constraint)
         self._keep(key, verdict)
         if verdict.reason:
             param = constraint.param + verdict.at
             raise InvalidRequest(f"Invalid value for '{param}': {verdict.reason}.", param=param[:200])
         return verdict.grammar
+
+    def _known(self, key: bytes) -> _Verdict | None:
+        verdict = self._verdicts.get(key)
+        return verdict if verdict is not None and asyncio.get_running_loop().time() < verdict.until_s else None
 
     def _keep(self, key: bytes, verdict: _Verdict) -> None:
         self._verdicts[key] = verdict
@@ -76,30 +86,29 @@ class Grammars:
             raise ServerOverloaded("Too many new schemas and grammars at once.", retry_after_s=WAIT_S) from None
         try:
             # Whoever waited may have waited for the same one.
-            return self._verdicts.get(key) or await self._asked(constraint)
+            return self._known(key) or await self._asked(constraint)
         finally:
             self._turn.release()
 
     async def _asked(self, constraint: Constraint) -> _Verdict:
-        process = await self._running()
-        line = orjson.dumps({"kind": constraint.kind, "text": constraint.text}) + b"\n"
-        try:
-            async with asyncio.timeout(COMPILE_S):
-                return _Verdict(**await _exchange(process, line))
-        except TimeoutError:
-            reason = f"it takes more than {COMPILE_S:.0f} s to compile: make it smaller or simpler"
-        except (OSError, EOFError):
-            # It ran out of the memory it may have, or found a fault in the compiler.
-            reason = "it takes too much memory to compile: make it smaller or simpler"
-        except asyncio.CancelledError:
-            # What it says next would be taken for the answer to another.
-            await self.close()
-            raise
+        line = {"kind": constraint.kind, "text": constraint.text}
+        reason = ""
+        # A process may have been ended by somebody else; by the same constraint twice is no chance.
+        for _ in range(2):
+            try:
+                return _Verdict(**await self._told(await self._running(), line, COMPILE_S))
+            except TimeoutError:
+                reason = f"it takes more than {COMPILE_S:.0f} s to compile: make it smaller or simpler"
+                break
+            except (OSError, EOFError):
+                # Out of memory, or of stack; or a fault of the library.
+                reason = "it takes too much memory or nests too deeply: make it smaller or simpler"
         log.warning("constraint_refused", kind=constraint.kind, chars=len(constraint.text), reason=reason)
-        await self.close()
-        return _Verdict(reason=reason)
+        return _Verdict(reason=reason, until_s=asyncio.get_running_loop().time() + _DOUBT_S)
 
     async def _running(self) -> Process:
+        if self._closed:
+            raise EngineDied
         if self._process is None or self._process.returncode is not None:
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "tokka.engine.vllm.grammar", str(os.getpid())),
@@ -109,32 +118,39 @@ class Grammars:
                 limit=_LINE_BYTES,
             )
             try:
-                async with asyncio.timeout(_START_S):
-                    await _exchange(self._process, orjson.dumps(self._tokenizer) + b"\n")
-            except (OSError, EOFError, TimeoutError):
-                await self.close()
+                await self._told(self._process, self._tokenizer, _START_S)
+            except (OSError, EOFError):
                 raise EngineError("The compiler of grammars could not be started.") from None
         return self._process
 
+    async def _told(self, process: Process, line: dict[str, Any] | None, within_s: float) -> dict[str, Any]:
+        """Return the answer to a line. Raises EOFError or OSError if the process ends instead, TimeoutError."""
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            async with asyncio.timeout(within_s):
+                process.stdin.write(orjson.dumps(line) + b"\n")
+                await process.stdin.drain()
+                answer = await process.stdout.readline()
+            if not answer.endswith(b"\n"):
+                raise EOFError
+        except BaseException:
+            # What it says next would be taken for the answer to another; that of a client that has left, too.
+            await self._end()
+            raise
+        said: dict[str, Any] = orjson.loads(answer)
+        return said
+
     async def close(self) -> None:
+        self._closed = True
+        await self._end()
+
+    async def _end(self) -> None:
         process, self._process = self._process, None
         if process is not None:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
-
-
-async def _exchange(process: Process, line: bytes) -> dict[str, str]:
-    """Return the answer to a line. Raises EOFError or OSError if the process ends instead."""
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write(line)
-    await process.stdin.drain()
-    answer = await process.stdout.readline()
-    if not answer.endswith(b"\n"):
-        raise EOFError
-    said: dict[str, str] = orjson.loads(answer)
-    return said
 
 
 def tokenizer_line(tokenizer: Any, vocab_size: int) -> dict[str, Any] | None:

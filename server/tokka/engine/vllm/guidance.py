@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
-_KEPT = 64
+_KEPT = 32
 
 
 def take_ready_grammars() -> None:
