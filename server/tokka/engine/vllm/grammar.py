@@ -34,6 +34,12 @@ _BLAME_S = 0.3
 # A reference that does not lead to a part taken out of its schema.
 _ELSEWHERE = re.compile(r'"\$ref":"#(?!/\$defs/|/definitions/)')
 _NOTHING_FITS = "Unsatisfiable schema"
+_IN_OUR_WORDS = {
+    "NoExtension": "nothing can match it",
+    "oneOf constraints": "the alternatives of a oneOf may overlap, which cannot be enforced: use anyOf",
+    "parser error: Too many items": "it is too complex, or what matches it has no end",
+    "Parser Error: Current row has": "it has too many alternatives or optional parts at one place",
+}
 # Left to itself a small model fills an answer with blanks; OpenAI's are compact, too.
 _JSON_OPTIONS: Any = {"whitespace_flexible": False}
 
@@ -131,6 +137,9 @@ def _inside_out(schema: dict[str, Any], at: str = "") -> Iterator[tuple[str, dic
 
 
 def _one_line(message: str) -> str:
+    for beginning, said in _IN_OUR_WORDS.items():
+        if message.startswith(beginning):
+            return said
     # Below this word follows the library's own state; and of a faulty expression its last line says why.
     lines = [line.strip(" ^|") for line in message.split("<state>", maxsplit=1)[0].splitlines()]
     if reasons := [line for line in lines if line.startswith("error: ")]:
