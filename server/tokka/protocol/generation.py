@@ -116,11 +116,17 @@ class GenerationFields(WireModel):
 
     @model_validator(mode="after")
     def _leaves_room_for_the_constraint(self) -> Self:
-        if self.constraint is not None:
-            # Where the constraint ends an answer these go on, without it; or they forbid the only token it allows.
-            for name in ("ignore_eos", "min_tokens", "bad_words", "allowed_token_ids"):
-                if getattr(self, name):
-                    raise invalid(f"{name} cannot be combined with {self.constraint.param}: leave one out", name)
+        # Where a constraint ends an answer these go on, without it; or they forbid the only token it allows.
+        excluded = {
+            "ignore_eos": self.ignore_eos,
+            "min_tokens": self.min_tokens,
+            "bad_words": self.bad_words,
+            "allowed_token_ids": self.allowed_token_ids,
+        }
+        if (constraint := self.constraint) is not None:
+            for name, value in excluded.items():
+                if value:
+                    raise invalid(f"{name} cannot be combined with {constraint.param}: leave one out", name)
         return self
 
     @property

@@ -290,8 +290,10 @@ class VllmEngine:
         )
 
     async def _grammar(self, request: GenerateRequest) -> str | None:
-        if request.sampling.constraint is None or self._grammars is None:
+        if request.sampling.constraint is None:
             return None
+        if self._grammars is None:
+            raise EngineError("The engine is not running.")
         return await self._grammars.grammar(request.sampling.constraint)
 
     def _echoed(self, request: GenerateRequest, at: int, ids: list[int]) -> str:

@@ -75,8 +75,9 @@ class Grammars:
         verdict = self._known(key) or await self._in_turn(key, constraint)
         self._keep(key, verdict)
         if verdict.reason:
-            param = constraint.param + verdict.at
-            raise InvalidRequest(f"Invalid value for '{param}': {verdict.reason}.", param=param[:200])
+            # The names in it are the client's own, of any length.
+            param = (constraint.param + verdict.at)[:200]
+            raise InvalidRequest(f"Invalid value for '{param}': {verdict.reason}.", param=param)
         return verdict.grammar
 
     def _known(self, key: bytes) -> _Verdict | None:
