@@ -514,7 +514,7 @@ async def test_without_a_key_nothing_is_told(path: str, header: str | None) -> N
         serving(host="0.0.0.0", api_key=[KEY]) as server,
         httpx.AsyncClient(transport=httpx.ASGITransport(server.app), base_url="http://tokka") as client,
     ):
-        answer = await client.get(path, headers={"authorization": header} if header else {})
+        answer = await client.get(f"http://tokka{path}", headers={"authorization": header} if header else {})
     assert_error(answer, 401, None, "invalid_api_key")
     assert answer.headers["www-authenticate"] == "Bearer"
 
