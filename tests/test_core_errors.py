@@ -19,6 +19,7 @@ from tokka.errors import (
     InvalidRequest,
     Maintenance,
     MethodNotAllowed,
+    NoChatTemplate,
     ModelStarting,
     QuotaExceeded,
     RateLimited,
@@ -48,6 +49,8 @@ def made(kind: type[TokkaError]) -> TokkaError:
         return Maintenance("2026-12-01T06:00:00Z", "2026-12-01T08:00:00Z", "new GPUs", 60)
     if kind is RateLimited:
         return RateLimited("what went wrong", of="tokens", retry_after_s=1.5)
+    if kind is NoChatTemplate:
+        return NoChatTemplate()
     return HeadersTooLarge(65536) if kind is HeadersTooLarge else kind("what went wrong")
 
 
