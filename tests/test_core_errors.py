@@ -19,8 +19,8 @@ from tokka.errors import (
     InvalidRequest,
     Maintenance,
     MethodNotAllowed,
-    NoChatTemplate,
     ModelStarting,
+    NoChatTemplate,
     QuotaExceeded,
     RateLimited,
     ServerOverloaded,
@@ -71,7 +71,7 @@ def test_the_body_is_openai_s(kind: type[TokkaError]) -> None:
     assert error.body()["error"] == {
         "message": str(error),
         "type": error.type,
-        "param": None,
+        "param": error.param,
         "code": error.code,
     }
 
