@@ -44,6 +44,8 @@ class VllmOptions:
     max_num_seqs: int | None
     kv_cache_bytes: int | None
     chat_template: str | None
+    tool_call_parser: str | None
+    reasoning_parser: str | None
     enforce_eager: bool | None
     optimize: Literal["start", "throughput"] | None
     engine_args: Sequence[str]
@@ -66,6 +68,8 @@ class VllmOptions:
             max_num_seqs=settings.max_num_seqs,
             kv_cache_bytes=parse_size(settings.kv_cache_memory) if settings.kv_cache_memory else None,
             chat_template=_read_template(settings.chat_template) if settings.chat_template else None,
+            tool_call_parser=settings.tool_call_parser,
+            reasoning_parser=settings.reasoning_parser,
             enforce_eager=settings.enforce_eager,
             optimize=settings.optimize,
             engine_args=settings.engine_arg,
