@@ -54,8 +54,15 @@ class CallPiece:
     name: str | None = None
 
 
-# Text, or a piece of a call.
-Piece = str | CallPiece
+@dataclass(frozen=True, slots=True)
+class Thought:
+    """Text of what the model thinks, in a form that has it among the calls."""
+
+    text: str
+
+
+# Text, or a piece of something else.
+Piece = str | CallPiece | Thought
 # What the parser library makes of a whole text: names and arguments of its calls, and the text beside them.
 ParseWhole = Callable[[str], tuple[list[tuple[str, str]], str]]
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from tokka.core import ChoiceDone, Event, ReasoningDelta, TextDelta, ToolCallDelta, Tools
-from tokka.engine.calls import ARRAY, CallPiece, CallReader, Form, ParseWhole, Piece
+from tokka.engine.calls import ARRAY, CallPiece, CallReader, Form, ParseWhole, Piece, Thought
+from tokka.engine.harmony import HarmonyReader
 from tokka.engine.thinking import ThoughtReader, Thoughts
 
 # From the token ids of a choice and the thoughts in its text to how many tokens those are.
@@ -21,6 +22,8 @@ class Reading:
     form: Form | None = None
     whole: ParseWhole | None = None
     thoughts: Thoughts | None = None
+    # Every part says what it is: neither form nor thoughts are needed.
+    is_harmony: bool = False
     count_thoughts: CountThoughts | None = None
 
 
@@ -71,7 +74,7 @@ class ChoiceReader:
 
     def read(self, delta: TextDelta) -> Iterator[Event]:
         text = ""
-        if self._thoughts:
+        if self._reading.count_thoughts:
             self._token_ids += delta.token_ids
         for event in self._events(delta.text):
             if isinstance(event, str):
@@ -121,6 +124,9 @@ class ChoiceReader:
     def _event(self, piece: Piece) -> Event | str:
         if isinstance(piece, str):
             return piece
+        if isinstance(piece, Thought):
+            self._thought.append(piece.text)
+            return ReasoningDelta(self._index, piece.text)
         return ToolCallDelta(self._index, piece.number, piece.arguments, piece.name)
 
 
@@ -154,8 +160,10 @@ class _NamedCall:
         return self.feed("") if self._name else []
 
 
-def _call_reader(reading: Reading) -> CallReader | _NamedCall | _PlainText:
+def _call_reader(reading: Reading) -> CallReader | HarmonyReader | _NamedCall | _PlainText:
     tools = reading.tools
+    if reading.is_harmony:
+        return HarmonyReader(tools)
     if tools is None:
         return _PlainText()
     if tools.name is not None:

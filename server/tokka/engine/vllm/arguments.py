@@ -114,6 +114,9 @@ def engine_arguments(
         # Where nobody has said so: until compilation.py has chosen.
         "enforce_eager": cpu if options.enforce_eager is None else options.enforce_eager,
     }
+    if options.reasoning_parser is not None:
+        # A constraint holds once the thoughts have ended, which the engine has to see.
+        arguments["reasoning_parser"] = options.reasoning_parser
     if options.max_num_seqs is not None:
         arguments["max_num_seqs"] = options.max_num_seqs
     if files:

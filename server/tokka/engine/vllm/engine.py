@@ -376,7 +376,9 @@ class VllmEngine:
                 params = sampling_params(
                     request.sampling, max(1, limit), echo=request.echo, defaults=self._defaults, grammar=grammar
                 )
-                await llm.add_request(request_id, tokens_input(tokens, cache_salt=request.cache_salt), params)
+                ended = self._parsers.reasoning_ended(request, tokens) if self._parsers and grammar else None
+                prompt = tokens_input(tokens, cache_salt=request.cache_salt)
+                await llm.add_request(request_id, prompt, params, reasoning_ended=ended)
             yield
         finally:
             left = [request_id for request_id in ids if steps.forget(request_id)]

@@ -19,6 +19,10 @@ log = structlog.get_logger("tokka.engine")
 
 # Beyond, a text is not given to the library: some of its expressions take too long.
 MAX_PARSED_CHARS = 256 * 1024
+# gpt-oss. The library reads it from token ids alone, so engine/harmony.py does.
+_HARMONY_CALLS, _HARMONY_THOUGHTS = "openai", "openai_gptoss"
+# Of a prompt, in which thoughts may begin or end.
+_TAIL_TOKENS = 32
 # Of the library's parsers those that do not say their own marks.
 _MARKS: Mapping[str, tuple[str, str]] = {
     "deepseek_v3": ("<think>", "</think>"),
@@ -52,31 +56,33 @@ class Parsers:
         )
         self._calls = self._call_parser(template, tool_call_parser)
         self._form = FORMS.get(self._calls, UNKNOWN)
-        self._reasoning = reasoning_parser
-        self._thoughts = self._marks(reasoning_parser) if reasoning_parser else None
-        if self._thoughts:
-            log.info("reasoning_parser", parser=reasoning_parser)
+        self._is_harmony = self._calls == _HARMONY_CALLS or reasoning_parser == _HARMONY_THOUGHTS
+        self.thoughts = self._marks(reasoning_parser) if reasoning_parser and not self._is_harmony else None
 
     def reading(self, request: GenerateRequest, prompt_ids: Sequence[int]) -> Reading | None:
         """Return how to read the answers to a request; None if they are text and nothing else."""
         prompt = request.prompts[0]
-        if not isinstance(prompt, ChatPrompt) or (prompt.tools is None and self._thoughts is None):
+        if not isinstance(prompt, ChatPrompt):
             return None
         tools = prompt.tools
         auto = tools is not None and tools.choice == "auto"
+        if self._is_harmony and request.sampling.constraint is None:
+            return Reading(tools=tools, is_harmony=True, count_thoughts=self._count_parts)
+        if tools is None and self.thoughts is None:
+            return None
         return Reading(
             tools=tools,
             form=self._form if auto else None,
             whole=self._whole(tools) if auto and tools else None,
-            thoughts=self._thoughts_after(prompt_ids) if self._thoughts else None,
-            count_thoughts=self._count_thoughts if self._thoughts else None,
+            thoughts=self._thoughts_after(prompt_ids) if self.thoughts else None,
+            count_thoughts=self._count_thoughts if self.thoughts else None,
         )
 
     def shows_special(self, reading: Reading) -> bool:
         """Whether special tokens are part of the text: those that mark calls or thoughts."""
-        marks = [*(reading.form.marks if reading.form else ())]
-        if reading.form == UNKNOWN:
+        if reading.form == UNKNOWN or reading.is_harmony:
             return True
+        marks = [*(reading.form.marks if reading.form else ())]
         if reading.thoughts:
             marks += [reading.thoughts.start, reading.thoughts.end]
         return any(special in mark for mark in marks for special in self._special)
@@ -131,7 +137,6 @@ class Parsers:
             start, end = _MARKS.get(name) or (parser.reasoning_start_str, parser.reasoning_end_str)
             if start and end:
                 thought, _ = parser.extract_reasoning("x", _vllm_request(None))
-                self._reasoning_parser = parser
                 return Thoughts(start, end, begins=thought == "x")
         except Exception as error:
             raise ConfigurationError(f"--reasoning-parser {name} does not fit this model: {error}") from None
@@ -139,23 +144,36 @@ class Parsers:
 
     def _thoughts_after(self, prompt_ids: Sequence[int]) -> Thoughts:
         """Return the thoughts as they begin behind this prompt: it may have begun them, or have ruled them out."""
-        assert self._thoughts is not None
-        tail = self._tokenizer.decode(prompt_ids[-16:], skip_special_tokens=False).rstrip()
-        if tail.endswith(self._thoughts.start):
-            return Thoughts(self._thoughts.start, self._thoughts.end, begins=True)
-        if tail.endswith(self._thoughts.end):
-            return Thoughts(self._thoughts.start, self._thoughts.end, begins=False)
-        return self._thoughts
+        assert self.thoughts is not None
+        tail = self._tail(prompt_ids)
+        if tail.endswith(self.thoughts.start):
+            return Thoughts(self.thoughts.start, self.thoughts.end, begins=True)
+        if tail.endswith(self.thoughts.end):
+            return Thoughts(self.thoughts.start, self.thoughts.end, begins=False)
+        return self.thoughts
+
+    def reasoning_ended(self, request: GenerateRequest, prompt_ids: Sequence[int]) -> bool | None:
+        """Whether a constraint holds from the first token; None: the engine's own parser is to say."""
+        if self.thoughts is None:
+            return None
+        is_chat = isinstance(request.prompts[0], ChatPrompt)
+        return True if not is_chat or self._tail(prompt_ids).endswith(self.thoughts.end) else None
+
+    def _tail(self, prompt_ids: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(list(prompt_ids[-_TAIL_TOKENS:]), skip_special_tokens=False)).rstrip()
+
+    def _count_parts(self, token_ids: Sequence[int], text: str, is_open: bool) -> int:
+        return len(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _count_thoughts(self, token_ids: Sequence[int], text: str, is_open: bool) -> int:
         """Return how many of a choice's tokens are thoughts, without the marks that are tokens of their own."""
-        assert self._thoughts is not None
-        start, end = map(self._tokenizer.convert_tokens_to_ids, (self._thoughts.start, self._thoughts.end))
+        assert self.thoughts is not None
+        start, end = map(self._tokenizer.convert_tokens_to_ids, (self.thoughts.start, self.thoughts.end))
         if end in token_ids:
             return list(token_ids).index(end) - int(token_ids[0] == start)
         if is_open:
             return len(token_ids) - int(bool(token_ids) and token_ids[0] == start)
-        return len(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        return self._count_parts(token_ids, text, is_open)
 
 
 def _vllm_request(tools: Tools | None) -> Any:
