@@ -133,6 +133,18 @@ def test_a_prompt_that_has_ended_the_thoughts_begins_the_answer() -> None:
     assert (got["thoughts"], got["content"], got["reasoning_tokens"]) == ("", "Yes.", 0)
 
 
+def test_a_constraint_waits_only_for_thoughts_that_are_certain() -> None:
+    def ended(parser: Parsers, prompt: str) -> bool | None:
+        return parser.reasoning_ended(request(None), tokenizer()(prompt)["input_ids"])
+
+    assert ended(parsers(None), "Hi") is None
+    assert ended(parsers(None, "deepseek_r1"), "Hi") is False
+    assert ended(parsers(None, "deepseek_r1"), "Hi<think></think>\n") is True
+    # These may think or not.
+    assert ended(parsers(None, "mistral"), "Hi") is True
+    assert ended(parsers(None, "mistral"), "Hi[THINK]") is False
+
+
 def test_thoughts_that_never_end_are_thoughts() -> None:
     got = read(parsers(None, "deepseek_r1"), "Hm", [1], tools=None)
     assert (got["thoughts"], got["content"], got["reasoning_tokens"]) == ("Hm", "", 2)

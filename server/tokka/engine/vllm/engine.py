@@ -37,7 +37,7 @@ from tokka.engine.vllm.child import OUTPUT_VARIABLE
 from tokka.engine.vllm.compilation import seal_compiled, settle_execution
 from tokka.engine.vllm.decode import Vocabulary
 from tokka.engine.vllm.embedded import embedded_model
-from tokka.engine.vllm.failures import in_our_words, one_line
+from tokka.engine.vllm.failures import in_our_words, load_failure, one_line
 from tokka.engine.vllm.fast import made_fast
 from tokka.engine.vllm.grammars import Grammars, tokenizer_line
 from tokka.engine.vllm.machine import engine_version, is_cpu_build, prepare_environment
@@ -178,7 +178,8 @@ class VllmEngine:
             raise
         except Exception as error:
             log.debug("engine_start_failed", exc_info=error)
-            raise StartupError(f"the engine could not load {model}: {self._cause() or one_line(error)}") from error
+            cause = self._cause() or one_line(error)
+            raise load_failure(model, cause, self._options.reasoning_parser) from error
         self._processes = EngineProcesses(_PROCESS_NAMES)
         return self._describe()
 

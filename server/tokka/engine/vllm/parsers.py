@@ -153,11 +153,13 @@ class Parsers:
         return self.thoughts
 
     def reasoning_ended(self, request: GenerateRequest, prompt_ids: Sequence[int]) -> bool | None:
-        """Whether a constraint holds from the first token; None: the engine's own parser is to say."""
+        """Whether a constraint holds from the first token, not from the end of the thoughts; None: there are none.
+
+        A model that only may think is held to the constraint at once: it might not think, and never be held to it.
+        """
         if self.thoughts is None:
             return None
-        is_chat = isinstance(request.prompts[0], ChatPrompt)
-        return True if not is_chat or self._tail(prompt_ids).endswith(self.thoughts.end) else None
+        return not isinstance(request.prompts[0], ChatPrompt) or not self._thoughts_after(prompt_ids).begins
 
     def _tail(self, prompt_ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(prompt_ids[-_TAIL_TOKENS:]), skip_special_tokens=False)).rstrip()
