@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tests.engine.tool_texts import BAD, GOOD, ONE_CALL, OULU_TEXT, TOOLS, Said
@@ -110,10 +110,21 @@ def test_a_text_without_calls_is_passed_on_as_it_is(parser: str, words: list[str
 
 @given(st.text(max_size=40), st.sampled_from(READABLE))
 def test_text_is_not_held_back_without_need(text: str, parser: str) -> None:
+    assume(not any(mark in text for mark in FORMS[parser].marks))
     reader = CallReader(FORMS[parser], TOOLS)
     shown = folded(reader.feed(f"Answer: {text}"))[1]
     assert shown + reader.held == f"Answer: {text}"
     assert len(reader.held) < max(map(len, FORMS[parser].marks))
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("parser", ["hermes", "qwen3_xml"])
+def test_a_long_call_takes_no_time_that_grows_with_its_square(parser: str) -> None:
+    # Its name comes last, so nothing of it is certain before.
+    text = '<tool_call>{"arguments": {"a": "' + "{}x " * 100_000 + '"}, "name": "now"}</tool_call>'
+    found = finds(("now", "{}"))
+    calls, _ = read(FORMS[parser], split(text, range(0, len(text), 4)), whole=found)
+    assert [name for name, _ in calls] == ["now"]
 
 
 def test_arguments_are_passed_on_as_they_come() -> None:

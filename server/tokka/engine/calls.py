@@ -23,6 +23,8 @@ log = structlog.get_logger("tokka.engine")
 MAX_CALLS = 1024
 _SEPARATOR = re.compile(r"\s+|[\[\],;]|```(?:json)?")
 _LONGEST_MARK = 32
+_LONG_HEAD_CHARS = 1024
+_GROWTH = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +106,13 @@ class CallReader:
         # Blanks around calls are no text: they wait until something is said.
         self._blanks = ""
         self._has_spoken = False
+        # How much of the text has been looked at in vain; it is not looked at again for each character.
+        self._looked_at = 0
+        self._is_ending = False
         # Directly behind an opener a name may stand outside of JSON.
         self._is_open = False
+        # The marks that come now may belong to a call.
+        self._is_behind_call = False
         # Where in a call the text is.
         self._arguments: Braces | None = None
         self._tail: Braces | None = None
@@ -131,7 +138,8 @@ class CallReader:
 
     def finish(self, *, cut_short: bool) -> list[Piece]:
         """Return what is left when the text has ended. `cut_short`: the model was not done."""
-        pieces: list[Piece] = []
+        self._is_ending = True
+        pieces = self.feed("")
         if self._form.is_certain:
             return pieces
         if self._state == self._in_region:
@@ -140,7 +148,7 @@ class CallReader:
             self._show(self._take(len(self._text)), pieces)
         elif self._state == self._between:
             at, closed = self._skip_marks()
-            if at >= 0 or not self._calls:
+            if at >= 0 or not self._is_behind_call:
                 self._show(self._as_text(closed), pieces)
             self._text = ""
         if not self._calls and self._blanks:
@@ -169,19 +177,23 @@ class CallReader:
         return True
 
     def _between(self, pieces: list[Piece]) -> bool:
+        # A head that is longer than any should be is read again when it has grown by a part of itself.
+        if not self._is_ending and len(self._text) < self._looked_at + self._looked_at // _GROWTH:
+            return False
         at, closed = self._skip_marks()
         if at < 0:
             return False
         try:
             head = self._head(at)
         except Wait:
+            self._looked_at = len(self._text) if len(self._text) > _LONG_HEAD_CHARS else 0
             return False
         except NoCall:
             rest = self._as_text(closed)
             opener = next((opener for opener in self._form.openers if rest.startswith(opener)), "")
-            self._text = rest[len(opener) :]
+            self._text, self._looked_at = rest[len(opener) :], 0
             self._show(opener, pieces)
-            self._is_open = False
+            self._is_open = self._is_behind_call = False
             self._state = self._in_text
             return True
         if len(self._calls) >= self._most:
@@ -216,8 +228,10 @@ class CallReader:
         return True
 
     def _in_region(self, pieces: list[Piece]) -> bool:
-        ends = [at + len(mark) for mark in self._form.closers if (at := self._text.find(mark)) >= 0]
+        start = max(0, self._looked_at - _LONGEST_MARK)
+        ends = [at + len(mark) for mark in self._form.closers if (at := self._text.find(mark, start)) >= 0]
         if not ends:
+            self._looked_at = len(self._text)
             return False
         self._parse(self._take(min(ends)), pieces)
         self._state = self._in_text
@@ -251,8 +265,7 @@ class CallReader:
 
     def _as_text(self, closed: int) -> str:
         """Return what stands between calls as text: without the blanks and marks that belong to the call before."""
-        rest = self._text[closed:]
-        return rest.lstrip() if self._calls else rest
+        return self._text[closed:].lstrip() if self._is_behind_call else self._text
 
     def _head(self, at: int) -> Head:
         if self._text[at] == "{":
@@ -263,6 +276,7 @@ class CallReader:
 
     def _begin(self, head: Head, pieces: list[Piece]) -> None:
         self._is_open = False
+        self._is_behind_call = True
         if head.after >= 0:
             self._call(head.name, "{}", pieces)
             self._take(head.after)
@@ -311,6 +325,7 @@ class CallReader:
 
     def _take(self, chars: int) -> str:
         taken, self._text = self._text[:chars], self._text[chars:]
+        self._looked_at = 0
         return taken
 
 

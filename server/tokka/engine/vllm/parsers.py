@@ -18,7 +18,7 @@ from tokka.errors import ConfigurationError
 log = structlog.get_logger("tokka.engine")
 
 # Beyond, a text is not given to the library: some of its expressions take too long.
-MAX_PARSED_CHARS = 256 * 1024
+MAX_PARSED_CHARS = 64 * 1024
 # gpt-oss. The library reads it from token ids alone, so engine/harmony.py does.
 _HARMONY_CALLS, _HARMONY_THOUGHTS = "openai", "openai_gptoss"
 # Of a prompt, in which thoughts may begin or end.
