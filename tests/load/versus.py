@@ -99,8 +99,14 @@ def options_of(kind: str, experiment: Experiment) -> tuple[str, ...]:
     return ("--kv-cache-memory-bytes", str(parse_size(KV_CACHE)), "--host", "127.0.0.1")
 
 
+def lines_of(file: Path) -> list[Line]:
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
 def runs(experiment: Experiment, model: Path, chosen: argparse.Namespace) -> Iterator[Line]:
-    for place in range(chosen.rounds):
+    # Those in the file go on: each round is compared within itself, whenever it was.
+    first = 1 + max((line["round"] for line in lines_of(chosen.out)), default=-1)
+    for place in range(first, first + chosen.rounds):
         kinds = ["tokka", experiment.rival]
         for kind in kinds if place % 2 == 0 else kinds[::-1]:
             with serving(kind, *options_of(kind, experiment), model=model) as server:
@@ -181,7 +187,7 @@ def _experiment(run_all: Callable[[argparse.Namespace], None], arguments: Sequen
     chosen = _arguments(arguments)
     if not chosen.table:
         run_all(chosen)
-    print(table([json.loads(line) for line in chosen.out.read_text().splitlines()]))
+    print(table(lines_of(chosen.out)))
 
 
 def defaults(arguments: Sequence[str]) -> None:
