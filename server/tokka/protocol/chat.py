@@ -33,7 +33,7 @@ from tokka.protocol.common import (
     token_text,
 )
 from tokka.protocol.constraint import ResponseFormat, format_constraint
-from tokka.protocol.generation import GenerationFields
+from tokka.protocol.generation import NOT_WITH_CONSTRAINT, GenerationFields
 from tokka.protocol.messages import (
     MAX_MESSAGES,
     Content,
@@ -132,6 +132,9 @@ class ChatRequest(GenerationFields):
             held = format_constraint(self.response_format) if name == "response_format" else self.structured_outputs
             if held is not None:
                 raise invalid(f"{name} cannot be combined with tools: leave one out, or send tool_choice: none", name)
+        for name in NOT_WITH_CONSTRAINT if self.called_tools.strict else ():
+            if getattr(self, name):
+                raise invalid(f"{name} cannot be combined with strict functions: leave one out", name)
 
     @cached_property
     def called_tools(self) -> Tools | None:

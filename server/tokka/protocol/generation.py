@@ -15,6 +15,9 @@ MAX_STOP_CHARS = 256
 MAX_BIASES = 1024
 MAX_CHOICES = 1024  # prompts times choices of one request
 
+# Where a constraint ends an answer these go on, without it; or they forbid the only token it allows.
+NOT_WITH_CONSTRAINT = ("ignore_eos", "min_tokens", "bad_words", "allowed_token_ids")
+
 _StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
 _LogitBias = Annotated[
     dict[Annotated[str, Field(pattern=r"^[0-9]{1,10}$")], Annotated[float, Field(ge=-100, le=100)]],
@@ -117,8 +120,7 @@ class GenerationFields(WireModel):
     @model_validator(mode="after")
     def _leaves_room_for_the_constraint(self) -> Self:
         if self.constraint is not None:
-            # Where the constraint ends an answer these go on, without it; or they forbid the only token it allows.
-            for name in ("ignore_eos", "min_tokens", "bad_words", "allowed_token_ids"):
+            for name in NOT_WITH_CONSTRAINT:
                 if getattr(self, name):
                     raise invalid(f"{name} cannot be combined with {self.constraint.param}: leave one out", name)
         return self

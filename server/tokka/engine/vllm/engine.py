@@ -310,9 +310,10 @@ class VllmEngine:
         )
 
     async def _grammar(self, request: GenerateRequest) -> str | None:
-        if request.sampling.constraint is None or self._grammars is None:
+        constraint = self._parsers.constraint(request) if self._parsers else None
+        if constraint is None or self._grammars is None:
             return None
-        return await self._grammars.grammar(request.sampling.constraint)
+        return await self._grammars.grammar(constraint)
 
     def _echoed(self, request: GenerateRequest, at: int, ids: list[int]) -> str:
         """Return the prompt's text as it was run."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import orjson
 import structlog
 
-from tokka.core import ChatPrompt, GenerateRequest, Tools
+from tokka.core import ChatPrompt, Constraint, GenerateRequest, Tools
 from tokka.engine.calls import FORMS, UNKNOWN, ParseWhole
 from tokka.engine.reading import Reading
 from tokka.engine.thinking import Thoughts
@@ -77,6 +78,14 @@ class Parsers:
             thoughts=self._thoughts_after(prompt_ids) if self.thoughts else None,
             count_thoughts=self._count_thoughts if self.thoughts else None,
         )
+
+    def constraint(self, request: GenerateRequest) -> Constraint | None:
+        """Return what the answers to a request are held to: what it says, or what its strict functions do."""
+        prompt = request.prompts[0]
+        tools = prompt.tools if isinstance(prompt, ChatPrompt) else None
+        if tools is None or tools.strict is None or self._form != FORMS[FALLBACK_PARSER]:
+            return request.sampling.constraint
+        return Constraint("calls", orjson.dumps(tools.strict).decode(), "tools")
 
     def shows_special(self, reading: Reading) -> bool:
         """Whether special tokens are part of the text: those that mark calls or thoughts."""
