@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 FinishReason = Literal["stop", "length", "tool_calls"]
 ToolChoice = Literal["none", "auto", "required", "named"]
-# `json`: a JSON Schema; `regex`: an expression; `choice`: a JSON list of strings; `grammar`: one in Lark or GBNF.
-ConstraintKind = Literal["json", "regex", "choice", "grammar"]
+# `json`: a JSON Schema; `regex`: an expression; `choice`: a JSON list of strings; `grammar`: one in Lark or GBNF;
+# `calls`: a JSON object of schemas by function, which hold wherever a text calls one in the form of Hermes.
+ConstraintKind = Literal["json", "regex", "choice", "grammar", "calls"]
 # Why an engine serves no more: it ended, made no step with work to do, answered no call, or could not be rebuilt.
 DeathReason = Literal["died", "stalled", "unresponsive", "start_failed"]
 Outcome = Literal["stop", "length", "tool_calls", "aborted", "timeout", "rejected", "invalid", "error"]
@@ -79,6 +80,8 @@ class Tools:
     name: str | None = None
     # More than one call in an answer.
     parallel: bool = True
+    # Some of the functions are to be called within their schemas even if the model chooses. By function: what holds.
+    strict: Mapping[str, Any] | None = None
 
     @property
     def names(self) -> frozenset[str]:

@@ -80,6 +80,7 @@ CASES: list[tuple[Any, ...]] = [
     ({"tools": [F], "structured_outputs": {"choice": ["a"]}}, "structured_outputs"),
     ({"tools": [F], "tool_choice": "required", "min_tokens": 3}, "min_tokens"),
     ({"tools": [F], "tool_choice": named("f"), "ignore_eos": True}, "ignore_eos"),
+    ({"tools": [tool(strict=True)], "bad_words": ["a"]}, "bad_words"),
     ({"messages": [USER, {"role": "tool", "content": "3"}]}, "messages[1].tool_call_id"),
     ({"messages": [USER, RESULT]}, "messages[1].tool_call_id"),
     ({"messages": [USER, CALLED, {**RESULT, "tool_call_id": "d"}]}, "messages[2].tool_call_id"),

@@ -35,7 +35,7 @@ NOT_IN_A_SCHEMA = re.compile(
     r"|There is no function '"
     r"|The arguments of a function are an object"
     r"|cannot be enforced in a schema"
-    r"|cannot be combined with tools"
+    r"|cannot be combined with (tools|strict functions)"
     r"|Send either prompt or messages"
     r"|maximum context length is \d+ tokens"
     r"|min_tokens \(\d+\) exceeds the"

@@ -44,6 +44,15 @@ def test_hub_model_that_cannot_be_had() -> None:
     assert "no-such-org/no-such-model" in line
 
 
+def test_parsers_that_are_not_there_are_named_with_those_that_are() -> None:
+    line = line_of("--engine", "fake", "--tool-call-parser", "nope", code=2)
+    assert line.startswith("tokka: --tool-call-parser nope: ")
+    assert "hermes" in line
+    line = line_of("--reasoning-parser", "nope", code=2)
+    assert line.startswith("tokka: --reasoning-parser nope: ")
+    assert "deepseek_r1" in line
+
+
 def test_corrupt_config(model: Path) -> None:
     (model / "config.json").write_text('{"model_type": ')
     line = line_of(str(model), code=3)

@@ -122,9 +122,9 @@ def test_text_is_not_held_back_without_need(text: str, parser: str) -> None:
 def test_a_long_call_takes_no_time_that_grows_with_its_square(parser: str) -> None:
     # Its name comes last, so nothing of it is certain before.
     text = '<tool_call>{"arguments": {"a": "' + "{}x " * 100_000 + '"}, "name": "now"}</tool_call>'
-    found = finds(("now", "{}"))
-    calls, _ = read(FORMS[parser], split(text, range(0, len(text), 4)), whole=found)
-    assert [name for name, _ in calls] == ["now"]
+    calls, shown = read(FORMS[parser], split(text, range(0, len(text), 4)), whole=finds(("now", "{}")))
+    # So long a text is not given to the library.
+    assert ([name for name, _ in calls], shown) == ((["now"], "") if parser == "hermes" else ([], text))
 
 
 def test_arguments_are_passed_on_as_they_come() -> None:

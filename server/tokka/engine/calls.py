@@ -21,6 +21,8 @@ log = structlog.get_logger("tokka.engine")
 
 # Of one answer. A model that never ends must not fill the memory with them.
 MAX_CALLS = 1024
+# A longer text is not given to the library: some of its expressions take too long.
+MAX_PARSED_CHARS = 64 * 1024
 _SEPARATOR = re.compile(r"\s+|[\[\],;]|```(?:json)?")
 _LONGEST_MARK = 32
 _LONG_HEAD_CHARS = 1024
@@ -289,7 +291,8 @@ class CallReader:
 
     def _parse(self, text: str, pieces: list[Piece]) -> None:
         """Have the library read a whole region; without calls it is text."""
-        calls, beside = self._whole(text) if self._whole else ([], text)
+        is_short = len(text) <= MAX_PARSED_CHARS
+        calls, beside = self._whole(text) if self._whole and is_short else ([], text)
         calls = [call for call in calls if call[0] in self._names]
         self._show(beside if calls else text, pieces)
         for name, arguments in calls[: self._most - len(self._calls)]:
@@ -297,7 +300,10 @@ class CallReader:
 
     def _add_missing(self, whole: ParseWhole, pieces: list[Piece]) -> None:
         """Have the library read it all once more: what it finds beyond is sent, what it finds else is reported."""
-        found = [call for call in whole("".join(self._everything))[0] if call[0] in self._names][: self._most]
+        text = "".join(self._everything)
+        if len(text) > MAX_PARSED_CHARS:
+            return
+        found = [call for call in whole(text)[0] if call[0] in self._names][: self._most]
         ours = [(name, "".join(arguments)) for name, arguments in self._calls]
         if not all(map(_is_same, ours, found)) or len(ours) > len(found):
             log.warning("tool_call_parsers_disagree", streamed=len(ours), parsed=len(found))

@@ -132,6 +132,8 @@ class ChatRequest(GenerationFields):
             held = format_constraint(self.response_format) if name == "response_format" else self.structured_outputs
             if held is not None:
                 raise invalid(f"{name} cannot be combined with tools: leave one out, or send tool_choice: none", name)
+        if self.called_tools.strict:
+            self.refuse_beside("strict functions")
 
     @cached_property
     def called_tools(self) -> Tools | None:

@@ -116,18 +116,22 @@ class GenerationFields(WireModel):
 
     @model_validator(mode="after")
     def _leaves_room_for_the_constraint(self) -> Self:
-        # Where a constraint ends an answer these go on, without it; or they forbid the only token it allows.
-        excluded = {
+        if self.constraint is not None:
+            self.refuse_beside(self.constraint.param)
+        return self
+
+    def refuse_beside(self, constraint: str) -> None:
+        """Raise for what cannot be combined with a constraint: where that ends an answer these go on, without it; or
+        they forbid the only token it allows."""
+        given = {
             "ignore_eos": self.ignore_eos,
             "min_tokens": self.min_tokens,
             "bad_words": self.bad_words,
             "allowed_token_ids": self.allowed_token_ids,
         }
-        if (constraint := self.constraint) is not None:
-            for name, value in excluded.items():
-                if value:
-                    raise invalid(f"{name} cannot be combined with {constraint.param}: leave one out", name)
-        return self
+        for name, value in given.items():
+            if value:
+                raise invalid(f"{name} cannot be combined with {constraint}: leave one out", name)
 
     @property
     def constraint(self) -> Constraint | None:

@@ -67,8 +67,8 @@ class FunctionTool(WireModel):
     ] = Field(None, description="A JSON Schema of the arguments. Default: none are taken.")
     strict: bool | None = Field(
         None,
-        description="Refuse a schema that cannot be enforced in full. It is enforced when `tool_choice` is `required`"
-        " or names the function.",
+        description="Refuse a schema that cannot be enforced in full. With `tool_choice: auto` it is enforced only if"
+        " the model calls in the form of Hermes; with `required` and a named function always.",
     )
 
     @model_validator(mode="after")
@@ -143,11 +143,17 @@ def tools_of(tools: Sequence[Tool] | None, choice: WireToolChoice | None, parall
         return None
     is_named = isinstance(choice, NamedTool)
     kind: ToolChoice = "named" if isinstance(choice, NamedTool) else (choice or "auto")
+    is_strict = kind == "auto" and any(tool.function.strict for tool in tools)
     return Tools(
         tuple(tool.plain() for tool in tools),
         kind,
         choice.function.name if isinstance(choice, NamedTool) else None,
         parallel=parallel is not False and not is_named,
+        strict={
+            tool.function.name: tool.arguments_schema() if tool.function.strict else _ANY_ARGUMENTS for tool in tools
+        }
+        if is_strict
+        else None,
     )
 
 

@@ -311,11 +311,10 @@ class VllmEngine:
         )
 
     async def _grammar(self, request: GenerateRequest) -> str | None:
-        if request.sampling.constraint is None:
-            return None
-        if self._grammars is None:
+        if self._parsers is None or self._grammars is None:
             raise EngineError("The engine is not running.")
-        return await self._grammars.grammar(request.sampling.constraint)
+        constraint = self._parsers.constraint(request)
+        return None if constraint is None else await self._grammars.grammar(constraint)
 
     def _echoed(self, request: GenerateRequest, at: int, ids: list[int]) -> str:
         """Return the prompt's text as it was run."""

@@ -42,6 +42,8 @@ _IN_OUR_WORDS = {
 }
 # Left to itself a small model fills an answer with blanks; OpenAI's are compact, too.
 _JSON_OPTIONS: Any = {"whitespace_flexible": False}
+# What models of this form were trained on.
+_HERMES_JSON = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
 class Refused(Exception):
@@ -56,6 +58,7 @@ class Compiler:
     def __init__(self, tokenizer: str, vocab_size: int, eos: int) -> None:
         self._tokenizer = LLTokenizer(tokenizer, n_vocab=vocab_size, eos_token=eos)
         self._eos = eos
+        self._added = frozenset(token["content"] for token in orjson.loads(tokenizer)["added_tokens"])
 
     def grammar(self, kind: str, text: str) -> str:
         """Return the grammar as the engine compiles it, having compiled it and run some steps. Raises Refused."""
@@ -78,6 +81,8 @@ class Compiler:
                 case "choice":
                     # One expression is one state of the parser; as many rules would be as many states.
                     return LLMatcher.grammar_from_regex("|".join(map(re.escape, orjson.loads(text))))
+                case "calls":
+                    return LLMatcher.grammar_from_lark(calls_grammar(orjson.loads(text), self._added))
                 case _:
                     return LLMatcher.grammar_from_lark(any_to_lark(text))
         except Exception as error:
@@ -127,6 +132,27 @@ class Compiler:
             # Of alternatives one may fit nothing: that is no error in itself.
             if why and why.startswith(_NOTHING_FITS) == reason.startswith(_NOTHING_FITS):
                 raise Refused(why, at + self._step_to_pattern(part))
+
+
+def calls_grammar(schemas: dict[str, Any], added: frozenset[str]) -> str:
+    """Return a grammar of any text, in which calls in the form of Hermes are held to their functions' schemas.
+
+    `added`: the marks that are tokens of their own; text never matches those.
+    """
+    opener = "TEXT <tool_call>" if "<tool_call>" in added else 'TEXT "<tool_call>"'
+    closer = "</tool_call>" if "</tool_call>" in added else '"</tool_call>"'
+    lines = [
+        "start: (opener call closer)* TEXT",
+        "TEXT: /(.|\\n)*/",
+        f"opener{'' if '<tool_call>' in added else '[lazy]'}: {opener}",
+        f"closer: {closer}",
+        f"call: {' | '.join(f'call_{place}' for place in range(len(schemas)))}",
+    ]
+    for place, (name, schema) in enumerate(schemas.items()):
+        head = orjson.dumps(f'\n{{"name": "{name}", "arguments": ').decode()
+        body = orjson.dumps({**schema, "x-guidance": _HERMES_JSON}).decode()
+        lines.append(f'call_{place}: {head} %json {body} "}}\\n"')
+    return "\n".join(lines)
 
 
 def _inside_out(schema: dict[str, Any], at: str = "") -> Iterator[tuple[str, dict[str, Any]]]:

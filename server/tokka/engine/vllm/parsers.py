@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import orjson
 import structlog
 
-from tokka.core import ChatPrompt, GenerateRequest, Tools
+from tokka.core import ChatPrompt, Constraint, GenerateRequest, Tools
 from tokka.engine.calls import FORMS, UNKNOWN, ParseWhole
 from tokka.engine.reading import Reading
 from tokka.engine.thinking import Thoughts
@@ -17,8 +18,6 @@ from tokka.errors import ConfigurationError
 
 log = structlog.get_logger("tokka.engine")
 
-# Beyond, a text is not given to the library: some of its expressions take too long.
-MAX_PARSED_CHARS = 64 * 1024
 # gpt-oss. The library reads it from token ids alone, so engine/harmony.py does.
 _HARMONY_CALLS, _HARMONY_THOUGHTS = "openai", "openai_gptoss"
 # Of a prompt, in which thoughts may begin or end.
@@ -56,6 +55,7 @@ class Parsers:
         )
         self._calls = self._call_parser(template, tool_call_parser)
         self._form = FORMS.get(self._calls, UNKNOWN)
+        self._vocabulary: dict[str, int] = tokenizer.get_vocab()
         self._is_harmony = self._calls == _HARMONY_CALLS or reasoning_parser == _HARMONY_THOUGHTS
         self.thoughts = self._marks(reasoning_parser) if reasoning_parser and not self._is_harmony else None
 
@@ -77,6 +77,14 @@ class Parsers:
             thoughts=self._thoughts_after(prompt_ids) if self.thoughts else None,
             count_thoughts=self._count_thoughts if self.thoughts else None,
         )
+
+    def constraint(self, request: GenerateRequest) -> Constraint | None:
+        """Return what the answers to a request are held to: what it says, or what its strict functions do."""
+        prompt = request.prompts[0]
+        tools = prompt.tools if isinstance(prompt, ChatPrompt) else None
+        if tools is None or tools.strict is None or self._form != FORMS[FALLBACK_PARSER]:
+            return request.sampling.constraint
+        return Constraint("calls", orjson.dumps(tools.strict).decode(), "tools")
 
     def shows_special(self, reading: Reading) -> bool:
         """Whether special tokens are part of the text: those that mark calls or thoughts."""
@@ -116,8 +124,6 @@ class Parsers:
 
     def _whole(self, tools: Tools) -> ParseWhole:
         def parse(text: str) -> tuple[list[tuple[str, str]], str]:
-            if len(text) > MAX_PARSED_CHARS:
-                return [], text
             request = _vllm_request(tools)
             try:
                 found = self._tool_parser(self._calls, request.tools).extract_tool_calls(text, request)
@@ -170,7 +176,7 @@ class Parsers:
     def _count_thoughts(self, token_ids: Sequence[int], text: str, is_open: bool) -> int:
         """Return how many of a choice's tokens are thoughts, without the marks that are tokens of their own."""
         assert self.thoughts is not None
-        start, end = map(self._tokenizer.convert_tokens_to_ids, (self.thoughts.start, self.thoughts.end))
+        start, end = (self._vocabulary.get(mark, -1) for mark in (self.thoughts.start, self.thoughts.end))
         if end in token_ids:
             return list(token_ids).index(end) - int(token_ids[0] == start)
         if is_open:

@@ -7,10 +7,9 @@ from typing import Any
 # What is found first decides: the marks of a form, and the parser that reads it.
 _MARKS = (
     (("<function=",), "qwen3_coder"),
+    (("<｜tool▁call▁begin｜>", "```json"), "deepseek_v3"),
     (("<｜tool▁call▁begin｜>function",), "deepseek_v3"),
     (("<｜tool▁call▁begin｜>",), "deepseek_v31"),
-    (("<｜tool▁calls▁begin｜>", "function<｜tool▁sep｜>"), "deepseek_v3"),
-    (("<｜tool▁calls▁begin｜>",), "deepseek_v31"),
     (("<|channel|>", "functions."), "openai"),
     (("[TOOL_CALLS]",), "mistral"),
     (("<tool_call>",), "hermes"),

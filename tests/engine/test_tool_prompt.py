@@ -1,0 +1,59 @@
+"""Tools for a template that knows none: it gets roles and text, and nothing is lost."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tests.engine.test_calls import read
+from tests.engine.tool_texts import TOOLS
+from tokka.engine.calls import FORMS
+from tokka.engine.tool_prompt import FALLBACK_PARSER, without_tools
+
+USER = {"role": "user", "content": "Hi {there}"}
+CALLS: dict[str, Any] = {
+    "role": "assistant",
+    "content": "",
+    "tool_calls": [
+        {"id": "a", "type": "function", "function": {"name": "now", "arguments": {"zone": "ä"}}},
+        {"id": "b", "type": "function", "function": {"name": "get_weather", "arguments": {}}},
+    ],
+}
+RESULT = {"role": "tool", "content": "12:00", "tool_call_id": "a"}
+
+
+def test_every_function_is_told_in_a_system_message_of_its_own() -> None:
+    system, user = without_tools([USER], TOOLS.functions)
+    assert (system["role"], user) == ("system", USER)
+    for tool in TOOLS.functions:
+        assert json.dumps(tool["function"], separators=(",", ":")) in system["content"]
+    assert '{"name": "function_name", "arguments": {"parameter": "value"}}' in system["content"]
+
+
+def test_a_system_message_that_is_there_stays_first_and_whole() -> None:
+    messages = without_tools([{"role": "system", "content": "Be brief."}, USER], TOOLS.functions)
+    assert [message["role"] for message in messages] == ["system", "user"]
+    assert messages[0]["content"].startswith("Be brief.\n\n")
+    assert "get_weather" in messages[0]["content"]
+
+
+def test_calls_that_were_made_are_text_the_parser_would_read() -> None:
+    (message,) = without_tools([CALLS], ())
+    assert set(message) == {"role", "content"}
+    calls, text = read(FORMS[FALLBACK_PARSER], [message["content"]])
+    assert [(name, json.loads(arguments)) for name, arguments in calls] == [("now", {"zone": "ä"}), ("get_weather", {})]
+    assert text == ""
+
+
+def test_what_was_said_beside_a_call_is_kept() -> None:
+    (message,) = without_tools([{**CALLS, "content": "Let me see."}], ())
+    assert message["content"].startswith("Let me see.\n<tool_call>")
+
+
+def test_a_result_is_told_by_the_user() -> None:
+    (message,) = without_tools([RESULT], ())
+    assert message == {"role": "user", "content": "<tool_response>\n12:00\n</tool_response>"}
+
+
+def test_without_tools_a_conversation_stays_as_it_is() -> None:
+    assert without_tools([USER], ()) == [USER]

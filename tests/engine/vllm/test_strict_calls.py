@@ -1,0 +1,73 @@
+"""Strict functions while the model chooses: any text is free, and a call within it is not."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from llguidance import LLMatcher, LLTokenizer
+
+from tests.engine.vllm.tokenizer import EOS, byte_tokenizer
+from tokka.engine.vllm.grammar import Compiler
+
+SCHEMAS = {
+    "get_weather": {
+        "type": "object",
+        "properties": {"city": {"$ref": "#/$defs/city"}, "days": {"type": "integer"}},
+        "required": ["city", "days"],
+        "additionalProperties": False,
+        "$defs": {"city": {"enum": ["Oulu", "Åbo"]}},
+    },
+    "now": {"type": "object"},
+}
+OPENER, CLOSER = EOS + 1, EOS + 2
+
+
+def follows(text: str, *, marks_are_tokens: bool) -> bool:
+    """Tell whether a model may write this text and end there."""
+    line = byte_tokenizer()
+    tokenizer: dict[str, Any] = json.loads(line["tokenizer"])
+    if marks_are_tokens:
+        flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
+        tokenizer["added_tokens"] += [
+            {"id": OPENER, "content": "<tool_call>", **flags},
+            {"id": CLOSER, "content": "</tool_call>", **flags},
+        ]
+    raw = json.dumps(tokenizer)
+    grammar = Compiler(raw, CLOSER + 1, EOS).grammar("calls", json.dumps(SCHEMAS))
+    ids: list[int] = []
+    for place, part in enumerate(text.split("</tool_call>")):
+        ids += [CLOSER] if place and marks_are_tokens else [*b"</tool_call>"] if place else []
+        for number, piece in enumerate(part.split("<tool_call>")):
+            ids += [OPENER] if number and marks_are_tokens else [*b"<tool_call>"] if number else []
+            ids += piece.encode()
+    matcher = LLMatcher(LLTokenizer(raw, n_vocab=CLOSER + 1, eos_token=EOS), grammar, log_level=0)
+    assert not matcher.is_error(), matcher.get_error()
+    return bool(matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting())
+
+
+def call(name: str, arguments: str) -> str:
+    return f'<tool_call>\n{{"name": "{name}", "arguments": {arguments}}}\n</tool_call>'
+
+
+RIGHT = call("get_weather", '{"city": "Åbo", "days": 3}')
+
+
+@pytest.mark.parametrize("marks_are_tokens", [False, True])
+@pytest.mark.parametrize(
+    ("text", "may_be"),
+    [
+        ("Just <b>text</b> {ä🦌}\n\n", True),
+        ("", True),
+        (RIGHT, True),
+        ("Let me see.\n" + RIGHT + "\n" + call("now", '{"a": [1]}') + " Done.", True),
+        (call("get_weather", '{"city": "Rome", "days": 3}'), False),
+        (call("get_weather", '{"city": "Oulu"}'), False),
+        (call("unknown", "{}"), False),
+        ("<tool_call>text", False),
+        (RIGHT.removesuffix("</tool_call>"), False),
+    ],
+)
+def test_a_call_is_held_to_its_schema_and_text_to_nothing(text: str, may_be: bool, marks_are_tokens: bool) -> None:
+    assert follows(text, marks_are_tokens=marks_are_tokens) == may_be
