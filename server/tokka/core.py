@@ -12,7 +12,8 @@ from typing import Any, Literal
 FinishReason = Literal["stop", "length", "tool_calls"]
 ToolChoice = Literal["none", "auto", "required", "named"]
 # `json`: a JSON Schema; `regex`: an expression; `choice`: a JSON list of strings; `grammar`: one in Lark or GBNF;
-# `calls`: a JSON object of schemas by function, which hold wherever a text calls one in the form of Hermes.
+# `calls`: a JSON object of `functions`, schemas by name that hold wherever a text calls one in the form of Hermes, and
+# `answer`: null, or the schema of an answer that calls none.
 ConstraintKind = Literal["json", "regex", "choice", "grammar", "calls"]
 # Why an engine serves no more: it ended, made no step with work to do, answered no call, or could not be rebuilt.
 DeathReason = Literal["died", "stalled", "unresponsive", "start_failed"]
@@ -80,8 +81,10 @@ class Tools:
     name: str | None = None
     # More than one call in an answer.
     parallel: bool = True
-    # Some of the functions are to be called within their schemas even if the model chooses. By function: what holds.
-    strict: Mapping[str, Any] | None = None
+    # What holds for the arguments of each function even if the model chooses; None: nothing does.
+    schemas: Mapping[str, Any] | None = None
+    # The schema of an answer that calls none of them; None: any text.
+    answer: Mapping[str, Any] | None = None
 
     @property
     def names(self) -> frozenset[str]:

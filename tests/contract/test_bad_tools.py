@@ -76,7 +76,7 @@ CASES: list[tuple[Any, ...]] = [
     ({"tools": [F], "tool_choice": {"type": "function"}}, "tool_choice.function"),
     ({"tools": [F], "tool_choice": named("g")}, "tool_choice.function.name"),
     ({"tools": [F], "tool_choice": named("a b")}, "tool_choice.function.name"),
-    ({"tools": [F], "response_format": {"type": "json_object"}}, "response_format"),
+    ({"tools": [F], "response_format": {"type": "json_object"}, "ignore_eos": True}, "ignore_eos"),
     ({"tools": [F], "structured_outputs": {"choice": ["a"]}}, "structured_outputs"),
     ({"tools": [F], "tool_choice": "required", "min_tokens": 3}, "min_tokens"),
     ({"tools": [F], "tool_choice": named("f"), "ignore_eos": True}, "ignore_eos"),

@@ -50,6 +50,7 @@ TOOLS: list[Any] = [
 ]
 ASK: list[Any] = [{"role": "user", "content": "What will the weather be in Oulu tomorrow?"}]
 NAMED: Any = {"type": "function", "function": {"name": "get_weather"}}
+WARM = {"type": "object", "properties": {"warm": {"type": "boolean"}}, "required": ["warm"]}
 BODY = {"model": MODEL, "messages": ASK, "tools": TOOLS, "max_completion_tokens": 400}
 
 
@@ -279,3 +280,15 @@ def test_strict_functions_where_the_model_chooses_are_compiled_and_leave_text_fr
     free, held = (post(client, CHAT, {**body, "tools": tools})["choices"][0] for tools in (TOOLS, strict))
     assert not calls_of(free)
     assert held["message"]["content"] == free["message"]["content"]
+
+
+def test_beside_a_response_format_the_answer_has_it_or_calls(client: httpx.Client) -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "weather", "schema": WARM, "strict": True}}
+    body = {**BODY, "response_format": form, "temperature": 0, "max_completion_tokens": 60}
+    (choice,) = post(client, CHAT, body)["choices"]
+    if calls := calls_of(choice):
+        assert {name for name, _ in calls} <= {tool["function"]["name"] for tool in TOOLS}
+    else:
+        assert set(json.loads(choice["message"]["content"])) == {"warm"}
+    (forced,) = post(client, CHAT, {**body, "tool_choice": "required"})["choices"]
+    assert calls_of(forced)

@@ -125,20 +125,20 @@ class ChatRequest(GenerationFields):
         return self
 
     def _check_tools_alone(self) -> None:
-        # Held to a form a model could not write a call; held to calls it could not write the form.
         if self.called_tools is None:
             return
-        for name in ("response_format", "structured_outputs"):
-            held = format_constraint(self.response_format) if name == "response_format" else self.structured_outputs
-            if held is not None:
-                raise invalid(f"{name} cannot be combined with tools: leave one out, or send tool_choice: none", name)
-        if self.called_tools.strict:
-            self.refuse_beside("strict functions")
+        if self.structured_outputs is not None:
+            # Held to it a model could not write a call.
+            name = "structured_outputs"
+            raise invalid(f"{name} cannot be combined with tools: leave one out, or send tool_choice: none", name)
+        if self.called_tools.schemas:
+            self.refuse_beside("response_format" if self.called_tools.answer else "strict functions")
 
     @cached_property
     def called_tools(self) -> Tools | None:
         """The tools, unless none may be called."""
-        return tools_of(self.tools, self.tool_choice, self.parallel_tool_calls)
+        form = format_constraint(self.response_format)
+        return tools_of(self.tools, self.tool_choice, self.parallel_tool_calls, form)
 
     @cached_property
     def _held_to_calls(self) -> Constraint | None:
@@ -146,7 +146,10 @@ class ChatRequest(GenerationFields):
 
     @property
     def constraint(self) -> Constraint | None:
-        return self._held_to_calls or format_constraint(self.response_format) or super().constraint
+        if self.called_tools is not None:
+            # A form beside tools is theirs to keep.
+            return self._held_to_calls
+        return format_constraint(self.response_format) or super().constraint
 
     def prompt(self) -> ChatPrompt:
         return chat_prompt(

@@ -137,23 +137,30 @@ def check_tools(tools: Sequence[Tool] | None, choice: WireToolChoice | None, par
         raise invalid(f"There is no function {choice.function.name!r} in tools", "tool_choice.function.name")
 
 
-def tools_of(tools: Sequence[Tool] | None, choice: WireToolChoice | None, parallel: bool | None) -> Tools | None:
-    """Return the tools as the engine sees them; None if there are none that may be called."""
+def tools_of(
+    tools: Sequence[Tool] | None, choice: WireToolChoice | None, parallel: bool | None, form: Constraint | None
+) -> Tools | None:
+    """Return the tools as the engine sees them; None if there are none that may be called.
+
+    `form`: what an answer is held to; one that must call has no other.
+    """
     if tools is None or choice == "none":
         return None
     is_named = isinstance(choice, NamedTool)
     kind: ToolChoice = "named" if isinstance(choice, NamedTool) else (choice or "auto")
-    is_strict = kind == "auto" and any(tool.function.strict for tool in tools)
+    answer = orjson.loads(form.text) if form is not None and kind == "auto" else None
+    is_held = kind == "auto" and (answer is not None or any(tool.function.strict for tool in tools))
     return Tools(
         tuple(tool.plain() for tool in tools),
         kind,
         choice.function.name if isinstance(choice, NamedTool) else None,
         parallel=parallel is not False and not is_named,
-        strict={
+        schemas={
             tool.function.name: tool.arguments_schema() if tool.function.strict else _ANY_ARGUMENTS for tool in tools
         }
-        if is_strict
+        if is_held
         else None,
+        answer=answer,
     )
 
 

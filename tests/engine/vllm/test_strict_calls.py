@@ -24,7 +24,7 @@ SCHEMAS = {
 OPENER, CLOSER = EOS + 1, EOS + 2
 
 
-def follows(text: str, *, marks_are_tokens: bool) -> bool:
+def follows(text: str, *, marks_are_tokens: bool, answer: Any = None) -> bool:
     """Tell whether a model may write this text and end there."""
     line = byte_tokenizer()
     tokenizer: dict[str, Any] = json.loads(line["tokenizer"])
@@ -35,7 +35,7 @@ def follows(text: str, *, marks_are_tokens: bool) -> bool:
             {"id": CLOSER, "content": "</tool_call>", **flags},
         ]
     raw = json.dumps(tokenizer)
-    grammar = Compiler(raw, CLOSER + 1, EOS).grammar("calls", json.dumps(SCHEMAS))
+    grammar = Compiler(raw, CLOSER + 1, EOS).grammar("calls", json.dumps({"functions": SCHEMAS, "answer": answer}))
     ids: list[int] = []
     for place, part in enumerate(text.split("</tool_call>")):
         ids += [CLOSER] if place and marks_are_tokens else [*b"</tool_call>"] if place else []
@@ -71,3 +71,24 @@ RIGHT = call("get_weather", '{"city": "Åbo", "days": 3}')
 )
 def test_a_call_is_held_to_its_schema_and_text_to_nothing(text: str, may_be: bool, marks_are_tokens: bool) -> None:
     assert follows(text, marks_are_tokens=marks_are_tokens) == may_be
+
+
+ANSWER = {"type": "object", "properties": {"warm": {"type": "boolean"}}, "required": ["warm"]}
+
+
+@pytest.mark.parametrize("marks_are_tokens", [False, True])
+@pytest.mark.parametrize(
+    ("text", "may_be"),
+    [
+        ('{"warm":true}', True),
+        (RIGHT, True),
+        (RIGHT + "\n" + call("now", "{}"), True),
+        ('{"warm":1}', False),
+        ("It is warm.", False),
+        ("Let me see.\n" + RIGHT, False),
+        (RIGHT + '{"warm":true}', False),
+        (call("get_weather", '{"city": "Rome", "days": 3}'), False),
+    ],
+)
+def test_beside_a_response_format_there_are_calls_or_that(text: str, may_be: bool, marks_are_tokens: bool) -> None:
+    assert follows(text, marks_are_tokens=marks_are_tokens, answer=ANSWER) == may_be

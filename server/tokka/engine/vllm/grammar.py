@@ -82,7 +82,8 @@ class Compiler:
                     # One expression is one state of the parser; as many rules would be as many states.
                     return LLMatcher.grammar_from_regex("|".join(map(re.escape, orjson.loads(text))))
                 case "calls":
-                    return LLMatcher.grammar_from_lark(calls_grammar(orjson.loads(text), self._added))
+                    held = orjson.loads(text)
+                    return LLMatcher.grammar_from_lark(calls_grammar(held["functions"], held["answer"], self._added))
                 case _:
                     return LLMatcher.grammar_from_lark(any_to_lark(text))
         except Exception as error:
@@ -134,17 +135,24 @@ class Compiler:
                 raise Refused(why, at + self._step_to_pattern(part))
 
 
-def calls_grammar(schemas: dict[str, Any], added: frozenset[str]) -> str:
+def calls_grammar(schemas: dict[str, Any], answer: dict[str, Any] | None, added: frozenset[str]) -> str:
     """Return a grammar of any text, in which calls in the form of Hermes are held to their functions' schemas.
 
-    `added`: the marks that are tokens of their own; text never matches those.
+    `answer`: the schema of a text without calls; then calls stand alone. `added`: the marks that are tokens of their
+    own; text never matches those.
     """
-    opener = "TEXT <tool_call>" if "<tool_call>" in added else 'TEXT "<tool_call>"'
+    mark = "<tool_call>" if "<tool_call>" in added else '"<tool_call>"'
     closer = "</tool_call>" if "</tool_call>" in added else '"</tool_call>"'
-    lines = [
-        "start: (opener call closer)* TEXT",
-        "TEXT: /(.|\\n)*/",
-        f"opener{'' if '<tool_call>' in added else '[lazy]'}: {opener}",
+    if answer is None:
+        lazy = "" if "<tool_call>" in added else "[lazy]"
+        lines = ["start: (opener call closer)* TEXT", "TEXT: /(.|\\n)*/", f"opener{lazy}: TEXT {mark}"]
+    else:
+        lines = [
+            'start: answer | opener call closer ("\\n" opener call closer)*',
+            f"answer: %json {orjson.dumps({**answer, 'x-guidance': _JSON_OPTIONS}).decode()}",
+            f"opener: {mark}",
+        ]
+    lines += [
         f"closer: {closer}",
         f"call: {' | '.join(f'call_{place}' for place in range(len(schemas)))}",
     ]

@@ -14,7 +14,7 @@ from tokka.engine.reading import Reading
 from tokka.engine.thinking import Thoughts
 from tokka.engine.tool_prompt import FALLBACK_PARSER
 from tokka.engine.vllm.templates import knows_tools, parser_of
-from tokka.errors import ConfigurationError
+from tokka.errors import ConfigurationError, InvalidRequest
 
 log = structlog.get_logger("tokka.engine")
 
@@ -79,12 +79,21 @@ class Parsers:
         )
 
     def constraint(self, request: GenerateRequest) -> Constraint | None:
-        """Return what the answers to a request are held to: what it says, or what its strict functions do."""
+        """Return what the answers to a request are held to: by it, or by its tools. Raises InvalidRequest."""
         prompt = request.prompts[0]
         tools = prompt.tools if isinstance(prompt, ChatPrompt) else None
-        if tools is None or tools.strict is None or self._form != FORMS[FALLBACK_PARSER]:
+        if tools is None or tools.schemas is None:
             return request.sampling.constraint
-        return Constraint("calls", orjson.dumps(tools.strict).decode(), "tools")
+        if self._form != FORMS[FALLBACK_PARSER]:
+            if tools.answer is None:
+                return None
+            raise InvalidRequest(
+                "With this model response_format cannot be combined with tools that it may call or not, since its "
+                "calls are not in the form of Hermes. Leave one out, or send tool_choice: none or required.",
+                param="response_format",
+            )
+        text = orjson.dumps({"functions": tools.schemas, "answer": tools.answer}).decode()
+        return Constraint("calls", text, "tools" if tools.answer is None else "response_format")
 
     def shows_special(self, reading: Reading) -> bool:
         """Whether special tokens are part of the text: those that mark calls or thoughts."""
