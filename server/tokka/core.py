@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 FinishReason = Literal["stop", "length"]
+# `json`: a JSON Schema; `regex`: an expression; `choice`: a JSON list of strings; `grammar`: one in Lark or GBNF.
+ConstraintKind = Literal["json", "regex", "choice", "grammar"]
 # Why an engine serves no more: it ended, made no step with work to do, answered no call, or could not be rebuilt.
 DeathReason = Literal["died", "stalled", "unresponsive", "start_failed"]
 Outcome = Literal["stop", "length", "tool_calls", "aborted", "timeout", "rejected", "invalid", "error"]
@@ -90,6 +92,16 @@ Prompt = ChatPrompt | TextPrompt | TokensPrompt
 
 
 @dataclass(frozen=True, slots=True)
+class Constraint:
+    """What the whole text of every choice must match, unless its length limit or a stop string cuts it short."""
+
+    kind: ConstraintKind
+    text: str
+    # Name of the wire field, for error messages.
+    param: str
+
+
+@dataclass(frozen=True, slots=True)
 class Sampling:
     """How to choose tokens and when to stop. None means: the model's own default."""
 
@@ -117,6 +129,7 @@ class Sampling:
     bad_words: tuple[str, ...] = ()
     allowed_token_ids: tuple[int, ...] | None = None
     skip_special_tokens: bool = True
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -174,7 +174,7 @@ CHAT_FIELDS: list[tuple[str, str, str | None]] = [
 UNSUPPORTED: list[tuple[str, str, str | None]] = [
     ("tools", '[{"type": "function", "function": {"name": "f"}}]', None),
     ("tools", "[]", None),
-    ("structured_outputs", '{"regex": "a"}', None),
+    ("structured_outputs", '{"regex": "a"}', "structured_outputs.regex"),
     ("tool_choice", '"auto"', None),
     ("parallel_tool_calls", "true", None),
     ("functions", "[]", None),
@@ -182,7 +182,11 @@ UNSUPPORTED: list[tuple[str, str, str | None]] = [
     ("reasoning_effort", '"low"', None),
     ("audio", "{}", None),
     ("response_format", '{"type": "json_object"}', "response_format.type"),
-    ("response_format", '{"type": "json_schema", "json_schema": {}}', "response_format.type"),
+    (
+        "response_format",
+        '{"type": "json_schema", "json_schema": {"name": "a", "schema": {}}}',
+        "response_format.json_schema.schema",
+    ),
     (
         "messages",
         json.dumps([{**USER, "content": [{"type": "image_url", "image_url": {"url": "https://a"}}]}]),

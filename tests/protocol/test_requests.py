@@ -275,7 +275,7 @@ def test_what_is_not_a_boolean_is_refused(model: type[BaseModel], name: str, raw
         ("user", json.dumps("x" * 1025)),
         ("model", '""'),
         ("model", "1"),
-        ("structured_outputs", '{"json": {}}'),
+        ("structured_outputs", "{}"),
         ("stream_options", '{"include_usage": true}'),
     ],
 )
@@ -348,7 +348,7 @@ def test_a_completion_field_is_unknown_to_chats(name: str) -> None:
         {"metadata": {str(number): "x" for number in range(17)}},
         {"service_tier": "gold"},
         {"modalities": ["audio"]},
-        {"response_format": {"type": "json_object"}},
+        {"response_format": {"type": "json_object"}, "structured_outputs": {"regex": "a"}},
         {"tools": []},
         {"tool_choice": "none"},
         {"functions": []},

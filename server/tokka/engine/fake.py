@@ -1,7 +1,8 @@
 """A scripted engine: a real option for developing clients without a model, and the tests' engine for timing and faults.
 
 Tokens are UTF-8 bytes (ids 0 to 255, 256 is the end token), so every non-ASCII character is split over tokens.
-It answers with a fixed text, once; with `ignore_eos` or `min_tokens` it starts over.
+It answers with a fixed text, once; with `ignore_eos` or `min_tokens` it starts over. Of several choices it says the
+first; other constraints it cannot follow and refuses.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import codecs
 import contextlib
+import json
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +19,7 @@ from tokka.core import (
     Accepted,
     ChatPrompt,
     ChoiceDone,
+    Constraint,
     EngineStats,
     Event,
     Finished,
@@ -36,7 +39,7 @@ from tokka.engine.base import ReportPhase
 from tokka.engine.choice import Choice
 from tokka.engine.length import allowed_tokens, truncate
 from tokka.engine.sampling import check_token_ids
-from tokka.errors import EngineDied, InvalidRequest
+from tokka.errors import EngineDied, InvalidRequest, UnsupportedParameter
 
 EOS = 256
 VOCAB_SIZE = 257
@@ -88,6 +91,7 @@ class FakeEngine:
         prompts = [truncate(await self.tokenize(prompt), request.truncate_prompt_tokens) for prompt in request.prompts]
         check_token_ids(sampling, VOCAB_SIZE)
         limits = [allowed_tokens(request, len(ids), self._options.max_model_len, self._cap) for ids in prompts]
+        said = self._script_within(sampling.constraint)
         yield Accepted(tuple(prompts), tuple(limits))
         self._running += 1
         try:
@@ -97,7 +101,7 @@ class FakeEngine:
             for at, (ids, limit) in enumerate(zip(prompts, limits, strict=True)):
                 if request.echo:
                     yield PromptEcho(at, _decode(ids), _prompt_logprobs(ids, sampling.logprobs))
-                running = [_Script(at * sampling.n + i, sampling, limit, self._script) for i in range(sampling.n)]
+                running = [_Script(at * sampling.n + i, sampling, limit, said) for i in range(sampling.n)]
                 while running:
                     await self._pause(self._options.token_delay_s)
                     for script in list(running):
@@ -141,6 +145,17 @@ class FakeEngine:
 
     async def close(self) -> None:
         self._ended.set()
+
+    def _script_within(self, constraint: Constraint | None) -> bytes:
+        if constraint is None:
+            return self._script
+        if constraint.kind != "choice":
+            raise UnsupportedParameter(
+                f"'{constraint.param}' needs a real engine: the scripted one follows no {constraint.kind}.",
+                param=constraint.param,
+            )
+        choices: list[str] = json.loads(constraint.text)
+        return choices[0].encode()
 
     def _obey(self, prompts: Sequence[Sequence[int]]) -> None:
         """Die or freeze if a prompt says so."""

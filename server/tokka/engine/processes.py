@@ -13,16 +13,21 @@ import psutil
 
 from tokka.engine.watchdog import Activity
 
+# Of the process of engine/vllm/grammar.py, in the process table.
+COMPILER_NAME = "tokka-grammar"
 _SHARED = "/dev/shm/"  # noqa: S108 - where Linux keeps named shared memory
 
 
 def activity() -> Activity:
-    """Return what all processes below this one have done so far. Walks the process table: milliseconds, so not on the
+    """Return what all processes of the engine have done so far. Walks the process table: milliseconds, so not on the
     event loop."""
     cpu_s = 0.0
     stopped: list[int] = []
     for process in psutil.Process().children(recursive=True):
         try:
+            if process.name() == COMPILER_NAME:
+                # It works for those who are not running yet: an engine that is frozen would look busy.
+                continue
             times = process.cpu_times()
             # Of children that have ended, too: a compilation is many short processes.
             cpu_s += times.user + times.system + times.children_user + times.children_system

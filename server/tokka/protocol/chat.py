@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self, assert_never
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from tokka.core import (
     Accepted,
     ChatPrompt,
     ChoiceDone,
+    Constraint,
     Event,
     Finished,
     GenerateRequest,
@@ -26,8 +27,8 @@ from tokka.protocol.common import (
     new_id,
     now_s,
     token_text,
-    unsupported,
 )
+from tokka.protocol.constraint import ResponseFormat, format_constraint
 from tokka.protocol.generation import GenerationFields
 from tokka.protocol.messages import (
     MAX_MESSAGES,
@@ -40,16 +41,6 @@ from tokka.protocol.messages import (
 )
 
 MAX_METADATA = 16
-
-
-def _text_format(value: Any) -> Any:
-    if isinstance(value, dict) and value.get("type") in ("json_object", "json_schema"):
-        raise unsupported("Only the response format `text` is supported by this server yet", ".type")
-    return value
-
-
-class TextFormat(WireModel):
-    type: Literal["text"]
 
 
 class Prediction(WireModel):
@@ -81,7 +72,7 @@ class ChatRequest(GenerationFields):
     )
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20, description="Needs logprobs: true.")
-    response_format: Annotated[TextFormat | None, BeforeValidator(_text_format)] = None
+    response_format: ResponseFormat | None = Field(None, description="The form of every choice's text.")
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = Field(
         None, description="Go on inside the last message instead of starting an answer to it."
@@ -115,8 +106,14 @@ class ChatRequest(GenerationFields):
     def _chat_consistent(self) -> Self:
         if self.top_logprobs is not None and not self.logprobs:
             raise invalid("top_logprobs needs logprobs: true", "top_logprobs")
+        if self.structured_outputs is not None and format_constraint(self.response_format) is not None:
+            raise invalid("response_format and structured_outputs exclude each other", "structured_outputs")
         check_continuation(self.messages, self.add_generation_prompt, self.continue_final_message)
         return self
+
+    @property
+    def constraint(self) -> Constraint | None:
+        return format_constraint(self.response_format) or super().constraint
 
     def prompt(self) -> ChatPrompt:
         return chat_prompt(

@@ -6,8 +6,9 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, PlainValidator, model_validator
 
-from tokka.core import Sampling
-from tokka.protocol.common import MAX_INT64, Int64, TokenId, Unsupported, WireModel, bounded_dict, invalid
+from tokka.core import Constraint, Sampling
+from tokka.protocol.common import MAX_INT64, Int64, TokenId, WireModel, bounded_dict, invalid
+from tokka.protocol.constraint import StructuredOutputs
 
 MAX_STOPS = 16
 MAX_STOP_CHARS = 256
@@ -90,6 +91,9 @@ class GenerationFields(WireModel):
         None, min_length=1, max_length=8192
     )
 
+    # Form of the answer
+    structured_outputs: StructuredOutputs | None = Field(None, description="What every choice must match.")
+
     # Output
     stream: bool | None = Field(None, description="Send server-sent events as the text is generated.")
     stream_options: StreamOptions | None = None
@@ -103,14 +107,26 @@ class GenerationFields(WireModel):
 
     # Accepted for OpenAI's sake; change nothing here
     user: str | None = Field(None, max_length=1024)
-    # Later
-    structured_outputs: Unsupported = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.stream_options is not None and not self.stream:
             raise invalid("stream_options is only allowed with stream: true", "stream_options")
         return self
+
+    @model_validator(mode="after")
+    def _leaves_room_for_the_constraint(self) -> Self:
+        if self.constraint is not None:
+            # Where the constraint ends an answer these go on, without it; or they forbid the only token it allows.
+            for name in ("ignore_eos", "min_tokens", "bad_words", "allowed_token_ids"):
+                if getattr(self, name):
+                    raise invalid(f"{name} cannot be combined with {self.constraint.param}: leave one out", name)
+        return self
+
+    @property
+    def constraint(self) -> Constraint | None:
+        """What every choice must match."""
+        return self.structured_outputs.constraint() if self.structured_outputs else None
 
     @property
     def include_usage(self) -> bool:
@@ -150,4 +166,5 @@ class GenerationFields(WireModel):
             bad_words=tuple(self.bad_words or ()),
             allowed_token_ids=None if self.allowed_token_ids is None else tuple(self.allowed_token_ids),
             skip_special_tokens=self.skip_special_tokens is not False,
+            constraint=self.constraint,
         )

@@ -81,7 +81,8 @@ AssistantContent = (
         Field(fail_fast=True, min_length=1, max_length=MAX_PARTS),
     ]
 )
-Name = Annotated[str, Field(pattern=r"^[^\s<|\\/>]{1,64}$")]
+# The two code points beside `\s` are blanks in some dialects of expressions only: readers of the document may use any.
+Name = Annotated[str, Field(pattern=r"^[^\s\u0085\ufeff<|\\/>]{1,64}$")]
 FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 
 

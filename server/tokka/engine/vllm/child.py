@@ -25,10 +25,11 @@ def install() -> None:
     if parent is None or parent.pid is None:
         return
     end_with(parent.pid)
-    _leave_interrupts_to_the_server()
+    leave_interrupts_to_the_server()
     _redirect_output()
     _enable_amx()
     _let_compiled_code_load()
+    _take_ready_grammars()
 
 
 def end_with(parent_pid: int) -> None:
@@ -50,7 +51,7 @@ def end_with(parent_pid: int) -> None:
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()
 
 
-def _leave_interrupts_to_the_server() -> None:
+def leave_interrupts_to_the_server() -> None:
     """Ctrl-C reaches every process of a terminal's group: the engine must go on while the server drains."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -70,6 +71,12 @@ def _enable_amx() -> None:
 
     if torch.cpu._is_amx_tile_supported():
         torch.cpu._init_amx()
+
+
+def _take_ready_grammars() -> None:
+    from tokka.engine.vllm.guidance import take_ready_grammars
+
+    take_ready_grammars()
 
 
 def _let_compiled_code_load() -> None:

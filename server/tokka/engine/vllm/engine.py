@@ -36,6 +36,7 @@ from tokka.engine.vllm.compilation import seal_compiled, settle_execution
 from tokka.engine.vllm.decode import Vocabulary
 from tokka.engine.vllm.embedded import embedded_model
 from tokka.engine.vllm.failures import in_our_words, one_line
+from tokka.engine.vllm.grammars import Grammars, tokenizer_line
 from tokka.engine.vllm.machine import engine_version, is_cpu_build, prepare_environment
 from tokka.engine.vllm.output import EngineOutput
 from tokka.engine.vllm.outputs import PromptOutputs
@@ -68,6 +69,7 @@ class VllmEngine:
         self._latest: list[Any] = []
         self._renderer: Renderer | None = None
         self._vocabulary: Vocabulary | None = None
+        self._grammars: Grammars | None = None
         self._defaults: Mapping[str, Any] = {}
         self._max_model_len = 0
         self._vocab_size = 0
@@ -120,6 +122,8 @@ class VllmEngine:
         self._closing = True
         llm = self._llm
         _end_generations(llm)
+        if self._grammars:
+            await self._grammars.close()
         # All of it blocks, for seconds.
         await asyncio.to_thread(self._stop)
         # Once more, for who was on the way in.
@@ -230,6 +234,7 @@ class VllmEngine:
         if problem := self._renderer.template_problem():
             raise StartupError(f"the chat template cannot be used: {problem}")
         self._vocabulary = Vocabulary(tokenizer)
+        self._grammars = Grammars(tokenizer_line(tokenizer, self._vocab_size))
         scheduler = self._llm.vllm_config.scheduler_config
         ranks = self._llm.vllm_config.parallel_config.world_size
         return ModelInfo(
@@ -260,6 +265,7 @@ class VllmEngine:
             allowed_tokens(request, len(ids), self._max_model_len, self._options.max_completion_tokens)
             for ids in prompts
         ]
+        grammar = await self._grammar(request)
         inbox = Inbox(gathers=not request.stream)
         outputs = [
             self._outputs(request, at, ids, limit, inbox)
@@ -268,7 +274,7 @@ class VllmEngine:
         yield Accepted(tuple(prompts), tuple(limits))
 
         try:
-            async with self._running(request, outputs, prompts, limits):
+            async with self._running(request, outputs, prompts, limits, grammar):
                 left = len(prompts) * request.sampling.n
                 while left:
                     for event in await inbox.get():
@@ -283,6 +289,11 @@ class VllmEngine:
                 cached_tokens=sum(output.cached_tokens for output in outputs),
             )
         )
+
+    async def _grammar(self, request: GenerateRequest) -> str | None:
+        if request.sampling.constraint is None or self._grammars is None:
+            return None
+        return await self._grammars.grammar(request.sampling.constraint)
 
     def _echoed(self, request: GenerateRequest, at: int, ids: list[int]) -> str:
         """Return the prompt's text as it was run."""
@@ -325,7 +336,12 @@ class VllmEngine:
 
     @asynccontextmanager
     async def _running(
-        self, request: GenerateRequest, outputs: list[PromptOutputs], prompts: list[list[int]], limits: list[int]
+        self,
+        request: GenerateRequest,
+        outputs: list[PromptOutputs],
+        prompts: list[list[int]],
+        limits: list[int],
+        grammar: str | None,
     ) -> AsyncIterator[None]:
         """Have the engine run the prompts. Whatever ends the block early, the engine forgets them."""
         from vllm.inputs import tokens_input
@@ -339,7 +355,9 @@ class VllmEngine:
             for request_id, output, tokens, limit in zip(ids, outputs, prompts, limits, strict=True):
                 steps.expect(request_id, output)
                 # The engine cannot run for no token at all: one is generated for a prompt that is only scored.
-                params = sampling_params(request.sampling, max(1, limit), echo=request.echo, defaults=self._defaults)
+                params = sampling_params(
+                    request.sampling, max(1, limit), echo=request.echo, defaults=self._defaults, grammar=grammar
+                )
                 await llm.add_request(request_id, tokens_input(tokens, cache_salt=request.cache_salt), params)
             yield
         finally:
@@ -361,6 +379,8 @@ def _made_fast(llm: Any) -> Any:
     llm.renderer.get_eos_token_id = lambda: eos
     llm.output_processor = StepOutputs.instead_of(llm.output_processor)
     StepSocket(llm.engine_core.resources.output_socket)
+    # It would compile each constraint on this side, too; grammars.py has done so where it harms nobody.
+    llm.input_processor.structured_outputs_config = None
     return llm
 
 

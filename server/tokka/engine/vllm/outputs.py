@@ -89,6 +89,15 @@ class PromptOutputs:
     def fail(self, error: Exception) -> None:
         self._inbox.fail(error)
 
+    def fail_for(self, reason: str) -> None:
+        """End the request as the engine did, which is for a reason that is neither its end nor its length."""
+        if (constraint := self._sampling.constraint) is not None:
+            # At a limit of the library: guidance.py.
+            text = f"The answer could not be continued: '{constraint.param}' became too complex. Make it simpler."
+            self.fail(EngineError(text, should_retry=False))
+        else:
+            self.fail(EngineError(f"The engine ended this request: {reason}."))
+
     def _for_each_copy(self, first: int, delta: TextDelta | None, done: ChoiceDone | None) -> None:
         for index in range(first, first + self._copies):
             own = replace(delta, index=index) if delta else TextDelta(index, "", ())
@@ -139,7 +148,7 @@ class SequenceOutputs:
         token, if there are any.
         """
         if reason not in (None, "stop", "length"):
-            self._prompt.fail(EngineError(f"The engine ended this request: {reason}."))
+            self._prompt.fail_for(reason)
             return True
         return self._prompt.take(self._first, self._choice, token_ids, reason, stop, scores)
 

@@ -8,21 +8,43 @@ from typing import Any
 from tokka.core import Sampling
 from tokka.errors import EngineError
 
+# The one library that constraints run on: docs/adr/0014-structured-outputs.md.
+BACKEND = "guidance"
 _INT64_MAX = 2**63 - 1
 # vLLM reads -1 as "no seed" and adds a choice's number to it: such seeds map to others of the same range.
 _SEED_ROOM = 2**20
 _DEFAULTS: Mapping[str, float] = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
 
 
-def sampling_params(sampling: Sampling, max_tokens: int, *, echo: bool, defaults: Mapping[str, Any]) -> Any:
-    """Return vLLM's SamplingParams for one prompt. `defaults` are the model's own, for what the request leaves open."""
+def sampling_params(
+    sampling: Sampling, max_tokens: int, *, echo: bool, defaults: Mapping[str, Any], grammar: str | None = None
+) -> Any:
+    """Return vLLM's SamplingParams for one prompt. `defaults` are the model's own, for what the request leaves open.
+
+    `grammar`: the sampling's constraint as grammars.py has made it.
+    """
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
     fields = _fields(sampling, max_tokens, echo=echo, defaults=defaults)
     _check_types(fields)
     # The text, and with it stop strings, is our business: see steps.py.
-    return SamplingParams(**fields, detokenize=False, output_kind=RequestOutputKind.DELTA, skip_clone=True)
+    return SamplingParams(
+        **fields,
+        structured_outputs=None if grammar is None else _structured(grammar),
+        detokenize=False,
+        output_kind=RequestOutputKind.DELTA,
+        skip_clone=True,
+    )
+
+
+def _structured(grammar: str) -> Any:
+    from vllm.sampling_params import StructuredOutputsParams
+
+    params = StructuredOutputsParams(grammar=grammar)
+    # vLLM's own check would set it, having compiled the grammar once more.
+    params._backend = BACKEND
+    return params
 
 
 def is_greedy(sampling: Sampling, defaults: Mapping[str, Any]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 
-from tokka.core import Event, GenerateRequest, Sampling, TokensPrompt
+from tokka.core import Constraint, Event, GenerateRequest, Sampling, TokensPrompt
 
 Generate = Callable[[GenerateRequest], AsyncGenerator[Event, None]]
 
@@ -23,6 +23,8 @@ _KINDS = {
         repetition_penalty=1.1,
         logit_bias={0: 0.0},
     ),
+    # Its first use reads the tokenizer into another form.
+    "constrained": Sampling(default_max_tokens=4, temperature=0.0, constraint=Constraint("regex", "[a-z ]{4,}", "")),
 }
 
 

@@ -1,0 +1,257 @@
+"""The JSON Schemas an answer can be held to: only keywords that are enforced in full, all of it bounded.
+
+A keyword the engine cannot enforce would be ignored without a word, and the answer would not be what was asked for. So
+what is not known here is refused, and the error names its place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+from urllib.parse import unquote
+
+import orjson
+from pydantic_core import PydanticCustomError
+
+from tokka.protocol.common import invalid, unsupported
+
+MAX_SCHEMA_BYTES = 128 * 1024
+MAX_SCHEMA_DEPTH = 32
+MAX_SUBSCHEMAS = 4096
+MAX_PATTERN_CHARS = 2048
+# Each item is a rule of the grammar; a longer list takes the compiler seconds.
+MAX_ITEMS = 4096
+MAX_LENGTH = 1_000_000
+# The automaton of a multiple has about as many states as its digits say.
+MAX_MULTIPLE = 1000
+MAX_DECIMALS = 6
+# Beyond, two whole numbers become one when a bound is read.
+MAX_NUMBER = 2**53
+
+TYPES = ("object", "array", "string", "integer", "number", "boolean", "null")
+FORMATS = ("date-time", "date", "time", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid")
+# Say nothing of what is valid.
+ANNOTATIONS = frozenset(
+    {
+        *("title", "description", "default", "examples", "example", "$comment", "deprecated", "readOnly", "writeOnly"),
+        "discriminator",
+    }
+)
+# Only at the root, where they change nothing: the schema is read as of draft 2020-12.
+_ROOT_ONLY = ("$schema", "$id")
+_MAPS = frozenset({"properties", "patternProperties", "$defs", "definitions"})
+_LISTS = frozenset({"anyOf", "oneOf", "allOf", "prefixItems"})
+_SINGLES = frozenset({"items", "additionalProperties"})
+
+_Path = tuple[str | int, ...]
+
+
+def schema_text(value: Any) -> str:
+    """Return a schema, given as an object or as its text, as the engine gets it. Raises with the place at fault."""
+    if isinstance(value, str):
+        value = _parsed(value)
+    if not isinstance(value, dict):
+        raise invalid("Input should be an object: a JSON Schema")
+    return checked_text({name: part for name, part in value.items() if name not in _ROOT_ONLY})
+
+
+def checked_text(schema: dict[str, Any]) -> str:
+    try:
+        text = orjson.dumps(schema)
+    except orjson.JSONEncodeError as error:
+        raise invalid(f"What stands in a schema must be JSON with numbers of at most 64 bits ({error})") from None
+    if len(text) > MAX_SCHEMA_BYTES:
+        raise invalid(f"A schema has at most {MAX_SCHEMA_BYTES} bytes; this one has {len(text)}")
+    _Walk().check(schema)
+    return text.decode()
+
+
+def _parsed(text: str) -> Any:
+    if len(text) > 2 * MAX_SCHEMA_BYTES:
+        raise invalid(f"A schema has at most {MAX_SCHEMA_BYTES} bytes; this one has {len(text)}")
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise invalid(f"A schema given as a string must be JSON ({error})") from None
+
+
+class _Walk:
+    """One pass over a schema and all below it."""
+
+    def __init__(self) -> None:
+        self._places: set[_Path] = set()
+        self._references: list[tuple[_Path, str]] = []
+
+    def check(self, schema: dict[str, Any]) -> None:
+        self._schema(schema, (), 1)
+        for path, reference in self._references:
+            if _target(reference) not in self._places:
+                raise _at(path, f"$ref must point to a schema inside this one, as in #/$defs/name; got {reference!r}")
+
+    def _schema(self, schema: Any, path: _Path, depth: int) -> None:
+        if depth > MAX_SCHEMA_DEPTH:
+            raise _at(path, f"A schema nests at most {MAX_SCHEMA_DEPTH} levels deep")
+        self._places.add(path)
+        if len(self._places) > MAX_SUBSCHEMAS:
+            raise _at(path, f"A schema holds at most {MAX_SUBSCHEMAS} schemas")
+        if isinstance(schema, bool):
+            return
+        if not isinstance(schema, dict):
+            raise _at(path, "Input should be a schema: an object, true or false")
+        for name, value in schema.items():
+            if name not in ANNOTATIONS and not (name.startswith("x-") and name != "x-guidance"):
+                self._keyword(name, value, (*path, name))
+                for step, below in _below(name, value):
+                    self._schema(below, (*path, name, *step), depth + 1)
+        _check_least_properties(schema, path)
+
+    def _keyword(self, name: str, value: Any, path: _Path) -> None:
+        rule = KEYWORDS.get(name)
+        if rule is None:
+            raise unsupported(
+                f"The keyword {name[:64]!r} cannot be enforced in a schema here: leave it out", _shown(path)
+            )
+        is_right, should_be = rule
+        if not is_right(value):
+            raise _at(path, f"Input should be {should_be} in a schema")
+        if name == "$ref":
+            self._references.append((path, value))
+
+
+def subschemas(schema: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the schemas directly below a checked one, each with the steps to it, as in `.properties.age`."""
+    for name, value in schema.items():
+        for step, below in _below(name, value):
+            yield _shown((name, *step)), below
+
+
+def _below(name: str, value: Any) -> Iterator[tuple[_Path, Any]]:
+    """Yield the schemas a keyword holds, with the steps to them."""
+    if name in _MAPS:
+        for key, schema in value.items():
+            yield (key,), schema
+    elif name in _LISTS:
+        for place, schema in enumerate(value):
+            yield (place,), schema
+    elif name in _SINGLES:
+        yield (), value
+
+
+def _check_least_properties(schema: Mapping[str, Any], path: _Path) -> None:
+    # A name outside of `properties` may come twice, which counts once.
+    most = len(schema.get("required", ())) + 1
+    if schema.get("minProperties", 0) > most:
+        raise _at((*path, "minProperties"), f"Input should be at most {most} in a schema: one more than are required")
+
+
+def _target(reference: str) -> _Path | None:
+    """Return the path a local reference points to; a step into a list is a number."""
+    if reference == "#":
+        return ()
+    if not reference.startswith("#/"):
+        return None
+    steps = [unquote(step).replace("~1", "/").replace("~0", "~") for step in reference[2:].split("/")]
+    return tuple(
+        int(step) if at and steps[at - 1] in _LISTS and step.isdecimal() else step for at, step in enumerate(steps)
+    )
+
+
+def _at(path: _Path, reason: str) -> PydanticCustomError:
+    return invalid(reason, _shown(path))
+
+
+def _shown(path: _Path) -> str:
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MAX_NUMBER
+
+
+def _is_multiple(value: Any) -> bool:
+    if not _is_number(value) or value <= 0:
+        return False
+    scaled = value * 10**MAX_DECIMALS
+    digits = f"{value:.{MAX_DECIMALS}f}".rstrip("0").replace(".", "")
+    return math.isclose(scaled, round(scaled), rel_tol=1e-12) and 0 < int(digits or 0) <= MAX_MULTIPLE
+
+
+def _is_count(most: int) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most
+
+
+def _is_type(value: Any) -> bool:
+    if isinstance(value, str):
+        return value in TYPES
+    return _is_strings(value) and bool(value) and all(name in TYPES for name in value)
+
+
+def _is_strings(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value) and len({*value}) == len(value)
+
+
+def _is_map(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list) and bool(value)
+
+
+def _is_patterns(value: Any) -> bool:
+    return isinstance(value, dict) and all(len(pattern) <= MAX_PATTERN_CHARS for pattern in value)
+
+
+def _is_exact(value: Any) -> bool:
+    """Whether every number in the value means the same to all who read it."""
+    if isinstance(value, dict):
+        return all(map(_is_exact, value.values()))
+    if isinstance(value, list):
+        return all(map(_is_exact, value))
+    return not isinstance(value, int | float) or abs(value) <= MAX_NUMBER
+
+
+_NUMBER = (_is_number, "a number of at most 2**53")
+_LIST = (_is_list, "a list of schemas, not empty,")
+_MAP = (_is_map, "an object of schemas")
+_COUNT = f"a whole number from 0 to {MAX_ITEMS}"
+_CHARS = f"a whole number from 0 to {MAX_LENGTH}"
+
+# For each keyword that is enforced: whether a value is right, and what it should be.
+KEYWORDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "type": (_is_type, f"one or several of {', '.join(TYPES)}"),
+    "enum": (lambda value: _is_list(value) and _is_exact(value), "a list of values, not empty, without huge numbers"),
+    "const": (_is_exact, "a value without huge numbers"),
+    "$ref": (lambda value: isinstance(value, str), "a string"),
+    "$defs": _MAP,
+    "definitions": _MAP,
+    "anyOf": _LIST,
+    "oneOf": _LIST,
+    "allOf": _LIST,
+    "properties": _MAP,
+    "patternProperties": (_is_patterns, f"an object of schemas by patterns of at most {MAX_PATTERN_CHARS} characters"),
+    "additionalProperties": (lambda value: isinstance(value, dict | bool), "a schema"),
+    "required": (_is_strings, "a list of different names"),
+    "minProperties": (_is_count(MAX_ITEMS), _COUNT),
+    "maxProperties": (_is_count(MAX_ITEMS), _COUNT),
+    "items": (lambda value: isinstance(value, dict | bool), "one schema (for a list of them use prefixItems)"),
+    "prefixItems": _LIST,
+    "minItems": (_is_count(MAX_ITEMS), _COUNT),
+    "maxItems": (_is_count(MAX_ITEMS), _COUNT),
+    "minLength": (_is_count(MAX_LENGTH), _CHARS),
+    "maxLength": (_is_count(MAX_LENGTH), _CHARS),
+    "pattern": (
+        lambda value: isinstance(value, str) and len(value) <= MAX_PATTERN_CHARS,
+        f"a regular expression of at most {MAX_PATTERN_CHARS} characters",
+    ),
+    "format": (lambda value: isinstance(value, str) and value in FORMATS, f"one of {', '.join(FORMATS)}"),
+    "minimum": _NUMBER,
+    "maximum": _NUMBER,
+    "exclusiveMinimum": _NUMBER,
+    "exclusiveMaximum": _NUMBER,
+    "multipleOf": (
+        _is_multiple,
+        f"a number of at most {MAX_DECIMALS} decimals whose digits are at most {MAX_MULTIPLE}",
+    ),
+}

@@ -1,0 +1,402 @@
+"""Answers held to a form, on the real engine: every kind, bad and nasty ones, and a thousand schemas by chance."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import httpx
+import jsonschema_rs
+import pytest
+from openai import OpenAI
+from pydantic import BaseModel, Field
+
+from tests.e2e.schemas import schema as schema_of
+from tests.program import Program
+from tests.wire import endings, metric, post, stream, text_of
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
+
+CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+MODEL = "SmolLM2-135M-Instruct"
+# A longer run: TOKKA_SCHEMAS=20000 scripts/test tests/e2e/test_structured.py -k chance
+SCHEMAS = int(os.environ.get("TOKKA_SCHEMAS", "1000"))
+AT_ONCE = 48
+
+CITY = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "minLength": 1, "maxLength": 12},
+        "size": {"enum": ["small", "large"]},
+        "districts": {"type": "array", "items": {"type": "string", "maxLength": 6}, "minItems": 1, "maxItems": 1},
+        "founded": {"type": "integer", "minimum": 1500, "maximum": 1999},
+    },
+    "required": ["name", "size", "districts", "founded"],
+    "additionalProperties": False,
+}
+# The field, and what tells whether a text is right.
+KINDS: dict[str, tuple[dict[str, Any], Any]] = {
+    "json": ({"structured_outputs": {"json": CITY}}, lambda text: jsonschema_rs.is_valid(CITY, json.loads(text))),
+    "regex": (
+        {"structured_outputs": {"regex": "[A-Z][a-z]{2,9}, [0-9]{4}"}},
+        re.compile("[A-Z][a-z]{2,9}, [0-9]{4}").fullmatch,
+    ),
+    "choice": ({"structured_outputs": {"choice": ["käräjät", "a|b", "(c"]}}, {"käräjät", "a|b", "(c"}.__contains__),
+    "lark": ({"structured_outputs": {"grammar": 'start: "<" /[a-z]{1,5}/ ">"'}}, re.compile("<[a-z]{1,5}>").fullmatch),
+    "gbnf": ({"structured_outputs": {"grammar": 'root ::= "yes" | "no" root'}}, re.compile("(no)*yes").fullmatch),
+}
+FORMATS = {
+    "json_schema": {"type": "json_schema", "json_schema": {"name": "city", "schema": CITY, "strict": True}},
+    "not strict": {"type": "json_schema", "json_schema": {"name": "city", "schema": CITY}},
+}
+
+
+@pytest.fixture(scope="module")
+def client(smollm2: Program) -> Iterator[httpx.Client]:
+    with smollm2.client() as client:
+        yield client
+
+
+def chat(**fields: Any) -> dict[str, Any]:
+    messages = [{"role": "user", "content": "Helsinki"}]
+    return {"model": MODEL, "messages": messages, "temperature": 0, "max_tokens": 120, **fields}
+
+
+def completion(**fields: Any) -> dict[str, Any]:
+    return {"model": MODEL, "prompt": "Helsinki is", "temperature": 0, "max_tokens": 120, **fields}
+
+
+def serves(client: httpx.Client) -> None:
+    """The engine still answers, and still holds to what is asked."""
+    answer = post(client, TEXT, completion(structured_outputs={"choice": ["still here"]}))
+    assert answer["choices"][0]["text"] == "still here"
+
+
+# -- every kind -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_an_answer_keeps_to_its_form_streamed_and_not(client: httpx.Client, name: str) -> None:
+    fields, is_right = KINDS[name]
+    for path, body in ((CHAT, chat(**fields)), (TEXT, completion(**fields))):
+        answer = post(client, path, body)["choices"][0]
+        text = answer["message"]["content"] if path == CHAT else answer["text"]
+        assert is_right(text), text
+        assert (answer["finish_reason"], answer["stop_reason"]) == ("stop", None)
+        chunks = stream(client, path, body)
+        assert text_of(chunks) == text
+        assert endings(chunks) == [(0, "stop", None)]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_response_format_is_kept_to(client: httpx.Client, name: str) -> None:
+    body = chat(response_format=FORMATS[name])
+    text = post(client, CHAT, body)["choices"][0]["message"]["content"]
+    assert jsonschema_rs.is_valid(CITY, json.loads(text))
+    assert list(json.loads(text)) == list(CITY["properties"])  # type: ignore[call-overload]
+    assert "\n" not in text
+    assert text_of(stream(client, CHAT, body)) == text
+
+
+@pytest.mark.parametrize(
+    "fields", [{"response_format": {"type": "json_object"}}, {"structured_outputs": {"json_object": True}}]
+)
+def test_any_object_is_an_object(client: httpx.Client, fields: dict[str, Any]) -> None:
+    # Left to itself the model may go on for ever, or end at once.
+    text = post(client, CHAT, chat(**fields))["choices"][0]["message"]["content"]
+    assert text.startswith("{")
+
+
+def test_a_response_format_of_text_constrains_nothing(client: httpx.Client) -> None:
+    body = chat(max_tokens=12)
+    plain, formatted = post(client, CHAT, body), post(client, CHAT, {**body, "response_format": {"type": "text"}})
+    assert plain["choices"] == formatted["choices"]
+
+
+def test_an_answer_cut_by_its_length_says_so(client: httpx.Client) -> None:
+    answer = post(client, CHAT, chat(response_format=FORMATS["json_schema"], max_tokens=3))["choices"][0]
+    assert (answer["finish_reason"], answer["stop_reason"]) == ("length", None)
+    assert answer["message"]["content"].startswith('{"')
+
+
+class Person(BaseModel):
+    name: str = Field(max_length=16)
+    age: int = Field(ge=0, le=150)
+    mood: Literal["glad", "sad"]
+    friend: str | None = Field(max_length=8)
+
+
+def test_the_openai_package_parses_into_a_model(smollm2: Program) -> None:
+    with OpenAI(base_url=f"{smollm2.url}/v1", api_key="none", timeout=60, max_retries=0) as openai:
+        answer = openai.chat.completions.parse(
+            model=MODEL,
+            messages=[{"role": "user", "content": "Who is Anna, 30?"}],
+            response_format=Person,
+            max_tokens=200,
+            temperature=0,
+        )
+        person = answer.choices[0].message.parsed
+        assert isinstance(person, Person)
+        with openai.chat.completions.stream(
+            model=MODEL,
+            messages=[{"role": "user", "content": "Who is Anna, 30?"}],
+            response_format=Person,
+            max_tokens=200,
+            temperature=0,
+        ) as events:
+            assert events.get_final_completion().choices[0].message.parsed == person
+
+
+# -- together with other fields ---------------------------------------------------------------------------------
+
+
+def test_each_of_several_choices_keeps_to_the_form(client: httpx.Client) -> None:
+    fields = {"structured_outputs": {"regex": "[a-z]{3,6}"}, "n": 8, "temperature": 1.5, "seed": 7}
+    texts = [[choice["text"] for choice in post(client, TEXT, completion(**fields))["choices"]] for _ in range(2)]
+    assert len(texts[0]) == 8
+    assert all(re.fullmatch("[a-z]{3,6}", text) for text in texts[0])
+    assert len(set(texts[0])) > 1
+    assert texts[0] == texts[1]
+
+
+def test_each_of_several_prompts_keeps_to_the_form(client: httpx.Client) -> None:
+    answer = post(client, TEXT, completion(prompt=["a", "b", "c"], structured_outputs={"regex": "[0-9]{3}"}, echo=True))
+    assert all(re.fullmatch("[abc][0-9]{3}", choice["text"]) for choice in answer["choices"])
+
+
+def test_best_of_ranks_answers_of_the_form(client: httpx.Client) -> None:
+    fields = {"structured_outputs": {"regex": "[0-9]{3}"}, "best_of": 3, "temperature": 1, "max_tokens": 16}
+    (choice,) = post(client, TEXT, completion(**fields))["choices"]
+    assert re.fullmatch("[0-9]{3}", choice["text"])
+
+
+def test_logprobs_are_of_the_answer(client: httpx.Client) -> None:
+    answer = post(client, CHAT, chat(structured_outputs={"choice": ["other"]}, logprobs=True, top_logprobs=2))
+    choice = answer["choices"][0]
+    assert "".join(token["token"] for token in choice["logprobs"]["content"]) == choice["message"]["content"] == "other"
+
+
+def test_a_stop_string_cuts_the_form_short(client: httpx.Client) -> None:
+    answer = post(client, TEXT, completion(structured_outputs={"regex": "abc-def"}, stop="-"))["choices"][0]
+    assert (answer["text"], answer["finish_reason"], answer["stop_reason"]) == ("abc", "stop", "-")
+
+
+def test_biases_and_penalties_do_not_break_the_form(client: httpx.Client) -> None:
+    fields = {"logit_bias": {str(token): -100 for token in range(1000)}, "presence_penalty": 2, "min_p": 1, "top_k": 1}
+    answer = post(client, TEXT, completion(structured_outputs={"regex": "ab{3}c"}, **fields))["choices"][0]
+    assert (answer["text"], answer["finish_reason"]) == ("abbbc", "stop")
+
+
+def test_an_empty_answer_can_be_the_form(client: httpx.Client) -> None:
+    answer = post(client, TEXT, completion(structured_outputs={"regex": "(a{500}){0}"}))["choices"][0]
+    assert (answer["text"], answer["finish_reason"]) == ("", "stop")
+
+
+# -- bad ones ---------------------------------------------------------------------------------------------------
+
+_S = "structured_outputs"
+_F = "response_format.json_schema"
+
+
+def _format(**schema: Any) -> dict[str, Any]:
+    return {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}}
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({_S: {}}, _S),
+    ({_S: {"regex": "a", "choice": ["a"]}}, _S),
+    ({_S: {"json_object": True, "json": {}}}, _S),
+    ({_S: {"json_object": False}}, f"{_S}.json_object"),
+    ({_S: "a"}, _S),
+    ({_S: {"structural_tag": "{}"}}, f"{_S}.structural_tag"),
+    ({_S: {"regex": ""}}, f"{_S}.regex"),
+    ({_S: {"regex": 5}}, f"{_S}.regex"),
+    ({_S: {"regex": "("}}, f"{_S}.regex"),
+    ({_S: {"regex": "a" * 9000}}, f"{_S}.regex"),
+    ({_S: {"regex": r"\bword\b"}}, f"{_S}.regex"),
+    ({_S: {"regex": r"(a)\1"}}, f"{_S}.regex"),
+    ({_S: {"regex": r"[^\s\S]"}}, f"{_S}.regex"),
+    ({_S: {"choice": []}}, f"{_S}.choice"),
+    ({_S: {"choice": "ab"}}, f"{_S}.choice"),
+    ({_S: {"choice": ["a", ""]}}, f"{_S}.choice[1]"),
+    ({_S: {"choice": ["a", 5]}}, f"{_S}.choice[1]"),
+    ({_S: {"choice": ["a"] * 5000}}, f"{_S}.choice"),
+    ({_S: {"choice": ["a" * 70000]}}, f"{_S}.choice"),
+    ({_S: {"grammar": ""}}, f"{_S}.grammar"),
+    ({_S: {"grammar": "start: other"}}, f"{_S}.grammar"),
+    ({_S: {"grammar": "start: start"}}, f"{_S}.grammar"),
+    ({_S: {"grammar": 'start: %json {"type": "integer", "multipleOf": 999983}'}}, f"{_S}.grammar"),
+    ({_S: {"grammar": "x" * 70000}}, f"{_S}.grammar"),
+    ({_S: {"json": []}}, f"{_S}.json"),
+    ({_S: {"json": "not json"}}, f"{_S}.json"),
+    ({_S: {"json": {"uniqueItems": True}}}, f"{_S}.json.uniqueItems"),
+    ({_S: {"json": {"enum": []}}}, f"{_S}.json.enum"),
+    ({_S: {"json": {"minItems": 10**6}}}, f"{_S}.json.minItems"),
+    ({_S: {"choice": ["a"]}, "min_tokens": 2}, "min_tokens"),
+    ({_S: {"choice": ["a"]}, "ignore_eos": True}, "ignore_eos"),
+    ({_S: {"choice": ["a"]}, "bad_words": ["a"]}, "bad_words"),
+    ({_S: {"choice": ["a"]}, "allowed_token_ids": [5]}, "allowed_token_ids"),
+]
+BAD_FORMATS: list[tuple[dict[str, Any], str]] = [
+    ({"response_format": {"type": "json_schema"}}, _F),
+    ({"response_format": {"type": "json_schema", "json_schema": {"name": "a"}}}, f"{_F}.schema"),
+    ({"response_format": {"type": "json_schema", "json_schema": {"name": "a b", "schema": {}}}}, f"{_F}.name"),
+    ({"response_format": {"type": "json_object"}, _S: {"regex": "a"}}, _S),
+    (_format(properties={"age": {"not": {}}}), f"{_F}.schema.properties.age.not"),
+    (_format(properties={"a": {"$ref": "https://example.org/a"}}), f"{_F}.schema.properties.a.$ref"),
+    (_format(properties={"a": {"type": "string", "pattern": "(a"}}), f"{_F}.schema.properties.a.pattern"),
+    (_format(anyOf=[{"type": "string"}, {"contentEncoding": "base64"}]), f"{_F}.schema.anyOf[1].contentEncoding"),
+    (
+        _format(type="object", properties={"a": {"minimum": 2, "maximum": 1, "type": "integer"}}, required=["a"]),
+        f"{_F}.schema.properties.a",
+    ),
+    (_format(type="object", properties={"a": {"$ref": "#"}}, required=["a"]), f"{_F}.schema"),
+    (_format(**{"x-guidance": {"lenient": True}}), f"{_F}.schema.x-guidance"),
+]
+
+
+@pytest.mark.parametrize(("fields", "param"), BAD, ids=lambda value: str(value)[:50])
+def test_a_wrong_constraint_is_refused_where_it_is_wrong(
+    client: httpx.Client, fields: dict[str, Any], param: str
+) -> None:
+    for path, body in ((CHAT, chat(**fields)), (TEXT, completion(**fields)), (TEXT, completion(**fields, stream=True))):
+        response = client.post(path, json=body)
+        assert response.status_code == 400, response.text
+        error = response.json()["error"]
+        assert error["param"] == param, error
+        assert error["code"] in ("invalid_value", "unsupported_parameter")
+        assert len(error["message"]) < 600
+
+
+@pytest.mark.parametrize(("fields", "param"), BAD_FORMATS, ids=lambda value: str(value)[:50])
+def test_a_wrong_response_format_is_refused_where_it_is_wrong(
+    client: httpx.Client, fields: dict[str, Any], param: str
+) -> None:
+    response = client.post(CHAT, json=chat(**fields))
+    assert response.status_code == 400, response.text
+    assert response.json()["error"]["param"] == param
+
+
+# -- nasty ones -------------------------------------------------------------------------------------------------
+
+
+def _deep(levels: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "null"}
+    for _ in range(levels):
+        schema = {"type": "object", "properties": {"a": schema}, "required": ["a"], "additionalProperties": False}
+    return schema
+
+
+NASTY: dict[str, tuple[dict[str, Any], set[int]]] = {
+    "nested repetition": ({"regex": "((a{1,100}){1,100}){1,100}"}, {200, 400}),
+    "backtracking": ({"regex": "(a+)+(b|c*)*$"}, {200}),
+    "a repetition without bound": ({"regex": "a{1,1000000}"}, {200, 400}),
+    "many states": ({"regex": r"(.*[ab]){1,200}.{30}c"}, {200, 400, 500}),
+    "many more states": ({"regex": r"(\w+[a-m]\w{20})+ x"}, {200, 400, 500}),
+    "alternatives": ({"regex": "|".join(f".*w{i}.{{{i % 17}}}x" for i in range(400))}, {200, 400}),
+    "braces": ({"regex": "(" * 4000 + "a" + ")" * 4000}, {400}),
+    "a null byte": ({"regex": "a\0b"}, {200, 400}),
+    "without end": ({"grammar": 'start: "a" start'}, {400}),
+    "ambiguous": ({"grammar": 'start: start start start | start start | "a" | ""'}, {200, 400}),
+    "slow": ({"grammar": "start: " + "(a|b)? " * 8000 + '\na: "x" b\nb: "y" | "x"'}, {400}),
+    "crashing": (
+        {
+            "grammar": "root ::= a0\n"
+            + "\n".join(f'a{i} ::= ("x" a{i + 1} | [a-z]+ "y")*' for i in range(1500))
+            + '\na1500 ::= "z"'
+        },
+        {400},
+    ),
+    "many choices": ({"choice": [f"choice number {i}" for i in range(3000)]}, {200}),
+    "a large enum": ({"json": {"enum": [f"value {i}" for i in range(4000)]}}, {200}),
+    "optional properties": ({"json": {"properties": {f"p{i}": {"type": "string"} for i in range(1000)}}}, {200, 400}),
+    "depth": ({"json": _deep(30)}, {200}),
+    "too much depth": ({"json": _deep(60)}, {400}),
+    "a loop": ({"json": {"$ref": "#"}}, {400}),
+    "a recursion": ({"json": {"type": "array", "items": {"$ref": "#"}}}, {200}),
+    "a product": (
+        {
+            "json": {
+                "allOf": [
+                    {"anyOf": [{"properties": {f"k{j}_{i}": {"type": "null"}}} for i in range(5)]} for j in range(9)
+                ]
+            }
+        },
+        {400},
+    ),
+    "long lists": (
+        {
+            "json": {
+                "type": "array",
+                "minItems": 4096,
+                "items": {"type": "array", "minItems": 4096, "items": {"type": "null"}},
+            }
+        },
+        {200},
+    ),
+    "a long string": ({"json": {"type": "string", "minLength": 1000000}}, {200}),
+    "multiples": ({"json": {"allOf": [{"type": "integer", "multipleOf": i} for i in (997, 991, 983)]}}, {400}),
+    "patterns": ({"json": {"allOf": [{"type": "string", "pattern": f"a.{{{i}}}b"} for i in range(1, 40)]}}, {200, 400}),
+}
+
+
+@pytest.mark.parametrize("name", NASTY)
+def test_a_nasty_constraint_harms_nobody(client: httpx.Client, smollm2: Program, name: str) -> None:
+    constraint, statuses = NASTY[name]
+    engine = smollm2.core().pid
+    response = client.post(TEXT, json=completion(structured_outputs=constraint, max_tokens=24, temperature=1, seed=1))
+    assert response.status_code in statuses, response.text
+    serves(client)
+    assert smollm2.core().pid == engine
+
+
+async def test_while_nasty_ones_are_refused_others_are_answered(smollm2: Program) -> None:
+    slow = [{"grammar": "start: " + "(a|b)? " * (8000 + i) + '\na: "x" b\nb: "y" | "x"'} for i in range(1, 4)]
+    async with httpx.AsyncClient(base_url=smollm2.url, timeout=60) as client:
+        nasty = [client.post(TEXT, json=completion(structured_outputs=one)) for one in slow]
+        plain = client.post(TEXT, json=completion(max_tokens=4))
+        known = client.post(TEXT, json=completion(structured_outputs={"choice": ["still here"]}))
+        *refused, answered, kept = await asyncio.gather(*nasty, plain, known)
+    assert [response.status_code for response in refused] == [400] * len(slow)
+    assert answered.elapsed.total_seconds() < max(response.elapsed.total_seconds() for response in refused)
+    assert kept.json()["choices"][0]["text"] == "still here"
+
+
+# -- by chance --------------------------------------------------------------------------------------------------
+
+
+async def test_no_schema_by_chance_harms_the_engine(smollm2: Program) -> None:
+    """Few tokens each: what is compiled and masked is new, what is generated is not. Whole answers are right ones."""
+    engine = smollm2.core().pid
+    places = asyncio.Semaphore(AT_ONCE)
+    seen: dict[int, int] = {}
+
+    async with httpx.AsyncClient(base_url=smollm2.url, timeout=120) as client:
+
+        async def ask(seed: int) -> None:
+            schema = schema_of(seed)
+            body = completion(prompt="A", structured_outputs={"json": schema}, max_tokens=6, temperature=1, seed=seed)
+            async with places:
+                response = await client.post(TEXT, json=body)
+            seen[response.status_code] = seen.get(response.status_code, 0) + 1
+            if response.status_code == 400:
+                assert response.json()["error"]["param"].startswith("structured_outputs.json"), (schema, response.text)
+                return
+            assert response.status_code == 200, (schema, response.text)
+            choice = response.json()["choices"][0]
+            if choice["finish_reason"] == "stop":
+                checked = {name: part for name, part in schema.items() if name != "x-guidance"}
+                assert jsonschema_rs.is_valid(checked, json.loads(choice["text"])), (schema, choice["text"])
+
+        await asyncio.gather(*(ask(seed) for seed in range(SCHEMAS)))
+    # Neither all refused nor all taken: the test would test nothing.
+    assert seen[200] > SCHEMAS / 4
+    assert seen[400] > SCHEMAS / 20
+    assert smollm2.core().pid == engine
+    with smollm2.client() as plain:
+        serves(plain)
+        assert metric(plain, "tokka_engine_restarts_total") == 0

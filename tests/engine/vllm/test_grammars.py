@@ -1,0 +1,212 @@
+"""Constraints become grammars in a process of its own: what is refused there, and what becomes of the process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.engine.vllm.tokenizer import byte_tokenizer
+from tests.program import eventually, runs
+from tokka.core import Constraint, ConstraintKind
+from tokka.engine.processes import COMPILER_NAME, activity
+from tokka.engine.vllm.grammars import Grammars
+from tokka.errors import EngineDied, InvalidRequest, UnsupportedParameter
+
+pytestmark = pytest.mark.engine
+
+SLOW = Constraint("grammar", "start: " + "(a|b)? " * 8000 + '\na: "x" b\nb: "y" | "x"', "slow")
+# Hundreds of megabytes, in a few characters.
+LARGE = Constraint("json", '{"type": "array", "items": {"type": "integer"}, "minItems": 4000000}', "large")
+GOOD = Constraint("regex", "[ab]+", "good")
+
+
+@pytest.fixture
+async def grammars() -> AsyncIterator[Grammars]:
+    grammars = Grammars(byte_tokenizer())
+    yield grammars
+    await grammars.close()
+
+
+def compiler() -> psutil.Process | None:
+    found = [child for child in psutil.Process().children() if child.name() == COMPILER_NAME and runs(child)]
+    return found[0] if found else None
+
+
+async def refusal(grammars: Grammars, constraint: Constraint) -> InvalidRequest:
+    with pytest.raises(InvalidRequest) as caught:
+        await grammars.grammar(constraint)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("json", '{"type": "object"}'),
+        ("regex", "a|b"),
+        ("choice", '["a.b", "c|d", "\\"", "ä🦌", "a\\nb"]'),
+        ("grammar", 'start: "a" | "b" start'),
+        ("grammar", 'root ::= "a" | "b" root'),
+        ("grammar", 'start: "<call>" %json {"type": "integer"} "</call>"'),
+    ],
+)
+async def test_each_kind_becomes_a_grammar(grammars: Grammars, kind: ConstraintKind, text: str) -> None:
+    assert await grammars.grammar(Constraint(kind, text, "x"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("regex", "(a"),
+        ("regex", "(?=a)b"),
+        ("regex", r"(a)\1"),
+        ("regex", r"[^\s\S]"),
+        ("regex", "(" * 3000 + ")" * 3000),
+        ("regex", "a{5,2}"),
+        ("grammar", 'start: "a'),
+        ("grammar", "start: other"),
+        ("grammar", "start: start"),
+        ("grammar", "no grammar at all"),
+        ("grammar", "root ::= " + "(" * 5000 + '"a"' + ")" * 5000),
+        (
+            "grammar",
+            "start: " + " | ".join(f"r{i}" for i in range(3000)) + "".join(f'\nr{i}: "a" r{i}' for i in range(3000)),
+        ),
+    ],
+)
+async def test_what_cannot_be_followed_is_refused(grammars: Grammars, kind: ConstraintKind, text: str) -> None:
+    refused = await refusal(grammars, Constraint(kind, text, "field"))
+    assert (refused.param, refused.status) == ("field", 400)
+    assert len(refused.message) < 500
+    await grammars.grammar(GOOD)
+
+
+@pytest.mark.parametrize(
+    ("schema", "at"),
+    [
+        ({"type": "string", "minLength": 3, "maxLength": 2}, ""),
+        (
+            {
+                "type": "object",
+                "properties": {"age": {"type": "integer", "minimum": 3, "maximum": 2}},
+                "required": ["age"],
+            },
+            ".properties.age",
+        ),
+        ({"properties": {"a": {"items": {"type": "string", "pattern": "(a"}}}}, ".properties.a.items.pattern"),
+        ({"anyOf": [{"type": "null"}, {"type": "string", "pattern": "a(?!b)"}]}, ".anyOf[1].pattern"),
+        (
+            {
+                "type": "object",
+                "properties": {"a": {"allOf": [{"type": "string"}, {"type": "null"}]}},
+                "required": ["a"],
+            },
+            ".properties.a",
+        ),
+        ({"properties": {"a": {"oneOf": [{"type": "number"}, {"type": "integer"}]}}}, ".properties.a"),
+        ({"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}, ""),
+        ({"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]}, ""),
+        ({"enum": ["a"], "const": "b"}, ""),
+        ({"type": "object", "properties": {f"p{i}": {"type": "string"} for i in range(1500)}}, ""),
+    ],
+)
+async def test_a_schema_that_nothing_fits_is_refused_at_its_place(grammars: Grammars, schema: Any, at: str) -> None:
+    refused = await refusal(grammars, Constraint("json", json.dumps(schema), "schema"))
+    assert refused.param == f"schema{at}"
+
+
+async def test_what_takes_too_long_is_refused_and_the_next_is_served(grammars: Grammars) -> None:
+    assert "more than 1 s" in (await refusal(grammars, SLOW)).message
+    await grammars.grammar(GOOD)
+    # Known by now.
+    async with asyncio.timeout(0.5):
+        assert "more than 1 s" in (await refusal(grammars, SLOW)).message
+
+
+async def test_what_takes_too_much_memory_is_refused_and_the_next_is_served(grammars: Grammars) -> None:
+    assert "memory" in (await refusal(grammars, LARGE)).message
+    await grammars.grammar(GOOD)
+
+
+async def test_what_crashes_the_compiler_is_refused_and_the_next_is_served(grammars: Grammars) -> None:
+    rules = "\n".join(f'a{i} ::= ("x" a{i + 1} | [a-z]+ "y")*' for i in range(200))
+    text = f'root ::= a0\n{rules}\na200 ::= "z"'
+    assert "nests too deeply" in (await refusal(grammars, Constraint("grammar", text, "deep"))).message
+    await grammars.grammar(GOOD)
+
+
+async def test_a_client_that_leaves_does_not_confuse_the_answers(grammars: Grammars) -> None:
+    await grammars.grammar(GOOD)
+    asking = asyncio.create_task(grammars.grammar(SLOW))
+    await asyncio.sleep(0)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert "never" in await grammars.grammar(Constraint("regex", "never seen", "x"))
+
+
+async def test_a_process_that_somebody_killed_is_replaced(grammars: Grammars) -> None:
+    await grammars.grammar(GOOD)
+    killed = compiler()
+    assert killed is not None
+    killed.kill()
+    assert "never" in await grammars.grammar(Constraint("regex", "never seen", "x"))
+
+
+async def test_the_same_constraint_is_compiled_once(grammars: Grammars) -> None:
+    first = await grammars.grammar(GOOD)
+    process = compiler()
+    assert process is not None
+    process.suspend()
+    async with asyncio.timeout(0.5):
+        assert await grammars.grammar(Constraint(GOOD.kind, GOOD.text, "elsewhere")) == first
+
+
+async def test_its_work_is_not_taken_for_the_engine_s(grammars: Grammars) -> None:
+    await grammars.grammar(GOOD)
+    process = compiler()
+    assert process is not None
+    process.suspend()
+    assert process.pid not in activity().stopped
+
+
+async def test_closed_it_starts_no_process(grammars: Grammars) -> None:
+    await grammars.close()
+    with pytest.raises(EngineDied):
+        await grammars.grammar(GOOD)
+    assert compiler() is None
+
+
+async def test_a_tokenizer_of_another_kind_is_said_to_be_the_reason() -> None:
+    with pytest.raises(UnsupportedParameter) as caught:
+        await Grammars(None).grammar(GOOD)
+    assert caught.value.param == "good"
+
+
+def test_the_process_ends_with_the_server() -> None:
+    code = """
+import asyncio
+from tests.engine.vllm.test_grammars import GOOD, compiler
+from tests.engine.vllm.tokenizer import byte_tokenizer
+from tokka.engine.vllm.grammars import Grammars
+async def main():
+    grammars = Grammars(byte_tokenizer())
+    await grammars.grammar(GOOD)
+    print(compiler().pid, flush=True)
+    await asyncio.sleep(60)
+asyncio.run(main())
+"""
+    root = Path(__file__).parents[3]
+    with subprocess.Popen([sys.executable, "-c", code], cwd=root, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        process = psutil.Process(int(server.stdout.readline()))
+        server.send_signal(signal.SIGKILL)
+        eventually(lambda: not runs(process), within_s=10)

@@ -1,0 +1,194 @@
+"""Schemas an answer can be held to: what is refused, and where the error says it is."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic_core import PydanticCustomError
+
+from tokka.protocol.json_schema import (
+    ANNOTATIONS,
+    FORMATS,
+    KEYWORDS,
+    MAX_ITEMS,
+    MAX_PATTERN_CHARS,
+    MAX_SCHEMA_BYTES,
+    MAX_SCHEMA_DEPTH,
+    MAX_SUBSCHEMAS,
+    schema_text,
+    subschemas,
+)
+
+
+def refusal(schema: Any) -> PydanticCustomError:
+    with pytest.raises(PydanticCustomError) as caught:
+        schema_text(schema)
+    return caught.value
+
+
+def place(schema: Any) -> str:
+    context = refusal(schema).context
+    assert context is not None
+    at: str = context["at"]
+    return at
+
+
+def nested(levels: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "null"}
+    for _ in range(levels - 1):
+        schema = {"properties": {"a": schema}}
+    return schema
+
+
+UNENFORCED = [
+    *("not", "if", "then", "else", "uniqueItems", "contains", "minContains", "maxContains", "propertyNames"),
+    *("dependentRequired", "dependentSchemas", "dependencies", "unevaluatedProperties", "unevaluatedItems"),
+    *("additionalItems", "contentEncoding", "contentMediaType", "contentSchema", "$anchor", "$dynamicRef", "$id"),
+    *("$recursiveRef", "nullable", "maxlength", "x-guidance", "$vocabulary", "id", "extends", ""),
+]
+
+
+@pytest.mark.parametrize("name", UNENFORCED)
+def test_a_keyword_that_would_be_ignored_is_refused_at_its_place(name: str) -> None:
+    error = refusal({"type": "object", "properties": {"age": {"type": "integer", name: True}}})
+    assert (error.type, error.context and error.context["at"]) == ("tokka_unsupported", f".properties.age.{name}")
+
+
+@pytest.mark.parametrize("name", ["not", "x-guidance", "contains"])
+def test_it_is_refused_at_the_root_too(name: str) -> None:
+    assert place({name: {}}) == f".{name}"
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        *(("type", value) for value in ("text", "", [], ["string", "string"], ["string", 1], None, {})),
+        *(("enum", value) for value in ([], {}, "a", None, [2**60], [[{"a": 2**60}]])),
+        *(("const", value) for value in (2**60, -(2**60), [1e300])),
+        *((name, value) for name in ("anyOf", "oneOf", "allOf", "prefixItems") for value in ([], {}, "a", None)),
+        *((name, value) for name in ("properties", "patternProperties", "$defs", "definitions") for value in ([], "a")),
+        *(("items", value) for value in ([{}], "a", None)),
+        *(("additionalProperties", value) for value in ([], "a", None)),
+        *(("required", value) for value in ("a", {}, [1], ["a", "a"], None)),
+        *(("minItems", value) for value in (-1, 1.5, "1", True, MAX_ITEMS + 1)),
+        *(("maxItems", value) for value in (-1, MAX_ITEMS + 1, None)),
+        *(("minProperties", value) for value in (2, -1, "1")),
+        *(("maxLength", value) for value in (-1, 10**7, 2.0, False)),
+        *(("minLength", value) for value in (-1, 10**7)),
+        *(("pattern", value) for value in (1, None, "a" * (MAX_PATTERN_CHARS + 1))),
+        *(("format", value) for value in ("int32", "password", "regex", 1, None)),
+        *(("minimum", value) for value in ("1", True, 1e300, 2**53 + 1, None)),
+        *(("exclusiveMaximum", value) for value in (True, [], -(2**60))),
+        *(("multipleOf", value) for value in (0, -1, 999983, 1e-7, 1e300, "2", True, 0.1234567)),
+        *(("$ref", value) for value in (1, "a", "#a", "#/$defs/a", "http://a/b", "file:///etc/passwd", "#/type", "#/")),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_a_wrong_value_is_refused_at_its_place(keyword: str, value: Any) -> None:
+    assert place({"type": "object", "properties": {"a": {keyword: value}}}) == f".properties.a.{keyword}"
+
+
+@pytest.mark.parametrize(
+    ("schema", "at"),
+    [
+        ({"anyOf": [{}, 5]}, ".anyOf[1]"),
+        ({"properties": {"a": 5}}, ".properties.a"),
+        (
+            {"properties": {"a": {"items": {"prefixItems": [True, {"not": {}}]}}}},
+            ".properties.a.items.prefixItems[1].not",
+        ),
+        ({"$defs": {"a": {"then": {}}}}, ".$defs.a.then"),
+        ({"patternProperties": {"a" * (MAX_PATTERN_CHARS + 1): {}}}, ".patternProperties"),
+        ({"additionalProperties": {"not": {}}}, ".additionalProperties.not"),
+        ({"properties": {"a": {"$ref": "#/properties"}}}, ".properties.a.$ref"),
+        ({"examples": [{}], "$ref": "#/examples/0"}, ".$ref"),
+        ({"properties": {"a": {"$schema": "x"}}}, ".properties.a.$schema"),
+    ],
+)
+def test_the_place_is_named_at_every_depth(schema: Any, at: str) -> None:
+    assert place(schema) == at
+
+
+@pytest.mark.parametrize("value", [[], 5, None, True, "", "[]", "{", "5", '{"type"', "x" * (3 * MAX_SCHEMA_BYTES)])
+def test_what_is_no_object_is_no_schema(value: Any) -> None:
+    assert place(value) == ""
+
+
+def test_size_depth_and_count_are_bounded() -> None:
+    assert schema_text(nested(MAX_SCHEMA_DEPTH))
+    assert place(nested(MAX_SCHEMA_DEPTH + 1)).startswith(".properties.a.properties.a")
+    assert place({"enum": ["x" * MAX_SCHEMA_BYTES]}) == ""
+    assert schema_text({"anyOf": [True] * (MAX_SUBSCHEMAS - 1)})
+    assert place({"anyOf": [True] * MAX_SUBSCHEMAS}) == f".anyOf[{MAX_SUBSCHEMAS - 1}]"
+
+
+def test_a_number_that_is_too_long_is_refused() -> None:
+    assert "64 bits" in str(refusal({"minimum": 10**400}))
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {},
+        {"type": ["string", "null"]},
+        {"type": "object", "properties": {"not": {"type": "string"}, "if": True}, "required": ["not"]},
+        {"enum": [None, "a", 1.5, {"not": 1}]},
+        {"const": {"$ref": "#/nowhere", "uniqueItems": True}},
+        {"default": {"not": 1}, "examples": [{"$ref": 5}], "title": "t", "x-order": [{"not": 2}]},
+        {"$ref": "#"},
+        {"$ref": "#/$defs/a~1b~0c%25", "$defs": {"a/b~c%": {}}},
+        {"$ref": "#/anyOf/1/items", "anyOf": [{}, {"items": {}}]},
+        {"$ref": "#/properties/0", "properties": {"0": {}}},
+        {"minProperties": 3, "required": ["a", "b"]},
+        *({"type": "string", "format": name} for name in FORMATS),
+        *({"multipleOf": value} for value in (1, 0.01, 2.5, 1000, 0.000001, 7.0)),
+    ],
+)
+def test_what_can_be_enforced_passes_unchanged(schema: Any) -> None:
+    assert json.loads(schema_text(schema)) == schema
+    assert json.loads(schema_text(json.dumps(schema))) == schema
+
+
+def test_the_order_of_properties_is_kept() -> None:
+    names = ["zeta", "alpha", "mid"]
+    assert list(json.loads(schema_text({"properties": {name: {} for name in names}}))["properties"]) == names
+
+
+def test_the_dialect_and_name_of_the_root_change_nothing() -> None:
+    schema = {"$schema": "http://json-schema.org/draft-07/schema#", "$id": "https://example.org/a", "type": "null"}
+    assert json.loads(schema_text(schema)) == {"type": "null"}
+
+
+def test_the_schemas_below_one_come_with_the_steps_to_them() -> None:
+    schema = {"properties": {"a": {"type": "null"}}, "anyOf": [True, {}], "items": {"const": 1}, "const": {"items": {}}}
+    assert list(subschemas(schema)) == [
+        (".properties.a", {"type": "null"}),
+        (".anyOf[0]", True),
+        (".anyOf[1]", {}),
+        (".items", {"const": 1}),
+    ]
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from([*KEYWORDS, *ANNOTATIONS, *UNENFORCED]) | st.text(max_size=8), inner, max_size=4
+        )
+    ),
+    max_leaves=20,
+)
+
+
+@given(anything)
+def test_any_json_is_either_passed_or_refused_with_a_place(value: Any) -> None:
+    try:
+        text = schema_text(value)
+    except PydanticCustomError as error:
+        text = json.dumps(error.context)
+    assert isinstance(json.loads(text), dict)
