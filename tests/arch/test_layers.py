@@ -31,6 +31,7 @@ ONLY_IN = {
     "vllm": "engine/vllm",
     "torch": "engine/vllm",
     "transformers": "engine/vllm",
+    "llguidance": "engine/vllm",
     "fastapi": "api app.py",
     "starlette": "api app.py",
     "uvicorn": "api cli/serve.py",

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.engine.contract import EngineContract, ask, collect
-from tokka.core import Sampling, TextPrompt, TokensPrompt
+from tokka.core import Constraint, ConstraintKind, Sampling, TextPrompt, TokensPrompt
 from tokka.engine.fake import ANSWER, EOS, VOCAB_SIZE, FakeEngine, FakeOptions
+from tokka.errors import UnsupportedParameter
 
 ANSWER_BYTES = ANSWER.encode()
 
@@ -156,3 +157,17 @@ async def test_logprobs_spell_the_text_up_to_the_token_that_was_cut(stops: list[
 async def test_usage_counts_every_token_of_the_deltas(stops: list[str], limit: int) -> None:
     result = await collect(await started(), ask(sampling=Sampling(max_tokens=limit, stop=tuple(stops))))
     assert result.usage.completion_tokens == len(result.token_ids()) <= limit
+
+
+async def test_of_several_choices_it_says_the_first(engine: FakeEngine) -> None:
+    constraint = Constraint("choice", '["ei", "kyllä"]', "structured_outputs.choice")
+    result = await collect(engine, ask(sampling=Sampling(n=2, constraint=constraint)))
+    assert [result.text(index) for index in range(2)] == ["ei", "ei"]
+    assert result.done().finish_reason == "stop"
+
+
+@pytest.mark.parametrize("kind", ["json", "regex", "grammar"])
+async def test_a_form_it_cannot_follow_is_refused_by_name(engine: FakeEngine, kind: ConstraintKind) -> None:
+    with pytest.raises(UnsupportedParameter) as caught:
+        await collect(engine, ask(sampling=Sampling(constraint=Constraint(kind, "{}", "field"))))
+    assert caught.value.param == "field"

@@ -139,7 +139,7 @@ def test_a_number_that_is_too_long_is_refused() -> None:
         {"enum": [None, "a", 1.5, {"not": 1}]},
         {"const": {"$ref": "#/nowhere", "uniqueItems": True}},
         {"default": {"not": 1}, "examples": [{"$ref": 5}], "title": "t", "x-order": [{"not": 2}]},
-        {"$ref": "#"},
+        {"properties": {"a": {"$ref": "#"}, "b": {"$ref": "#/properties/a"}}},
         {"$ref": "#/$defs/a~1b~0c%25", "$defs": {"a/b~c%": {}}},
         {"$ref": "#/anyOf/1/items", "anyOf": [{}, {"items": {}}]},
         {"$ref": "#/properties/0", "properties": {"0": {}}},
@@ -151,6 +151,20 @@ def test_a_number_that_is_too_long_is_refused() -> None:
 def test_what_can_be_enforced_passes_unchanged(schema: Any) -> None:
     assert json.loads(schema_text(schema)) == schema
     assert json.loads(schema_text(json.dumps(schema))) == schema
+
+
+@pytest.mark.parametrize(
+    ("schema", "at"),
+    [
+        ({"$ref": "#"}, ".$ref"),
+        ({"properties": {"a": {"$ref": "#/properties/a"}}}, ".properties.a.$ref"),
+        ({"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}, ".$defs.a.$ref"),
+        ({"$defs": {f"d{i}": {"$ref": f"#/$defs/d{(i + 1) % 2000}"} for i in range(2000)}}, ".$defs.d0.$ref"),
+    ],
+    ids=["root", "itself", "each other", "a long way"],
+)
+def test_references_that_lead_nowhere_are_refused(schema: Any, at: str) -> None:
+    assert place(schema) == at
 
 
 def test_the_order_of_properties_is_kept() -> None:

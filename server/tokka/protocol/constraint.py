@@ -6,7 +6,7 @@ import re
 from typing import Annotated, Any, Literal, Self
 
 import orjson
-from pydantic import Field, PlainValidator, model_validator
+from pydantic import AfterValidator, Field, PlainValidator, model_validator
 
 from tokka.core import Constraint
 from tokka.protocol.common import WireModel, invalid
@@ -22,6 +22,16 @@ _INLINE = re.compile(r"%(json|llguidance)\b")
 _ANY_OBJECT = '{"type":"object"}'
 
 _SchemaText = Annotated[str, PlainValidator(schema_text, json_schema_input_type=dict[str, Any])]
+
+
+def _only_true(value: bool) -> bool:
+    if not value:
+        raise invalid("Input should be true, or left out")
+    return value
+
+
+# Not a Literal: that takes 1 as well.
+_True = Annotated[bool, AfterValidator(_only_true), Field(json_schema_extra={"const": True})]
 
 
 class TextFormat(WireModel):
@@ -60,7 +70,7 @@ class StructuredOutputs(WireModel):
     grammar: str | None = Field(
         None, min_length=1, max_length=MAX_GRAMMAR_CHARS, description="A context-free grammar in Lark or GBNF."
     )
-    json_object: Literal[True] | None = Field(None, description="Any JSON object.")
+    json_object: _True | None = Field(None, description="Any JSON object.")
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:

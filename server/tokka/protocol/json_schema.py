@@ -81,13 +81,29 @@ class _Walk:
 
     def __init__(self) -> None:
         self._places: set[_Path] = set()
-        self._references: list[tuple[_Path, str]] = []
+        # By the place of the schema that refers.
+        self._references: dict[_Path, str] = {}
 
     def check(self, schema: dict[str, Any]) -> None:
         self._schema(schema, (), 1)
-        for path, reference in self._references:
+        for path, reference in self._references.items():
             if _target(reference) not in self._places:
-                raise _at(path, f"$ref must point to a schema inside this one, as in #/$defs/name; got {reference!r}")
+                reason = f"$ref must point to a schema inside this one, as in #/$defs/name; got {reference!r}"
+                raise _at((*path, "$ref"), reason)
+        self._check_loops()
+
+    def _check_loops(self) -> None:
+        """Refuse references that lead to each other only: nothing fits them."""
+        ends: set[_Path] = set()
+        for path in self._references:
+            seen: set[_Path] = set()
+            here: _Path | None = path
+            while here in self._references and here not in ends:
+                if here in seen:
+                    raise _at((*path, "$ref"), "$ref must not lead back to itself in a schema")
+                seen.add(here)
+                here = _target(self._references[here])
+            ends |= seen
 
     def _schema(self, schema: Any, path: _Path, depth: int) -> None:
         if depth > MAX_SCHEMA_DEPTH:
@@ -116,7 +132,7 @@ class _Walk:
         if not is_right(value):
             raise _at(path, f"Input should be {should_be} in a schema")
         if name == "$ref":
-            self._references.append((path, value))
+            self._references[path[:-1]] = value
 
 
 def subschemas(schema: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

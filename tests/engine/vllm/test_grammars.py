@@ -123,6 +123,12 @@ async def test_a_schema_that_nothing_fits_is_refused_at_its_place(grammars: Gram
     assert refused.param == f"schema{at}"
 
 
+async def test_why_is_said_in_our_words(grammars: Grammars) -> None:
+    assert "nothing can match it" in (await refusal(grammars, Constraint("regex", r"[^\s\S]", "x"))).message
+    overlapping = Constraint("json", '{"oneOf": [{"type": "number"}, {"type": "integer"}]}', "x")
+    assert "use anyOf" in (await refusal(grammars, overlapping)).message
+
+
 async def test_what_takes_too_long_is_refused_and_the_next_is_served(grammars: Grammars) -> None:
     assert "more than 1 s" in (await refusal(grammars, SLOW)).message
     await grammars.grammar(GOOD)

@@ -84,7 +84,8 @@ class VllmEngine:
         info = await asyncio.wrap_future(self._starting)
         report("warming up", "first requests of each kind")
         try:
-            await warm_up(self.generate, TokensPrompt(self._warmup_ids()))
+            constrained = self._grammars is not None and await self._grammars.start()
+            await warm_up(self.generate, TokensPrompt(self._warmup_ids()), constrained=constrained)
         except TokkaError as error:
             raise StartupError(f"the engine failed its first requests: {self._cause() or error}") from error
         # Not before: the first requests compile as well.

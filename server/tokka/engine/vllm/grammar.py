@@ -31,6 +31,15 @@ _STACK_BYTES = 1 << 20
 # Steps of a trial run: what fits nothing, or runs into a limit of the library, does so in the first few.
 _TRIAL_STEPS = 16
 _BLAME_S = 0.3
+# A reference that does not lead to a part taken out of its schema.
+_ELSEWHERE = re.compile(r'"\$ref":"#(?!/\$defs/|/definitions/)')
+_NOTHING_FITS = "Unsatisfiable schema"
+_IN_OUR_WORDS = {
+    "NoExtension": "nothing can match it",
+    "oneOf constraints": "the alternatives of a oneOf may overlap, which cannot be enforced: use anyOf",
+    "parser error: Too many items": "it is too complex, or what matches it has no end",
+    "Parser Error: Current row has": "it has too many alternatives or optional parts at one place",
+}
 # Left to itself a small model fills an answer with blanks; OpenAI's are compact, too.
 _JSON_OPTIONS: Any = {"whitespace_flexible": False}
 
@@ -55,7 +64,7 @@ class Compiler:
             self._try(grammar)
         except Refused as error:
             if kind == "json":
-                self._blame(orjson.loads(text), time.monotonic() + _BLAME_S)
+                self._blame(orjson.loads(text), str(error))
             raise error from None
         return grammar
 
@@ -105,17 +114,19 @@ class Compiler:
                     return token
         return self._eos
 
-    def _blame(self, schema: dict[str, Any], until_s: float) -> None:
-        """Raise Refused for the deepest part of a schema that cannot be used alone."""
+    def _blame(self, schema: dict[str, Any], reason: str) -> None:
+        """Raise Refused for the deepest part of a schema that cannot be used alone, for a reason of the same kind."""
+        until_s = time.monotonic() + _BLAME_S
         shared = {name: schema[name] for name in ("$defs", "definitions") if name in schema}
         for at, part in _inside_out(schema):
-            if time.monotonic() > until_s:
-                return
-            matcher = LLMatcher(
-                self._tokenizer, self._converted("json", orjson.dumps({**shared, **part}).decode()), log_level=0
-            )
-            if matcher.is_error():
-                raise Refused(_one_line(matcher.get_error()), at + self._step_to_pattern(part))
+            text = orjson.dumps({**shared, **part}).decode()
+            if _ELSEWHERE.search(text) or time.monotonic() > until_s:
+                continue
+            matcher = LLMatcher(self._tokenizer, self._converted("json", text), log_level=0)
+            why = _one_line(matcher.get_error()) if matcher.is_error() else ""
+            # Of alternatives one may fit nothing: that is no error in itself.
+            if why and why.startswith(_NOTHING_FITS) == reason.startswith(_NOTHING_FITS):
+                raise Refused(why, at + self._step_to_pattern(part))
 
 
 def _inside_out(schema: dict[str, Any], at: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -126,6 +137,9 @@ def _inside_out(schema: dict[str, Any], at: str = "") -> Iterator[tuple[str, dic
 
 
 def _one_line(message: str) -> str:
+    for beginning, said in _IN_OUR_WORDS.items():
+        if message.startswith(beginning):
+            return said
     # Below this word follows the library's own state; and of a faulty expression its last line says why.
     lines = [line.strip(" ^|") for line in message.split("<state>", maxsplit=1)[0].splitlines()]
     if reasons := [line for line in lines if line.startswith("error: ")]:

@@ -53,6 +53,17 @@ class Grammars:
         self._process: Process | None = None
         self._closed = False
 
+    async def start(self) -> bool:
+        """Start the process; return whether this model's answers can be held to a form at all."""
+        try:
+            usable = self._tokenizer is not None and await self._running() is not None
+        except EngineError:
+            usable = False
+        if not usable:
+            log.warning("constraints_unavailable", reason="no use can be made of the model's tokenizer")
+            self._tokenizer = None
+        return usable
+
     async def grammar(self, constraint: Constraint) -> str:
         """Return the constraint as the engine takes it. Raises InvalidRequest naming the place, ServerOverloaded."""
         if self._tokenizer is None:
@@ -60,7 +71,7 @@ class Grammars:
                 f"'{constraint.param}' is not supported with this model's tokenizer. Leave it out.",
                 param=constraint.param,
             )
-        key = hashlib.sha256(f"{constraint.kind}\0{constraint.text}".encode("utf-8", "surrogatepass")).digest()
+        key = hashlib.sha256(f"{constraint.kind}\0{constraint.text}".encode()).digest()
         verdict = self._known(key) or await self._in_turn(key, constraint)
         self._keep(key, verdict)
         if verdict.reason:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
-_KEPT = 32
+# Each of at most the memory that grammar.py may use; most take a hundredth.
+KEPT = 32
 
 
 def take_ready_grammars() -> None:
@@ -34,7 +35,7 @@ def take_ready_grammars() -> None:
                 if matcher.is_error():
                     raise ValueError("the grammar does not compile")
             self._compiled[grammar_spec] = matcher
-            if len(self._compiled) > _KEPT:
+            if len(self._compiled) > KEPT:
                 self._compiled.popitem(last=False)
             return Grammar(matcher.deep_copy(), self.ll_tokenizer, self.vocab_size)
 

@@ -92,8 +92,11 @@ class PromptOutputs:
     def fail_for(self, reason: str) -> None:
         """End the request as the engine did, which is for a reason that is neither its end nor its length."""
         if (constraint := self._sampling.constraint) is not None:
-            # At a limit of the library: guidance.py.
-            text = f"The answer could not be continued: '{constraint.param}' became too complex. Make it simpler."
+            # guidance.py says so at a limit of the library, and where nothing fits what the schema leads to.
+            text = (
+                f"The answer could not be continued: '{constraint.param}' became too complex, or allows nothing here."
+                " Make it simpler."
+            )
             self.fail(EngineError(text, should_retry=False))
         else:
             self.fail(EngineError(f"The engine ended this request: {reason}."))

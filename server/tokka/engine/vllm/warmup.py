@@ -23,18 +23,19 @@ _KINDS = {
         repetition_penalty=1.1,
         logit_bias={0: 0.0},
     ),
-    # Its first use reads the tokenizer into another form.
-    "constrained": Sampling(default_max_tokens=4, temperature=0.0, constraint=Constraint("regex", "[a-z ]{4,}", "")),
 }
+# Its first use reads the tokenizer into another form.
+_CONSTRAINED = Sampling(default_max_tokens=4, temperature=0.0, constraint=Constraint("regex", "[a-z ]{4,}", ""))
 
 
-async def warm_up(generate: Generate, prompt: TokensPrompt) -> None:
+async def warm_up(generate: Generate, prompt: TokensPrompt, *, constrained: bool) -> None:
     """Run each kind alone, then all together, so that batches of one and of several are known."""
-    for name, sampling in _KINDS.items():
+    kinds = _KINDS | ({"constrained": _CONSTRAINED} if constrained else {})
+    for name, sampling in kinds.items():
         await _drain(generate(_request(name, prompt, sampling)))
     # Scoring a prompt takes another path through the sampler.
     await _drain(generate(_request("scored", prompt, Sampling(max_tokens=0, logprobs=1), echo=True)))
-    await asyncio.gather(*(_drain(generate(_request(f"{name}-2", prompt, kind))) for name, kind in _KINDS.items()))
+    await asyncio.gather(*(_drain(generate(_request(f"{name}-2", prompt, kind))) for name, kind in kinds.items()))
 
 
 def _request(name: str, prompt: TokensPrompt, sampling: Sampling, echo: bool = False) -> GenerateRequest:

@@ -1,0 +1,65 @@
+"""The engine's side of constraints: what it compiles and when it gives up. Run by test_guidance.py."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.engine.vllm.tokenizer import EOS, byte_tokenizer
+from tokka.engine.vllm import guidance
+
+# What torch and vLLM say of themselves when they are imported.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def backend() -> Any:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+    from vllm.v1 import structured_output
+
+    guidance.take_ready_grammars()
+    options = SimpleNamespace(disable_any_whitespace=False, disable_additional_properties=False)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(byte_tokenizer()["tokenizer"]), eos_token="<end>"
+    )
+    return structured_output.GuidanceBackend(
+        SimpleNamespace(structured_outputs_config=options), tokenizer=tokenizer, vocab_size=EOS + 1
+    )
+
+
+def compiled(backend: Any, lark: str) -> Any:
+    return backend.compile_grammar(None, lark)
+
+
+def test_a_grammar_is_followed_to_its_end(backend: Any) -> None:
+    grammar = compiled(backend, 'start: "ab"')
+    assert [grammar.accept_tokens("r", [token]) for token in (*b"ab", EOS)] == [True, True, True]
+    assert grammar.is_terminated()
+
+
+def test_one_that_has_failed_takes_no_end_either(backend: Any) -> None:
+    grammar = compiled(backend, 'start: "ab"')
+    assert not grammar.accept_tokens("r", [ord("x")])
+    # vLLM's own says yes, and half an answer passes for a whole one.
+    assert not grammar.accept_tokens("r", [EOS])
+
+
+def test_choices_of_one_request_do_not_share_their_place(backend: Any) -> None:
+    first, second = compiled(backend, 'start: "ab"'), compiled(backend, 'start: "ab"')
+    assert first.accept_tokens("r", [ord("a")])
+    assert second.accept_tokens("r", [ord("a")])
+
+
+def test_what_is_kept_is_bounded(backend: Any) -> None:
+    for number in range(guidance.KEPT + 5):
+        compiled(backend, f'start: "{number}"')
+    assert len(backend._compiled) == guidance.KEPT
+
+
+@pytest.mark.parametrize("grammar", ["start: other", "", "{}", "no grammar"])
+def test_what_was_not_made_ready_is_an_error(backend: Any, grammar: str) -> None:
+    with pytest.raises(ValueError, match="does not compile"):
+        compiled(backend, grammar)

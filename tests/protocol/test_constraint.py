@@ -1,0 +1,117 @@
+"""From the wire's fields to one constraint on the answer, and which fields go together with it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from tokka.core import Constraint
+from tokka.protocol.chat import ChatRequest
+from tokka.protocol.completions import CompletionRequest
+from tokka.protocol.constraint import MAX_CHOICE_CHARS, MAX_CONSTRAINT_CHOICES, MAX_GRAMMAR_CHARS, MAX_REGEX_CHARS
+
+CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "a"}]}
+COMPLETION: dict[str, Any] = {"model": "m", "prompt": "a"}
+SCHEMA = {"type": "object", "properties": {"b": {}, "a": {}}}
+
+
+def chat(**fields: Any) -> ChatRequest:
+    return ChatRequest.model_validate_json(json.dumps({**CHAT, **fields}))
+
+
+def completion(**fields: Any) -> CompletionRequest:
+    return CompletionRequest.model_validate_json(json.dumps({**COMPLETION, **fields}))
+
+
+def refused(model: type[BaseModel], fields: dict[str, Any]) -> str:
+    base = CHAT if model is ChatRequest else COMPLETION
+    with pytest.raises(ValidationError) as caught:
+        model.model_validate_json(json.dumps({**base, **fields}))
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"json": SCHEMA}, Constraint("json", json.dumps(SCHEMA, separators=(",", ":")), "structured_outputs.json")),
+        ({"json": '{"type": "null"}'}, Constraint("json", '{"type":"null"}', "structured_outputs.json")),
+        ({"regex": "a|b"}, Constraint("regex", "a|b", "structured_outputs.regex")),
+        ({"choice": ["ä", "b"]}, Constraint("choice", '["ä","b"]', "structured_outputs.choice")),
+        ({"grammar": "start: A"}, Constraint("grammar", "start: A", "structured_outputs.grammar")),
+        ({"json_object": True}, Constraint("json", '{"type":"object"}', "structured_outputs.json_object")),
+    ],
+)
+def test_each_kind_becomes_one_constraint_on_both_endpoints(fields: dict[str, Any], expected: Constraint) -> None:
+    for request in (chat(structured_outputs=fields), completion(structured_outputs=fields)):
+        assert request.to_core().sampling.constraint == expected
+
+
+@pytest.mark.parametrize("strict", [True, False, None])
+def test_a_schema_is_enforced_strict_or_not(strict: bool | None) -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "null"}, "strict": strict}}
+    expected = Constraint("json", '{"type":"null"}', "response_format.json_schema.schema")
+    assert chat(response_format=form).to_core().sampling.constraint == expected
+
+
+def test_an_object_can_be_asked_for() -> None:
+    expected = Constraint("json", '{"type":"object"}', "response_format.type")
+    assert chat(response_format={"type": "json_object"}).to_core().sampling.constraint == expected
+
+
+@pytest.mark.parametrize("fields", [{}, {"response_format": {"type": "text"}}, {"response_format": None}])
+def test_text_is_not_constrained(fields: dict[str, Any]) -> None:
+    assert chat(**fields).to_core().sampling.constraint is None
+    assert chat(**fields, structured_outputs={"regex": "a"}).to_core().sampling.constraint is not None
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *({}, [], "a", 5, True),
+        *({"regex": None}, {"regex": ""}, {"regex": 5}, {"regex": "a" * (MAX_REGEX_CHARS + 1)}),
+        *({"choice": []}, {"choice": "a"}, {"choice": [""]}, {"choice": [None]}),
+        *({"choice": ["a"] * (MAX_CONSTRAINT_CHOICES + 1)}, {"choice": ["a" * (MAX_CHOICE_CHARS + 1)]}),
+        *({"grammar": ""}, {"grammar": "a" * (MAX_GRAMMAR_CHARS + 1)}, {"grammar": "start: %json {}"}),
+        {"grammar": "start: %llguidance {}"},
+        *({"json_object": False}, {"json_object": 1}, {"json": None}, {"json": []}, {"json": True}),
+        *({"regex": "a", "choice": ["a"]}, {"json": {}, "json_object": True}, {"json_schema": {}}, {"json_": {}}),
+        *({"structural_tag": "{}"}, {"whitespace_pattern": "a", "json": {}}, {"_backend": "outlines", "json": {}}),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+@pytest.mark.parametrize("model", [ChatRequest, CompletionRequest])
+def test_a_constraint_of_the_wrong_form_is_refused(model: type[BaseModel], value: Any) -> None:
+    assert refused(model, {"structured_outputs": value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("ignore_eos", True), ("min_tokens", 1), ("bad_words", ["a"]), ("allowed_token_ids", [1])]
+)
+@pytest.mark.parametrize("model", [ChatRequest, CompletionRequest])
+def test_what_contradicts_a_constraint_is_refused(model: type[BaseModel], name: str, value: Any) -> None:
+    assert "cannot be combined" in refused(model, {"structured_outputs": {"regex": "a"}, name: value})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"ignore_eos": False}, {"min_tokens": 0}, {"bad_words": []}, {"n": 3}, {"stop": "a"}, {"logit_bias": {"1": -100}}],
+)
+def test_what_leaves_room_for_it_is_taken(fields: dict[str, Any]) -> None:
+    assert completion(structured_outputs={"regex": "a"}, **fields).to_core().sampling.constraint
+
+
+@pytest.mark.parametrize("field", [{"ignore_eos": True}, {"min_tokens": 1}])
+def test_what_contradicts_a_response_format_is_refused(field: dict[str, Any]) -> None:
+    assert "cannot be combined" in refused(ChatRequest, {"response_format": {"type": "json_object"}, **field})
+
+
+def test_two_forms_at_once_are_refused() -> None:
+    fields = {"response_format": {"type": "json_object"}, "structured_outputs": {"json_object": True}}
+    assert "exclude each other" in refused(ChatRequest, fields)
+
+
+def test_completions_know_no_response_format() -> None:
+    assert refused(CompletionRequest, {"response_format": {"type": "text"}})
