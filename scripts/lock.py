@@ -1,7 +1,8 @@
 """Resolve pyproject.toml's dependencies with pip and write complete lock files.
 
 cpu.txt: the program with the `cpu` extra. dev.txt: what tests and checks need on top, nothing twice.
-clients-*.txt: each environment of tests/clients, complete. All are installed with `pip install --no-deps`, so what a package asks for in vain can be left out here.
+clients-*.txt: each environment of tests/clients, complete. All are installed with `pip install --no-deps`, so what a
+package asks for in vain can be left out here.
 """
 
 from __future__ import annotations
