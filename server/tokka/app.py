@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
@@ -72,6 +72,10 @@ def engine_factory(settings: Settings) -> Callable[[], Engine]:
     """Return what makes the engine the settings ask for, anew for each start. Raises ConfigurationError."""
     if settings.engine == "fake":
         fake = parse_engine_args(FakeOptions, settings.engine_arg)
+        if settings.tool_call_parser:
+            fake = replace(fake, calls=settings.tool_call_parser)
+        if settings.reasoning_parser:
+            fake = replace(fake, thinks=True)
         return lambda: FakeEngine(fake, settings.max_completion_tokens)
     # Only now: without vLLM installed the rest of the program still runs.
     from tokka.engine.vllm.arguments import VllmOptions  # noqa: PLC0415

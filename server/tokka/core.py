@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
+ToolChoice = Literal["none", "auto", "required", "named"]
 # `json`: a JSON Schema; `regex`: an expression; `choice`: a JSON list of strings; `grammar`: one in Lark or GBNF.
 ConstraintKind = Literal["json", "regex", "choice", "grammar"]
 # Why an engine serves no more: it ended, made no step with work to do, answered no call, or could not be rebuilt.
@@ -69,10 +70,28 @@ ANONYMOUS = Key("anonymous", "anonymous", frozenset({"inference", "metrics", "ad
 
 
 @dataclass(frozen=True, slots=True)
+class Tools:
+    """The functions a model may call, each as templates know it: `{"type": "function", "function": {...}}`."""
+
+    functions: tuple[dict[str, Any], ...]
+    choice: ToolChoice = "auto"
+    # Only with the choice "named": the function that is called, whatever is asked.
+    name: str | None = None
+    # More than one call in an answer.
+    parallel: bool = True
+
+    @property
+    def names(self) -> frozenset[str]:
+        return frozenset(tool["function"]["name"] for tool in self.functions)
+
+
+@dataclass(frozen=True, slots=True)
 class ChatPrompt:
     """Messages in OpenAI's plain dict shape, to be rendered by the model's chat template."""
 
     messages: tuple[dict[str, Any], ...]
+    # None: none, or none that may be called.
+    tools: Tools | None = None
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
@@ -208,6 +227,27 @@ class TextDelta:
 
 
 @dataclass(frozen=True, slots=True)
+class ReasoningDelta:
+    """New text of what the model thinks before it answers. Its tokens are those of the TextDelta behind it."""
+
+    index: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """New text of a call's arguments; its name comes with the first. Its tokens are those of the TextDelta behind it.
+
+    The arguments joined are JSON, unless the choice was cut short or the model broke off.
+    """
+
+    index: int
+    call_index: int
+    arguments: str
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ChoiceDone:
     """A choice has ended. `stop_reason`: the stop string or token id that matched, or "timeout"; None for EOS."""
 
@@ -223,6 +263,8 @@ class Usage:
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+    # Of the completion's.
+    reasoning_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +274,7 @@ class Finished:
     usage: Usage
 
 
-Event = Accepted | PromptEcho | TextDelta | ChoiceDone | Finished
+Event = Accepted | PromptEcho | TextDelta | ReasoningDelta | ToolCallDelta | ChoiceDone | Finished
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,8 +28,10 @@ from tokka.core import (
     Outcome,
     Prompt,
     PromptEcho,
+    ReasoningDelta,
     RequestRecord,
     TextDelta,
+    ToolCallDelta,
     Usage,
 )
 from tokka.engine.base import Engine
@@ -180,7 +182,9 @@ class Dispatcher:
                         unfinished[event.index] = event
                     case ChoiceDone():
                         unfinished.pop(event.index, None)
-                        outcome = "length" if event.finish_reason == "length" else outcome
+                        # Of several choices one that was cut short says most, and one with calls more than a text.
+                        if event.finish_reason == "length" or outcome == "stop":
+                            outcome = event.finish_reason
                     case Finished(usage):
                         record.cached_tokens = usage.cached_tokens
                         record.completion_tokens = usage.completion_tokens
@@ -188,7 +192,7 @@ class Dispatcher:
                         self._quarantine.completed(request)
                         yield event
                         return
-                    case Accepted() | PromptEcho():
+                    case Accepted() | PromptEcho() | ReasoningDelta() | ToolCallDelta():
                         pass
                 yield event
         except TimeoutError:

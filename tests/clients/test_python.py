@@ -97,6 +97,27 @@ def test_completions_continue_and_score_a_text(python: Python, server) -> None:
     assert printed.endswith(f"{len(prompt)} tokens read, 0 written\n")
 
 
+def test_tools_prints_a_text_where_nothing_is_called(python: Python, server) -> None:
+    assert python("tools.py").splitlines() == [
+        "Question: What is the weather in Oulu?",
+        "finish_reason: stop",
+        f"Answer: {server.answer}",
+    ]
+
+
+def test_tools_runs_what_the_model_calls(start_server, run_example) -> None:
+    call = '<tool_call>{"name": "get_weather", "arguments": {"city": "Oulu"}}</tool_call>'
+    with start_server("--engine-arg", f"answer={call}") as calling:
+        done = run_example([sys.executable, str(FOLDER / "tools.py")], calling.url)
+    assert done.stdout.splitlines() == [
+        "Question: What is the weather in Oulu?",
+        "finish_reason: tool_calls",
+        'Call: get_weather({"city": "Oulu"}) = -3 degrees and snow in Oulu',
+        # The scripted engine says the same every time; told that no call is wanted, it is text.
+        f"Answer: {call}",
+    ]
+
+
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_every_example_fails_with_one_line_on_a_wrong_url(script: Path, run_example, server) -> None:
     done = run_example([sys.executable, str(script)], f"{server.url}/nothing-here")

@@ -172,11 +172,7 @@ CHAT_FIELDS: list[tuple[str, str, str | None]] = [
     ("prompt", '"Hei"', None),
 ]
 UNSUPPORTED: list[tuple[str, str, str | None]] = [
-    ("tools", '[{"type": "function", "function": {"name": "f"}}]', None),
-    ("tools", "[]", None),
     ("structured_outputs", '{"regex": "a"}', "structured_outputs.regex"),
-    ("tool_choice", '"auto"', None),
-    ("parallel_tool_calls", "true", None),
     ("functions", "[]", None),
     ("function_call", '"none"', None),
     ("reasoning_effort", '"low"', None),

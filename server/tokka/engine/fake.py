@@ -2,7 +2,7 @@
 
 Tokens are UTF-8 bytes (ids 0 to 255, 256 is the end token), so every non-ASCII character is split over tokens.
 It answers with a fixed text, once; with `ignore_eos` or `min_tokens` it starts over. Of several choices it says the
-first; other constraints it cannot follow and refuses.
+first; other constraints it cannot follow and refuses. Calls and thoughts in its text are read as a model's are.
 """
 
 from __future__ import annotations
@@ -36,10 +36,13 @@ from tokka.core import (
     Usage,
 )
 from tokka.engine.base import ReportPhase
+from tokka.engine.calls import FORMS, READABLE
 from tokka.engine.choice import Choice
 from tokka.engine.length import allowed_tokens, truncate
+from tokka.engine.reading import Readers, Reading
 from tokka.engine.sampling import check_token_ids
-from tokka.errors import EngineDied, InvalidRequest, UnsupportedParameter
+from tokka.engine.thinking import Thoughts
+from tokka.errors import ConfigurationError, EngineDied, InvalidRequest, UnsupportedParameter
 
 EOS = 256
 VOCAB_SIZE = 257
@@ -58,12 +61,20 @@ class FakeOptions:
     answer: str = ANSWER
     max_model_len: int = 4096
     max_running: int = 256
+    # How calls in its answer are written.
+    calls: str = "hermes"
+    # Thoughts in its answer, between <think> tags, are told apart.
+    thinks: bool = False
     die_on: str = ""
     stall_on: str = ""
 
 
 class FakeEngine:
     def __init__(self, options: FakeOptions, max_completion_tokens: int | None = None) -> None:
+        if options.calls not in READABLE:
+            raise ConfigurationError(
+                f"--tool-call-parser {options.calls}: the scripted engine reads {', '.join(READABLE)}"
+            )
         self._options = options
         self._cap = max_completion_tokens
         self._script = options.answer.encode()
@@ -92,6 +103,7 @@ class FakeEngine:
         check_token_ids(sampling, VOCAB_SIZE)
         limits = [allowed_tokens(request, len(ids), self._options.max_model_len, self._cap) for ids in prompts]
         said = self._script_within(sampling.constraint)
+        readers = self._readers(request)
         yield Accepted(tuple(prompts), tuple(limits))
         self._running += 1
         try:
@@ -106,13 +118,19 @@ class FakeEngine:
                     await self._pause(self._options.token_delay_s)
                     for script in list(running):
                         delta, done = script.step()
-                        if delta is not None:
-                            yield delta
                         if done is not None:
                             running.remove(script)
                             completion_tokens += script.num_tokens
+                        if readers is not None:
+                            for event in readers.read_step(delta, done):
+                                yield event
+                            continue
+                        if delta is not None:
+                            yield delta
+                        if done is not None:
                             yield done
-            yield Finished(Usage(sum(map(len, prompts)), completion_tokens))
+            thought = readers.reasoning_tokens if readers else 0
+            yield Finished(Usage(sum(map(len, prompts)), completion_tokens, reasoning_tokens=thought))
         finally:
             self._running -= 1
 
@@ -123,7 +141,7 @@ class FakeEngine:
                 ids = list(text.encode()) or [EOS]
             case TokensPrompt(token_ids):
                 ids = list(token_ids)
-            case ChatPrompt(messages):
+            case ChatPrompt(messages=messages):
                 ids = list("".join(f"{m['role']}: {m.get('content') or ''}\n" for m in messages).encode())
         if not ids:
             raise InvalidRequest("The prompt is empty. Send at least one token.", param="prompt")
@@ -145,6 +163,19 @@ class FakeEngine:
 
     async def close(self) -> None:
         self._ended.set()
+
+    def _readers(self, request: GenerateRequest) -> Readers | None:
+        prompt = request.prompts[0]
+        if not isinstance(prompt, ChatPrompt) or (prompt.tools is None and not self._options.thinks):
+            return None
+        return Readers(
+            Reading(
+                tools=prompt.tools,
+                form=FORMS[self._options.calls],
+                thoughts=Thoughts("<think>", "</think>", begins=False) if self._options.thinks else None,
+                count_thoughts=(lambda ids, text, is_open: len(text.encode())) if self._options.thinks else None,
+            )
+        )
 
     def _script_within(self, constraint: Constraint | None) -> bytes:
         if constraint is None:

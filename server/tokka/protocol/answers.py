@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 FinishReason = Literal["stop", "length"]
+ChatFinishReason = Literal["stop", "length", "tool_calls"]
 
 
 class _Answer(BaseModel):
@@ -51,18 +52,32 @@ class ChatLogprobs(_Answer):
     refusal: None
 
 
+class CalledFunction(_Answer):
+    name: str
+    arguments: str = Field(description="JSON as the model wrote it; incomplete if the choice was cut short.")
+
+
+class MessageToolCall(_Answer):
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
 class ChatMessage(_Answer):
     role: Literal["assistant"]
-    content: str
+    content: str | None = Field(description="Null if there is nothing beside the calls.")
     refusal: None
     annotations: list[None]
+    tool_calls: list[MessageToolCall] | None = None
+    reasoning_content: str | None = Field(None, description="What the model thought before it answered.")
+    reasoning: str | None = Field(None, description="The same, by its newer name.")
 
 
 class ChatChoice(_Answer):
     index: int
     message: ChatMessage
     logprobs: ChatLogprobs | None
-    finish_reason: FinishReason
+    finish_reason: ChatFinishReason
     stop_reason: str | int | None = Field(description="The stop string or token id that matched, or `timeout`.")
     token_ids: list[int] | None = None
 
@@ -79,17 +94,34 @@ class ChatCompletion(_Answer):
     prompt_token_ids: list[int] | None = None
 
 
+class FunctionDelta(_Answer):
+    name: str | None = None
+    arguments: str
+
+
+class ToolCallPiece(_Answer):
+    """Id, type and name come with a call's first piece."""
+
+    index: int
+    id: str | None = None
+    type: Literal["function"] | None = None
+    function: FunctionDelta
+
+
 class ChatDelta(_Answer):
     role: Literal["assistant"] | None = None
     content: str | None = None
     refusal: None = None
+    tool_calls: list[ToolCallPiece] | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
 
 
 class ChatChunkChoice(_Answer):
     index: int
     delta: ChatDelta
     logprobs: ChatLogprobs | None
-    finish_reason: FinishReason | None
+    finish_reason: ChatFinishReason | None
     stop_reason: str | int | None = None
     token_ids: list[int] | None = None
 

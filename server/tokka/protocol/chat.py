@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Annotated, Any, Literal, Self, assert_never
 
 from pydantic import Field, model_validator
@@ -15,8 +16,11 @@ from tokka.core import (
     Finished,
     GenerateRequest,
     PromptEcho,
+    ReasoningDelta,
     TextDelta,
     TokenLogprob,
+    ToolCallDelta,
+    Tools,
 )
 from tokka.protocol.chunks import Chunks, StreamEncoder, fold_ending
 from tokka.protocol.common import (
@@ -37,8 +41,10 @@ from tokka.protocol.messages import (
     TemplateKwargs,
     chat_prompt,
     check_continuation,
+    check_tool_messages,
     text_of,
 )
+from tokka.protocol.tools import WireToolChoice, WireTools, calls_constraint, check_tools, tools_of
 
 MAX_METADATA = 16
 
@@ -73,6 +79,13 @@ class ChatRequest(GenerationFields):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20, description="Needs logprobs: true.")
     response_format: ResponseFormat | None = Field(None, description="The form of every choice's text.")
+    tools: WireTools | None = Field(None, description="Functions the model may call.")
+    tool_choice: WireToolChoice | None = Field(
+        None,
+        description="`auto`: as the model likes, the default. `required`: at least one call. A function: a call of it."
+        " `none`: no call, and the model is told of no tools.",
+    )
+    parallel_tool_calls: bool | None = Field(None, description="false: at most one call in a choice.")
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = Field(
         None, description="Go on inside the last message instead of starting an answer to it."
@@ -91,9 +104,6 @@ class ChatRequest(GenerationFields):
     modalities: list[Literal["text"]] | None = Field(None, min_length=1, max_length=1)
 
     # Later, or never
-    tools: Unsupported = None
-    tool_choice: Unsupported = None
-    parallel_tool_calls: Unsupported = None
     functions: Unsupported = None
     function_call: Unsupported = None
     reasoning_effort: Unsupported = None
@@ -109,15 +119,40 @@ class ChatRequest(GenerationFields):
         if self.structured_outputs is not None and format_constraint(self.response_format) is not None:
             raise invalid("response_format and structured_outputs exclude each other", "structured_outputs")
         check_continuation(self.messages, self.add_generation_prompt, self.continue_final_message)
+        check_tool_messages(self.messages)
+        check_tools(self.tools, self.tool_choice, self.parallel_tool_calls)
+        self._check_tools_alone()
         return self
+
+    def _check_tools_alone(self) -> None:
+        # Held to a form a model could not write a call; held to calls it could not write the form.
+        if self.called_tools is None:
+            return
+        for name in ("response_format", "structured_outputs"):
+            held = format_constraint(self.response_format) if name == "response_format" else self.structured_outputs
+            if held is not None:
+                raise invalid(f"{name} cannot be combined with tools: leave one out, or send tool_choice: none", name)
+
+    @cached_property
+    def called_tools(self) -> Tools | None:
+        """The tools, unless none may be called."""
+        return tools_of(self.tools, self.tool_choice, self.parallel_tool_calls)
+
+    @cached_property
+    def _held_to_calls(self) -> Constraint | None:
+        return calls_constraint(self.tools, self.tool_choice, self.parallel_tool_calls)
 
     @property
     def constraint(self) -> Constraint | None:
-        return format_constraint(self.response_format) or super().constraint
+        return self._held_to_calls or format_constraint(self.response_format) or super().constraint
 
     def prompt(self) -> ChatPrompt:
         return chat_prompt(
-            self.messages, self.add_generation_prompt, self.continue_final_message, self.chat_template_kwargs
+            self.messages,
+            self.add_generation_prompt,
+            self.continue_final_message,
+            self.chat_template_kwargs,
+            self.called_tools,
         )
 
     def to_core(self) -> GenerateRequest:
@@ -153,6 +188,8 @@ class ChatEncoder(StreamEncoder):
         }
         self._choices = request.n or 1
         self._logprobs = bool(request.logprobs)
+        # A message that is calls alone has no content.
+        self._has_content = request.called_tools is None
         super().__init__(Chunks(request, head), scored=self._logprobs)
         self._echo = (
             text_of(request.messages[-1].content) if request.echo and request.messages[-1].role == "assistant" else ""
@@ -162,6 +199,12 @@ class ChatEncoder(StreamEncoder):
         match event:
             case TextDelta():
                 return self._delta(event)
+            case ReasoningDelta(index, text):
+                choice = _choice(index, {"reasoning_content": text, "reasoning": text})
+                return [self._chunks.of_text(choice, text)]
+            case ToolCallDelta():
+                choice = _choice(event.index, {"tool_calls": [_call_delta(event)]})
+                return [self._chunks.of_text(choice, event.arguments)]
             case ChoiceDone():
                 choice = {"index": event.index, "delta": {}, "logprobs": None, "finish_reason": event.finish_reason}
                 return [self._chunks.of({**choice, "stop_reason": event.stop_reason})]
@@ -181,8 +224,8 @@ class ChatEncoder(StreamEncoder):
         self._chunks.begin(event.prompt_token_ids)
         chunks = []
         for index in range(self._choices):
-            delta = {"role": "assistant", "content": self._echo, "refusal": None}
-            chunk = self._chunks.of({"index": index, "delta": delta, "logprobs": None, "finish_reason": None})
+            content = self._echo if self._echo or self._has_content else None
+            chunk = self._chunks.of(_choice(index, {"role": "assistant", "content": content, "refusal": None}))
             if self._chunks.shows_token_ids and index == 0:
                 chunk["prompt_token_ids"] = list(event.prompt_token_ids[0])
             chunks.append(chunk)
@@ -197,7 +240,18 @@ class ChatEncoder(StreamEncoder):
         return [self._chunks.of_delta(choice, event)]
 
     def _text_choice(self, index: int, text: str) -> dict[str, Any]:
-        return {"index": index, "delta": {"content": text}, "logprobs": None, "finish_reason": None}
+        return _choice(index, {"content": text})
+
+
+def _choice(index: int, delta: dict[str, Any]) -> dict[str, Any]:
+    return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
+
+
+def _call_delta(event: ToolCallDelta) -> dict[str, Any]:
+    if event.name is None:
+        return {"index": event.call_index, "function": {"arguments": event.arguments}}
+    function = {"name": event.name, "arguments": event.arguments}
+    return {"index": event.call_index, "id": new_id("call_"), "type": "function", "function": function}
 
 
 def fold_chat(chunks: list[dict[str, Any]], logprobs: bool) -> dict[str, Any]:
@@ -210,7 +264,7 @@ def fold_chat(chunks: list[dict[str, Any]], logprobs: bool) -> dict[str, Any]:
         for choice in chunk["choices"]:
             _fold_choice(folded.setdefault(choice["index"], _empty_choice(choice["index"], logprobs)), choice)
     for choice in folded.values():
-        choice["message"]["content"] = "".join(choice["message"]["content"])
+        _join_parts(choice["message"])
     answer["choices"] = [folded[index] for index in sorted(folded)]
     return answer
 
@@ -222,11 +276,36 @@ def _empty_choice(index: int, logprobs: bool) -> dict[str, Any]:
 
 
 def _fold_choice(folded: dict[str, Any], choice: dict[str, Any]) -> None:
-    if text := choice["delta"].get("content"):
-        folded["message"]["content"].append(text)
+    message, delta = folded["message"], choice["delta"]
+    if text := delta.get("content"):
+        message["content"].append(text)
+    if thought := delta.get("reasoning_content"):
+        message.setdefault("reasoning_content", []).append(thought)
+    for piece in delta.get("tool_calls", ()):
+        _fold_call(message.setdefault("tool_calls", []), piece)
     if logprobs := choice["logprobs"]:
         folded["logprobs"]["content"].extend(logprobs["content"])
     fold_ending(folded, choice)
+
+
+def _fold_call(calls: list[dict[str, Any]], piece: dict[str, Any]) -> None:
+    function = piece["function"]
+    if piece["index"] == len(calls):
+        named = {"name": function["name"], "arguments": [function["arguments"]]}
+        calls.append({"id": piece["id"], "type": "function", "function": named})
+    else:
+        calls[piece["index"]]["function"]["arguments"].append(function["arguments"])
+
+
+def _join_parts(message: dict[str, Any]) -> None:
+    """Make texts of a folded message's lists of pieces."""
+    calls = message.get("tool_calls", [])
+    for call in calls:
+        call["function"]["arguments"] = "".join(call["function"]["arguments"])
+    # As at OpenAI: null where there are calls and nothing beside them.
+    message["content"] = "".join(message["content"]) if message["content"] or not calls else None
+    if "reasoning_content" in message:
+        message["reasoning_content"] = message["reasoning"] = "".join(message["reasoning_content"])
 
 
 def _logprobs_object(tokens: tuple[TokenLogprob, ...]) -> dict[str, Any]:

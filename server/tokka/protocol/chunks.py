@@ -48,9 +48,13 @@ class Chunks:
         """Return the chunk of a choice with new text."""
         if self.shows_token_ids:
             choice["token_ids"] = list(event.token_ids)
+        return self.of_text(choice, event.text)
+
+    def of_text(self, choice: dict[str, Any], text: str) -> dict[str, Any]:
+        """Return the chunk of a choice that holds this text, padded if its size must not tell how long it is."""
         chunk = self.of(choice)
         if self._obfuscates:
-            chunk["obfuscation"] = padding(event.text)
+            chunk["obfuscation"] = padding(text)
         return chunk
 
     def end(self, usage: Usage) -> list[dict[str, Any]]:

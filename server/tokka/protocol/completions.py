@@ -16,10 +16,12 @@ from tokka.core import (
     GenerateRequest,
     Prompt,
     PromptEcho,
+    ReasoningDelta,
     TextDelta,
     TextPrompt,
     TokenLogprob,
     TokensPrompt,
+    ToolCallDelta,
 )
 from tokka.protocol.chunks import Chunks, StreamEncoder, fold_ending
 from tokka.protocol.common import (
@@ -183,6 +185,9 @@ class CompletionEncoder(StreamEncoder):
                 first = prompt_index * self._candidates
                 choices = [self._choice(first + i, text, logprobs) for i in range(self._candidates)]
                 return [self._chunks.of(choice) for choice in choices]
+            case ReasoningDelta() | ToolCallDelta():
+                # Of conversations only.
+                return []
             case _:
                 assert_never(event)
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 import orjson
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from tokka.core import ChatPrompt
+from tokka.core import ChatPrompt, Tools
 from tokka.protocol.common import Text, Unsupported, WireModel, bounded_dict, invalid, unsupported
 
 MAX_MESSAGES = 4096
@@ -101,6 +101,8 @@ class UserMessage(WireModel):
 class FunctionCall(WireModel):
     name: FunctionName
     arguments: Text
+    # What the openai package has made of them, where its answers are sent back.
+    parsed_arguments: Any = None
 
 
 class ToolCall(WireModel):
@@ -119,6 +121,10 @@ class AssistantMessage(WireModel):
     function_call: Unsupported = None
     # openai's own message object carries this; sending an answer back as history must work.
     annotations: list[Any] | None = Field(None, max_length=0)
+    parsed: Any = None
+    # What our own answers carry; templates that show earlier thoughts know it by the first name.
+    reasoning_content: Text | None = None
+    reasoning: Text | None = None
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
@@ -152,6 +158,8 @@ def plain_message(message: SystemMessage | UserMessage | AssistantMessage | Tool
         case AssistantMessage():
             if message.refusal and not plain["content"]:
                 plain["content"] = message.refusal
+            if thoughts := message.reasoning_content or message.reasoning:
+                plain["reasoning_content"] = thoughts
             if message.tool_calls:
                 plain["tool_calls"] = [_plain_call(call) for call in message.tool_calls]
         case SystemMessage() | UserMessage():
@@ -176,15 +184,31 @@ def check_continuation(messages: Sequence[Message], add_generation_prompt: bool 
         raise invalid("continue_final_message needs an assistant message at the end", "continue_final_message")
 
 
+def check_tool_messages(messages: Sequence[Message]) -> None:
+    """Raise for a result of a call that nobody has made."""
+    made: set[str] = set()
+    for place, message in enumerate(messages):
+        match message:
+            case AssistantMessage(tool_calls=list(calls)):
+                made.update(call.id for call in calls)
+            case ToolMessage(tool_call_id=call_id) if call_id not in made:
+                raise invalid(
+                    "A tool message answers a call of an assistant message before it: send that one, too",
+                    f"messages[{place}].tool_call_id",
+                )
+
+
 def chat_prompt(
     messages: Sequence[Message],
     add_generation_prompt: bool | None,
     continues: bool | None,
     template_kwargs: Mapping[str, Any] | None = None,
+    tools: Tools | None = None,
 ) -> ChatPrompt:
     """Return the conversation as the engine renders it; an answer is started unless the last message is continued."""
     return ChatPrompt(
         messages=tuple(plain_message(message) for message in messages),
+        tools=tools,
         add_generation_prompt=not continues if add_generation_prompt is None else add_generation_prompt,
         continue_final_message=bool(continues),
         template_kwargs=template_kwargs or {},

@@ -65,6 +65,15 @@ class Settings(BaseSettings):
     chat_template: Path | None = Field(
         None, description="Jinja file that replaces the model's chat template, or gives a base model one."
     )
+    tool_call_parser: str | None = Field(
+        None,
+        description="How the model writes calls of functions: a name of docs/tools.md. Default: what its chat template"
+        " shows.",
+    )
+    reasoning_parser: str | None = Field(
+        None,
+        description="How the model marks what it thinks: a name of docs/tools.md. Default: it is part of the text.",
+    )
     optimize: Literal["start", "throughput"] | None = Field(
         None,
         description="`start`: eager execution. `throughput`: compiled; on a CPU the first start takes a minute longer,"

@@ -44,6 +44,8 @@ class VllmOptions:
     max_num_seqs: int | None
     kv_cache_bytes: int | None
     chat_template: str | None
+    tool_call_parser: str | None
+    reasoning_parser: str | None
     enforce_eager: bool | None
     optimize: Literal["start", "throughput"] | None
     engine_args: Sequence[str]
@@ -66,6 +68,8 @@ class VllmOptions:
             max_num_seqs=settings.max_num_seqs,
             kv_cache_bytes=parse_size(settings.kv_cache_memory) if settings.kv_cache_memory else None,
             chat_template=_read_template(settings.chat_template) if settings.chat_template else None,
+            tool_call_parser=settings.tool_call_parser,
+            reasoning_parser=settings.reasoning_parser,
             enforce_eager=settings.enforce_eager,
             optimize=settings.optimize,
             engine_args=settings.engine_arg,
@@ -110,6 +114,9 @@ def engine_arguments(
         # Where nobody has said so: until compilation.py has chosen.
         "enforce_eager": cpu if options.enforce_eager is None else options.enforce_eager,
     }
+    if options.reasoning_parser is not None:
+        # A constraint holds once the thoughts have ended, which the engine has to see.
+        arguments["reasoning_parser"] = options.reasoning_parser
     if options.max_num_seqs is not None:
         arguments["max_num_seqs"] = options.max_num_seqs
     if files:

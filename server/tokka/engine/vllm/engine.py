@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +30,21 @@ from tokka.engine.base import ReportPhase
 from tokka.engine.inbox import Inbox
 from tokka.engine.length import allowed_tokens
 from tokka.engine.processes import EngineProcesses, kill_all
+from tokka.engine.reading import Readers
 from tokka.engine.sampling import check_token_ids
 from tokka.engine.vllm.arguments import VllmOptions, engine_arguments
 from tokka.engine.vllm.child import OUTPUT_VARIABLE
 from tokka.engine.vllm.compilation import seal_compiled, settle_execution
 from tokka.engine.vllm.decode import Vocabulary
 from tokka.engine.vllm.embedded import embedded_model
-from tokka.engine.vllm.failures import in_our_words, one_line
+from tokka.engine.vllm.failures import in_our_words, load_failure, one_line
+from tokka.engine.vllm.fast import made_fast
 from tokka.engine.vllm.grammars import Grammars, tokenizer_line
 from tokka.engine.vllm.machine import engine_version, is_cpu_build, prepare_environment
 from tokka.engine.vllm.output import EngineOutput
 from tokka.engine.vllm.outputs import PromptOutputs
 from tokka.engine.vllm.params import is_greedy, sampling_params
+from tokka.engine.vllm.parsers import Parsers, check_names
 from tokka.engine.vllm.render import Renderer
 from tokka.engine.vllm.warmup import warm_up
 from tokka.engine.vllm.weights import read_model_folder
@@ -70,6 +74,7 @@ class VllmEngine:
         self._renderer: Renderer | None = None
         self._vocabulary: Vocabulary | None = None
         self._grammars: Grammars | None = None
+        self._parsers: Parsers | None = None
         self._defaults: Mapping[str, Any] = {}
         self._max_model_len = 0
         self._vocab_size = 0
@@ -151,6 +156,7 @@ class VllmEngine:
             self._output.close()
 
     def _start(self, report: ReportPhase) -> ModelInfo:
+        check_names(self._options.tool_call_parser, self._options.reasoning_parser)
         model, arguments, offline = self._prepare(report)
         self._cache_root = settle_execution(self._options, arguments, cpu=self._cpu)
         self._check_wanted()
@@ -173,7 +179,8 @@ class VllmEngine:
             raise
         except Exception as error:
             log.debug("engine_start_failed", exc_info=error)
-            raise StartupError(f"the engine could not load {model}: {self._cause() or one_line(error)}") from error
+            cause = self._cause() or one_line(error)
+            raise load_failure(model, cause, self._options.reasoning_parser) from error
         self._processes = EngineProcesses(_PROCESS_NAMES)
         return self._describe()
 
@@ -212,7 +219,7 @@ class VllmEngine:
         disable_envs_cache()
         # In no variable of this frame: vLLM keeps errors of its imports, and with them the frames that imported, for
         # ever.
-        return _made_fast(
+        return made_fast(
             AsyncLLM.from_engine_args(
                 engine_args, usage_context=UsageContext.OPENAI_API_SERVER, stat_loggers=[self._keep_stats(LatestStats)]
             )
@@ -234,6 +241,9 @@ class VllmEngine:
         self._renderer = Renderer(tokenizer, self._options.chat_template, self._max_model_len, self._vocab_size)
         if problem := self._renderer.template_problem():
             raise StartupError(f"the chat template cannot be used: {problem}")
+        self._parsers = Parsers(
+            tokenizer, self._renderer.template, self._options.tool_call_parser, self._options.reasoning_parser
+        )
         self._vocabulary = Vocabulary(tokenizer)
         self._grammars = Grammars(tokenizer_line(tokenizer, self._vocab_size))
         scheduler = self._llm.vllm_config.scheduler_config
@@ -267,6 +277,10 @@ class VllmEngine:
             for ids in prompts
         ]
         grammar = await self._grammar(request)
+        reading = self._parsers.reading(request, prompts[0]) if self._parsers else None
+        if reading is not None and self._parsers and self._parsers.shows_special(reading):
+            request = replace(request, sampling=replace(request.sampling, skip_special_tokens=False))
+        readers = None if reading is None else Readers(reading)
         inbox = Inbox(gathers=not request.stream)
         outputs = [
             self._outputs(request, at, ids, limit, inbox)
@@ -280,7 +294,11 @@ class VllmEngine:
                 while left:
                     for event in await inbox.get():
                         left -= isinstance(event, ChoiceDone)
-                        yield event
+                        if readers is None:
+                            yield event
+                            continue
+                        for read in readers.read(event):
+                            yield read
         except Exception as error:
             raise in_our_words(error) from error
         yield Finished(
@@ -288,6 +306,7 @@ class VllmEngine:
                 prompt_tokens=sum(map(len, prompts)),
                 completion_tokens=sum(output.completion_tokens for output in outputs),
                 cached_tokens=sum(output.cached_tokens for output in outputs),
+                reasoning_tokens=readers.reasoning_tokens if readers else 0,
             )
         )
 
@@ -359,30 +378,14 @@ class VllmEngine:
                 params = sampling_params(
                     request.sampling, max(1, limit), echo=request.echo, defaults=self._defaults, grammar=grammar
                 )
-                await llm.add_request(request_id, tokens_input(tokens, cache_salt=request.cache_salt), params)
+                ended = self._parsers.reasoning_ended(request, tokens) if self._parsers and grammar else None
+                prompt = tokens_input(tokens, cache_salt=request.cache_salt)
+                await llm.add_request(request_id, prompt, params, reasoning_ended=ended)
             yield
         finally:
             left = [request_id for request_id in ids if steps.forget(request_id)]
             if left and not self._closing and not llm.errored:
                 await llm.abort(left)
-
-
-def _made_fast(llm: Any) -> Any:
-    """Take over what vLLM does for each token outside the engine's process."""
-    from vllm.envs import enable_envs_cache
-
-    from tokka.engine.vllm.step_socket import StepSocket
-    from tokka.engine.vllm.steps import StepOutputs
-
-    # It asks the environment some times for each, and for each request the tokenizer, through three layers.
-    enable_envs_cache()
-    eos = llm.renderer.get_eos_token_id()
-    llm.renderer.get_eos_token_id = lambda: eos
-    llm.output_processor = StepOutputs.instead_of(llm.output_processor)
-    StepSocket(llm.engine_core.resources.output_socket)
-    # It would compile each constraint on this side, too; grammars.py has done so where it harms nobody.
-    llm.input_processor.structured_outputs_config = None
-    return llm
 
 
 def _end_generations(llm: Any) -> None:

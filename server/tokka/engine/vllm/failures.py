@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import structlog
 
-from tokka.errors import EngineDied, EngineError, InvalidRequest, ServerOverloaded, TokkaError
+from tokka.errors import (
+    ConfigurationError,
+    EngineDied,
+    EngineError,
+    InvalidRequest,
+    ServerOverloaded,
+    StartupError,
+    TokkaError,
+)
 
 log = structlog.get_logger("tokka.engine")
 
@@ -36,3 +44,10 @@ def one_line(error: BaseException) -> str:
     if len(lines) > 1 and "validation error" in lines[0]:
         lines = lines[1:]
     return lines[0] if lines else type(error).__name__
+
+
+def load_failure(model: str, cause: str, reasoning_parser: str | None) -> StartupError:
+    """Return why a model could not be loaded, as the operator gets to read it."""
+    if reasoning_parser is not None and "reasoning parser" in cause:
+        return ConfigurationError(f"--reasoning-parser {reasoning_parser} does not fit this model: {cause}")
+    return StartupError(f"the engine could not load {model}: {cause}")

@@ -8,6 +8,8 @@ from typing import Any
 
 from tokka.core import ChatPrompt, Prompt, TextPrompt, TokensPrompt
 from tokka.engine.length import truncate
+from tokka.engine.tool_prompt import without_tools
+from tokka.engine.vllm.templates import knows_tools
 from tokka.errors import ContextLengthExceeded, InvalidRequest
 
 # Short texts are cheaper to tokenise than to hand to another thread (about 100 us a hop).
@@ -19,27 +21,28 @@ class Renderer:
 
     def __init__(self, tokenizer: Any, chat_template: str | None, max_model_len: int, vocab_size: int) -> None:
         self._tokenizer = tokenizer
-        self._template = chat_template or getattr(tokenizer, "chat_template", None)
+        self.template = chat_template or getattr(tokenizer, "chat_template", None)
         self._max_model_len = max_model_len
         self._vocab_size = vocab_size
         # No token is longer, so a text this many times the context cannot fit: it need not be tokenised to be refused.
         self._longest_token_chars = max(map(len, tokenizer.get_vocab()), default=1)
-        self._knows_developer = "developer" in str(self._template)
+        self._knows_developer = "developer" in str(self.template)
+        self.knows_tools = knows_tools(self.template)
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="render")
 
     @property
     def has_chat_template(self) -> bool:
-        return self._template is not None
+        return self.template is not None
 
     def template_problem(self) -> str | None:
         """Return what is wrong with the template's syntax, or None. What it says about messages shows with them."""
         from jinja2 import TemplateSyntaxError
 
-        if self._template is None:
+        if self.template is None:
             return None
         try:
             self._tokenizer.apply_chat_template(
-                [{"role": "user", "content": "Hi"}], chat_template=self._template, tokenize=False
+                [{"role": "user", "content": "Hi"}], chat_template=self.template, tokenize=False
             )
         except TemplateSyntaxError as error:
             return f"line {error.lineno}: {error.message}"
@@ -112,18 +115,22 @@ class Renderer:
         )
 
     def _apply_template(self, prompt: ChatPrompt) -> str:
-        if self._template is None:
+        if self.template is None:
             raise InvalidRequest(
                 "This is a base model: it has no chat template, so it cannot answer a conversation. "
                 "Use /v1/completions, or have the server started with --chat-template FILE.",
                 param="messages",
             )
         messages = [self._known_role(message) for message in prompt.messages]
+        tools = list(prompt.tools.functions) if prompt.tools else None
+        if not self.knows_tools:
+            messages, tools = without_tools(messages, tools or ()), None
         try:
             return str(
                 self._tokenizer.apply_chat_template(
                     messages,
-                    chat_template=self._template,
+                    tools=tools,
+                    chat_template=self.template,
                     tokenize=False,
                     add_generation_prompt=prompt.add_generation_prompt,
                     continue_final_message=prompt.continue_final_message,

@@ -1,0 +1,161 @@
+"""The beginning of a function call in a model's text: its name, and where its arguments begin. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+
+import orjson
+
+_ARGUMENT_KEYS = frozenset({"arguments", "parameters"})
+# What else a call may hold; of no use to us.
+_OTHER_KEYS = frozenset({"type", "id"})
+# Between a name and its arguments: marks and blanks, no prose.
+_MAX_FILLER_CHARS = 48
+_MAX_KEY_CHARS = 256
+
+_NAME = re.compile(r"[a-zA-Z0-9_-]+")
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_BRACKET = re.compile(r'["{}\[\]]')
+_STRING_END = re.compile(r'["\\]')
+_BLANKS = re.compile(r"\s*")
+
+
+class Wait(Exception):
+    """More text is needed to tell."""
+
+
+class NoCall(Exception):
+    """This is no call, whatever follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """`begin`: where the arguments begin. `after`: where a call ends of which all is there already, else -1."""
+
+    name: str
+    begin: int = -1
+    in_object: bool = False
+    after: int = -1
+
+
+class Braces:
+    """Finds the end of a JSON object in text that comes in pieces. `depth`: how many are open already."""
+
+    __slots__ = ("_depth", "_in_string", "_skips")
+
+    def __init__(self, depth: int = 0) -> None:
+        self._depth = depth
+        self._in_string = False
+        # The next character is escaped.
+        self._skips = False
+
+    def end(self, text: str, at: int = 0) -> int:
+        """Return the place just past the object's last brace, or -1 if it goes on."""
+        while at < len(text):
+            if self._skips:
+                self._skips = False
+                at += 1
+                continue
+            found = (_STRING_END if self._in_string else _BRACKET).search(text, at)
+            if found is None:
+                return -1
+            at = found.end()
+            match found[0]:
+                case '"':
+                    self._in_string = not self._in_string
+                case "\\":
+                    self._skips = True
+                case "{" | "[":
+                    self._depth += 1
+                case _:
+                    self._depth -= 1
+                    if self._depth <= 0:
+                        return at
+        return -1
+
+
+def object_head(text: str, at: int, names: AbstractSet[str]) -> Head:
+    """Read a call that is one JSON object, with its name and its arguments in it. Raises Wait, NoCall."""
+    name: str | None = None
+    begin = -1
+    at = _blank(text, at + 1)
+    while _char(text, at) != "}":
+        key, at = _string(text, at)
+        at = _blank(text, _expect(text, at, ":"))
+        if key in _ARGUMENT_KEYS and begin < 0 and _char(text, at) == "{":
+            begin = at
+            if name is not None:
+                return Head(name, begin, in_object=True)
+            at = Braces().end(text, at)
+            if at < 0:
+                raise Wait
+        elif key == "name" and name is None:
+            name, at = _string(text, at)
+            if name not in names:
+                raise NoCall
+        elif key in _OTHER_KEYS:
+            _, at = _string(text, at)
+        else:
+            raise NoCall
+        at = _blank(text, at)
+        if _char(text, at) == ",":
+            at = _blank(text, at + 1)
+        elif _char(text, at) != "}":
+            raise NoCall
+    if name is None:
+        raise NoCall
+    return Head(name, begin, in_object=True, after=-1 if begin >= 0 else at + 1)
+
+
+def named_head(text: str, at: int, names: AbstractSet[str], prefix: str) -> Head:
+    """Read a name that stands before its arguments, with marks between. Raises Wait, NoCall."""
+    rest = text[at : at + len(prefix)]
+    if prefix and len(rest) < len(prefix) and prefix.startswith(rest):
+        raise Wait
+    at += len(prefix) if rest == prefix else 0
+    _char(text, at)
+    found = _NAME.match(text, at)
+    if found is None:
+        raise NoCall
+    if found.end() == len(text) and any(name.startswith(found[0]) for name in names):
+        raise Wait
+    if found[0] not in names:
+        raise NoCall
+    begin = text.find("{", found.end(), found.end() + _MAX_FILLER_CHARS)
+    if begin >= 0:
+        return Head(found[0], begin)
+    if len(text) - found.end() < _MAX_FILLER_CHARS:
+        raise Wait
+    raise NoCall
+
+
+def _string(text: str, at: int) -> tuple[str, int]:
+    if _char(text, at) != '"':
+        raise NoCall
+    found = _STRING.match(text, at, at + _MAX_KEY_CHARS)
+    if found is None:
+        raise Wait if len(text) - at < _MAX_KEY_CHARS else NoCall
+    try:
+        return str(orjson.loads(found[0])), found.end()
+    except orjson.JSONDecodeError:
+        raise NoCall from None
+
+
+def _expect(text: str, at: int, char: str) -> int:
+    at = _blank(text, at)
+    if _char(text, at) != char:
+        raise NoCall
+    return at + 1
+
+
+def _blank(text: str, at: int) -> int:
+    found = _BLANKS.match(text, at)
+    return found.end() if found else at
+
+
+def _char(text: str, at: int) -> str:
+    if at >= len(text):
+        raise Wait
+    return text[at]

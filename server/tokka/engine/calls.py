@@ -1,0 +1,345 @@
+"""Function calls in a model's text, read as it comes: however the text is split, the same calls.
+
+Most models write a call as JSON between marks of their own. There the arguments are passed on as they are written: a
+piece of them is certain as soon as it is there. Other forms only the parser library can read; it is given each call as
+a whole. What is no call in the end stays text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import orjson
+import structlog
+
+from tokka.core import Tools
+from tokka.engine.call_heads import Braces, Head, NoCall, Wait, named_head, object_head
+
+log = structlog.get_logger("tokka.engine")
+
+# Of one answer. A model that never ends must not fill the memory with them.
+MAX_CALLS = 1024
+_SEPARATOR = re.compile(r"\s+|[\[\],;]|```(?:json)?")
+_LONGEST_MARK = 32
+_LONG_HEAD_CHARS = 1024
+_GROWTH = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a family of models writes calls."""
+
+    # Each begins calls, or the next one.
+    openers: tuple[str, ...] = ()
+    closers: tuple[str, ...] = ()
+    # A text that begins with this is calls, too, without any mark. "": a text that begins with anything.
+    leading: str | None = None
+    # Before a name that stands outside of the JSON.
+    prefix: str = ""
+    is_json: bool = True
+    # Nothing else can come: a constraint sees to it. Then what is cut short is no text either.
+    is_certain: bool = False
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        return (*self.openers, *self.closers)
+
+
+@dataclass(frozen=True, slots=True)
+class CallPiece:
+    """More of a call's arguments. `name`: with its first piece."""
+
+    number: int
+    arguments: str
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Thought:
+    """Text of what the model thinks, in a form that has it among the calls."""
+
+    text: str
+
+
+# Text, or a piece of something else.
+Piece = str | CallPiece | Thought
+# What the parser library makes of a whole text: names and arguments of its calls, and the text beside them.
+ParseWhole = Callable[[str], tuple[list[tuple[str, str]], str]]
+
+# What `required` holds an answer to.
+ARRAY = Form(leading="[", is_certain=True)
+_TAGS = (("<tool_call>",), ("</tool_call>",))
+_DEEPSEEK = (("<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>"), ("<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>"))
+FORMS = {
+    "hermes": Form(*_TAGS),
+    "qwen3_json": Form(*_TAGS),
+    "llama3_json": Form(("<|python_tag|>",), leading="{"),
+    "llama4_json": Form(("<|python_tag|>",), leading="{"),
+    "mistral": Form(("[TOOL_CALLS]",)),
+    "deepseek_v3": Form(*_DEEPSEEK, prefix="function<｜tool▁sep｜>"),
+    "deepseek_v31": Form(*_DEEPSEEK),
+    "qwen3_coder": Form(*_TAGS, is_json=False),
+    "qwen3_xml": Form(*_TAGS, is_json=False),
+    "pythonic": Form(leading="[", is_json=False),
+    "llama4_pythonic": Form(("<|python_start|>",), leading="[", is_json=False),
+}
+# Those that need no library.
+READABLE = tuple(name for name, form in FORMS.items() if form.is_json)
+# Any other parser of the library: nothing is known of its marks, so its answers come when they are complete.
+UNKNOWN = Form(leading="", is_json=False)
+
+
+class CallReader:
+    """Reads the calls out of one choice's text. `whole`: the parser library, whose calls are never missing."""
+
+    def __init__(self, form: Form, tools: Tools, whole: ParseWhole | None = None) -> None:
+        self._form = form
+        self._names = tools.names
+        self._most = MAX_CALLS if tools.parallel else 1
+        self._whole = whole
+        self._calls: list[tuple[str, list[str]]] = []
+        # What has come, and what of it nothing is known of yet.
+        self._everything: list[str] = []
+        self._text = ""
+        # Blanks around calls are no text: they wait until something is said.
+        self._blanks = ""
+        self._has_spoken = False
+        # How much of the text has been looked at in vain; it is not looked at again for each character.
+        self._looked_at = 0
+        self._is_ending = False
+        # Directly behind an opener a name may stand outside of JSON.
+        self._is_open = False
+        # The marks that come now may belong to a call.
+        self._is_behind_call = False
+        # Where in a call the text is.
+        self._arguments: Braces | None = None
+        self._tail: Braces | None = None
+        self._state = self._in_text if form.leading is None else self._at_start
+
+    @property
+    def held(self) -> str:
+        """What has come and was not passed on."""
+        return "" if self._form.is_certain else self._blanks + self._text
+
+    @property
+    def count(self) -> int:
+        return len(self._calls)
+
+    def feed(self, text: str) -> list[Piece]:
+        """Add text; return what is certain with it."""
+        self._everything.append(text)
+        self._text += text
+        pieces: list[Piece] = []
+        while self._text and self._state(pieces):
+            pass
+        return pieces
+
+    def finish(self, *, cut_short: bool) -> list[Piece]:
+        """Return what is left when the text has ended. `cut_short`: the model was not done."""
+        self._is_ending = True
+        pieces = self.feed("")
+        if self._form.is_certain:
+            return pieces
+        if self._state == self._in_region:
+            self._parse(self._take(len(self._text)), pieces)
+        elif self._state in (self._in_text, self._at_start):
+            self._show(self._take(len(self._text)), pieces)
+        elif self._state == self._between:
+            at, closed = self._skip_marks()
+            if at >= 0 or not self._is_behind_call:
+                self._show(self._as_text(closed), pieces)
+            self._text = ""
+        if not self._calls and self._blanks:
+            pieces.append(self._blanks)
+        if self._form.is_json and self._whole and not cut_short:
+            self._add_missing(self._whole, pieces)
+        return pieces
+
+    # -- states: each returns whether it got anywhere; if not, more text is needed
+
+    def _at_start(self, pieces: list[Piece]) -> bool:
+        begun = self._text.lstrip()
+        if not begun:
+            return False
+        opened = begun.startswith(self._form.leading or "")
+        self._state = (self._between if self._form.is_json else self._in_region) if opened else self._in_text
+        return True
+
+    def _in_text(self, pieces: list[Piece]) -> bool:
+        found = [(at, opener) for opener in self._form.openers if (at := self._text.find(opener)) >= 0]
+        if not found:
+            self._show(self._take(len(self._text) - _overlap(self._text, self._form.openers)), pieces)
+            return False
+        self._show(self._take(min(found)[0]), pieces)
+        self._state = self._between if self._form.is_json else self._in_region
+        return True
+
+    def _between(self, pieces: list[Piece]) -> bool:
+        # A head that is longer than any should be is read again when it has grown by a part of itself.
+        if not self._is_ending and len(self._text) < self._looked_at + self._looked_at // _GROWTH:
+            return False
+        at, closed = self._skip_marks()
+        if at < 0:
+            return False
+        try:
+            head = self._head(at)
+        except Wait:
+            self._looked_at = len(self._text) if len(self._text) > _LONG_HEAD_CHARS else 0
+            return False
+        except NoCall:
+            rest = self._as_text(closed)
+            opener = next((opener for opener in self._form.openers if rest.startswith(opener)), "")
+            self._text, self._looked_at = rest[len(opener) :], 0
+            self._show(opener, pieces)
+            self._is_open = self._is_behind_call = False
+            self._state = self._in_text
+            return True
+        if len(self._calls) >= self._most:
+            self._state = self._over
+            return True
+        self._begin(head, pieces)
+        return True
+
+    def _in_arguments(self, pieces: list[Piece]) -> bool:
+        assert self._arguments is not None
+        end = self._arguments.end(self._text)
+        self._add(self._take(end if end >= 0 else len(self._text)), pieces)
+        if end < 0:
+            return False
+        self._state = self._in_tail if self._tail else self._between
+        return True
+
+    def _in_tail(self, pieces: list[Piece]) -> bool:
+        """Behind the arguments: the end of the object they are in."""
+        assert self._tail is not None
+        if not (rest := self._text.lstrip()):
+            return False
+        if rest[0] not in "},":
+            # The model has forgotten its brace.
+            self._state = self._between
+            return True
+        end = self._tail.end(self._text)
+        if end < 0:
+            return False
+        self._take(end)
+        self._state = self._between
+        return True
+
+    def _in_region(self, pieces: list[Piece]) -> bool:
+        start = max(0, self._looked_at - _LONGEST_MARK)
+        ends = [at + len(mark) for mark in self._form.closers if (at := self._text.find(mark, start)) >= 0]
+        if not ends:
+            self._looked_at = len(self._text)
+            return False
+        self._parse(self._take(min(ends)), pieces)
+        self._state = self._in_text
+        return True
+
+    def _over(self, pieces: list[Piece]) -> bool:
+        """One call is all that may be: the others are dropped."""
+        self._text = ""
+        return False
+
+    # -- parts of them
+
+    def _skip_marks(self) -> tuple[int, int]:
+        """Return where the next call may begin, -1 where a mark is not complete, and where the call before ends."""
+        at = closed = 0
+        marks = self._form.marks
+        while at < len(self._text):
+            if mark := next((mark for mark in marks if self._text.startswith(mark, at)), ""):
+                at += len(mark)
+                self._is_open = mark in self._form.openers
+                closed = closed if self._is_open else at
+                continue
+            rest = self._text[at : at + _LONGEST_MARK]
+            if any(mark.startswith(rest) for mark in (*marks, "```json")):
+                return -1, closed
+            found = _SEPARATOR.match(self._text, at)
+            if found is None:
+                return at, closed
+            at = found.end()
+        return -1, closed
+
+    def _as_text(self, closed: int) -> str:
+        """Return what stands between calls as text: without the blanks and marks that belong to the call before."""
+        return self._text[closed:].lstrip() if self._is_behind_call else self._text
+
+    def _head(self, at: int) -> Head:
+        if self._text[at] == "{":
+            return object_head(self._text, at, self._names)
+        if not self._is_open:
+            raise NoCall
+        return named_head(self._text, at, self._names, self._form.prefix)
+
+    def _begin(self, head: Head, pieces: list[Piece]) -> None:
+        self._is_open = False
+        self._is_behind_call = True
+        if head.after >= 0:
+            self._call(head.name, "{}", pieces)
+            self._take(head.after)
+            return
+        self._call(head.name, "", pieces)
+        self._take(head.begin)
+        self._arguments = Braces()
+        self._tail = Braces(1) if head.in_object else None
+        self._state = self._in_arguments
+
+    def _parse(self, text: str, pieces: list[Piece]) -> None:
+        """Have the library read a whole region; without calls it is text."""
+        calls, beside = self._whole(text) if self._whole else ([], text)
+        calls = [call for call in calls if call[0] in self._names]
+        self._show(beside if calls else text, pieces)
+        for name, arguments in calls[: self._most - len(self._calls)]:
+            self._call(name, arguments, pieces)
+
+    def _add_missing(self, whole: ParseWhole, pieces: list[Piece]) -> None:
+        """Have the library read it all once more: what it finds beyond is sent, what it finds else is reported."""
+        found = [call for call in whole("".join(self._everything))[0] if call[0] in self._names][: self._most]
+        ours = [(name, "".join(arguments)) for name, arguments in self._calls]
+        if not all(map(_is_same, ours, found)) or len(ours) > len(found):
+            log.warning("tool_call_parsers_disagree", streamed=len(ours), parsed=len(found))
+        for name, arguments in found[len(ours) :]:
+            self._call(name, arguments, pieces)
+
+    def _call(self, name: str, arguments: str, pieces: list[Piece]) -> None:
+        pieces.append(CallPiece(len(self._calls), arguments, name))
+        self._calls.append((name, [arguments]))
+        self._blanks = ""
+        self._has_spoken = False
+
+    def _add(self, arguments: str, pieces: list[Piece]) -> None:
+        if arguments:
+            self._calls[-1][1].append(arguments)
+            pieces.append(CallPiece(len(self._calls) - 1, arguments))
+
+    def _show(self, text: str, pieces: list[Piece]) -> None:
+        if not self._has_spoken and not text.strip():
+            self._blanks += text
+        elif text:
+            pieces.append(self._blanks + text)
+            self._blanks = ""
+            self._has_spoken = True
+
+    def _take(self, chars: int) -> str:
+        taken, self._text = self._text[:chars], self._text[chars:]
+        self._looked_at = 0
+        return taken
+
+
+def _overlap(text: str, marks: Sequence[str]) -> int:
+    """Return the length of the longest end of the text that is the beginning of a mark."""
+    longest = max(map(len, marks), default=1) - 1
+    for at in range(max(0, len(text) - longest), len(text)):
+        if any(mark.startswith(text[at:]) for mark in marks):
+            return len(text) - at
+    return 0
+
+
+def _is_same(ours: tuple[str, str], parsed: tuple[str, str]) -> bool:
+    try:
+        return ours[0] == parsed[0] and bool(orjson.loads(ours[1]) == orjson.loads(parsed[1]))
+    except orjson.JSONDecodeError:
+        return False

@@ -1,0 +1,109 @@
+"""The form of gpt-oss, in which every part of an answer says what it is: thoughts, text, or a call of a function."""
+
+from __future__ import annotations
+
+import re
+
+from tokka.core import Tools
+from tokka.engine.calls import MAX_CALLS, CallPiece, Piece, Thought
+
+MARKS = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|call|>", "<|return|>", "<|constrain|>")
+_BODY = "<|message|>"
+_ENDS = tuple(mark for mark in MARKS if mark not in (_BODY, "<|constrain|>"))
+_CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)")
+_RECIPIENT = re.compile(r"to=functions\.([a-zA-Z0-9_-]+)")
+# A longer head is none.
+_MAX_HEAD_CHARS = 512
+
+
+class HarmonyReader:
+    """Reads one choice's text. `tools`: None if no call is wanted, then what would be one is text."""
+
+    def __init__(self, tools: Tools | None) -> None:
+        self._names = tools.names if tools else frozenset()
+        self._most = MAX_CALLS if tools is None or tools.parallel else 1
+        self._text = ""
+        self._in_head = True
+        # Of the part that is being read.
+        self._is_thought = False
+        self._is_call = False
+        self._is_dropped = False
+        self.count = 0
+
+    @property
+    def held(self) -> str:
+        """What has come and was not passed on: no head of a part, but the beginning of what may be no mark."""
+        return "" if self._in_head or self._is_call or self._is_thought else self._text
+
+    def feed(self, text: str) -> list[Piece]:
+        """Add text; return what is certain with it."""
+        self._text += text
+        pieces: list[Piece] = []
+        while self._text and (self._head(pieces) if self._in_head else self._body(pieces)):
+            pass
+        return pieces
+
+    def finish(self, *, cut_short: bool) -> list[Piece]:
+        """Return what is left when the text has ended."""
+        pieces: list[Piece] = []
+        if not self._in_head:
+            self._add(self._text, pieces)
+        self._text = ""
+        return pieces
+
+    def _head(self, pieces: list[Piece]) -> bool:
+        """Read what a part is; return whether it is known."""
+        begun = self._text.lstrip()
+        if not any(mark.startswith(begun[: len(mark)]) for mark in MARKS):
+            # A part without a head.
+            self._begin("final", None, pieces)
+            return True
+        head, mark, rest = self._text.partition(_BODY)
+        if not mark:
+            if len(self._text) <= _MAX_HEAD_CHARS:
+                return False
+            self._begin("final", None, pieces)
+            return True
+        channel, recipient = _CHANNEL.search(head), _RECIPIENT.search(head)
+        self._text = rest
+        self._begin(channel[1] if channel else "final", recipient[1] if recipient else None, pieces)
+        return True
+
+    def _begin(self, channel: str, function: str | None, pieces: list[Piece]) -> None:
+        self._in_head = False
+        self._is_thought = channel == "analysis" and function is None
+        self._is_call = function in self._names
+        self._is_dropped = self._is_call and self.count >= self._most
+        if self._is_call and not self._is_dropped:
+            pieces.append(CallPiece(self.count, "", function))
+            self.count += 1
+
+    def _body(self, pieces: list[Piece]) -> bool:
+        """Pass on a part's text; return whether it has ended."""
+        ends = [at for mark in _ENDS if (at := self._text.find(mark)) >= 0]
+        if ends:
+            self._add(self._text[: min(ends)], pieces)
+            self._text = self._text[min(ends) :]
+            ended = next((mark for mark in ("<|end|>", "<|call|>", "<|return|>") if self._text.startswith(mark)), "")
+            self._text = self._text[len(ended) :]
+            self._in_head = True
+            return True
+        held = _overlap(self._text)
+        self._add(self._text[: len(self._text) - held], pieces)
+        self._text = self._text[len(self._text) - held :]
+        return False
+
+    def _add(self, text: str, pieces: list[Piece]) -> None:
+        if not text or self._is_dropped:
+            return
+        if self._is_call:
+            pieces.append(CallPiece(self.count - 1, text))
+        else:
+            pieces.append(Thought(text) if self._is_thought else text)
+
+
+def _overlap(text: str) -> int:
+    for at in range(max(0, len(text) - max(map(len, _ENDS)) + 1), len(text)):
+        if any(mark.startswith(text[at:]) for mark in _ENDS):
+            return len(text) - at
+    return 0

@@ -1,0 +1,173 @@
+"""From a model's text to thoughts, calls and text: events in, events out, only for requests that ask for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from tokka.core import ChoiceDone, Event, ReasoningDelta, TextDelta, ToolCallDelta, Tools
+from tokka.engine.calls import ARRAY, CallPiece, CallReader, Form, ParseWhole, Piece, Thought
+from tokka.engine.harmony import HarmonyReader
+from tokka.engine.thinking import ThoughtReader, Thoughts
+
+# From the token ids of a choice and the thoughts in its text to how many tokens those are.
+CountThoughts = Callable[[list[int], str, bool], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How the choices of one request are to be read. None: not at all."""
+
+    tools: Tools | None = None
+    form: Form | None = None
+    whole: ParseWhole | None = None
+    thoughts: Thoughts | None = None
+    # Every part says what it is: neither form nor thoughts are needed.
+    is_harmony: bool = False
+    count_thoughts: CountThoughts | None = None
+
+
+class Readers:
+    """The readers of a request's choices."""
+
+    def __init__(self, reading: Reading) -> None:
+        self._reading = reading
+        self._readers: dict[int, ChoiceReader] = {}
+
+    @property
+    def reasoning_tokens(self) -> int:
+        return sum(reader.reasoning_tokens for reader in self._readers.values())
+
+    def read(self, event: Event) -> Iterator[Event]:
+        """Yield what an event of the engine becomes."""
+        match event:
+            case TextDelta():
+                yield from self._reader(event.index).read(event)
+            case ChoiceDone():
+                yield from self._reader(event.index).end(event)
+            case _:
+                yield event
+
+    def read_step(self, delta: TextDelta | None, done: ChoiceDone | None) -> Iterator[Event]:
+        """Yield what a step of a choice becomes."""
+        for event in (delta, done):
+            if event is not None:
+                yield from self.read(event)
+
+    def _reader(self, index: int) -> ChoiceReader:
+        if (reader := self._readers.get(index)) is None:
+            reader = self._readers[index] = ChoiceReader(index, self._reading)
+        return reader
+
+
+class ChoiceReader:
+    """Reads one choice. The tokens and logprobs of a step stay with its TextDelta, whatever its text became."""
+
+    def __init__(self, index: int, reading: Reading) -> None:
+        self.reasoning_tokens = 0
+        self._index = index
+        self._reading = reading
+        self._thoughts = ThoughtReader(reading.thoughts) if reading.thoughts else None
+        self._thought: list[str] = []
+        self._token_ids: list[int] = []
+        self._calls = _call_reader(reading)
+
+    def read(self, delta: TextDelta) -> Iterator[Event]:
+        text = ""
+        if self._reading.count_thoughts:
+            self._token_ids += delta.token_ids
+        for event in self._events(delta.text):
+            if isinstance(event, str):
+                text += event
+            else:
+                yield event
+        held = (self._thoughts.held if self._thoughts else "") + self._calls.held + delta.held
+        yield replace(delta, text=text, held=held)
+
+    def end(self, done: ChoiceDone) -> Iterator[Event]:
+        is_cut = done.finish_reason == "length"
+        text = ""
+        for event in self._last_events(cut_short=is_cut):
+            if isinstance(event, str):
+                text += event
+            else:
+                yield event
+        if text:
+            yield TextDelta(self._index, text, ())
+        if self._reading.count_thoughts and self._thought:
+            is_open = self._thoughts is not None and not self._thoughts.is_over
+            self.reasoning_tokens = self._reading.count_thoughts(self._token_ids, "".join(self._thought), is_open)
+        tools = self._reading.tools
+        # As at OpenAI, a function that was named is called without the model having chosen to.
+        has_called = self._calls.count and tools is not None and tools.choice != "named"
+        yield replace(done, finish_reason="tool_calls") if has_called and not is_cut else done
+
+    def _events(self, text: str) -> Iterator[Event | str]:
+        if self._thoughts and not self._thoughts.is_over:
+            thought, text = self._thoughts.feed(text)
+            yield from self._thinks(thought)
+        if text:
+            yield from map(self._event, self._calls.feed(text))
+
+    def _last_events(self, *, cut_short: bool) -> Iterator[Event | str]:
+        if self._thoughts and not self._thoughts.is_over:
+            thought, text = self._thoughts.finish()
+            yield from self._thinks(thought)
+            yield from map(self._event, self._calls.feed(text))
+        yield from map(self._event, self._calls.finish(cut_short=cut_short))
+
+    def _thinks(self, thought: str) -> Iterator[Event]:
+        if thought:
+            self._thought.append(thought)
+            yield ReasoningDelta(self._index, thought)
+
+    def _event(self, piece: Piece) -> Event | str:
+        if isinstance(piece, str):
+            return piece
+        if isinstance(piece, Thought):
+            self._thought.append(piece.text)
+            return ReasoningDelta(self._index, piece.text)
+        return ToolCallDelta(self._index, piece.number, piece.arguments, piece.name)
+
+
+class _PlainText:
+    """No calls: all of it is text."""
+
+    held = ""
+    count = 0
+
+    def feed(self, text: str) -> list[Piece]:
+        return [text]
+
+    def finish(self, *, cut_short: bool) -> list[Piece]:
+        return []
+
+
+class _NamedCall:
+    """One call that was decided before: all of the text is its arguments."""
+
+    held = ""
+    count = 1
+
+    def __init__(self, name: str) -> None:
+        self._name: str | None = name
+
+    def feed(self, text: str) -> list[Piece]:
+        name, self._name = self._name, None
+        return [CallPiece(0, text, name)]
+
+    def finish(self, *, cut_short: bool) -> list[Piece]:
+        return self.feed("") if self._name else []
+
+
+def _call_reader(reading: Reading) -> CallReader | HarmonyReader | _NamedCall | _PlainText:
+    tools = reading.tools
+    if reading.is_harmony:
+        return HarmonyReader(tools)
+    if tools is None:
+        return _PlainText()
+    if tools.name is not None:
+        return _NamedCall(tools.name)
+    if tools.choice == "required":
+        return CallReader(ARRAY, tools)
+    return _PlainText() if reading.form is None else CallReader(reading.form, tools, reading.whole)

@@ -1,0 +1,23 @@
+"""Takes over what vLLM does for each token outside the engine's process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def made_fast(llm: Any) -> Any:
+    """Return the AsyncLLM with its slow parts replaced by ours."""
+    from vllm.envs import enable_envs_cache
+
+    from tokka.engine.vllm.step_socket import StepSocket
+    from tokka.engine.vllm.steps import StepOutputs
+
+    # It asks the environment some times for each, and for each request the tokenizer, through three layers.
+    enable_envs_cache()
+    eos = llm.renderer.get_eos_token_id()
+    llm.renderer.get_eos_token_id = lambda: eos
+    llm.output_processor = StepOutputs.instead_of(llm.output_processor)
+    StepSocket(llm.engine_core.resources.output_socket)
+    # It would compile each constraint on this side, too; grammars.py has done so where it harms nobody.
+    llm.input_processor.structured_outputs_config = None
+    return llm

@@ -1,0 +1,190 @@
+"""vLLM's parsers of calls and thoughts: which there are, what they say of a model, what they make of a whole text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import structlog
+
+from tokka.core import ChatPrompt, GenerateRequest, Tools
+from tokka.engine.calls import FORMS, UNKNOWN, ParseWhole
+from tokka.engine.reading import Reading
+from tokka.engine.thinking import Thoughts
+from tokka.engine.tool_prompt import FALLBACK_PARSER
+from tokka.engine.vllm.templates import knows_tools, parser_of
+from tokka.errors import ConfigurationError
+
+log = structlog.get_logger("tokka.engine")
+
+# Beyond, a text is not given to the library: some of its expressions take too long.
+MAX_PARSED_CHARS = 64 * 1024
+# gpt-oss. The library reads it from token ids alone, so engine/harmony.py does.
+_HARMONY_CALLS, _HARMONY_THOUGHTS = "openai", "openai_gptoss"
+# Of a prompt, in which thoughts may begin or end.
+_TAIL_TOKENS = 32
+# Of the library's parsers those that do not say their own marks.
+_MARKS: Mapping[str, tuple[str, str]] = {
+    "deepseek_v3": ("<think>", "</think>"),
+    "granite": ("Here is my thought process:", "Here is my response:"),
+    "mistral": ("[THINK]", "[/THINK]"),
+}
+
+
+def check_names(tool_call_parser: str | None, reasoning_parser: str | None) -> None:
+    """Raise ConfigurationError for a name the library does not have."""
+    from vllm.reasoning import ReasoningParserManager
+    from vllm.tool_parsers import ToolParserManager
+
+    for option, name, registry in (
+        ("--tool-call-parser", tool_call_parser, ToolParserManager),
+        ("--reasoning-parser", reasoning_parser, ReasoningParserManager),
+    ):
+        if name is not None and name not in (known := sorted(registry.list_registered())):
+            raise ConfigurationError(f"{option} {name}: there is no such parser; choose one of {', '.join(known)}")
+
+
+class Parsers:
+    """How this model's answers are read. Raises ConfigurationError for a parser that does not fit the model."""
+
+    def __init__(
+        self, tokenizer: Any, template: Any, tool_call_parser: str | None, reasoning_parser: str | None
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._special = frozenset(map(str, tokenizer.all_special_tokens)) | frozenset(
+            entry.content for entry in getattr(tokenizer, "added_tokens_decoder", {}).values() if entry.special
+        )
+        self._calls = self._call_parser(template, tool_call_parser)
+        self._form = FORMS.get(self._calls, UNKNOWN)
+        self._is_harmony = self._calls == _HARMONY_CALLS or reasoning_parser == _HARMONY_THOUGHTS
+        self.thoughts = self._marks(reasoning_parser) if reasoning_parser and not self._is_harmony else None
+
+    def reading(self, request: GenerateRequest, prompt_ids: Sequence[int]) -> Reading | None:
+        """Return how to read the answers to a request; None if they are text and nothing else."""
+        prompt = request.prompts[0]
+        if not isinstance(prompt, ChatPrompt):
+            return None
+        tools = prompt.tools
+        auto = tools is not None and tools.choice == "auto"
+        if self._is_harmony and request.sampling.constraint is None:
+            return Reading(tools=tools, is_harmony=True, count_thoughts=self._count_parts)
+        if tools is None and self.thoughts is None:
+            return None
+        return Reading(
+            tools=tools,
+            form=self._form if auto else None,
+            whole=self._whole(tools) if auto and tools else None,
+            thoughts=self._thoughts_after(prompt_ids) if self.thoughts else None,
+            count_thoughts=self._count_thoughts if self.thoughts else None,
+        )
+
+    def shows_special(self, reading: Reading) -> bool:
+        """Whether special tokens are part of the text: those that mark calls or thoughts."""
+        if reading.form == UNKNOWN or reading.is_harmony:
+            return True
+        marks = [*(reading.form.marks if reading.form else ())]
+        if reading.thoughts:
+            marks += [reading.thoughts.start, reading.thoughts.end]
+        return any(special in mark for mark in marks for special in self._special)
+
+    def _call_parser(self, template: Any, name: str | None) -> str:
+        if name is None:
+            found = parser_of(template) if knows_tools(template) else None
+            origin = "template" if found else "fallback"
+            log.info("tool_call_parser", parser=found or FALLBACK_PARSER, chosen_by=origin)
+            return found or FALLBACK_PARSER
+        if template is not None and not knows_tools(template) and name != FALLBACK_PARSER:
+            raise ConfigurationError(
+                f"--tool-call-parser {name}: the model's chat template knows no tools, so calls are asked for in the "
+                f"form of {FALLBACK_PARSER}; leave the option out, or give a --chat-template that does"
+            )
+        self._tool_parser(name, None)
+        log.info("tool_call_parser", parser=name, chosen_by="option")
+        return name
+
+    def _tool_parser(self, name: str, tools: Any) -> Any:
+        from vllm.tool_parsers import ToolParserManager
+
+        try:
+            parser = ToolParserManager.get_tool_parser(name)(self._tokenizer, tools)
+        except Exception as error:
+            raise ConfigurationError(f"--tool-call-parser {name} does not fit this model: {error}") from None
+        if hasattr(parser, "skip_reasoning_parsing"):
+            # Thoughts are told apart before.
+            parser.skip_reasoning_parsing = True
+        return parser
+
+    def _whole(self, tools: Tools) -> ParseWhole:
+        def parse(text: str) -> tuple[list[tuple[str, str]], str]:
+            if len(text) > MAX_PARSED_CHARS:
+                return [], text
+            request = _vllm_request(tools)
+            try:
+                found = self._tool_parser(self._calls, request.tools).extract_tool_calls(text, request)
+            except Exception as error:
+                log.warning("tool_call_parser_failed", parser=self._calls, error=type(error).__name__)
+                return [], text
+            calls = [(call.function.name, call.function.arguments) for call in found.tool_calls]
+            return calls, found.content or ""
+
+        return parse
+
+    def _marks(self, name: str) -> Thoughts:
+        from vllm.reasoning import ReasoningParserManager
+
+        try:
+            parser = ReasoningParserManager.get_reasoning_parser(name)(self._tokenizer)
+            start, end = _MARKS.get(name) or (parser.reasoning_start_str, parser.reasoning_end_str)
+            if start and end:
+                thought, _ = parser.extract_reasoning("x", _vllm_request(None))
+                return Thoughts(start, end, begins=thought == "x")
+        except Exception as error:
+            raise ConfigurationError(f"--reasoning-parser {name} does not fit this model: {error}") from None
+        raise ConfigurationError(f"--reasoning-parser {name}: its form cannot be streamed here; leave it out")
+
+    def _thoughts_after(self, prompt_ids: Sequence[int]) -> Thoughts:
+        """Return the thoughts as they begin behind this prompt: it may have begun them, or have ruled them out."""
+        assert self.thoughts is not None
+        tail = self._tail(prompt_ids)
+        if tail.endswith(self.thoughts.start):
+            return Thoughts(self.thoughts.start, self.thoughts.end, begins=True)
+        if tail.endswith(self.thoughts.end):
+            return Thoughts(self.thoughts.start, self.thoughts.end, begins=False)
+        return self.thoughts
+
+    def reasoning_ended(self, request: GenerateRequest, prompt_ids: Sequence[int]) -> bool | None:
+        """Whether a constraint holds from the first token, not from the end of the thoughts; None: there are none.
+
+        A model that only may think is held to the constraint at once: it might not think, and never be held to it.
+        """
+        if self.thoughts is None:
+            return None
+        return not isinstance(request.prompts[0], ChatPrompt) or not self._thoughts_after(prompt_ids).begins
+
+    def _tail(self, prompt_ids: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(list(prompt_ids[-_TAIL_TOKENS:]), skip_special_tokens=False)).rstrip()
+
+    def _count_parts(self, token_ids: Sequence[int], text: str, is_open: bool) -> int:
+        return len(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _count_thoughts(self, token_ids: Sequence[int], text: str, is_open: bool) -> int:
+        """Return how many of a choice's tokens are thoughts, without the marks that are tokens of their own."""
+        assert self.thoughts is not None
+        start, end = map(self._tokenizer.convert_tokens_to_ids, (self.thoughts.start, self.thoughts.end))
+        if end in token_ids:
+            return list(token_ids).index(end) - int(token_ids[0] == start)
+        if is_open:
+            return len(token_ids) - int(bool(token_ids) and token_ids[0] == start)
+        return self._count_parts(token_ids, text, is_open)
+
+
+def _vllm_request(tools: Tools | None) -> Any:
+    """Return what the library's parsers ask for their tools."""
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+
+    return ChatCompletionRequest(
+        messages=[{"role": "user", "content": ""}],
+        model="",
+        tools=list(tools.functions) if tools else None,
+        tool_choice="auto" if tools else "none",
+    )

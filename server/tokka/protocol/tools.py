@@ -1,0 +1,197 @@
+"""The functions a model may call: what may be sent of them, and what an answer that must call one is held to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import orjson
+from pydantic import Field, PlainValidator, model_validator
+from pydantic_core import PydanticCustomError
+
+from tokka.core import Constraint, ToolChoice, Tools
+from tokka.protocol.common import WireModel, invalid, unsupported
+from tokka.protocol.json_schema import MAX_SCHEMA_BYTES, MAX_SCHEMA_DEPTH, schema_text
+from tokka.protocol.messages import FunctionName
+
+MAX_TOOLS = 128
+MAX_DESCRIPTION_CHARS = 16 * 1024
+# All tools of a request together: what a template writes into the prompt.
+MAX_TOOLS_BYTES = 256 * 1024
+# Of an answer that must call: a weak model might go on for ever.
+MAX_REQUIRED_CALLS = 16
+_NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
+_ANY_ARGUMENTS: dict[str, Any] = {"type": "object"}
+
+
+def _parameters(value: Any) -> dict[str, Any] | None:
+    """Take any bounded JSON object that can describe an object."""
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise invalid("Input should be an object: a JSON Schema")
+    if not _is_within(value, MAX_SCHEMA_DEPTH * 2):
+        raise invalid(f"A schema nests at most {MAX_SCHEMA_DEPTH * 2} objects and lists deep")
+    try:
+        size = len(orjson.dumps(value))
+    except orjson.JSONEncodeError as error:
+        raise invalid(f"What stands in a schema must be JSON with numbers of at most 64 bits ({error})") from None
+    if size > MAX_SCHEMA_BYTES:
+        raise invalid(f"A schema has at most {MAX_SCHEMA_BYTES} bytes; this one has {size}")
+    if value.get("type", "object") != "object":
+        raise invalid("The arguments of a function are an object: its type must be 'object'", ".type")
+    return value
+
+
+def _is_within(value: Any, depth: int) -> bool:
+    """Whether no part lies deeper. Level by level: the value may nest deeper than Python calls."""
+    level = [value]
+    for _ in range(depth):
+        level = [below for part in level for below in _parts(part)]
+        if not level:
+            return True
+    return False
+
+
+def _parts(value: Any) -> Sequence[Any]:
+    if isinstance(value, dict):
+        return [part for part in value.values() if isinstance(part, dict | list)]
+    return [part for part in value if isinstance(part, dict | list)]
+
+
+class FunctionTool(WireModel):
+    name: FunctionName
+    description: str | None = Field(None, max_length=MAX_DESCRIPTION_CHARS)
+    parameters: Annotated[
+        dict[str, Any] | None, PlainValidator(_parameters, json_schema_input_type=dict[str, Any] | None)
+    ] = Field(None, description="A JSON Schema of the arguments. Default: none are taken.")
+    strict: bool | None = Field(
+        None,
+        description="Refuse a schema that cannot be enforced in full. It is enforced when `tool_choice` is `required`"
+        " or names the function.",
+    )
+
+    @model_validator(mode="after")
+    def _is_enforceable(self) -> FunctionTool:
+        if self.strict and self.parameters is not None:
+            try:
+                schema_text(self.parameters)
+            except PydanticCustomError as error:
+                context = error.context or {}
+                again = unsupported if error.type == "tokka_unsupported" else invalid
+                raise again(context["reason"], f".parameters{context['at']}") from None
+        return self
+
+
+class Tool(WireModel):
+    type: Literal["function"]
+    function: FunctionTool
+
+    def plain(self) -> dict[str, Any]:
+        """Return the tool as chat templates know it."""
+        function = {"name": self.function.name, "description": self.function.description or ""}
+        return {"type": "function", "function": {**function, "parameters": self.function.parameters or _NO_PARAMETERS}}
+
+    def arguments_schema(self) -> dict[str, Any]:
+        """Return what the arguments are held to: their schema, or any object if it cannot be enforced."""
+        if self.function.parameters is None:
+            return {**_NO_PARAMETERS, "additionalProperties": False}
+        try:
+            checked: dict[str, Any] = orjson.loads(schema_text(self.function.parameters))
+        except PydanticCustomError:
+            return _ANY_ARGUMENTS
+        return {"type": "object", **checked}
+
+
+class NamedFunction(WireModel):
+    name: FunctionName
+
+
+class NamedTool(WireModel):
+    type: Literal["function"]
+    function: NamedFunction
+
+
+WireTools = Annotated[list[Tool], Field(fail_fast=True, min_length=1, max_length=MAX_TOOLS)]
+WireToolChoice = Literal["none", "auto", "required"] | NamedTool
+
+
+def check_tools(tools: Sequence[Tool] | None, choice: WireToolChoice | None, parallel: bool | None) -> None:
+    """Raise for a list that is too large or ambiguous, and for a choice that is not in it."""
+    if tools is None:
+        for name, value in (("tool_choice", choice), ("parallel_tool_calls", parallel)):
+            if value is not None:
+                raise invalid(f"{name} is only allowed with tools: leave it out, or send tools", name)
+        return
+    names: set[str] = set()
+    for place, tool in enumerate(tools):
+        if tool.function.name in names:
+            raise invalid(
+                f"Each function has a name of its own; there are two of {tool.function.name!r}",
+                f"tools[{place}].function.name",
+            )
+        names.add(tool.function.name)
+    if (size := len(orjson.dumps([tool.plain() for tool in tools]))) > MAX_TOOLS_BYTES:
+        raise invalid(f"The tools have at most {MAX_TOOLS_BYTES} bytes together; these have {size}", "tools")
+    if isinstance(choice, NamedTool) and choice.function.name not in names:
+        raise invalid(f"There is no function {choice.function.name!r} in tools", "tool_choice.function.name")
+
+
+def tools_of(tools: Sequence[Tool] | None, choice: WireToolChoice | None, parallel: bool | None) -> Tools | None:
+    """Return the tools as the engine sees them; None if there are none that may be called."""
+    if tools is None or choice == "none":
+        return None
+    is_named = isinstance(choice, NamedTool)
+    kind: ToolChoice = "named" if isinstance(choice, NamedTool) else (choice or "auto")
+    return Tools(
+        tuple(tool.plain() for tool in tools),
+        kind,
+        choice.function.name if isinstance(choice, NamedTool) else None,
+        parallel=parallel is not False and not is_named,
+    )
+
+
+def calls_constraint(
+    tools: Sequence[Tool] | None, choice: WireToolChoice | None, parallel: bool | None
+) -> Constraint | None:
+    """Return what an answer is held to that must call: a named function's arguments, or a JSON array of calls."""
+    if tools is None:
+        return None
+    if isinstance(choice, NamedTool):
+        for place, tool in enumerate(tools):
+            if tool.function.name == choice.function.name:
+                text = orjson.dumps(tool.arguments_schema()).decode()
+                return Constraint("json", text, f"tools[{place}].function.parameters")
+    if choice != "required":
+        return None
+    schema = {
+        "type": "array",
+        "minItems": 1,
+        "maxItems": 1 if parallel is False else MAX_REQUIRED_CALLS,
+        "items": {"anyOf": [_call_schema(tool.function.name) for tool in tools]},
+        "$defs": {
+            tool.function.name: _moved(tool.arguments_schema(), f"#/$defs/{tool.function.name}") for tool in tools
+        },
+    }
+    return Constraint("json", orjson.dumps(schema).decode(), "tools")
+
+
+def _call_schema(name: str) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {"name": {"const": name}, "parameters": {"$ref": f"#/$defs/{name}"}},
+        "required": ["name", "parameters"],
+        "additionalProperties": False,
+    }
+
+
+def _moved(schema: Any, to: str) -> Any:
+    """Return the schema with its references as they are when it stands below another root."""
+    if isinstance(schema, list):
+        return [_moved(part, to) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        name: to + part[1:] if name == "$ref" and isinstance(part, str) else _moved(part, to)
+        for name, part in schema.items()
+    }

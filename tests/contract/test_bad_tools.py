@@ -1,0 +1,127 @@
+"""Bad tools: the lists where one request has ended other servers. Each is refused by name, and the server serves on."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.contract.test_bad_input import ASSISTANT, CALL, CHAT, GOOD, USER, assert_error, assert_serves, case_id, post
+
+CALLED = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+RESULT = {"role": "tool", "content": "3", "tool_call_id": "c"}
+
+
+def tool(name: Any = "f", **fields: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, **fields}}
+
+
+def nested(depth: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(depth):
+        schema = {"type": "object", "properties": {"a": schema}}
+    return schema
+
+
+def named(name: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name}}
+
+
+F = tool()
+# (fields of the body, the param of the error, its code if it is another one)
+CASES: list[tuple[Any, ...]] = [
+    ({"tools": []}, "tools"),
+    ({"tools": {}}, "tools"),
+    ({"tools": "f"}, "tools"),
+    ({"tools": [5]}, "tools[0]"),
+    ({"tools": [{}]}, "tools[0].type"),
+    ({"tools": [{"type": "function"}]}, "tools[0].function"),
+    ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "tools[0].type"),
+    ({"tools": [{**F, "more": 1}]}, "tools[0].more"),
+    ({"tools": [F, {"type": "function", "function": {}}]}, "tools[1].function.name"),
+    ({"tools": [F, F]}, "tools[1].function.name"),
+    ({"tools": [*(tool(f"f{i}") for i in range(3)), tool("f1")]}, "tools[3].function.name"),
+    ({"tools": [tool(f"f{i}") for i in range(129)]}, "tools"),
+    *(({"tools": [tool(name)]}, "tools[0].function.name") for name in ("", "a" * 65, "a b", "ä", "a.b", None, 5)),
+    ({"tools": [tool(description=5)]}, "tools[0].function.description"),
+    ({"tools": [tool(description="a" * 16385)]}, "tools[0].function.description"),
+    ({"tools": [tool(strict="yes")]}, "tools[0].function.strict"),
+    ({"tools": [tool(unknown=1)]}, "tools[0].function.unknown"),
+    *(({"tools": [tool(parameters=schema)]}, "tools[0].function.parameters") for schema in ([], "{}", 5, True)),
+    ({"tools": [tool(parameters={"type": "string"})]}, "tools[0].function.parameters.type"),
+    ({"tools": [tool(parameters=nested(33))]}, "tools[0].function.parameters"),
+    ({"tools": [tool(parameters=nested(80))]}, "tools[0].function.parameters"),
+    ({"tools": [tool(parameters={"enum": ["a" * 140_000]})]}, "tools[0].function.parameters"),
+    ({"tools": [tool(parameters={"maximum": 2**70})]}, "tools[0].function.parameters"),
+    ({"tools": [tool(f"f{i}", description="a" * 16000) for i in range(17)]}, "tools"),
+    (
+        {"tools": [F, tool("g", strict=True, parameters={"properties": {"x": {"uniqueItems": True}}})]},
+        "tools[1].function.parameters.properties.x.uniqueItems",
+        "unsupported_parameter",
+    ),
+    (
+        {"tools": [tool(strict=True, parameters={"properties": {"x": {"$ref": "#/$defs/no"}}})]},
+        "tools[0].function.parameters.properties.x.$ref",
+    ),
+    ({"tool_choice": "auto"}, "tool_choice"),
+    ({"tool_choice": "none"}, "tool_choice"),
+    ({"tool_choice": named("f")}, "tool_choice"),
+    ({"parallel_tool_calls": True}, "parallel_tool_calls"),
+    ({"tools": [F], "parallel_tool_calls": "no"}, "parallel_tool_calls"),
+    ({"tools": [F], "tool_choice": "any"}, "tool_choice"),
+    ({"tools": [F], "tool_choice": 5}, "tool_choice"),
+    ({"tools": [F], "tool_choice": {}}, "tool_choice.type"),
+    ({"tools": [F], "tool_choice": {"type": "function"}}, "tool_choice.function"),
+    ({"tools": [F], "tool_choice": named("g")}, "tool_choice.function.name"),
+    ({"tools": [F], "tool_choice": named("a b")}, "tool_choice.function.name"),
+    ({"tools": [F], "response_format": {"type": "json_object"}}, "response_format"),
+    ({"tools": [F], "structured_outputs": {"choice": ["a"]}}, "structured_outputs"),
+    ({"tools": [F], "tool_choice": "required", "min_tokens": 3}, "min_tokens"),
+    ({"tools": [F], "tool_choice": named("f"), "ignore_eos": True}, "ignore_eos"),
+    ({"messages": [USER, {"role": "tool", "content": "3"}]}, "messages[1].tool_call_id"),
+    ({"messages": [USER, RESULT]}, "messages[1].tool_call_id"),
+    ({"messages": [USER, CALLED, {**RESULT, "tool_call_id": "d"}]}, "messages[2].tool_call_id"),
+    ({"messages": [USER, RESULT, CALLED]}, "messages[1].tool_call_id"),
+    ({"messages": [USER, {**CALLED, "tool_calls": [{**CALL, "type": "custom"}]}]}, "messages[1].tool_calls[0].type"),
+    (
+        {"messages": [USER, {**CALLED, "tool_calls": [{**CALL, "function": {"name": "f", "arguments": {}}}]}]},
+        "messages[1].tool_calls[0].function.arguments",
+    ),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[1]}-{str(case[0])[:40]}")
+async def test_a_wrong_tool_is_named(client: httpx.AsyncClient, case: tuple[Any, ...]) -> None:
+    fields, param, *code = case
+    answer = await post(client, CHAT, json.dumps({**GOOD[CHAT], **fields}))
+    assert_error(answer, 400, param, *code)
+    await assert_serves(client)
+
+
+async def test_a_list_that_nests_as_deep_as_json_may_is_refused(client: httpx.AsyncClient) -> None:
+    deep = '{"a":' * 100_000 + "1" + "}" * 100_000
+    function = f'{{"name": "f", "parameters": {deep}}}'
+    body = json.dumps(GOOD[CHAT])[:-1] + f', "tools": [{{"type": "function", "function": {function}}}]}}'
+    answer = await post(client, CHAT, body)
+    assert answer.status_code == 400
+    await assert_serves(client)
+
+
+GOOD_FIELDS: list[dict[str, Any]] = [
+    {"tools": [tool(f"f{i}") for i in range(128)]},
+    {"tools": [tool("a" * 64, parameters=nested(30))], "tool_choice": "auto", "parallel_tool_calls": False},
+    # Not enforced, so taken as it is; a schema may refer to itself.
+    {"tools": [tool(parameters={"properties": {"x": {"uniqueItems": True, "$ref": "#"}}})]},
+    {"tools": [tool(parameters={"$defs": {"a": {"$ref": "#/$defs/a"}}, "properties": {"x": {"$ref": "#/$defs/a"}}})]},
+    {"tools": [F], "tool_choice": "none", "response_format": {"type": "text"}},
+    {"messages": [USER, CALLED, RESULT, {**ASSISTANT, "reasoning_content": "Hm.", "reasoning": "Hm."}, USER]},
+    {"tools": [F], "messages": [USER, {**CALLED, "parsed": None}, RESULT]},
+]
+
+
+@pytest.mark.parametrize("fields", GOOD_FIELDS, ids=case_id)
+async def test_what_is_within_the_bounds_is_served(client: httpx.AsyncClient, fields: dict[str, Any]) -> None:
+    answer = await post(client, CHAT, json.dumps({**GOOD[CHAT], **fields}))
+    assert answer.status_code == 200, answer.text

@@ -1,0 +1,134 @@
+"""Calls and thoughts over the wire: any text through the scripted engine, streamed and not, is the same answer."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.contract.conftest import serving
+from tests.contract.test_bad_input import CHAT, GOOD
+from tests.engine.tool_texts import GOOD as SAID
+from tests.engine.tool_texts import TOOLS, Said
+from tests.wire import events
+from tokka.engine.calls import READABLE
+from tokka.engine.fake import FakeOptions
+from tokka.protocol.answers import ChatCompletion, ChatCompletionChunk
+
+BODY = {**GOOD[CHAT], "max_tokens": 2000, "tools": list(TOOLS.functions)}
+
+
+async def answers(options: FakeOptions, **fields: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return the plain answer and the chunks of the stream to the same request; both have the documented form."""
+    async with serving(options) as server:
+        transport = httpx.ASGITransport(server.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://tokka") as client:
+            body = {**BODY, **fields}
+            plain = await client.post(CHAT, json=body)
+            streamed = await client.post(CHAT, json={**body, "stream": True, "stream_options": {"include_usage": True}})
+    assert plain.status_code == 200, plain.text
+    ChatCompletion.model_validate_json(plain.content)
+    chunks = events(streamed)
+    for chunk in chunks:
+        ChatCompletionChunk.model_validate_json(json.dumps(chunk))
+    return plain.json(), chunks
+
+
+def deltas(chunks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [choice["delta"] for chunk in chunks for choice in chunk["choices"]]
+
+
+def joined(chunks: list[dict[str, Any]], name: str) -> str:
+    return "".join(delta.get(name) or "" for delta in deltas(chunks))
+
+
+def calls(chunks: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    made: list[tuple[str, str]] = []
+    for delta in deltas(chunks):
+        for piece in delta.get("tool_calls", ()):
+            if "id" in piece:
+                assert piece["type"] == "function"
+                made.append((piece["function"]["name"], ""))
+            name, arguments = made[piece["index"]]
+            made[piece["index"]] = (name, arguments + piece["function"]["arguments"])
+    return made
+
+
+@pytest.mark.parametrize("said", [said for said in SAID if said.parser in READABLE], ids=lambda said: said.text[:30])
+async def test_a_stream_of_calls_adds_up_to_the_plain_answer(said: Said) -> None:
+    plain, chunks = await answers(FakeOptions(answer=said.text, calls=said.parser))
+    (choice,) = plain["choices"]
+    message = choice["message"]
+    made = [(call["function"]["name"], call["function"]["arguments"]) for call in message.get("tool_calls", [])]
+    assert made == calls(chunks)
+    assert tuple((name, json.loads(arguments)) for name, arguments in made) == said.calls
+    assert (message["content"] or "") == joined(chunks, "content") == said.content
+    # Null only where there are calls and nothing else.
+    assert (message["content"] is None) == bool(said.calls and not said.content)
+    assert choice["finish_reason"] == ("tool_calls" if said.calls else "stop")
+    assert plain["usage"] == chunks[-1]["usage"]
+
+
+async def test_the_role_comes_first_and_once_and_a_call_s_id_with_its_first_piece() -> None:
+    text = '<tool_call>{"name": "now", "arguments": {"a": 1}}</tool_call>'
+    _, chunks = await answers(FakeOptions(answer=text))
+    first, *others = deltas(chunks)
+    assert first == {"role": "assistant", "content": None, "refusal": None}
+    assert not any("role" in delta for delta in others)
+    pieces = [piece for delta in others for piece in delta.get("tool_calls", ())]
+    assert set(pieces[0]) == {"index", "id", "type", "function"}
+    assert all(set(piece) == {"index", "function"} for piece in pieces[1:])
+    # One piece for each token of the arguments: they are passed on as they come.
+    assert len(pieces) == 1 + len('{"a": 1}')
+
+
+async def test_thoughts_have_both_names_and_are_counted() -> None:
+    plain, chunks = await answers(FakeOptions(answer="<think>Hm ä.</think>Yes.", thinks=True), tools=None)
+    message = plain["choices"][0]["message"]
+    assert (message["reasoning_content"], message["reasoning"], message["content"]) == ("Hm ä.", "Hm ä.", "Yes.")
+    assert joined(chunks, "reasoning_content") == joined(chunks, "reasoning") == "Hm ä."
+    assert joined(chunks, "content") == "Yes."
+    assert plain["usage"]["completion_tokens_details"]["reasoning_tokens"] == len("Hm ä.".encode())
+    assert chunks[-1]["usage"] == plain["usage"]
+
+
+async def test_without_thoughts_a_message_has_no_field_for_them() -> None:
+    plain, _ = await answers(FakeOptions(answer="Yes.", thinks=True), tools=None)
+    assert "reasoning" not in plain["choices"][0]["message"]
+
+
+async def test_with_tool_choice_none_a_call_is_text() -> None:
+    text = '<tool_call>{"name": "now", "arguments": {}}</tool_call>'
+    plain, chunks = await answers(FakeOptions(answer=text), tool_choice="none")
+    assert plain["choices"][0]["message"]["content"] == joined(chunks, "content") == text
+    assert plain["choices"][0]["finish_reason"] == "stop"
+
+
+async def test_a_stop_string_inside_a_call_ends_it_there() -> None:
+    text = '<tool_call>{"name": "now", "arguments": {"a": "b STOP c"}}</tool_call>'
+    plain, chunks = await answers(FakeOptions(answer=text), stop=["STOP"])
+    assert calls(chunks) == [("now", '{"a": "b ')]
+    assert plain["choices"][0]["stop_reason"] == "STOP"
+
+
+async def test_what_is_held_back_is_part_of_an_answer_cut_short_by_its_deadline() -> None:
+    options = FakeOptions(answer="Wait <tool_", token_delay_s=0.01)
+    plain, _ = await answers(options, ignore_eos=True, stop=["never"], timeout=0.3)
+    choice = plain["choices"][0]
+    assert (choice["finish_reason"], choice["stop_reason"]) == ("length", "timeout")
+    assert choice["message"]["content"].startswith("Wait <tool_")
+
+
+async def test_padding_hides_the_size_of_calls_and_thoughts() -> None:
+    text = '<think>Hm.</think><tool_call>{"name": "now", "arguments": {}}</tool_call>'
+    async with serving(FakeOptions(answer=text, thinks=True)) as server:
+        transport = httpx.ASGITransport(server.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://tokka") as client:
+            body = {**BODY, "stream": True, "stream_options": {"include_obfuscation": True}}
+            chunks = events(await client.post(CHAT, json=body))
+    for chunk in chunks:
+        (choice,) = chunk["choices"]
+        if "tool_calls" in choice["delta"] or "reasoning" in choice["delta"]:
+            assert chunk["obfuscation"]

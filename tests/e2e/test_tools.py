@@ -1,0 +1,274 @@
+"""Calls of functions on the real engine, with the openai package: streamed and not they are the same thing.
+
+The embedded model's template knows no tools, so all of it goes through the prompt of our own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import httpx
+import jsonschema_rs
+import pytest
+from openai import OpenAI, pydantic_function_tool
+from openai.types.chat import ChatCompletionMessage
+from pydantic import BaseModel
+
+from tests.program import Program
+from tests.wire import metric, post, stream
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
+
+CHAT = "/v1/chat/completions"
+MODEL = "SmolLM2-135M-Instruct"
+WEATHER = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string", "minLength": 1, "maxLength": 16},
+        "days": {"$ref": "#/$defs/days"},
+        "unit": {"enum": ["°C", "°F"]},
+    },
+    "required": ["city", "days", "unit"],
+    "additionalProperties": False,
+    "$defs": {"days": {"type": "integer", "minimum": 1, "maximum": 9}},
+}
+SCHEMAS: dict[str, Any] = {
+    "get_weather": WEATHER,
+    "search-web": {
+        "type": "object",
+        "properties": {"words": {"type": "array", "items": {"type": "string", "maxLength": 8}, "maxItems": 3}},
+        "required": ["words"],
+        "additionalProperties": False,
+    },
+    "now": {"type": "object", "properties": {}, "additionalProperties": False},
+}
+TOOLS: list[Any] = [
+    {"type": "function", "function": {"name": name, "description": f"Use it to {name}.", "parameters": schema}}
+    for name, schema in SCHEMAS.items()
+]
+ASK: list[Any] = [{"role": "user", "content": "What will the weather be in Oulu tomorrow?"}]
+NAMED: Any = {"type": "function", "function": {"name": "get_weather"}}
+BODY = {"model": MODEL, "messages": ASK, "tools": TOOLS, "max_completion_tokens": 400}
+
+
+@pytest.fixture(scope="module")
+def client(smollm2: Program) -> Iterator[httpx.Client]:
+    with smollm2.client() as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def openai(smollm2: Program) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{smollm2.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+def check(message: ChatCompletionMessage, most: int = 16) -> None:
+    """Check that a message is valid calls and nothing else."""
+    assert message.content is None
+    assert message.tool_calls
+    assert len(message.tool_calls) <= most
+    assert len({call.id for call in message.tool_calls}) == len(message.tool_calls)
+    for call in message.tool_calls:
+        assert call.type == "function"
+        assert call.id.startswith("call_")
+        assert jsonschema_rs.is_valid(SCHEMAS[call.function.name], json.loads(call.function.arguments))
+
+
+def folded(chunks: list[dict[str, Any]], index: int = 0) -> tuple[str, list[tuple[str, str]], str]:
+    """Return what a stream's deltas of a choice add up to: text, calls, finish_reason."""
+    text, calls, finish = "", [], ""
+    for chunk in chunks:
+        for choice in chunk["choices"]:
+            if choice["index"] != index:
+                continue
+            text += choice["delta"].get("content") or ""
+            finish = choice["finish_reason"] or finish
+            for piece in choice["delta"].get("tool_calls", ()):
+                if "id" in piece:
+                    assert piece["index"] == len(calls)
+                    calls.append((piece["function"]["name"], ""))
+                name, arguments = calls[piece["index"]]
+                calls[piece["index"]] = (name, arguments + piece["function"]["arguments"])
+    return text, calls, finish
+
+
+def calls_of(choice: dict[str, Any]) -> list[tuple[str, str]]:
+    calls = choice["message"].get("tool_calls", [])
+    return [(call["function"]["name"], call["function"]["arguments"]) for call in calls]
+
+
+@pytest.mark.parametrize("parallel", [True, False])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_required_always_calls_within_the_schemas(openai: OpenAI, seed: int, parallel: bool) -> None:
+    answer = openai.chat.completions.create(
+        model=MODEL, messages=ASK, tools=TOOLS, tool_choice="required", seed=seed, parallel_tool_calls=parallel
+    )
+    check(answer.choices[0].message, most=16 if parallel else 1)
+    assert answer.choices[0].finish_reason == "tool_calls"
+
+
+def test_a_named_function_is_called_and_nothing_else(openai: OpenAI) -> None:
+    answer = openai.chat.completions.create(model=MODEL, messages=ASK, tools=TOOLS, tool_choice=NAMED, n=3, seed=4)
+    for choice in answer.choices:
+        check(choice.message, most=1)
+        assert choice.message.tool_calls[0].function.name == "get_weather"
+        assert choice.finish_reason == "stop"
+
+
+CHOICES: list[dict[str, Any]] = [
+    {"tool_choice": "required"},
+    {"tool_choice": "required", "parallel_tool_calls": False, "temperature": 0.8, "seed": 5},
+    {"tool_choice": NAMED},
+    {"tool_choice": "auto", "max_completion_tokens": 40},
+    {"tool_choice": "none", "max_completion_tokens": 20},
+    {"tool_choice": "required", "max_completion_tokens": 3},
+    {"tool_choice": "required", "max_completion_tokens": 18},
+    {"tool_choice": NAMED, "max_completion_tokens": 6},
+    {"tool_choice": "required", "stop": ["Oulu", "days"]},
+    {"tool_choice": "required", "n": 3, "temperature": 1, "seed": 6, "max_completion_tokens": 80},
+]
+
+
+@pytest.mark.parametrize("fields", CHOICES, ids=str)
+def test_a_stream_adds_up_to_the_plain_answer(client: httpx.Client, fields: dict[str, Any]) -> None:
+    body = {**BODY, "temperature": 0, **fields}
+    plain, chunks = post(client, CHAT, body), stream(client, CHAT, body)
+    for choice in plain["choices"]:
+        message = choice["message"]
+        text = message["content"] or ""
+        assert folded(chunks, choice["index"]) == (text, calls_of(choice), choice["finish_reason"])
+        if fields["tool_choice"] != "none" and calls_of(choice):
+            assert message["content"] is None or message["content"].strip()
+    assert [choice["index"] for choice in plain["choices"]] == list(range(fields.get("n", 1)))
+
+
+def test_what_is_cut_short_says_so_and_keeps_the_arguments_so_far(client: httpx.Client) -> None:
+    body = {**BODY, "temperature": 0, "tool_choice": NAMED}
+    whole = calls_of(post(client, CHAT, body)["choices"][0])[0][1]
+    (choice,) = post(client, CHAT, {**body, "max_completion_tokens": 5})["choices"]
+    ((_, arguments),) = calls_of(choice)
+    assert choice["finish_reason"] == "length"
+    assert 0 < len(arguments) < len(whole)
+    assert whole.startswith(arguments)
+
+
+def test_a_model_that_answers_in_text_may_do_so(openai: OpenAI) -> None:
+    answer = openai.chat.completions.create(
+        model=MODEL, messages=ASK, tools=TOOLS, max_completion_tokens=30, temperature=0
+    )
+    choice = answer.choices[0]
+    assert (choice.finish_reason == "tool_calls") == bool(choice.message.tool_calls)
+    assert choice.message.content or choice.message.tool_calls
+    told = answer.usage.prompt_tokens
+    untold = openai.chat.completions.create(
+        model=MODEL, messages=ASK, tools=TOOLS, tool_choice="none", max_completion_tokens=1
+    )
+    # The prompt tells of the functions only where they may be called.
+    assert told > untold.usage.prompt_tokens + 100
+
+
+def test_a_model_that_writes_a_call_has_called(client: httpx.Client) -> None:
+    # The model is led to go on inside a call.
+    call = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
+    body = {**BODY, "tool_choice": "auto", "temperature": 0, "max_completion_tokens": 60}
+    body["messages"] = [*ASK, {"role": "user", "content": f"Repeat exactly, and nothing else:\n{call}"}]
+    (choice,) = post(client, CHAT, body)["choices"]
+    assert folded(stream(client, CHAT, body)) == (
+        choice["message"]["content"] or "",
+        calls_of(choice),
+        choice["finish_reason"],
+    )
+
+
+class Weather(BaseModel):
+    """The weather of some days."""
+
+    city: str
+    unit: Literal["C", "F"]
+
+
+def test_the_openai_package_parses_calls_and_gets_them_back_as_history(openai: OpenAI) -> None:
+    tools = [pydantic_function_tool(Weather)]
+    fields: dict[str, Any] = {"model": MODEL, "tools": tools, "tool_choice": "required", "parallel_tool_calls": False}
+    parsed = openai.chat.completions.parse(messages=ASK, **fields)
+    message = parsed.choices[0].message
+    assert message.tool_calls
+    assert isinstance(message.tool_calls[0].function.parsed_arguments, Weather)
+    result: Any = {"role": "tool", "tool_call_id": message.tool_calls[0].id, "content": "-3 degrees, snow"}
+    answer = openai.chat.completions.create(
+        model=MODEL, messages=[*ASK, message, result], tools=tools, max_completion_tokens=30
+    )
+    assert answer.choices[0].message.content or answer.choices[0].message.tool_calls
+
+
+def test_the_openai_package_s_stream_reports_every_piece(openai: OpenAI) -> None:
+    pieces = ""
+    with openai.chat.completions.stream(
+        model=MODEL, messages=ASK, tools=[pydantic_function_tool(Weather)], tool_choice="required", seed=2
+    ) as events:
+        for event in events:
+            if event.type == "tool_calls.function.arguments.delta" and event.index == 0:
+                pieces += event.arguments_delta
+        final = events.get_final_completion()
+    calls = final.choices[0].message.tool_calls
+    assert calls
+    assert pieces == calls[0].function.arguments
+    assert isinstance(calls[0].function.parsed_arguments, Weather)
+
+
+def test_with_calls_the_logprobs_are_those_of_all_tokens(client: httpx.Client) -> None:
+    body = {**BODY, "tool_choice": NAMED, "logprobs": True, "temperature": 0}
+    answer = post(client, CHAT, body)
+    (choice,) = answer["choices"]
+    scored = choice["logprobs"]["content"]
+    written = b"".join(bytes(token["bytes"]) for token in scored).decode()
+    assert written == calls_of(choice)[0][1]
+    assert len(scored) in (answer["usage"]["completion_tokens"], answer["usage"]["completion_tokens"] - 1)
+
+
+def test_calls_have_an_outcome_of_their_own(client: httpx.Client) -> None:
+    before = metric(client, "tokka_requests_total", outcome="tool_calls")
+    post(client, CHAT, {**BODY, "tool_choice": "required", "parallel_tool_calls": False})
+    assert metric(client, "tokka_requests_total", outcome="tool_calls") == before + 1
+
+
+def test_as_many_functions_as_may_be_are_enforced_at_once(client: httpx.Client) -> None:
+    tools = [{"type": "function", "function": {"name": f"f{i}", "parameters": WEATHER}} for i in range(128)]
+    body = {**BODY, "tools": tools, "tool_choice": "required", "parallel_tool_calls": False}
+    (choice,) = post(client, CHAT, {**body, "truncate_prompt_tokens": 500})["choices"]
+    ((name, arguments),) = calls_of(choice)
+    assert name.startswith("f")
+    assert jsonschema_rs.is_valid(WEATHER, json.loads(arguments))
+
+
+@pytest.mark.parametrize("choice", ["required", NAMED], ids=str)
+def test_a_schema_that_cannot_be_compiled_is_named_and_the_engine_serves_on(client: httpx.Client, choice: Any) -> None:
+    schema = {"type": "object", "properties": {"x": {"type": "string", "pattern": "("}}}
+    tools = [{"type": "function", "function": {"name": "get_weather", "parameters": schema}}]
+    answer = client.post(CHAT, json={**BODY, "tools": tools, "tool_choice": choice})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"].startswith("tools")
+    post(client, CHAT, {**BODY, "tool_choice": NAMED})
+
+
+def test_a_schema_that_cannot_be_enforced_lets_any_object_pass_unless_it_is_strict(client: httpx.Client) -> None:
+    schema = {"type": "object", "properties": {"x": {"type": "array", "uniqueItems": True}}}
+    function = {"name": "get_weather", "parameters": schema}
+    body = {**BODY, "tools": [{"type": "function", "function": function}], "tool_choice": NAMED}
+    (choice,) = post(client, CHAT, {**body, "max_completion_tokens": 20})["choices"]
+    assert calls_of(choice)[0][1].startswith("{")
+    strict = {"type": "function", "function": {**function, "strict": True}}
+    refused = client.post(CHAT, json={**body, "tools": [strict]}).json()["error"]
+    assert refused["param"] == "tools[0].function.parameters.properties.x.uniqueItems"
+
+
+def test_a_deadline_ends_a_call_with_what_there_is(client: httpx.Client) -> None:
+    schema = {"type": "object", "properties": {"x": {"type": "string", "minLength": 4000}}, "required": ["x"]}
+    tools = [{"type": "function", "function": {"name": "get_weather", "parameters": schema}}]
+    body = {**BODY, "tools": tools, "tool_choice": NAMED, "timeout": 2, "max_completion_tokens": 6000}
+    (choice,) = post(client, CHAT, body)["choices"]
+    assert (choice["finish_reason"], choice["stop_reason"]) == ("length", "timeout")
+    assert calls_of(choice)[0][1].startswith('{"x":"')

@@ -1,0 +1,152 @@
+"""What models of each family write when they call functions, well and badly; and what it means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tokka.core import Tools
+
+NAMES = ("get_weather", "get_weather_report", "search-web", "now")
+TOOLS = Tools(
+    tuple(
+        {"type": "function", "function": {"name": name, "description": "", "parameters": {"type": "object"}}}
+        for name in NAMES
+    )
+)
+ONE_CALL = Tools(TOOLS.functions, parallel=False)
+
+
+@dataclass(frozen=True)
+class Said:
+    """A text, its calls, and the text beside them. `odd`: the parser library sees other calls in it, or none."""
+
+    parser: str
+    text: str
+    calls: tuple[tuple[str, Any], ...] = ()
+    content: str = ""
+    odd: bool = False
+
+
+NESTED = {"a": [1, {"b": "}"}, [[]]], "c": {"d": {"e": None}}}
+QUOTES = {"query": 'say "hej\\" {now}', "more": "</b>\n[x]"}
+NESTED_TEXT = '{"a": [1, {"b": "}"}, [[]]], "c": {"d": {"e": null}}}'
+QUOTES_TEXT = r'{"query": "say \"hej\\\" {now}", "more": "</b>\n[x]"}'
+
+
+def _hermes(name: str, arguments: str) -> str:
+    return f'<tool_call>\n{{"name": "{name}", "arguments": {arguments}}}\n</tool_call>'
+
+
+def _v3(name: str, arguments: str) -> str:
+    return f"<｜tool▁call▁begin｜>function<｜tool▁sep｜>{name}\n```json\n{arguments}\n```<｜tool▁call▁end｜>"
+
+
+def _v31(name: str, arguments: str) -> str:
+    return f"<｜tool▁call▁begin｜>{name}<｜tool▁sep｜>{arguments}<｜tool▁call▁end｜>"
+
+
+def _deepseek(*calls: str) -> str:
+    return f"<｜tool▁calls▁begin｜>{''.join(calls)}<｜tool▁calls▁end｜>"
+
+
+OULU = ("get_weather", {"city": "Oulu ☃ Ääni 🦌"})
+OULU_TEXT = '{"city": "Oulu ☃ Ääni 🦌"}'
+
+GOOD = [
+    Said("hermes", _hermes("get_weather", OULU_TEXT), (OULU,)),
+    Said("hermes", "Let me see.\n" + _hermes("get_weather", OULU_TEXT), (OULU,), "Let me see.\n"),
+    Said("hermes", _hermes("search-web", QUOTES_TEXT), (("search-web", QUOTES),)),
+    Said(
+        "hermes",
+        _hermes("now", NESTED_TEXT) + "\n" + _hermes("get_weather_report", "{}"),
+        (("now", NESTED), ("get_weather_report", {})),
+    ),
+    Said("hermes", '<tool_call>{"arguments":{"a":1} , "name":"now"}</tool_call>', (("now", {"a": 1}),)),
+    Said(
+        "hermes",
+        r'<tool_call>{"name": "now", "arguments": {"\u00e4": "\ud83e\udd8c", "n": 1.50}}',
+        (("now", {"ä": "🦌", "n": 1.5}),),
+    ),
+    Said("hermes", "Just <b>text</b> with < and <tool", content="Just <b>text</b> with < and <tool"),
+    Said("hermes", "", content=""),
+    Said("hermes", " \n", content=" \n"),
+    Said("qwen3_json", "\n" + _hermes("get_weather", OULU_TEXT), (OULU,)),
+    Said("llama3_json", '{"name": "get_weather", "parameters": ' + OULU_TEXT + "}", (OULU,)),
+    Said(
+        "llama3_json",
+        '<|python_tag|>{"name": "search-web", "parameters": ' + QUOTES_TEXT + "}",
+        (("search-web", QUOTES),),
+    ),
+    Said(
+        "llama4_json",
+        '{"type": "function", "name": "now", "parameters": {}}; {"name": "get_weather", "arguments": '
+        + OULU_TEXT
+        + "}",
+        (("now", {}), OULU),
+    ),
+    Said("llama3_json", "The set {1, 2} is small.", content="The set {1, 2} is small."),
+    Said("mistral", "[TOOL_CALLS]get_weather[ARGS]" + OULU_TEXT, (OULU,)),
+    Said(
+        "mistral",
+        "Sure.[TOOL_CALLS]search-web" + QUOTES_TEXT + "[TOOL_CALLS]now{}",
+        (("search-web", QUOTES), ("now", {})),
+        "Sure.",
+    ),
+    Said("deepseek_v3", _deepseek(_v3("get_weather", OULU_TEXT)), (OULU,)),
+    Said(
+        "deepseek_v3",
+        "Hi " + _deepseek(_v3("now", NESTED_TEXT), "\n", _v3("get_weather", OULU_TEXT)),
+        (("now", NESTED), OULU),
+        "Hi ",
+    ),
+    Said(
+        "deepseek_v31",
+        _deepseek(_v31("search-web", QUOTES_TEXT), _v31("now", "{}")),
+        (("search-web", QUOTES), ("now", {})),
+    ),
+    Said("deepseek_v31", "No call at all.", content="No call at all."),
+    Said(
+        "qwen3_coder",
+        "Ok\n<tool_call>\n<function=get_weather>\n<parameter=city>\nOulu ☃ Ääni 🦌\n</parameter>\n</function>\n"
+        "</tool_call>",
+        (OULU,),
+        "Ok\n",
+    ),
+    Said(
+        "qwen3_xml",
+        "<tool_call>\n<function=now>\n</function>\n</tool_call>\n"
+        "<tool_call>\n<function=get_weather>\n<parameter=city>\nOulu ☃ Ääni 🦌\n</parameter>\n</function>\n"
+        "</tool_call>",
+        (("now", {}), OULU),
+    ),
+    Said("pythonic", '[get_weather(city="Oulu ☃ Ääni 🦌"), now()]', (OULU, ("now", {}))),
+    Said("llama4_pythonic", '<|python_start|>[get_weather(city="Oulu ☃ Ääni 🦌")]<|python_end|>', (OULU,)),
+    Said("pythonic", "[1] is a footnote.", content="[1] is a footnote."),
+]
+# Broken, cut off, or of no use: what is no call stays text, all of it.
+BAD = [
+    Said("hermes", "<tool_call> is a tag.", content="<tool_call> is a tag.", odd=True),
+    Said(
+        "hermes",
+        '<tool_call>{"name": "unknown", "arguments": {}}</tool_call>',
+        content='<tool_call>{"name": "unknown", "arguments": {}}</tool_call>',
+    ),
+    Said("hermes", '<tool_call>{"name": "get_wea', content='<tool_call>{"name": "get_wea'),
+    Said("hermes", "<tool_call>{name: now}</tool_call>", content="<tool_call>{name: now}</tool_call>"),
+    Said("hermes", '<tool_call>{"city": "Oulu"}</tool_call>', content='<tool_call>{"city": "Oulu"}</tool_call>'),
+    Said(
+        "hermes",
+        '<tool_call>{"name": "now", "arguments": "x"}</tool_call>',
+        content='<tool_call>{"name": "now", "arguments": "x"}</tool_call>',
+        odd=True,
+    ),
+    Said("hermes", _hermes("now", "{}") + " That was it.", (("now", {}),), "That was it.", odd=True),
+    Said("hermes", _hermes("now", "{}") + "[1] note", (("now", {}),), "[1] note", odd=True),
+    Said("llama3_json", '{"name": "Helsinki", "parameters": {}}', content='{"name": "Helsinki", "parameters": {}}'),
+    Said("llama3_json", '{"city": "Oulu"}', content='{"city": "Oulu"}'),
+    Said("mistral", "[TOOL_CALLS] are what I write.", content="[TOOL_CALLS] are what I write.", odd=True),
+    Said("deepseek_v3", "<｜tool▁calls▁begin｜>oh", content="<｜tool▁calls▁begin｜>oh", odd=True),
+    Said("qwen3_coder", "<tool_call>\nnothing", content="<tool_call>\nnothing", odd=True),
+    Said("pythonic", "[get_weather(city=", content="[get_weather(city="),
+]
