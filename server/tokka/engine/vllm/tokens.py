@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from tokka.core import TokenLogprob
 
+# OpenAI's number for what cannot come: vLLM has minus infinity for what a constraint rules out, and JSON has none.
+_VERY_UNLIKELY = -9999.0
 _BYTE_TOKEN = re.compile(r"^<0x([0-9A-Fa-f]{2})>$")
 
 
@@ -26,6 +28,8 @@ class TokenTable:
 
     def logprob(self, token: int, logprob: float | None, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
         raw = self.raw(token)
+        if logprob is not None:
+            logprob = max(logprob, _VERY_UNLIKELY)
         return TokenLogprob(token, raw.decode(errors="replace"), raw, logprob, top)
 
     def raw(self, token: int) -> bytes:

@@ -1,0 +1,31 @@
+"""instructor: objects of a class out of answers, by way of response_format."""
+
+from __future__ import annotations
+
+import instructor
+import openai
+from facts import API, HEADERS, MODEL, NO_MODEL, PERSON, error_of, example, report
+from instructor.core import InstructorRetryException
+from person import Person
+
+plain = openai.OpenAI(base_url=API, api_key="none", default_headers=HEADERS, max_retries=0)
+messages = [{"role": "user", "content": PERSON}]
+fields = {"model": MODEL, "messages": messages, "response_model": Person, "temperature": 0, "max_retries": 0}
+
+client = instructor.from_openai(plain, mode=instructor.Mode.JSON_SCHEMA)
+person, completion = client.chat.completions.create_with_completion(**fields)
+parts = list(client.chat.completions.create_partial(**fields))
+
+try:
+    client.chat.completions.create(**fields | {"model": NO_MODEL})
+except InstructorRetryException as caught:
+    error = error_of(caught)
+
+report(
+    person=person.model_dump(),
+    usage=[completion.usage.prompt_tokens, completion.usage.completion_tokens],
+    parts=len(parts),
+    last_part=parts[-1].model_dump(),
+    error=error,
+    example=example(),
+)

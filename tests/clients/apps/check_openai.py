@@ -1,0 +1,58 @@
+"""The openai package on the real engine; what it does with a scripted one is in test_openai_package.py."""
+
+from __future__ import annotations
+
+import asyncio
+
+import openai
+from facts import API, HEADERS, MAX_TOKENS, MODEL, NO_MODEL, PERSON, QUESTION, STOP, error_of, example, report
+from person import Person
+
+client = openai.OpenAI(base_url=API, api_key="none", default_headers=HEADERS, max_retries=0)
+messages = [{"role": "user", "content": QUESTION}]
+fields = {"model": MODEL, "messages": messages, "temperature": 0, "max_completion_tokens": MAX_TOKENS}
+
+answer = client.chat.completions.create(**fields)
+with client.chat.completions.create(**fields, stream=True, stream_options={"include_usage": True}) as stream:
+    *chunks, last = stream
+cut = client.chat.completions.create(**fields | {"max_completion_tokens": 3})
+stopped = client.chat.completions.create(**fields, stop=STOP)
+several = client.chat.completions.create(**fields | {"temperature": 1}, n=3, seed=7)
+scored = client.chat.completions.create(**fields, logprobs=True, top_logprobs=2)
+text = {"model": MODEL, "prompt": "1, 2, 3, 4, 5, 6,", "max_tokens": 5, "temperature": 0}
+continued = client.completions.create(**text)
+echoed = client.completions.create(**text, echo=True, logprobs=1)
+person = client.chat.completions.parse(
+    model=MODEL, messages=[{"role": "user", "content": PERSON}], temperature=0, response_format=Person
+)
+
+
+async def ask_async() -> str | None:
+    async with openai.AsyncOpenAI(base_url=API, api_key="none", max_retries=0) as client:
+        return (await client.chat.completions.create(**fields)).choices[0].message.content
+
+
+try:
+    client.chat.completions.create(**fields | {"model": NO_MODEL})
+except openai.NotFoundError as caught:
+    error = error_of(caught)
+
+report(
+    answer=answer.choices[0].message.content,
+    async_answer=asyncio.run(ask_async()),
+    pieces=[choice.delta.content for chunk in chunks for choice in chunk.choices if choice.delta.content],
+    usage=[answer.usage.prompt_tokens, answer.usage.completion_tokens],
+    stream_usage=[last.usage.prompt_tokens, last.usage.completion_tokens],
+    cut=[cut.choices[0].message.content, cut.choices[0].finish_reason],
+    stopped=[stopped.choices[0].message.content, stopped.choices[0].finish_reason],
+    several=[choice.message.content for choice in several.choices],
+    scored="".join(token.token for token in scored.choices[0].logprobs.content),
+    logprobs=[token.logprob for token in scored.choices[0].logprobs.content],
+    continued=continued.choices[0].text,
+    echoed=echoed.choices[0].text,
+    echoed_tokens=echoed.choices[0].logprobs.tokens,
+    models=[model.id for model in client.models.list()],
+    person=person.choices[0].message.parsed.model_dump(),
+    error=error,
+    example=example(),
+)

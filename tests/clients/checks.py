@@ -1,0 +1,129 @@
+"""The clients of docs/clients.md: where each is installed, and how its check is run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+APPS = Path(__file__).parent / "apps"
+NODE = APPS / "ai-sdk"
+DOCUMENT = ROOT / "docs" / "clients.md"
+RUN_S = 110
+QUESTION = "What is the capital of Japan?"
+STOP = " Tokyo"
+NO_MODEL = "no-such-model"
+PERSON = "Matti Virtanen is 42 years old. Who is he? Answer as JSON."
+
+# Nothing is told to anybody: what each client would send home or fetch is off, and the checks watch that it is.
+QUIET = {
+    "HF_HUB_OFFLINE": "1",
+    "HAYSTACK_TELEMETRY_ENABLED": "False",
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    "NO_PROXY": "127.0.0.1",
+}
+
+
+@dataclass(frozen=True)
+class Client:
+    """A row of the table: its name there, its check, the package that has its version, its own exception."""
+
+    name: str
+    check: str
+    package: str
+    home: str
+    error: str
+
+    @property
+    def stamp(self) -> Path:
+        folder = NODE / "node_modules" if self.home == "node" else ROOT / f".venv-clients-{self.home}"
+        return folder / ".tokka-installed"
+
+    @property
+    def lock(self) -> Path:
+        return NODE / "package-lock.json" if self.home == "node" else ROOT / f"requirements/clients-{self.home}.txt"
+
+    @property
+    def version(self) -> str:
+        """The locked version."""
+        if self.home == "node":
+            return str(json.loads(self.lock.read_text())["packages"][f"node_modules/{self.package}"]["version"])
+        return re.findall(rf"^{re.escape(self.package)}==(.+)$", self.lock.read_text(), re.MULTILINE)[0]
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether the environment was made from this very lock file."""
+        return self.stamp.is_file() and hashlib.sha256(self.lock.read_bytes()).hexdigest() in self.stamp.read_text()
+
+    def example(self) -> str:
+        """Return its first code block in the document."""
+        title = self.name.removesuffix(" (Python)")
+        section = DOCUMENT.read_text().partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+        return re.findall(r"^```\w+\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)[0]
+
+
+CLIENTS = [
+    Client("openai (Python)", "openai", "openai", "openai3", "NotFoundError"),
+    Client("langchain-openai", "langchain", "langchain-openai", "openai3", "OpenAIModelNotFoundError"),
+    Client("litellm", "litellm", "litellm", "openai2", "NotFoundError"),
+    Client("instructor", "instructor", "instructor", "openai2", "InstructorRetryException"),
+    Client("pydantic-ai", "pydantic_ai", "pydantic-ai-slim", "openai3", "ModelNotFoundError"),
+    Client("openai-agents", "agents", "openai-agents", "openai3", "NotFoundError"),
+    Client("llama-index", "llama_index", "llama-index-llms-openai-like", "openai2", "NotFoundError"),
+    Client("haystack", "haystack", "haystack-ai", "openai2", "NotFoundError"),
+    Client("lm-eval", "lm_eval", "lm-eval", "openai3", "HTTPError"),
+    Client("Vercel AI SDK", "ai_sdk", "ai", "node", "APICallError"),
+    Client("aitta-client", "aitta", "aitta-client", "openai3", "ModelNotFoundError"),
+]
+
+
+def run_check(client: Client, url: str, model: str, tokenizer: Path, home: Path) -> dict[str, Any]:
+    """Run a client's check in its own environment against the server and return the facts it prints."""
+    example = client.example().replace("http://127.0.0.1:8000", url).replace("/path/to/the/model", str(tokenizer))
+    env = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(home),
+        "TOKKA_URL": url,
+        "TOKKA_MODEL": model,
+        **QUIET,
+        "TOKKA_CHECK": f"check-{client.check}",
+        "TOKKA_EXAMPLE": example,
+        "TOKKA_TOKENIZER": str(tokenizer),
+        "TOKKA_QUESTION": QUESTION,
+        "TOKKA_STOP": STOP,
+        "TOKKA_PERSON": PERSON,
+        "TOKKA_NO_MODEL": NO_MODEL,
+    }
+    if client.home == "node":
+        # With `-e`, packages are found from the working folder.
+        facts = json.loads(_run(["node", "check.mjs"], NODE, env))
+        return {**facts, "example": _run(["node", "--input-type=module", "-e", example], NODE, env)}
+    bin_folder = client.stamp.parent / "bin"
+    printed = _run([str(bin_folder / "python"), str(APPS / f"check_{client.check}.py")], home, env)
+    facts = json.loads(printed.splitlines()[-1])
+    if client.check == "lm_eval":
+        env |= {"PATH": f"{bin_folder}:{env['PATH']}"}
+        facts["example"] = _run(["bash", "-euc", example], APPS / "lm_eval_tasks", env)
+    return dict(facts)
+
+
+def _run(command: list[str], folder: Path, env: dict[str, str]) -> str:
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=RUN_S, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@cache
+def missing(client: Client) -> str | None:
+    """Return why a client cannot be run, and what helps."""
+    if client.home == "node" and shutil.which("node") is None:
+        return "Node.js is not installed: TOKKA_SYSTEM_PACKAGES=1 scripts/test"
+    return None if client.is_installed else "not installed from its lock file: scripts/clients"
