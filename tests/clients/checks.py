@@ -21,6 +21,7 @@ RUN_S = 110
 QUESTION = "What is the capital of Japan?"
 STOP = " Tokyo"
 NO_MODEL = "no-such-model"
+ASK = "What is the weather in Oulu?"
 PERSON = "Matti Virtanen is 42 years old. Who is he? Answer as JSON."
 
 # Nothing is told to anybody: what each client would send home or fetch is off, and the checks watch that it is.
@@ -101,6 +102,7 @@ def run_check(client: Client, url: str, model: str, tokenizer: Path, home: Path)
         "TOKKA_STOP": STOP,
         "TOKKA_PERSON": PERSON,
         "TOKKA_NO_MODEL": NO_MODEL,
+        "TOKKA_ASK": ASK,
     }
     if client.home == "node":
         # With `-e`, packages are found from the working folder.

@@ -27,6 +27,7 @@ CONTINUING = ["openai", "langchain", "litellm", "llama_index"]
 # Likelihoods depend a little on what else is computed in the same step. So what is compared word by word is something
 # the model is sure of: each token is about e times as likely as the next one, or more.
 BATCH_NOISE = 0.3
+CALLING = [check for check in CHATTING if check not in {"pydantic_ai", "aitta"}]
 HELD_TO_A_FORM = [check for check in BY_CHECK if check not in {"llama_index", "aitta", "lm_eval"}]
 
 pytestmark = [pytest.mark.engine, pytest.mark.clients]
@@ -152,6 +153,23 @@ def test_the_example_of_the_document_answers(
         assert re.fullmatch(r"country='.+' capital='.+'\n", printed)
     else:
         assert printed == chat(http, smollm2.model, max_tokens=50)["choices"][0]["message"]["content"] + "\n"
+
+
+@pytest.mark.parametrize("check", CALLING)
+def test_a_call_that_must_come_comes(facts_of: FactsOf, check: str) -> None:
+    facts = facts_of(check)
+    name, arguments = facts["call"]
+    assert (name, set(arguments)) == ("get_weather", {"city"})
+    assert arguments["city"] in {"Oulu", "Turku"}
+    assert facts.get("streamed_call", facts["call"])[0] == name
+    # The function's result went back, and something was said to it.
+    assert facts.get("after", "text")
+
+
+@pytest.mark.parametrize("check", ["instructor", "pydantic_ai"])
+def test_an_object_comes_by_way_of_a_call(facts_of: FactsOf, check: str) -> None:
+    # Asked so, the model makes up the age.
+    assert set(facts_of(check)["by_call"]) == {"name", "age", "mood"}
 
 
 # -- one client's own -------------------------------------------------------------------------------------------

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import openai
-from agents import Agent, ModelSettings, OpenAIChatCompletionsModel, Runner, set_tracing_disabled
+from agents import Agent, ModelSettings, OpenAIChatCompletionsModel, Runner, function_tool, set_tracing_disabled
 from facts import API, HEADERS, MAX_TOKENS, MODEL, NO_MODEL, PERSON, QUESTION, error_of, example, report
 from person import Person
+from weather import ASK, calls, get_weather
 
 set_tracing_disabled(True)
 client = openai.AsyncOpenAI(base_url=API, api_key="none", default_headers=HEADERS, max_retries=0)
@@ -28,8 +29,12 @@ async def main() -> dict[str, object]:
         async for event in stream.stream_events()
         if event.type == "raw_response_event" and event.data.type == "response.output_text.delta"
     ]
-    settings.max_tokens = 200
+    settings.max_tokens = 100
     person = await Runner.run(agent(output_type=Person), PERSON)
+    # It runs the function, and asks again without the demand for a call.
+    settings.tool_choice = "required"
+    after = await Runner.run(agent(tools=[function_tool(get_weather)]), ASK)
+    settings.tool_choice = None
     try:
         await Runner.run(agent(NO_MODEL), QUESTION)
     except openai.NotFoundError as caught:
@@ -42,6 +47,8 @@ async def main() -> dict[str, object]:
         "stream_usage": [streamed.input_tokens, streamed.output_tokens],
         "person": person.final_output.model_dump(),
         "error": error,
+        "call": ["get_weather", {"city": calls[0]}],
+        "after": after.final_output,
     }
 
 

@@ -8,8 +8,10 @@ from haystack import Pipeline
 from haystack.components.builders import ChatPromptBuilder
 from haystack.components.generators.chat import OpenAIChatGenerator
 from haystack.dataclasses import ChatMessage
+from haystack.tools import Tool
 from haystack.utils import Secret
 from person import Person
+from weather import ASK, TOOL, get_weather
 
 SETTINGS = {"temperature": 0, "max_completion_tokens": MAX_TOKENS}
 
@@ -44,6 +46,11 @@ chunks = []
 cut = ask(max_completion_tokens=3)
 stopped = ask(stop=[STOP])
 person = ask(PERSON, response_format=Person, max_completion_tokens=100)
+tool = Tool(**TOOL["function"], function=get_weather)
+(message,) = generator(tools=[tool]).run(
+    [ChatMessage.from_user(ASK)], generation_kwargs={"tool_choice": "required", "max_completion_tokens": 100}
+)["replies"]
+call = [message.tool_calls[0].tool_name, message.tool_calls[0].arguments]
 
 try:
     generator(NO_MODEL).run([ChatMessage.from_user(QUESTION)])
@@ -64,5 +71,6 @@ report(
     stopped=[stopped.text, stopped.meta["finish_reason"]],
     person=Person.model_validate_json(person.text).model_dump(),
     error=error,
+    call=call,
     example=example(),
 )

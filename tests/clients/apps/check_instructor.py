@@ -11,10 +11,12 @@ from person import Person
 plain = openai.OpenAI(base_url=API, api_key="none", default_headers=HEADERS, max_retries=0)
 messages = [{"role": "user", "content": PERSON}]
 fields = {"model": MODEL, "messages": messages, "response_model": Person, "temperature": 0, "max_retries": 0}
+fields["max_tokens"] = 100
 
 client = instructor.from_openai(plain, mode=instructor.Mode.JSON_SCHEMA)
 person, completion = client.chat.completions.create_with_completion(**fields)
 parts = list(client.chat.completions.create_partial(**fields))
+by_call = instructor.from_openai(plain, mode=instructor.Mode.TOOLS).chat.completions.create(**fields)
 
 try:
     client.chat.completions.create(**fields | {"model": NO_MODEL})
@@ -27,5 +29,6 @@ report(
     parts=len(parts),
     last_part=parts[-1].model_dump(),
     error=error,
+    by_call=by_call.model_dump(),
     example=example(),
 )

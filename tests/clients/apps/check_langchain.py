@@ -9,9 +9,11 @@ from facts import API, HEADERS, MAX_TOKENS, MODEL, NO_MODEL, PERSON, QUESTION, S
 from langchain_core.messages import HumanMessage
 from langchain_openai import ChatOpenAI, OpenAI
 from person import Person
+from weather import ASK, TOOL
 
 common = {"base_url": API, "api_key": "none", "default_headers": HEADERS, "max_retries": 0, "temperature": 0}
 chat = ChatOpenAI(model=MODEL, max_completion_tokens=MAX_TOKENS, stream_usage=True, **common)
+roomy = ChatOpenAI(model=MODEL, max_completion_tokens=100, **common)
 
 answer = chat.invoke(QUESTION)
 chunks = list(chat.stream(QUESTION))
@@ -26,7 +28,16 @@ several = ChatOpenAI(model=MODEL, max_completion_tokens=8, n=3, seed=7, **common
 )
 continued = OpenAI(model=MODEL, max_tokens=5, **common).invoke("1, 2, 3, 4, 5, 6,")
 # The default way of the package, for OpenAI's newer models.
-person = ChatOpenAI(model=MODEL, **common).with_structured_output(Person).invoke(PERSON)
+person = roomy.with_structured_output(Person).invoke(PERSON)
+# "any" is LangChain's word for a call that must come.
+with_tools = roomy.bind_tools([TOOL], tool_choice="any")
+(called,) = with_tools.invoke(ASK).tool_calls[:1]
+call = [called["name"], called["args"]]
+parts = list(with_tools.stream(ASK))
+joined = parts[0]
+for part in parts[1:]:
+    joined += part
+(streamed,) = joined.tool_calls[:1]
 
 try:
     ChatOpenAI(model=NO_MODEL, **common).invoke(QUESTION)
@@ -47,5 +58,7 @@ report(
     continued=continued,
     person=person.model_dump(),
     error=error,
+    call=call,
+    streamed_call=[streamed["name"], streamed["args"]],
     example=example(),
 )

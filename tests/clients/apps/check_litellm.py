@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import litellm
 from facts import API, HEADERS, MAX_TOKENS, MODEL, NO_MODEL, PERSON, QUESTION, STOP, error_of, example, report
 from person import Person
+from weather import ASK, TOOL
 
 litellm.suppress_debug_info = True
 common = {"api_base": API, "api_key": "none", "extra_headers": HEADERS, "max_retries": 0, "temperature": 0}
@@ -25,6 +27,9 @@ continued = litellm.text_completion(
 person = litellm.completion(
     **fields | {"max_tokens": 100, "messages": [{"role": "user", "content": PERSON}]}, response_format=Person
 )
+asked = fields | {"messages": [{"role": "user", "content": ASK}], "max_tokens": 100}
+(called,) = litellm.completion(**asked, tools=[TOOL], tool_choice="required").choices[0].message.tool_calls[:1]
+call = [called.function.name, json.loads(called.function.arguments)]
 
 try:
     litellm.completion(**fields | {"model": f"openai/{NO_MODEL}"})
@@ -44,5 +49,6 @@ report(
     continued=continued.choices[0].text,
     person=Person.model_validate_json(person.choices[0].message.content).model_dump(),
     error=error,
+    call=call,
     example=example(),
 )

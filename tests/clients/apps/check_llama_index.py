@@ -7,7 +7,9 @@ import asyncio
 import openai
 from facts import API, HEADERS, MAX_TOKENS, MODEL, NO_MODEL, QUESTION, STOP, error_of, example, report
 from llama_index.core.llms import ChatMessage
+from llama_index.core.tools import FunctionTool
 from llama_index.llms.openai_like import OpenAILike
+from weather import ASK, City, get_weather
 
 common = {
     "api_base": API,
@@ -27,6 +29,10 @@ chunks = list(llm.stream_chat(messages, stream_options={"include_usage": True}))
 cut = OpenAILike(model=MODEL, **common | {"max_tokens": 3}).chat(messages)
 stopped = llm.chat(messages, stop=[STOP])
 text = OpenAILike(model=MODEL, **common | {"is_chat_model": False, "max_tokens": 5})
+calling = OpenAILike(model=MODEL, **common | {"is_function_calling_model": True, "max_tokens": 100})
+response = calling.chat_with_tools([FunctionTool.from_defaults(get_weather, fn_schema=City)], ASK, tool_required=True)
+called = calling.get_tool_calls_from_response(response)[0]
+call = [called.tool_name, called.tool_kwargs]
 
 try:
     OpenAILike(model=NO_MODEL, **common).chat(messages)
@@ -49,5 +55,6 @@ report(
     continued=text.complete("1, 2, 3, 4, 5, 6,").text,
     streamed_text="".join(chunk.delta for chunk in text.stream_complete("1, 2, 3, 4, 5, 6,")),
     error=error,
+    call=call,
     example=example(),
 )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import openai
 from facts import API, HEADERS, MAX_TOKENS, MODEL, NO_MODEL, PERSON, QUESTION, STOP, error_of, example, report
 from person import Person
+from weather import ASK, TOOL
 
 client = openai.OpenAI(base_url=API, api_key="none", default_headers=HEADERS, max_retries=0)
 messages = [{"role": "user", "content": QUESTION}]
@@ -23,8 +25,23 @@ text = {"model": MODEL, "prompt": "1, 2, 3, 4, 5, 6,", "max_tokens": 5, "tempera
 continued = client.completions.create(**text)
 echoed = client.completions.create(**text, echo=True, logprobs=1)
 person = client.chat.completions.parse(
-    model=MODEL, messages=[{"role": "user", "content": PERSON}], temperature=0, response_format=Person
+    model=MODEL,
+    messages=[{"role": "user", "content": PERSON}],
+    temperature=0,
+    max_completion_tokens=100,
+    response_format=Person,
 )
+
+asked = {"model": MODEL, "messages": [{"role": "user", "content": ASK}], "temperature": 0, "max_completion_tokens": 100}
+asked["tools"] = [TOOL]
+(called,) = client.chat.completions.create(**asked, tool_choice="required").choices[0].message.tool_calls[:1]
+call = [called.function.name, json.loads(called.function.arguments)]
+with client.chat.completions.stream(**asked, tool_choice="required") as stream:
+    (streamed,) = stream.get_final_completion().choices[0].message.tool_calls[:1]
+streamed_call = [streamed.function.name, json.loads(streamed.function.arguments)]
+result = {"role": "tool", "tool_call_id": called.id, "content": "Snow in Oulu."}
+messages_then = [*asked["messages"], {"role": "assistant", "tool_calls": [called.model_dump()]}, result]
+after = client.chat.completions.create(**asked | {"messages": messages_then})
 
 
 async def ask_async() -> str | None:
@@ -54,5 +71,8 @@ report(
     models=[model.id for model in client.models.list()],
     person=person.choices[0].message.parsed.model_dump(),
     error=error,
+    call=call,
+    streamed_call=streamed_call,
+    after=after.choices[0].message.content,
     example=example(),
 )

@@ -26,7 +26,11 @@ async def main() -> dict[str, object]:
         pieces = [piece async for piece in stream.stream_text(delta=True, debounce_by=None)]
     cut = await agent.run(QUESTION, model_settings={"max_tokens": 3})
     stopped = await agent.run(QUESTION, model_settings={"stop_sequences": [STOP]})
-    person = await Agent(model, output_type=NativeOutput(Person), model_settings={"temperature": 0}).run(PERSON)
+    person = await Agent(
+        model, output_type=NativeOutput(Person), model_settings={"temperature": 0, "max_tokens": 100}
+    ).run(PERSON)
+    # An output type as it is goes by way of a call.
+    by_call = await Agent(model, output_type=Person, model_settings={"temperature": 0, "max_tokens": 100}).run(PERSON)
     try:
         await Agent(OpenAIChatModel(NO_MODEL, provider=provider)).run(QUESTION)
     except ModelHTTPError as caught:
@@ -40,6 +44,7 @@ async def main() -> dict[str, object]:
         "stopped": [stopped.output, stopped.response.finish_reason],
         "person": person.output.model_dump(),
         "error": error,
+        "by_call": by_call.output.model_dump(),
     }
 
 

@@ -1,6 +1,6 @@
 // The Vercel AI SDK with its provider for servers that speak OpenAI's API.
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
-import { APICallError, generateText, Output, streamText } from "ai";
+import { APICallError, generateText, Output, stepCountIs, streamText, tool } from "ai";
 import { z } from "zod";
 
 const contacted = new Set();
@@ -31,12 +31,31 @@ const person = await generateText({
   prompt: process.env.TOKKA_PERSON,
   maxOutputTokens: 100,
   output: Output.object({
-    schema: z.object({
+    schema: z.strictObject({
       name: z.string().max(40),
       age: z.number().int().min(0).max(150),
       mood: z.enum(["calm", "cheerful", "tired"]),
     }),
   }),
+});
+
+// One step with a call that must come, and one with what came of it.
+const ran = [];
+const weather = tool({
+  description: "Return the weather in a city.",
+  inputSchema: z.strictObject({ city: z.enum(["Oulu", "Turku"]) }),
+  execute: ({ city }) => {
+    ran.push(city);
+    return `Snow in ${city}.`;
+  },
+});
+const rounds = await generateText({
+  ...fields,
+  prompt: process.env.TOKKA_ASK,
+  maxOutputTokens: 100,
+  tools: { get_weather: weather },
+  prepareStep: ({ stepNumber }) => ({ toolChoice: stepNumber === 0 ? "required" : "auto" }),
+  stopWhen: stepCountIs(2),
 });
 
 let error;
@@ -56,6 +75,8 @@ console.log(
     stopped: [stopped.text, stopped.finishReason],
     person: person.output,
     error,
+    call: ["get_weather", { city: ran[0] }],
+    after: rounds.steps.at(-1).text,
     contacted: [...contacted],
   }),
 );

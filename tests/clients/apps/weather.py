@@ -1,0 +1,39 @@
+"""The function that models are to call. Its argument is one of two, so that a small model's call is a short one."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+ASK = "What is the weather in Oulu?"
+calls: list[str] = []
+
+
+def get_weather(city: Literal["Oulu", "Turku"]) -> str:
+    """Return the weather in a city."""
+    calls.append(city)
+    return f"Snow in {city}."
+
+
+class City(BaseModel):
+    """The function's arguments, for clients that want a class of them."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    city: Literal["Oulu", "Turku"]
+
+
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Return the weather in a city.",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string", "enum": ["Oulu", "Turku"]}},
+            "required": ["city"],
+            "additionalProperties": False,
+        },
+    },
+}
