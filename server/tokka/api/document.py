@@ -47,6 +47,7 @@ _MEANING = {
     431: "The request line and headers are larger than the server's limit",
     500: "The server or the engine failed",
     503: "Not now: starting, draining, overloaded or under maintenance. Retry after the time in `Retry-After`",
+    504: "The time that the request or the server allows was over before the answer began",
 }
 _DESCRIPTION = """OpenAI's API for text, served by vLLM.
 
@@ -74,7 +75,7 @@ def _json(description: str, model: type[BaseModel]) -> dict[str, Any]:
 def _generation(plain: type[BaseModel], chunk: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
     answer = _json("The answer, or with `stream: true` its chunks as events, ended by `data: [DONE]`", plain)
     answer["content"]["text/event-stream"] = {"schema": {"$ref": _REF + chunk.__name__}}
-    return {200: answer, **errors(400, 401, 404, 413, 415, 503)}
+    return {200: answer, **errors(400, 401, 403, 404, 413, 415, 429, 503, 504)}
 
 
 CHAT_RESPONSES = _generation(ChatCompletion, ChatCompletionChunk)

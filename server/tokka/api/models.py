@@ -14,14 +14,17 @@ from tokka.protocol.models import ModelList, ModelObject, model_object
 router = APIRouter(tags=["models"])
 
 
-@router.get("/v1/models", summary="List the served names", responses=errors(401), response_model=ModelList)
+@router.get("/v1/models", summary="List the served names", responses=errors(401, 403), response_model=ModelList)
 async def list_models(services: CurrentServices, key: CurrentKey) -> dict[str, Any]:
     return {"object": "list", "data": [_object(name, services) for name in services.dispatcher.names(key)]}
 
 
 # A path parameter: hub ids hold slashes.
 @router.get(
-    "/v1/models/{model:path}", summary="Describe a served name", responses=errors(401, 404), response_model=ModelObject
+    "/v1/models/{model:path}",
+    summary="Describe a served name",
+    responses=errors(401, 403, 404),
+    response_model=ModelObject,
 )
 async def get_model(model: str, services: CurrentServices, key: CurrentKey) -> dict[str, Any]:
     if not model:

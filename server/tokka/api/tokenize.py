@@ -16,7 +16,7 @@ router = APIRouter(tags=["tokens"])
 @router.post(
     "/tokenize",
     summary="Count tokens as a generation would",
-    responses=errors(400, 401, 404, 413, 415, 503),
+    responses=errors(400, 401, 403, 404, 413, 415, 503),
     response_model=TokenizeResponse,
     openapi_extra=documented_body(TokenizeRequest, {"prompt": "Hei maailma"}),
 )
@@ -31,7 +31,7 @@ async def tokenize(
 @router.post(
     "/detokenize",
     summary="Turn token ids into text",
-    responses=errors(400, 401, 404, 413, 415, 503),
+    responses=errors(400, 401, 403, 404, 413, 415, 503),
     response_model=DetokenizeResponse,
     openapi_extra=documented_body(DetokenizeRequest, {"tokens": [1, 2, 3]}),
 )
