@@ -1,19 +1,13 @@
-"""Checks that import vLLM run apart: it changes the environment that other tests' servers inherit."""
+"""What replaces vLLM's processing of outputs."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+
+from tests.engine.vllm.apart import passed
 
 
 @pytest.mark.engine
 @pytest.mark.timeout(120)
 def test_steps_reach_their_requests() -> None:
-    checks = Path(__file__).with_name("steps_checks.py")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(checks)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
-    assert "2 passed" in done.stdout
+    assert "2 passed" in passed("steps_checks.py")
