@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import Any, Protocol
 
-import anyio
 import orjson
 import structlog
 from starlette.responses import Response
@@ -71,29 +70,32 @@ class GenerationResponse(Response):
         self._keep_alive_s = keep_alive_s
         self._sent_s = 0.0
         self._is_sending = False
+        self._is_client_gone = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        write = scope["state"]["write"]
+        work = asyncio.current_task()
+        assert work is not None
+        # Nobody else watches for a client that has gone: without this it would wait in the queue, and its generation
+        # run to the end.
+        watch = asyncio.create_task(self._watch(receive, write, work))
         try:
-            # Nobody else watches for a client that has gone: without this it would wait in the queue, and its
-            # generation run to the end.
-            async with anyio.create_task_group() as tasks:
-                write = scope["state"]["write"]
-                tasks.start_soon(self._watch, receive, write, tasks.cancel_scope)
-                await self._run(send, write)
-                tasks.cancel_scope.cancel()
-        except ExceptionGroup as group:
-            # The task group wraps whatever ended the work.
-            raise group.exceptions[0] from None
+            await self._run(send, write)
+        except asyncio.CancelledError:
+            if not self._is_client_gone:
+                raise
+            work.uncancel()
+        finally:
+            watch.cancel()
 
     async def _run(self, send: Send, write: Send) -> None:
         generation = await self._open_generation()
         try:
             await (self._send_stream(generation, send, write) if self._stream else self._send_plain(generation, send))
         finally:
-            with anyio.CancelScope(shield=True):
-                await generation.aclose()
+            await generation.aclose()
 
-    async def _watch(self, receive: Receive, write: Send, work: anyio.CancelScope) -> None:
+    async def _watch(self, receive: Receive, write: Send, work: asyncio.Task[Any]) -> None:
         """Cancel the work when the client disconnects; keep a silent stream alive."""
         while True:
             try:
@@ -108,6 +110,7 @@ class GenerationResponse(Response):
             if message["type"] == "http.disconnect":
                 # Whoever has an outcome already has been answered in full.
                 self._record.outcome = self._record.outcome or "aborted"
+                self._is_client_gone = True
                 work.cancel()
                 return
 

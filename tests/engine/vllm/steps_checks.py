@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry, Histogram
 
 # What torch and vLLM say of themselves when they are imported.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -35,9 +38,10 @@ class Sequence:
 def steps_of(**sequences: Sequence) -> Any:
     from vllm.v1.engine.output_processor import RequestState
 
+    from tokka.engine.vllm.stats import StepStats
     from tokka.engine.vllm.steps import StepOutputs
 
-    steps = StepOutputs(None, log_stats=False)
+    steps = StepOutputs(None, log_stats=False, stats=StepStats(None))
     for name, sequence in sequences.items():
         scores = SimpleNamespace(pop_prompt_logprobs=lambda: None, logprobs=None)
         steps.request_states[name] = RequestState(
@@ -87,3 +91,93 @@ def test_a_fault_in_one_request_ends_that_one_alone() -> None:
     assert steps.process_outputs(step(broken=3, well=4)).reqs_to_abort == []
     assert isinstance(broken.got[-1], ValueError)
     assert well.got == ["begin", 2, 4]
+
+
+class Core:
+    """vLLM's client, as far as the queue knows it."""
+
+    def __init__(self) -> None:
+        self.aborted: list[str] = []
+
+    async def abort_requests_async(self, request_ids: list[str]) -> None:
+        self.aborted += request_ids
+
+
+def whole_step(outputs: list[Any], running: int = 1) -> Any:
+    from vllm.v1.engine import EngineCoreOutputs
+    from vllm.v1.metrics.stats import SchedulerStats
+
+    return EngineCoreOutputs(outputs=outputs, scheduler_stats=SchedulerStats(num_running_reqs=running))
+
+
+async def test_a_step_is_dealt_with_when_it_is_put() -> None:
+    from tokka.engine.vllm.step_queue import StepQueue
+
+    one, core = Sequence(ends_at=6), Core()
+    steps = steps_of(one=one)
+    queue = StepQueue(core, steps)
+    queue.put_nowait(whole_step(step(one=5), running=3))
+    assert one.got == ["begin", 5]
+    assert (steps.stats.latest[0].scheduler.num_running_reqs, steps.stats.latest[0].steps) == (3, 1)
+    queue.put_nowait(whole_step(step(one=6), running=0))
+    await asyncio.sleep(0)
+    assert core.aborted == ["one"]
+    # vLLM's second task is given nothing of it.
+    assert queue.empty()
+
+
+async def test_an_error_goes_to_the_task_that_ends_the_generations() -> None:
+    from tokka.engine.vllm.step_queue import StepQueue
+
+    queue = StepQueue(Core(), steps_of())
+    lost = RuntimeError("the engine is gone")
+    queue.put_nowait(lost)
+    assert await queue.get() is lost
+    queue.put_nowait(SimpleNamespace(outputs=None, timestamp=0.0))
+    assert isinstance(await queue.get(), TypeError)
+
+
+class Manager:
+    """What vLLM records with."""
+
+    def __init__(self) -> None:
+        self.stat_loggers: list[Any] = []
+        self.recorded: list[Any] = []
+        self.has_recorded = asyncio.Event()
+
+    def record(self, **stats: Any) -> None:
+        self.recorded.append(stats)
+        self.has_recorded.set()
+
+
+async def test_every_step_is_recorded_a_little_later() -> None:
+    from tokka.engine.vllm.stats import StepStats
+
+    manager: Any = Manager()
+    stats = StepStats(manager)
+    first, second = SimpleNamespace(num_running_reqs=1), SimpleNamespace(num_running_reqs=0)
+    stats.add(0, first, None)
+    stats.add(1, second, None)
+    assert not manager.recorded
+    assert (stats.latest[0].steps, stats.latest[1].steps) == (1, 0)
+    await manager.has_recorded.wait()
+    assert manager.recorded == [
+        {"engine_idx": 0, "scheduler_stats": first, "iteration_stats": None},
+        {"engine_idx": 1, "scheduler_stats": second, "iteration_stats": None},
+    ]
+
+
+def test_values_observed_together_count_like_those_observed_one_by_one() -> None:
+    from tokka.engine.vllm.stats import observe_all
+
+    registry = CollectorRegistry()
+    one, all_ = (Histogram(name, "latency", buckets=(0.1, 0.5, 1.0), registry=registry) for name in ("one", "all"))
+    # On the bounds, between them, and beyond the last.
+    values = [0.0, 0.1, 0.5, 1.0, 7.0, *(random.Random(3).uniform(0, 2) for _ in range(200))]
+    for value in values:
+        one.observe(value)
+    observe_all(all_, values)
+    for bound in ("0.1", "0.5", "1.0", "+Inf"):
+        counts = [registry.get_sample_value(f"{name}_bucket", {"le": bound}) for name in ("one", "all")]
+        assert counts[0] == counts[1]
+    assert registry.get_sample_value("all_sum") == pytest.approx(sum(values))

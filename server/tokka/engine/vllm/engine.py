@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,16 @@ _PROCESS_NAMES = "VLLM::"
 _STOP_POLL_S = 0.2
 
 
+@dataclass(frozen=True, slots=True)
+class _Language:
+    """What is between text and the model's tokens, both ways."""
+
+    renderer: Renderer
+    vocabulary: Vocabulary
+    grammars: Grammars
+    parsers: Parsers
+
+
 class VllmEngine:
     def __init__(self, options: VllmOptions) -> None:
         self._options = options
@@ -69,12 +79,7 @@ class VllmEngine:
         self._cache_root: Path | None = None
         self._llm: Any = None
         self._processes: EngineProcesses | None = None
-        # One for each copy of the model.
-        self._latest: list[Any] = []
-        self._renderer: Renderer | None = None
-        self._vocabulary: Vocabulary | None = None
-        self._grammars: Grammars | None = None
-        self._parsers: Parsers | None = None
+        self._language: _Language | None = None
         self._defaults: Mapping[str, Any] = {}
         self._max_model_len = 0
         self._vocab_size = 0
@@ -89,7 +94,7 @@ class VllmEngine:
         info = await asyncio.wrap_future(self._starting)
         report("warming up", "first requests of each kind")
         try:
-            constrained = self._grammars is not None and await self._grammars.start()
+            constrained = await self._ready().grammars.start()
             await warm_up(self.generate, TokensPrompt(self._warmup_ids()), constrained=constrained)
         except TokkaError as error:
             raise StartupError(f"the engine failed its first requests: {self._cause() or error}") from error
@@ -103,7 +108,9 @@ class VllmEngine:
             await self._llm.is_paused()
 
     def stats(self) -> EngineStats:
-        latest = [rank.stats for rank in self._latest if rank.stats is not None]
+        # One for each copy of the model.
+        copies = self._llm.output_processor.stats.latest.values() if self._llm else ()
+        latest = [copy.scheduler for copy in copies if copy.scheduler is not None]
         running = sum(stats.num_running_reqs for stats in latest)
         waiting = sum(stats.num_waiting_reqs for stats in latest)
         given = self._llm.output_processor.get_num_unfinished_requests() if self._llm else 0
@@ -113,7 +120,7 @@ class VllmEngine:
             kv_cache_usage=max((stats.kv_cache_usage for stats in latest), default=0.0),
             # Both sides must think so: one alone may be stale or have leaked, and a healthy engine would be killed.
             unfinished=min(given, running + waiting),
-            steps=sum(rank.steps for rank in self._latest),
+            steps=sum(copy.steps for copy in copies),
             death=self._death(),
         )
 
@@ -128,14 +135,14 @@ class VllmEngine:
         self._closing = True
         llm = self._llm
         _end_generations(llm)
-        if self._grammars:
-            await self._grammars.close()
+        if self._language:
+            await self._language.grammars.close()
         # All of it blocks, for seconds.
         await asyncio.to_thread(self._stop)
         # Once more, for who was on the way in.
         _end_generations(llm)
-        if self._renderer:
-            self._renderer.close()
+        if self._language:
+            self._language.renderer.close()
 
     def _stop(self) -> None:
         while self._starting is not None and not self._starting.done():
@@ -206,8 +213,6 @@ class VllmEngine:
         from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        from tokka.engine.vllm.stats import LatestStats
-
         try:
             engine_args = AsyncEngineArgs(**arguments)
         except TypeError as error:
@@ -219,18 +224,7 @@ class VllmEngine:
         disable_envs_cache()
         # In no variable of this frame: vLLM keeps errors of its imports, and with them the frames that imported, for
         # ever.
-        return made_fast(
-            AsyncLLM.from_engine_args(
-                engine_args, usage_context=UsageContext.OPENAI_API_SERVER, stat_loggers=[self._keep_stats(LatestStats)]
-            )
-        )
-
-    def _keep_stats(self, kind: Callable[..., Any]) -> Callable[..., Any]:
-        def create(config: Any, engine_index: int = 0) -> Any:
-            self._latest.append(kind(config, engine_index))
-            return self._latest[-1]
-
-        return create
+        return made_fast(AsyncLLM.from_engine_args(engine_args, usage_context=UsageContext.OPENAI_API_SERVER))
 
     def _describe(self) -> ModelInfo:
         config = self._llm.model_config
@@ -238,14 +232,15 @@ class VllmEngine:
         self._max_model_len = config.max_model_len
         self._vocab_size = config.get_vocab_size()
         self._defaults = config.get_diff_sampling_param()
-        self._renderer = Renderer(tokenizer, self._options.chat_template, self._max_model_len, self._vocab_size)
-        if problem := self._renderer.template_problem():
+        renderer = Renderer(tokenizer, self._options.chat_template, self._max_model_len, self._vocab_size)
+        if problem := renderer.template_problem():
             raise StartupError(f"the chat template cannot be used: {problem}")
-        self._parsers = Parsers(
-            tokenizer, self._renderer.template, self._options.tool_call_parser, self._options.reasoning_parser
+        self._language = _Language(
+            renderer,
+            Vocabulary(tokenizer),
+            Grammars(tokenizer_line(tokenizer, self._vocab_size)),
+            Parsers(tokenizer, renderer.template, self._options.tool_call_parser, self._options.reasoning_parser),
         )
-        self._vocabulary = Vocabulary(tokenizer)
-        self._grammars = Grammars(tokenizer_line(tokenizer, self._vocab_size))
         scheduler = self._llm.vllm_config.scheduler_config
         ranks = self._llm.vllm_config.parallel_config.world_size
         return ModelInfo(
@@ -253,7 +248,7 @@ class VllmEngine:
             vocab_size=self._vocab_size,
             engine="vllm",
             engine_version=engine_version(),
-            has_chat_template=self._renderer.has_chat_template,
+            has_chat_template=renderer.has_chat_template,
             max_running=scheduler.max_num_seqs * self._options.data_parallel_size,
             step_tokens=scheduler.max_num_batched_tokens * self._options.data_parallel_size,
             gpus=0 if self._cpu else ranks * self._options.data_parallel_size,
@@ -269,16 +264,19 @@ class VllmEngine:
     # -- generations
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
-        renderer, _ = self._ready()
-        prompts = [await renderer.token_ids(prompt, request.truncate_prompt_tokens) for prompt in request.prompts]
+        language = self._ready()
+        prompts = [
+            await language.renderer.token_ids(prompt, request.truncate_prompt_tokens) for prompt in request.prompts
+        ]
         check_token_ids(request.sampling, self._vocab_size)
         limits = [
             allowed_tokens(request, len(ids), self._max_model_len, self._options.max_completion_tokens)
             for ids in prompts
         ]
-        grammar = await self._grammar(request)
-        reading = self._parsers.reading(request, prompts[0]) if self._parsers else None
-        if reading is not None and self._parsers and self._parsers.shows_special(reading):
+        constraint = language.parsers.constraint(request)
+        grammar = None if constraint is None else await language.grammars.grammar(constraint)
+        reading = language.parsers.reading(request, prompts[0])
+        if reading is not None and language.parsers.shows_special(reading):
             request = replace(request, sampling=replace(request.sampling, skip_special_tokens=False))
         readers = None if reading is None else Readers(reading)
         inbox = Inbox(gathers=not request.stream)
@@ -310,26 +308,18 @@ class VllmEngine:
             )
         )
 
-    async def _grammar(self, request: GenerateRequest) -> str | None:
-        if self._parsers is None or self._grammars is None:
-            raise EngineError("The engine is not running.")
-        constraint = self._parsers.constraint(request)
-        return None if constraint is None else await self._grammars.grammar(constraint)
-
     def _echoed(self, request: GenerateRequest, at: int, ids: list[int]) -> str:
         """Return the prompt's text as it was run."""
         prompt = request.prompts[at]
         if isinstance(prompt, TextPrompt) and request.truncate_prompt_tokens is None:
             return prompt.text
-        renderer, _ = self._ready()
-        return renderer.decode(ids)
+        return self._ready().renderer.decode(ids)
 
     async def tokenize(self, prompt: Prompt) -> list[int]:
-        renderer, _ = self._ready()
-        return await renderer.token_ids(prompt, to_run=False)
+        return await self._ready().renderer.token_ids(prompt, to_run=False)
 
     async def detokenize(self, token_ids: Sequence[int]) -> str:
-        renderer, _ = self._ready()
+        renderer = self._ready().renderer
         for token in token_ids:
             if not 0 <= token < self._vocab_size:
                 raise InvalidRequest(
@@ -337,13 +327,12 @@ class VllmEngine:
                 )
         return await renderer.decode_apart(list(token_ids))
 
-    def _ready(self) -> tuple[Renderer, Vocabulary]:
-        if self._renderer is None or self._vocabulary is None:
+    def _ready(self) -> _Language:
+        if self._language is None:
             raise EngineError("The engine is not running.")
-        return self._renderer, self._vocabulary
+        return self._language
 
     def _outputs(self, request: GenerateRequest, at: int, ids: list[int], limit: int, inbox: Inbox) -> PromptOutputs:
-        _, vocabulary = self._ready()
         return PromptOutputs(
             at,
             ids,
@@ -352,7 +341,7 @@ class VllmEngine:
             copies=request.sampling.n if is_greedy(request.sampling, self._defaults) else 1,
             limit=limit,
             echo=self._echoed(request, at, ids) if request.echo else None,
-            vocabulary=vocabulary,
+            vocabulary=self._ready().vocabulary,
         )
 
     @asynccontextmanager
@@ -379,7 +368,7 @@ class VllmEngine:
                 params = sampling_params(
                     request.sampling, max(1, limit), echo=request.echo, defaults=self._defaults, grammar=grammar
                 )
-                ended = self._parsers.reasoning_ended(request, tokens) if self._parsers and grammar else None
+                ended = self._ready().parsers.reasoning_ended(request, tokens) if grammar else None
                 prompt = tokens_input(tokens, cache_salt=request.cache_salt)
                 await llm.add_request(request_id, prompt, params, reasoning_ended=ended)
             yield

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import Any
 
 
@@ -17,8 +16,7 @@ class StepSocket:
     def __init__(self, socket: Any) -> None:
         import zmq
 
-        self._again = zmq.Again
-        self._now = zmq.NOBLOCK
+        self._events, self._has_message, self._has_more = zmq.EVENTS, zmq.POLLIN, zmq.RCVMORE
         self._socket: Any = zmq.Socket.shadow(socket.underlying)
         self._fd: int = socket.get(zmq.FD)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -27,12 +25,14 @@ class StepSocket:
         socket.recv_multipart, socket.close = self.recv_multipart, self.close
 
     async def recv_multipart(self, flags: int = 0, copy: bool = True, track: bool = False) -> list[Any]:
-        while True:
-            with contextlib.suppress(self._again):
-                # A failed try has taken note of all signals so far, so the next message makes the descriptor readable.
-                frames: list[Any] = self._socket.recv_multipart(flags | self._now, copy=copy, track=track)
-                return frames
+        # Asking takes note of all signals so far, so the next message makes the descriptor readable.
+        while not self._socket.get(self._events) & self._has_message:
             await self._readable()
+        # Nothing waits from here: the parts of a message come as one.
+        frames: list[Any] = [self._socket.recv(flags, copy=copy, track=track)]
+        while self._socket.get(self._has_more):
+            frames.append(self._socket.recv(flags, copy=copy, track=track))
+        return frames
 
     def close(self, linger: int | None = None) -> None:
         self._stop_watching()

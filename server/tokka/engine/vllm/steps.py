@@ -14,18 +14,21 @@ from vllm.v1.engine import EngineCoreOutput
 from vllm.v1.engine.output_processor import OutputProcessor, OutputProcessorOutput
 
 from tokka.engine.vllm.outputs import PromptOutputs
+from tokka.engine.vllm.stats import StepStats
 
 
 class StepOutputs(OutputProcessor):  # type: ignore[misc]
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, stats: StepStats, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.stats = stats
         # By the id we gave the request.
         self._prompts: dict[str, PromptOutputs] = {}
 
     @classmethod
-    def instead_of(cls, processor: OutputProcessor) -> Self:
+    def instead_of(cls, processor: OutputProcessor, stats: StepStats) -> Self:
         return cls(
             processor.tokenizer,
+            stats=stats,
             log_stats=processor.log_stats,
             stream_interval=processor.stream_interval,
             tracing_enabled=processor.tracing_enabled,
@@ -61,20 +64,18 @@ class StepOutputs(OutputProcessor):  # type: ignore[misc]
                 # Aborted meanwhile.
                 continue
             self._update_stats_from_output(state, output, engine_core_timestamp, iteration_stats)
-            if self._is_over(state, output):
+            try:
+                is_over = self._take(state, output)
+            except Exception as error:
+                # A fault of ours in one request must not end the others, as it would from here.
+                state.queue.put(error)
+                is_over = True
+            if is_over:
                 self._end(state, output, iteration_stats)
                 if not output.finished:
                     # By a stop string, which only we see.
                     stopped.append(output.request_id)
         return OutputProcessorOutput(request_outputs=[], reqs_to_abort=stopped)
-
-    def _is_over(self, state: Any, output: EngineCoreOutput) -> bool:
-        try:
-            return self._take(state, output)
-        except Exception as error:
-            # A fault of ours in one request must not end the others, as it would from here.
-            state.queue.put(error)
-            return True
 
     @staticmethod
     def _take(state: Any, output: EngineCoreOutput) -> bool:
