@@ -16,7 +16,7 @@ class TokkaError(Exception):
     status = 500
     type = "server_error"
     code: str | None = "engine_error"
-    # What programs may read of the cause, where the body has a place for it.
+    # What programs may read of the cause.
     details: Mapping[str, str] | None = None
 
     def __init__(
@@ -44,8 +44,14 @@ class TokkaError(Exception):
             headers["x-should-retry"] = "true" if self.should_retry else "false"
         return headers
 
-    def body(self) -> dict[str, dict[str, str | None]]:
-        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+    def body(self) -> dict[str, Any]:
+        error: dict[str, Any] = {
+            "message": self.message,
+            "type": self.type,
+            "param": self.param,
+            "code": self.code,
+        }
+        return {"error": error if self.details is None else {**error, "details": dict(self.details)}}
 
     def oauth_body(self) -> dict[str, Any]:
         body: dict[str, Any] = {"error": self.code or self.type, "error_description": self.message}

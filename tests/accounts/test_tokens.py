@@ -57,7 +57,10 @@ def test_a_token_expires_when_it_says() -> None:
     token = issued(keys)
     assert token.expires_in == LIFETIME_S
     assert owner(keys, token, NOW + LIFETIME_S - 1).id == ALICE.id
-    assert is_refused(keys, token, NOW + LIFETIME_S)
+    # Told apart from a wrong one, and only to who has it: its user else looks for a mistake in the key.
+    with pytest.raises(InvalidApiKey, match=r"expired at 20\d\d-.*/authenticate_with_key"):
+        owner(keys, token, NOW + LIFETIME_S)
+    assert is_refused(keys, f"{token.text[:-3]}abc", NOW + LIFETIME_S)
 
 
 def test_a_token_is_good_no_longer_than_its_key() -> None:

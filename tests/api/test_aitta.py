@@ -296,6 +296,7 @@ def test_what_runs_goes_on_and_what_is_new_is_refused_with_the_window(program: P
     assert set(window) == {"begin", "end", "reason"}
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "maintenance")
     assert all(text in refused.json()["error"]["message"] for text in window.values())
+    assert refused.json()["error"]["details"] == window
     assert (refused.headers["retry-after"], refused.headers["x-should-retry"]) == ("120", "false")
     assert raised.value.details == window
     assert (ready.status_code, ready.json()["status"]) == (503, "maintenance")

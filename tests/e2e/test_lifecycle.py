@@ -55,6 +55,18 @@ def test_phases_are_streamed_until_ready() -> None:
         assert client.get("/startupz").status_code == 200
 
 
+def test_a_long_phase_is_told_again_past_any_proxy() -> None:
+    server = running(*slow_engine(start_delay_s=600), "--keep-alive-interval", "0.2", wait=False)
+    with server as program, program.client() as client:
+        with client.stream("GET", "/startupz", headers={"accept": "text/event-stream"}) as answer:
+            # No proxy may gather it, and none may take it for dead.
+            assert answer.headers["x-accel-buffering"] == "no"
+            lines = (line for line in answer.iter_lines() if line.startswith("data: "))
+            first, second = (json.loads(next(lines)[6:]) for _ in range(2))
+        assert first["phase"] == second["phase"] == "loading weights"
+        assert second["elapsed_s"] > first["elapsed_s"]
+
+
 def test_running_streams_complete_after_sigterm_and_new_requests_are_refused() -> None:
     with running(*slow_engine(token_delay_s=0.02)) as program, program.client() as client:
         answers: list[httpx.Response] = []

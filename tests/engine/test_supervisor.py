@@ -161,6 +161,15 @@ async def test_two_watchers_both_see_each_change(watched: Watched) -> None:
     assert (first[0], first[-1]) == ("stopped", "ready")
 
 
+async def test_a_phase_that_takes_long_is_told_again(watched: Watched) -> None:
+    async with watched.started():
+        assert watched.engine.report is not None
+        watched.engine.report("loading weights", "of a large model")
+        told = watched.supervisor.changes(every_s=0.01)
+        seen = [await asyncio.wait_for(anext(told), 5) for _ in range(3)]
+        assert [progress.detail for progress in seen] == ["of a large model"] * 3
+
+
 async def test_a_failed_first_start_is_the_end_and_names_no_file_to_the_probes(watched: Watched) -> None:
     watched.engine.failure = StartupError("no such folder")
     watched.engine.may_start.set()

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from tokka.accounts.credential import MAX_KEY_CHARS, digest_of
-from tokka.accounts.tokens import Token, is_good, key_id_of, new_token
+from tokka.accounts.tokens import Token, expiry_of, key_id_of, new_token
 from tokka.core import ANONYMOUS, Key, KeyScope
 from tokka.errors import InvalidApiKey, PermissionDenied
+from tokka.protocol.moments import iso_of
 from tokka.store.rows import KeyRow
 
 REFUSAL = "Incorrect API key provided. Send a valid key as `Authorization: Bearer KEY`."
@@ -83,7 +84,8 @@ class KeyRing:
                 self._add(entry)
 
     def verify(self, authorization: str | None, now_s: float) -> Key:
-        """Return the key of an Authorization header. Raises InvalidApiKey, the same whatever was wrong.
+        """Return the key of an Authorization header. Raises InvalidApiKey, the same whatever was wrong, but for a
+        token of ours that has expired: who has it had the key.
 
         `now_s`: the time of day, which keys expire by.
         """
@@ -119,8 +121,11 @@ class KeyRing:
         if len(token) > MAX_KEY_CHARS or (key_id := key_id_of(token)) is None:
             return None
         for entry in self._by_id.get(key_id, ()):
-            if entry.is_valid(now_s) and is_good(token, entry.digest, now_s):
-                return replace(entry.key, scopes=_TOKEN & entry.key.scopes)
+            if not entry.is_valid(now_s) or (until := expiry_of(token, entry.digest)) is None:
+                continue
+            if now_s >= until:
+                raise InvalidApiKey(f"This token expired at {iso_of(until)}. Get one: GET /authenticate_with_key.")
+            return replace(entry.key, scopes=_TOKEN & entry.key.scopes)
         return None
 
     def _add(self, entry: _Entry) -> None:

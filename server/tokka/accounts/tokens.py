@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import jwt
 
-# Long enough for a session's work; a client asks for the next one with its key.
-LIFETIME_S = 3600
+# As long as Aitta's: programs ask for one when they begin, and keep it. It ends with its key, whenever that is.
+LIFETIME_S = 24 * 3600
 _ALGORITHM = "HS256"
 _ISSUER = "tokka"
 # So that no other use of the hash has the same secret.
@@ -48,15 +48,15 @@ def key_id_of(text: str) -> str | None:
     return key_id if header.get("alg") == _ALGORITHM and isinstance(key_id, str) else None
 
 
-def is_good(text: str, digest: bytes, now_s: float) -> bool:
-    """Tell whether the token was made with this hash and has not expired. The signatures are compared in constant
-    time."""
+def expiry_of(text: str, digest: bytes) -> float | None:
+    """Return until when a token is good, None if it was not made with this hash. The signatures are compared in
+    constant time."""
     try:
         claims = json.loads(_JWS.decode(text, _secret_of(digest), algorithms=[_ALGORITHM]))
     except (jwt.PyJWTError, ValueError, RecursionError):
-        return False
+        return None
     # Whoever signed it is one of us.
-    return bool(claims["iss"] == _ISSUER and now_s < claims["exp"])
+    return float(claims["exp"]) if claims["iss"] == _ISSUER else None
 
 
 def _secret_of(digest: bytes) -> bytes:

@@ -13,7 +13,7 @@ from pydantic.json_schema import models_json_schema
 
 from tokka import __version__
 from tokka.api.errors import speaks_oauth
-from tokka.api.middleware import OPEN_PATHS
+from tokka.api.middleware import ALIAS, ALIAS_ROOT, OPEN_PATHS
 from tokka.protocol.admin import NewKeyRequest, RotateRequest
 from tokka.protocol.answers import ChatCompletion, ChatCompletionChunk, Completion, ErrorBody
 from tokka.protocol.chat import ChatRequest
@@ -41,6 +41,7 @@ _MEANING = {
     401: "No valid API key",
     403: "The key may not do this",
     404: "No such model, key or URL",
+    408: "The request's body took too long to come",
     413: "The body is larger than the server's limit",
     415: "The body is not JSON",
     429: "The key's own limit. Retry after the time in `Retry-After`",
@@ -51,11 +52,9 @@ _MEANING = {
 }
 _DESCRIPTION = """OpenAI's API for text, served by vLLM.
 
-`/openai/v1/...` is the same as `/v1/...`.
-
-Every error has the body `{"error": {"message", "type", "param", "code"}}`. In a stream, an error after the first byte
-is one event with that body, followed by `[DONE]`. The paths tagged `aitta` are those of Aitta's API and have its
-errors, `{"error", "error_description", "details"}`."""
+Every error has the body `{"error": {"message", "type", "param", "code"}}`; in a downtime `details` holds its times. In
+a stream, an error after the first byte is one event with that body, followed by `[DONE]`. The paths tagged `aitta` are
+those of Aitta's API and have its errors, `{"error", "error_description", "details"}`."""
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -108,12 +107,18 @@ def _build(app: FastAPI) -> dict[str, Any]:
 def _correct(document: dict[str, Any]) -> None:
     """Leave out what FastAPI adds and this server never does; add what any request may get."""
     for path, operations in document["paths"].items():
+        # Of the request itself, before it is known what it asks for.
+        early = [431] if path in OPEN_PATHS else [431, 503]
+        error = OAuthError if speaks_oauth(path) else ErrorBody
         for operation in operations.values():
             if path in OPEN_PATHS:
                 operation["security"] = []
+            if f"{ALIAS_ROOT}{path}".startswith(ALIAS):
+                operation["servers"] = [{"url": "/"}, {"url": ALIAS_ROOT}]
             # Validation is ours, and answers 400.
             operation["responses"].pop("422", None)
-            operation["responses"]["431"] = _json(_MEANING[431], OAuthError if speaks_oauth(path) else ErrorBody)
+            for status in [*early, 408] if "requestBody" in operation else early:
+                operation["responses"].setdefault(str(status), _json(_MEANING[status], error))
     schemas = document["components"]["schemas"]
     while unused := [name for name in schemas if f'"{_REF}{name}"' not in json.dumps(document)]:
         for name in unused:

@@ -57,7 +57,9 @@ async def readyz(services: CurrentServices) -> Response:
 )
 async def startupz(request: Request, services: CurrentServices) -> Response:
     if "text/event-stream" in request.headers.get("accept", ""):
-        return StreamingResponse(_phases(services), media_type="text/event-stream")
+        answer = StreamingResponse(_phases(services))
+        answer.raw_headers = list(sse.HEADERS)
+        return answer
     return _health(services.supervisor.progress().state, services.supervisor.progress(), services.supervisor.was_ready)
 
 
@@ -85,8 +87,9 @@ def _health(status: str, progress: Progress, ready: bool) -> Response:
 
 
 async def _phases(services: Services) -> AsyncIterator[bytes]:
-    """Stream the phases of the present start, to its end."""
-    async for progress in services.supervisor.changes():
+    """Stream the phases of the present start, to its end; one that takes long is told again, or a proxy would take
+    the connection for dead."""
+    async for progress in services.supervisor.changes(services.keep_alive_s):
         yield sse.event(asdict(progress), "phase")
         if progress.state == "ready" or progress.phase == "stopped":
             return

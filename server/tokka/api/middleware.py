@@ -32,7 +32,8 @@ _PAGE, _PAGE_FILES = "/", "/ui/"
 GENERATION_PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
 ADMIN = "/admin/"
 # The same API by another address, for clients of Aitta.
-ALIAS = "/openai/v1/"
+ALIAS_ROOT = "/openai"
+ALIAS = f"{ALIAS_ROOT}/v1/"
 _REMEDY = " Call with a key made by `tokka keys create --scope admin`, or given by --admin-key."
 _SLOWEST_BYTES_PER_S = 64 << 10
 _REQUEST_ID = re.compile(r"^[!-~]{1,128}$")
@@ -46,7 +47,7 @@ class OpenAIAlias:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"].startswith(ALIAS):
-            scope = {**scope, "path": scope["path"].removeprefix("/openai")}
+            scope = {**scope, "path": scope["path"].removeprefix(ALIAS_ROOT)}
         await self._app(scope, receive, send)
 
 
@@ -295,7 +296,7 @@ class BodyLimit:
                 async with asyncio.timeout_at(deadline_s):
                     message = await receive()
             except TimeoutError:
-                raise SlowRequest(f"The request's body was not complete after {deadline_s - began_s:g} s.") from None
+                raise SlowRequest(f"The request's body was not complete after {deadline_s - began_s:.3g} s.") from None
             is_complete = not message.get("more_body", False)
             received += len(message.get("body", b""))
             if received > self._max_bytes:

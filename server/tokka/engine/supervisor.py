@@ -10,6 +10,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
@@ -105,12 +106,14 @@ class Supervisor:
             return Progress("failed", "failed", "the engine died", elapsed_s, self._rebuild_s())
         return Progress(self._state, self._phase, self._detail, elapsed_s, self._retry_after_s())
 
-    async def changes(self) -> AsyncIterator[Progress]:
-        """Yield the progress now and at each change, for ever."""
+    async def changes(self, every_s: float | None = None) -> AsyncIterator[Progress]:
+        """Yield the progress now, at each change, and, if asked to, after so many seconds without one, for ever."""
         while True:
             changed = self._changed
             yield self.progress()
-            await changed.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(every_s):
+                    await changed.wait()
 
     def engine(self) -> Engine:
         """Return the engine if it can serve now. Raises ModelStarting."""

@@ -174,6 +174,8 @@ class ErrorDetail(_Answer):
     type: str
     param: str | None
     code: str | None
+    # Where a program may want to read the cause: in a downtime `begin`, `end` and `reason`.
+    details: dict[str, str] | None = None
 
 
 class ErrorBody(_Answer):
