@@ -15,7 +15,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 APPS = Path(__file__).parent / "apps"
-NODE = APPS / "ai-sdk"
+NODE = APPS / "node"
 DOCUMENT = ROOT / "docs" / "clients.md"
 RUN_S = 110
 QUESTION = "What is the capital of Japan?"
@@ -73,6 +73,7 @@ class Client:
 
 CLIENTS = [
     Client("openai (Python)", "openai", "openai", "openai3", "NotFoundError"),
+    Client("openai (Node.js)", "openai_node", "openai", "node", "NotFoundError"),
     Client("langchain-openai", "langchain", "langchain-openai", "openai3", "OpenAIModelNotFoundError"),
     Client("litellm", "litellm", "litellm", "openai2", "NotFoundError"),
     Client("instructor", "instructor", "instructor", "openai2", "InstructorRetryException"),
@@ -106,7 +107,7 @@ def run_check(client: Client, url: str, model: str, tokenizer: Path, home: Path)
     }
     if client.home == "node":
         # With `-e`, packages are found from the working folder.
-        facts = json.loads(_run(["node", "check.mjs"], NODE, env))
+        facts = json.loads(_run(["node", f"check_{client.check}.mjs"], NODE, env))
         return {**facts, "example": _run(["node", "--input-type=module", "-e", example], NODE, env)}
     bin_folder = client.stamp.parent / "bin"
     printed = _run([str(bin_folder / "python"), str(APPS / f"check_{client.check}.py")], home, env)

@@ -23,7 +23,7 @@ BY_CHECK = {client.check: client for client in CLIENTS}
 # instructor makes objects only, and lm-eval has its own way of asking.
 CHATTING = [check for check in BY_CHECK if check not in {"instructor", "lm_eval"}]
 STOPPING = [check for check in CHATTING if check not in {"agents", "aitta"}]
-CONTINUING = ["openai", "langchain", "litellm", "llama_index"]
+CONTINUING = ["openai", "openai_node", "langchain", "litellm", "llama_index"]
 # Likelihoods depend a little on what else is computed in the same step. So what is compared word by word is something
 # the model is sure of: each token is about e times as likely as the next one, or more.
 BATCH_NOISE = 0.3
