@@ -239,3 +239,16 @@ async def test_arguments_that_python_would_show_are_shown_as_json() -> None:
         "{% endfor %}"
     )
     assert 'get_weather{"city": "Oulu"}' in await rendered(plain, [USER, called(OUR_IDS)], TOOLS)
+
+
+# -- several templates by name, as Hermes 3 has them
+
+
+@pytest.mark.parametrize(("tools", "shown"), [(None, "plain:"), (TOOLS, "tools:")])
+async def test_of_several_templates_the_one_that_fits_is_used(tools: Any, shown: str) -> None:
+    tokenizer = fast_tokenizer()
+    each = "{% for message in messages %}{{ message.content }}{% endfor %}"
+    tokenizer.chat_template = {"default": "plain:" + each, "tool_use": "tools:{{ tools | tojson }}" + each}
+    several = Renderer(tokenizer, None, max_model_len=100_000, vocab_size=EOS + 1)
+    prompt = ChatRequest.model_validate({"model": "m", "messages": [USER], "tools": tools}).prompt()
+    assert several.decode(await several.token_ids(prompt)).startswith(shown)

@@ -138,9 +138,11 @@ class Renderer:
         return find_rules(write, knows_tools=knows_tools(self.template))
 
     def _write(self, messages: Messages, tools: Messages | None, /, **variables: Any) -> str:
+        # Of several by name the tokenizer, whose they are, takes the one that fits.
+        template = self.template if isinstance(self.template, str) else None
         return str(
             self._tokenizer.apply_chat_template(
-                messages, tools=tools, chat_template=self.template, tokenize=False, **variables
+                messages, tools=tools, chat_template=template, tokenize=False, **variables
             )
         )
 
