@@ -19,6 +19,7 @@ from tokka.protocol.common import new_id
 
 FOLDER = Path(__file__).with_name("chat_templates")
 RULES = {
+    "deepseek_r1": TemplateRules(knows_tools=False),
     "deepseek_v3": TemplateRules(text_arguments=True),
     "gemma_2": TemplateRules(knows_tools=False, takes_system=False),
     "gpt_oss": TemplateRules(single_calls=True),
