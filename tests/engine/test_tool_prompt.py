@@ -57,3 +57,35 @@ def test_a_result_is_told_by_the_user() -> None:
 
 def test_without_tools_a_conversation_stays_as_it_is() -> None:
     assert without_tools([USER], ()) == [USER]
+
+
+def test_results_of_several_calls_are_one_turn_with_what_the_user_says_then() -> None:
+    messages = without_tools([USER, CALLS, RESULT, {**RESULT, "content": "Rain"}, {**USER, "content": "Well?"}], ())
+    assert [message["role"] for message in messages] == ["user", "assistant", "user"]
+    response = "<tool_response>\n{}\n</tool_response>\n"
+    assert messages[-1]["content"] == response.format("12:00") + response.format("Rain") + "Well?"
+
+
+def test_a_call_is_one_turn_with_what_was_said_before_it() -> None:
+    (message,) = without_tools([{"role": "assistant", "content": "Let me see."}, CALLS], ())
+    assert message["content"].startswith("Let me see.\n<tool_call>")
+
+
+def test_turns_without_calls_are_not_joined() -> None:
+    assert without_tools([USER, USER], ()) == [USER, USER]
+
+
+def test_the_first_user_message_tells_the_tools_where_there_is_no_system() -> None:
+    system, begun = {"role": "system", "content": "Be brief."}, {"role": "assistant", "content": "Hello."}
+    messages = without_tools([system, begun, USER, begun, USER], TOOLS.functions, takes_system=False)
+    assert [message["role"] for message in messages] == ["system", "assistant", "user", "assistant", "user"]
+    assert "get_weather" in messages[2]["content"]
+    assert messages[2]["content"].endswith("\n\nHi {there}")
+    assert [messages[0], messages[1], messages[4]] == [system, begun, USER]
+
+
+def test_a_conversation_without_a_user_begins_with_one_that_tells_the_tools() -> None:
+    system, begun = {"role": "system", "content": "Be brief."}, {"role": "assistant", "content": "Hello."}
+    messages = without_tools([system, begun], TOOLS.functions, takes_system=False)
+    assert [message["role"] for message in messages] == ["system", "user", "assistant"]
+    assert "get_weather" in messages[1]["content"]

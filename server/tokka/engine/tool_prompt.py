@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
-
-import orjson
 
 # The parser of what this prompt asks for.
 FALLBACK_PARSER = "hermes"
@@ -22,15 +21,44 @@ For several calls repeat the tags. The results are sent to you between <tool_res
 answer in plain text."""
 
 
-def without_tools(messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the conversation as a template takes it that knows roles and text only."""
-    plain = [_as_text(message) for message in messages]
+def without_tools(
+    messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]], *, takes_system: bool = True
+) -> list[dict[str, Any]]:
+    """Return the conversation as a template takes it that knows roles and text only, or not even the system's."""
+    plain = _as_texts(messages)
     if not tools:
         return plain
     told = _PROMPT.format(tools="\n".join(_json(tool["function"]) for tool in tools))
+    if not takes_system:
+        return _told_by_user(plain, told)
     if plain and plain[0]["role"] == "system":
         return [{**plain[0], "content": f"{plain[0]['content']}\n\n{told}"}, *plain[1:]]
     return [{"role": "system", "content": told}, *plain]
+
+
+def _told_by_user(plain: list[dict[str, Any]], told: str) -> list[dict[str, Any]]:
+    for place, message in enumerate(plain):
+        if message["role"] == "user":
+            return [*plain[:place], {**message, "content": f"{told}\n\n{message['content']}"}, *plain[place + 1 :]]
+    start = next((place for place, message in enumerate(plain) if message["role"] != "system"), len(plain))
+    return [*plain[:start], {"role": "user", "content": told}, *plain[start:]]
+
+
+def _as_texts(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return calls and results as text. What is made so joins its neighbours of one role: many templates want turns."""
+    turns: list[tuple[dict[str, Any], list[str]]] = []
+    was_made = False
+    for message in messages:
+        text = _as_text(message)
+        is_made = text is not message
+        if turns and (is_made or was_made) and turns[-1][0]["role"] == text["role"]:
+            turns[-1][1].append(text["content"])
+        else:
+            turns.append((text, [text["content"]]))
+        was_made = is_made
+    return [
+        first if len(parts) == 1 else {**first, "content": "\n".join(filter(None, parts))} for first, parts in turns
+    ]
 
 
 def _as_text(message: dict[str, Any]) -> dict[str, Any]:
@@ -47,4 +75,5 @@ def _call(call: dict[str, Any]) -> dict[str, Any]:
 
 
 def _json(value: Any) -> str:
-    return orjson.dumps(value).decode()
+    # Not orjson: it reads what nests deeper than it writes.
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tokka.engine.vllm.templates import knows_tools, parser_of
@@ -22,9 +24,12 @@ WITH = "{% if tools %}{% for tool in tools %}{{ tool | tojson }}{% endfor %}{% e
         ("{% if tools is defined and tools %}x{% endif %}", True),
         ("{% generation %}{{ tools }}{% endgeneration %}{% break %}", True),
         ("{% unknown_tag %}{{ tools }}", True),
+        ({"default": PLAIN, "tool_use": WITH + PLAIN}, True),
+        ({"default": WITH + PLAIN, "rag": PLAIN}, True),
+        ({"default": PLAIN, "rag": WITH + PLAIN}, False),
     ],
 )
-def test_a_template_knows_tools_if_it_reads_them(template: str | None, knows: bool) -> None:
+def test_a_template_knows_tools_if_it_reads_them(template: Any, knows: bool) -> None:
     assert knows_tools(template) == knows
 
 

@@ -29,3 +29,12 @@ def byte_tokenizer() -> dict[str, Any]:
         "model": {"type": "BPE", "vocab": vocabulary, "merges": []},
     }
     return {"tokenizer": json.dumps(tokenizer), "vocab_size": EOS + 1, "eos": EOS}
+
+
+def fast_tokenizer() -> Any:
+    """Return it as the transformers library has it, which writes chat templates."""
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer.from_str(byte_tokenizer()["tokenizer"])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<end>", eos_token="<end>")

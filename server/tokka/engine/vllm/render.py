@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from tokka.core import ChatPrompt, Prompt, TextPrompt, TokensPrompt
 from tokka.engine.length import truncate
-from tokka.engine.tool_prompt import without_tools
+from tokka.engine.template_rules import Messages, TemplateRules, find_rules
 from tokka.engine.vllm.templates import knows_tools
 from tokka.errors import ContextLengthExceeded, InvalidRequest, NoChatTemplate
 
@@ -27,7 +28,7 @@ class Renderer:
         # No token is longer, so a text this many times the context cannot fit: it need not be tokenised to be refused.
         self._longest_token_chars = max(map(len, tokenizer.get_vocab()), default=1)
         self._knows_developer = "developer" in str(self.template)
-        self.knows_tools = knows_tools(self.template)
+        self._rules = self._find_rules()
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="render")
 
     @property
@@ -41,9 +42,7 @@ class Renderer:
         if self.template is None:
             return None
         try:
-            self._tokenizer.apply_chat_template(
-                [{"role": "user", "content": "Hi"}], chat_template=self.template, tokenize=False
-            )
+            self._write([{"role": "user", "content": "Hi"}], None)
         except TemplateSyntaxError as error:
             return f"line {error.lineno}: {error.message}"
         except Exception:
@@ -118,20 +117,12 @@ class Renderer:
         if self.template is None:
             raise NoChatTemplate
         messages = [self._known_role(message) for message in prompt.messages]
-        tools = list(prompt.tools.functions) if prompt.tools else None
-        if not self.knows_tools:
-            messages, tools = without_tools(messages, tools or ()), None
         try:
-            return str(
-                self._tokenizer.apply_chat_template(
-                    messages,
-                    tools=tools,
-                    chat_template=self.template,
-                    tokenize=False,
-                    add_generation_prompt=prompt.add_generation_prompt,
-                    continue_final_message=prompt.continue_final_message,
-                    **prompt.template_kwargs,
-                )
+            return self._write(
+                *self._rules.kept(messages, list(prompt.tools.functions) if prompt.tools else None),
+                add_generation_prompt=prompt.add_generation_prompt,
+                continue_final_message=prompt.continue_final_message,
+                **prompt.template_kwargs,
             )
         except Exception as error:
             # Templates refuse what they do not know (an order of roles, a missing field) by raising anything at all.
@@ -139,6 +130,21 @@ class Renderer:
             raise InvalidRequest(
                 f"The model's chat template does not take these messages: {reason}", param="messages"
             ) from None
+
+    def _find_rules(self) -> TemplateRules:
+        if self.template is None:
+            return TemplateRules()
+        write = partial(self._write, add_generation_prompt=True)
+        return find_rules(write, knows_tools=knows_tools(self.template))
+
+    def _write(self, messages: Messages, tools: Messages | None, /, **variables: Any) -> str:
+        # Of several by name the tokenizer, whose they are, takes the one that fits.
+        template = self.template if isinstance(self.template, str) else None
+        return str(
+            self._tokenizer.apply_chat_template(
+                messages, tools=tools, chat_template=template, tokenize=False, **variables
+            )
+        )
 
     def _known_role(self, message: dict[str, Any]) -> dict[str, Any]:
         """OpenAI's newer name for the system role, where the template does not know it."""

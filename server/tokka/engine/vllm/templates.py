@@ -25,6 +25,9 @@ def knows_tools(template: Any) -> bool:
     from jinja2.meta import find_undeclared_variables
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+    if isinstance(template, dict):
+        # Of several by name transformers takes this one where there are tools.
+        template = template.get("tool_use", template.get("default"))
     if not isinstance(template, str):
         return template is not None
     environment = ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"])
