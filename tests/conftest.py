@@ -50,20 +50,24 @@ def fresh(spares: Iterator[Program]) -> Iterator[Program]:
 
 
 @pytest.fixture(scope="session")
-def tenants() -> Iterator[Program]:
-    """Two tenants, by the keys in TENANTS, on a real engine that runs four sequences at once."""
+def two_of_tenants() -> Iterator[list[Program]]:
     # The last of a crowd waits for all before it, on a slow machine for minutes.
-    options = ("--max-num-seqs", "4", "--queue-timeout", "600")
-    with running(*TENANT_KEYS, *options) as program:
-        yield program
+    apart = ("--max-num-seqs", "4", "--queue-timeout", "600")
+    sharing = ("--share-prefix-cache", "--stall-timeout", "3", "--engine-arg", "max_num_batched_tokens=65536")
+    with running_together((*TENANT_KEYS, *apart), (*TENANT_KEYS, *sharing)) as programs:
+        yield programs
 
 
 @pytest.fixture(scope="session")
-def sharing() -> Iterator[Program]:
+def tenants(two_of_tenants: list[Program]) -> Program:
+    """Two tenants, by the keys in TENANTS, on a real engine that runs four sequences at once."""
+    return two_of_tenants[0]
+
+
+@pytest.fixture(scope="session")
+def sharing(two_of_tenants: list[Program]) -> Program:
     """The same two, who share what they cache, on an engine whose steps may be long and that is soon thought dead."""
-    options = ("--share-prefix-cache", "--stall-timeout", "3", "--engine-arg", "max_num_batched_tokens=65536")
-    with running(*TENANT_KEYS, *options) as program:
-        yield program
+    return two_of_tenants[1]
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,8 @@ from typing import IO, Any
 import httpx
 import psutil
 
+from tests.wire import TLS
+
 TOKKA = Path(sys.executable).with_name("tokka")
 # A cold engine on a busy machine compiles helpers for a minute.
 READY_TIMEOUT_S = 240
@@ -50,7 +52,7 @@ class Program:
                 return line
 
     def client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=120)
+        return httpx.Client(base_url=self.url, timeout=120, verify=TLS)
 
     def children(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)
