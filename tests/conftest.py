@@ -5,13 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-from tests.program import Program, running
+from tests.program import TENANTS, Program, running, running_together
 from tests.store.databases import Postgres, postgres_server
+
+TENANT_KEYS = tuple(word for key in TENANTS for word in ("--api-key", key))
 
 # A shared machine pauses now and then; how long one example takes is no fact about the code.
 settings.register_profile("tokka", deadline=None)
@@ -23,6 +26,48 @@ def smollm2() -> Iterator[Program]:
     """The embedded model on the real engine, shared by every test that needs it."""
     with running() as program:
         yield program
+
+
+@pytest.fixture(scope="session")
+def spares() -> Iterator[Iterator[Program]]:
+    """Servers like `smollm2`, each for one test, started two at a time."""
+    with ExitStack() as stack:
+
+        def started() -> Iterator[Program]:
+            while True:
+                yield from stack.enter_context(running_together((), ()))
+
+        yield started()
+
+
+@pytest.fixture
+def fresh(spares: Iterator[Program]) -> Iterator[Program]:
+    """The embedded model on a server of this test's own, which it may break and end."""
+    program = next(spares)
+    yield program
+    if program.process.poll() is None:
+        program.stop()
+
+
+@pytest.fixture(scope="session")
+def two_of_tenants() -> Iterator[list[Program]]:
+    # The last of a crowd waits for all before it, on a slow machine for minutes.
+    apart = ("--max-num-seqs", "4", "--queue-timeout", "600")
+    sharing = ("--share-prefix-cache", "--stall-timeout", "3", "--engine-arg", "max_num_batched_tokens=65536")
+    with running_together((*TENANT_KEYS, *apart), (*TENANT_KEYS, *sharing)) as programs:
+        yield programs
+
+
+@pytest.fixture(scope="session")
+def tenants(two_of_tenants: list[Program]) -> Program:
+    """Two tenants, by the keys in TENANTS, on a real engine that runs four sequences at once."""
+    return two_of_tenants[0]
+
+
+@pytest.fixture(scope="session")
+def sharing(two_of_tenants: list[Program]) -> Program:
+    """The same two, who share what they cache, on an engine whose steps may be long and that is soon thought dead."""
+    return two_of_tenants[1]
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -21,10 +21,14 @@ from typing import IO, Any
 import httpx
 import psutil
 
+from tests.wire import TLS
+
 TOKKA = Path(sys.executable).with_name("tokka")
 # A cold engine on a busy machine compiles helpers for a minute.
 READY_TIMEOUT_S = 240
 EXIT_TIMEOUT_S = 60
+# The keys of two.
+TENANTS = ("first-tenant-0123456789", "second-tenant-0123456789")
 
 
 @dataclass
@@ -48,7 +52,7 @@ class Program:
                 return line
 
     def client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=120)
+        return httpx.Client(base_url=self.url, timeout=120, verify=TLS)
 
     def children(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)
@@ -120,6 +124,16 @@ def running(
         process.stdout.close()
         errors.close()
         state.cleanup()
+
+
+@contextmanager
+def running_together(*commands: tuple[str, ...]) -> Iterator[list[Program]]:
+    """Run several at once. An engine starts on one core: two take little longer than one."""
+    with ExitStack() as stack:
+        programs = [stack.enter_context(running(*arguments, wait=False)) for arguments in commands]
+        for program in programs:
+            program.model = program.wait_for("ready")["model"]
+        yield programs
 
 
 def failing(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, list[str]]:

@@ -21,3 +21,15 @@ def test_server_over_the_fake_engine_imports_no_engine() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_model_that_is_not_there_is_told_before_the_engine_is_imported() -> None:
+    script = (
+        "import asyncio, sys; from tokka.app import engine_factory; from tokka.errors import StartupError\n"
+        "from tokka.settings import Settings\n"
+        "try: asyncio.run(engine_factory(Settings(model='/none'))().start(lambda *_: None))\n"
+        "except StartupError as error: print(error, [m for m in ('vllm', 'torch', 'transformers') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "/none does not exist" in done.stdout
+    assert done.stdout.endswith(" []\n")

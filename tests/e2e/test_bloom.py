@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.program import Program, running
+from tests.faults.streams import endless, streaming
+from tests.faults.test_engine_death import ENDED_WITHIN_S, UNREADY_WITHIN_S
+from tests.program import Program, eventually, running_together, runs
+from tests.wire import post
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(400)]
 
@@ -16,9 +20,29 @@ PROMPTS = ["Helsinki is the capital", "Poro on", "A base model continues"]
 
 
 @pytest.fixture(scope="module")
-def bloom(bloom_folder: Path) -> Iterator[Program]:
-    with running(str(bloom_folder)) as program:
-        yield program
+def programs(bloom_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Program]]:
+    """The model alone, and over two ranks with a template that makes it chat; nothing of that may be left."""
+    template = tmp_path_factory.mktemp("templates") / "template.jinja"
+    template.write_text("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:")
+    model = str(bloom_folder)
+    options = ("--tensor-parallel-size", "2", "--chat-template", str(template))
+    with running_together((model,), (model, *options)) as programs:
+        yield programs
+        split = programs[1]
+        children = split.children()
+        assert split.stop() == 0
+        # Python's resource tracker tidies up first.
+        eventually(lambda: not any(runs(child) for child in children), within_s=5)
+
+
+@pytest.fixture(scope="module")
+def bloom(programs: list[Program]) -> Program:
+    return programs[0]
+
+
+@pytest.fixture(scope="module")
+def split(programs: list[Program]) -> Program:
+    return programs[1]
 
 
 @pytest.fixture(scope="module")
@@ -53,19 +77,46 @@ def test_context_of_a_model_without_declared_length_is_2048(bloom: Program) -> N
         assert client.get(f"/v1/models/{bloom.model}").json()["max_model_len"] == 2048
 
 
-def test_two_ranks_give_the_tokens_of_one_and_a_template_makes_it_chat(
-    bloom_folder: Path, greedy: list[list[int]], tmp_path: Path
-) -> None:
-    template = tmp_path / "template.jinja"
-    template.write_text("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:")
-    with running(str(bloom_folder), "--tensor-parallel-size", "2", "--chat-template", str(template)) as program:
-        assert _greedy(program) == greedy
-        with program.client() as client:
-            body = {"model": program.model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 5}
-            answer = client.post("/v1/chat/completions", json=body)
-            assert answer.status_code == 200
-            counted = client.post("/tokenize", json={"messages": body["messages"]}).json()
-            assert answer.json()["usage"]["prompt_tokens"] == counted["count"]
-        children = program.children()
-        assert program.stop() == 0
-    assert [child for child in children if child.is_running()] == []
+def test_completion_without_a_limit_takes_what_room_is_left(bloom: Program) -> None:
+    body = {"model": bloom.model, "prompt": [100] * 2043, "ignore_eos": True}
+    with bloom.client() as client:
+        assert post(client, "/v1/completions", body)["usage"]["completion_tokens"] == 5
+
+
+def test_context_may_be_filled_to_the_last_token(bloom: Program) -> None:
+    body = {"model": bloom.model, "prompt": [100] * 2046, "max_tokens": 2, "ignore_eos": True}
+    with bloom.client() as client:
+        assert post(client, "/v1/completions", body)["usage"]["total_tokens"] == 2048
+
+
+def test_two_ranks_give_the_tokens_of_one(split: Program, greedy: list[list[int]]) -> None:
+    assert _greedy(split) == greedy
+
+
+def test_a_template_makes_it_chat(split: Program) -> None:
+    body = {"model": split.model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 5}
+    with split.client() as client:
+        answer = post(client, "/v1/chat/completions", body)
+        counted = post(client, "/tokenize", {"messages": body["messages"]})
+    assert answer["usage"]["prompt_tokens"] == counted["count"]
+
+
+def shared_memory() -> list[str]:
+    # Semaphores are cleaned up by Python's resource tracker, at the server's end.
+    return [path.name for path in Path("/dev/shm").iterdir() if not path.name.startswith("sem.")]
+
+
+def test_a_killed_worker_of_a_split_model_is_a_death_of_the_engine(split: Program) -> None:
+    with split.client() as client:
+        shared = shared_memory()
+        with streaming(split, endless(8, "worker", max_tokens=1900)) as streams:
+            hit_s = time.monotonic()
+            next(child for child in split.children() if "Worker" in child.name()).kill()
+            eventually(lambda: client.get("/readyz").status_code == 503, within_s=UNREADY_WITHIN_S)
+        assert max(stream.ended_s for stream in streams) - hit_s < ENDED_WITHIN_S
+        # A model this small may have finished some before; their last bytes may arrive after.
+        assert {tuple(stream.terminals()) for stream in streams} <= {("engine_error",), ("length",)}
+        assert any(stream.terminals() == ["engine_error"] for stream in streams)
+        eventually(lambda: client.get("/readyz").status_code == 200, within_s=60)
+        assert [len(tokens) for tokens in _greedy(split)] == [24, 24, 24]
+        assert len(shared_memory()) == len(shared), "the dead engine's is left"

@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.program import Program, eventually, running
+from tests.program import TENANTS, Program, eventually
 from tests.wire import metric
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 
-CROWD, SINGLE = "crowd-0123456789abcdef", "single-0123456789abcdef"
+CROWD, SINGLE = TENANTS
 OPEN = 24
 # Of those that run at once.
 SLOTS = 4
 TOKENS = 64
-
-
-@pytest.fixture(scope="module")
-def program() -> Iterator[Program]:
-    # The last of the crowd waits for all before it, on a slow machine for minutes.
-    options = ("--max-num-seqs", str(SLOTS), "--queue-timeout", "600")
-    with running("--api-key", CROWD, "--api-key", SINGLE, *options) as started:
-        yield started
 
 
 def served_of_crowd(client: httpx.Client) -> float:
@@ -36,14 +27,14 @@ def served_of_crowd(client: httpx.Client) -> float:
 
 
 @pytest.mark.parametrize("words", [5, 300], ids=["short prompts", "long prompts"])
-def test_single_requests_are_served_long_before_the_crowd_that_came_first(program: Program, words: int) -> None:
+def test_single_requests_are_served_long_before_the_crowd_that_came_first(tenants: Program, words: int) -> None:
     over = threading.Event()
 
     # One client for all: making one costs more than a short answer.
-    with program.client() as client, ThreadPoolExecutor(OPEN) as pool:
+    with tenants.client() as client, ThreadPoolExecutor(OPEN) as pool:
 
         def ask(key: str, prompt: str, max_tokens: int) -> int:
-            body: dict[str, Any] = {"model": program.model, "prompt": prompt, "ignore_eos": True}
+            body: dict[str, Any] = {"model": tenants.model, "prompt": prompt, "ignore_eos": True}
             body["max_tokens"] = max_tokens
             headers = {"authorization": f"Bearer {key}"}
             return client.post("/v1/completions", json=body, headers=headers, timeout=200).status_code

@@ -264,11 +264,6 @@ def test_context_limit_is_refused_before_the_first_byte_with_three_numbers(clien
             assert str(number) in error["message"]
 
 
-def test_completion_without_a_limit_takes_what_room_is_left(client: httpx.Client) -> None:
-    answer = post(client, TEXT, completion([100] * 8187, ignore_eos=True))
-    assert answer["usage"]["completion_tokens"] == 5
-
-
 def test_no_prompt_is_the_beginning_of_a_document(client: httpx.Client) -> None:
     for prompt in (None, ""):
         answer = post(client, TEXT, completion(prompt, max_tokens=3, ignore_eos=True))
@@ -284,11 +279,6 @@ def test_prompt_longer_than_the_context_is_refused(client: httpx.Client) -> None
     assert answer.json()["error"]["code"] == "context_length_exceeded"
     huge = client.post(TEXT, json=completion("x" * 5_000_000))
     assert huge.json()["error"]["code"] == "context_length_exceeded"
-
-
-def test_context_may_be_filled_to_the_last_token(client: httpx.Client) -> None:
-    answer = post(client, TEXT, completion([100] * 8190, max_tokens=2, ignore_eos=True))
-    assert answer["usage"]["total_tokens"] == 8192
 
 
 def test_prompt_can_be_cut_to_its_end(client: httpx.Client) -> None:

@@ -145,19 +145,19 @@ def test_engine_starts_without_a_compiler_and_a_killed_server_leaves_none_behind
 
 
 @pytest.mark.engine
-def test_ctrl_c_in_a_terminal_lets_the_engine_finish_what_runs() -> None:
-    with running() as program, program.client() as client:
-        body = {"model": program.model, "prompt": "Once", "max_tokens": 150, "ignore_eos": True, "stream": True}
+def test_ctrl_c_in_a_terminal_lets_the_engine_finish_what_runs(fresh: Program) -> None:
+    with fresh.client() as client:
+        body = {"model": fresh.model, "prompt": "Once", "max_tokens": 150, "ignore_eos": True, "stream": True}
         with client.stream("POST", "/v1/completions", json=body) as answer:
             pieces = answer.iter_text()
             first = next(pieces)
             # A terminal sends it to every process of the group, the engine's too.
-            os.killpg(program.process.pid, signal.SIGINT)
-            program.wait_for("draining")
+            os.killpg(fresh.process.pid, signal.SIGINT)
+            fresh.wait_for("draining")
             rest = first + "".join(pieces)
         assert '"finish_reason":"length"' in rest
         assert '"error"' not in rest
-        assert program.process.wait(20) == 0
+        assert fresh.process.wait(20) == 0
 
 
 @pytest.mark.engine

@@ -1,6 +1,6 @@
 """Load with random faults against the real program, and the books kept at the end: every request one end, everywhere.
 
-`scripts/soak --hours 2` runs it for people; a minute of it is part of the tests.
+`scripts/soak --hours 2` runs it for people; less than a minute of it is part of the tests.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.wire import chunks_of, metric, raw_completion
 
 CLIENTS = 12
 RECOVERY_S = 60.0
-# Of the engine, every so many seconds.
+# Of the engine, every so many seconds. Deaths sooner after one another make each rebuild wait for longer.
 FAULT_EVERY_S = (12.0, 20.0)
 OPTIONS = ("--stall-timeout", "4", "--max-quick-deaths", "1000", "--write-timeout", "2", "--body-timeout", "1")
 
@@ -67,11 +67,12 @@ def _end_of(choice: dict[str, Any]) -> str:
 class Soak:
     """The clients of one run, the one who breaks the engine, and the books."""
 
-    def __init__(self, program: Program, seconds: float, seed: int) -> None:
+    def __init__(self, program: Program, seconds: float, seed: int, fault_every_s: tuple[float, float]) -> None:
         self.books = Books()
         self._program = program
         self._ends_s = time.monotonic() + seconds
         self._random = random.Random(seed)
+        self._fault_every_s = fault_every_s
         self._count = 0
 
     async def run(self) -> None:
@@ -158,7 +159,7 @@ class Soak:
 
     async def _break_the_engine(self, client: httpx.AsyncClient) -> None:
         while True:
-            pause_s = self._random.uniform(*FAULT_EVERY_S)
+            pause_s = self._random.uniform(*self._fault_every_s)
             if time.monotonic() + pause_s + 10 > self._ends_s:
                 return
             await asyncio.sleep(pause_s)
@@ -200,12 +201,14 @@ def _logged(program: Program) -> Counter[str]:
     return Counter(line["request_id"] for line in lines if line["request_id"].startswith("soak-"))
 
 
-def soak(program: Program, seconds: float, seed: int) -> tuple[Books, list[str]]:
+def soak(
+    program: Program, seconds: float, seed: int, fault_every_s: tuple[float, float] = FAULT_EVERY_S
+) -> tuple[Books, list[str]]:
     """Run the load; return the books and all that is wrong with them, or with what the server has left over."""
     server = psutil.Process(program.process.pid)
     fds, rss = server.num_fds(), server.memory_info().rss
     with program.client() as client:
-        run = Soak(program, seconds, seed)
+        run = Soak(program, seconds, seed, fault_every_s)
         asyncio.run(run.run())
         problems = audit(program, run.books, client)
         with contextlib.suppress(AssertionError):

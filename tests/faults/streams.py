@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from tests.program import Program
-from tests.wire import chunks_of
+from tests.wire import TLS, chunks_of
 
 TIMEOUT_S = 120
 
@@ -58,7 +58,7 @@ class Stream:
     def read(self, url: str) -> None:
         try:
             with (
-                httpx.Client(base_url=url, timeout=TIMEOUT_S) as client,
+                httpx.Client(base_url=url, timeout=TIMEOUT_S, verify=TLS) as client,
                 client.stream("POST", "/v1/completions", json={**self.body, "stream": True}) as answer,
             ):
                 self.status, self.headers = answer.status_code, dict(answer.headers)

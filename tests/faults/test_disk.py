@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 
 from tests.program import Program, eventually, failing, processes_with, running
+from tokka.engine.vllm.embedded import embedded_model
 from tokka.engine.vllm.sealed import damage_of
+from tokka.settings import load_settings
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 
@@ -24,12 +26,10 @@ NAME = "SmolLM2-135M-Instruct-v3"
 
 
 @pytest.fixture(scope="module")
-def intact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A converted model, made by the real converter once for this module."""
-    cache = tmp_path_factory.mktemp("cache")
-    with running("--cache-dir", str(cache)) as program:
-        assert program.stop() == 0
-    folder = cache / "models" / NAME
+def intact() -> Path:
+    """A converted model, made by the real converter: the one every other test is served."""
+    folder = embedded_model(load_settings({}).cache_dir, lambda _: None, lambda: None)
+    assert folder.name == NAME
     assert damage_of(folder) is None
     return folder
 
@@ -43,6 +43,12 @@ def cache(intact: Path, tmp_path: Path) -> Path:
 
 def until_phase(program: Program, detail: str) -> None:
     while not program.wait_for("engine_phase").get("detail", "").startswith(detail):
+        pass
+
+
+def until_loading(program: Program) -> None:
+    """Return once the program has its model, and has the engine load it."""
+    while program.wait_for("engine_phase")["phase"] != "loading weights":
         pass
 
 
@@ -132,34 +138,30 @@ def test_every_damage_is_seen(cache: Path, damage: Callable[[Path], None]) -> No
     assert damage_of(folder) is not None
 
 
-def test_a_damaged_model_is_set_aside_and_converted_anew(cache: Path) -> None:
+def test_a_damaged_model_is_set_aside_and_a_kill_in_the_middle_of_converting_it_anew_leaves_none(cache: Path) -> None:
     folder = cache / "models" / NAME
+    work = folder.with_name(f".{NAME}.work")
     flip_a_bit(folder)
-    with running("--cache-dir", str(cache)) as program, program.client() as client:
-        (warning,) = [line for line in program.log if line["event"] == "model_set_aside"]
-        assert "model.safetensors" in warning["damage"]
-        (aside,) = folder.parent.glob(f"{NAME}.corrupt-*")
-        assert str(aside) == warning["folder"]
-        assert damage_of(aside) is not None
-        assert damage_of(folder) is None
-        body = {"model": program.model, "prompt": "Hei", "max_tokens": 2}
-        assert client.post("/v1/completions", json=body).status_code == 200
-
-
-def test_a_kill_in_the_middle_of_writing_leaves_nothing_that_is_taken_for_a_model(tmp_path: Path) -> None:
-    work = tmp_path / "models" / f".{NAME}.work"
-    mark = {"TOKKA_TEST_RUN": str(tmp_path)}
-    with running("--cache-dir", str(tmp_path), env=mark, wait=False) as program:
+    mark = {"TOKKA_TEST_RUN": str(cache)}
+    with running("--cache-dir", str(cache), env=mark, wait=False) as program:
         eventually(lambda: work.exists() and any(work.iterdir()), within_s=120)
         program.process.send_signal(signal.SIGKILL)
         program.process.wait(10)
     # The converter ends with its server.
     eventually(lambda: processes_with(mark) == [], within_s=10)
+    (warning,) = [line for line in program.log if line["event"] == "model_set_aside"]
+    assert "model.safetensors" in warning["damage"]
+    (aside,) = folder.parent.glob(f"{NAME}.corrupt-*")
+    assert str(aside) == warning["folder"]
+    assert damage_of(aside) is not None
+    # Nothing that is taken for a model.
     assert work.exists()
-    assert not (tmp_path / "models" / NAME).exists()
-    with running("--cache-dir", str(tmp_path)) as program:
-        assert damage_of(tmp_path / "models" / NAME) is None
+    assert not folder.exists()
+    with running("--cache-dir", str(cache)) as program, program.client() as client:
+        assert damage_of(folder) is None
         assert not work.exists()
+        body = {"model": program.model, "prompt": "Hei", "max_tokens": 2}
+        assert client.post("/v1/completions", json=body).status_code == 200
         assert program.stop() == 0
 
 
@@ -187,28 +189,23 @@ with open({str(lock)!r}, "w") as lock:
             until_phase(program, "waiting for another server")
             aside.rename(folder)
             first.communicate("")
-            assert program.wait_for("ready")["model"] == "SmolLM2-135M-Instruct"
+            until_loading(program)
+            assert damage_of(folder) is None
             assert not any(line.get("detail", "").startswith("converting") for line in program.log)
 
 
-def test_a_model_on_a_read_only_file_system_is_served(cache: Path) -> None:
-    with small_disk("400m") as disk:
-        shutil.copytree(cache / "models", disk / "models")
+def test_a_model_on_a_read_only_file_system_is_served_and_a_full_temporary_folder_done_without(intact: Path) -> None:
+    # Of the temporary one: room for one file, and that is taken.
+    with small_disk("400m") as disk, small_disk("1m,nr_inodes=2") as full:
+        (full / "filler").touch()
+        shutil.copytree(intact, disk / "models" / NAME)
         remount = subprocess.run(["mount", "-o", "remount,ro", str(disk)], capture_output=True, check=False)
         if remount.returncode:
             pytest.skip("cannot remount read-only here")
-        with running("--cache-dir", str(disk)) as program:
+        with running("--cache-dir", str(disk), env={"TMPDIR": str(full)}) as program:
             assert program.stop() == 0
 
 
 def test_a_cache_dir_that_is_a_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert str(tmp_path / "file") in line_of(tmp_path / "file")
-
-
-def test_a_full_temporary_folder_is_done_without(cache: Path) -> None:
-    # Room for one file, and that is taken.
-    with small_disk("1m,nr_inodes=2") as disk:
-        (disk / "filler").touch()
-        with running("--cache-dir", str(cache), env={"TMPDIR": str(disk)}) as program:
-            assert program.stop() == 0

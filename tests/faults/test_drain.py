@@ -30,20 +30,21 @@ def by_request(program: Program) -> None:
 @pytest.mark.engine
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("drain", [by_signal, by_request])
-def test_fifty_of_fifty_streams_complete_while_the_new_are_refused(drain: Callable[[Program], None]) -> None:
-    with running() as program, program.client() as client:
-        with streaming(program, STREAMS) as streams:
-            assert client.get("/readyz").status_code == 200
-            drain(program)
-            eventually(lambda: client.get("/readyz").status_code == 503, within_s=1)
-            # The listener is open, to new connections too, and says why it refuses.
-            refused = httpx.post(f"{program.url}/v1/completions", json={"model": program.model, "prompt": "new"})
-            assert refused.status_code == 503
-            assert refused.json()["error"]["code"] == "draining"
-            assert 1 <= int(refused.headers["retry-after"]) <= 120
-            assert client.get("/livez").status_code == 200
-            assert any(not stream.ended_s for stream in streams), "nothing was left to drain"
-        assert program.process.wait(30) == 0
+def test_fifty_of_fifty_streams_complete_while_the_new_are_refused(
+    fresh: Program, drain: Callable[[Program], None]
+) -> None:
+    with fresh.client() as client, streaming(fresh, STREAMS) as streams:
+        assert client.get("/readyz").status_code == 200
+        drain(fresh)
+        eventually(lambda: client.get("/readyz").status_code == 503, within_s=1)
+        # The listener is open, to new connections too, and says why it refuses.
+        refused = httpx.post(f"{fresh.url}/v1/completions", json={"model": fresh.model, "prompt": "new"})
+        assert refused.status_code == 503
+        assert refused.json()["error"]["code"] == "draining"
+        assert 1 <= int(refused.headers["retry-after"]) <= 120
+        assert client.get("/livez").status_code == 200
+        assert any(not stream.ended_s for stream in streams), "nothing was left to drain"
+    assert fresh.process.wait(30) == 0
     assert [stream.terminals() for stream in streams] == [["length"]] * 50
     assert all(stream.is_closed and stream.broken is None for stream in streams)
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 
 from tests.faults.streams import streaming
-from tests.program import Program, running
+from tests.program import TENANTS, Program
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(240)]
 
 # Long enough for many blocks of the prefix cache, with a marker that no model makes up.
 FILLER = "The herd moves slowly over the fell. " * 12
+
+FIRST, SECOND = TENANTS
 
 
 def marked(marker: str) -> str:
@@ -42,42 +43,34 @@ def test_64_concurrent_streams_show_their_own_marker_and_no_other(smollm2: Progr
     assert shown >= 56
 
 
-@pytest.fixture(scope="module")
-def shared() -> Iterator[Program]:
-    with running("--api-key", "first-tenant-0123456789", "--api-key", "second-tenant-0123456789") as program:
-        yield program
-
-
 def cached(program: Program, tenant: str, prompt: str, **fields: Any) -> int:
     """Return how many tokens of the prompt were found in the cache."""
     answer = httpx.post(
         f"{program.url}/v1/completions",
         json={"model": program.model, "prompt": prompt, "max_tokens": 1, **fields},
-        headers={"authorization": f"Bearer {tenant}-tenant-0123456789"},
+        headers={"authorization": f"Bearer {tenant}"},
         timeout=60,
     ).raise_for_status()
     tokens: int = answer.json()["usage"]["prompt_tokens_details"]["cached_tokens"]
     return tokens
 
 
-def test_a_tenant_finds_its_own_prompt_in_the_cache_and_no_other_tenant_does(shared: Program) -> None:
+def test_a_tenant_finds_its_own_prompt_in_the_cache_and_no_other_tenant_does(tenants: Program) -> None:
     prompt = marked("tenant")
-    assert cached(shared, "first", prompt) == 0
-    assert cached(shared, "first", prompt) > 0
-    assert cached(shared, "second", prompt) == 0
+    assert cached(tenants, FIRST, prompt) == 0
+    assert cached(tenants, FIRST, prompt) > 0
+    assert cached(tenants, SECOND, prompt) == 0
 
 
-def test_a_clients_own_salt_divides_its_cache_and_opens_no_others(shared: Program) -> None:
+def test_a_clients_own_salt_divides_its_cache_and_opens_no_others(tenants: Program) -> None:
     prompt = marked("salt")
-    assert cached(shared, "first", prompt, cache_salt="a") == 0
-    assert cached(shared, "first", prompt, cache_salt="a") > 0
-    assert cached(shared, "first", prompt, cache_salt="b") == 0
-    assert cached(shared, "second", prompt, cache_salt="a") == 0
+    assert cached(tenants, FIRST, prompt, cache_salt="a") == 0
+    assert cached(tenants, FIRST, prompt, cache_salt="a") > 0
+    assert cached(tenants, FIRST, prompt, cache_salt="b") == 0
+    assert cached(tenants, SECOND, prompt, cache_salt="a") == 0
 
 
-def test_sharing_can_be_asked_for() -> None:
-    keys = ("--api-key", "first-tenant-0123456789", "--api-key", "second-tenant-0123456789")
-    with running(*keys, "--share-prefix-cache") as program:
-        prompt = marked("shared")
-        assert cached(program, "first", prompt) == 0
-        assert cached(program, "second", prompt) > 0
+def test_sharing_can_be_asked_for(sharing: Program) -> None:
+    prompt = marked("shared")
+    assert cached(sharing, FIRST, prompt) == 0
+    assert cached(sharing, SECOND, prompt) > 0

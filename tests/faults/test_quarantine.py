@@ -66,16 +66,15 @@ def test_one_who_ran_beside_it_once_is_no_suspect() -> None:
 
 @pytest.mark.engine
 @pytest.mark.timeout(240)
-def test_a_request_that_was_running_when_the_real_engine_was_killed_twice_is_refused() -> None:
+def test_a_request_that_was_running_when_the_real_engine_was_killed_twice_is_refused(fresh: Program) -> None:
     poison = {"prompt": "poison", "max_tokens": 7000, "ignore_eos": True}
-    with running() as program:
-        for _ in range(2):
-            with streaming(program, [poison]) as streams:
-                program.core().kill()
-            assert streams[0].terminals() == ["engine_error"]
-            ready(program)
-        with streaming(program, [poison]) as streams:
-            pass
-        assert streams[0].status == 400
-        assert streams[0].headers["x-should-retry"] == "false"
-        assert ask(program, "The capital of Finland is").status_code == 200
+    for _ in range(2):
+        with streaming(fresh, [poison]) as streams:
+            fresh.core().kill()
+        assert streams[0].terminals() == ["engine_error"]
+        ready(fresh)
+    with streaming(fresh, [poison]) as streams:
+        pass
+    assert streams[0].status == 400
+    assert streams[0].headers["x-should-retry"] == "false"
+    assert ask(fresh, "The capital of Finland is").status_code == 200

@@ -32,6 +32,9 @@ _MARKS: Mapping[str, tuple[str, str]] = {
 
 def check_names(tool_call_parser: str | None, reasoning_parser: str | None) -> None:
     """Raise ConfigurationError for a name the library does not have."""
+    if tool_call_parser is None and reasoning_parser is None:
+        # The import takes ten seconds: what else is wrong is told before.
+        return
     from vllm.reasoning import ReasoningParserManager
     from vllm.tool_parsers import ToolParserManager
 
