@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from tests.load import compare, idle, versus
+from tests.load import alone, compare, idle, versus
 
 # Each takes the rest of the command line; --help tells what may be in it.
 EXPERIMENTS: dict[str, Callable[[Sequence[str]], None]] = {
     "goodput": compare.main,
     "defaults": versus.defaults,
     "front": versus.front,
+    "alone": alone.alone,
     "streams": idle.streams,
 }
 
