@@ -4,7 +4,7 @@ import { Refusal } from "./server.js";
 
 const RETRY_MS = 2000;
 const NO_KEY = "Without a key this server does not answer. Send a message to be asked again.";
-const NO_MODEL = "This key may use none of the models that are served here. Ask whoever gave it to you, or use another.";
+const NO_MODEL = "This key may use none of the models that are served here.";
 
 /** What this page knows of its server: which models it serves, its version, and whether it is ready. */
 export class Connection {

@@ -73,8 +73,8 @@ class Page {
   });
   #sidebar = new Sidebar({
     onOpen: (id) => this.#open(this.#history.get(id)),
-    onRename: (id) => this.#rename(this.#history.get(id)),
-    onRemove: (id) => this.#remove(this.#history.get(id)),
+    onRename: (id) => this.#rename(id),
+    onRemove: (id) => this.#remove(id),
   });
 
   async run() {
@@ -117,8 +117,8 @@ class Page {
     this.#refresh();
   }
 
-  get #isElsewhere() {
-    return this.#history.elsewhereMs(this.#conversation.id) > 0;
+  #isElsewhere(id = this.#conversation.id) {
+    return this.#history.elsewhereMs(id) > 0;
   }
 
   /** Show what depends on the model or on which conversations there are. */
@@ -140,7 +140,7 @@ class Page {
   #count() {
     // While an answer is written here the server counts; its length is known once the model is ready.
     if (this.#writing || !this.#models.length) return;
-    if (this.#isElsewhere) this.#counter.clear();
+    if (this.#isElsewhere()) this.#counter.clear();
     else this.#counter.refresh(this.#conversation, this.#composer.text);
   }
 
@@ -216,7 +216,7 @@ class Page {
   /** Tell whether nothing can be sent now, and take the reader to the reason. */
   #isHeldUp() {
     if (this.#writing) return true;
-    if (this.#isElsewhere) {
+    if (this.#isElsewhere()) {
       notice(ELSEWHERE);
       return true;
     }
@@ -254,28 +254,32 @@ class Page {
     this.#composer.focus();
   }
 
-  async #rename(conversation) {
-    if (this.#history.elsewhereMs(conversation.id)) return notice(ELSEWHERE);
+  async #rename(id) {
+    if (this.#isElsewhere(id)) return notice(ELSEWHERE);
     const title = await this.#ask.text({
       title: "Rename",
       text: "The conversation's name in the list:",
       label: "Name",
-      value: titleOf(conversation),
+      value: titleOf(this.#history.get(id)),
       yes: "Rename",
       check: (text) => (text.trim() ? "" : "A name has at least one character."),
     });
-    if (title === null) return;
+    // As it is now: another tab may have written or removed it meanwhile.
+    const conversation = this.#history.get(id);
+    if (title === null || !conversation) return;
+    if (this.#isElsewhere(id)) return notice(ELSEWHERE);
     Object.assign(conversation, { title: title.trim().slice(0, 200), isNamed: true });
     this.#history.save(conversation);
     this.#refresh();
   }
 
-  async #remove(conversation) {
-    if (this.#history.elsewhereMs(conversation.id)) return notice(ELSEWHERE);
-    const text = `“${titleOf(conversation)}” is removed from this browser for good.`;
+  async #remove(id) {
+    if (this.#isElsewhere(id)) return notice(ELSEWHERE);
+    const text = `“${titleOf(this.#history.get(id))}” is removed from this browser for good.`;
     if (!(await this.#ask.confirm({ title: "Delete this conversation?", text, yes: "Delete" }))) return;
-    this.#history.remove(conversation.id);
-    if (conversation.id === this.#conversation.id) this.#open(newConversation());
+    if (this.#isElsewhere(id)) return notice(ELSEWHERE);
+    this.#history.remove(id);
+    if (id === this.#conversation.id) this.#open(newConversation());
     else this.#refresh();
     byId("new").focus();
   }

@@ -37,15 +37,15 @@ const ADVANCED = [
     name: "min_tokens",
     label: "Shortest answer, in tokens",
     empty: "None",
-    hint: "Until then nothing ends it.",
+    hint: "Nothing ends it before.",
     min: 0,
     step: 1,
   },
   {
     name: "ignore_eos",
-    label: "Go on after its end",
+    label: "Ignore the end token",
     kind: "switch",
-    hint: "The model's end token does not end the answer: it goes on to the longest.",
+    hint: "The model's own end does not end the answer: it goes on to its longest.",
   },
   {
     name: "stop_token_ids",
@@ -61,7 +61,7 @@ export class Settings {
   #form = byId("options");
   #fields = {};
   #system = new Field({ ...SYSTEM, hint: "How the model shall behave in this conversation." });
-  #advanced = element("details", {}, element("summary", {}, "Advanced length and stop control"));
+  #advanced = element("details", {}, element("summary", {}, "Advanced"));
 
   /** @param {(system: string) => void} onSystem */
   constructor(onSystem) {
