@@ -260,6 +260,9 @@ async def test_thoughts_are_folded_above_the_answer(visitor: Visitor, fake: Prog
 async def test_the_key_is_asked_for_and_stays_in_the_tab(visitor: Visitor, slow: Program) -> None:
     visitor.provoked.add(401)
     await visitor.open(slow.url, ready=False)
+    await expect(visitor.page.get_by_role("dialog")).to_have_accessible_description(
+        "Enter the one you were given. It stays in this tab and is gone when you close it."
+    )
     field = visitor.page.get_by_label("API key")
     await field.fill("wrong")
     await field.press("Enter")

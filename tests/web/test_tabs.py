@@ -157,3 +157,24 @@ async def test_what_a_tab_that_is_gone_wrote_is_open_to_all(visitor: Visitor, fa
     await expect(visitor.last.locator(".figures")).to_be_empty()
     await visitor.ask("And you?")
     await expect(visitor.at(".question")).to_have_text([NOBODY, "And you?"])
+
+
+async def test_a_tab_that_wakes_up_leaves_what_was_written_since(guest: Visitor) -> None:
+    await guest.say("Tell me a story")
+    await expect(guest.last).to_contain_text("Once upon")
+    other = await visit(guest.page.context)
+    await other.open(guest.url, ready=False)
+    # As if this tab had been silent for long, and the other one had gone on.
+    await other.page.evaluate(
+        """() => {
+          const name = Object.keys(localStorage).find((one) => one.startsWith("tokka.conversation."));
+          const conversation = JSON.parse(localStorage.getItem(name));
+          const turns = [...conversation.turns, { role: "user", text: "And then?" }];
+          const since = { turns, writer: null, updatedMs: conversation.updatedMs + 1 };
+          localStorage.setItem(name, JSON.stringify({ ...conversation, ...since }));
+        }"""
+    )
+    await expect(guest.at(".question")).to_have_text(["Tell me a story", "And then?"])
+    await expect(guest.at("#send")).to_be_visible()
+    await guest.page.reload()
+    await expect(guest.at(".question")).to_have_text(["Tell me a story", "And then?"])

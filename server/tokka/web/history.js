@@ -86,11 +86,23 @@ export class History {
     this.save(conversation);
   }
 
-  /** Save it as far as it has come, unless it was removed meanwhile. */
+  /**
+   * Save it as far as it has come.
+   * @returns {boolean} false if it is this tab's no more: it was removed, or while this tab was asleep another began
+   *   to write it, and theirs stays
+   */
   saveClaimed(conversation) {
-    if (this.#kept.has(conversation.id)) this.save(conversation);
+    const { id, updatedMs } = conversation;
+    if (!this.#kept.has(id)) return false;
+    const isTaken = sound(this.#storage?.getItem(PREFIX + id) ?? null)?.updatedMs > updatedMs;
+    if (isTaken) {
+      this.#claimed.delete(id);
+      this.refresh(PREFIX + id);
+    } else this.save(conversation);
+    return !isTaken;
   }
 
+  /** It is written no more. */
   release(conversation) {
     this.#claimed.delete(conversation.id);
     this.saveClaimed(conversation);

@@ -177,7 +177,7 @@ class Page {
     this.#history.claim(conversation);
     this.#history.open(conversation.id);
     this.#refresh();
-    const saving = setInterval(() => this.#history.saveClaimed(conversation), SAVE_EVERY_MS);
+    const saving = setInterval(() => this.#history.saveClaimed(conversation) || writing.abort(), SAVE_EVERY_MS);
     try {
       await this.#answer.write(conversation, writing.signal, {
         onText: () => this.#writing === writing && this.#transcript.grow(),
@@ -197,8 +197,8 @@ class Page {
     if (this.#writing === writing) this.#rest();
     // The reader may be elsewhere, or have been and be back.
     if (this.#writing || this.#conversation.id !== conversation.id) return;
-    this.#transcript.update(conversation);
-    this.#refresh();
+    this.#conversation = this.#history.get(conversation.id) ?? conversation;
+    this.#update();
     if (isFormerBack && isFailure(turn)) notice(`${ending(turn)} The answer from before is kept.`);
     announce(`${turn.text} ${ending(turn)}`);
   }
