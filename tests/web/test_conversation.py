@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from playwright.async_api import expect
 
@@ -59,6 +61,54 @@ async def test_settings_are_sent_as_they_are_set(visitor: Visitor, fake: Program
     sent = {name: body[name] for name in ("stop", "temperature", "top_p", "seed")}
     assert sent == {"stop": ["scripted", "never\n"], "temperature": 0.5, "top_p": 0.9, "seed": 7}
     assert "max_completion_tokens" not in body
+    assert "ignore_eos" not in body
+
+
+async def test_length_and_stop_are_controlled_to_the_token(visitor: Visitor, fake: Program) -> None:
+    await visitor.open(fake.url)
+    await visitor.set("Longest answer, in tokens", "300")
+    await visitor.set("Stop strings", "never\\n\na \\\\n")
+    await visitor.page.get_by_text("Advanced").click()
+    await visitor.set("Shortest answer, in tokens", "200")
+    await visitor.set("Stop token ids", "256, 255")
+    await visitor.page.get_by_label("Keep the stop string").check()
+    await visitor.page.get_by_label("Ignore the end token").check()
+    await visitor.page.reload()
+    await expect(visitor.at("#count")).to_contain_text("tokens")
+    await visitor.ask("Hei")
+    await expect(visitor.last.locator(".ending")).to_contain_text("Reached the limit of length")
+    await expect(visitor.last.locator(".figures")).to_contain_text("300 tokens")
+    (body,) = visitor.bodies("/v1/chat/completions")
+    wanted = {
+        "max_completion_tokens": 300,
+        "min_tokens": 200,
+        "stop": ["never\n", "a \\n"],
+        "stop_token_ids": [256, 255],
+        "include_stop_str_in_output": True,
+        "ignore_eos": True,
+    }
+    assert {name: body[name] for name in wanted} == wanted
+    # What is in force is in sight.
+    await expect(visitor.page.get_by_label("Stop token ids")).to_be_visible()
+    await visitor.button("Reset").click()
+    await visitor.set("Stop strings", "scripted")
+    await visitor.page.get_by_label("Keep the stop string").check()
+    assert await visitor.ask("Hei") == ANSWER[: ANSWER.index(" engine")]
+
+
+@pytest.mark.parametrize(("label", "value"), [("Stop token ids", "7, seven"), ("Shortest answer, in tokens", "11")])
+async def test_a_wrong_advanced_setting_is_brought_to_sight(
+    visitor: Visitor, fake: Program, label: str, value: str
+) -> None:
+    await visitor.open(fake.url)
+    await visitor.set("Longest answer, in tokens", "10")
+    heading = visitor.page.get_by_text("Advanced")
+    await heading.click()
+    await visitor.set(label, value)
+    await heading.click()
+    await visitor.say("Hei")
+    await expect(visitor.page.get_by_label(label)).to_be_focused()
+    assert visitor.bodies("/v1/chat/completions") == []
 
 
 async def test_a_wrong_setting_is_named_and_nothing_is_sent(visitor: Visitor, fake: Program) -> None:
@@ -91,6 +141,30 @@ async def test_what_is_written_in_another_conversation_does_not_show_here(guest:
     await guest.page.reload()
     await expect(guest.answers).to_have_count(0)
     await guest.button("Tell me a story").click()
+    await expect(guest.last.locator(".ending")).to_contain_text("Stopped by you")
+
+
+async def test_to_open_what_is_open_changes_nothing(guest: Visitor) -> None:
+    await guest.say("Tell me a story")
+    await expect(guest.last).to_contain_text("Once upon")
+    await guest.button("Tell me a story").click()
+    await expect(guest.at("#draft")).to_be_focused()
+    await expect(guest.button("Stop")).to_be_visible()
+    await expect(guest.last).to_contain_text("wrote slowly. Once upon")
+    await guest.button("Stop").click()
+    await expect(guest.last.locator(".ending")).to_contain_text("Stopped by you")
+
+
+async def test_whoever_is_back_at_once_sees_how_the_answer_ended(guest: Visitor) -> None:
+    await guest.say("Tell me a story")
+    await expect(guest.last).to_contain_text("Once upon")
+    # Faster than the request is aborted.
+    await guest.page.evaluate(
+        """() => {
+          document.getElementById("new").click();
+          document.querySelector("#conversations .title").click();
+        }"""
+    )
     await expect(guest.last.locator(".ending")).to_contain_text("Stopped by you")
 
 
@@ -132,6 +206,14 @@ async def test_tokens_of_draft_and_conversation_are_counted(visitor: Visitor, fa
     await expect(visitor.at("#count")).to_have_text("Draft 3 · 10 of 4,096 tokens · 4,086 left")
     await visitor.at("#draft").fill("x" * 5000)
     await expect(visitor.at("#count")).to_have_text("Draft 5,000 · 5,007 of 4,096 tokens · 0 left")
+
+
+async def test_what_is_left_of_the_context_is_counted_while_an_answer_is_written(guest: Visitor) -> None:
+    await guest.say("Tell me a story")
+    await expect(guest.at("#count")).to_have_text(re.compile(r"^1\d\d of 4,096 tokens · 3,9\d\d left$"))
+    await expect(guest.button("Stop")).to_be_visible()
+    await guest.button("Stop").click()
+    await expect(guest.last.locator(".ending")).to_contain_text("Stopped by you")
 
 
 async def test_what_the_server_refuses_is_said_in_its_words(visitor: Visitor, fake: Program) -> None:
@@ -178,6 +260,9 @@ async def test_thoughts_are_folded_above_the_answer(visitor: Visitor, fake: Prog
 async def test_the_key_is_asked_for_and_stays_in_the_tab(visitor: Visitor, slow: Program) -> None:
     visitor.provoked.add(401)
     await visitor.open(slow.url, ready=False)
+    await expect(visitor.page.get_by_role("dialog")).to_have_accessible_description(
+        "Enter the one you were given. It stays in this tab and is gone when you close it."
+    )
     field = visitor.page.get_by_label("API key")
     await field.fill("wrong")
     await field.press("Enter")

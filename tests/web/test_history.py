@@ -6,11 +6,17 @@ import pytest
 from playwright.async_api import expect
 
 from tests.conftest import Program
-from tests.web.visitor import Visitor, visit
+from tests.web.visitor import Visitor
 from tokka.engine.fake import ANSWER
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 CHOICE = "#conversations .title"
+# Leaves no room in the storage.
+FILL = """() => {
+  for (let size = 1 << 22; size; size >>= 1) {
+    try { localStorage.setItem(`rest ${size}`, 'x'.repeat(size)); } catch { /* too much */ }
+  }
+}"""
 
 
 async def test_a_reload_keeps_conversation_settings_and_draft(visitor: Visitor, fake: Program) -> None:
@@ -66,18 +72,36 @@ async def test_conversations_are_listed_renamed_and_deleted(visitor: Visitor, fa
 
 async def test_a_full_storage_is_said_and_ends_nothing(visitor: Visitor, fake: Program) -> None:
     await visitor.open(fake.url)
-    await visitor.page.evaluate(
-        """() => {
-          for (let size = 1 << 22; size; size >>= 1) {
-            try { localStorage.setItem(`rest ${size}`, 'x'.repeat(size)); } catch { /* too much */ }
-          }
-        }"""
-    )
+    await visitor.page.evaluate(FILL)
     assert await visitor.ask("Hei") == ANSWER
     await expect(visitor.at("#notice")).to_contain_text("storage is full")
     await visitor.page.evaluate("localStorage.clear()")
     await visitor.ask("Hei")
     await expect(visitor.at("#notice")).to_be_hidden()
+
+
+async def test_a_full_storage_is_said_while_the_answer_is_written(guest: Visitor) -> None:
+    await guest.say("Tell me a story")
+    await guest.button("Stop").click()
+    await guest.page.evaluate(FILL)
+    await guest.say("Another one")
+    await expect(guest.at("#notice")).to_contain_text("storage is full")
+    await expect(guest.at("#stop")).to_be_visible()
+    await guest.button("Stop").click()
+    await expect(guest.last).to_contain_text("Stopped by you")
+
+
+async def test_a_system_prompt_before_the_first_turn_outlives_a_reload(visitor: Visitor, fake: Program) -> None:
+    await visitor.open(fake.url)
+    await visitor.set("System prompt", "Be brief.")
+    await visitor.page.reload()
+    await expect(visitor.page.get_by_label("System prompt")).to_have_value("Be brief.")
+    await visitor.ask("Hei")
+    await visitor.button("New conversation").click()
+    await visitor.page.reload()
+    await expect(visitor.answers).to_have_count(0)
+    await expect(visitor.page.get_by_label("System prompt")).to_have_value("Be brief.")
+    await expect(visitor.at(CHOICE)).to_have_text(["Hei"])
 
 
 async def test_a_blocked_storage_is_said_and_ends_nothing(visitor: Visitor, fake: Program) -> None:
@@ -109,22 +133,7 @@ async def test_the_oldest_of_more_than_a_hundred_makes_room(visitor: Visitor, fa
     await visitor.open(fake.url)
     await expect(visitor.at(CHOICE)).to_have_count(100)
     await visitor.ask("Hei")
+    await expect(visitor.at("#notice")).to_contain_text("the oldest one made room")
     await expect(visitor.at(CHOICE)).to_have_count(100)
     await expect(visitor.button("Number 0")).to_have_count(0)
     await expect(visitor.button("Number 1")).to_have_count(1)
-
-
-async def test_tabs_see_each_other(visitor: Visitor, fake: Program) -> None:
-    await visitor.open(fake.url)
-    await visitor.ask("Hei")
-    other = await visit(visitor.page.context)
-    await other.open(fake.url)
-    await expect(other.at(".question")).to_have_text("Hei")
-    await other.ask("And you?")
-    await expect(visitor.at(".question")).to_have_text(["Hei", "And you?"])
-    await expect(visitor.last).to_contain_text("Finished")
-    await other.button("New conversation").click()
-    await other.ask("Something else")
-    await expect(visitor.at(CHOICE)).to_have_text(["Something else", "Hei"])
-    await expect(visitor.at(".question")).to_have_text(["Hei", "And you?"])
-    assert other.troubles == []

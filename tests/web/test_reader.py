@@ -50,6 +50,7 @@ async def test_the_first_stop_leads_to_the_box(visitor: Visitor, fake: Program) 
 
 async def test_axe_finds_nothing(visitor: Visitor, hostile: Program) -> None:
     await visitor.open(hostile.url)
+    await visitor.page.get_by_text("Advanced").click()
     await visitor.ask("Hei")
     for size in ({"width": 1280, "height": 800}, NARROW):
         await visitor.page.set_viewport_size(size)
@@ -91,27 +92,18 @@ async def test_colours_follow_the_system_until_chosen(visitor: Visitor, fake: Pr
     await expect(visitor.page.get_by_label("Colours")).to_have_value("light")
 
 
-# Resolves when the conversation has more than so many pixels above what is shown, or below; then gives both.
-SCROLLED = """async ([above, below]) => {
-  const scroller = document.getElementById('scroller');
-  const place = () => [scroller.scrollTop, scroller.scrollHeight - scroller.clientHeight - scroller.scrollTop];
-  while (place()[0] < above || place()[1] < below) await new Promise(requestAnimationFrame);
-  return place();
-}"""
-
-
 async def test_the_end_is_followed_only_while_the_reader_is_there(guest: Visitor) -> None:
     await guest.page.set_viewport_size({"width": 400, "height": 300})
     await guest.say("Tell me a story")
-    _, below = await guest.page.evaluate(SCROLLED, [60, 0])
+    _, below = await guest.scrolled(60, 0)
     assert below < 2
     await guest.at("#scroller").hover()
     await guest.page.mouse.wheel(0, -1000)
     await expect(guest.button("Latest")).to_be_visible()
-    above, _ = await guest.page.evaluate(SCROLLED, [0, 150])
+    above, _ = await guest.scrolled(0, 150)
     assert above == 0
     await guest.button("Latest").click()
-    _, below = await guest.page.evaluate(SCROLLED, [60, 0])
+    _, below = await guest.scrolled(60, 0)
     assert below < 2
     await expect(guest.button("Latest")).to_be_hidden()
 

@@ -9,6 +9,12 @@ from urllib.parse import urlsplit
 from playwright.async_api import BrowserContext, ConsoleMessage, Locator, Page, Request, expect
 
 ANSWER_MS = 60_000
+SCROLLED = """async ([above, below]) => {
+  const scroller = document.getElementById('scroller');
+  const place = () => [scroller.scrollTop, scroller.scrollHeight - scroller.clientHeight - scroller.scrollTop];
+  while (place()[0] < above || place()[1] < below) await new Promise(requestAnimationFrame);
+  return place();
+}"""
 
 
 @dataclass
@@ -64,6 +70,11 @@ class Visitor:
 
     async def set(self, label: str, value: str) -> None:
         await self.page.get_by_label(label).fill(value)
+
+    async def scrolled(self, above: int, below: int) -> tuple[float, float]:
+        """Wait until the conversation has so many pixels above what is shown and below; return both."""
+        top, rest = await self.page.evaluate(SCROLLED, [above, below])
+        return top, rest
 
     async def leave(self) -> None:
         """Close the page, before its server ends."""

@@ -14,7 +14,7 @@ const TICK_MS = 250;
 export class Answer {
   #parts;
 
-  /** @param {{server: object, startup: object, key: object, models: object, settings: object}} parts */
+  /** @param {Record<"server" | "startup" | "key" | "models" | "connection" | "settings", object>} parts */
   constructor(parts) {
     this.#parts = parts;
   }
@@ -22,7 +22,8 @@ export class Answer {
   /**
    * @param {object} conversation its last turn is the answer, empty or to be continued
    * @param {AbortSignal} signal
-   * @param {{onText: () => void, onWait: (message: string, seconds: number, goOn: () => void) => void}} listener
+   * @param {{onText: () => void, onUsage: (usage: object) => void, onWait: (message: string, seconds: number,
+   *   goOn: () => void) => void}} listener
    */
   async write(conversation, signal, listener) {
     const turn = conversation.turns.at(-1);
@@ -48,8 +49,10 @@ export class Answer {
     try {
       if (refusal.code === "model_starting" || (refusal.code === "unreachable" && tries < MAX_TRIES)) {
         await startup.untilReady(signal);
+        if (refusal.code === "unreachable") await this.#takeServed(turn);
         return true;
       }
+      if (refusal.code === "model_not_found") return await this.#takeServed(turn);
       if (refusal.code === "no_chat_template") {
         models.noteBase(turn.model);
         turn.isPlain = true;
@@ -66,7 +69,26 @@ export class Answer {
     }
   }
 
-  async #stream(conversation, turn, signal, { onText }) {
+  /**
+   * Learn which models there are by now, and ask the chosen one if the answer's is gone: what one has begun is no
+   * other's to go on with.
+   * @returns {Promise<boolean>} whether another is asked now
+   */
+  async #takeServed(turn) {
+    const { connection, models } = this.#parts;
+    try {
+      await connection.readModels();
+    } catch (error) {
+      if (!(error instanceof Refusal)) throw error;
+      return false;
+    }
+    if (models.serves(turn.model) || !models.chosen || turn.text) return false;
+    turn.model = models.chosen;
+    turn.isPlain = models.isBase;
+    return true;
+  }
+
+  async #stream(conversation, turn, signal, { onText, onUsage }) {
     const { server } = this.#parts;
     const [path, body] = turn.isPlain ? this.#completion(conversation, turn) : this.#chat(conversation, turn);
     const clock = new Clock(turn);
@@ -78,6 +100,7 @@ export class Answer {
       turn.text += text;
       turn.reasoning += reasoning;
       clock.see(chunk.usage, Boolean(text || reasoning));
+      if (chunk.usage) onUsage(chunk.usage);
       if (choice?.finish_reason) ended = { reason: choice.finish_reason, stop: choice.stop_reason };
       onText();
     }

@@ -9,6 +9,8 @@ export class Composer {
   #send = byId("send");
   #stop = byId("stop");
   #isBusy = false;
+  // A keyboard on glass has no Shift to hold: there Enter starts a line, and only the button sends.
+  #touch = matchMedia("(pointer: coarse)");
 
   /** @param {{onSend: (text: string) => void, onStop: () => void, onInput: () => void}} listener */
   constructor({ onSend, onStop, onInput }) {
@@ -22,8 +24,7 @@ export class Composer {
       onInput();
     });
     this.#draft.addEventListener("keydown", (event) => {
-      // Enter also ends what an input method composes.
-      if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+      if (event.key !== "Enter" || event.shiftKey || this.#touch.matches || isComposing(event)) return;
       event.preventDefault();
       this.#form.requestSubmit();
     });
@@ -32,7 +33,9 @@ export class Composer {
       const isSpent = event.defaultPrevented || document.querySelector("dialog[open]");
       if (event.key === "Escape" && this.#isBusy && !isSpent) onStop();
     });
+    this.#touch.addEventListener("change", () => this.#describe());
     window.addEventListener("resize", () => this.#fit());
+    this.#describe();
     this.#restore();
   }
 
@@ -43,6 +46,16 @@ export class Composer {
   set text(text) {
     this.#draft.value = text;
     this.#fit();
+  }
+
+  /** It was sent. What was written since, or is another text, stays. */
+  sent(text) {
+    if (this.text === text) this.text = "";
+  }
+
+  /** Put a text before what is written. */
+  putBack(text) {
+    this.text = [text, this.text].filter((one) => one.trim()).join("\n\n");
   }
 
   /** Show what a message is for: an answer, or with a base model the rest of a text. */
@@ -64,6 +77,10 @@ export class Composer {
     this.#draft.focus();
   }
 
+  #describe() {
+    this.#draft.setAttribute("aria-describedby", this.#touch.matches ? "" : "keys");
+  }
+
   #fit() {
     this.#draft.style.height = "auto";
     this.#draft.style.height = `${this.#draft.scrollHeight}px`;
@@ -82,4 +99,9 @@ export class Composer {
       this.#fit();
     }
   }
+}
+
+/** Tell whether the key ends what an input method composes: Safari ends composing first, and tells by 229 only. */
+function isComposing({ isComposing, keyCode }) {
+  return isComposing || keyCode === 229;
 }

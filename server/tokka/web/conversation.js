@@ -1,15 +1,17 @@
 /**
- * A conversation: `{id, title, isNamed, updatedMs, system, turns}`.
+ * A conversation: `{id, title, isNamed, updatedMs, system, turns, writer}`; `writer` is the tab that writes it (see
+ * history.js), or null.
  *
  * A turn is `{role: "user", text}` or `{role: "assistant", text, reasoning, model, isPlain, ending, tokens, ttftMs,
- * rate}`; `ending` is null until the answer is complete (see ending.js), `isPlain`: a base model's text.
+ * rate, former}`; `ending` is null until the answer is complete (see ending.js), `isPlain`: a base model's text,
+ * `former`: the answer that this one shall replace.
  */
 
 const TITLE_CHARS = 60;
 
 export function newConversation(system = "") {
   const id = Date.now().toString(36) + Math.random().toString(36).slice(2, 8);
-  return { id, title: "", isNamed: false, updatedMs: Date.now(), system, turns: [] };
+  return { id, title: "", isNamed: false, updatedMs: Date.now(), system, turns: [], writer: null };
 }
 
 export function titleOf(conversation) {
@@ -23,10 +25,33 @@ export function addQuestion(conversation, text) {
   conversation.title = line.length > TITLE_CHARS ? `${line.slice(0, TITLE_CHARS - 1)}…` : line;
 }
 
-export function addAnswer(conversation, model, isPlain) {
+export function emptyAnswer(model = "", isPlain = false) {
   const turn = { role: "assistant", text: "", reasoning: "", model, isPlain, ending: null };
-  conversation.turns.push({ ...turn, tokens: 0, ttftMs: null, rate: null });
+  return { ...turn, tokens: 0, ttftMs: null, rate: null, former: null };
+}
+
+export function addAnswer(conversation, model, isPlain) {
+  conversation.turns.push(emptyAnswer(model, isPlain));
   return conversation.turns.at(-1);
+}
+
+/** Begin the last answer anew. The former one is kept with it until it is known to be replaced. */
+export function renewAnswer(conversation, model, isPlain) {
+  const former = conversation.turns.pop();
+  addAnswer(conversation, model, isPlain).former = former.text ? former : null;
+}
+
+/**
+ * Nothing is being written any more: the former answer comes back if nothing came of the last one.
+ * @returns {boolean} whether it did
+ */
+export function settleAnswer(conversation) {
+  const turn = conversation.turns.at(-1);
+  if (!turn?.former) return false;
+  const isReplaced = turn.text !== "" || ["stop", "length"].includes(turn.ending?.reason);
+  if (!isReplaced) conversation.turns.splice(-1, 1, turn.former);
+  turn.former = null;
+  return !isReplaced;
 }
 
 /** Take back the last question and what came of it. @returns {string} the question */

@@ -21,11 +21,30 @@ export class Counter {
 
   /** Count when there is a pause; what is counted now is out of date. */
   refresh(conversation, draft) {
-    clearTimeout(this.#timer);
-    this.#running.abort();
+    this.#drop();
     this.#running = new AbortController();
     const { signal } = this.#running;
     this.#timer = setTimeout(() => void this.#count(conversation, draft, signal), PAUSE_MS);
+  }
+
+  /** Show what the server counted while it writes an answer. */
+  follow({ total_tokens: count }) {
+    const { length } = this.#models;
+    if (!length) return;
+    this.#drop();
+    this.#show({ count, max_model_len: length }, 0);
+  }
+
+  /** Show nothing: what there is to count changes elsewhere. */
+  clear() {
+    this.#drop();
+    this.#line.textContent = "";
+    this.#line.classList.remove("wrong");
+  }
+
+  #drop() {
+    clearTimeout(this.#timer);
+    this.#running.abort();
   }
 
   async #count(conversation, draft, signal) {

@@ -44,6 +44,10 @@ export class Models {
     return this.#lengths.get(this.chosen) ?? null;
   }
 
+  serves(model) {
+    return this.#lengths.has(model);
+  }
+
   /** Whether the chosen one only continues texts. */
   get isBase() {
     return this.#bases.has(this.chosen);

@@ -2,29 +2,33 @@ import { announce } from "./announcer.js";
 import { Answer } from "./answer.js";
 import { Ask } from "./ask.js";
 import { Composer } from "./composer.js";
-import { addAnswer, addQuestion, newConversation, removeLast, titleOf } from "./conversation.js";
+import { Connection } from "./connection.js";
+import {
+  addAnswer,
+  addQuestion,
+  newConversation,
+  removeLast,
+  renewAnswer,
+  settleAnswer,
+  titleOf,
+} from "./conversation.js";
 import { Counter } from "./counter.js";
 import { Drawers } from "./drawers.js";
-import { byId, element } from "./element.js";
-import { ending } from "./ending.js";
+import { byId } from "./element.js";
+import { ending, isFailure } from "./ending.js";
+import { Greeting } from "./greeting.js";
 import { History } from "./history.js";
 import { Key } from "./key.js";
 import { Models } from "./models.js";
-import { notice } from "./notice.js";
-import { Refusal, Server } from "./server.js";
+import { notice, withdraw } from "./notice.js";
+import { Server } from "./server.js";
 import { Settings } from "./settings.js";
 import { Sidebar } from "./sidebar.js";
 import { Startup } from "./startup.js";
 import { Transcript } from "./transcript.js";
 
 const SAVE_EVERY_MS = 1000;
-const RETRY_MS = 2000;
-const SUGGESTIONS = [
-  "What is the capital of Finland?",
-  "Why is the sky blue?",
-  "Give me three tips for learning Finnish.",
-];
-const BASE_SUGGESTIONS = ["Helsinki is the capital of", "Once upon a time", "The three laws of"];
+const ELSEWHERE = "This conversation is being written in another tab: wait until it is done, or begin a new one.";
 
 /** The page: which conversation is open, and what happens when the reader does something. */
 class Page {
@@ -35,16 +39,26 @@ class Page {
   #server = new Server(this.#key);
   #startup = new Startup(this.#server, () => this.#greet());
   #models = new Models(() => this.#refresh());
+  #connection = new Connection({
+    server: this.#server,
+    startup: this.#startup,
+    key: this.#key,
+    models: this.#models,
+  });
   #counter = new Counter(this.#server, this.#models);
-  #conversation = this.#history.last() ?? newConversation();
+  #greeting = new Greeting((text) => this.#send(text));
+  #conversation = this.#history.last() ?? newConversation(this.#history.fresh);
+  // Ends when the tab that writes this conversation has been silent for long.
+  #listening = 0;
   // Aborts the answer that is being written, if there is one.
   #writing = null;
-  #settings = new Settings((system) => this.#setSystem(system), () => {});
+  #settings = new Settings((system) => this.#setSystem(system));
   #answer = new Answer({
     server: this.#server,
     startup: this.#startup,
     key: this.#key,
     models: this.#models,
+    connection: this.#connection,
     settings: this.#settings,
   });
   #composer = new Composer({
@@ -59,56 +73,52 @@ class Page {
   });
   #sidebar = new Sidebar({
     onOpen: (id) => this.#open(this.#history.get(id)),
-    onRename: (id) => this.#rename(this.#history.get(id)),
-    onRemove: (id) => this.#remove(this.#history.get(id)),
+    onRename: (id) => this.#rename(id),
+    onRemove: (id) => this.#remove(id),
   });
 
   async run() {
     byId("new").addEventListener("click", () => this.#open(newConversation(this.#conversation.system)));
-    byId("change-key").addEventListener("click", async () => (await this.#key.renew(false)) && this.#connect());
+    byId("change-key").addEventListener("click", () => this.#connection.changeKey());
     window.addEventListener("pagehide", () => this.#leave());
     // Back from where a browser keeps pages whole: what was left there is out of date.
     window.addEventListener("pageshow", (event) => event.persisted && location.reload());
     window.addEventListener("storage", ({ key }) => this.#readOtherTab(key));
     this.#show();
     this.#composer.focus();
-    await this.#connect();
+    await this.#connection.open();
   }
 
   /** Keep the answer as far as it came. What the browser then does to its request is no ending of it. */
   #leave() {
     if (!this.#writing) return;
-    this.#history.save(this.#conversation);
+    this.#history.release(this.#conversation);
     this.#history.close();
   }
 
-  /** Learn which models there are, and wait until the engine is ready. */
-  async #connect() {
-    try {
-      this.#models.show(await this.#server.models());
-      // A link carries no key.
-      byId("docs").hidden = Boolean(this.#key.value);
-      const { version } = await this.#server.version();
-      byId("version").textContent = `Tokka ${version}`;
-      await this.#startup.untilReady();
-      // Only now is the length of the context known.
-      this.#models.show(await this.#server.models());
-    } catch (error) {
-      if (!(error instanceof Refusal)) throw error;
-      if (error.status === 401) {
-        if (await this.#key.renew(true)) await this.#connect();
-        else notice("Without a key this server does not answer. Send a message to be asked again.");
-      } else if (error.code === "unreachable") {
-        await this.#startup.untilReady();
-        setTimeout(() => void this.#connect(), RETRY_MS);
-      } else notice(error.message);
-    }
+  #show() {
+    this.#transcript.clear();
+    this.#update();
+    this.#transcript.follow();
   }
 
-  #show() {
+  /** Show what became of the conversation. What another tab writes is only read here, until that is done or silent. */
+  #update() {
+    const elsewhereMs = this.#history.elsewhereMs(this.#conversation.id);
+    clearTimeout(this.#listening);
+    if (elsewhereMs) this.#listening = setTimeout(() => this.#update(), elsewhereMs);
+    else {
+      settleAnswer(this.#conversation);
+      withdraw(ELSEWHERE);
+    }
     this.#settings.system = this.#conversation.system;
-    this.#transcript.show(this.#conversation);
+    this.#settings.isElsewhere = elsewhereMs > 0;
+    this.#transcript.update(this.#conversation, elsewhereMs > 0);
     this.#refresh();
+  }
+
+  #isElsewhere(id = this.#conversation.id) {
+    return this.#history.elsewhereMs(id) > 0;
   }
 
   /** Show what depends on the model or on which conversations there are. */
@@ -122,52 +132,35 @@ class Page {
   }
 
   #greet() {
-    const greeting = byId("greeting");
-    greeting.hidden = this.#conversation.turns.length > 0 || this.#startup.isShown || !this.#models.length;
-    if (greeting.hidden) return;
-    const { isBase, chosen } = this.#models;
-    byId("greeting-title").textContent = isBase ? `Begin a text, ${chosen} goes on` : `Talk to ${chosen}`;
-    byId("greeting-text").textContent = isBase
-      ? "This is a base model: it has no chat template and cannot answer a conversation. It continues what you write."
-      : "Conversations stay in this browser.";
-    const suggestions = isBase ? BASE_SUGGESTIONS : SUGGESTIONS;
-    byId("suggestions").replaceChildren(...suggestions.map((text) => this.#suggestion(text)));
-  }
-
-  #suggestion(text) {
-    return element("li", {}, element("button", { type: "button", onclick: () => this.#send(text) }, text));
+    const isBegun = this.#conversation.turns.length > 0;
+    if (isBegun || this.#startup.isShown || !this.#models.length) this.#greeting.hide();
+    else this.#greeting.show(this.#models);
   }
 
   #count() {
-    // Its length is known once the model is ready; before, there is nothing that counts.
-    if (this.#models.length) this.#counter.refresh(this.#conversation, this.#composer.text);
+    // While an answer is written here the server counts; its length is known once the model is ready.
+    if (this.#writing || !this.#models.length) return;
+    if (this.#isElsewhere()) this.#counter.clear();
+    else this.#counter.refresh(this.#conversation, this.#composer.text);
   }
 
   async #send(text) {
     // After the key was declined, or while nobody has answered yet.
-    if (!this.#models.chosen) await this.#connect();
+    if (!this.#models.chosen) await this.#connection.open();
     if (!this.#models.chosen || this.#isHeldUp()) return;
-    const conversation = this.#conversation;
-    addQuestion(conversation, text);
-    this.#transcript.add(conversation.turns.at(-1));
-    this.#composer.text = "";
+    addQuestion(this.#conversation, text);
+    addAnswer(this.#conversation, this.#models.chosen, this.#models.isBase);
+    this.#composer.sent(text);
+    this.#history.fresh = "";
     this.#composer.focus();
-    this.#begin();
-  }
-
-  /** Have a new answer written. */
-  #begin() {
-    const turn = addAnswer(this.#conversation, this.#models.chosen, this.#models.isBase);
-    this.#transcript.add(turn);
     void this.#write();
   }
 
   #regenerate() {
     if (this.#isHeldUp()) return;
-    this.#conversation.turns.pop();
-    this.#transcript.show(this.#conversation);
-    this.#begin();
+    renewAnswer(this.#conversation, this.#models.chosen, this.#models.isBase);
     this.#composer.focus();
+    void this.#write();
   }
 
   /** Have the last answer written, from its beginning or from where it ended. */
@@ -177,15 +170,18 @@ class Page {
     const writing = new AbortController();
     this.#writing = writing;
     this.#composer.isBusy = true;
+    this.#transcript.update(conversation);
     const view = this.#transcript.begin();
     conversation.updatedMs = Date.now();
     notice("");
-    this.#save();
-    this.#greet();
-    const saving = setInterval(() => this.#history.save(conversation), SAVE_EVERY_MS);
+    this.#history.claim(conversation);
+    this.#history.open(conversation.id);
+    this.#refresh();
+    const saving = setInterval(() => this.#history.saveClaimed(conversation) || writing.abort(), SAVE_EVERY_MS);
     try {
       await this.#answer.write(conversation, writing.signal, {
         onText: () => this.#writing === writing && this.#transcript.grow(),
+        onUsage: (usage) => this.#writing === writing && this.#counter.follow(usage),
         onWait: (message, seconds, goOn) => this.#writing === writing && view.wait(message, seconds, goOn),
       });
     } finally {
@@ -196,12 +192,14 @@ class Page {
 
   #finish(conversation, writing) {
     const turn = conversation.turns.at(-1);
-    if (this.#history.get(conversation.id)) this.#history.save(conversation);
-    if (this.#writing !== writing) return;
-    this.#writing = null;
-    this.#composer.isBusy = false;
-    this.#transcript.settle();
-    this.#refresh();
+    const isFormerBack = settleAnswer(conversation);
+    this.#history.release(conversation);
+    if (this.#writing === writing) this.#rest();
+    // The reader may be elsewhere, or have been and be back.
+    if (this.#writing || this.#conversation.id !== conversation.id) return;
+    this.#conversation = this.#history.get(conversation.id) ?? conversation;
+    this.#update();
+    if (isFormerBack && isFailure(turn)) notice(`${ending(turn)} The answer from before is kept.`);
     announce(`${turn.text} ${ending(turn)}`);
   }
 
@@ -209,79 +207,90 @@ class Page {
     this.#writing?.abort();
   }
 
+  /** Nothing is being written for the reader any more. */
+  #rest() {
+    this.#writing = null;
+    this.#composer.isBusy = false;
+  }
+
   /** Tell whether nothing can be sent now, and take the reader to the reason. */
   #isHeldUp() {
     if (this.#writing) return true;
-    const { wrong } = this.#settings;
-    if (!wrong) return false;
+    if (this.#isElsewhere()) {
+      notice(ELSEWHERE);
+      return true;
+    }
+    if (!this.#settings.isWrong) return false;
     this.#drawers.open("settings");
-    wrong.focus();
+    this.#settings.showWrong();
     return true;
   }
 
   #removeTurn() {
-    const question = removeLast(this.#conversation);
-    if (!this.#composer.text) this.#composer.text = question;
-    this.#transcript.show(this.#conversation);
-    this.#save();
+    this.#composer.putBack(removeLast(this.#conversation));
+    this.#history.save(this.#conversation);
+    this.#update();
     this.#composer.focus();
     announce("The last turn was removed");
-  }
-
-  #save() {
-    this.#history.save(this.#conversation);
-    this.#history.open(this.#conversation.id);
-    this.#refresh();
   }
 
   #setSystem(system) {
     this.#conversation.system = system;
     if (this.#conversation.turns.length) this.#history.save(this.#conversation);
+    else this.#history.fresh = system;
     this.#count();
   }
 
   #open(conversation) {
-    this.#stop();
-    this.#writing = null;
-    this.#composer.isBusy = false;
-    this.#conversation = conversation;
-    this.#history.open(conversation.id);
-    this.#show();
+    if (conversation.id !== this.#conversation.id) {
+      this.#stop();
+      this.#rest();
+      this.#conversation = conversation;
+      this.#history.open(conversation.id);
+      if (!conversation.turns.length) this.#history.fresh = conversation.system;
+      this.#show();
+    }
     this.#drawers.closeOverlays();
     this.#composer.focus();
   }
 
-  async #rename(conversation) {
+  async #rename(id) {
+    if (this.#isElsewhere(id)) return notice(ELSEWHERE);
     const title = await this.#ask.text({
       title: "Rename",
       text: "The conversation's name in the list:",
       label: "Name",
-      value: titleOf(conversation),
+      value: titleOf(this.#history.get(id)),
       yes: "Rename",
       check: (text) => (text.trim() ? "" : "A name has at least one character."),
     });
-    if (title === null) return;
+    // As it is now: another tab may have written or removed it meanwhile.
+    const conversation = this.#history.get(id);
+    if (title === null || !conversation) return;
+    if (this.#isElsewhere(id)) return notice(ELSEWHERE);
     Object.assign(conversation, { title: title.trim().slice(0, 200), isNamed: true });
     this.#history.save(conversation);
     this.#refresh();
   }
 
-  async #remove(conversation) {
-    const text = `“${titleOf(conversation)}” is removed from this browser for good.`;
+  async #remove(id) {
+    if (this.#isElsewhere(id)) return notice(ELSEWHERE);
+    const text = `“${titleOf(this.#history.get(id))}” is removed from this browser for good.`;
     if (!(await this.#ask.confirm({ title: "Delete this conversation?", text, yes: "Delete" }))) return;
-    this.#history.remove(conversation.id);
-    if (conversation.id === this.#conversation.id) this.#open(newConversation());
+    if (this.#isElsewhere(id)) return notice(ELSEWHERE);
+    this.#history.remove(id);
+    if (id === this.#conversation.id) this.#open(newConversation());
     else this.#refresh();
     byId("new").focus();
   }
 
-  /** Another tab has written something. What this one writes itself stays its own. */
+  /** Another tab has written something. */
   #readOtherTab(name) {
     this.#history.refresh(name);
     const theirs = this.#history.get(this.#conversation.id);
-    if (this.#writing || !theirs || !this.#history.isNameOf(name, theirs)) return this.#refresh();
+    if (!theirs || theirs === this.#conversation) return this.#refresh();
     this.#conversation = theirs;
-    this.#show();
+    this.#update();
   }
 }
 

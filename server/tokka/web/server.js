@@ -26,23 +26,25 @@ export class Server {
 
   /** @returns {Promise<{id: string, max_model_len: number | null}[]>} */
   async models() {
-    return (await (await this.#call("v1/models")).json()).data;
+    const page = await this.#read("v1/models");
+    if (!Array.isArray(page?.data)) throw unreadable();
+    return page.data;
   }
 
   /** @returns {Promise<{version: string, engine: string | null}>} */
   async version() {
-    return (await this.#call("version")).json();
+    return this.#read("version");
   }
 
   /** Count the tokens of `{prompt}` or `{messages}`. @returns {Promise<{count: number, max_model_len: number}>} */
   async count(body, signal) {
-    return (await this.#call("tokenize", { body, signal })).json();
+    return this.#read("tokenize", { body, signal });
   }
 
   /** Yield the phases of the engine's start: at once the present one, at last `ready` or `stopped`. */
   async *phases() {
     const response = await this.#call("startupz", { accept: "text/event-stream" });
-    for await (const data of this.#events(response)) yield JSON.parse(data);
+    for await (const data of this.#events(response)) yield parsed(data);
   }
 
   /** Yield the chunks of a generation. `path`: v1/chat/completions or v1/completions. */
@@ -50,11 +52,21 @@ export class Server {
     const response = await this.#call(path, { body, signal });
     for await (const data of this.#events(response)) {
       if (data === "[DONE]") return;
-      const chunk = JSON.parse(data);
+      const chunk = parsed(data);
       if (chunk.error) throw new Refusal(chunk.error.message, { status: 200, code: chunk.error.code });
       yield chunk;
     }
     throw new Refusal("The connection ended before the answer was complete.", { code: "cut" });
+  }
+
+  async #read(path, options) {
+    const response = await this.#call(path, options);
+    try {
+      return parsed(await response.text());
+    } catch (error) {
+      if (error.name === "AbortError" || error instanceof Refusal) throw error;
+      throw new Refusal("The connection to the server was lost.", { code: "cut" });
+    }
   }
 
   async *#events(response) {
@@ -82,6 +94,21 @@ export class Server {
     if (!response.ok) throw await refusalOf(response);
     return response;
   }
+}
+
+function parsed(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    throw unreadable();
+  }
+}
+
+/** Somebody else answered, a proxy or a portal that wants a login. */
+function unreadable() {
+  return new Refusal("What answered is not the Tokka server: is there a proxy before it? Try to load the page again.", {
+    code: "unreadable",
+  });
 }
 
 async function refusalOf(response) {

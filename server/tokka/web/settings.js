@@ -1,118 +1,156 @@
 import { byId, element } from "./element.js";
+import { Field } from "./field.js";
+import { stopsOf, tokenIdsOf } from "./stops.js";
 
 const NAME = "tokka.settings";
 const MAX_STOPS = 16;
 const MAX_STOP_CHARS = 256;
+const MAX_STOP_TOKENS = 128;
+const MAX_TOKEN_ID = 2 ** 31 - 1;
 // A base model seldom ends by itself.
 const BASE_TOKENS = 200;
-const SYSTEM = { label: "System prompt", hint: "How the model shall behave in this conversation." };
-const STOP_HINT = "One a line, up to 16; \\n is a line end. The answer ends before the first that comes up.";
+const ELSEWHERE = "This conversation is being written in another tab.";
+const SYSTEM = { name: "system", label: "System prompt", kind: "prose", empty: "Default" };
+const REST = "Rest of the context";
 const FRACTION = { min: 0, step: "any", isHalf: true };
-const FIELDS = [
-  { name: "max_completion_tokens", label: "Longest answer, in tokens", empty: "Rest of the context", min: 1, step: 1 },
-  { name: "stop", label: "Stop strings", empty: "None", hint: STOP_HINT, isText: true },
+const PLAIN = [
+  { name: "max_completion_tokens", label: "Longest answer, in tokens", empty: REST, min: 1, step: 1 },
+  {
+    name: "stop",
+    label: "Stop strings",
+    kind: "lines",
+    empty: "None",
+    hint: "One a line, up to 16. The answer ends before the first that comes up. \\n is a line end, \\\\ a backslash.",
+  },
   { name: "temperature", label: "Temperature", empty: "Default", hint: "0 to 2", ...FRACTION, max: 2 },
   { name: "top_p", label: "Top p", empty: "Default", hint: "0 to 1", ...FRACTION, max: 1 },
   { name: "seed", label: "Seed", empty: "None", hint: "The same seed gives the same answer.", step: 1 },
+];
+const ADVANCED = [
+  {
+    name: "include_stop_str_in_output",
+    label: "Keep the stop string",
+    kind: "switch",
+    hint: "The answer ends after it, not before.",
+  },
+  {
+    name: "min_tokens",
+    label: "Shortest answer, in tokens",
+    empty: "None",
+    hint: "Nothing ends it before.",
+    min: 0,
+    step: 1,
+  },
+  {
+    name: "ignore_eos",
+    label: "Ignore the end token",
+    kind: "switch",
+    hint: "The model's own end does not end the answer: it goes on to its longest.",
+  },
+  {
+    name: "stop_token_ids",
+    label: "Stop token ids",
+    kind: "text",
+    empty: "None",
+    hint: "Numbers, by commas apart. The answer ends at the first that comes up.",
+  },
 ];
 
 /** What is asked of the model: the system prompt, which is the conversation's, and what the browser keeps for all. */
 export class Settings {
   #form = byId("options");
-  #inputs = {};
-  #system;
+  #fields = {};
+  #system = new Field({ ...SYSTEM, hint: "How the model shall behave in this conversation." });
+  #advanced = element("details", {}, element("summary", {}, "Advanced"));
 
-  /** @param {(system: string) => void} onSystem  @param {() => void} onChange */
-  constructor(onSystem, onChange) {
-    this.#system = element("textarea", { rows: 4, placeholder: "Default" });
-    this.#system.addEventListener("input", () => onSystem(this.#system.value));
-    this.#form.append(row("system", this.#system, SYSTEM));
-    for (const field of FIELDS) this.#add(field);
-    const reset = element("button", { type: "button", onclick: () => this.#reset(onChange) }, "Reset");
-    this.#form.append(reset);
+  /** @param {(system: string) => void} onSystem */
+  constructor(onSystem) {
+    this.#system.input.addEventListener("input", () => onSystem(this.#system.text));
+    this.#form.append(this.#system.node, ...this.#add(PLAIN), this.#advanced);
+    this.#advanced.append(...this.#add(ADVANCED));
+    this.#form.append(element("button", { type: "button", onclick: () => this.#reset() }, "Reset"));
     this.#form.addEventListener("submit", (event) => event.preventDefault());
     this.#form.addEventListener("input", () => {
       this.#check();
       this.#store();
-      onChange();
     });
     this.#restore();
     this.#check();
+    // What is in force is not out of sight.
+    this.#advanced.open = ADVANCED.some(({ name }) => this.#fields[name].text !== "");
   }
 
   set system(text) {
-    this.#system.value = text;
+    this.#system.text = text;
+  }
+
+  /** The conversation is another tab's for now, and its system prompt with it. */
+  set isElsewhere(isElsewhere) {
+    this.#system.lock = isElsewhere ? ELSEWHERE : "";
   }
 
   /** A base model's texts have a length even if none is given. */
   set isBase(isBase) {
-    this.#inputs.max_completion_tokens.placeholder = isBase ? String(BASE_TOKENS) : FIELDS[0].empty;
+    this.#fields.max_completion_tokens.empty = isBase ? String(BASE_TOKENS) : REST;
   }
 
-  /** The first field with a wrong value, or null. */
-  get wrong() {
-    return Object.values(this.#inputs).find((input) => !input.validity.valid) ?? null;
+  get isWrong() {
+    return this.#wrong !== undefined;
   }
 
-  /** Tokens asked for at most, or null. */
-  get limit() {
-    return this.#number("max_completion_tokens");
+  /** Take the reader to the first wrong value. */
+  showWrong() {
+    const { input } = this.#wrong;
+    if (this.#advanced.contains(input)) this.#advanced.open = true;
+    input.focus();
   }
 
   /** Return the fields of a request that these settings make. */
   request(isBase) {
-    const limit = this.limit ?? (isBase ? BASE_TOKENS : null);
-    const fields = {
+    const { max_completion_tokens: longest, stop, stop_token_ids: ids, ...others } = this.#fields;
+    const limit = longest.value ?? (isBase ? BASE_TOKENS : null);
+    const asked = {
       [isBase ? "max_tokens" : "max_completion_tokens"]: limit,
-      temperature: this.#number("temperature"),
-      top_p: this.#number("top_p"),
-      seed: this.#number("seed"),
-      stop: this.#stops().length ? this.#stops() : null,
+      stop: listed(stopsOf(stop.text)),
+      stop_token_ids: listed(tokenIdsOf(ids.text)),
+      ...Object.fromEntries(Object.entries(others).map(([name, field]) => [name, field.value])),
     };
-    return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== null));
+    return Object.fromEntries(Object.entries(asked).filter(([, value]) => value !== null));
   }
 
-  #add({ name, label, hint, empty, isText, isHalf, ...bounds }) {
-    const input = isText
-      ? element("textarea", { rows: 2, spellcheck: "false", placeholder: empty })
-      : element("input", { type: "number", inputmode: "decimal", placeholder: empty, ...bounds });
-    this.#inputs[name] = input;
-    this.#form.append(row(name, input, { label, hint, isHalf }));
+  get #wrong() {
+    return Object.values(this.#fields).find((field) => field.isWrong);
   }
 
-  #number(name) {
-    const { value, valueAsNumber, validity } = this.#inputs[name];
-    return value === "" || !validity.valid ? null : valueAsNumber;
+  #add(forms) {
+    return forms.map((form) => (this.#fields[form.name] = new Field(form)).node);
   }
 
-  #stops() {
-    const lines = this.#inputs.stop.value.split("\n").filter((line) => line !== "");
-    return lines.map((line) => line.replaceAll("\\n", "\n"));
-  }
-
+  /** Say what is wrong beyond the bounds of single numbers. */
   #check() {
-    const stops = this.#stops();
-    const isWrong = stops.length > MAX_STOPS || stops.some((stop) => stop.length > MAX_STOP_CHARS);
-    this.#inputs.stop.setCustomValidity(isWrong ? `Up to ${MAX_STOPS} of up to ${MAX_STOP_CHARS} characters.` : "");
-    const seed = this.#inputs.seed;
-    const isTooLong = seed.value !== "" && !Number.isSafeInteger(seed.valueAsNumber);
-    seed.setCustomValidity(isTooLong ? "A whole number, up to 2^53." : "");
-    for (const input of Object.values(this.#inputs)) {
-      const wrong = byId(`${input.id}-wrong`);
-      wrong.textContent = input.validationMessage;
-      input.setAttribute("aria-invalid", String(!input.validity.valid));
-    }
+    const { stop, stop_token_ids: ids, seed, min_tokens: shortest, max_completion_tokens: longest } = this.#fields;
+    const stops = stopsOf(stop.text);
+    const isStopWrong = stops.length > MAX_STOPS || stops.some((text) => text.length > MAX_STOP_CHARS);
+    const tokens = tokenIdsOf(ids.text);
+    // Also not for NaN.
+    const areTokens = tokens.length <= MAX_STOP_TOKENS && tokens.every((token) => token <= MAX_TOKEN_ID);
+    for (const field of Object.values(this.#fields)) field.check("");
+    const isTooLong = shortest.value !== null && longest.value !== null && shortest.value > longest.value;
+    const isSeed = seed.value === null || Number.isSafeInteger(seed.value);
+    if (isStopWrong) stop.check(`Up to ${MAX_STOPS} of up to ${MAX_STOP_CHARS} characters.`);
+    if (!areTokens) ids.check(`Up to ${MAX_STOP_TOKENS} numbers, by commas apart.`);
+    if (!isSeed) seed.check("A whole number, up to 2^53.");
+    if (isTooLong) shortest.check("No more than the longest answer.");
   }
 
-  #reset(onChange) {
-    for (const input of Object.values(this.#inputs)) input.value = "";
+  #reset() {
+    for (const field of Object.values(this.#fields)) field.text = "";
     this.#check();
     this.#store();
-    onChange();
   }
 
   #store() {
-    const values = Object.fromEntries(Object.entries(this.#inputs).map(([name, input]) => [name, input.value]));
+    const values = Object.fromEntries(Object.entries(this.#fields).map(([name, field]) => [name, field.text]));
     try {
       localStorage.setItem(NAME, JSON.stringify(values));
     } catch {
@@ -123,23 +161,13 @@ export class Settings {
   #restore() {
     try {
       const values = JSON.parse(localStorage.getItem(NAME) ?? "{}");
-      for (const [name, input] of Object.entries(this.#inputs)) input.value = values[name] ?? "";
+      for (const [name, field] of Object.entries(this.#fields)) field.text = values[name] ?? "";
     } catch {
       // Blocked, or not ours: none then.
     }
   }
 }
 
-function row(name, input, { label, hint = "", isHalf = false }) {
-  const id = `option-${name}`;
-  input.id = id;
-  input.setAttribute("aria-describedby", `${id}-hint ${id}-wrong`);
-  return element(
-    "div",
-    { class: isHalf ? "option half" : "option" },
-    element("label", { for: id }, label),
-    input,
-    element("p", { class: "hint", id: `${id}-hint` }, hint),
-    element("p", { class: "wrong", id: `${id}-wrong` }),
-  );
+function listed(values) {
+  return values.length ? values : null;
 }

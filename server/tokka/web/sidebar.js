@@ -4,6 +4,7 @@ import { byId, element, icon } from "./element.js";
 /** The list of conversations. */
 export class Sidebar {
   #list = byId("conversations");
+  #shown = "";
 
   /** @param {Record<"onOpen" | "onRename" | "onRemove", (id: string) => void>} listener */
   constructor(listener) {
@@ -12,6 +13,10 @@ export class Sidebar {
 
   /** @param {object[]} conversations  @param {string} openId */
   show(conversations, openId) {
+    const shown = JSON.stringify([openId, conversations.map((one) => [one.id, titleOf(one)])]);
+    // A row that is made anew between press and release is not clicked.
+    if (shown === this.#shown) return;
+    this.#shown = shown;
     const place = this.#focused();
     this.#list.replaceChildren(...conversations.map((one) => this.#row(one, one.id === openId)));
     // The list was made anew under the reader's hands.

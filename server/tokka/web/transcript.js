@@ -26,19 +26,21 @@ export class Transcript {
     new ResizeObserver(() => this.#keepPlace()).observe(this.#scroller);
   }
 
-  show(conversation) {
-    cancelAnimationFrame(this.#frame);
-    this.#views = conversation.turns.map((turn) => this.#view(turn));
-    this.#turns.replaceChildren(...this.#views.map((view) => view.node));
-    this.settle();
-    this.follow();
+  clear() {
+    this.#views = [];
+    this.#turns.replaceChildren();
   }
 
-  add(turn) {
-    const view = this.#view(turn);
-    this.#views.push(view);
-    this.#turns.append(view.node);
-    return view;
+  /**
+   * Show what became of the conversation, and leave the reader where they are.
+   * @param {boolean} isElsewhere its last answer is being written in another tab
+   */
+  update({ turns }, isElsewhere = false) {
+    let kept = 0;
+    while (kept < turns.length && this.#views[kept]?.take(turns[kept])) kept += 1;
+    for (const view of this.#views.splice(kept)) view.node.remove();
+    for (const turn of turns.slice(kept)) this.#add(turn);
+    this.settle(isElsewhere);
   }
 
   /** The last answer is written from now on. @returns {AnswerView} */
@@ -60,13 +62,14 @@ export class Transcript {
     });
   }
 
-  /** Nothing is being written: show all of it, and what can be done with the last answer. */
-  settle() {
+  /** Nothing is being written here: show all of it, and what can be done with the last answer. */
+  settle(isElsewhere = false) {
     cancelAnimationFrame(this.#frame);
     this.#frame = 0;
     const last = this.#views.at(-1);
     if (last instanceof AnswerView) last.show();
     for (const view of this.#views) view.settle(view === last);
+    if (isElsewhere && last instanceof AnswerView) last.begin("Being written in another tab");
     this.#keepPlace();
   }
 
@@ -76,8 +79,10 @@ export class Transcript {
     this.#keepPlace();
   }
 
-  #view(turn) {
-    return turn.role === "user" ? new QuestionView(turn) : new AnswerView(turn, this.actions);
+  #add(turn) {
+    const view = turn.role === "user" ? new QuestionView(turn) : new AnswerView(turn, this.actions);
+    this.#views.push(view);
+    this.#turns.append(view.node);
   }
 
   #notePlace() {
