@@ -84,6 +84,10 @@ CASES: list[tuple[Any, ...]] = [
     ({"messages": [USER, {"role": "tool", "content": "3"}]}, "messages[1].tool_call_id"),
     ({"messages": [USER, RESULT]}, "messages[1].tool_call_id"),
     ({"messages": [USER, CALLED, {**RESULT, "tool_call_id": "d"}]}, "messages[2].tool_call_id"),
+    *(
+        ({"messages": [USER, CALLED, {**RESULT, "name": name}]}, "messages[2].name")
+        for name in ("", "a b", "a" * 65, 5)
+    ),
     ({"messages": [USER, RESULT, CALLED]}, "messages[1].tool_call_id"),
     ({"messages": [USER, {**CALLED, "tool_calls": [{**CALL, "type": "custom"}]}]}, "messages[1].tool_calls[0].type"),
     (
@@ -119,6 +123,8 @@ GOOD_FIELDS: list[dict[str, Any]] = [
     {"tools": [F], "tool_choice": "none", "response_format": {"type": "text"}},
     {"messages": [USER, CALLED, RESULT, {**ASSISTANT, "reasoning_content": "Hm.", "reasoning": "Hm."}, USER]},
     {"tools": [F], "messages": [USER, {**CALLED, "parsed": None}, RESULT]},
+    # As instructor sends it.
+    {"tools": [F], "messages": [USER, CALLED, {**RESULT, "name": "f"}]},
 ]
 
 

@@ -494,6 +494,12 @@ def test_tool_arguments_that_are_no_json_reach_the_template_as_text() -> None:
     assert message["tool_calls"][0]["function"]["arguments"] == "{x"
 
 
+def test_the_name_a_result_comes_with_is_not_shown_to_the_template() -> None:
+    result = {"role": "tool", "content": "3", "tool_call_id": "c", "name": "f"}
+    messages = chat(messages=[{"role": "assistant", "tool_calls": [CALL]}, result]).prompt().messages
+    assert messages[1] == {"role": "tool", "content": "3", "tool_call_id": "c"}
+
+
 def test_a_refusal_stands_in_for_the_content_it_has_not() -> None:
     (message,) = chat(messages=[{"role": "assistant", "refusal": "No."}]).prompt().messages
     assert message["content"] == "No."

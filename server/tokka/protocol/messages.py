@@ -137,6 +137,8 @@ class ToolMessage(WireModel):
     role: Literal["tool"]
     content: Content
     tool_call_id: str = Field(min_length=1, max_length=256)
+    # Not OpenAI's, but clients send it: the function's. The call that is answered has it already.
+    name: Name | None = None
 
 
 Message = Annotated[SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]
