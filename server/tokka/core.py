@@ -124,6 +124,8 @@ class Constraint:
     text: str
     # Name of the wire field, for error messages.
     param: str
+    # Texts that allow more, each more than the one before: what is taken instead if this one cannot be compiled.
+    looser: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

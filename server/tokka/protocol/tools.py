@@ -11,8 +11,9 @@ from pydantic_core import PydanticCustomError
 
 from tokka.core import Constraint, ToolChoice, Tools
 from tokka.protocol.common import WireModel, invalid, unsupported
-from tokka.protocol.json_schema import MAX_SCHEMA_BYTES, MAX_SCHEMA_DEPTH, schema_text
+from tokka.protocol.json_schema import MAX_SCHEMA_BYTES, MAX_SCHEMA_DEPTH, mapped, schema_text
 from tokka.protocol.messages import FunctionName
+from tokka.protocol.widening import widened
 
 MAX_TOOLS = 128
 MAX_DESCRIPTION_CHARS = 16 * 1024
@@ -92,15 +93,17 @@ class Tool(WireModel):
         function = {"name": self.function.name, "description": self.function.description or ""}
         return {"type": "function", "function": {**function, "parameters": self.function.parameters or _NO_PARAMETERS}}
 
-    def arguments_schema(self) -> dict[str, Any]:
-        """Return what the arguments are held to: their schema, or any object if it cannot be enforced."""
-        if self.function.parameters is None:
-            return {**_NO_PARAMETERS, "additionalProperties": False}
+    def argument_schemas(self) -> list[dict[str, Any]]:
+        """Return what the arguments are held to; unless that is strict, wider ones for where it cannot be compiled."""
+        given = self.function.parameters
+        if given is None:
+            return [{**_NO_PARAMETERS, "additionalProperties": False}]
         try:
-            checked: dict[str, Any] = orjson.loads(schema_text(self.function.parameters))
+            tight: dict[str, Any] | None = orjson.loads(schema_text(given))
         except PydanticCustomError:
-            return _ANY_ARGUMENTS
-        return {"type": "object", **checked}
+            tight = widened(given)
+        levels = [tight] if self.function.strict else [tight, widened(given, far=True), _ANY_ARGUMENTS]
+        return [{"type": "object", **schema} for schema in levels if schema is not None]
 
 
 class NamedFunction(WireModel):
@@ -156,7 +159,7 @@ def tools_of(
         choice.function.name if isinstance(choice, NamedTool) else None,
         parallel=parallel is not False and not is_named,
         schemas={
-            tool.function.name: tool.arguments_schema() if tool.function.strict else _ANY_ARGUMENTS for tool in tools
+            tool.function.name: tool.argument_schemas()[0] if tool.function.strict else _ANY_ARGUMENTS for tool in tools
         }
         if is_held
         else None,
@@ -173,20 +176,34 @@ def calls_constraint(
     if isinstance(choice, NamedTool):
         for place, tool in enumerate(tools):
             if tool.function.name == choice.function.name:
-                text = orjson.dumps(tool.arguments_schema()).decode()
-                return Constraint("json", text, f"tools[{place}].function.parameters")
+                return _constraint(tool.argument_schemas(), f"tools[{place}].function.parameters")
     if choice != "required":
         return None
-    schema = {
+    by_name = {tool.function.name: tool.argument_schemas() for tool in tools}
+    most = 1 if parallel is False else MAX_REQUIRED_CALLS
+    levels = max(map(len, by_name.values()))
+    return _constraint(
+        [
+            _calls_schema({name: schemas[min(level, len(schemas) - 1)] for name, schemas in by_name.items()}, most)
+            for level in range(levels)
+        ],
+        "tools",
+    )
+
+
+def _constraint(schemas: Sequence[dict[str, Any]], param: str) -> Constraint:
+    text, *looser = dict.fromkeys(orjson.dumps(schema).decode() for schema in schemas)
+    return Constraint("json", text, param, tuple(looser))
+
+
+def _calls_schema(by_name: dict[str, dict[str, Any]], most: int) -> dict[str, Any]:
+    return {
         "type": "array",
         "minItems": 1,
-        "maxItems": 1 if parallel is False else MAX_REQUIRED_CALLS,
-        "items": {"anyOf": [_call_schema(tool.function.name) for tool in tools]},
-        "$defs": {
-            tool.function.name: _moved(tool.arguments_schema(), f"#/$defs/{tool.function.name}") for tool in tools
-        },
+        "maxItems": most,
+        "items": {"anyOf": [_call_schema(name) for name in by_name]},
+        "$defs": {name: _moved(schema, f"#/$defs/{name}") for name, schema in by_name.items()},
     }
-    return Constraint("json", orjson.dumps(schema).decode(), "tools")
 
 
 def _call_schema(name: str) -> dict[str, Any]:
@@ -200,11 +217,9 @@ def _call_schema(name: str) -> dict[str, Any]:
 
 def _moved(schema: Any, to: str) -> Any:
     """Return the schema with its references as they are when it stands below another root."""
-    if isinstance(schema, list):
-        return [_moved(part, to) for part in schema]
     if not isinstance(schema, dict):
         return schema
     return {
-        name: to + part[1:] if name == "$ref" and isinstance(part, str) else _moved(part, to)
+        name: to + part[1:] if name == "$ref" else mapped(name, part, lambda _, below: _moved(below, to))
         for name, part in schema.items()
     }
