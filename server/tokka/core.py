@@ -79,6 +79,8 @@ class Tools:
     choice: ToolChoice = "auto"
     # Only with the choice "named": the function that is called, whatever is asked.
     name: str | None = None
+    # Of the functions those that may be called; None: all of them.
+    allowed: frozenset[str] | None = None
     # More than one call in an answer.
     parallel: bool = True
     # What holds for the arguments of each function even if the model chooses; None: nothing does.
@@ -88,6 +90,9 @@ class Tools:
 
     @property
     def names(self) -> frozenset[str]:
+        """Those that may be called."""
+        if self.allowed is not None:
+            return self.allowed
         return frozenset(tool["function"]["name"] for tool in self.functions)
 
 
@@ -101,6 +106,8 @@ class ChatPrompt:
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    # How much the model is to think, for templates that tell it. None: as it likes.
+    reasoning_effort: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -352,7 +352,8 @@ def test_a_completion_field_is_unknown_to_chats(name: str) -> None:
         {"tools": []},
         {"tool_choice": "none"},
         {"functions": []},
-        {"reasoning_effort": "low"},
+        {"reasoning_effort": "lowest"},
+        {"reasoning_effort": "low", "chat_template_kwargs": {"reasoning_effort": "low"}},
     ],
 )
 def test_a_chat_that_makes_no_sense_here_is_refused(fields: dict[str, Any]) -> None:
@@ -509,6 +510,11 @@ def test_an_answer_sent_back_as_history_is_accepted() -> None:
     answer = {"role": "assistant", "content": "Hei", "refusal": None, "annotations": [], "tool_calls": None}
     (message,) = chat(messages=[answer]).prompt().messages
     assert message == {"role": "assistant", "content": "Hei"}
+
+
+@pytest.mark.parametrize("effort", [None, "none", "minimal", "low", "medium", "high", "xhigh", "max"])
+def test_how_much_to_think_goes_with_the_prompt(effort: str | None) -> None:
+    assert chat(reasoning_effort=effort).prompt().reasoning_effort == effort
 
 
 def test_continuing_the_last_message_asks_for_no_new_one() -> None:

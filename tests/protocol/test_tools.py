@@ -64,6 +64,26 @@ def test_each_function_is_loosened_as_far_as_it_may_be() -> None:
     assert all(level["$defs"]["h"]["additionalProperties"] is False for level in made)
 
 
+def allowed(mode: str, *names: str) -> dict[str, Any]:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
+def test_of_the_functions_it_is_told_of_a_model_may_call_those_that_are_allowed() -> None:
+    tools = [tool("f"), tool("g", strict=True), tool("h")]
+    made = levels(held(allowed("required", "h", "f"), *tools))
+    assert [set(level["$defs"]) for level in made] == [{"f", "h"}]
+    for mode in ("auto", "required"):
+        told = chat(tools=tools, tool_choice=allowed(mode, "h", "f")).prompt().tools
+        assert told is not None
+        assert (told.choice, told.names, len(told.functions)) == (mode, {"f", "h"}, 3)
+        # The strict one is not called.
+        assert told.schemas is None
+    told = chat(tools=tools, tool_choice=allowed("auto", "g")).prompt().tools
+    assert told is not None
+    assert set(told.schemas or ()) == {"g"}
+
+
 def test_references_are_moved_with_their_schema_and_data_is_left_alone() -> None:
     data = {"$ref": "#/x", "items": {"$ref": "#"}}
     schema = {

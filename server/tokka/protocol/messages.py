@@ -206,6 +206,7 @@ def chat_prompt(
     continues: bool | None,
     template_kwargs: Mapping[str, Any] | None = None,
     tools: Tools | None = None,
+    reasoning_effort: str | None = None,
 ) -> ChatPrompt:
     """Return the conversation as the engine renders it; an answer is started unless the last message is continued."""
     return ChatPrompt(
@@ -214,4 +215,5 @@ def chat_prompt(
         add_generation_prompt=not continues if add_generation_prompt is None else add_generation_prompt,
         continue_final_message=bool(continues),
         template_kwargs=template_kwargs or {},
+        reasoning_effort=reasoning_effort,
     )

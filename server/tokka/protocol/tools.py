@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -115,8 +115,20 @@ class NamedTool(WireModel):
     function: NamedFunction
 
 
+class AllowedFunctions(WireModel):
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedTool], Field(fail_fast=True, min_length=1, max_length=MAX_TOOLS)]
+
+
+class AllowedTools(WireModel):
+    """Of the functions the model is told of it may call these only."""
+
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedFunctions
+
+
 WireTools = Annotated[list[Tool], Field(fail_fast=True, min_length=1, max_length=MAX_TOOLS)]
-WireToolChoice = Literal["none", "auto", "required"] | NamedTool
+WireToolChoice = Literal["none", "auto", "required"] | Annotated[NamedTool | AllowedTools, Field(discriminator="type")]
 
 
 def check_tools(tools: Sequence[Tool] | None, choice: WireToolChoice | None, parallel: bool | None) -> None:
@@ -136,8 +148,36 @@ def check_tools(tools: Sequence[Tool] | None, choice: WireToolChoice | None, par
         names.add(tool.function.name)
     if (size := len(orjson.dumps([tool.plain() for tool in tools]))) > MAX_TOOLS_BYTES:
         raise invalid(f"The tools have at most {MAX_TOOLS_BYTES} bytes together; these have {size}", "tools")
-    if isinstance(choice, NamedTool) and choice.function.name not in names:
-        raise invalid(f"There is no function {choice.function.name!r} in tools", "tool_choice.function.name")
+    for at, name in _chosen(choice):
+        if name not in names:
+            raise invalid(f"There is no function {name!r} in tools", f"tool_choice.{at}function.name")
+
+
+def _chosen(choice: WireToolChoice | None) -> Iterator[tuple[str, str]]:
+    """Yield the functions a choice names, each with its place in it."""
+    match choice:
+        case NamedTool(function=function):
+            yield "", function.name
+        case AllowedTools(allowed_tools=allowed):
+            for place, tool in enumerate(allowed.tools):
+                yield f"allowed_tools.tools[{place}].", tool.function.name
+
+
+def _kind(choice: WireToolChoice | None) -> ToolChoice:
+    match choice:
+        case NamedTool():
+            return "named"
+        case AllowedTools(allowed_tools=allowed):
+            return allowed.mode
+    return choice or "auto"
+
+
+def _callable(tools: Sequence[Tool], choice: WireToolChoice | None) -> list[Tool]:
+    """Return the tools that may be called."""
+    if not isinstance(choice, AllowedTools):
+        return list(tools)
+    names = {name for _, name in _chosen(choice)}
+    return [tool for tool in tools if tool.function.name in names]
 
 
 def tools_of(
@@ -149,17 +189,19 @@ def tools_of(
     """
     if tools is None or choice == "none":
         return None
-    is_named = isinstance(choice, NamedTool)
-    kind: ToolChoice = "named" if isinstance(choice, NamedTool) else (choice or "auto")
+    kind = _kind(choice)
+    may_be_called = _callable(tools, choice)
     answer = orjson.loads(form.text) if form is not None and kind == "auto" else None
-    is_held = kind == "auto" and (answer is not None or any(tool.function.strict for tool in tools))
+    is_held = kind == "auto" and (answer is not None or any(tool.function.strict for tool in may_be_called))
     return Tools(
         tuple(tool.plain() for tool in tools),
         kind,
         choice.function.name if isinstance(choice, NamedTool) else None,
-        parallel=parallel is not False and not is_named,
+        allowed=frozenset(tool.function.name for tool in may_be_called) if isinstance(choice, AllowedTools) else None,
+        parallel=parallel is not False and kind != "named",
         schemas={
-            tool.function.name: tool.argument_schemas()[0] if tool.function.strict else _ANY_ARGUMENTS for tool in tools
+            tool.function.name: tool.argument_schemas()[0] if tool.function.strict else _ANY_ARGUMENTS
+            for tool in may_be_called
         }
         if is_held
         else None,
@@ -177,9 +219,9 @@ def calls_constraint(
         for place, tool in enumerate(tools):
             if tool.function.name == choice.function.name:
                 return _constraint(tool.argument_schemas(), f"tools[{place}].function.parameters")
-    if choice != "required":
+    if _kind(choice) != "required":
         return None
-    by_name = {tool.function.name: tool.argument_schemas() for tool in tools}
+    by_name = {tool.function.name: tool.argument_schemas() for tool in _callable(tools, choice)}
     most = 1 if parallel is False else MAX_REQUIRED_CALLS
     levels = max(map(len, by_name.values()))
     return _constraint(
