@@ -5,7 +5,7 @@ Plain frozen data, standard library only. Requests come from `protocol/`, events
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -131,8 +131,9 @@ class Constraint:
     text: str
     # Name of the wire field, for error messages.
     param: str
-    # Texts that allow more, each more than the one before: what is taken instead if this one cannot be compiled.
-    looser: tuple[str, ...] = ()
+    # Texts that allow more, each more than the one before: what is taken instead if this one cannot be compiled. They
+    # are made then; most are never needed.
+    looser: Callable[[], Iterator[str]] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

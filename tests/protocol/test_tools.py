@@ -25,7 +25,9 @@ def held(choice: Any, *tools: dict[str, Any], **fields: Any) -> Constraint:
 
 
 def levels(constraint: Constraint) -> list[Any]:
-    return [json.loads(text) for text in (constraint.text, *constraint.looser)]
+    """Return the schemas in turn, each once."""
+    assert constraint.looser is not None
+    return [json.loads(text) for text in dict.fromkeys((constraint.text, *constraint.looser()))]
 
 
 def properties(**schemas: Any) -> dict[str, Any]:

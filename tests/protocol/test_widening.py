@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tokka.protocol.json_schema import MAX_ITEMS, MAX_SCHEMA_DEPTH, schema_text
-from tokka.protocol.widening import widened
+from tokka.protocol.widening import Width, widened
 
 CITY = {"type": "object", "properties": {"city": {"type": "string", "minLength": 2}}, "required": ["city"]}
 
@@ -71,7 +71,7 @@ def test_the_rest_still_means_what_it_did(schema: Any, expected: Any) -> None:
     assert widened(schema) == expected
 
 
-def test_far_is_without_what_the_compiler_refuses() -> None:
+def test_the_next_is_without_what_the_compiler_refuses() -> None:
     patterns = {"^a": {"type": "null"}, "b$": {}}
     schema = {
         "properties": {"a": {"pattern": "a(?!b)"}, "b": {"pattern": "(?:a|b)"}, "c": {"pattern": r"(a)\1"}},
@@ -79,11 +79,29 @@ def test_far_is_without_what_the_compiler_refuses() -> None:
         "additionalProperties": False,
         "oneOf": [{"required": ["a"]}, {"required": ["b"]}],
     }
-    assert widened(schema, far=True) == {
+    assert widened(schema, "compiled") == {
         "properties": {"a": {}, "b": {"pattern": "(?:a|b)"}, "c": {}},
         "anyOf": [{"required": ["a"]}, {"required": ["b"]}],
     }
-    assert widened({"patternProperties": {"^a": {}}}, far=True) == {"patternProperties": {"^a": {}}}
+    assert widened({"patternProperties": {"^a": {}}}, "compiled") == {"patternProperties": {"^a": {}}}
+
+
+def test_the_last_has_names_and_kinds() -> None:
+    schema = {
+        "properties": {
+            "a": {"type": "string", "pattern": "(", "format": "date"},
+            "b": {"type": "number", "minimum": 3},
+        },
+        "required": ["b"],
+        "minProperties": 2,
+        "additionalProperties": {"items": {"oneOf": [{"maxLength": 3}, {"const": 5}]}, "maxItems": 3},
+    }
+    assert widened(schema, "bare") == {
+        "properties": {"a": {"type": "string"}, "b": {"type": "number"}},
+        "required": ["b"],
+        "additionalProperties": {"items": {"anyOf": [{}, {"const": 5}]}},
+    }
+    assert widened({"patternProperties": {"a": {}}, "additionalProperties": False}, "bare") == {}
 
 
 def test_what_would_be_another_schema_is_none() -> None:
@@ -137,9 +155,9 @@ _schemas = st.recursive(st.booleans() | st.just({"type": "object"}), _keywords, 
 )
 
 
-@given(_schemas, st.lists(_values, min_size=1, max_size=5), st.booleans())
-def test_nothing_is_forbidden_that_was_allowed(schema: Any, values: list[Any], far: bool) -> None:
-    wide = widened(schema, far=far)
+@given(_schemas, st.lists(_values, min_size=1, max_size=5), st.sampled_from(["enforced", "compiled", "bare"]))
+def test_nothing_is_forbidden_that_was_allowed(schema: Any, values: list[Any], width: Width) -> None:
+    wide = widened(schema, width)
     assume(wide is not None)
     assert json.loads(schema_text(wide)) == wide
     try:

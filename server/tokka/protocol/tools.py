@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -13,7 +13,7 @@ from tokka.core import Constraint, ToolChoice, Tools
 from tokka.protocol.common import WireModel, invalid, unsupported
 from tokka.protocol.json_schema import MAX_SCHEMA_BYTES, MAX_SCHEMA_DEPTH, mapped, schema_text
 from tokka.protocol.messages import FunctionName
-from tokka.protocol.widening import widened
+from tokka.protocol.widening import LESS, Width, widened
 
 MAX_TOOLS = 128
 MAX_DESCRIPTION_CHARS = 16 * 1024
@@ -93,17 +93,17 @@ class Tool(WireModel):
         function = {"name": self.function.name, "description": self.function.description or ""}
         return {"type": "function", "function": {**function, "parameters": self.function.parameters or _NO_PARAMETERS}}
 
-    def argument_schemas(self) -> list[dict[str, Any]]:
-        """Return what the arguments are held to; unless that is strict, wider ones for where it cannot be compiled."""
+    def arguments_schema(self, width: Width | None = None) -> dict[str, Any]:
+        """Return what the arguments are held to. `width`: how much less than that, unless the function is strict."""
         given = self.function.parameters
         if given is None:
-            return [{**_NO_PARAMETERS, "additionalProperties": False}]
-        try:
-            tight: dict[str, Any] | None = orjson.loads(schema_text(given))
-        except PydanticCustomError:
-            tight = widened(given)
-        levels = [tight] if self.function.strict else [tight, widened(given, far=True), _ANY_ARGUMENTS]
-        return [{"type": "object", **schema} for schema in levels if schema is not None]
+            return {**_NO_PARAMETERS, "additionalProperties": False}
+        if width is None or self.function.strict:
+            try:
+                return {"type": "object", **orjson.loads(schema_text(given))}
+            except PydanticCustomError:
+                width = "enforced"
+        return {"type": "object", **(widened(given, width) or {})}
 
 
 class NamedFunction(WireModel):
@@ -200,7 +200,7 @@ def tools_of(
         allowed=frozenset(tool.function.name for tool in may_be_called) if isinstance(choice, AllowedTools) else None,
         parallel=parallel is not False and kind != "named",
         schemas={
-            tool.function.name: tool.argument_schemas()[0] if tool.function.strict else _ANY_ARGUMENTS
+            tool.function.name: tool.arguments_schema() if tool.function.strict else _ANY_ARGUMENTS
             for tool in may_be_called
         }
         if is_held
@@ -218,24 +218,23 @@ def calls_constraint(
     if isinstance(choice, NamedTool):
         for place, tool in enumerate(tools):
             if tool.function.name == choice.function.name:
-                return _constraint(tool.argument_schemas(), f"tools[{place}].function.parameters")
+                return _constraint(tool.arguments_schema, f"tools[{place}].function.parameters")
     if _kind(choice) != "required":
         return None
-    by_name = {tool.function.name: tool.argument_schemas() for tool in _callable(tools, choice)}
+    may_be_called = _callable(tools, choice)
     most = 1 if parallel is False else MAX_REQUIRED_CALLS
-    levels = max(map(len, by_name.values()))
-    return _constraint(
-        [
-            _calls_schema({name: schemas[min(level, len(schemas) - 1)] for name, schemas in by_name.items()}, most)
-            for level in range(levels)
-        ],
-        "tools",
-    )
+
+    def schema(width: Width | None) -> dict[str, Any]:
+        return _calls_schema({tool.function.name: tool.arguments_schema(width) for tool in may_be_called}, most)
+
+    return _constraint(schema, "tools")
 
 
-def _constraint(schemas: Sequence[dict[str, Any]], param: str) -> Constraint:
-    text, *looser = dict.fromkeys(orjson.dumps(schema).decode() for schema in schemas)
-    return Constraint("json", text, param, tuple(looser))
+def _constraint(schema: Callable[[Width | None], dict[str, Any]], param: str) -> Constraint:
+    def text(width: Width | None) -> str:
+        return orjson.dumps(schema(width)).decode()
+
+    return Constraint("json", text(None), param, looser=lambda: map(text, LESS))
 
 
 def _calls_schema(by_name: dict[str, dict[str, Any]], most: int) -> dict[str, Any]:

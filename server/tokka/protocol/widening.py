@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 from pydantic_core import PydanticCustomError
@@ -22,6 +22,18 @@ from tokka.protocol.json_schema import (
 
 # What expressions of the engine know nothing of: look-around, and what was matched before.
 _BEYOND_EXPRESSIONS = re.compile(r"\(\?<?[=!]|\\[1-9]|\\k<")
+# What is left if nothing else helps: names, kinds and values.
+_BARE = frozenset(
+    {
+        *("type", "enum", "const", "$ref", "$defs", "definitions", "anyOf", "allOf"),
+        *("properties", "required", "additionalProperties", "items", "prefixItems"),
+    }
+)
+# Without what cannot be enforced; without what is known to be refused where it is compiled, either; names, types and
+# values only; nothing.
+Width = Literal["enforced", "compiled", "bare", "any"]
+# What is tried in turn if a schema cannot be compiled.
+LESS: tuple[Width, ...] = ("compiled", "bare", "any")
 # A keyword that another one is read by: without the one the other would forbid more.
 _READ_BY = (
     ("properties", "additionalProperties"),
@@ -34,13 +46,12 @@ class _Narrower(Exception):
     """Without something in it a schema would forbid more than with it."""
 
 
-def widened(schema: dict[str, Any], *, far: bool = False) -> dict[str, Any] | None:
-    """Return the schema without what cannot be enforced; None if it would be another one then.
-
-    `far`: without what is known to be refused where it is compiled, either.
-    """
+def widened(schema: dict[str, Any], width: Width = "enforced") -> dict[str, Any] | None:
+    """Return the schema with what is enforced only, or less; None if it would be another one then."""
+    if width == "any":
+        return {}
     try:
-        wide = _Widening(far=far).root(schema)
+        wide = _Widening(width).root(schema)
         checked: dict[str, Any] = orjson.loads(schema_text(wide))
     except (_Narrower, PydanticCustomError):
         return None
@@ -50,8 +61,8 @@ def widened(schema: dict[str, Any], *, far: bool = False) -> dict[str, Any] | No
 class _Widening:
     """One pass over a schema and all below it. None of the keywords kept stands for a negation."""
 
-    def __init__(self, *, far: bool) -> None:
-        self._far = far
+    def __init__(self, width: Width) -> None:
+        self._width = width
         self._places: set[Path] = set()
         # Schemas with a reference.
         self._referring: list[dict[str, Any]] = []
@@ -74,7 +85,7 @@ class _Widening:
         for name, part in _one_of_as_any_of(schema).items():
             if is_annotation(name):
                 wide[name] = part
-            elif is_enforced(name, part) and not (self._far and _is_refused(name, part)):
+            elif is_enforced(name, part) and self._is_kept(name, part):
                 wide[name] = mapped(name, part, lambda step, below: self._schema((*path, *step), below, depth + 1))
         for name, other in _READ_BY:
             if name in schema and name not in wide:
@@ -83,6 +94,16 @@ class _Widening:
         if "$ref" in wide:
             self._referring.append(wide)
         return wide
+
+    def _is_kept(self, name: str, value: Any) -> bool:
+        match self._width:
+            case "enforced":
+                return True
+            case "compiled":
+                return not _is_refused(name, value)
+            case "bare":
+                return name in _BARE
+        return False
 
 
 def _one_of_as_any_of(schema: dict[str, Any]) -> dict[str, Any]:

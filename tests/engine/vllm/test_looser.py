@@ -86,9 +86,16 @@ async def test_what_the_compiler_refuses_is_left_out(grammars: Grammars, schema:
     assert await fits(grammars, made, *calls, [{"name": "g", "parameters": {"x": "y"}}]) == [True, False, False]
 
 
-@pytest.mark.parametrize("schema", [{"type": "string", "pattern": "("}, {"minimum": 3, "maximum": 2, "type": "number"}])
-async def test_what_still_does_not_compile_is_any_object(grammars: Grammars, schema: Any) -> None:
+@pytest.mark.parametrize(
+    "schema", [{"type": "string", "pattern": "("}, {"minLength": 3, "maxLength": 2, "type": "string"}]
+)
+async def test_of_what_still_does_not_compile_names_and_kinds_are_left(grammars: Grammars, schema: Any) -> None:
     made = held(NAMED, tool("f", properties(x=schema)))
+    assert await fits(grammars, made, {"x": "y"}, {"x": 3}, {}) == [True, False, False]
+
+
+async def test_if_that_does_not_help_it_is_any_object(grammars: Grammars) -> None:
+    made = held(NAMED, tool("f", properties(x={"allOf": [{"type": "string"}, {"type": "null"}]})))
     assert await fits(grammars, made, {"x": 3}, {}, []) == [True, True, False]
 
 

@@ -15,10 +15,18 @@ log = structlog.get_logger("tokka.engine")
 
 async def grammar_of(grammars: Grammars, constraint: Constraint) -> str:
     """Return the grammar of the tightest of a constraint's texts that can be compiled. Raises as `grammar` does."""
-    *tighter, last = constraint.text, *constraint.looser
-    for text in tighter:
+    try:
+        return await grammars.grammar(constraint)
+    except InvalidRequest as error:
+        if constraint.looser is None:
+            raise
+        refused, tried = error, constraint.text
+    for text in constraint.looser():
+        if text == tried:
+            continue
+        log.debug("constraint_loosened", reason=refused.message)
         try:
             return await grammars.grammar(replace(constraint, text=text))
-        except InvalidRequest as refused:
-            log.debug("constraint_loosened", reason=refused.message)
-    return await grammars.grammar(replace(constraint, text=last))
+        except InvalidRequest as error:
+            refused, tried = error, text
+    raise refused
