@@ -5,7 +5,7 @@ Plain frozen data, standard library only. Requests come from `protocol/`, events
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -79,6 +79,8 @@ class Tools:
     choice: ToolChoice = "auto"
     # Only with the choice "named": the function that is called, whatever is asked.
     name: str | None = None
+    # Of the functions those that may be called; None: all of them.
+    allowed: frozenset[str] | None = None
     # More than one call in an answer.
     parallel: bool = True
     # What holds for the arguments of each function even if the model chooses; None: nothing does.
@@ -88,6 +90,9 @@ class Tools:
 
     @property
     def names(self) -> frozenset[str]:
+        """Those that may be called."""
+        if self.allowed is not None:
+            return self.allowed
         return frozenset(tool["function"]["name"] for tool in self.functions)
 
 
@@ -101,6 +106,8 @@ class ChatPrompt:
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    # How much the model is to think, for templates that tell it. None: as it likes.
+    reasoning_effort: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +131,9 @@ class Constraint:
     text: str
     # Name of the wire field, for error messages.
     param: str
+    # Texts that allow more, each more than the one before: what is taken instead if this one cannot be compiled. They
+    # are made then; most are never needed.
+    looser: Callable[[], Iterator[str]] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

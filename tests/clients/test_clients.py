@@ -196,6 +196,12 @@ def test_instructor_fills_an_object_part_by_part(facts_of: FactsOf, http: httpx.
     assert facts["usage"][0] == plain["usage"]["prompt_tokens"]
 
 
+def test_instructor_asks_once_more_if_its_object_is_refused(facts_of: FactsOf) -> None:
+    facts = facts_of("instructor")
+    assert facts["tries"] == 2
+    assert set(facts["by_second_call"]) == {"name", "age", "mood"}
+
+
 def test_aitta_lists_the_model(facts_of: FactsOf, smollm2: Program) -> None:
     assert facts_of("aitta")["models"] == [smollm2.model]
 

@@ -29,6 +29,10 @@ def named(name: Any) -> dict[str, Any]:
     return {"type": "function", "function": {"name": name}}
 
 
+def allowed(*names: str, mode: str = "auto") -> dict[str, Any]:
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [named(name) for name in names]}}
+
+
 F = tool()
 # (fields of the body, the param of the error, its code if it is another one)
 CASES: list[tuple[Any, ...]] = [
@@ -76,6 +80,13 @@ CASES: list[tuple[Any, ...]] = [
     ({"tools": [F], "tool_choice": {"type": "function"}}, "tool_choice.function"),
     ({"tools": [F], "tool_choice": named("g")}, "tool_choice.function.name"),
     ({"tools": [F], "tool_choice": named("a b")}, "tool_choice.function.name"),
+    ({"tools": [F], "tool_choice": {"type": "custom", "custom": {"name": "f"}}}, "tool_choice.type"),
+    ({"tools": [F], "tool_choice": {"type": "allowed_tools"}}, "tool_choice.allowed_tools"),
+    ({"tools": [F], "tool_choice": allowed()}, "tool_choice.allowed_tools.tools"),
+    ({"tools": [F], "tool_choice": allowed(*["f"] * 129)}, "tool_choice.allowed_tools.tools"),
+    ({"tools": [F], "tool_choice": allowed("f", "g")}, "tool_choice.allowed_tools.tools[1].function.name"),
+    ({"tools": [F], "tool_choice": allowed("f", mode="none")}, "tool_choice.allowed_tools.mode"),
+    ({"tool_choice": allowed("f")}, "tool_choice"),
     ({"tools": [F], "response_format": {"type": "json_object"}, "ignore_eos": True}, "ignore_eos"),
     ({"tools": [F], "structured_outputs": {"choice": ["a"]}}, "structured_outputs"),
     ({"tools": [F], "tool_choice": "required", "min_tokens": 3}, "min_tokens"),
@@ -84,6 +95,10 @@ CASES: list[tuple[Any, ...]] = [
     ({"messages": [USER, {"role": "tool", "content": "3"}]}, "messages[1].tool_call_id"),
     ({"messages": [USER, RESULT]}, "messages[1].tool_call_id"),
     ({"messages": [USER, CALLED, {**RESULT, "tool_call_id": "d"}]}, "messages[2].tool_call_id"),
+    *(
+        ({"messages": [USER, CALLED, {**RESULT, "name": name}]}, "messages[2].name")
+        for name in ("", "a b", "a" * 65, 5)
+    ),
     ({"messages": [USER, RESULT, CALLED]}, "messages[1].tool_call_id"),
     ({"messages": [USER, {**CALLED, "tool_calls": [{**CALL, "type": "custom"}]}]}, "messages[1].tool_calls[0].type"),
     (
@@ -119,6 +134,10 @@ GOOD_FIELDS: list[dict[str, Any]] = [
     {"tools": [F], "tool_choice": "none", "response_format": {"type": "text"}},
     {"messages": [USER, CALLED, RESULT, {**ASSISTANT, "reasoning_content": "Hm.", "reasoning": "Hm."}, USER]},
     {"tools": [F], "messages": [USER, {**CALLED, "parsed": None}, RESULT]},
+    {"tools": [F, tool("g")], "tool_choice": allowed("f", "f")},
+    {"tools": [F], "tool_choice": allowed(*["f"] * 128)},
+    # As instructor sends it.
+    {"tools": [F], "messages": [USER, CALLED, {**RESULT, "name": "f"}]},
 ]
 
 

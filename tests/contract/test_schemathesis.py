@@ -30,6 +30,7 @@ NOT_IN_A_SCHEMA = re.compile(
     r"|prompts times choices may be at most"
     r"|continue_final_message (needs|and)"
     r"|chat_template_kwargs may not set"
+    r"|reasoning_effort is in chat_template_kwargs, too"
     r"|An assistant message needs content or tool_calls"
     r"|A tool message answers a call of an assistant message"
     r"|is only allowed with tools"

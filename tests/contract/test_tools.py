@@ -106,6 +106,17 @@ async def test_with_tool_choice_none_a_call_is_text() -> None:
     assert plain["choices"][0]["finish_reason"] == "stop"
 
 
+@pytest.mark.parametrize("name", ["now", "get_weather"])
+async def test_only_allowed_functions_are_called(name: str) -> None:
+    text = '<tool_call>{"name": "now", "arguments": {}}</tool_call>'
+    allowed = {"mode": "auto", "tools": [{"type": "function", "function": {"name": name}}]}
+    plain, chunks = await answers(
+        FakeOptions(answer=text), tool_choice={"type": "allowed_tools", "allowed_tools": allowed}
+    )
+    assert (calls(chunks), joined(chunks, "content")) == (([("now", "{}")], "") if name == "now" else ([], text))
+    assert plain["choices"][0]["finish_reason"] == ("tool_calls" if name == "now" else "stop")
+
+
 async def test_a_stop_string_inside_a_call_ends_it_there() -> None:
     text = '<tool_call>{"name": "now", "arguments": {"a": "b STOP c"}}</tool_call>'
     plain, chunks = await answers(FakeOptions(answer=text), stop=["STOP"])

@@ -245,24 +245,33 @@ def test_as_many_functions_as_may_be_are_enforced_at_once(client: httpx.Client) 
 
 
 @pytest.mark.parametrize("choice", ["required", NAMED], ids=str)
-def test_a_schema_that_cannot_be_compiled_is_named_and_the_engine_serves_on(client: httpx.Client, choice: Any) -> None:
+def test_a_schema_that_cannot_be_compiled_is_named_if_strict_and_the_engine_serves_on(
+    client: httpx.Client, choice: Any
+) -> None:
     schema = {"type": "object", "properties": {"x": {"type": "string", "pattern": "("}}}
-    tools = [{"type": "function", "function": {"name": "get_weather", "parameters": schema}}]
-    answer = client.post(CHAT, json={**BODY, "tools": tools, "tool_choice": choice})
+    function = {"name": "get_weather", "parameters": schema}
+    body = {**BODY, "tool_choice": choice, "max_completion_tokens": 30}
+    answer = client.post(CHAT, json={**body, "tools": [{"type": "function", "function": {**function, "strict": True}}]})
     assert answer.status_code == 400
     assert answer.json()["error"]["param"].startswith("tools")
-    post(client, CHAT, {**BODY, "tool_choice": NAMED})
-
-
-def test_a_schema_that_cannot_be_enforced_lets_any_object_pass_unless_it_is_strict(client: httpx.Client) -> None:
-    schema = {"type": "object", "properties": {"x": {"type": "array", "uniqueItems": True}}}
-    function = {"name": "get_weather", "parameters": schema}
-    body = {**BODY, "tools": [{"type": "function", "function": function}], "tool_choice": NAMED}
-    (choice,) = post(client, CHAT, {**body, "max_completion_tokens": 20})["choices"]
+    # Any object, else.
+    (choice,) = post(client, CHAT, {**body, "tools": [{"type": "function", "function": function}]})["choices"]
     assert calls_of(choice)[0][1].startswith("{")
+
+
+def test_of_a_schema_that_cannot_be_enforced_the_rest_is_unless_it_is_strict(client: httpx.Client) -> None:
+    day = {"oneOf": [{"type": "integer", "maximum": 9, "minimum": 0}, {"const": 0}], "format": "int32"}
+    schema = {"type": "object", "properties": {"day": day, "warm": {"type": "boolean"}}, "required": ["day", "warm"]}
+    function = {"name": "get_weather", "parameters": {**schema, "additionalProperties": False}}
+    body = {**BODY, "tools": [{"type": "function", "function": function}]}
+    for choice in (NAMED, "required"):
+        (answer,) = post(client, CHAT, {**body, "tool_choice": choice, "parallel_tool_calls": False})["choices"]
+        arguments = json.loads(calls_of(answer)[0][1])
+        assert arguments.keys() == {"day", "warm"}
+        assert (0 <= arguments["day"] <= 9, type(arguments["warm"])) == (True, bool)
     strict = {"type": "function", "function": {**function, "strict": True}}
-    refused = client.post(CHAT, json={**body, "tools": [strict]}).json()["error"]
-    assert refused["param"] == "tools[0].function.parameters.properties.x.uniqueItems"
+    refused = client.post(CHAT, json={**body, "tool_choice": NAMED, "tools": [strict]}).json()["error"]
+    assert refused["param"] == "tools[0].function.parameters.properties.day.format"
 
 
 def test_a_deadline_ends_a_call_with_what_there_is(client: httpx.Client) -> None:

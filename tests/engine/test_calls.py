@@ -184,6 +184,39 @@ def test_what_was_sent_stands_whatever_the_library_says() -> None:
         assert read(FORMS["hermes"], list(text), whole=found) == ([("now", '{"a": 1}')], "")
 
 
+PAY_TEXT = '<tool_call>{"name": "get_weather", "arguments": {"city": "Oulu"}}</tool_call>'
+PAY = ("get_weather", '{"city": "Oulu"}')
+
+
+def test_a_call_that_only_the_library_finds_before_ours_is_sent_and_ours_not_twice() -> None:
+    text = '<tool_call>{"why": "?", "name": "now", "arguments": {}}</tool_call>\n' + PAY_TEXT
+    calls, _ = read(FORMS["hermes"], list(text), whole=finds(("now", "{}"), PAY))
+    assert calls == [PAY, ("now", "{}")]
+    # And where there may be one only, it is the one that was sent.
+    assert read(FORMS["hermes"], [text], ONE_CALL, finds(("now", "{}"), PAY))[0] == [PAY]
+
+
+@given(st.lists(st.sampled_from(["{}", '{"a":1}', '{"a": 2}', '"{}"', "[]", "3"]), max_size=6), st.integers(0, 63))
+def test_no_call_is_sent_twice_or_lost_that_the_library_finds(arguments: list[str], read_by_us: int) -> None:
+    marked = [(read_by_us >> place & 1, value) for place, value in enumerate(arguments)]
+    heads = ('{"why": 1, "name": "now", "arguments": ', '{"name": "now", "arguments": ')
+    text = "".join(f"<tool_call>{heads[ours]}{value}}}</tool_call>" for ours, value in marked)
+    calls, _ = read(FORMS["hermes"], [text], whole=finds(*(("now", value) for _, value in marked)))
+    meant = [json.loads(value.strip('"')) for value in arguments if "{" in value]
+    assert sorted(map(str, meant)) == sorted(str(json.loads(made)) for _, made in calls)
+
+
+def test_nothing_is_sent_if_ours_contradicts_the_library() -> None:
+    for found in (finds(("now", "{}"), ("now", "{}")), finds(("now", "{}")), finds()):
+        assert read(FORMS["hermes"], [PAY_TEXT], whole=found)[0] == [PAY]
+
+
+@pytest.mark.parametrize("arguments", ['"x"', "3", "[1]", '"[1]"', "true"])
+def test_a_call_whose_arguments_are_no_object_is_text(arguments: str) -> None:
+    text = f'<tool_call>{{"name": "now", "arguments": {arguments}}}</tool_call>'
+    assert read(FORMS["hermes"], list(text), whole=finds(("now", arguments))) == ([], text)
+
+
 def test_the_library_is_not_asked_about_a_text_that_was_cut_short() -> None:
     assert read(FORMS["hermes"], ["x"], whole=finds(("now", "{}")), cut_short=True) == ([], "x")
 

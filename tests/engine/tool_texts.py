@@ -19,7 +19,7 @@ ONE_CALL = Tools(TOOLS.functions, parallel=False)
 
 @dataclass(frozen=True)
 class Said:
-    """A text, its calls, and the text beside them. `odd`: the parser library sees other calls in it, or none."""
+    """A text, its calls, and the text beside them. `odd`: the parser library alone would make something else of it."""
 
     parser: str
     text: str
@@ -67,6 +67,26 @@ GOOD = [
         "hermes",
         r'<tool_call>{"name": "now", "arguments": {"\u00e4": "\ud83e\udd8c", "n": 1.50}}',
         (("now", {"ä": "🦌", "n": 1.5}),),
+    ),
+    # Arguments in a string, as small models write them.
+    Said(
+        "hermes",
+        r'<tool_call>{"name":"now","arguments":"{\"a\": \"\\u00e4 }\"}"}</tool_call>'
+        + "\n"
+        + _hermes("get_weather", OULU_TEXT),
+        (("now", {"a": "ä }"}), OULU),
+        odd=True,
+    ),
+    Said(
+        "hermes", r'<tool_call>{"arguments": " {\"a\":1}\n", "name": "now"}</tool_call>', (("now", {"a": 1}),), odd=True
+    ),
+    Said("llama3_json", r'{"name": "now", "parameters": "{\"a\": {}}"}', (("now", {"a": {}}),), odd=True),
+    Said("hermes", '<tool_call>{"name": "now", "arguments": ""}</tool_call>', (("now", {}),), odd=True),
+    Said("hermes", '<tool_call>{"name": "now", "arguments": null, "id": null}</tool_call>', (("now", {}),), odd=True),
+    Said(
+        "hermes",
+        '<tool_call>{"id": 1, "name": "now", "arguments": {}}</tool_call>' + _hermes("get_weather", OULU_TEXT),
+        (("now", {}), OULU),
     ),
     Said("hermes", "Just <b>text</b> with < and <tool", content="Just <b>text</b> with < and <tool"),
     Said("hermes", "", content=""),
@@ -139,6 +159,13 @@ BAD = [
         "hermes",
         '<tool_call>{"name": "now", "arguments": "x"}</tool_call>',
         content='<tool_call>{"name": "now", "arguments": "x"}</tool_call>',
+        odd=True,
+    ),
+    Said(
+        "hermes",
+        '<tool_call>{"name": "now", "arguments": "[1]"}</tool_call>' + _hermes("now", '{"a": 1}'),
+        (("now", {"a": 1}),),
+        '<tool_call>{"name": "now", "arguments": "[1]"}</tool_call>',
         odd=True,
     ),
     Said("hermes", _hermes("now", "{}") + " That was it.", (("now", {}),), "That was it.", odd=True),

@@ -56,6 +56,13 @@ def test_a_schema_is_enforced_strict_or_not(strict: bool | None) -> None:
     assert chat(response_format=form).to_core().sampling.constraint == expected
 
 
+def test_without_a_schema_it_is_any_object() -> None:
+    expected = Constraint("json", '{"type":"object"}', "response_format.json_schema.schema")
+    for form in ({"name": "n"}, {"name": "n", "schema": None, "strict": True}):
+        fields = {"response_format": {"type": "json_schema", "json_schema": form}}
+        assert chat(**fields).to_core().sampling.constraint == expected
+
+
 def test_an_object_can_be_asked_for() -> None:
     expected = Constraint("json", '{"type":"object"}', "response_format.type")
     assert chat(response_format={"type": "json_object"}).to_core().sampling.constraint == expected

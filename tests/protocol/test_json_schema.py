@@ -177,6 +177,22 @@ def test_the_dialect_and_name_of_the_root_change_nothing() -> None:
     assert json.loads(schema_text(schema)) == {"type": "null"}
 
 
+@pytest.mark.parametrize("name", ["oneOf", "anyOf"])
+def test_alternatives_have_the_property_that_tells_them_apart(name: str) -> None:
+    cat = {"$ref": "#/$defs/cat"}
+    dog = {"properties": {"name": {}}, "required": ["name"]}
+    pet = {"discriminator": {"propertyName": "kind"}, name: [cat, dog, True, {"required": ["kind"]}]}
+    expected = {**pet, name: [{**cat, "required": ["kind"]}, {**dog, "required": ["name", "kind"]}, *pet[name][2:]]}  # type: ignore[index]
+    schema = {"$defs": {"cat": {}}, "items": pet, "const": pet}
+    assert json.loads(schema_text(schema)) == {**schema, "items": expected}
+
+
+@pytest.mark.parametrize("discriminator", [None, "kind", {}, {"propertyName": 5}, []])
+def test_a_discriminator_that_names_no_property_changes_nothing(discriminator: Any) -> None:
+    schema = {"discriminator": discriminator, "oneOf": [{}]}
+    assert json.loads(schema_text(schema)) == schema
+
+
 def test_the_schemas_below_one_come_with_the_steps_to_them() -> None:
     schema = {"properties": {"a": {"type": "null"}}, "anyOf": [True, {}], "items": {"const": 1}, "const": {"items": {}}}
     assert list(subschemas(schema)) == [

@@ -352,7 +352,8 @@ def test_a_completion_field_is_unknown_to_chats(name: str) -> None:
         {"tools": []},
         {"tool_choice": "none"},
         {"functions": []},
-        {"reasoning_effort": "low"},
+        {"reasoning_effort": "lowest"},
+        {"reasoning_effort": "low", "chat_template_kwargs": {"reasoning_effort": "low"}},
     ],
 )
 def test_a_chat_that_makes_no_sense_here_is_refused(fields: dict[str, Any]) -> None:
@@ -494,6 +495,12 @@ def test_tool_arguments_that_are_no_json_reach_the_template_as_text() -> None:
     assert message["tool_calls"][0]["function"]["arguments"] == "{x"
 
 
+def test_the_name_a_result_comes_with_is_not_shown_to_the_template() -> None:
+    result = {"role": "tool", "content": "3", "tool_call_id": "c", "name": "f"}
+    messages = chat(messages=[{"role": "assistant", "tool_calls": [CALL]}, result]).prompt().messages
+    assert messages[1] == {"role": "tool", "content": "3", "tool_call_id": "c"}
+
+
 def test_a_refusal_stands_in_for_the_content_it_has_not() -> None:
     (message,) = chat(messages=[{"role": "assistant", "refusal": "No."}]).prompt().messages
     assert message["content"] == "No."
@@ -503,6 +510,11 @@ def test_an_answer_sent_back_as_history_is_accepted() -> None:
     answer = {"role": "assistant", "content": "Hei", "refusal": None, "annotations": [], "tool_calls": None}
     (message,) = chat(messages=[answer]).prompt().messages
     assert message == {"role": "assistant", "content": "Hei"}
+
+
+@pytest.mark.parametrize("effort", [None, "none", "minimal", "low", "medium", "high", "xhigh", "max"])
+def test_how_much_to_think_goes_with_the_prompt(effort: str | None) -> None:
+    assert chat(reasoning_effort=effort).prompt().reasoning_effort == effort
 
 
 def test_continuing_the_last_message_asks_for_no_new_one() -> None:

@@ -16,7 +16,8 @@ _MAX_FILLER_CHARS = 48
 _MAX_KEY_CHARS = 256
 
 _NAME = re.compile(r"[a-zA-Z0-9_-]+")
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_SCALAR = re.compile(r"[a-zA-Z0-9+.-]+")
 _BRACKET = re.compile(r'["{}\[\]]')
 _STRING_END = re.compile(r'["\\]')
 _BLANKS = re.compile(r"\s*")
@@ -32,12 +33,14 @@ class NoCall(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """`begin`: where the arguments begin. `after`: where a call ends of which all is there already, else -1."""
+    """`begin`: where the arguments begin. `after`: where a call ends of which all is there already, else -1; then
+    `arguments` are its own."""
 
     name: str
     begin: int = -1
     in_object: bool = False
     after: int = -1
+    arguments: str = "{}"
 
 
 class Braces:
@@ -80,33 +83,36 @@ def object_head(text: str, at: int, names: AbstractSet[str]) -> Head:
     """Read a call that is one JSON object, with its name and its arguments in it. Raises Wait, NoCall."""
     name: str | None = None
     begin = -1
+    # Small models write them as a string that holds the object.
+    quoted: str | None = None
     at = _blank(text, at + 1)
     while _char(text, at) != "}":
         key, at = _string(text, at)
         at = _blank(text, _expect(text, at, ":"))
-        if key in _ARGUMENT_KEYS and begin < 0 and _char(text, at) == "{":
+        is_arguments = key in _ARGUMENT_KEYS and begin < 0 and quoted is None
+        if is_arguments and _char(text, at) == "{":
             begin = at
             if name is not None:
                 return Head(name, begin, in_object=True)
             at = Braces().end(text, at)
             if at < 0:
                 raise Wait
+        elif is_arguments:
+            quoted, at = _quoted_object(text, at)
         elif key == "name" and name is None:
             name, at = _string(text, at)
             if name not in names:
                 raise NoCall
         elif key in _OTHER_KEYS:
-            _, at = _string(text, at)
+            at = _skip_scalar(text, at)
         else:
             raise NoCall
-        at = _blank(text, at)
-        if _char(text, at) == ",":
-            at = _blank(text, at + 1)
-        elif _char(text, at) != "}":
-            raise NoCall
+        at = _next_key(text, at)
     if name is None:
         raise NoCall
-    return Head(name, begin, in_object=True, after=-1 if begin >= 0 else at + 1)
+    if begin >= 0:
+        return Head(name, begin, in_object=True)
+    return Head(name, after=at + 1, arguments=quoted or "{}")
 
 
 def named_head(text: str, at: int, names: AbstractSet[str], prefix: str) -> Head:
@@ -131,12 +137,47 @@ def named_head(text: str, at: int, names: AbstractSet[str], prefix: str) -> Head
     raise NoCall
 
 
-def _string(text: str, at: int) -> tuple[str, int]:
+def object_text(text: str) -> str | None:
+    """Return the text of a JSON object, alone; None if the text is anything else. Of an empty one: no arguments."""
+    text = text.strip() or "{}"
+    try:
+        return text if isinstance(orjson.loads(text), dict) else None
+    except orjson.JSONDecodeError:
+        return None
+
+
+def _quoted_object(text: str, at: int) -> tuple[str, int]:
+    """Return the object a string holds; of null, one without arguments."""
+    if _char(text, at) != '"':
+        end = _skip_scalar(text, at)
+        if text[at:end] != "null":
+            raise NoCall
+        return "{}", end
+    value, end = _string(text, at, most=len(text) + 1)
+    held = object_text(value)
+    if held is None:
+        raise NoCall
+    return held, end
+
+
+def _skip_scalar(text: str, at: int) -> int:
+    """Return where a string, a number or a word ends."""
+    if _char(text, at) == '"':
+        return _string(text, at)[1]
+    found = _SCALAR.match(text, at, at + _MAX_KEY_CHARS)
+    if found is None:
+        raise NoCall
+    if found.end() == len(text):
+        raise Wait
+    return found.end()
+
+
+def _string(text: str, at: int, most: int = _MAX_KEY_CHARS) -> tuple[str, int]:
     if _char(text, at) != '"':
         raise NoCall
-    found = _STRING.match(text, at, at + _MAX_KEY_CHARS)
+    found = _STRING.match(text, at, at + most)
     if found is None:
-        raise Wait if len(text) - at < _MAX_KEY_CHARS else NoCall
+        raise Wait if len(text) - at < most else NoCall
     try:
         return str(orjson.loads(found[0])), found.end()
     except orjson.JSONDecodeError:
@@ -148,6 +189,16 @@ def _expect(text: str, at: int, char: str) -> int:
     if _char(text, at) != char:
         raise NoCall
     return at + 1
+
+
+def _next_key(text: str, at: int) -> int:
+    """Return the place behind the comma, or of the brace that ends the object."""
+    at = _blank(text, at)
+    if _char(text, at) == ",":
+        return _blank(text, at + 1)
+    if _char(text, at) != "}":
+        raise NoCall
+    return at
 
 
 def _blank(text: str, at: int) -> int:

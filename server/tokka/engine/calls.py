@@ -11,11 +11,11 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import orjson
 import structlog
 
 from tokka.core import Tools
 from tokka.engine.call_heads import Braces, Head, NoCall, Wait, named_head, object_head
+from tokka.engine.call_matching import missing, usable
 
 log = structlog.get_logger("tokka.engine")
 
@@ -280,7 +280,7 @@ class CallReader:
         self._is_open = False
         self._is_behind_call = True
         if head.after >= 0:
-            self._call(head.name, "{}", pieces)
+            self._call(head.name, head.arguments, pieces)
             self._take(head.after)
             return
         self._call(head.name, "", pieces)
@@ -293,7 +293,7 @@ class CallReader:
         """Have the library read a whole region; without calls it is text."""
         is_short = len(text) <= MAX_PARSED_CHARS
         calls, beside = self._whole(text) if self._whole and is_short else ([], text)
-        calls = [call for call in calls if call[0] in self._names]
+        calls = usable(calls, self._names)
         self._show(beside if calls else text, pieces)
         for name, arguments in calls[: self._most - len(self._calls)]:
             self._call(name, arguments, pieces)
@@ -303,11 +303,13 @@ class CallReader:
         text = "".join(self._everything)
         if len(text) > MAX_PARSED_CHARS:
             return
-        found = [call for call in whole(text)[0] if call[0] in self._names][: self._most]
         ours = [(name, "".join(arguments)) for name, arguments in self._calls]
-        if not all(map(_is_same, ours, found)) or len(ours) > len(found):
-            log.warning("tool_call_parsers_disagree", streamed=len(ours), parsed=len(found))
-        for name, arguments in found[len(ours) :]:
+        beyond = missing(ours, usable(whole(text)[0], self._names))
+        if beyond is None:
+            # Which of them are missing cannot be told: what was sent stands, and nothing is called twice.
+            log.warning("tool_call_parsers_disagree", streamed=len(ours))
+            return
+        for name, arguments in beyond[: self._most - len(ours)]:
             self._call(name, arguments, pieces)
 
     def _call(self, name: str, arguments: str, pieces: list[Piece]) -> None:
@@ -342,10 +344,3 @@ def _overlap(text: str, marks: Sequence[str]) -> int:
         if any(mark.startswith(text[at:]) for mark in marks):
             return len(text) - at
     return 0
-
-
-def _is_same(ours: tuple[str, str], parsed: tuple[str, str]) -> bool:
-    try:
-        return ours[0] == parsed[0] and bool(orjson.loads(ours[1]) == orjson.loads(parsed[1]))
-    except orjson.JSONDecodeError:
-        return False

@@ -110,7 +110,7 @@ class FakeEngine:
         check_token_ids(sampling, VOCAB_SIZE)
         limits = [allowed_tokens(request, len(ids), self._options.max_model_len, self._cap) for ids in prompts]
         said = self._script_within(sampling.constraint)
-        _check_answer(request)
+        _check_prompt(request)
         readers = self._readers(request)
         yield Accepted(tuple(prompts), tuple(limits))
         self._running += 1
@@ -265,12 +265,16 @@ class _Script:
         return ord(" ") if wants_more else EOS
 
 
-def _check_answer(request: GenerateRequest) -> None:
+def _check_prompt(request: GenerateRequest) -> None:
     prompt = request.prompts[0]
     if isinstance(prompt, ChatPrompt) and prompt.tools and prompt.tools.answer is not None:
         raise UnsupportedParameter(
             "'response_format' beside tools needs a real engine: the scripted one follows no schema.",
             param="response_format",
+        )
+    if isinstance(prompt, ChatPrompt) and prompt.reasoning_effort:
+        raise UnsupportedParameter(
+            "'reasoning_effort' needs a real engine: the scripted one does not think.", param="reasoning_effort"
         )
 
 

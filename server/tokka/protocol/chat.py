@@ -83,7 +83,7 @@ class ChatRequest(GenerationFields):
     tool_choice: WireToolChoice | None = Field(
         None,
         description="`auto`: as the model likes, the default. `required`: at least one call. A function: a call of it."
-        " `none`: no call, and the model is told of no tools.",
+        " Functions allowed: `auto` or `required` among these. `none`: no call, and the model is told of no tools.",
     )
     parallel_tool_calls: bool | None = Field(None, description="false: at most one call in a choice.")
     add_generation_prompt: bool | None = None
@@ -91,6 +91,9 @@ class ChatRequest(GenerationFields):
         None, description="Go on inside the last message instead of starting an answer to it."
     )
     chat_template_kwargs: TemplateKwargs | None = Field(None, description="Variables for the chat template.")
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = Field(
+        None, description="The template's variable of this name. Refused if the model's template reads none."
+    )
 
     # Accepted for OpenAI's sake; change nothing here
     metadata: _Metadata | None = None
@@ -106,7 +109,6 @@ class ChatRequest(GenerationFields):
     # Later, or never
     functions: Unsupported = None
     function_call: Unsupported = None
-    reasoning_effort: Unsupported = None
     verbosity: Unsupported = None
     moderation: Unsupported = None
     audio: Unsupported = None
@@ -118,6 +120,8 @@ class ChatRequest(GenerationFields):
             raise invalid("top_logprobs needs logprobs: true", "top_logprobs")
         if self.structured_outputs is not None and format_constraint(self.response_format) is not None:
             raise invalid("response_format and structured_outputs exclude each other", "structured_outputs")
+        if self.reasoning_effort and "reasoning_effort" in (self.chat_template_kwargs or {}):
+            raise invalid("reasoning_effort is in chat_template_kwargs, too: send it once", "reasoning_effort")
         check_continuation(self.messages, self.add_generation_prompt, self.continue_final_message)
         check_tool_messages(self.messages)
         check_tools(self.tools, self.tool_choice, self.parallel_tool_calls)
@@ -158,6 +162,7 @@ class ChatRequest(GenerationFields):
             self.continue_final_message,
             self.chat_template_kwargs,
             self.called_tools,
+            self.reasoning_effort,
         )
 
     def to_core(self) -> GenerateRequest:

@@ -47,7 +47,11 @@ class JsonObjectFormat(WireModel):
 class NamedSchema(WireModel):
     name: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")
     description: str | None = Field(None, max_length=MAX_SCHEMA_BYTES)
-    schema_: _SchemaText = Field(alias="schema", description="A JSON Schema of the keywords that are enforced in full.")
+    schema_: _SchemaText | None = Field(
+        None,
+        alias="schema",
+        description="A JSON Schema of the keywords that are enforced in full. Default: any JSON object.",
+    )
     strict: bool | None = Field(None, description="Changes nothing here: a schema is always enforced.")
 
 
@@ -102,7 +106,7 @@ def format_constraint(form: TextFormat | JsonObjectFormat | JsonSchemaFormat | N
     """Return what a response format holds an answer to."""
     match form:
         case JsonSchemaFormat():
-            return Constraint("json", form.json_schema.schema_, "response_format.json_schema.schema")
+            return Constraint("json", form.json_schema.schema_ or _ANY_OBJECT, "response_format.json_schema.schema")
         case JsonObjectFormat():
             return Constraint("json", _ANY_OBJECT, "response_format.type")
     return None

@@ -39,12 +39,13 @@ ANNOTATIONS = frozenset(
     }
 )
 # Only at the root, where they change nothing: the schema is read as of draft 2020-12.
-_ROOT_ONLY = ("$schema", "$id")
+ROOT_ONLY = ("$schema", "$id")
 _MAPS = frozenset({"properties", "patternProperties", "$defs", "definitions"})
 _LISTS = frozenset({"anyOf", "oneOf", "allOf", "prefixItems"})
 _SINGLES = frozenset({"items", "additionalProperties"})
 
-_Path = tuple[str | int, ...]
+# The steps from a schema's root to one of its parts.
+Path = tuple[str | int, ...]
 
 
 def schema_text(value: Any) -> str:
@@ -53,7 +54,7 @@ def schema_text(value: Any) -> str:
         value = _parsed(value)
     if not isinstance(value, dict):
         raise invalid("Input should be an object: a JSON Schema")
-    return checked_text({name: part for name, part in value.items() if name not in _ROOT_ONLY})
+    return checked_text({name: part for name, part in value.items() if name not in ROOT_ONLY})
 
 
 def checked_text(schema: dict[str, Any]) -> str:
@@ -64,7 +65,7 @@ def checked_text(schema: dict[str, Any]) -> str:
     if len(text) > MAX_SCHEMA_BYTES:
         raise invalid(f"A schema has at most {MAX_SCHEMA_BYTES} bytes; this one has {len(text)}")
     _Walk().check(schema)
-    return text.decode()
+    return (orjson.dumps(_tagged(schema)) if b'"discriminator"' in text else text).decode()
 
 
 def _parsed(text: str) -> Any:
@@ -80,32 +81,32 @@ class _Walk:
     """One pass over a schema and all below it."""
 
     def __init__(self) -> None:
-        self._places: set[_Path] = set()
+        self._places: set[Path] = set()
         # By the place of the schema that refers.
-        self._references: dict[_Path, str] = {}
+        self._references: dict[Path, str] = {}
 
     def check(self, schema: dict[str, Any]) -> None:
         self._schema(schema, (), 1)
         for path, reference in self._references.items():
-            if _target(reference) not in self._places:
+            if target(reference) not in self._places:
                 reason = f"$ref must point to a schema inside this one, as in #/$defs/name; got {reference!r}"
                 raise _at((*path, "$ref"), reason)
         self._check_loops()
 
     def _check_loops(self) -> None:
         """Refuse references that lead to each other only: nothing fits them."""
-        ends: set[_Path] = set()
+        ends: set[Path] = set()
         for path in self._references:
-            seen: set[_Path] = set()
-            here: _Path | None = path
+            seen: set[Path] = set()
+            here: Path | None = path
             while here in self._references and here not in ends:
                 if here in seen:
                     raise _at((*path, "$ref"), "$ref must not lead back to itself in a schema")
                 seen.add(here)
-                here = _target(self._references[here])
+                here = target(self._references[here])
             ends |= seen
 
-    def _schema(self, schema: Any, path: _Path, depth: int) -> None:
+    def _schema(self, schema: Any, path: Path, depth: int) -> None:
         if depth > MAX_SCHEMA_DEPTH:
             raise _at(path, f"A schema nests at most {MAX_SCHEMA_DEPTH} levels deep")
         self._places.add(path)
@@ -116,13 +117,13 @@ class _Walk:
         if not isinstance(schema, dict):
             raise _at(path, "Input should be a schema: an object, true or false")
         for name, value in schema.items():
-            if name not in ANNOTATIONS and not (name.startswith("x-") and name != "x-guidance"):
+            if not is_annotation(name):
                 self._keyword(name, value, (*path, name))
                 for step, below in _below(name, value):
                     self._schema(below, (*path, name, *step), depth + 1)
         _check_least_properties(schema, path)
 
-    def _keyword(self, name: str, value: Any, path: _Path) -> None:
+    def _keyword(self, name: str, value: Any, path: Path) -> None:
         rule = KEYWORDS.get(name)
         if rule is None:
             raise unsupported(
@@ -135,6 +136,16 @@ class _Walk:
             self._references[path[:-1]] = value
 
 
+def is_annotation(name: str) -> bool:
+    return name in ANNOTATIONS or (name.startswith("x-") and name != "x-guidance")
+
+
+def is_enforced(name: str, value: Any) -> bool:
+    """Whether the keyword is enforced with this value, whatever is in the schemas below."""
+    rule = KEYWORDS.get(name)
+    return rule is not None and rule[0](value)
+
+
 def subschemas(schema: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield the schemas directly below a checked one, each with the steps to it, as in `.properties.age`."""
     for name, value in schema.items():
@@ -142,7 +153,7 @@ def subschemas(schema: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield _shown((name, *step)), below
 
 
-def _below(name: str, value: Any) -> Iterator[tuple[_Path, Any]]:
+def _below(name: str, value: Any) -> Iterator[tuple[Path, Any]]:
     """Yield the schemas a keyword holds, with the steps to them."""
     if name in _MAPS:
         for key, schema in value.items():
@@ -154,14 +165,50 @@ def _below(name: str, value: Any) -> Iterator[tuple[_Path, Any]]:
         yield (), value
 
 
-def _check_least_properties(schema: Mapping[str, Any], path: _Path) -> None:
+def mapped(name: str, value: Any, change: Callable[[Path, Any], Any]) -> Any:
+    """Return a keyword's value with the schemas it holds changed; `change` gets the steps to each, too."""
+    if name in _MAPS:
+        return {key: change((name, key), schema) for key, schema in value.items()}
+    if name in _LISTS:
+        return [change((name, place), schema) for place, schema in enumerate(value)]
+    return change((name,), value) if name in _SINGLES else value
+
+
+def _tagged(schema: Any) -> Any:
+    """Return a checked schema whose alternatives have the property that tells them apart, where one is named.
+
+    It is the way OpenAPI says it, and what a class with a default value for it leaves out.
+    """
+    if not isinstance(schema, dict):
+        return schema
+    tagged = {name: mapped(name, part, lambda _, below: _tagged(below)) for name, part in schema.items()}
+    discriminator = schema.get("discriminator")
+    tag = discriminator.get("propertyName") if isinstance(discriminator, dict) else None
+    if isinstance(tag, str):
+        for name in ("oneOf", "anyOf"):
+            if name in tagged:
+                tagged[name] = [_requiring(tag, alternative) for alternative in tagged[name]]
+    return tagged
+
+
+def _requiring(tag: str, schema: Any) -> Any:
+    if not isinstance(schema, dict) or tag in schema.get("required", ()):
+        return schema
+    return {**schema, "required": [*schema.get("required", ()), tag]}
+
+
+def most_properties_asked_for(schema: Mapping[str, Any]) -> int:
     # A name outside of `properties` may come twice, which counts once.
-    most = len(schema.get("required", ())) + 1
+    return len(schema.get("required", ())) + 1
+
+
+def _check_least_properties(schema: Mapping[str, Any], path: Path) -> None:
+    most = most_properties_asked_for(schema)
     if schema.get("minProperties", 0) > most:
         raise _at((*path, "minProperties"), f"Input should be at most {most} in a schema: one more than are required")
 
 
-def _target(reference: str) -> _Path | None:
+def target(reference: str) -> Path | None:
     """Return the path a local reference points to; a step into a list is a number."""
     if reference == "#":
         return ()
@@ -173,11 +220,11 @@ def _target(reference: str) -> _Path | None:
     )
 
 
-def _at(path: _Path, reason: str) -> PydanticCustomError:
+def _at(path: Path, reason: str) -> PydanticCustomError:
     return invalid(reason, _shown(path))
 
 
-def _shown(path: _Path) -> str:
+def _shown(path: Path) -> str:
     return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
 
 

@@ -137,6 +137,8 @@ class ToolMessage(WireModel):
     role: Literal["tool"]
     content: Content
     tool_call_id: str = Field(min_length=1, max_length=256)
+    # Not OpenAI's, but clients send it: the function's. The call that is answered has it already.
+    name: Name | None = None
 
 
 Message = Annotated[SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]
@@ -204,6 +206,7 @@ def chat_prompt(
     continues: bool | None,
     template_kwargs: Mapping[str, Any] | None = None,
     tools: Tools | None = None,
+    reasoning_effort: str | None = None,
 ) -> ChatPrompt:
     """Return the conversation as the engine renders it; an answer is started unless the last message is continued."""
     return ChatPrompt(
@@ -212,4 +215,5 @@ def chat_prompt(
         add_generation_prompt=not continues if add_generation_prompt is None else add_generation_prompt,
         continue_final_message=bool(continues),
         template_kwargs=template_kwargs or {},
+        reasoning_effort=reasoning_effort,
     )

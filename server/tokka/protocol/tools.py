@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -11,8 +11,9 @@ from pydantic_core import PydanticCustomError
 
 from tokka.core import Constraint, ToolChoice, Tools
 from tokka.protocol.common import WireModel, invalid, unsupported
-from tokka.protocol.json_schema import MAX_SCHEMA_BYTES, MAX_SCHEMA_DEPTH, schema_text
+from tokka.protocol.json_schema import MAX_SCHEMA_BYTES, MAX_SCHEMA_DEPTH, mapped, schema_text
 from tokka.protocol.messages import FunctionName
+from tokka.protocol.widening import LESS, Width, widened
 
 MAX_TOOLS = 128
 MAX_DESCRIPTION_CHARS = 16 * 1024
@@ -92,15 +93,17 @@ class Tool(WireModel):
         function = {"name": self.function.name, "description": self.function.description or ""}
         return {"type": "function", "function": {**function, "parameters": self.function.parameters or _NO_PARAMETERS}}
 
-    def arguments_schema(self) -> dict[str, Any]:
-        """Return what the arguments are held to: their schema, or any object if it cannot be enforced."""
-        if self.function.parameters is None:
+    def arguments_schema(self, width: Width | None = None) -> dict[str, Any]:
+        """Return what the arguments are held to. `width`: how much less than that, unless the function is strict."""
+        given = self.function.parameters
+        if given is None:
             return {**_NO_PARAMETERS, "additionalProperties": False}
-        try:
-            checked: dict[str, Any] = orjson.loads(schema_text(self.function.parameters))
-        except PydanticCustomError:
-            return _ANY_ARGUMENTS
-        return {"type": "object", **checked}
+        if width is None or self.function.strict:
+            try:
+                return {"type": "object", **orjson.loads(schema_text(given))}
+            except PydanticCustomError:
+                width = "enforced"
+        return {"type": "object", **(widened(given, width) or {})}
 
 
 class NamedFunction(WireModel):
@@ -112,8 +115,20 @@ class NamedTool(WireModel):
     function: NamedFunction
 
 
+class AllowedFunctions(WireModel):
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedTool], Field(fail_fast=True, min_length=1, max_length=MAX_TOOLS)]
+
+
+class AllowedTools(WireModel):
+    """Of the functions the model is told of it may call these only."""
+
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedFunctions
+
+
 WireTools = Annotated[list[Tool], Field(fail_fast=True, min_length=1, max_length=MAX_TOOLS)]
-WireToolChoice = Literal["none", "auto", "required"] | NamedTool
+WireToolChoice = Literal["none", "auto", "required"] | Annotated[NamedTool | AllowedTools, Field(discriminator="type")]
 
 
 def check_tools(tools: Sequence[Tool] | None, choice: WireToolChoice | None, parallel: bool | None) -> None:
@@ -133,8 +148,36 @@ def check_tools(tools: Sequence[Tool] | None, choice: WireToolChoice | None, par
         names.add(tool.function.name)
     if (size := len(orjson.dumps([tool.plain() for tool in tools]))) > MAX_TOOLS_BYTES:
         raise invalid(f"The tools have at most {MAX_TOOLS_BYTES} bytes together; these have {size}", "tools")
-    if isinstance(choice, NamedTool) and choice.function.name not in names:
-        raise invalid(f"There is no function {choice.function.name!r} in tools", "tool_choice.function.name")
+    for at, name in _chosen(choice):
+        if name not in names:
+            raise invalid(f"There is no function {name!r} in tools", f"tool_choice.{at}function.name")
+
+
+def _chosen(choice: WireToolChoice | None) -> Iterator[tuple[str, str]]:
+    """Yield the functions a choice names, each with its place in it."""
+    match choice:
+        case NamedTool(function=function):
+            yield "", function.name
+        case AllowedTools(allowed_tools=allowed):
+            for place, tool in enumerate(allowed.tools):
+                yield f"allowed_tools.tools[{place}].", tool.function.name
+
+
+def _kind(choice: WireToolChoice | None) -> ToolChoice:
+    match choice:
+        case NamedTool():
+            return "named"
+        case AllowedTools(allowed_tools=allowed):
+            return allowed.mode
+    return choice or "auto"
+
+
+def _callable(tools: Sequence[Tool], choice: WireToolChoice | None) -> list[Tool]:
+    """Return the tools that may be called."""
+    if not isinstance(choice, AllowedTools):
+        return list(tools)
+    names = {name for _, name in _chosen(choice)}
+    return [tool for tool in tools if tool.function.name in names]
 
 
 def tools_of(
@@ -146,17 +189,19 @@ def tools_of(
     """
     if tools is None or choice == "none":
         return None
-    is_named = isinstance(choice, NamedTool)
-    kind: ToolChoice = "named" if isinstance(choice, NamedTool) else (choice or "auto")
+    kind = _kind(choice)
+    may_be_called = _callable(tools, choice)
     answer = orjson.loads(form.text) if form is not None and kind == "auto" else None
-    is_held = kind == "auto" and (answer is not None or any(tool.function.strict for tool in tools))
+    is_held = kind == "auto" and (answer is not None or any(tool.function.strict for tool in may_be_called))
     return Tools(
         tuple(tool.plain() for tool in tools),
         kind,
         choice.function.name if isinstance(choice, NamedTool) else None,
-        parallel=parallel is not False and not is_named,
+        allowed=frozenset(tool.function.name for tool in may_be_called) if isinstance(choice, AllowedTools) else None,
+        parallel=parallel is not False and kind != "named",
         schemas={
-            tool.function.name: tool.arguments_schema() if tool.function.strict else _ANY_ARGUMENTS for tool in tools
+            tool.function.name: tool.arguments_schema() if tool.function.strict else _ANY_ARGUMENTS
+            for tool in may_be_called
         }
         if is_held
         else None,
@@ -173,20 +218,33 @@ def calls_constraint(
     if isinstance(choice, NamedTool):
         for place, tool in enumerate(tools):
             if tool.function.name == choice.function.name:
-                text = orjson.dumps(tool.arguments_schema()).decode()
-                return Constraint("json", text, f"tools[{place}].function.parameters")
-    if choice != "required":
+                return _constraint(tool.arguments_schema, f"tools[{place}].function.parameters")
+    if _kind(choice) != "required":
         return None
-    schema = {
+    may_be_called = _callable(tools, choice)
+    most = 1 if parallel is False else MAX_REQUIRED_CALLS
+
+    def schema(width: Width | None) -> dict[str, Any]:
+        return _calls_schema({tool.function.name: tool.arguments_schema(width) for tool in may_be_called}, most)
+
+    return _constraint(schema, "tools")
+
+
+def _constraint(schema: Callable[[Width | None], dict[str, Any]], param: str) -> Constraint:
+    def text(width: Width | None) -> str:
+        return orjson.dumps(schema(width)).decode()
+
+    return Constraint("json", text(None), param, looser=lambda: map(text, LESS))
+
+
+def _calls_schema(by_name: dict[str, dict[str, Any]], most: int) -> dict[str, Any]:
+    return {
         "type": "array",
         "minItems": 1,
-        "maxItems": 1 if parallel is False else MAX_REQUIRED_CALLS,
-        "items": {"anyOf": [_call_schema(tool.function.name) for tool in tools]},
-        "$defs": {
-            tool.function.name: _moved(tool.arguments_schema(), f"#/$defs/{tool.function.name}") for tool in tools
-        },
+        "maxItems": most,
+        "items": {"anyOf": [_call_schema(name) for name in by_name]},
+        "$defs": {name: _moved(schema, f"#/$defs/{name}") for name, schema in by_name.items()},
     }
-    return Constraint("json", orjson.dumps(schema).decode(), "tools")
 
 
 def _call_schema(name: str) -> dict[str, Any]:
@@ -200,11 +258,9 @@ def _call_schema(name: str) -> dict[str, Any]:
 
 def _moved(schema: Any, to: str) -> Any:
     """Return the schema with its references as they are when it stands below another root."""
-    if isinstance(schema, list):
-        return [_moved(part, to) for part in schema]
     if not isinstance(schema, dict):
         return schema
     return {
-        name: to + part[1:] if name == "$ref" and isinstance(part, str) else _moved(part, to)
+        name: to + part[1:] if name == "$ref" else mapped(name, part, lambda _, below: _moved(below, to))
         for name, part in schema.items()
     }

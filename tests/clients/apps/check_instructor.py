@@ -1,4 +1,4 @@
-"""instructor: objects of a class out of answers, by way of response_format."""
+"""instructor: objects of a class out of answers, by way of response_format and of calls."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import openai
 from facts import API, HEADERS, MODEL, NO_MODEL, PERSON, error_of, example, report
 from instructor.core import InstructorRetryException
 from person import Person
+from pydantic import model_validator
 
 plain = openai.OpenAI(base_url=API, api_key="none", default_headers=HEADERS, max_retries=0)
 messages = [{"role": "user", "content": PERSON}]
@@ -17,6 +18,23 @@ client = instructor.from_openai(plain, mode=instructor.Mode.JSON_SCHEMA)
 person, completion = client.chat.completions.create_with_completion(**fields)
 parts = list(client.chat.completions.create_partial(**fields))
 by_call = instructor.from_openai(plain, mode=instructor.Mode.TOOLS).chat.completions.create(**fields)
+
+tried: list[str] = []
+
+
+class PickyPerson(Person):
+    @model_validator(mode="after")
+    def _fails_once(self) -> PickyPerson:
+        tried.append(self.name)
+        if len(tried) == 1:
+            raise ValueError("say it once more")
+        return self
+
+
+# What was wrong goes back as the result of the call.
+picky = instructor.from_openai(plain, mode=instructor.Mode.TOOLS).chat.completions.create(
+    **fields | {"response_model": PickyPerson, "max_retries": 3, "messages": [*messages]}
+)
 
 try:
     client.chat.completions.create(**fields | {"model": NO_MODEL})
@@ -30,5 +48,7 @@ report(
     last_part=parts[-1].model_dump(),
     error=error,
     by_call=by_call.model_dump(),
+    by_second_call=picky.model_dump(),
+    tries=len(tried),
     example=example(),
 )

@@ -40,6 +40,7 @@ from tokka.engine.vllm.embedded import embedded_model
 from tokka.engine.vllm.failures import in_our_words, load_failure, one_line
 from tokka.engine.vllm.fast import made_fast
 from tokka.engine.vllm.grammars import Grammars, tokenizer_line
+from tokka.engine.vllm.looser import grammar_of
 from tokka.engine.vllm.machine import engine_version, is_cpu_build, prepare_environment
 from tokka.engine.vllm.output import EngineOutput
 from tokka.engine.vllm.outputs import PromptOutputs
@@ -274,7 +275,7 @@ class VllmEngine:
             for ids in prompts
         ]
         constraint = language.parsers.constraint(request)
-        grammar = None if constraint is None else await language.grammars.grammar(constraint)
+        grammar = None if constraint is None else await grammar_of(language.grammars, constraint)
         reading = language.parsers.reading(request, prompts[0])
         if reading is not None and language.parsers.shows_special(reading):
             request = replace(request, sampling=replace(request.sampling, skip_special_tokens=False))

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from tokka.core import ChatPrompt, Prompt, TextPrompt, TokensPrompt
 from tokka.engine.length import truncate
 from tokka.engine.template_rules import Messages, TemplateRules, find_rules
-from tokka.engine.vllm.templates import knows_tools
-from tokka.errors import ContextLengthExceeded, InvalidRequest, NoChatTemplate
+from tokka.engine.vllm.templates import knows_tools, reads
+from tokka.errors import ContextLengthExceeded, InvalidRequest, NoChatTemplate, UnsupportedParameter
 
 # Short texts are cheaper to tokenise than to hand to another thread (about 100 us a hop).
 _THREADS = 2
+# The field's name, and the variable's.
+_EFFORT = "reasoning_effort"
 
 
 class Renderer:
@@ -27,6 +30,7 @@ class Renderer:
         self._vocab_size = vocab_size
         # No token is longer, so a text this many times the context cannot fit: it need not be tokenised to be refused.
         self._longest_token_chars = max(map(len, tokenizer.get_vocab()), default=1)
+        self._reads_effort = reads(self.template, _EFFORT)
         self._knows_developer = "developer" in str(self.template)
         self._rules = self._find_rules()
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="render")
@@ -116,6 +120,7 @@ class Renderer:
     def _apply_template(self, prompt: ChatPrompt) -> str:
         if self.template is None:
             raise NoChatTemplate
+        prompt = self._with_effort(prompt)
         messages = [self._known_role(message) for message in prompt.messages]
         try:
             return self._write(
@@ -145,6 +150,16 @@ class Renderer:
                 messages, tools=tools, chat_template=template, tokenize=False, **variables
             )
         )
+
+    def _with_effort(self, prompt: ChatPrompt) -> ChatPrompt:
+        if prompt.reasoning_effort is None:
+            return prompt
+        if not self._reads_effort:
+            raise UnsupportedParameter(
+                f"'{_EFFORT}' is not supported by this model: its chat template does not read it. Leave it out.",
+                param=_EFFORT,
+            )
+        return replace(prompt, template_kwargs={**prompt.template_kwargs, _EFFORT: prompt.reasoning_effort})
 
     def _known_role(self, message: dict[str, Any]) -> dict[str, Any]:
         """OpenAI's newer name for the system role, where the template does not know it."""

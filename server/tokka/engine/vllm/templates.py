@@ -19,8 +19,8 @@ _MARKS = (
 )
 
 
-def knows_tools(template: Any) -> bool:
-    """Whether the template writes the tools it is given into the prompt."""
+def reads(template: Any, variable: str) -> bool:
+    """Whether the template asks for a variable that it is given."""
     from jinja2 import TemplateError
     from jinja2.meta import find_undeclared_variables
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -34,9 +34,14 @@ def knows_tools(template: Any) -> bool:
     try:
         # A block that only marks what the model itself wrote changes nothing here.
         parsed = environment.parse(template.replace("{% generation %}", "").replace("{% endgeneration %}", ""))
-        return "tools" in find_undeclared_variables(parsed)
+        return variable in find_undeclared_variables(parsed)
     except TemplateError:
-        return "tools" in template
+        return variable in template
+
+
+def knows_tools(template: Any) -> bool:
+    """Whether the template writes the tools it is given into the prompt."""
+    return reads(template, "tools")
 
 
 def parser_of(template: Any) -> str | None:

@@ -1,0 +1,32 @@
+"""A constraint that need not hold in full is loosened until it can be compiled."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import structlog
+
+from tokka.core import Constraint
+from tokka.engine.vllm.grammars import Grammars
+from tokka.errors import InvalidRequest
+
+log = structlog.get_logger("tokka.engine")
+
+
+async def grammar_of(grammars: Grammars, constraint: Constraint) -> str:
+    """Return the grammar of the tightest of a constraint's texts that can be compiled. Raises as `grammar` does."""
+    try:
+        return await grammars.grammar(constraint)
+    except InvalidRequest as error:
+        if constraint.looser is None:
+            raise
+        refused, tried = error, constraint.text
+    for text in constraint.looser():
+        if text == tried:
+            continue
+        log.debug("constraint_loosened", reason=refused.message)
+        try:
+            return await grammars.grammar(replace(constraint, text=text))
+        except InvalidRequest as error:
+            refused, tried = error, text
+    raise refused

@@ -1,0 +1,144 @@
+"""Schemas of functions that need not be enforced in full: what cannot be is taken out, where that only widens them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+
+import orjson
+from pydantic_core import PydanticCustomError
+
+from tokka.protocol.json_schema import (
+    MAX_SCHEMA_DEPTH,
+    ROOT_ONLY,
+    Path,
+    is_annotation,
+    is_enforced,
+    mapped,
+    most_properties_asked_for,
+    schema_text,
+    target,
+)
+
+# What expressions of the engine know nothing of: look-around, and what was matched before.
+_BEYOND_EXPRESSIONS = re.compile(r"\(\?<?[=!]|\\[1-9]|\\k<")
+# What is left if nothing else helps: names, kinds and values.
+_BARE = frozenset(
+    {
+        *("type", "enum", "const", "$ref", "$defs", "definitions", "anyOf", "allOf"),
+        *("properties", "required", "additionalProperties", "items", "prefixItems"),
+    }
+)
+# Without what cannot be enforced; without what is known to be refused where it is compiled, either; names, types and
+# values only; nothing.
+Width = Literal["enforced", "compiled", "bare", "any"]
+# What is tried in turn if a schema cannot be compiled.
+LESS: tuple[Width, ...] = ("compiled", "bare", "any")
+# A keyword that another one is read by: without the one the other would forbid more.
+_READ_BY = (
+    ("properties", "additionalProperties"),
+    ("patternProperties", "additionalProperties"),
+    ("prefixItems", "items"),
+)
+
+
+class _Narrower(Exception):
+    """Without something in it a schema would forbid more than with it."""
+
+
+def widened(schema: dict[str, Any], width: Width = "enforced") -> dict[str, Any] | None:
+    """Return the schema with what is enforced only, or less; None if it would be another one then."""
+    if width == "any":
+        return {}
+    try:
+        wide = _Widening(width).root(schema)
+        checked: dict[str, Any] = orjson.loads(schema_text(wide))
+    except (_Narrower, PydanticCustomError):
+        return None
+    return checked
+
+
+class _Widening:
+    """One pass over a schema and all below it. None of the keywords kept stands for a negation."""
+
+    def __init__(self, width: Width) -> None:
+        self._width = width
+        self._places: set[Path] = set()
+        # Schemas with a reference.
+        self._referring: list[dict[str, Any]] = []
+
+    def root(self, schema: dict[str, Any]) -> Any:
+        wide = self._schema((), {name: part for name, part in schema.items() if name not in ROOT_ONLY})
+        for referring in self._referring:
+            if target(referring["$ref"]) not in self._places:
+                del referring["$ref"]
+        return wide
+
+    def _schema(self, path: Path, schema: Any, depth: int = 1) -> Any:
+        self._places.add(path)
+        if not isinstance(schema, dict) or depth >= MAX_SCHEMA_DEPTH:
+            return schema if isinstance(schema, bool) else True
+        if "$id" in schema:
+            # References below start from it.
+            raise _Narrower
+        wide: dict[str, Any] = {}
+        for name, part in _one_of_as_any_of(schema).items():
+            if is_annotation(name):
+                wide[name] = part
+            elif is_enforced(name, part) and self._is_kept(name, part):
+                wide[name] = mapped(name, part, lambda step, below: self._schema((*path, *step), below, depth + 1))
+        for name, other in _READ_BY:
+            if name in schema and name not in wide:
+                wide.pop(other, None)
+        _mend(schema, wide)
+        if "$ref" in wide:
+            self._referring.append(wide)
+        return wide
+
+    def _is_kept(self, name: str, value: Any) -> bool:
+        match self._width:
+            case "enforced":
+                return True
+            case "compiled":
+                return not _is_refused(name, value)
+            case "bare":
+                return name in _BARE
+        return False
+
+
+def _one_of_as_any_of(schema: dict[str, Any]) -> dict[str, Any]:
+    """Alternatives that are widened may overlap: none would be left of those that do."""
+    if "oneOf" not in schema:
+        return schema
+    if "anyOf" in schema:
+        return {name: part for name, part in schema.items() if name != "oneOf"}
+    return {"anyOf" if name == "oneOf" else name: part for name, part in schema.items()}
+
+
+def _is_refused(name: str, value: Any) -> bool:
+    if name == "pattern":
+        return bool(_BEYOND_EXPRESSIONS.search(value))
+    # Whether two patterns overlap is not known here.
+    return name == "patternProperties" and (len(value) > 1 or any(map(_BEYOND_EXPRESSIONS.search, value)))
+
+
+def _mend(schema: dict[str, Any], wide: dict[str, Any]) -> None:
+    """Keep of a schema what can be kept in another form."""
+    required = schema.get("required")
+    if isinstance(required, list) and "required" not in wide:
+        wide["required"] = list(dict.fromkeys(name for name in required if isinstance(name, str)))
+    if wide.get("minProperties", 0) > most_properties_asked_for(wide):
+        del wide["minProperties"]
+    if schema.get("nullable") is True:
+        _allow_null(wide)
+
+
+def _allow_null(wide: dict[str, Any]) -> None:
+    """As OpenAPI 3.0 says it."""
+    if "type" in wide:
+        types = wide["type"] if isinstance(wide["type"], list) else [wide["type"]]
+        wide["type"] = types if "null" in types else [*types, "null"]
+    if "const" in wide:
+        wide["enum"] = [wide.pop("const"), *wide.get("enum", ())]
+    if "enum" in wide and None not in wide["enum"]:
+        wide["enum"] = [*wide["enum"], None]

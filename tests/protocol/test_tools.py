@@ -1,0 +1,101 @@
+"""What the arguments of functions are held to: the tightest schema, and wider ones for where it cannot be compiled."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tests.protocol.test_constraint import chat
+from tokka.core import Constraint
+
+NAMED = {"type": "function", "function": {"name": "f"}}
+ANY = {"type": "object"}
+PATH = {"type": "string", "format": "path"}
+OVERLAPPING = {"oneOf": [{"type": "number"}, {"type": "integer"}]}
+
+
+def tool(name: str, parameters: Any = None, **fields: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "parameters": parameters, **fields}}
+
+
+def held(choice: Any, *tools: dict[str, Any], **fields: Any) -> Constraint:
+    constraint = chat(tools=tools, tool_choice=choice, **fields).to_core().sampling.constraint
+    assert constraint is not None
+    return constraint
+
+
+def levels(constraint: Constraint) -> list[Any]:
+    """Return the schemas in turn, each once."""
+    assert constraint.looser is not None
+    return [json.loads(text) for text in dict.fromkeys((constraint.text, *constraint.looser()))]
+
+
+def properties(**schemas: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": schemas, "required": sorted(schemas)}
+
+
+def test_one_keyword_that_cannot_be_enforced_leaves_the_others() -> None:
+    schema = {**properties(x=PATH), "propertyNames": {"maxLength": 3}}
+    constraint = held(NAMED, tool("f", schema))
+    assert levels(constraint) == [properties(x={"type": "string"}), ANY]
+    assert constraint.param == "tools[0].function.parameters"
+
+
+def test_what_may_not_compile_has_schemas_for_that() -> None:
+    assert levels(held(NAMED, tool("f", properties(x=OVERLAPPING)))) == [
+        properties(x=OVERLAPPING),
+        properties(x={"anyOf": OVERLAPPING["oneOf"]}),
+        ANY,
+    ]
+
+
+def test_a_strict_function_is_held_to_its_schema_or_refused() -> None:
+    assert levels(held(NAMED, tool("f", properties(x=OVERLAPPING), strict=True))) == [properties(x=OVERLAPPING)]
+    assert len(levels(held(NAMED, tool("f"), tool("g", ANY)))) == 1
+
+
+def test_each_function_is_loosened_as_far_as_it_may_be() -> None:
+    strict = properties(y=OVERLAPPING)
+    made = levels(held("required", tool("f", properties(x=OVERLAPPING)), tool("g", strict, strict=True), tool("h")))
+    assert [level["$defs"]["f"] for level in made] == [
+        properties(x=OVERLAPPING),
+        properties(x={"anyOf": OVERLAPPING["oneOf"]}),
+        ANY,
+    ]
+    assert all(level["$defs"]["g"] == strict for level in made)
+    assert all(level["$defs"]["h"]["additionalProperties"] is False for level in made)
+
+
+def allowed(mode: str, *names: str) -> dict[str, Any]:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
+def test_of_the_functions_it_is_told_of_a_model_may_call_those_that_are_allowed() -> None:
+    tools = [tool("f"), tool("g", strict=True), tool("h")]
+    made = levels(held(allowed("required", "h", "f"), *tools))
+    assert [set(level["$defs"]) for level in made] == [{"f", "h"}]
+    for mode in ("auto", "required"):
+        told = chat(tools=tools, tool_choice=allowed(mode, "h", "f")).prompt().tools
+        assert told is not None
+        assert (told.choice, told.names, len(told.functions)) == (mode, {"f", "h"}, 3)
+        # The strict one is not called.
+        assert told.schemas is None
+    told = chat(tools=tools, tool_choice=allowed("auto", "g")).prompt().tools
+    assert told is not None
+    assert set(told.schemas or ()) == {"g"}
+
+
+def test_references_are_moved_with_their_schema_and_data_is_left_alone() -> None:
+    data = {"$ref": "#/x", "items": {"$ref": "#"}}
+    schema = {
+        "type": "object",
+        "properties": {"a": {"$ref": "#/$defs/d"}, "$ref": {"const": data}, "e": {"enum": [data]}},
+        "$defs": {"d": {"default": data, "anyOf": [{"$ref": "#"}]}},
+    }
+    (first, *_) = levels(held("required", tool("f", schema)))
+    assert first["$defs"]["f"] == {
+        "type": "object",
+        "properties": {"a": {"$ref": "#/$defs/f/$defs/d"}, "$ref": {"const": data}, "e": {"enum": [data]}},
+        "$defs": {"d": {"default": data, "anyOf": [{"$ref": "#/$defs/f"}]}},
+    }
