@@ -6,10 +6,11 @@ import json
 from typing import Any
 
 import pytest
-from llguidance import LLMatcher, LLTokenizer
+from llguidance import LLTokenizer
 
 from tests.engine.vllm.tokenizer import EOS, byte_tokenizer
 from tokka.engine.vllm.grammar import Compiler
+from tokka.engine.vllm.limits import matcher_of
 
 SCHEMAS = {
     "get_weather": {
@@ -42,7 +43,7 @@ def follows(text: str, *, marks_are_tokens: bool, answer: Any = None) -> bool:
         for number, piece in enumerate(part.split("<tool_call>")):
             ids += [OPENER] if number and marks_are_tokens else [*b"<tool_call>"] if number else []
             ids += piece.encode()
-    matcher = LLMatcher(LLTokenizer(raw, n_vocab=CLOSER + 1, eos_token=EOS), grammar, log_level=0)
+    matcher = matcher_of(LLTokenizer(raw, n_vocab=CLOSER + 1, eos_token=EOS), grammar)
     assert not matcher.is_error(), matcher.get_error()
     return bool(matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting())
 

@@ -274,14 +274,16 @@ class VllmEngine:
             for ids in prompts
         ]
         constraint = language.parsers.constraint(request)
-        grammar = None if constraint is None else await language.grammars.grammar(constraint)
+        copies = request.sampling.n if is_greedy(request.sampling, self._defaults) else 1
+        choices = len(prompts) * request.sampling.n // copies
+        grammar = None if constraint is None else await language.grammars.grammar(constraint, choices)
         reading = language.parsers.reading(request, prompts[0])
         if reading is not None and language.parsers.shows_special(reading):
             request = replace(request, sampling=replace(request.sampling, skip_special_tokens=False))
         readers = None if reading is None else Readers(reading)
         inbox = Inbox(gathers=not request.stream)
         outputs = [
-            self._outputs(request, at, ids, limit, inbox)
+            self._outputs(request, at, ids, limit, inbox, copies)
             for at, (ids, limit) in enumerate(zip(prompts, limits, strict=True))
         ]
         yield Accepted(tuple(prompts), tuple(limits))
@@ -332,13 +334,15 @@ class VllmEngine:
             raise EngineError("The engine is not running.")
         return self._language
 
-    def _outputs(self, request: GenerateRequest, at: int, ids: list[int], limit: int, inbox: Inbox) -> PromptOutputs:
+    def _outputs(
+        self, request: GenerateRequest, at: int, ids: list[int], limit: int, inbox: Inbox, copies: int
+    ) -> PromptOutputs:
         return PromptOutputs(
             at,
             ids,
             request.sampling,
             inbox,
-            copies=request.sampling.n if is_greedy(request.sampling, self._defaults) else 1,
+            copies=copies,
             limit=limit,
             echo=self._echoed(request, at, ids) if request.echo else None,
             vocabulary=self._ready().vocabulary,
