@@ -12,8 +12,9 @@ from tokka.core import ChoiceDone, Event, PromptEcho, Sampling, TextDelta
 from tokka.engine import inbox as inbox_module
 from tokka.engine.inbox import Inbox
 from tokka.engine.vllm.decode import Vocabulary
+from tokka.engine.vllm.failures import EndedByEngine
 from tokka.engine.vllm.outputs import PromptOutputs
-from tokka.errors import EngineDied, EngineError
+from tokka.errors import EngineDied
 
 EOS = 0
 
@@ -161,7 +162,7 @@ async def test_prompt_that_is_only_scored_has_no_completion() -> None:
 async def test_an_end_that_is_no_answer_is_an_error(reason: str) -> None:
     prompt = Prompt(Sampling())
     assert prompt.sequence.take([], reason, None, None)
-    with pytest.raises(EngineError):
+    with pytest.raises(EndedByEngine):
         await prompt.inbox.get()
 
 

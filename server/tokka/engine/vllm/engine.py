@@ -300,7 +300,7 @@ class VllmEngine:
                         for read in readers.read(event):
                             yield read
         except Exception as error:
-            raise in_our_words(error) from error
+            raise in_our_words(error, constraint) from error
         yield Finished(
             Usage(
                 prompt_tokens=sum(map(len, prompts)),

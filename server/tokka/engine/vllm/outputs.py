@@ -10,7 +10,7 @@ from tokka.core import ChoiceDone, FinishReason, PromptEcho, Sampling, TextDelta
 from tokka.engine.choice import Choice
 from tokka.engine.inbox import Inbox
 from tokka.engine.vllm.decode import Vocabulary
-from tokka.errors import EngineError
+from tokka.engine.vllm.failures import EndedByEngine
 
 
 class PromptOutputs:
@@ -96,18 +96,6 @@ class PromptOutputs:
     def fail(self, error: Exception) -> None:
         self._inbox.fail(error)
 
-    def fail_for(self, reason: str) -> None:
-        """End the request as the engine did, which is for a reason that is neither its end nor its length."""
-        if (constraint := self._sampling.constraint) is not None:
-            # guidance.py says so at a limit of the library, and where nothing fits what the schema leads to.
-            text = (
-                f"The answer could not be continued: '{constraint.param}' became too complex, or allows nothing here."
-                " Make it simpler."
-            )
-            self.fail(EngineError(text, should_retry=False))
-        else:
-            self.fail(EngineError(f"The engine ended this request: {reason}."))
-
     def _for_each_copy(self, first: int, delta: TextDelta | None, done: ChoiceDone | None) -> None:
         for index in range(first, first + self._copies):
             own = replace(delta, index=index) if delta else TextDelta(index, "", ())
@@ -160,7 +148,7 @@ class SequenceOutputs:
         token, if there are any.
         """
         if reason not in (None, "stop", "length"):
-            self._prompt.fail_for(reason)
+            self._prompt.fail(EndedByEngine(reason))
             return True
         if reason is None and self._prompt.waits():
             self._kept += token_ids
