@@ -201,3 +201,11 @@ async def test_tokens_nobody_waits_for_are_taken_together_unless_each_counts(
     assert "".join(event.text for event in events if isinstance(event, TextDelta)) == "Hello"
     assert events[-1] == ChoiceDone(0, "length", cumulative_logprob=None if sampling.logprobs is None else -2.5)
     assert prompt.outputs.completion_tokens == 5
+
+
+async def test_nothing_is_taken_of_a_choice_that_its_reader_has_ended() -> None:
+    prompt = Prompt(Sampling(n=2), at=1, copies=1)
+    assert not await prompt.step("ab")
+    prompt.outputs.end(2)
+    assert prompt.sequence.take([ord("c")], None, None, None)
+    assert prompt.outputs.completion_tokens == 2

@@ -90,7 +90,7 @@ class Compiler:
                     return LLMatcher.grammar_from_regex("|".join(map(re.escape, orjson.loads(text))))
                 case "calls":
                     held = orjson.loads(text)
-                    return LLMatcher.grammar_from_lark(calls_grammar(held["functions"], held["answer"], self._added))
+                    return LLMatcher.grammar_from_lark(calls_grammar(**held, added=self._added))
                 case _:
                     return LLMatcher.grammar_from_lark(any_to_lark(text))
         except Exception as error:
@@ -143,28 +143,32 @@ class Compiler:
                 raise Refused(why, at + self._step_to_pattern(part, states, steps))
 
 
-def calls_grammar(schemas: dict[str, Any], answer: dict[str, Any] | None, added: frozenset[str]) -> str:
+def calls_grammar(
+    functions: dict[str, Any], answer: dict[str, Any] | None, *, parallel: bool, added: frozenset[str]
+) -> str:
     """Return a grammar of any text, in which calls in the form of Hermes are held to their functions' schemas.
 
-    `answer`: the schema of a text without calls; then calls stand alone. `added`: the marks that are tokens of their
-    own; text never matches those.
+    `functions`: their schemas. `answer`: the schema of a text without calls; then calls stand alone. `parallel`: there
+    may be several. `added`: the marks that are tokens of their own; text never matches those.
     """
     mark = "<tool_call>" if "<tool_call>" in added else '"<tool_call>"'
     closer = "</tool_call>" if "</tool_call>" in added else '"</tool_call>"'
     if answer is None:
         lazy = "" if "<tool_call>" in added else "[lazy]"
-        lines = ["start: (opener call closer)* TEXT", "TEXT: /(.|\\n)*/", f"opener{lazy}: TEXT {mark}"]
+        start = "(opener call closer)* TEXT" if parallel else "TEXT | opener call closer"
+        lines = [f"start: {start}", "TEXT: /(.|\\n)*/", f"opener{lazy}: TEXT {mark}"]
     else:
+        more = ' ("\\n" opener call closer)*' if parallel else ""
         lines = [
-            'start: answer | opener call closer ("\\n" opener call closer)*',
+            f"start: answer | opener call closer{more}",
             f"answer: %json {orjson.dumps({**answer, 'x-guidance': _JSON_OPTIONS}).decode()}",
             f"opener: {mark}",
         ]
     lines += [
         f"closer: {closer}",
-        f"call: {' | '.join(f'call_{place}' for place in range(len(schemas)))}",
+        f"call: {' | '.join(f'call_{place}' for place in range(len(functions)))}",
     ]
-    for place, (name, schema) in enumerate(schemas.items()):
+    for place, (name, schema) in enumerate(functions.items()):
         head = orjson.dumps(f'\n{{"name": "{name}", "arguments": ').decode()
         body = orjson.dumps({**schema, "x-guidance": _HERMES_JSON}).decode()
         lines.append(f'call_{place}: {head} %json {body} "}}\\n"')

@@ -44,6 +44,7 @@ class PromptOutputs:
         # Nothing in the text can end a choice, and nothing is said of single tokens.
         self._takes_lumps = not sampling.stop and sampling.logprobs is None and limit > 0
         self._choices: list[Choice] = []
+        self._ended: set[int] = set()
         self.cached_tokens = 0
 
     @property
@@ -92,6 +93,14 @@ class PromptOutputs:
         else:
             self._for_each_copy(first, delta, done)
         return done is not None
+
+    def end(self, index: int) -> None:
+        """Take nothing more of a choice: its reader has ended it, and with it the copies."""
+        first = self._prompt_index * self._sampling.n
+        self._ended.add(first + (index - first) // self._copies * self._copies)
+
+    def is_ended(self, first: int) -> bool:
+        return first in self._ended
 
     def fail(self, error: Exception) -> None:
         self._inbox.fail(error)
@@ -147,6 +156,8 @@ class SequenceOutputs:
         `reason`: why vLLM ended it, `stop`: the id of the token that did. `scores`: vLLM's logprobs, one entry for each
         token, if there are any.
         """
+        if self._prompt.is_ended(self._first):
+            return True
         if reason not in (None, "stop", "length"):
             self._prompt.fail(EndedByEngine(reason))
             return True
