@@ -32,6 +32,7 @@ _MEMORY_BYTES = 64 << 20
 _STACK_BYTES = 1 << 20
 # Of a trial run: what fits nothing does so in the first few, what grows without end has met its limit by the last.
 _TRIAL_STEPS = 200
+_TRIAL_S = 0.3
 _BLAME_S = 0.3
 # A reference that does not lead to a part taken out of its schema.
 _ELSEWHERE = re.compile(r'"\$ref":"#(?!/\$defs/|/definitions/)')
@@ -102,8 +103,9 @@ class Compiler:
         matcher = matcher_of(self._tokenizer, with_limit(grammar, states))
         # The same steps each time.
         chance = random.Random(0)  # noqa: S311 - no secret
+        until_s = time.thread_time() + _TRIAL_S
         for _ in range(steps):
-            if matcher.is_error():
+            if matcher.is_error() or time.thread_time() > until_s:
                 break
             token = self._any_of(matcher.compute_bitmask(), chance)
             if token == self._eos or matcher.is_stopped():
