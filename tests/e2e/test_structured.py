@@ -6,7 +6,9 @@ import asyncio
 import json
 import os
 import re
+import time
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any, Literal
 
 import httpx
@@ -303,8 +305,8 @@ NASTY: dict[str, tuple[dict[str, Any], set[int]]] = {
     "nested repetition": ({"regex": "((a{1,100}){1,100}){1,100}"}, {200, 400}),
     "backtracking": ({"regex": "(a+)+(b|c*)*$"}, {200}),
     "a repetition without bound": ({"regex": "a{1,1000000}"}, {200, 400}),
-    "many states": ({"regex": r"(.*[ab]){1,200}.{30}c"}, {200, 400, 500}),
-    "many more states": ({"regex": r"(\w+[a-m]\w{20})+ x"}, {200, 400, 500}),
+    "many states": ({"regex": r"(.*[ab]){1,200}.{30}c"}, {400}),
+    "many more states": ({"regex": r"(\w+[a-m]\w{20})+ x"}, {400}),
     "alternatives": ({"regex": "|".join(f".*w{i}.{{{i % 17}}}x" for i in range(400))}, {200, 400}),
     "braces": ({"regex": "(" * 4000 + "a" + ")" * 4000}, {400}),
     "a null byte": ({"regex": "a\0b"}, {200, 400}),
@@ -360,6 +362,43 @@ def test_a_nasty_constraint_harms_nobody(client: httpx.Client, smollm2: Program,
     assert response.status_code in statuses, response.text
     serves(client)
     assert smollm2.core().pid == engine
+
+
+def test_with_many_choices_a_nasty_one_is_refused(client: httpx.Client) -> None:
+    for regex in (r"(\w+[a-m]\w{20})+ x", r"(\w+[a-m]\w{10})+ x"):
+        body = completion(structured_outputs={"regex": regex}, max_tokens=300, temperature=1, n=64)
+        response = client.post(TEXT, json=body)
+        assert response.status_code == 400, response.text
+        assert response.json()["error"]["param"] == "structured_outputs.regex"
+
+
+async def test_one_that_grows_late_takes_little_memory_and_nobodys_time(smollm2: Program) -> None:
+    """It begins as a plain text, longer than it is tried for; then each character makes thousands of states."""
+    regex = " the capital of Finland and has a population of about 600 thousand people" * 14 + r"(\w+[a-m]\w{20})+ x"
+    nasty = completion(structured_outputs={"regex": regex}, max_tokens=500, temperature=1, n=16, seed=1)
+    core, largest = smollm2.core(), 0
+    before = core.memory_info().rss
+    arrivals: list[float] = []
+
+    async with httpx.AsyncClient(base_url=smollm2.url, timeout=120) as client:
+        ending = asyncio.create_task(client.post(TEXT, json=nasty))
+        plain = completion(max_tokens=1000, stream=True, ignore_eos=True)
+        async with client.stream("POST", TEXT, json=plain) as response:
+            async for line in response.aiter_lines():
+                if line.startswith("data: "):
+                    arrivals.append(time.monotonic())
+                    largest = max(largest, core.memory_info().rss)
+                if ending.done():
+                    break
+        ended = await ending
+    assert ended.status_code == 500, ended.text[:300]
+    assert ended.json()["error"]["param"] == "structured_outputs.regex"
+    assert ended.headers["x-should-retry"] == "false"
+    assert largest - before < 200 << 20
+    # As many as it has steps.
+    assert len(arrivals) > 100
+    assert max(later - earlier for earlier, later in pairwise(arrivals)) < 5
+    assert smollm2.core().pid == core.pid
 
 
 async def test_while_nasty_ones_are_refused_others_are_answered(smollm2: Program) -> None:

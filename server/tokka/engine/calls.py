@@ -129,6 +129,12 @@ class CallReader:
     def count(self) -> int:
         return len(self._calls)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the last call that may be is complete; where a constraint sees to that, it ends the answer, too."""
+        is_within = self._state in (self._in_arguments, self._in_tail)
+        return len(self._calls) >= self._most and not is_within and not self._form.is_certain
+
     def feed(self, text: str) -> list[Piece]:
         """Add text; return what is certain with it."""
         self._everything.append(text)

@@ -35,6 +35,11 @@ class HarmonyReader:
         """What has come and was not passed on: no head of a part, but the beginning of what may be no mark."""
         return "" if self._in_head or self._is_call or self._is_thought else self._text
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the last call that may be is complete."""
+        return self._in_head and self.count >= self._most
+
     def feed(self, text: str) -> list[Piece]:
         """Add text; return what is certain with it."""
         self._text += text

@@ -30,9 +30,12 @@ class Reading:
 class Readers:
     """The readers of a request's choices."""
 
-    def __init__(self, reading: Reading) -> None:
+    def __init__(self, reading: Reading, end: Callable[[int], None] = lambda _: None) -> None:
+        """`end`: told of a choice that has made all the calls it may make; what comes of it after that is not read."""
         self._reading = reading
+        self._end = end
         self._readers: dict[int, ChoiceReader] = {}
+        self._ended: set[int] = set()
 
     @property
     def reasoning_tokens(self) -> int:
@@ -41,8 +44,15 @@ class Readers:
     def read(self, event: Event) -> Iterator[Event]:
         """Yield what an event of the engine becomes."""
         match event:
+            case TextDelta() | ChoiceDone() if event.index in self._ended:
+                pass
             case TextDelta():
-                yield from self._reader(event.index).read(event)
+                reader = self._reader(event.index)
+                yield from reader.read(event)
+                if reader.is_full:
+                    self._ended.add(event.index)
+                    self._end(event.index)
+                    yield from reader.end(ChoiceDone(event.index, "stop"), early=True)
             case ChoiceDone():
                 yield from self._reader(event.index).end(event)
             case _:
@@ -72,6 +82,10 @@ class ChoiceReader:
         self._token_ids: list[int] = []
         self._calls = _call_reader(reading)
 
+    @property
+    def is_full(self) -> bool:
+        return self._calls.is_full
+
     def read(self, delta: TextDelta) -> Iterator[Event]:
         text = ""
         if self._reading.count_thoughts:
@@ -84,10 +98,11 @@ class ChoiceReader:
         held = (self._thoughts.held if self._thoughts else "") + self._calls.held + delta.held
         yield replace(delta, text=text, held=held)
 
-    def end(self, done: ChoiceDone) -> Iterator[Event]:
+    def end(self, done: ChoiceDone, *, early: bool = False) -> Iterator[Event]:
+        """Yield what is left at its end. `early`: the model was not done, but what it has said is all that may be."""
         is_cut = done.finish_reason == "length"
         text = ""
-        for event in self._last_events(cut_short=is_cut):
+        for event in self._last_events(cut_short=is_cut or early):
             if isinstance(event, str):
                 text += event
             else:
@@ -134,6 +149,7 @@ class _PlainText:
     """No calls: all of it is text."""
 
     held = ""
+    is_full = False
     count = 0
 
     def feed(self, text: str) -> list[Piece]:
@@ -147,6 +163,7 @@ class _NamedCall:
     """One call that was decided before: all of the text is its arguments."""
 
     held = ""
+    is_full = False
     count = 1
 
     def __init__(self, name: str) -> None:

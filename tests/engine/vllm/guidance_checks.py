@@ -9,6 +9,7 @@ import pytest
 
 from tests.engine.vllm.tokenizer import EOS, byte_tokenizer
 from tokka.engine.vllm import guidance
+from tokka.engine.vllm.limits import STATES, with_limit
 
 # What torch and vLLM say of themselves when they are imported.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -31,7 +32,7 @@ def backend() -> Any:
 
 
 def compiled(backend: Any, lark: str) -> Any:
-    return backend.compile_grammar(None, lark)
+    return backend.compile_grammar(None, with_limit(lark, STATES))
 
 
 def test_a_grammar_is_followed_to_its_end(backend: Any) -> None:
@@ -63,3 +64,21 @@ def test_what_is_kept_is_bounded(backend: Any) -> None:
 def test_what_was_not_made_ready_is_an_error(backend: Any, grammar: str) -> None:
     with pytest.raises(ValueError, match="does not compile"):
         compiled(backend, grammar)
+
+
+def test_what_has_no_limit_is_an_error(backend: Any) -> None:
+    with pytest.raises(ValueError, match="no limit"):
+        backend.compile_grammar(None, 'start: "ab"')
+
+
+def test_what_grows_too_large_has_failed_and_takes_no_end(backend: Any) -> None:
+    # A character is some states.
+    grammar = compiled(backend, f"start: /.{{0,{2 * STATES}}}/")
+    bitmask = backend.allocate_token_bitmask(1)
+    taken = 0
+    while taken < STATES and grammar.accept_tokens("r", [ord("a")]):
+        grammar.fill_bitmask(bitmask, 0)
+        taken += 1
+    assert STATES / 10 < taken < STATES
+    assert "too many states" in grammar.ll_matcher.get_error()
+    assert not grammar.accept_tokens("r", [EOS])

@@ -14,12 +14,13 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.engine.vllm.tokenizer import byte_tokenizer
+from tests.engine.vllm.tokenizer import byte_tokenizer, word_tokenizer
 from tests.program import eventually, runs
 from tokka.core import Constraint, ConstraintKind
 from tokka.engine.processes import COMPILER_NAME, activity
 from tokka.engine.vllm.grammars import Grammars
-from tokka.errors import EngineDied, InvalidRequest, UnsupportedParameter
+from tokka.engine.vllm.limits import COMPILE_S
+from tokka.errors import EngineDied, InvalidRequest, ServerOverloaded, UnsupportedParameter
 
 pytestmark = pytest.mark.engine
 
@@ -149,14 +150,76 @@ async def test_what_crashes_the_compiler_is_refused_and_the_next_is_served(gramm
     await grammars.grammar(GOOD)
 
 
-async def test_a_client_that_leaves_does_not_confuse_the_answers(grammars: Grammars) -> None:
+async def test_what_grows_without_end_is_refused_where_it_stands() -> None:
+    grows = "([a-z]+[a-m][a-z]{30})+ x"
+    grammars = Grammars(word_tokenizer())
+    try:
+        refused = await refusal(grammars, Constraint("regex", grows, "field"))
+        assert refused.param == "field"
+        assert "too complex" in refused.message
+        schema = {
+            "type": "object",
+            "properties": {"a": {"type": "string", "pattern": f"^{grows}$"}, "b": {"type": "string"}},
+            "required": ["a", "b"],
+        }
+        assert (await refusal(grammars, Constraint("json", json.dumps(schema), "x"))).param == "x.properties.a.pattern"
+    finally:
+        await grammars.close()
+
+
+async def test_many_choices_have_less_room_each() -> None:
+    grows = Constraint("regex", "([a-z]+[a-m][a-z]{16})+ x", "field")
+    grammars = Grammars(word_tokenizer())
+    try:
+        assert await grammars.grammar(grows, choices=8)
+        with pytest.raises(InvalidRequest, match="more than 8 choices"):
+            await grammars.grammar(grows, choices=9)
+        assert await grammars.grammar(GOOD, choices=128)
+    finally:
+        await grammars.close()
+
+
+async def test_a_busy_machine_refuses_nothing(grammars: Grammars) -> None:
     await grammars.grammar(GOOD)
-    asking = asyncio.create_task(grammars.grammar(SLOW))
-    await asyncio.sleep(0)
+    process = compiler()
+    assert process is not None
+    process.suspend()
+    asking = asyncio.create_task(grammars.grammar(Constraint("regex", "never seen", "x")))
+    await asyncio.sleep(2 * COMPILE_S)
+    assert not asking.done()
+    process.resume()
+    assert "never" in await asking
+    assert compiler() == process
+
+
+async def test_what_gets_no_processor_may_come_again(grammars: Grammars, monkeypatch: pytest.MonkeyPatch) -> None:
+    await grammars.grammar(GOOD)
+    process = compiler()
+    assert process is not None
+    monkeypatch.setattr("tokka.engine.vllm.grammars._ANSWER_S", 0.2)
+    process.suspend()
+    never = Constraint("regex", "never seen", "x")
+    with pytest.raises(ServerOverloaded):
+        await grammars.grammar(never)
+    monkeypatch.undo()
+    assert "never" in await grammars.grammar(never)
+
+
+async def test_a_client_that_leaves_ends_nothing(grammars: Grammars) -> None:
+    await grammars.grammar(GOOD)
+    process = compiler()
+    assert process is not None
+    process.suspend()
+    asking = asyncio.create_task(grammars.grammar(Constraint("regex", "left alone", "x")))
+    await asyncio.sleep(0.1)
     asking.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await asking
+    process.resume()
     assert "never" in await grammars.grammar(Constraint("regex", "never seen", "x"))
+    assert compiler() == process
+    # Nor is it asked once more.
+    process.suspend()
+    async with asyncio.timeout(0.5):
+        assert "left" in await grammars.grammar(Constraint("regex", "left alone", "x"))
 
 
 async def test_a_process_that_somebody_killed_is_replaced(grammars: Grammars) -> None:

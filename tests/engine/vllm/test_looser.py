@@ -7,13 +7,14 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
 import pytest
-from llguidance import LLMatcher, LLTokenizer
+from llguidance import LLTokenizer
 from pydantic import BaseModel, Field
 
 from tests.engine.vllm.tokenizer import EOS, byte_tokenizer
 from tests.protocol.test_tools import NAMED, held, properties, tool
 from tokka.core import Constraint
 from tokka.engine.vllm.grammars import Grammars
+from tokka.engine.vllm.limits import matcher_of
 from tokka.engine.vllm.looser import grammar_of
 from tokka.errors import InvalidRequest
 from tokka.protocol.constraint import JsonSchemaFormat, format_constraint
@@ -35,7 +36,7 @@ async def fits(grammars: Grammars, constraint: Constraint, *values: Any) -> list
     found = []
     for value in values:
         text = json.dumps(value, separators=(",", ":")).encode()
-        matcher = LLMatcher(tokenizer, grammar, log_level=0)
+        matcher = matcher_of(tokenizer, grammar)
         found.append(matcher.try_consume_tokens([*text]) == len(text) and matcher.is_accepting())
     return found
 

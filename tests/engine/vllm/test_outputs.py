@@ -12,8 +12,9 @@ from tokka.core import ChoiceDone, Event, PromptEcho, Sampling, TextDelta
 from tokka.engine import inbox as inbox_module
 from tokka.engine.inbox import Inbox
 from tokka.engine.vllm.decode import Vocabulary
+from tokka.engine.vllm.failures import EndedByEngine
 from tokka.engine.vllm.outputs import PromptOutputs
-from tokka.errors import EngineDied, EngineError
+from tokka.errors import EngineDied
 
 EOS = 0
 
@@ -161,7 +162,7 @@ async def test_prompt_that_is_only_scored_has_no_completion() -> None:
 async def test_an_end_that_is_no_answer_is_an_error(reason: str) -> None:
     prompt = Prompt(Sampling())
     assert prompt.sequence.take([], reason, None, None)
-    with pytest.raises(EngineError):
+    with pytest.raises(EndedByEngine):
         await prompt.inbox.get()
 
 
@@ -200,3 +201,11 @@ async def test_tokens_nobody_waits_for_are_taken_together_unless_each_counts(
     assert "".join(event.text for event in events if isinstance(event, TextDelta)) == "Hello"
     assert events[-1] == ChoiceDone(0, "length", cumulative_logprob=None if sampling.logprobs is None else -2.5)
     assert prompt.outputs.completion_tokens == 5
+
+
+async def test_nothing_is_taken_of_a_choice_that_its_reader_has_ended() -> None:
+    prompt = Prompt(Sampling(n=2), at=1, copies=1)
+    assert not await prompt.step("ab")
+    prompt.outputs.end(2)
+    assert prompt.sequence.take([ord("c")], None, None, None)
+    assert prompt.outputs.completion_tokens == 2

@@ -6,10 +6,11 @@ import json
 from typing import Any
 
 import pytest
-from llguidance import LLMatcher, LLTokenizer
+from llguidance import LLTokenizer
 
 from tests.engine.vllm.tokenizer import EOS, byte_tokenizer
 from tokka.engine.vllm.grammar import Compiler
+from tokka.engine.vllm.limits import matcher_of
 
 SCHEMAS = {
     "get_weather": {
@@ -24,7 +25,7 @@ SCHEMAS = {
 OPENER, CLOSER = EOS + 1, EOS + 2
 
 
-def follows(text: str, *, marks_are_tokens: bool, answer: Any = None) -> bool:
+def follows(text: str, *, marks_are_tokens: bool, answer: Any = None, parallel: bool = True) -> bool:
     """Tell whether a model may write this text and end there."""
     line = byte_tokenizer()
     tokenizer: dict[str, Any] = json.loads(line["tokenizer"])
@@ -35,14 +36,15 @@ def follows(text: str, *, marks_are_tokens: bool, answer: Any = None) -> bool:
             {"id": CLOSER, "content": "</tool_call>", **flags},
         ]
     raw = json.dumps(tokenizer)
-    grammar = Compiler(raw, CLOSER + 1, EOS).grammar("calls", json.dumps({"functions": SCHEMAS, "answer": answer}))
+    held = json.dumps({"functions": SCHEMAS, "answer": answer, "parallel": parallel})
+    grammar = Compiler(raw, CLOSER + 1, EOS).grammar("calls", held)
     ids: list[int] = []
     for place, part in enumerate(text.split("</tool_call>")):
         ids += [CLOSER] if place and marks_are_tokens else [*b"</tool_call>"] if place else []
         for number, piece in enumerate(part.split("<tool_call>")):
             ids += [OPENER] if number and marks_are_tokens else [*b"<tool_call>"] if number else []
             ids += piece.encode()
-    matcher = LLMatcher(LLTokenizer(raw, n_vocab=CLOSER + 1, eos_token=EOS), grammar, log_level=0)
+    matcher = matcher_of(LLTokenizer(raw, n_vocab=CLOSER + 1, eos_token=EOS), grammar)
     assert not matcher.is_error(), matcher.get_error()
     return bool(matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting())
 
@@ -92,3 +94,14 @@ ANSWER = {"type": "object", "properties": {"warm": {"type": "boolean"}}, "requir
 )
 def test_beside_a_response_format_there_are_calls_or_that(text: str, may_be: bool, marks_are_tokens: bool) -> None:
     assert follows(text, marks_are_tokens=marks_are_tokens, answer=ANSWER) == may_be
+
+
+@pytest.mark.parametrize("marks_are_tokens", [False, True])
+@pytest.mark.parametrize("answer", [None, ANSWER])
+def test_where_one_call_is_all_that_may_be_it_is_the_end(answer: Any, marks_are_tokens: bool) -> None:
+    held: Any = {"marks_are_tokens": marks_are_tokens, "answer": answer, "parallel": False}
+    assert follows(RIGHT, **held)
+    assert follows('{"warm":true}', **held)
+    assert follows("Let me see.\n" + RIGHT, **held) == (answer is None)
+    assert not follows(RIGHT + "\n" + RIGHT, **held)
+    assert not follows(RIGHT + " Done.", **held)

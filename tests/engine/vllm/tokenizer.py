@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import json
+import random
 from typing import Any
 
 EOS = 256
+
+
+def word_tokenizer() -> dict[str, Any]:
+    """Return one that has words besides: what one token may be leads far, as in those of models."""
+    chance = random.Random(0)
+    words = ["".join(chance.choices("abcdefghijklmnopqrstuvwxyz", k=6)) for _ in range(4000)]
+    line = byte_tokenizer()
+    tokenizer = json.loads(line["tokenizer"])
+    tokenizer["model"]["vocab"] |= {word: EOS + 1 + place for place, word in enumerate(sorted(set(words)))}
+    return {**line, "tokenizer": json.dumps(tokenizer), "vocab_size": EOS + 1 + len(set(words))}
 
 
 def byte_tokenizer() -> dict[str, Any]:

@@ -275,31 +275,31 @@ class VllmEngine:
             for ids in prompts
         ]
         constraint = language.parsers.constraint(request)
-        grammar = None if constraint is None else await grammar_of(language.grammars, constraint)
+        n = request.sampling.n
+        copies = n if is_greedy(request.sampling, self._defaults) else 1
+        choices = len(prompts) * n // copies
+        grammar = None if constraint is None else await grammar_of(language.grammars, constraint, choices)
         reading = language.parsers.reading(request, prompts[0])
         if reading is not None and language.parsers.shows_special(reading):
             request = replace(request, sampling=replace(request.sampling, skip_special_tokens=False))
-        readers = None if reading is None else Readers(reading)
         inbox = Inbox(gathers=not request.stream)
         outputs = [
-            self._outputs(request, at, ids, limit, inbox)
+            self._outputs(request, at, ids, limit, inbox, copies)
             for at, (ids, limit) in enumerate(zip(prompts, limits, strict=True))
         ]
+        readers = None if reading is None else Readers(reading, lambda index: outputs[index // n].end(index))
         yield Accepted(tuple(prompts), tuple(limits))
 
         try:
             async with self._running(request, outputs, prompts, limits, grammar):
-                left = len(prompts) * request.sampling.n
+                left = len(prompts) * n
                 while left:
                     for event in await inbox.get():
-                        left -= isinstance(event, ChoiceDone)
-                        if readers is None:
-                            yield event
-                            continue
-                        for read in readers.read(event):
+                        for read in (event,) if readers is None else readers.read(event):
+                            left -= isinstance(read, ChoiceDone)
                             yield read
         except Exception as error:
-            raise in_our_words(error) from error
+            raise in_our_words(error, constraint) from error
         yield Finished(
             Usage(
                 prompt_tokens=sum(map(len, prompts)),
@@ -333,13 +333,15 @@ class VllmEngine:
             raise EngineError("The engine is not running.")
         return self._language
 
-    def _outputs(self, request: GenerateRequest, at: int, ids: list[int], limit: int, inbox: Inbox) -> PromptOutputs:
+    def _outputs(
+        self, request: GenerateRequest, at: int, ids: list[int], limit: int, inbox: Inbox, copies: int
+    ) -> PromptOutputs:
         return PromptOutputs(
             at,
             ids,
             request.sampling,
             inbox,
-            copies=request.sampling.n if is_greedy(request.sampling, self._defaults) else 1,
+            copies=copies,
             limit=limit,
             echo=self._echoed(request, at, ids) if request.echo else None,
             vocabulary=self._ready().vocabulary,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import structlog
 
+from tokka.core import Constraint
 from tokka.errors import (
     ConfigurationError,
     EngineDied,
@@ -19,7 +20,14 @@ log = structlog.get_logger("tokka.engine")
 _RETRY_AFTER_S = 5
 
 
-def in_our_words(error: Exception) -> Exception:
+class EndedByEngine(Exception):
+    """The engine ended a request for a reason that is neither its end nor its length."""
+
+
+def in_our_words(error: Exception, constraint: Constraint | None = None) -> Exception:
+    """Return what the client gets to read. `constraint`: what the answer was held to."""
+    if isinstance(error, EndedByEngine):
+        return _ended(error, constraint)
     from vllm.exceptions import GracefulHTTPError, VLLMClientError
     from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -36,6 +44,18 @@ def in_our_words(error: Exception) -> Exception:
             )
     log.error("engine_failed_on_request", exc_info=error)
     return EngineError("The engine failed on this request.")
+
+
+def _ended(error: EndedByEngine, constraint: Constraint | None) -> EngineError:
+    if constraint is None:
+        return EngineError(f"The engine ended this request: {error}.")
+    # guidance.py ends it at a limit of the library, and where nothing fits what the schema leads to.
+    return EngineError(
+        f"The answer could not be continued: '{constraint.param}' became too complex while it ran, or allows nothing"
+        " here. Make it simpler.",
+        param=constraint.param,
+        should_retry=False,
+    )
 
 
 def one_line(error: BaseException) -> str:

@@ -10,6 +10,7 @@ import os
 import random
 import re
 import resource
+import signal
 import sys
 import threading
 import time
@@ -23,21 +24,27 @@ from llguidance.gbnf_to_lark import any_to_lark
 
 from tokka.engine.processes import COMPILER_NAME
 from tokka.engine.vllm.child import end_with, leave_interrupts_to_the_server
+from tokka.engine.vllm.limits import COMPILE_S, FEW_CHOICES, STATES, matcher_of, with_limit
 from tokka.protocol.json_schema import subschemas
 
 # The largest that the bounds of protocol/ let through takes half of it, and the engine keeps some tens.
 _MEMORY_BYTES = 64 << 20
 _STACK_BYTES = 1 << 20
-# Steps of a trial run: what fits nothing, or runs into a limit of the library, does so in the first few.
-_TRIAL_STEPS = 16
+# Of a trial run: what fits nothing does so in the first few, what grows without end has met its limit by the last.
+_TRIAL_STEPS = 200
+_TRIAL_S = 0.3
 _BLAME_S = 0.3
 # A reference that does not lead to a part taken out of its schema.
 _ELSEWHERE = re.compile(r'"\$ref":"#(?!/\$defs/|/definitions/)')
 _NOTHING_FITS = "Unsatisfiable schema"
+_TOO_COMPLEX = "it is too complex: what may follow depends on too much of what is written before"
+_TOO_COMPLEX_FOR_MANY = f"it is too complex for more than {FEW_CHOICES} choices: ask for fewer, or make it simpler"
 _IN_OUR_WORDS = {
     "NoExtension": "nothing can match it",
     "oneOf constraints": "the alternatives of a oneOf may overlap, which cannot be enforced: use anyOf",
     "parser error: Too many items": "it is too complex, or what matches it has no end",
+    "Parser Error: Too many items": "it is too complex, or what matches it has no end",
+    "lexer error: ": _TOO_COMPLEX,
     "Parser Error: Current row has": "it has too many alternatives or optional parts at one place",
 }
 # Left to itself a small model fills an answer with blanks; OpenAI's are compact, too.
@@ -60,16 +67,17 @@ class Compiler:
         self._eos = eos
         self._added = frozenset(token["content"] for token in orjson.loads(tokenizer)["added_tokens"])
 
-    def grammar(self, kind: str, text: str) -> str:
-        """Return the grammar as the engine compiles it, having compiled it and run some steps. Raises Refused."""
+    def grammar(self, kind: str, text: str, states: int = STATES) -> str:
+        """Return the grammar as the engine compiles it, having compiled it and run some steps. Raises Refused.
+
+        `states`: how large it may become.
+        """
         grammar = self._converted(kind, text)
-        try:
-            self._try(grammar)
-        except Refused as error:
+        if reason := self._fault(grammar, states, _TRIAL_STEPS):
             if kind == "json":
-                self._blame(orjson.loads(text), str(error))
-            raise error from None
-        return grammar
+                self._blame(orjson.loads(text), reason, states)
+            raise Refused(reason)
+        return with_limit(grammar, states)
 
     def _converted(self, kind: str, text: str) -> str:
         try:
@@ -83,31 +91,32 @@ class Compiler:
                     return LLMatcher.grammar_from_regex("|".join(map(re.escape, orjson.loads(text))))
                 case "calls":
                     held = orjson.loads(text)
-                    return LLMatcher.grammar_from_lark(calls_grammar(held["functions"], held["answer"], self._added))
+                    return LLMatcher.grammar_from_lark(calls_grammar(**held, added=self._added))
                 case _:
                     return LLMatcher.grammar_from_lark(any_to_lark(text))
         except Exception as error:
             # The converters raise what they like.
             raise Refused(_one_line(str(error))) from None
 
-    def _try(self, grammar: str) -> None:
-        matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
-        if matcher.is_error():
-            raise Refused(_one_line(matcher.get_error()))
+    def _fault(self, grammar: str, states: int, steps: int) -> str:
+        """Return why a grammar cannot be used, as far as some steps show it; "" if they do not."""
+        matcher = matcher_of(self._tokenizer, with_limit(grammar, states))
         # The same steps each time.
         chance = random.Random(0)  # noqa: S311 - no secret
-        for _ in range(_TRIAL_STEPS):
-            mask = matcher.compute_bitmask()
-            if matcher.is_error():
-                raise Refused(_one_line(matcher.get_error()))
-            token = self._any_of(mask, chance)
+        until_s = time.thread_time() + _TRIAL_S
+        for _ in range(steps):
+            if matcher.is_error() or time.thread_time() > until_s:
+                break
+            token = self._any_of(matcher.compute_bitmask(), chance)
             if token == self._eos or matcher.is_stopped():
-                return
+                break
             matcher.consume_token(token)
+        reason = _one_line(matcher.get_error()) if matcher.is_error() else ""
+        return _TOO_COMPLEX_FOR_MANY if reason == _TOO_COMPLEX and states < STATES else reason
 
-    def _step_to_pattern(self, schema: dict[str, Any]) -> str:
-        pattern = schema.get("pattern", "")
-        return ".pattern" if LLMatcher.validate_grammar(LLMatcher.grammar_from_regex(pattern), None) else ""
+    def _step_to_pattern(self, schema: dict[str, Any], states: int, steps: int) -> str:
+        pattern = LLMatcher.grammar_from_regex(schema.get("pattern", ""))
+        return ".pattern" if "pattern" in schema and self._fault(pattern, states, steps) else ""
 
     def _any_of(self, mask: bytes, chance: random.Random) -> int:
         """Return a token of the mask, the end only if there is no other."""
@@ -120,43 +129,48 @@ class Compiler:
                     return token
         return self._eos
 
-    def _blame(self, schema: dict[str, Any], reason: str) -> None:
+    def _blame(self, schema: dict[str, Any], reason: str, states: int) -> None:
         """Raise Refused for the deepest part of a schema that cannot be used alone, for a reason of the same kind."""
-        until_s = time.monotonic() + _BLAME_S
+        until_s = time.thread_time() + _BLAME_S
+        # Whether nothing fits is known when it is compiled, as are most faults.
+        steps = _TRIAL_STEPS if reason in (_TOO_COMPLEX, _TOO_COMPLEX_FOR_MANY) else 0
         shared = {name: schema[name] for name in ("$defs", "definitions") if name in schema}
         for at, part in _inside_out(schema):
             text = orjson.dumps({**shared, **part}).decode()
-            if _ELSEWHERE.search(text) or time.monotonic() > until_s:
+            if _ELSEWHERE.search(text) or time.thread_time() > until_s:
                 continue
-            matcher = LLMatcher(self._tokenizer, self._converted("json", text), log_level=0)
-            why = _one_line(matcher.get_error()) if matcher.is_error() else ""
+            why = self._fault(self._converted("json", text), states, steps)
             # Of alternatives one may fit nothing: that is no error in itself.
             if why and why.startswith(_NOTHING_FITS) == reason.startswith(_NOTHING_FITS):
-                raise Refused(why, at + self._step_to_pattern(part))
+                raise Refused(why, at + self._step_to_pattern(part, states, steps))
 
 
-def calls_grammar(schemas: dict[str, Any], answer: dict[str, Any] | None, added: frozenset[str]) -> str:
+def calls_grammar(
+    functions: dict[str, Any], answer: dict[str, Any] | None, *, parallel: bool, added: frozenset[str]
+) -> str:
     """Return a grammar of any text, in which calls in the form of Hermes are held to their functions' schemas.
 
-    `answer`: the schema of a text without calls; then calls stand alone. `added`: the marks that are tokens of their
-    own; text never matches those.
+    `functions`: their schemas. `answer`: the schema of a text without calls; then calls stand alone. `parallel`: there
+    may be several. `added`: the marks that are tokens of their own; text never matches those.
     """
     mark = "<tool_call>" if "<tool_call>" in added else '"<tool_call>"'
     closer = "</tool_call>" if "</tool_call>" in added else '"</tool_call>"'
     if answer is None:
         lazy = "" if "<tool_call>" in added else "[lazy]"
-        lines = ["start: (opener call closer)* TEXT", "TEXT: /(.|\\n)*/", f"opener{lazy}: TEXT {mark}"]
+        start = "(opener call closer)* TEXT" if parallel else "TEXT | opener call closer"
+        lines = [f"start: {start}", "TEXT: /(.|\\n)*/", f"opener{lazy}: TEXT {mark}"]
     else:
+        more = ' ("\\n" opener call closer)*' if parallel else ""
         lines = [
-            'start: answer | opener call closer ("\\n" opener call closer)*',
+            f"start: answer | opener call closer{more}",
             f"answer: %json {orjson.dumps({**answer, 'x-guidance': _JSON_OPTIONS}).decode()}",
             f"opener: {mark}",
         ]
     lines += [
         f"closer: {closer}",
-        f"call: {' | '.join(f'call_{place}' for place in range(len(schemas)))}",
+        f"call: {' | '.join(f'call_{place}' for place in range(len(functions)))}",
     ]
-    for place, (name, schema) in enumerate(schemas.items()):
+    for place, (name, schema) in enumerate(functions.items()):
         head = orjson.dumps(f'\n{{"name": "{name}", "arguments": ').decode()
         body = orjson.dumps({**schema, "x-guidance": _HERMES_JSON}).decode()
         lines.append(f'call_{place}: {head} %json {body} "}}\\n"')
@@ -182,11 +196,15 @@ def _one_line(message: str) -> str:
 
 
 def _answer(compiler: Compiler, line: bytes) -> dict[str, str]:
+    # Whoever takes longer is ended by a signal that nobody else sends.
+    signal.setitimer(signal.ITIMER_PROF, COMPILE_S)
     asked = orjson.loads(line)
     try:
-        return {"grammar": compiler.grammar(asked["kind"], asked["text"])}
+        return {"grammar": compiler.grammar(asked["kind"], asked["text"], asked["states"])}
     except Refused as refused:
         return {"reason": str(refused), "at": refused.at}
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def _bound_memory() -> None:

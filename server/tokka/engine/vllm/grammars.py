@@ -12,18 +12,20 @@ from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections import OrderedDict
 from copy import copy
 from dataclasses import dataclass
+from signal import SIGPROF
 from typing import Any
 
 import orjson
 import structlog
 
 from tokka.core import Constraint
+from tokka.engine.vllm.limits import COMPILE_S, states_for
 from tokka.errors import EngineDied, EngineError, InvalidRequest, ServerOverloaded, UnsupportedParameter
 
 log = structlog.get_logger("tokka.engine")
 
-# What takes a tenth of this is large; in the engine it would take as long once more, beside its steps.
-COMPILE_S = 1.0
+# On a busy machine what is ended after a second of the processor may take some.
+_ANSWER_S = 10.0
 # How long a request may wait for those before it.
 WAIT_S = 10.0
 # So long one that was given up stays refused: it may have been the machine's fault.
@@ -50,6 +52,8 @@ class Grammars:
         self._tokenizer = tokenizer
         self._verdicts: OrderedDict[bytes, _Verdict] = OrderedDict()
         self._turn = asyncio.Lock()
+        # By whoever has the turn.
+        self._asking: asyncio.Task[_Verdict] | None = None
         self._process: Process | None = None
         self._closed = False
 
@@ -64,16 +68,19 @@ class Grammars:
             self._tokenizer = None
         return usable
 
-    async def grammar(self, constraint: Constraint) -> str:
-        """Return the constraint as the engine takes it. Raises InvalidRequest naming the place, ServerOverloaded."""
+    async def grammar(self, constraint: Constraint, choices: int = 1) -> str:
+        """Return the constraint as the engine takes it. Raises InvalidRequest naming the place, ServerOverloaded.
+
+        `choices`: how many sequences of the engine will be held to it.
+        """
         if self._tokenizer is None:
             raise UnsupportedParameter(
                 f"'{constraint.param}' is not supported with this model's tokenizer. Leave it out.",
                 param=constraint.param,
             )
-        key = hashlib.sha256(f"{constraint.kind}\0{constraint.text}".encode()).digest()
-        verdict = self._known(key) or await self._in_turn(key, constraint)
-        self._keep(key, verdict)
+        asked = {"kind": constraint.kind, "text": constraint.text, "states": states_for(choices)}
+        key = hashlib.sha256(orjson.dumps(asked)).digest()
+        verdict = self._known(key) or await self._in_turn(key, asked)
         if verdict.reason:
             # The names in it are the client's own, of any length.
             param = (constraint.param + verdict.at)[:200]
@@ -82,7 +89,10 @@ class Grammars:
 
     def _known(self, key: bytes) -> _Verdict | None:
         verdict = self._verdicts.get(key)
-        return verdict if verdict is not None and asyncio.get_running_loop().time() < verdict.until_s else None
+        if verdict is None or asyncio.get_running_loop().time() >= verdict.until_s:
+            return None
+        self._verdicts.move_to_end(key)
+        return verdict
 
     def _keep(self, key: bytes, verdict: _Verdict) -> None:
         self._verdicts[key] = verdict
@@ -90,32 +100,40 @@ class Grammars:
         if len(self._verdicts) > _KEPT:
             self._verdicts.popitem(last=False)
 
-    async def _in_turn(self, key: bytes, constraint: Constraint) -> _Verdict:
+    async def _in_turn(self, key: bytes, asked: dict[str, Any]) -> _Verdict:
         try:
             async with asyncio.timeout(WAIT_S):
                 await self._turn.acquire()
         except TimeoutError:
             raise ServerOverloaded("Too many new schemas and grammars at once.", retry_after_s=WAIT_S) from None
-        try:
-            # Whoever waited may have waited for the same one.
-            return self._known(key) or await self._asked(constraint)
-        finally:
-            self._turn.release()
+        # It goes on when the client leaves: to end the process would make the others wait for a new one.
+        self._asking = asyncio.create_task(self._asked(key, asked))
+        self._asking.add_done_callback(lambda _: self._turn.release())
+        return await asyncio.shield(self._asking)
 
-    async def _asked(self, constraint: Constraint) -> _Verdict:
-        line = {"kind": constraint.kind, "text": constraint.text}
+    async def _asked(self, key: bytes, asked: dict[str, Any]) -> _Verdict:
+        # Whoever waited may have waited for the same one.
+        verdict = self._known(key) or await self._told_twice(asked)
+        self._keep(key, verdict)
+        return verdict
+
+    async def _told_twice(self, asked: dict[str, Any]) -> _Verdict:
         reason = ""
         # A process may have been ended by somebody else; by the same constraint twice is no chance.
         for _ in range(2):
+            process = await self._running()
             try:
-                return _Verdict(**await self._told(await self._running(), line, COMPILE_S))
+                return _Verdict(**await self._told(process, asked, _ANSWER_S))
             except TimeoutError:
-                reason = f"it takes more than {COMPILE_S:.0f} s to compile: make it smaller or simpler"
-                break
+                # It was given no processor: nothing is known of what it was asked.
+                raise ServerOverloaded("The compiler of grammars is too slow now.", retry_after_s=WAIT_S) from None
             except (OSError, EOFError):
+                if process.returncode == -SIGPROF:
+                    reason = f"it takes more than {COMPILE_S:.0f} s to compile: make it smaller or simpler"
+                    break
                 # Out of memory, or of stack; or a fault of the library.
                 reason = "it takes too much memory or nests too deeply: make it smaller or simpler"
-        log.warning("constraint_refused", kind=constraint.kind, chars=len(constraint.text), reason=reason)
+        log.warning("constraint_refused", kind=asked["kind"], chars=len(asked["text"]), reason=reason)
         return _Verdict(reason=reason, until_s=asyncio.get_running_loop().time() + _DOUBT_S)
 
     async def _running(self) -> Process:
@@ -147,7 +165,7 @@ class Grammars:
             if not answer.endswith(b"\n"):
                 raise EOFError
         except BaseException:
-            # What it says next would be taken for the answer to another; that of a client that has left, too.
+            # What it says next would be taken for the answer to another.
             await self._end()
             raise
         said: dict[str, Any] = orjson.loads(answer)

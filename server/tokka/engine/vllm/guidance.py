@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
+from tokka.engine.vllm.limits import matcher_of
+
 # Each of at most the memory that grammar.py may use; most take a hundredth.
 KEPT = 32
 
@@ -27,11 +29,9 @@ def take_ready_grammars() -> None:
 
         def compile_grammar(self, _type: Any, grammar_spec: str, stop_token_ids: Any = None) -> Grammar:
             """Compile once for all choices of a request, and for those that come again; copies cost nothing."""
-            import llguidance
-
             matcher = self._compiled.pop(grammar_spec, None)
             if matcher is None:
-                matcher = llguidance.LLMatcher(self.ll_tokenizer, grammar_spec, log_level=0)
+                matcher = matcher_of(self.ll_tokenizer, grammar_spec)
                 if matcher.is_error():
                     raise ValueError("the grammar does not compile")
             self._compiled[grammar_spec] = matcher

@@ -10,7 +10,7 @@ from tokka.core import ChoiceDone, FinishReason, PromptEcho, Sampling, TextDelta
 from tokka.engine.choice import Choice
 from tokka.engine.inbox import Inbox
 from tokka.engine.vllm.decode import Vocabulary
-from tokka.errors import EngineError
+from tokka.engine.vllm.failures import EndedByEngine
 
 
 class PromptOutputs:
@@ -44,6 +44,7 @@ class PromptOutputs:
         # Nothing in the text can end a choice, and nothing is said of single tokens.
         self._takes_lumps = not sampling.stop and sampling.logprobs is None and limit > 0
         self._choices: list[Choice] = []
+        self._ended: set[int] = set()
         self.cached_tokens = 0
 
     @property
@@ -93,20 +94,16 @@ class PromptOutputs:
             self._for_each_copy(first, delta, done)
         return done is not None
 
+    def end(self, index: int) -> None:
+        """Take nothing more of a choice: its reader has ended it, and with it the copies."""
+        first = self._prompt_index * self._sampling.n
+        self._ended.add(first + (index - first) // self._copies * self._copies)
+
+    def is_ended(self, first: int) -> bool:
+        return first in self._ended
+
     def fail(self, error: Exception) -> None:
         self._inbox.fail(error)
-
-    def fail_for(self, reason: str) -> None:
-        """End the request as the engine did, which is for a reason that is neither its end nor its length."""
-        if (constraint := self._sampling.constraint) is not None:
-            # guidance.py says so at a limit of the library, and where nothing fits what the schema leads to.
-            text = (
-                f"The answer could not be continued: '{constraint.param}' became too complex, or allows nothing here."
-                " Make it simpler."
-            )
-            self.fail(EngineError(text, should_retry=False))
-        else:
-            self.fail(EngineError(f"The engine ended this request: {reason}."))
 
     def _for_each_copy(self, first: int, delta: TextDelta | None, done: ChoiceDone | None) -> None:
         for index in range(first, first + self._copies):
@@ -159,8 +156,10 @@ class SequenceOutputs:
         `reason`: why vLLM ended it, `stop`: the id of the token that did. `scores`: vLLM's logprobs, one entry for each
         token, if there are any.
         """
+        if self._prompt.is_ended(self._first):
+            return True
         if reason not in (None, "stop", "length"):
-            self._prompt.fail_for(reason)
+            self._prompt.fail(EndedByEngine(reason))
             return True
         if reason is None and self._prompt.waits():
             self._kept += token_ids

@@ -95,7 +95,7 @@ class Parsers:
                 "calls are not in the form of Hermes. Leave one out, or send tool_choice: none or required.",
                 param="response_format",
             )
-        text = orjson.dumps({"functions": tools.schemas, "answer": tools.answer}).decode()
+        text = orjson.dumps({"functions": tools.schemas, "answer": tools.answer, "parallel": tools.parallel}).decode()
         return Constraint("calls", text, "tools" if tools.answer is None else "response_format")
 
     def shows_special(self, reading: Reading) -> bool:
