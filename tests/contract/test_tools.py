@@ -13,8 +13,8 @@ from tests.contract.test_bad_input import CHAT, GOOD
 from tests.engine.tool_texts import GOOD as SAID
 from tests.engine.tool_texts import TOOLS, Said
 from tests.wire import events
-from tokka.engine.calls import READABLE
 from tokka.engine.fake import FakeOptions
+from tokka.engine.reading.calls import READABLE
 from tokka.protocol.answers import ChatCompletion, ChatCompletionChunk
 
 BODY = {**GOOD[CHAT], "max_tokens": 2000, "tools": list(TOOLS.functions)}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.engine.tool_texts import BAD, GOOD, ONE_CALL, OULU_TEXT, TOOLS, Said
 from tokka.core import Tools
-from tokka.engine.calls import ARRAY, FORMS, READABLE, CallReader, Form, ParseWhole, Piece
+from tokka.engine.reading.calls import ARRAY, FORMS, READABLE, CallReader, Form, ParseWhole, Piece
 
 SAID = [said for said in [*GOOD, *BAD] if said.parser in READABLE]
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from tests.engine.test_calls import folded, split
 from tests.engine.tool_texts import ONE_CALL, TOOLS
 from tokka.core import Tools
-from tokka.engine.calls import Thought
-from tokka.engine.harmony import MARKS, HarmonyReader
+from tokka.engine.reading.calls import Thought
+from tokka.engine.reading.harmony import MARKS, HarmonyReader
 
 THINKS = "<|channel|>analysis<|message|>Hm 🦌 <b>.<|end|><|start|>assistant"
 CALL = '<|channel|>commentary to=functions.now <|constrain|>json<|message|>{"a": "}<"}<|call|>'

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from tokka.core import ChoiceDone, Event, TextDelta, ToolCallDelta, Tools
-from tokka.engine.calls import FORMS
-from tokka.engine.reading import Readers, Reading
+from tokka.engine.reading.calls import FORMS
+from tokka.engine.reading.readers import Readers, Reading
 
 FUNCTIONS = tuple({"type": "function", "function": {"name": name}} for name in ("now", "get"))
 CALL = '<tool_call>\n{"name": "get", "arguments": {"a": "}"}}\n</tool_call>'

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.engine.test_calls import split
-from tokka.engine.thinking import ThoughtReader, Thoughts
+from tokka.engine.reading.thinking import ThoughtReader, Thoughts
 
 MARKED = Thoughts("<think>", "</think>", begins=False)
 BEGUN = Thoughts("<think>", "</think>", begins=True)

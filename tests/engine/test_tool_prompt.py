@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.engine.test_calls import read
 from tests.engine.tool_texts import TOOLS
-from tokka.engine.calls import FORMS
+from tokka.engine.reading.calls import FORMS
 from tokka.engine.tool_prompt import FALLBACK_PARSER, without_tools
 
 USER = {"role": "user", "content": "Hi {there}"}

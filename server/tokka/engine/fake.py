@@ -36,12 +36,12 @@ from tokka.core import (
     Usage,
 )
 from tokka.engine.base import ReportPhase
-from tokka.engine.calls import FORMS, READABLE
 from tokka.engine.choice import Choice
 from tokka.engine.length import allowed_tokens, truncate
-from tokka.engine.reading import Readers, Reading
+from tokka.engine.reading.calls import FORMS, READABLE
+from tokka.engine.reading.readers import Readers, Reading
+from tokka.engine.reading.thinking import Thoughts
 from tokka.engine.sampling import check_token_ids
-from tokka.engine.thinking import Thoughts
 from tokka.errors import (
     ConfigurationError,
     EngineDied,

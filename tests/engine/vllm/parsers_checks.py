@@ -14,8 +14,8 @@ from tests.engine.test_calls import split
 from tests.engine.tool_texts import BAD, GOOD, TOOLS, Said
 from tests.engine.vllm.tokenizer import byte_tokenizer
 from tokka.core import ChatPrompt, ChoiceDone, GenerateRequest, ReasoningDelta, Sampling, TextDelta, ToolCallDelta
-from tokka.engine.calls import FORMS, UNKNOWN
-from tokka.engine.reading import Readers
+from tokka.engine.reading.calls import FORMS, UNKNOWN
+from tokka.engine.reading.readers import Readers
 from tokka.engine.vllm.parsers import Parsers, check_names
 from tokka.errors import ConfigurationError
 

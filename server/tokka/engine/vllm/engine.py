@@ -30,7 +30,7 @@ from tokka.engine.base import ReportPhase
 from tokka.engine.inbox import Inbox
 from tokka.engine.length import allowed_tokens
 from tokka.engine.processes import EngineProcesses, kill_all
-from tokka.engine.reading import Readers
+from tokka.engine.reading.readers import Readers
 from tokka.engine.sampling import check_token_ids
 from tokka.engine.vllm.arguments import VllmOptions, engine_arguments
 from tokka.engine.vllm.child import OUTPUT_VARIABLE

@@ -9,16 +9,16 @@ import orjson
 import structlog
 
 from tokka.core import ChatPrompt, Constraint, GenerateRequest, Tools
-from tokka.engine.calls import FORMS, UNKNOWN, ParseWhole
-from tokka.engine.reading import Reading
-from tokka.engine.thinking import Thoughts
+from tokka.engine.reading.calls import FORMS, UNKNOWN, ParseWhole
+from tokka.engine.reading.readers import Reading
+from tokka.engine.reading.thinking import Thoughts
 from tokka.engine.tool_prompt import FALLBACK_PARSER
 from tokka.engine.vllm.templates import knows_tools, parser_of
 from tokka.errors import ConfigurationError, InvalidRequest
 
 log = structlog.get_logger("tokka.engine")
 
-# gpt-oss. The library reads it from token ids alone, so engine/harmony.py does.
+# gpt-oss. The library reads it from token ids alone, so engine/reading/harmony.py does.
 _HARMONY_CALLS, _HARMONY_THOUGHTS = "openai", "openai_gptoss"
 # Of a prompt, in which thoughts may begin or end.
 _TAIL_TOKENS = 32

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from tokka.core import ChoiceDone, Event, ReasoningDelta, TextDelta, ToolCallDelta, Tools
-from tokka.engine.calls import ARRAY, CallPiece, CallReader, Form, ParseWhole, Piece, Thought
-from tokka.engine.harmony import HarmonyReader
-from tokka.engine.thinking import ThoughtReader, Thoughts
+from tokka.engine.reading.calls import ARRAY, CallPiece, CallReader, Form, ParseWhole, Piece, Thought
+from tokka.engine.reading.harmony import HarmonyReader
+from tokka.engine.reading.thinking import ThoughtReader, Thoughts
 
 # From the token ids of a choice and the thoughts in its text to how many tokens those are.
 CountThoughts = Callable[[list[int], str, bool], int]

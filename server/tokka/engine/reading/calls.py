@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import structlog
 
 from tokka.core import Tools
-from tokka.engine.call_heads import Braces, Head, NoCall, Wait, named_head, object_head
-from tokka.engine.call_matching import missing, usable
+from tokka.engine.reading.heads import Braces, Head, NoCall, Wait, named_head, object_head
+from tokka.engine.reading.matching import missing, usable
 
 log = structlog.get_logger("tokka.engine")
 

@@ -7,7 +7,7 @@ from collections.abc import Set as AbstractSet
 
 import orjson
 
-from tokka.engine.call_heads import object_text
+from tokka.engine.reading.heads import object_text
 
 # A function's name, and its arguments.
 Call = tuple[str, str]

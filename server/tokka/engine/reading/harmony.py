@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from tokka.core import Tools
-from tokka.engine.calls import MAX_CALLS, CallPiece, Piece, Thought
+from tokka.engine.reading.calls import MAX_CALLS, CallPiece, Piece, Thought
 
 MARKS = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|call|>", "<|return|>", "<|constrain|>")
 _BODY = "<|message|>"
