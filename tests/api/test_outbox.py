@@ -23,6 +23,19 @@ class Transport:
     def get_write_buffer_size(self) -> int:
         return 100
 
+    def is_closing(self) -> bool:
+        return False
+
+
+class Lost(Transport):
+    """What the client has left, as uvloop has it then."""
+
+    def is_closing(self) -> bool:
+        return True
+
+    def write(self, data: bytes) -> None:
+        raise RuntimeError("the handler is closed")
+
 
 def batched(*names: str) -> tuple[list[tuple[str, Any]], list[BatchedTransport]]:
     done: list[tuple[str, Any]] = []
@@ -92,3 +105,12 @@ async def test_what_waits_here_counts_as_unsent() -> None:
     assert transport.get_write_buffer_size() == 105
     await turn()
     assert transport.get_write_buffer_size() == 100
+
+
+async def test_a_connection_that_is_lost_keeps_back_nothing_of_others() -> None:
+    done, (other,) = batched("other")
+    lost = BatchedTransport(Lost("lost", done), other._outbox)  # type: ignore[arg-type]
+    lost.write(b"token")
+    other.write(b"token")
+    await turn()
+    assert done == [("other write", b"token")]

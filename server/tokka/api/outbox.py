@@ -47,7 +47,9 @@ class BatchedTransport:
         if self._pieces:
             data = b"".join(self._pieces)
             self._pieces.clear()
-            self._transport.write(data)
+            # A connection that was lost in this turn raises, and what others were written would stay here.
+            if not self._transport.is_closing():
+                self._transport.write(data)
 
     def get_write_buffer_size(self) -> int:
         return self._transport.get_write_buffer_size() + sum(map(len, self._pieces))
