@@ -253,7 +253,6 @@ BAD: list[tuple[dict[str, Any], str]] = [
 ]
 BAD_FORMATS: list[tuple[dict[str, Any], str]] = [
     ({"response_format": {"type": "json_schema"}}, _F),
-    ({"response_format": {"type": "json_schema", "json_schema": {"name": "a"}}}, f"{_F}.schema"),
     ({"response_format": {"type": "json_schema", "json_schema": {"name": "a b", "schema": {}}}}, f"{_F}.name"),
     ({"response_format": {"type": "json_object"}, _S: {"regex": "a"}}, _S),
     (_format(properties={"age": {"not": {}}}), f"{_F}.schema.properties.age.not"),

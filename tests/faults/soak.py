@@ -1,6 +1,6 @@
 """Load with random faults against the real program, and the books kept at the end: every request one end, everywhere.
 
-`scripts/soak --hours 2` runs it for people; less than a minute of it is part of the tests.
+`scripts/soak --hours 2` runs it for people; a minute of it is part of the tests.
 """
 
 from __future__ import annotations

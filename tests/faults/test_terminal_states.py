@@ -12,7 +12,7 @@ from tests.program import running
 @pytest.mark.timeout(300)
 def test_random_faults_leave_every_request_with_exactly_one_end_and_nothing_else() -> None:
     with running(*OPTIONS) as program:
-        books, problems = soak(program, seconds=45, seed=7, fault_every_s=(5.0, 8.0))
+        books, problems = soak(program, seconds=60, seed=7, fault_every_s=(5.0, 8.0))
         assert problems == []
         # Else it was not the soak it is meant to be.
         assert sum(books.engine_faults.values()) >= 2
