@@ -45,17 +45,14 @@ class TokkaError(Exception):
         return headers
 
     def body(self) -> dict[str, Any]:
-        error: dict[str, Any] = {
-            "message": self.message,
-            "type": self.type,
-            "param": self.param,
-            "code": self.code,
-        }
-        return {"error": error if self.details is None else {**error, "details": dict(self.details)}}
+        fields = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        return {"error": fields | self._details()}
 
     def oauth_body(self) -> dict[str, Any]:
-        body: dict[str, Any] = {"error": self.code or self.type, "error_description": self.message}
-        return body if self.details is None else {**body, "details": dict(self.details)}
+        return {"error": self.code or self.type, "error_description": self.message, **self._details()}
+
+    def _details(self) -> dict[str, Any]:
+        return {} if self.details is None else {"details": dict(self.details)}
 
 
 class InvalidRequest(TokkaError):

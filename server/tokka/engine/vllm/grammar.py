@@ -115,8 +115,10 @@ class Compiler:
         return _TOO_COMPLEX_FOR_MANY if reason == _TOO_COMPLEX and states < STATES else reason
 
     def _step_to_pattern(self, schema: dict[str, Any], states: int, steps: int) -> str:
-        pattern = LLMatcher.grammar_from_regex(schema.get("pattern", ""))
-        return ".pattern" if "pattern" in schema and self._fault(pattern, states, steps) else ""
+        if "pattern" not in schema:
+            return ""
+        pattern = LLMatcher.grammar_from_regex(schema["pattern"])
+        return ".pattern" if self._fault(pattern, states, steps) else ""
 
     def _any_of(self, mask: bytes, chance: random.Random) -> int:
         """Return a token of the mask, the end only if there is no other."""
