@@ -42,6 +42,15 @@ def compiler() -> psutil.Process | None:
     return found[0] if found else None
 
 
+async def suspended(grammars: Grammars) -> psutil.Process:
+    """Return the process, which is given no processor until it is resumed."""
+    await grammars.grammar(GOOD)
+    process = compiler()
+    assert process is not None
+    process.suspend()
+    return process
+
+
 async def refusal(grammars: Grammars, constraint: Constraint) -> InvalidRequest:
     with pytest.raises(InvalidRequest) as caught:
         await grammars.grammar(constraint)
@@ -180,10 +189,7 @@ async def test_many_choices_have_less_room_each() -> None:
 
 
 async def test_a_busy_machine_refuses_nothing(grammars: Grammars) -> None:
-    await grammars.grammar(GOOD)
-    process = compiler()
-    assert process is not None
-    process.suspend()
+    process = await suspended(grammars)
     asking = asyncio.create_task(grammars.grammar(Constraint("regex", "never seen", "x")))
     await asyncio.sleep(2 * COMPILE_S)
     assert not asking.done()
@@ -206,10 +212,7 @@ async def test_what_gets_no_processor_may_come_again(grammars: Grammars, monkeyp
 
 
 async def test_a_client_that_leaves_ends_nothing(grammars: Grammars) -> None:
-    await grammars.grammar(GOOD)
-    process = compiler()
-    assert process is not None
-    process.suspend()
+    process = await suspended(grammars)
     asking = asyncio.create_task(grammars.grammar(Constraint("regex", "left alone", "x")))
     await asyncio.sleep(0.1)
     asking.cancel()
@@ -240,10 +243,7 @@ async def test_the_same_constraint_is_compiled_once(grammars: Grammars) -> None:
 
 
 async def test_its_work_is_not_taken_for_the_engine_s(grammars: Grammars) -> None:
-    await grammars.grammar(GOOD)
-    process = compiler()
-    assert process is not None
-    process.suspend()
+    process = await suspended(grammars)
     assert process.pid not in activity().stopped
 
 
