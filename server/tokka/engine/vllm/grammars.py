@@ -178,8 +178,10 @@ class Grammars:
     async def _end(self) -> None:
         process, self._process = self._process, None
         if process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
+            # Of one that ends by itself a signal might take the exit code, which tells why, from whoever waits for it.
+            if process.stdout is None or not process.stdout.at_eof():
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
             await process.wait()
 
 
