@@ -172,7 +172,12 @@ def test_the_metrics_dashboards_rely_on_are_there_each_with_its_meaning() -> Non
     assert set(meanings) >= {
         *("tokka_requests", "tokka_request_duration_seconds", "tokka_ttft_seconds", "tokka_tpot_seconds"),
         *("tokka_requests_running", "tokka_requests_waiting", "tokka_rejections", "tokka_tokens"),
-        *("tokka_engine_state", "tokka_event_loop_lag_seconds", "tokka_frontend_cpu_seconds"),
+        *(
+            "tokka_engine_state",
+            "tokka_event_loop_lag_seconds",
+            "tokka_frontend_cpu_seconds",
+            "tokka_event_loop_turn_seconds",
+        ),
     }
     assert [name for name, meaning in meanings.items() if not meaning.endswith(".")] == []
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
-import gc
 import os
 import resource
 import signal
@@ -30,6 +28,7 @@ from tokka.engine.processes import end_resource_tracker, kill_children
 from tokka.errors import ConfigurationError, StartupError
 from tokka.observability.lines import LineWriter
 from tokka.observability.logging import configure_logging
+from tokka.observability.loop_turns import LoopTurns
 from tokka.settings import Settings, load_settings, parse_size
 
 log = structlog.get_logger("tokka.serve")
@@ -95,6 +94,8 @@ async def _serve(
 ) -> int:
     server = create_server(settings, create_engine)
     server.metrics.watch_log(lambda: lines.dropped)
+    turns = LoopTurns(server.metrics.observe_turn)
+    server.metrics.watch_turns(lambda: turns.longest_s)
     _drain_on_signals(server)
     log.info("listening", url=_url(settings, listener), version=__version__, pid=os.getpid(), chat="/", docs="/docs")
     # The engine takes longest, so it starts first; whoever calls meanwhile waits in the socket's queue.
@@ -102,7 +103,7 @@ async def _serve(
     try:
         await server.accounts.open()
         _check_access(settings, server)
-        return await _serve_http(settings, server, listener, running)
+        return await _serve_http(settings, server, listener, running, turns)
     finally:
         running.cancel()
         # First the engine: what it still works on ends with an error that its clients get to see.
@@ -110,10 +111,13 @@ async def _serve(
         await asyncio.gather(running, return_exceptions=True)
         # Last: every request has been counted.
         await server.accounts.close()
-        log.info("stopped")
+        turns.close()
+        log.info("stopped", longest_turn_s=round(turns.longest_s, 4))
 
 
-async def _serve_http(settings: Settings, server: Server, listener: socket.socket, running: asyncio.Task[None]) -> int:
+async def _serve_http(
+    settings: Settings, server: Server, listener: socket.socket, running: asyncio.Task[None], turns: LoopTurns
+) -> int:
     """Answer requests until told to stop, or until the engine is gone for good."""
     http = _HttpServer(_http_config(settings, server))
     serving = asyncio.create_task(http.serve(sockets=[listener]))
@@ -121,7 +125,7 @@ async def _serve_http(settings: Settings, server: Server, listener: socket.socke
     admitting = asyncio.create_task(server.admission.run(lambda: server.supervisor.stats().waiting))
     aside = [
         asyncio.create_task(measure_event_loop_lag(server.metrics)),
-        asyncio.create_task(_announce(settings, server)),
+        asyncio.create_task(_announce(settings, server, turns)),
         asyncio.create_task(server.accounts.run()),
     ]
     if server.tokens:
@@ -162,22 +166,11 @@ def _check_access(settings: Settings, server: Server) -> None:
             log.warning("guessable_api_key", place=place, remedy=f"use {_SAFE_KEY_CHARS} random characters or more")
 
 
-async def _announce(settings: Settings, server: Server) -> None:
+async def _announce(settings: Settings, server: Server, turns: LoopTurns) -> None:
     async for progress in server.supervisor.changes():
         if progress.state == "ready":
-            # What lives now lives to the engine's end: the collector need not look at it again. But what an engine
-            # before it has left is garbage now.
-            gc.unfreeze()
-            gc.collect()
-            gc.freeze()
-            _give_memory_back()
+            turns.start()
             log.info("ready", model=settings.names()[0], after_s=round(progress.elapsed_s, 1))
-
-
-def _give_memory_back() -> None:
-    """Have glibc return what a start has freed: it keeps 50 MB of each otherwise."""
-    with contextlib.suppress(AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 async def _drain(settings: Settings, server: Server) -> None:

@@ -10,8 +10,10 @@ from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from tokka.core import DeathReason, EngineStats, Outcome, RequestRecord
+from tokka.observability.loop_turns import Turn
 
 _LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
+_TURN_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _TPOT_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5)
 _MAX_TENANTS = 1000
 ENGINE_STATES = ("stopped", "starting", "ready", "draining", "failed")
@@ -50,16 +52,14 @@ class Metrics:
         )
         self._tenants: set[str] = set()
         self._rejections = self._counter("rejections", "Requests turned away, by error code.", ["reason"])
+        self._declare_engine()
+        self._declare_process()
+        self.set_engine_state("stopped")
+
+    def _declare_engine(self) -> None:
         self.running = self._gauge("requests_running", "Choices the engine is working on.")
         self.waiting = self._gauge("requests_waiting", "Choices waiting for the engine.")
         self.admission_limit = self._gauge("admission_limit", "Choices that may run at once now; follows --slo-tpot.")
-        self.connections = self._gauge("connections", "Open connections.")
-        self._cuts = self._counter(
-            "connections_cut",
-            "Connections ended by us: a head that did not come (header_timeout), an answer that was not read "
-            "(write_timeout), room needed for others (evicted), no room at all (refused).",
-            ["reason"],
-        )
         self._state = self._gauge("engine_state", "1 for the state the engine is in, else 0.", ["state"])
         self._restarts = self._counter(
             "engine_restarts",
@@ -69,14 +69,37 @@ class Metrics:
         )
         for reason in RESTART_REASONS:
             self._restarts.labels(reason)
+
+    def _declare_process(self) -> None:
+        self.connections = self._gauge("connections", "Open connections.")
+        self._cuts = self._counter(
+            "connections_cut",
+            "Connections ended by us: a head that did not come (header_timeout), an answer that was not read "
+            "(write_timeout), room needed for others (evicted), no room at all (refused).",
+            ["reason"],
+        )
         self.event_loop_lag = self._gauge("event_loop_lag_seconds", "How late the event loop ran its last timer.")
+        self._turns = self._histogram(
+            "event_loop_turn_seconds",
+            "CPU time of the event loop's thread that a new event waited for, sampled while the loop is busy.",
+            _TURN_BUCKETS_S,
+            [],
+        )
+        self._threads_held = self._histogram(
+            "event_loop_held_by_threads_seconds",
+            "Time a new event waited while other threads computed and the event loop did not; sampled alike.",
+            _TURN_BUCKETS_S,
+            [],
+        )
+        self._longest_turn = self._gauge(
+            "event_loop_longest_turn_seconds", "The longest event_loop_turn_seconds since the start."
+        )
         self._database_up = self._gauge(
             "state_database_up", "1 while keys and usage can be read and written, else 0; requests do not need it."
         )
         self._usage_pending = self._gauge("usage_pending", "Entries of usage that are not in the database yet.")
         for name, meaning in (_FRONTEND_CPU, _DROPPED_USAGE, _DROPPED_LINES):
             self._describe(f"{name}_total", "counter", (), meaning)
-        self.set_engine_state("stopped")
 
     def observe(self, record: RequestRecord, now_s: float) -> None:
         """Count a request that has ended."""
@@ -135,6 +158,13 @@ class Metrics:
         self._usage_pending.set_function(pending)
         self.registry.register(_Read(*_DROPPED_USAGE, dropped))
 
+    def observe_turn(self, turn: Turn) -> None:
+        self._turns.observe(turn.cpu_s)
+        self._threads_held.observe(turn.threads_s)
+
+    def watch_turns(self, longest_s: Callable[[], float]) -> None:
+        self._longest_turn.set_function(longest_s)
+
     def watch_log(self, dropped_lines: Callable[[], int]) -> None:
         self.registry.register(_Read(*_DROPPED_LINES, dropped_lines))
 
@@ -150,8 +180,9 @@ class Metrics:
         self._describe(name, "gauge", labels, meaning)
         return Gauge(f"tokka_{name}", meaning, labels, registry=self.registry)
 
-    def _histogram(self, name: str, meaning: str, buckets: tuple[float, ...]) -> Histogram:
-        labels = ["model", "endpoint"]
+    def _histogram(
+        self, name: str, meaning: str, buckets: tuple[float, ...], labels: Sequence[str] = ("model", "endpoint")
+    ) -> Histogram:
         self._describe(name, "histogram", labels, meaning)
         return Histogram(f"tokka_{name}", meaning, labels, registry=self.registry, buckets=buckets)
 

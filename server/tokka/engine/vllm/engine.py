@@ -29,6 +29,7 @@ from tokka.core import (
 from tokka.engine.base import ReportPhase
 from tokka.engine.inbox import Inbox
 from tokka.engine.length import allowed_tokens
+from tokka.engine.memory import settle_heap
 from tokka.engine.processes import EngineProcesses, kill_all
 from tokka.engine.reading.readers import Readers
 from tokka.engine.sampling import check_token_ids
@@ -101,6 +102,7 @@ class VllmEngine:
             raise StartupError(f"the engine failed its first requests: {self._cause() or error}") from error
         # Not before: the first requests compile as well.
         await asyncio.to_thread(seal_compiled, self._cache_root)
+        await asyncio.to_thread(settle_heap)
         return info
 
     async def ping(self) -> None:

@@ -1,0 +1,95 @@
+"""Measures how long single turns of the event loop last, since every other request waits for their end.
+
+Wall time says little on a shared machine, so a turn is measured in CPU time of the loop's thread. Work of other threads
+that holds the interpreter's lock delays the loop as well; it is measured apart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+log = structlog.get_logger("tokka.loop")
+
+# Seconds between two looks of the thread: a turn is measured too short by this much at most.
+_LOOK_EVERY_S = 0.02
+# Seconds of CPU between two looks below which the loop is idle and is not woken for a measurement.
+_IDLE_S = 0.001
+# Seconds of CPU of a turn from which it is logged: probes and streams of others have noticed it by then.
+_LOGGED_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Seconds that a new event waited for the loop.
+
+    `cpu_s`: the loop's thread was busy with other events. `threads_s`: other threads computed while the loop got no
+    CPU, an upper bound of how long they held the interpreter's lock.
+    """
+
+    cpu_s: float
+    threads_s: float
+
+
+class LoopTurns:
+    """Posts a marker to the running loop whenever the loop is busy, and sees how long it takes to come up.
+
+    `observe` is called in the loop's thread, once for each marker.
+    """
+
+    def __init__(self, observe: Callable[[Turn], None]) -> None:
+        self._observe = observe
+        self.longest_s = 0.0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._clock = 0
+        self._marker_is_out = False
+        self._ends = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="loop-turns", daemon=True)
+
+    def start(self) -> None:
+        """Begin to measure the running loop, once. Turns before the first call do not count."""
+        if self._loop is not None:
+            return
+        self._loop = asyncio.get_running_loop()
+        self._clock = time.pthread_getcpuclockid(threading.get_ident())
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread. Does not wait for it."""
+        self._ends.set()
+
+    def _run(self) -> None:
+        cpu_s = time.clock_gettime(self._clock)
+        while not self._ends.wait(_LOOK_EVERY_S):
+            before_s, cpu_s = cpu_s, time.clock_gettime(self._clock)
+            if cpu_s - before_s > _IDLE_S and not self._marker_is_out:
+                self._marker_is_out = True
+                self._post(cpu_s)
+
+    def _post(self, cpu_s: float) -> None:
+        assert self._loop is not None
+        process_s, wall_s = time.process_time(), time.monotonic()
+
+        def come_up() -> None:
+            self._marker_is_out = False
+            used_s = time.thread_time() - cpu_s
+            others_s = time.process_time() - process_s - used_s
+            waited_s = time.monotonic() - wall_s - used_s
+            self._note(Turn(max(0.0, used_s), max(0.0, min(others_s, waited_s))))
+
+        try:
+            self._loop.call_soon_threadsafe(come_up)
+        except RuntimeError:
+            # The loop was closed.
+            self._ends.set()
+
+    def _note(self, turn: Turn) -> None:
+        self.longest_s = max(self.longest_s, turn.cpu_s)
+        if turn.cpu_s > _LOGGED_S:
+            log.warning("event_loop_held", cpu_s=round(turn.cpu_s, 3))
+        self._observe(turn)
