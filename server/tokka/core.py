@@ -5,7 +5,7 @@ Plain frozen data, standard library only. Requests come from `protocol/`, events
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -124,6 +124,23 @@ Prompt = ChatPrompt | TextPrompt | TokensPrompt
 
 
 @dataclass(frozen=True, slots=True)
+class FunctionSchema:
+    """The parameters of one function, as the request gave them. A strict function's schema is never loosened."""
+
+    name: str
+    parameters: Mapping[str, Any] | None
+    strict: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RequiredCalls:
+    """What a constraint on tool calls is made of. `most_calls` is None for one named function: its arguments alone."""
+
+    functions: tuple[FunctionSchema, ...]
+    most_calls: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Constraint:
     """What the whole text of every choice must match, unless its length limit or a stop string cuts it short."""
 
@@ -131,9 +148,8 @@ class Constraint:
     text: str
     # Name of the wire field, for error messages.
     param: str
-    # Texts that allow more, each more than the one before: what is taken instead if this one cannot be compiled. They
-    # are made then; most are never needed.
-    looser: Callable[[], Iterator[str]] | None = field(default=None, compare=False)
+    # Makes looser texts if this one cannot be compiled; None if the text must hold as it is.
+    calls: RequiredCalls | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

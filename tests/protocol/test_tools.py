@@ -7,6 +7,7 @@ from typing import Any
 
 from tests.protocol.test_constraint import chat
 from tokka.core import Constraint
+from tokka.protocol.tools import looser_texts
 
 NAMED = {"type": "function", "function": {"name": "f"}}
 ANY = {"type": "object"}
@@ -26,8 +27,8 @@ def held(choice: Any, *tools: dict[str, Any], **fields: Any) -> Constraint:
 
 def levels(constraint: Constraint) -> list[Any]:
     """Return the schemas in turn, each once."""
-    assert constraint.looser is not None
-    return [json.loads(text) for text in dict.fromkeys((constraint.text, *constraint.looser()))]
+    assert constraint.calls is not None
+    return [json.loads(text) for text in dict.fromkeys((constraint.text, *looser_texts(constraint.calls)))]
 
 
 def properties(**schemas: Any) -> dict[str, Any]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 import orjson
 from pydantic import Field, PlainValidator, model_validator
 from pydantic_core import PydanticCustomError
 
-from tokka.core import Constraint, ToolChoice, Tools
+from tokka.core import Constraint, FunctionSchema, RequiredCalls, ToolChoice, Tools
 from tokka.protocol.common import WireModel, invalid, unsupported
 from tokka.protocol.json_schema import MAX_SCHEMA_BYTES, MAX_SCHEMA_DEPTH, mapped, schema_text
 from tokka.protocol.messages import FunctionName
@@ -93,17 +93,8 @@ class Tool(WireModel):
         function = {"name": self.function.name, "description": self.function.description or ""}
         return {"type": "function", "function": {**function, "parameters": self.function.parameters or _NO_PARAMETERS}}
 
-    def arguments_schema(self, width: Width | None = None) -> dict[str, Any]:
-        """Return what the arguments are held to. `width`: how much less than that, unless the function is strict."""
-        given = self.function.parameters
-        if given is None:
-            return {**_NO_PARAMETERS, "additionalProperties": False}
-        if width is None or self.function.strict:
-            try:
-                return {"type": "object", **orjson.loads(schema_text(given))}
-            except PydanticCustomError:
-                width = "enforced"
-        return {"type": "object", **(widened(given, width) or {})}
+    def function_schema(self) -> FunctionSchema:
+        return FunctionSchema(self.function.name, self.function.parameters, bool(self.function.strict))
 
 
 class NamedFunction(WireModel):
@@ -200,7 +191,7 @@ def tools_of(
         allowed=frozenset(tool.function.name for tool in may_be_called) if isinstance(choice, AllowedTools) else None,
         parallel=parallel is not False and kind != "named",
         schemas={
-            tool.function.name: tool.arguments_schema() if tool.function.strict else _ANY_ARGUMENTS
+            tool.function.name: arguments_schema(tool.function_schema()) if tool.function.strict else _ANY_ARGUMENTS
             for tool in may_be_called
         }
         if is_held
@@ -218,23 +209,44 @@ def calls_constraint(
     if isinstance(choice, NamedTool):
         for place, tool in enumerate(tools):
             if tool.function.name == choice.function.name:
-                return _constraint(tool.arguments_schema, f"tools[{place}].function.parameters")
+                return _constraint(
+                    RequiredCalls((tool.function_schema(),), None), f"tools[{place}].function.parameters"
+                )
     if _kind(choice) != "required":
         return None
-    may_be_called = _callable(tools, choice)
-    most = 1 if parallel is False else MAX_REQUIRED_CALLS
-
-    def schema(width: Width | None) -> dict[str, Any]:
-        return _calls_schema({tool.function.name: tool.arguments_schema(width) for tool in may_be_called}, most)
-
-    return _constraint(schema, "tools")
+    functions = tuple(tool.function_schema() for tool in _callable(tools, choice))
+    return _constraint(RequiredCalls(functions, 1 if parallel is False else MAX_REQUIRED_CALLS), "tools")
 
 
-def _constraint(schema: Callable[[Width | None], dict[str, Any]], param: str) -> Constraint:
-    def text(width: Width | None) -> str:
-        return orjson.dumps(schema(width)).decode()
+def looser_texts(calls: RequiredCalls) -> Iterator[str]:
+    """Yield schemas of the calls from tight to loose, for when the one in the constraint cannot be compiled."""
+    for width in LESS:
+        yield _text(calls, width)
 
-    return Constraint("json", text(None), param, looser=lambda: map(text, LESS))
+
+def _constraint(calls: RequiredCalls, param: str) -> Constraint:
+    return Constraint("json", _text(calls), param, calls)
+
+
+def _text(calls: RequiredCalls, width: Width | None = None) -> str:
+    by_name = {function.name: arguments_schema(function, width) for function in calls.functions}
+    if calls.most_calls is None:
+        (schema,) = by_name.values()
+        return orjson.dumps(schema).decode()
+    return orjson.dumps(_calls_schema(by_name, calls.most_calls)).decode()
+
+
+def arguments_schema(function: FunctionSchema, width: Width | None = None) -> dict[str, Any]:
+    """Return the schema that constrains a function's arguments. `width` loosens it, unless the function is strict."""
+    given = function.parameters
+    if given is None:
+        return {**_NO_PARAMETERS, "additionalProperties": False}
+    if width is None or function.strict:
+        try:
+            return {"type": "object", **orjson.loads(schema_text(given))}
+        except PydanticCustomError:
+            width = "enforced"
+    return {"type": "object", **(widened(dict(given), width) or {})}
 
 
 def _calls_schema(by_name: dict[str, dict[str, Any]], most: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import structlog
 from tokka.core import Constraint
 from tokka.engine.vllm.grammars import Grammars
 from tokka.errors import InvalidRequest
+from tokka.protocol.tools import looser_texts
 
 log = structlog.get_logger("tokka.engine")
 
@@ -18,10 +19,10 @@ async def grammar_of(grammars: Grammars, constraint: Constraint, choices: int = 
     try:
         return await grammars.grammar(constraint, choices)
     except InvalidRequest as error:
-        if constraint.looser is None:
+        if constraint.calls is None:
             raise
         refused, tried = error, constraint.text
-    for text in constraint.looser():
+    for text in looser_texts(constraint.calls):
         if text == tried:
             continue
         log.debug("constraint_loosened", reason=refused.message)
