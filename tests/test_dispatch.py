@@ -14,11 +14,13 @@ import pytest
 
 from tests.admission.controllers import controller
 from tests.supervised import supervisor_of, until_ready
-from tokka.admission.allowance import Allowances
+from tokka.admission.allowance import Allowance, Allowances
 from tokka.admission.controller import AdmissionController
+from tokka.admission.memory import MemoryBudget
 from tokka.admission.quarantine import Quarantine
 from tokka.app import create_server
 from tokka.core import (
+    ANONYMOUS,
     Accepted,
     ChoiceDone,
     EngineStats,
@@ -40,6 +42,11 @@ from tokka.errors import Draining, EngineError, InvalidRequest, ModelNotFound, M
 from tokka.settings import Settings
 
 Script = Callable[[GenerateRequest], AsyncGenerator[Event, None]]
+ANSWERS = MemoryBudget(1 << 30, "answers")
+
+
+def allowance() -> Allowance:
+    return Allowances(lambda _: Spent()).open(ANONYMOUS, 0.0)
 
 
 @dataclass
@@ -60,10 +67,10 @@ class ScriptedEngine:
         finally:
             self.open_generations -= 1
 
-    async def tokenize(self, prompt: Prompt) -> list[int]:
+    async def tokenize(self, prompt: Prompt, tenant: str) -> list[int]:
         return [1]
 
-    async def detokenize(self, token_ids: object) -> str:
+    async def detokenize(self, token_ids: object, tenant: str) -> str:
         return "x"
 
     async def ping(self) -> None:
@@ -127,7 +134,7 @@ async def bench(
         yield Bench(
             engine,
             admission,
-            Dispatcher(supervisor, admission, Allowances(lambda _: Spent()), Quarantine(600), ["m"], **settings),
+            Dispatcher(supervisor, admission, Quarantine(600), ANSWERS, ["m"], **settings),
         )
     finally:
         if running:
@@ -146,7 +153,7 @@ def record() -> RequestRecord:
 async def test_finished_generation_releases_and_counts() -> None:
     async with bench(complete) as b:
         seen = record()
-        generation = await b.dispatcher.open(request(), seen)
+        generation = await b.dispatcher.open(request(), seen, allowance())
         assert b.admission.open_requests == 1
         events = [event async for event in generation]
         await generation.aclose()
@@ -158,7 +165,7 @@ async def test_finished_generation_releases_and_counts() -> None:
 async def test_generation_never_iterated_releases() -> None:
     async with bench(endless) as b:
         seen = record()
-        generation = await b.dispatcher.open(request(), seen)
+        generation = await b.dispatcher.open(request(), seen, allowance())
         await generation.aclose()
         await generation.aclose()
         assert seen.outcome == "aborted"
@@ -168,7 +175,7 @@ async def test_generation_never_iterated_releases() -> None:
 async def test_generation_closed_midway_is_aborted_with_what_it_used() -> None:
     async with bench(endless) as b:
         seen = record()
-        generation = await b.dispatcher.open(request(), seen)
+        generation = await b.dispatcher.open(request(), seen, allowance())
         events = aiter(generation)
         for _ in range(4):
             await anext(events)
@@ -180,14 +187,14 @@ async def test_generation_closed_midway_is_aborted_with_what_it_used() -> None:
 async def test_refusal_of_the_engine_comes_before_anything_else_and_releases() -> None:
     async with bench(refusing) as b:
         with pytest.raises(InvalidRequest):
-            await b.dispatcher.open(request(), record())
+            await b.dispatcher.open(request(), record(), allowance())
         assert (b.admission.open_requests, b.engine.open_generations) == (0, 0)
 
 
 async def test_failure_midway_is_an_error_and_releases() -> None:
     async with bench(failing) as b:
         seen = record()
-        generation = await b.dispatcher.open(request(), seen)
+        generation = await b.dispatcher.open(request(), seen, allowance())
         with pytest.raises(EngineError):
             async for _ in generation:
                 pass
@@ -199,7 +206,7 @@ async def test_failure_midway_is_an_error_and_releases() -> None:
 async def test_deadline_ends_every_open_choice_with_the_answer_so_far() -> None:
     async with bench(endless) as b:
         seen = record()
-        generation = await b.dispatcher.open(request(n=2, timeout_s=0.05), seen)
+        generation = await b.dispatcher.open(request(n=2, timeout_s=0.05), seen, allowance())
         events = [event async for event in generation]
         await generation.aclose()
         assert events[-3:-1] == [ChoiceDone(0, "length", "timeout"), ChoiceDone(1, "length", "timeout")]
@@ -219,7 +226,7 @@ async def holding(request: GenerateRequest) -> AsyncGenerator[Event, None]:
 
 async def test_deadline_returns_what_was_kept_back() -> None:
     async with bench(holding) as b:
-        generation = await b.dispatcher.open(request(timeout_s=0.05), record())
+        generation = await b.dispatcher.open(request(timeout_s=0.05), record(), allowance())
         texts = [event.text async for event in generation if isinstance(event, TextDelta)]
         await generation.aclose()
         assert "".join(texts) == "abc"
@@ -228,16 +235,18 @@ async def test_deadline_returns_what_was_kept_back() -> None:
 async def test_unknown_model_starting_full_and_draining_are_told_apart() -> None:
     async with bench(complete, ready=False) as b:
         with pytest.raises(ModelNotFound):
-            await b.dispatcher.open(GenerateRequest("id", "other", (TextPrompt("x"),), Sampling()), record())
+            await b.dispatcher.open(
+                GenerateRequest("id", "other", (TextPrompt("x"),), Sampling()), record(), allowance()
+            )
         with pytest.raises(ModelStarting):
-            await b.dispatcher.open(request(), record())
+            await b.dispatcher.open(request(), record(), allowance())
     async with bench(endless, max_open=2) as b:
-        held = await b.dispatcher.open(request(n=2), record())
+        held = await b.dispatcher.open(request(n=2), record(), allowance())
         with pytest.raises(ServerOverloaded):
-            await b.dispatcher.open(request(), record())
+            await b.dispatcher.open(request(), record(), allowance())
         b.admission.start_draining()
         with pytest.raises(Draining):
-            await b.dispatcher.open(request(), record())
+            await b.dispatcher.open(request(), record(), allowance())
         await held.aclose()
 
 

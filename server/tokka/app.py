@@ -18,6 +18,7 @@ from tokka.accounts.accounts import Accounts
 from tokka.accounts.keys import KeyRing
 from tokka.admission.allowance import Allowances
 from tokka.admission.controller import AdmissionController
+from tokka.admission.memory import MemoryBudget
 from tokka.admission.policy import AdmissionPolicy, Bounds, Targets
 from tokka.admission.quarantine import Quarantine
 from tokka.api import ROUTERS
@@ -30,6 +31,7 @@ from tokka.api.middleware import (
     Cors,
     ErrorRenderer,
     HeadAsGet,
+    KeyLimits,
     OpenAIAlias,
     RequestContext,
 )
@@ -41,6 +43,7 @@ from tokka.engine.restart import RestartPolicy
 from tokka.engine.supervisor import Supervisor
 from tokka.errors import ConfigurationError
 from tokka.observability.metrics import Metrics
+from tokka.parsing.bodies import BodyParser
 from tokka.settings import Settings, is_loopback, parse_size
 
 if TYPE_CHECKING:
@@ -48,6 +51,11 @@ if TYPE_CHECKING:
     from tokka.accounts.oidc import TokenVerifier
 
 _LAG_INTERVAL_S = 0.5
+# Of a request's body, for each token of the model's context: a prompt of that length fits as text, as ids and with
+# images left out, in any language.
+_BODY_BYTES_PER_TOKEN = 128
+_LEAST_BODY_BYTES = 1 << 20
+_MOST_BODY_BYTES = 32 << 20
 # Short: while the thread waits for another program's transaction, it does not look for revoked keys.
 _BUSY_S = 1.0
 
@@ -62,6 +70,7 @@ class Server:
     accounts: Accounts
     # None without --oidc-issuer.
     tokens: TokenVerifier | None
+    bodies: BodyParser
     metrics: Metrics
     # Refuses what is new and sets `stop`; what runs goes on.
     drain: Callable[[], None]
@@ -112,13 +121,15 @@ def create_server(settings: Settings, create_engine: Callable[[], Engine]) -> Se
     names = settings.names()
     accounts, tokens = _create_accounts(settings, metrics)
     allowances = Allowances(accounts.spent)
+    bodies = BodyParser()
     services = Services(
-        dispatcher=_create_dispatcher(settings, supervisor, admission, allowances, accounts),
+        dispatcher=_create_dispatcher(settings, supervisor, admission, accounts),
         supervisor=supervisor,
         admission=admission,
         allowances=allowances,
         accounts=accounts,
         metrics=metrics,
+        bodies=bodies,
         names=names,
         started_s=int(time.time()),
         fingerprint="fp_" + hashlib.sha256(f"{__version__} {names[0]}".encode()).hexdigest()[:10],
@@ -126,21 +137,21 @@ def create_server(settings: Settings, create_engine: Callable[[], Engine]) -> Se
         log_prompts=settings.log_prompts,
         drain=drain,
     )
-    return Server(_create_app(settings, services), supervisor, admission, accounts, tokens, metrics, drain, stop)
+    app = _create_app(settings, services)
+    return Server(app, supervisor, admission, accounts, tokens, bodies, metrics, drain, stop)
 
 
 def _create_dispatcher(
     settings: Settings,
     supervisor: Supervisor,
     admission: AdmissionController,
-    allowances: Allowances,
     accounts: Accounts,
 ) -> Dispatcher:
     return Dispatcher(
         supervisor,
         admission,
-        allowances,
         Quarantine(settings.quarantine_time),
+        MemoryBudget(parse_size(settings.answer_memory), "answers"),
         settings.names(),
         downtimes=accounts.downtimes,
         request_timeout_s=settings.request_timeout,
@@ -200,7 +211,13 @@ def _create_app(settings: Settings, services: Services) -> FastAPI:
     app.add_exception_handler(HTTPException, raise_routing_error)
     # Added last is outermost. Errors are rendered inside CORS: a page may read why it was refused.
     app.add_middleware(HeadAsGet)
-    app.add_middleware(BodyLimit, max_bytes=parse_size(settings.max_body_size), timeout_s=settings.body_timeout)
+    app.add_middleware(
+        BodyLimit,
+        max_bytes=_body_limit(settings, services.supervisor),
+        timeout_s=settings.body_timeout,
+        memory=MemoryBudget(parse_size(settings.body_memory), "request bodies"),
+    )
+    app.add_middleware(KeyLimits, allowances=services.allowances)
     open_metrics = settings.metrics_open or settings.on_loopback
     app.add_middleware(
         Authentication,
@@ -223,6 +240,19 @@ def _create_app(settings: Settings, services: Services) -> FastAPI:
     )
     app.add_middleware(OpenAIAlias)
     return app
+
+
+def _body_limit(settings: Settings, supervisor: Supervisor) -> Callable[[], int]:
+    """Return what tells the largest body that is taken now."""
+    if settings.max_body_size is not None:
+        limit = parse_size(settings.max_body_size)
+        return lambda: limit
+
+    def by_context() -> int:
+        context = supervisor.info.max_model_len if supervisor.info else 0
+        return max(_LEAST_BODY_BYTES, min(_MOST_BODY_BYTES, _BODY_BYTES_PER_TOKEN * context))
+
+    return by_context
 
 
 async def measure_event_loop_lag(metrics: Metrics) -> None:

@@ -5,7 +5,7 @@ Plain frozen data, standard library only. Requests come from `protocol/`, events
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -117,10 +117,24 @@ class TextPrompt:
 
 @dataclass(frozen=True, slots=True)
 class TokensPrompt:
-    token_ids: tuple[int, ...]
+    token_ids: Sequence[int]
 
 
 Prompt = ChatPrompt | TextPrompt | TokensPrompt
+# A function's description and schema, about.
+_TOOL_CHARS = 400
+
+
+def text_chars(prompt: Prompt) -> int:
+    """Return about how many characters of a prompt are yet to be tokenised."""
+    match prompt:
+        case TextPrompt(text):
+            return len(text)
+        case ChatPrompt(messages=messages, tools=tools):
+            written = sum(len(message.get("content") or "") for message in messages)
+            return written + _TOOL_CHARS * len(tools.functions if tools else ())
+        case TokensPrompt():
+            return 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +216,8 @@ class GenerateRequest:
     cache_salt: str | None = None
     # What the key allows a choice, whatever the request asks for.
     max_tokens_cap: int | None = None
+    # Whose turn it takes at what tenants share.
+    tenant: str = ""
     # Somebody reads along. If not, tokens may come in lumps.
     stream: bool = True
 
@@ -363,9 +379,6 @@ class RequestRecord:
     queue_s: float | None = None
     # Only with --log-prompts.
     prompt: list[dict[str, Any]] | None = None
-
-    # Gives back what is held until the request has been counted: called once, after that.
-    settle: Callable[[], None] | None = None
 
     @property
     def tenant(self) -> str:

@@ -10,11 +10,12 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
-from functools import partial
 
 from tokka.accounts.downtimes import Downtimes
-from tokka.admission.allowance import Allowance, Allowances
+from tokka.admission.allowance import Allowance
 from tokka.admission.controller import AdmissionController, Slot
+from tokka.admission.memory import MemoryBudget, Share
+from tokka.admission.prompt_estimate import PromptEstimate
 from tokka.admission.quarantine import Quarantine
 from tokka.admission.ticket import Ticket
 from tokka.core import (
@@ -34,10 +35,14 @@ from tokka.core import (
     ToolCallDelta,
     Usage,
 )
+from tokka.engine.answer_size import answer_bytes
 from tokka.engine.base import Engine
 from tokka.engine.rendered import Rendered, left_s, next_event
 from tokka.engine.supervisor import Supervisor
-from tokka.errors import EngineDied, InvalidRequest, ModelNotFound, Quarantined
+from tokka.errors import EngineDied, InvalidRequest, ModelNotFound, Quarantined, SlowReader
+
+# Statuses of requests that were not served for reasons of the server's own, or of limits.
+_REFUSALS = frozenset({401, 403, 429, 500, 503, 504})
 
 
 class Generation:
@@ -60,8 +65,8 @@ class Dispatcher:
         self,
         supervisor: Supervisor,
         admission: AdmissionController,
-        allowances: Allowances,
         quarantine: Quarantine,
+        answer_memory: MemoryBudget,
         names: Sequence[str],
         *,
         downtimes: Downtimes | None = None,
@@ -70,8 +75,9 @@ class Dispatcher:
     ) -> None:
         self._supervisor = supervisor
         self._admission = admission
-        self._allowances = allowances
         self._quarantine = quarantine
+        self._answer_memory = answer_memory
+        self._estimate = PromptEstimate()
         self._names = tuple(names)
         self._downtimes = downtimes or Downtimes()
         self._request_timeout_s = request_timeout_s
@@ -92,35 +98,15 @@ class Dispatcher:
                 param="model",
             )
 
-    async def open(self, request: GenerateRequest, record: RequestRecord) -> Generation:
-        """Admit the request and start it. Raises before any byte is sent, or returns a running generation."""
-        key = record.key or ANONYMOUS
-        self.check_model(request.model, key)
-        record.model = request.model
-        choices = len(request.prompts) * request.sampling.n
-        ticket = Ticket(key.tenant, choices, record.arrived_s, priority=request.priority)
-        # What costs nothing comes first; nobody waits in turn for an engine that is not there.
-        self._admission.check_open()
-        self._downtimes.check(time.time())
-        self._check_quarantine(request)
-        self._supervisor.engine()
-        allowance = self._allowances.open(key, choices, time.monotonic())
-        record.settle = partial(_settle_allowance, allowance, record)
-        self._admission.check_room(ticket)
+    async def open(self, request: GenerateRequest, record: RequestRecord, allowance: Allowance) -> Generation:
+        """Admit the request and start it. Raises before any byte is sent, or returns a running generation.
+
+        `allowance`: what was taken from the key's limits for this request; the caller settles it.
+        """
+        ticket = self._ticket(request, record, allowance)
         deadline = self._deadline(request, record.arrived_s)
-        own = replace(
-            request,
-            cache_salt=self._salt(request, record),
-            max_tokens_cap=key.limits.max_completion_tokens,
-            # What a deadline may cut short has to be at hand when it does.
-            stream=record.stream or deadline is not None,
-        )
         async with AsyncExitStack() as stack:
-            rendered = await Rendered.of(own, self._supervisor, deadline)
-            stack.push_async_callback(rendered.aclose)
-            if (room := allowance.room()) is not None:
-                await rendered.keep_within(room)
-            allowance.reserve(rendered.most_tokens, time.monotonic())
+            rendered = await self._render(self._own(request, record, deadline), record, allowance, deadline, stack)
             ticket.prompt_tokens = rendered.prompt_tokens
             slot = await stack.enter_async_context(self._admission.admit(ticket, left_s(deadline)))
             record.queue_s = time.monotonic() - record.arrived_s
@@ -133,11 +119,92 @@ class Dispatcher:
             stack.callback(_settle, record)
             return Generation(metered, stack.pop_all())
 
-    async def tokenize(self, model: str | None, prompt: Prompt, key: Key) -> list[int]:
-        return await self._engine_for(model, key).tokenize(prompt)
+    def _ticket(self, request: GenerateRequest, record: RequestRecord, allowance: Allowance) -> Ticket:
+        """Return the request's ticket, if nothing refuses it that is known before it is rendered."""
+        key = record.key or ANONYMOUS
+        self.check_model(request.model, key)
+        record.model = request.model
+        choices = len(request.prompts) * request.sampling.n
+        size = self._estimate.size(request.prompts)
+        ticket = Ticket(key.tenant, choices, record.arrived_s, size.likely, priority=request.priority)
+        # What costs nothing comes first; nobody waits in turn for an engine that is not there.
+        self._admission.check_open()
+        self._downtimes.check(time.time())
+        self._check_quarantine(request)
+        self._supervisor.engine()
+        allowance.run(choices)
+        self._admission.check_room(ticket)
+        allowance.prepare(size.least, time.monotonic())
+        return ticket
 
-    async def detokenize(self, model: str | None, token_ids: Sequence[int], key: Key) -> str:
-        return await self._engine_for(model, key).detokenize(token_ids)
+    def _own(self, request: GenerateRequest, record: RequestRecord, deadline: float | None) -> GenerateRequest:
+        """Return the request as the engine gets it: with what its key and its deadline make of it."""
+        key = record.key or ANONYMOUS
+        return replace(
+            request,
+            tenant=key.tenant,
+            cache_salt=self._salt(request, record),
+            max_tokens_cap=key.limits.max_completion_tokens,
+            # What a deadline may cut short has to be at hand when it does.
+            stream=record.stream or deadline is not None,
+        )
+
+    async def _render(
+        self,
+        own: GenerateRequest,
+        record: RequestRecord,
+        allowance: Allowance,
+        deadline: float | None,
+        stack: AsyncExitStack,
+    ) -> Rendered:
+        """Render the request and reserve what it can use. What is held is released by the stack."""
+        rendered = await Rendered.of(own, self._supervisor, deadline)
+        stack.push_async_callback(rendered.aclose)
+        self._estimate.learn(own.prompts, rendered.prompt_tokens)
+        if (room := allowance.room()) is not None:
+            await rendered.keep_within(room)
+        allowance.reserve(rendered.most_tokens, time.monotonic())
+        if not record.stream:
+            self._reserve_answer(own, rendered, stack)
+        return rendered
+
+    async def tokenize(
+        self, model: str | None, prompt: Prompt, record: RequestRecord, allowance: Allowance
+    ) -> Sequence[int]:
+        """Return the prompt's tokens. They are taken from the key's limits as those of a generation are."""
+        key = record.key or ANONYMOUS
+        engine = self._engine_for(model, key)
+        allowance.prepare(self._estimate.size([prompt]).least, time.monotonic())
+        tokens = await engine.tokenize(prompt, key.tenant)
+        self._estimate.learn([prompt], len(tokens))
+        self._charge(len(tokens), record, allowance)
+        return tokens
+
+    async def detokenize(
+        self, model: str | None, token_ids: Sequence[int], record: RequestRecord, allowance: Allowance
+    ) -> str:
+        """Return the tokens' text. They are taken from the key's limits as those of a prompt are."""
+        key = record.key or ANONYMOUS
+        engine = self._engine_for(model, key)
+        self._charge(len(token_ids), record, allowance)
+        return await engine.detokenize(token_ids, key.tenant)
+
+    def _charge(self, tokens: int, record: RequestRecord, allowance: Allowance) -> None:
+        allowance.reserve(tokens, time.monotonic())
+        record.prompt_tokens = tokens
+
+    def _reserve_answer(self, request: GenerateRequest, rendered: Rendered, stack: AsyncExitStack) -> None:
+        """Hold memory for the longest answer this can become. Raises InvalidRequest, ServerOverloaded."""
+        size = answer_bytes(request, rendered.accepted)
+        if size > self._answer_memory.limit:
+            raise InvalidRequest(
+                f"The answer could take {size >> 20} MiB; this server has {self._answer_memory.limit >> 20} MiB for "
+                f"answers. Lower {request.limit_param}, n or the number of logprobs, or send stream: true.",
+                param=request.limit_param,
+            )
+        share = Share(self._answer_memory, request.tenant)
+        share.grow_to(size)
+        stack.callback(share.release)
 
     def _engine_for(self, model: str | None, key: Key) -> Engine:
         self.check_model(model, key)
@@ -201,15 +268,10 @@ class Dispatcher:
             for event in _cut_short(unfinished):
                 yield event
             yield Finished(Usage(record.prompt_tokens, record.completion_tokens))
-        except InvalidRequest:
-            record.outcome = "invalid"
-            raise
-        except EngineDied:
-            record.outcome = "error"
-            self._quarantine.ran_at_death(request, run.engine_number, time.monotonic())
-            raise
-        except Exception:
-            record.outcome = "error"
+        except Exception as error:
+            record.outcome = _outcome_of(error)
+            if isinstance(error, EngineDied):
+                self._quarantine.ran_at_death(request, run.engine_number, time.monotonic())
             raise
 
 
@@ -224,6 +286,15 @@ class _Run:
     deadline: float | None
 
 
+def _outcome_of(error: Exception) -> Outcome:
+    match error:
+        case InvalidRequest():
+            return "invalid"
+        case SlowReader():
+            return "aborted"
+    return "error"
+
+
 def _cut_short(unfinished: dict[int, TextDelta | None]) -> Iterator[Event]:
     """End what is not finished: with what was kept back, and the reason."""
     for index, last in sorted(unfinished.items(), key=lambda entry: entry[0]):
@@ -232,9 +303,12 @@ def _cut_short(unfinished: dict[int, TextDelta | None]) -> Iterator[Event]:
         yield ChoiceDone(index, "length", "timeout")
 
 
-def _settle_allowance(allowance: Allowance, record: RequestRecord) -> None:
-    # What we have refused, before it ran, costs the key nothing.
-    served = record.queue_s is not None or record.outcome in ("invalid", "aborted")
+def settle_allowance(allowance: Allowance, record: RequestRecord, status: int) -> None:
+    """Give back what a request has not used of its key's limits, after it has been counted.
+
+    `status`: of the answer, 0 if none was begun. What this server has refused costs the key nothing.
+    """
+    served = record.queue_s is not None or status not in _REFUSALS
     allowance.settle(record.prompt_tokens + record.completion_tokens, time.monotonic(), served=served)
 
 

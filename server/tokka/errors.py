@@ -156,6 +156,12 @@ class EngineDied(EngineError):
         super().__init__(message, should_retry=True)
 
 
+class SlowReader(TokkaError):
+    """A client reads its stream so slowly that the server would have to keep too much for it."""
+
+    status, type, code = 408, "invalid_request_error", "slow_reader"
+
+
 class Quarantined(InvalidRequest):
     """This request was running each time the engine died: sending it again would end everybody's."""
 

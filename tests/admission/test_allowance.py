@@ -31,19 +31,19 @@ def refusal(action: Any, *arguments: Any) -> TokkaError:
 def test_a_key_without_limits_is_never_refused_and_has_no_gauges() -> None:
     book = allowances()
     for _ in range(1000):
-        book.open(key(), 128, 0.0).reserve(10**9, 0.0)
+        book.open(key(), 0.0).reserve(10**9, 0.0)
     assert book.gauges(key(), 0.0) == {}
 
 
 def test_requests_a_minute() -> None:
     book, limited = allowances(), key(rpm=2)
-    book.open(limited, 1, 0.0)
-    book.open(limited, 1, 0.0)
-    refused = refusal(book.open, limited, 1, 0.0)
+    book.open(limited, 0.0)
+    book.open(limited, 0.0)
+    refused = refusal(book.open, limited, 0.0)
     assert isinstance(refused, RateLimited)
     assert (refused.type, refused.code, refused.retry_after_s) == ("requests", "rate_limit_exceeded", pytest.approx(30))
     assert refused.headers() == {"retry-after": "30", "retry-after-ms": "30000"}
-    book.open(limited, 1, 30.0)
+    book.open(limited, 30.0)
 
 
 def test_what_generates_nothing_counts_as_a_request_and_as_nothing_else() -> None:
@@ -57,16 +57,16 @@ def test_what_generates_nothing_counts_as_a_request_and_as_nothing_else() -> Non
 
 def test_a_refusal_of_ours_gives_the_request_back() -> None:
     book, limited = allowances(), key(rpm=1)
-    book.open(limited, 1, 0.0).settle(0, 0.0, served=False)
-    book.open(limited, 1, 0.0).settle(0, 0.0)
-    assert isinstance(refusal(book.open, limited, 1, 0.0), RateLimited)
+    book.open(limited, 0.0).settle(0, 0.0, served=False)
+    book.open(limited, 0.0).settle(0, 0.0)
+    assert isinstance(refusal(book.open, limited, 0.0), RateLimited)
 
 
 def test_tokens_a_minute_are_reserved_and_what_was_not_used_comes_back() -> None:
     book, limited = allowances(), key(tpm=100)
-    first = book.open(limited, 1, 0.0)
+    first = book.open(limited, 0.0)
     first.reserve(80, 0.0)
-    second = book.open(limited, 1, 0.0)
+    second = book.open(limited, 0.0)
     refused = refusal(second.reserve, 30, 0.0)
     assert isinstance(refused, RateLimited)
     assert (refused.type, refused.retry_after_s) == ("tokens", pytest.approx(6.0))
@@ -77,57 +77,87 @@ def test_tokens_a_minute_are_reserved_and_what_was_not_used_comes_back() -> None
 
 def test_a_request_larger_than_the_limit_is_not_worth_another_try() -> None:
     book = allowances()
-    refused = refusal(book.open(key(tpm=100), 1, 0.0).reserve, 101, 0.0)
+    refused = refusal(book.open(key(tpm=100), 0.0).reserve, 101, 0.0)
     assert refused.headers() == {"x-should-retry": "false"}
 
 
 def test_choices_at_once() -> None:
     book, limited = allowances(), key(max_running=3)
-    first = book.open(limited, 2, 0.0)
-    assert isinstance(refusal(book.open, limited, 2, 0.0), RateLimited)
-    book.open(limited, 1, 0.0)
+    first = book.open(limited, 0.0)
+    first.run(2)
+    assert isinstance(refusal(book.open(limited, 0.0).run, 2), RateLimited)
+    book.open(limited, 0.0).run(1)
     first.settle(0, 0.0)
-    book.open(limited, 2, 0.0)
-    assert refusal(book.open, limited, 4, 0.0).should_retry is False
+    book.open(limited, 0.0).run(2)
+    assert refusal(book.open(limited, 0.0).run, 4).should_retry is False
+
+
+def test_prepared_tokens_are_paid_for_by_an_invalid_request() -> None:
+    book, limited = allowances(), key(tpm=100)
+    invalid = book.open(limited, 0.0)
+    invalid.prepare(60, 0.0)
+    assert isinstance(refusal(book.open(limited, 0.0).prepare, 60, 0.0), RateLimited)
+    invalid.settle(0, 0.0)
+    assert book.gauges(limited, 0.0)["tokens"].remaining == 40
+
+
+def test_prepared_tokens_come_back_when_the_server_refuses() -> None:
+    book, limited = allowances(), key(tpm=100)
+    refused = book.open(limited, 0.0)
+    refused.prepare(60, 0.0)
+    refused.settle(0, 0.0, served=False)
+    assert book.gauges(limited, 0.0)["tokens"].remaining == 100
+
+
+def test_reserving_after_preparing_adds_what_is_missing() -> None:
+    book, limited = allowances(Spent(day=10)), key(tpm=100, daily_tokens=100)
+    allowance = book.open(limited, 0.0)
+    allowance.prepare(30, 0.0)
+    assert allowance.room() == 90
+    allowance.reserve(80, 0.0)
+    assert book.gauges(limited, 0.0)["tokens"].remaining == 20
+    refused = refusal(allowance.reserve, 101, 0.0)
+    assert isinstance(refused, QuotaExceeded)
 
 
 @pytest.mark.parametrize(("limit", "spent"), [("daily_tokens", Spent(day=90)), ("monthly_tokens", Spent(month=90))])
 def test_a_quota_counts_what_was_spent_and_what_runs(limit: str, spent: Spent) -> None:
     book, limited = allowances(spent), key(**{limit: 100})
-    first = book.open(limited, 1, 0.0)
+    first = book.open(limited, 0.0)
     first.reserve(8, 0.0)
-    second = book.open(limited, 1, 0.0)
+    second = book.open(limited, 0.0)
     refused = refusal(second.reserve, 3, 0.0)
     assert isinstance(refused, QuotaExceeded)
     assert refused.code == "insufficient_quota"
     assert refused.headers() == {"x-should-retry": "false"}
     second.reserve(2, 0.0)
     # Used up: the next one need not even be rendered.
-    assert isinstance(refusal(book.open, limited, 1, 0.0), QuotaExceeded)
+    assert isinstance(refusal(book.open, limited, 0.0), QuotaExceeded)
 
 
 def test_room_is_the_least_of_what_is_left() -> None:
     book = allowances(Spent(day=30, month=900))
-    assert book.open(key(tpm=500), 1, 0.0).room() == 500
-    assert book.open(key(tpm=500, daily_tokens=100), 1, 0.0).room() == 70
-    assert book.open(key(daily_tokens=100, monthly_tokens=950), 1, 0.0).room() == 50
-    assert book.open(key(), 1, 0.0).room() is None
+    assert book.open(key(tpm=500), 0.0).room() == 500
+    assert book.open(key(tpm=500, daily_tokens=100), 0.0).room() == 70
+    assert book.open(key(daily_tokens=100, monthly_tokens=950), 0.0).room() == 50
+    assert book.open(key(), 0.0).room() is None
 
 
 def test_settling_twice_gives_back_once() -> None:
     book, limited = allowances(), key(max_running=1)
-    first = book.open(limited, 1, 0.0)
+    first = book.open(limited, 0.0)
+    first.run(1)
     first.settle(0, 0.0)
-    book.open(limited, 1, 0.0)
+    book.open(limited, 0.0).run(1)
     first.settle(0, 0.0)
-    assert isinstance(refusal(book.open, limited, 1, 0.0), RateLimited)
+    assert isinstance(refusal(book.open(limited, 0.0).run, 1), RateLimited)
 
 
 def test_changed_limits_hold_at_once_for_what_runs_too() -> None:
     book = allowances()
-    book.open(key(max_running=2), 2, 0.0)
-    assert isinstance(refusal(book.open, key(max_running=2, rpm=5), 1, 0.0), RateLimited)
-    book.open(key(max_running=3, rpm=5), 1, 0.0)
+    book.open(key(max_running=2), 0.0).run(2)
+    assert isinstance(refusal(book.open(key(max_running=2, rpm=5), 0.0).run, 1), RateLimited)
+    book.open(key(max_running=3, rpm=5), 0.0).run(1)
     assert book.gauges(key(max_running=3, rpm=5), 0.0)["requests"].remaining == 4
 
 
@@ -145,7 +175,7 @@ def test_a_quota_is_never_overshot_however_requests_overlap(quota: int, requests
             spent["k"] += used
             ended.settle(used, 0.0)
         try:
-            allowance = book.open(limited, 1, 0.0)
+            allowance = book.open(limited, 0.0)
         except QuotaExceeded:
             continue
         try:

@@ -18,10 +18,10 @@ MODULES = sorted(
 
 LAYERS = [
     "core errors",
-    "settings observability bench",
+    "settings observability bench turns",
     "protocol store",
     "engine admission accounts",
-    "dispatch",
+    "dispatch parsing",
     "api",
     "app",
     "cli",

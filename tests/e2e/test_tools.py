@@ -280,7 +280,9 @@ def test_a_deadline_ends_a_call_with_what_there_is(client: httpx.Client) -> None
     body = {**BODY, "tools": tools, "tool_choice": NAMED, "timeout": 2, "max_completion_tokens": 6000}
     (choice,) = post(client, CHAT, body)["choices"]
     assert (choice["finish_reason"], choice["stop_reason"]) == ("length", "timeout")
-    assert calls_of(choice)[0][1].startswith('{"x":"')
+    begun = '{"x":"'
+    # However slow the engine is.
+    assert calls_of(choice)[0][1][: len(begun)] in (begun[:length] for length in range(len(begun) + 1))
 
 
 def test_strict_functions_where_the_model_chooses_are_compiled_and_leave_text_free(client: httpx.Client) -> None:

@@ -33,6 +33,7 @@ from tokka.core import (
 from tokka.engine.base import Engine
 from tokka.errors import ContextLengthExceeded, InvalidRequest
 
+TENANT = "tenant"
 PROMPT = TextPrompt("The capital of Finland is")
 HUGE = 2**31 - 1
 
@@ -113,12 +114,12 @@ class EngineContract:
     async def test_accepted_holds_the_tokens_of_each_prompt(self, engine: Engine) -> None:
         other = TextPrompt("One, two")
         result = await collect(engine, ask(PROMPT, other, sampling=Sampling(max_tokens=1)))
-        assert result.prompts == [await engine.tokenize(PROMPT), await engine.tokenize(other)]
+        assert result.prompts == [await engine.tokenize(PROMPT, TENANT), await engine.tokenize(other, TENANT)]
 
     async def test_a_chat_prompt_is_rendered_to_tokens(self, engine: Engine) -> None:
         chat = ChatPrompt(({"role": "user", "content": "Hei"},))
         result = await collect(engine, ask(chat, sampling=Sampling(max_tokens=1)))
-        assert result.prompts == [await engine.tokenize(chat)]
+        assert result.prompts == [await engine.tokenize(chat, TENANT)]
 
     async def test_token_ids_of_the_deltas_are_the_tokens_that_usage_counts(self, engine: Engine) -> None:
         result = await collect(engine, ask(sampling=Sampling(n=2, max_tokens=7)))
@@ -126,7 +127,7 @@ class EngineContract:
 
     async def test_usage_counts_each_prompt_once(self, engine: Engine) -> None:
         result = await collect(engine, ask(PROMPT, PROMPT, sampling=Sampling(n=2, max_tokens=2)))
-        assert result.usage.prompt_tokens == 2 * len(await engine.tokenize(PROMPT))
+        assert result.usage.prompt_tokens == 2 * len(await engine.tokenize(PROMPT, TENANT))
 
     async def test_length_ends_a_choice_after_exactly_max_tokens(self, engine: Engine) -> None:
         result = await collect(engine, ask(sampling=Sampling(max_tokens=3, ignore_eos=True, temperature=0.0)))
@@ -163,7 +164,7 @@ class EngineContract:
         sampling = Sampling(max_tokens=12, temperature=0.0, stop_token_ids=(token,))
         result = await collect(engine, ask(sampling=sampling))
         assert result.token_ids() == free.token_ids()[: free.token_ids().index(token) + 1]
-        assert result.text() == await engine.detokenize(result.token_ids()[:-1])
+        assert result.text() == await engine.detokenize(result.token_ids()[:-1], TENANT)
         assert (result.done().finish_reason, result.done().stop_reason) == ("stop", token)
 
     async def test_min_tokens_delays_a_stop_token(self, engine: Engine) -> None:
@@ -214,11 +215,11 @@ class EngineContract:
 
     async def test_truncation_keeps_the_end_of_the_prompt(self, engine: Engine) -> None:
         result = await collect(engine, ask(sampling=Sampling(max_tokens=1), truncate_prompt_tokens=2))
-        assert result.prompts == [(await engine.tokenize(PROMPT))[-2:]]
+        assert result.prompts == [(await engine.tokenize(PROMPT, TENANT))[-2:]]
 
     async def test_detokenize_undoes_tokenize(self, engine: Engine) -> None:
         text = TextPrompt("Hyvää päivää 🦌!")
-        assert await engine.detokenize(await engine.tokenize(text)) == text.text
+        assert await engine.detokenize(await engine.tokenize(text, TENANT), TENANT) == text.text
 
     async def test_more_than_the_context_is_refused_before_accepted(self, engine: Engine) -> None:
         events = engine.generate(ask(sampling=Sampling(max_tokens=10**9)))
@@ -247,7 +248,7 @@ class EngineContract:
     @pytest.mark.parametrize("tokens", [[-1], [HUGE]])
     async def test_detokenizing_an_unknown_id_is_refused(self, engine: Engine, tokens: Sequence[int]) -> None:
         with pytest.raises(InvalidRequest) as refusal:
-            await engine.detokenize(tokens)
+            await engine.detokenize(tokens, TENANT)
         assert refusal.value.param == "tokens"
 
     async def test_the_engine_serves_on_after_a_generation_was_given_up(self, engine: Engine) -> None:

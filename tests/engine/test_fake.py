@@ -90,15 +90,15 @@ async def test_an_unfinished_character_at_the_limit_is_left_out(engine: FakeEngi
 
 
 async def test_the_end_token_has_no_text(engine: FakeEngine) -> None:
-    assert await engine.detokenize([ord("a"), EOS, ord("b")]) == "ab"
+    assert await engine.detokenize([ord("a"), EOS, ord("b")], "tenant") == "ab"
 
 
 async def test_an_empty_text_is_the_beginning_of_a_document(engine: FakeEngine) -> None:
-    assert await engine.tokenize(TextPrompt("")) == [256]
+    assert await engine.tokenize(TextPrompt(""), "tenant") == [256]
 
 
 async def test_a_token_prompt_is_taken_as_it_is(engine: FakeEngine) -> None:
-    assert await engine.tokenize(TokensPrompt((1, 2, 256))) == [1, 2, 256]
+    assert await engine.tokenize(TokensPrompt((1, 2, 256)), "tenant") == [1, 2, 256]
 
 
 async def test_running_counts_open_generations(engine: FakeEngine) -> None:

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokka.core import ChoiceDone, Event, PromptEcho, TextDelta
+from tokka.core import ChoiceDone, TextDelta
 from tokka.engine import inbox as module
-from tokka.engine.inbox import Inbox
+from tokka.engine.inbox import EchoReady, Inbox
 from tokka.errors import EngineDied
 
 
 async def test_events_come_in_their_order() -> None:
     inbox = Inbox()
-    inbox.echo(PromptEcho(0, "once", None))
+    inbox.echo(EchoReady(0))
     inbox.put(TextDelta(0, "upon", (1,)))
     inbox.put(TextDelta(1, "a", (2,)), ChoiceDone(1, "length"))
     assert await inbox.get() == [
-        PromptEcho(0, "once", None),
+        EchoReady(0),
         TextDelta(0, "upon", (1,)),
         TextDelta(1, "a", (2,)),
         ChoiceDone(1, "length"),
@@ -29,7 +30,7 @@ async def test_events_come_in_their_order() -> None:
 
 @given(steps=st.lists(st.tuples(st.integers(0, 2), st.text("abc", max_size=3), st.booleans()), max_size=30))
 def test_whenever_it_is_read_each_choice_gets_its_own_text_and_tokens(steps: list[tuple[int, str, bool]]) -> None:
-    async def run() -> list[Event]:
+    async def run() -> list[Any]:
         inbox, seen = Inbox(), []
         for number, (index, text, reads) in enumerate(steps):
             inbox.put(TextDelta(index, text, (number,)))
@@ -69,7 +70,7 @@ async def test_error_comes_behind_what_was_there() -> None:
 async def test_reader_in_no_hurry_is_woken_for_the_first_token_and_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "GATHER_S", 3600.0)
     inbox = Inbox(gathers=True)
-    reads: list[list[Event]] = []
+    reads: list[list[Any]] = []
 
     async def read() -> None:
         while not any(isinstance(event, ChoiceDone) for event in (reads or [[]])[-1]):

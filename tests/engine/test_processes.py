@@ -47,17 +47,17 @@ def test_a_stopped_process_is_named() -> None:
         eventually(lambda: process.pid in activity().stopped, within_s=5)
 
 
-def left_after_kill_all(*arguments: str, frozen: bool = False) -> bool:
-    """Tell whether a child outlives `kill_all`, called in a process of its own: here it would end other tests' too."""
+def left_after_kill(*arguments: str, frozen: bool = False) -> bool:
+    """Tell whether a child outlives `kill_engine`, called in a process of its own: here it would end others' too."""
     script = f"""
 import subprocess, sys, psutil
-from tokka.engine.processes import kill_all
+from tokka.engine.processes import kill_engine
 command = [sys.executable, "-c", "print(flush=True); import sys; sys.stdin.read()", *{arguments!r}]
 child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 child.stdout.readline()
 if {frozen}:
     psutil.Process(child.pid).suspend()
-kill_all()
+kill_engine()
 print(psutil.pid_exists(child.pid))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
@@ -66,8 +66,8 @@ print(psutil.pid_exists(child.pid))
 
 @pytest.mark.parametrize("frozen", [False, True])
 def test_all_are_killed_also_a_stopped_one(frozen: bool) -> None:
-    assert not left_after_kill_all(frozen=frozen)
+    assert not left_after_kill(frozen=frozen)
 
 
 def test_pythons_resource_tracker_is_left_to_clean_up() -> None:
-    assert left_after_kill_all("resource_tracker")
+    assert left_after_kill("resource_tracker")

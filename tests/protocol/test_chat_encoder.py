@@ -13,6 +13,7 @@ from tests.protocol.streams import Shape, streams
 from tokka.core import Accepted, ChoiceDone, Event, Finished, TextDelta, TokenLogprob, Usage
 from tokka.protocol.answers import ChatCompletion, ChatCompletionChunk
 from tokka.protocol.chat import ChatEncoder, ChatRequest
+from tokka.protocol.folding import dumps
 
 USER = [{"role": "user", "content": "Hei"}]
 FINISHED = Finished(Usage(3, 2, 1))
@@ -30,13 +31,18 @@ def request(**fields: Any) -> ChatRequest:
 
 
 def chunks_of(asked: ChatRequest, events: list[Event]) -> list[dict[str, Any]]:
-    encoder = ChatEncoder(asked, "chatcmpl-1", "fp_1")
-    return [chunk for event in events for chunk in encoder.feed(event)]
+    encoder = ChatEncoder(asked.answer_form(), "chatcmpl-1", "fp_1")
+    return [orjson.loads(dumps(chunk)) for event in events for chunk in encoder.feed(event)]
 
 
 def answer_of(asked: ChatRequest, events: list[Event]) -> dict[str, Any]:
-    encoder = ChatEncoder(asked, "chatcmpl-1", "fp_1")
-    return encoder.fold([chunk for event in events for chunk in encoder.feed(event)])
+    encoder = ChatEncoder(asked.answer_form(), "chatcmpl-1", "fp_1")
+    fold = encoder.fold()
+    for event in events:
+        for chunk in encoder.feed(event):
+            fold.add(chunk)
+    answer: dict[str, Any] = orjson.loads(b"".join(fold.pieces()))
+    return answer
 
 
 def joined(chunks: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
@@ -164,12 +170,12 @@ def test_all_chunks_of_a_stream_share_id_and_time() -> None:
 
 
 def test_a_step_without_news_makes_no_chunk() -> None:
-    encoder = ChatEncoder(request(stream=True), "chatcmpl-1", "fp_1")
+    encoder = ChatEncoder(request(stream=True).answer_form(), "chatcmpl-1", "fp_1")
     assert encoder.feed(TextDelta(0, "", (5,))) == []
 
 
 def test_a_step_without_text_still_delivers_its_token_ids() -> None:
-    encoder = ChatEncoder(request(stream=True, return_token_ids=True), "chatcmpl-1", "fp_1")
+    encoder = ChatEncoder(request(stream=True, return_token_ids=True).answer_form(), "chatcmpl-1", "fp_1")
     (chunk,) = encoder.feed(TextDelta(0, "", (5,)))
     assert chunk["choices"][0]["token_ids"] == [5]
 
@@ -219,7 +225,7 @@ def test_json_of_a_stream_is_that_of_its_chunks(
     fields, events = conversation
     options = {"include_usage": include, "continuous_usage_stats": continuous}
     asked = request(stream=True, stream_options=options, **fields)
-    encoder = ChatEncoder(asked, "chatcmpl-1", "fp_1")
+    encoder = ChatEncoder(asked.answer_form(), "chatcmpl-1", "fp_1")
     sent = [orjson.loads(data) for event in events for data in encoder.encode(event)]
     # The two were not made in the same second, perhaps.
     assert [{**chunk, "created": 0} for chunk in sent] == [

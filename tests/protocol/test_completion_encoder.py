@@ -13,6 +13,7 @@ from tests.protocol.streams import Shape, streams
 from tokka.core import Accepted, ChoiceDone, Event, Finished, PromptEcho, TextDelta, TokenLogprob, Usage
 from tokka.protocol.answers import Completion
 from tokka.protocol.completions import CompletionEncoder, CompletionRequest
+from tokka.protocol.folding import dumps
 
 
 def request(**fields: Any) -> CompletionRequest:
@@ -20,13 +21,18 @@ def request(**fields: Any) -> CompletionRequest:
 
 
 def chunks_of(asked: CompletionRequest, events: list[Event]) -> list[dict[str, Any]]:
-    encoder = CompletionEncoder(asked, "cmpl-1", "fp_1")
-    return [chunk for event in events for chunk in encoder.feed(event)]
+    encoder = CompletionEncoder(asked.answer_form(), "cmpl-1", "fp_1")
+    return [orjson.loads(dumps(chunk)) for event in events for chunk in encoder.feed(event)]
 
 
 def answer_of(asked: CompletionRequest, events: list[Event]) -> dict[str, Any]:
-    encoder = CompletionEncoder(asked, "cmpl-1", "fp_1")
-    return encoder.fold([chunk for event in events for chunk in encoder.feed(event)])
+    encoder = CompletionEncoder(asked.answer_form(), "cmpl-1", "fp_1")
+    fold = encoder.fold()
+    for event in events:
+        for chunk in encoder.feed(event):
+            fold.add(chunk)
+    answer: dict[str, Any] = orjson.loads(b"".join(fold.pieces()))
+    return answer
 
 
 def joined(chunks: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
@@ -267,7 +273,7 @@ def test_json_of_a_stream_is_that_of_its_chunks(case: Case, include: bool, conti
     fields, events = case
     options = {"include_usage": include, "continuous_usage_stats": continuous}
     asked = request(stream=True, stream_options=options, **fields)
-    encoder = CompletionEncoder(asked, "cmpl-1", "fp_1")
+    encoder = CompletionEncoder(asked.answer_form(), "cmpl-1", "fp_1")
     sent = [orjson.loads(data) for event in events for data in encoder.encode(event)]
     # The two were not made in the same second, perhaps.
     assert [{**chunk, "created": 0} for chunk in sent] == [

@@ -47,26 +47,16 @@ class Allowances:
         self._spent = spent
         self._accounts: dict[str, _Account] = {}
 
-    def open(self, key: Key, choices: int, now_s: float) -> Allowance:
+    def open(self, key: Key, now_s: float) -> Allowance:
         """Count a request. Raises RateLimited or QuotaExceeded; then nothing was counted."""
         if key.limits == Limits():
-            return Allowance(key, None, choices, self._spent)
+            return Allowance(key, None, self._spent)
         account = self._account(key, now_s)
-        limits = key.limits
-        if limits.max_running is not None and account.running + choices > limits.max_running:
-            fits = choices <= limits.max_running
-            raise RateLimited(
-                f"Your key may run {limits.max_running} choices at once; {account.running} run, and this request "
-                f"asks for {choices}.",
-                of="requests",
-                retry_after_s=_RUNNING_RETRY_S if fits else None,
-            )
         _check_requests(account, now_s)
-        allowance = Allowance(key, account, choices, self._spent)
+        allowance = Allowance(key, account, self._spent)
         allowance.check_quota(1)
         if account.requests:
             account.requests.take(1, now_s)
-        account.running += choices
         return allowance
 
     def count(self, key: Key, now_s: float) -> None:
@@ -109,38 +99,63 @@ class Allowance:
 
     _key: Key
     _account: _Account | None
-    _choices: int
     _spent: Callable[[str], Spent]
+    _choices: int = field(default=0, init=False)
     _reserved: int = field(default=0, init=False)
+    # Tokens of a prompt that was prepared, whether or not it ran.
+    _prepared: int = field(default=0, init=False)
+
+    def run(self, choices: int) -> None:
+        """Hold places for choices. Raises RateLimited."""
+        account, most = self._account, self._key.limits.max_running
+        if account is None:
+            return
+        if most is not None and account.running + choices > most:
+            raise RateLimited(
+                f"Your key may run {most} choices at once; {account.running} run, and this request asks for {choices}.",
+                of="requests",
+                retry_after_s=_RUNNING_RETRY_S if choices <= most else None,
+            )
+        account.running += choices
+        self._choices = choices
 
     def room(self) -> int | None:
         """Return the most tokens this request can ever be given, prompt included; None: no limit."""
         limits = self._key.limits
-        rooms = [limits.tpm, *(left for left, _ in self._quotas())]
+        rooms = [limits.tpm, *(left + self._reserved for left, _ in self._quotas())]
         return min((room for room in rooms if room is not None), default=None)
 
+    def prepare(self, tokens: int, now_s: float) -> None:
+        """Reserve the least that a prompt has, before it is tokenised. It is paid for even if the request turns out to
+        be invalid. Raises RateLimited or QuotaExceeded."""
+        self.reserve(tokens, now_s)
+        self._prepared = tokens
+
     def reserve(self, tokens: int, now_s: float) -> None:
-        """Set tokens aside, the most the request can use. Raises RateLimited or QuotaExceeded."""
-        if self._account is None:
+        """Set so many tokens aside in all, the most the request can use. Raises RateLimited or QuotaExceeded."""
+        more = tokens - self._reserved
+        if self._account is None or more <= 0:
             return
-        self.check_quota(tokens)
+        self.check_quota(more)
         bucket = self._account.tokens
         if bucket:
-            if wait_s := bucket.wait_s(tokens, now_s):
-                raise _rate_limited("tokens", self._key.limits.tpm, bucket.remaining(now_s), tokens, wait_s)
-            bucket.take(tokens, now_s)
-        self._account.reserved += tokens
+            wait_s = bucket.wait_s(more, now_s) if tokens <= bucket.capacity else math.inf
+            if wait_s:
+                left = bucket.remaining(now_s) + self._reserved
+                raise _rate_limited("tokens", self._key.limits.tpm, left, tokens, wait_s)
+            bucket.take(more, now_s)
+        self._account.reserved += more
         self._reserved = tokens
 
     def settle(self, used: int, now_s: float, *, served: bool = True) -> None:
-        """Give back what was not used; with `served=False` the request itself, too. Once."""
+        """Give back what was not used; with `served=False` all of it, the request too. Once."""
         account, self._account = self._account, None
         if account is None:
             return
         account.running -= self._choices
         account.reserved -= self._reserved
         if account.tokens:
-            account.tokens.give_back(self._reserved - used, now_s)
+            account.tokens.give_back(self._reserved - (max(used, self._prepared) if served else used), now_s)
         if account.requests and not served:
             account.requests.give_back(1, now_s)
 

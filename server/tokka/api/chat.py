@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from tokka.api.deps import Call, call_of, documented_body
+from tokka.api.deps import CurrentCall, documented_body
 from tokka.api.document import CHAT_RESPONSES
-from tokka.api.respond import respond
+from tokka.api.respond import GenerationResponse
 from tokka.protocol.chat import ChatEncoder, ChatRequest
 
 router = APIRouter(tags=["generate"])
@@ -26,7 +26,5 @@ _EXAMPLE: dict[str, Any] = {
     responses=CHAT_RESPONSES,
     openapi_extra=documented_body(ChatRequest, _EXAMPLE),
 )
-async def create_chat_completion(call: Annotated[Call[ChatRequest], call_of(ChatRequest)]) -> Response:
-    request = call.body.to_core()
-    encoder = ChatEncoder(call.body, request.id, call.services.fingerprint)
-    return respond(request, encoder, call.services, call.record, stream=bool(call.body.stream))
+async def create_chat_completion(call: CurrentCall) -> Response:
+    return GenerationResponse(call, ChatRequest, ChatEncoder)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from tokka.api.deps import Call, call_of, documented_body
+from tokka.api.deps import CurrentCall, documented_body
 from tokka.api.document import COMPLETION_RESPONSES
-from tokka.api.respond import respond
+from tokka.api.respond import GenerationResponse
 from tokka.protocol.completions import CompletionEncoder, CompletionRequest
 
 router = APIRouter(tags=["generate"])
@@ -22,7 +22,5 @@ _EXAMPLE: dict[str, Any] = {"model": "SmolLM2-135M-Instruct", "prompt": "Helsink
     responses=COMPLETION_RESPONSES,
     openapi_extra=documented_body(CompletionRequest, _EXAMPLE),
 )
-async def create_completion(call: Annotated[Call[CompletionRequest], call_of(CompletionRequest)]) -> Response:
-    request = call.body.to_core()
-    encoder = CompletionEncoder(call.body, request.id, call.services.fingerprint)
-    return respond(request, encoder, call.services, call.record, stream=bool(call.body.stream))
+async def create_completion(call: CurrentCall) -> Response:
+    return GenerationResponse(call, CompletionRequest, CompletionEncoder)

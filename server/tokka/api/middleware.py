@@ -16,9 +16,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tokka.accounts.keys import KeyRing
 from tokka.admission.allowance import Allowances
+from tokka.admission.memory import MemoryBudget, Share
 from tokka.api.errors import send_error
 from tokka.api.rate_limits import rate_limit_headers
 from tokka.core import ANONYMOUS, Key, KeyScope, Outcome, RequestRecord
+from tokka.dispatch import settle_allowance
 from tokka.errors import BodyTooLarge, InternalError, InvalidRequest, PermissionDenied, SlowRequest, TokkaError
 from tokka.observability.metrics import Metrics
 from tokka.protocol.common import new_id
@@ -30,6 +32,8 @@ OPEN_PATHS = frozenset({"/livez", "/readyz", "/startupz", "/health", "/version"}
 # Nor does the chat page, which asks for a key itself; whatever it calls is guarded.
 _PAGE, _PAGE_FILES = "/", "/ui/"
 GENERATION_PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
+# What takes a request from its key's limits.
+COUNTED_PATHS = GENERATION_PATHS | {"/tokenize", "/detokenize"}
 ADMIN = "/admin/"
 # The same API by another address, for clients of Aitta.
 ALIAS_ROOT = "/openai"
@@ -107,8 +111,9 @@ class RequestContext:
             record.outcome = record.outcome or _outcome_of(status)
             self._metrics.observe(record, now_s)
             self._count(record)
-        if record.settle:
-            record.settle()
+        if allowance := scope["state"].get("allowance"):
+            # In this order: what was counted as used is no longer reserved.
+            settle_allowance(allowance, record, status)
         fields: dict[str, object] = {
             "request_id": record.id,
             "method": scope["method"],
@@ -266,44 +271,77 @@ class Cors(CORSMiddleware):
         return JSONResponse(error.body(), response.status_code, {"vary": "Origin"})
 
 
-class BodyLimit:
-    """Bounds a body in size and time: by its declared length before a byte is read, else when it gets there."""
+class KeyLimits:
+    """Takes a request from its key's limits on its head: one that has none left is refused before its body is read."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int, timeout_s: float) -> None:
+    def __init__(self, app: ASGIApp, allowances: Allowances) -> None:
+        self._app = app
+        self._allowances = allowances
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in COUNTED_PATHS:
+            key = scope["state"]["record"].key or ANONYMOUS
+            scope["state"]["allowance"] = self._allowances.open(key, time.monotonic())
+        await self._app(scope, receive, send)
+
+
+class BodyLimit:
+    """Bounds bodies in size, time and, all together, in memory. A declared length counts before a byte is read."""
+
+    def __init__(self, app: ASGIApp, max_bytes: Callable[[], int], timeout_s: float, memory: MemoryBudget) -> None:
         self._app = app
         self._max_bytes = max_bytes
         self._timeout_s = timeout_s
+        self._memory = memory
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        declared = Headers(scope=scope).get("content-length", "")
-        if declared.isdigit() and int(declared) > self._max_bytes:
-            raise self._too_large()
-        began_s = asyncio.get_running_loop().time()
-        received = 0
-        is_complete = False
+        body = _Body(scope, self._max_bytes(), self._timeout_s, self._memory)
+        # Its reader gives the memory back once the body has been parsed.
+        scope["state"]["body_memory"] = body.memory
+        try:
+            await self._app(scope, body.reader(receive), send)
+        finally:
+            body.memory.release()
 
+
+class _Body:
+    """One body on its way in."""
+
+    def __init__(self, scope: Scope, max_bytes: int, timeout_s: float, budget: MemoryBudget) -> None:
+        self._max_bytes = max_bytes
+        self._timeout_s = timeout_s
+        self.memory = Share(budget, scope["state"]["record"].tenant)
+        self._began_s = asyncio.get_running_loop().time()
+        self._received = 0
+        self._is_complete = False
+        declared = Headers(scope=scope).get("content-length", "")
+        if declared.isdigit():
+            self._check(int(declared))
+
+    def reader(self, receive: Receive) -> Receive:
         async def receive_bounded() -> Message:
-            nonlocal received, is_complete
-            if is_complete:
+            if self._is_complete:
                 # What comes now is the disconnect, whenever that is.
                 return await receive()
             # A slow line is no attack, as long as it is steady.
-            deadline_s = began_s + self._timeout_s + received / _SLOWEST_BYTES_PER_S
+            deadline_s = self._began_s + self._timeout_s + self._received / _SLOWEST_BYTES_PER_S
             try:
                 async with asyncio.timeout_at(deadline_s):
                     message = await receive()
             except TimeoutError:
-                raise SlowRequest(f"The request's body was not complete after {deadline_s - began_s:.3g} s.") from None
-            is_complete = not message.get("more_body", False)
-            received += len(message.get("body", b""))
-            if received > self._max_bytes:
-                raise self._too_large()
+                seconds = f"{deadline_s - self._began_s:.3g} s"
+                raise SlowRequest(f"The request's body was not complete after {seconds}.") from None
+            self._is_complete = not message.get("more_body", False)
+            self._received += len(message.get("body", b""))
+            self._check(self._received)
             return message
 
-        await self._app(scope, receive_bounded, send)
+        return receive_bounded
 
-    def _too_large(self) -> BodyTooLarge:
-        return BodyTooLarge(f"The request body is larger than {self._max_bytes} bytes, the limit of this server.")
+    def _check(self, size: int) -> None:
+        if size > self._max_bytes:
+            raise BodyTooLarge(f"The request body is larger than {self._max_bytes} bytes, the limit of this server.")
+        self.memory.grow_to(size)

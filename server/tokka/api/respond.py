@@ -4,75 +4,55 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import Any
 
-import orjson
 import structlog
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from tokka.api import sse
-from tokka.api.deps import Services
-from tokka.core import Event, GenerateRequest, RequestRecord
+from tokka.api.deps import Call, read_body
+from tokka.core import GenerateRequest
 from tokka.dispatch import Generation
 from tokka.errors import EngineError, TokkaError
+from tokka.parsing.bodies import Parsable
+from tokka.protocol.chunks import AnswerForm, StreamEncoder
+from tokka.protocol.folding import Piece
+from tokka.protocol.generation import ParsedGeneration
 
 log = structlog.get_logger("tokka.respond")
 
-
-class Encoder(Protocol):
-    """A wire format: events to chunks, and chunks to the plain answer."""
-
-    def feed(self, event: Event) -> list[dict[str, Any]]: ...
-
-    def encode(self, event: Event) -> list[bytes]: ...
-
-    def fold(self, chunks: list[dict[str, Any]]) -> dict[str, Any]: ...
-
-
-def respond(
-    request: GenerateRequest, encoder: Encoder, services: Services, record: RequestRecord, *, stream: bool
-) -> Response:
-    """Return the response that will run the generation and carry it."""
-    record.stream = stream
-    if services.log_prompts:
-        record.prompt = [asdict(prompt) for prompt in request.prompts]
-
-    def open_generation() -> Awaitable[Generation]:
-        return services.dispatcher.open(request, record)
-
-    return GenerationResponse(open_generation, encoder, record, stream=stream, keep_alive_s=services.keep_alive_s)
+# Bytes of a long answer that are written before others get a turn.
+_WRITE_BYTES = 64 << 10
 
 
 class GenerationResponse(Response):
-    """Opens a generation, answers with it, and closes it, however the answer ends.
+    """Reads the body, opens a generation, answers with it, and closes it, however the answer ends.
 
     What refuses the request is raised before the first byte, and rendered further out.
     """
 
     def __init__(
         self,
-        open_generation: Callable[[], Awaitable[Generation]],
-        encoder: Encoder,
-        record: RequestRecord,
-        *,
-        stream: bool,
-        keep_alive_s: float,
+        call: Call,
+        model: type[Parsable[ParsedGeneration]],
+        encoder: Callable[[AnswerForm, str, str], StreamEncoder],
     ) -> None:
         self.background = None
         self.status_code = 200
-        self._open_generation = open_generation
-        self._encoder = encoder
-        self._record = record
-        self._stream = stream
-        self._keep_alive_s = keep_alive_s
+        self._call = call
+        self._model = model
+        self._make_encoder = encoder
+        self._record = call.record
+        self._keep_alive_s = call.services.keep_alive_s
         self._sent_s = 0.0
         self._is_sending = False
         self._is_client_gone = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        raw = await read_body(scope, receive)
         write = scope["state"]["write"]
         work = asyncio.current_task()
         assert work is not None
@@ -80,7 +60,7 @@ class GenerationResponse(Response):
         # run to the end.
         watch = asyncio.create_task(self._watch(receive, write, work))
         try:
-            await self._run(send, write)
+            await self._run(raw, send, write)
         except asyncio.CancelledError:
             if not self._is_client_gone:
                 raise
@@ -88,12 +68,26 @@ class GenerationResponse(Response):
         finally:
             watch.cancel()
 
-    async def _run(self, send: Send, write: Send) -> None:
-        generation = await self._open_generation()
+    async def _run(self, raw: bytes, send: Send, write: Send) -> None:
+        parsed = await self._call.parse_raw(self._model, raw)
+        del raw
+        request, form = parsed.request, parsed.form
+        self._record.stream = form.stream
+        if self._call.services.log_prompts:
+            self._record.prompt = [asdict(prompt) for prompt in request.prompts]
+        encoder = self._make_encoder(form, request.id, self._call.services.fingerprint)
+        generation = await self._open(request)
+        del parsed, request
         try:
-            await (self._send_stream(generation, send, write) if self._stream else self._send_plain(generation, send))
+            if form.stream:
+                await self._send_stream(generation, encoder, send, write)
+            else:
+                await self._send_plain(generation, encoder, send, write)
         finally:
             await generation.aclose()
+
+    async def _open(self, request: GenerateRequest) -> Generation:
+        return await self._call.services.dispatcher.open(request, self._record, self._call.allowance)
 
     async def _watch(self, receive: Receive, write: Send, work: asyncio.Task[Any]) -> None:
         """Cancel the work when the client disconnects; keep a silent stream alive."""
@@ -114,21 +108,29 @@ class GenerationResponse(Response):
                 work.cancel()
                 return
 
-    async def _send_plain(self, generation: Generation, send: Send) -> None:
-        chunks = [chunk async for event in generation for chunk in self._encoder.feed(event)]
-        body = orjson.dumps(self._encoder.fold(chunks))
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    async def _send_plain(self, generation: Generation, encoder: StreamEncoder, send: Send, write: Send) -> None:
+        fold = encoder.fold()
+        async for event in generation:
+            for chunk in encoder.feed(event):
+                fold.add(chunk)
+        pieces = fold.pieces()
+        size = sum(map(len, pieces))
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(size).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        for part in _parts(pieces):
+            await write({"type": "http.response.body", "body": part, "more_body": True})
+            if size > _WRITE_BYTES:
+                # Lets what was written go out: only then does the next write wait for a client that reads slowly.
+                await asyncio.sleep(0)
+        await write({"type": "http.response.body", "body": b""})
 
-    async def _send_stream(self, generation: Generation, send: Send, write: Send) -> None:
+    async def _send_stream(self, generation: Generation, encoder: StreamEncoder, send: Send, write: Send) -> None:
         """`send`: with the middleware, for the head. `write`: without it, for the pieces, which nobody looks at."""
         await send({"type": "http.response.start", "status": 200, "headers": sse.HEADERS})
         self._sent_s = time.monotonic()
         try:
             async for event in generation:
-                if chunks := self._encoder.encode(event):
-                    await self._send(write, b"".join(map(sse.json_event, chunks)))
+                await self._send_chunks(write, map(sse.json_event, encoder.encode(event)))
         except TokkaError as error:
             await self._send(write, sse.event(error.body()))
         except Exception:
@@ -140,8 +142,39 @@ class GenerationResponse(Response):
         self._sent_s = 0.0
         await write({"type": "http.response.body", "body": b""})
 
+    async def _send_chunks(self, write: Send, chunks: Iterator[bytes]) -> None:
+        """Send what one event became: together, unless it is a long prompt for each of many choices."""
+        waiting: list[bytes] = []
+        size = 0
+        for chunk in chunks:
+            waiting.append(chunk)
+            size += len(chunk)
+            if size > _WRITE_BYTES:
+                await self._send(write, b"".join(waiting))
+                await asyncio.sleep(0)
+                waiting, size = [], 0
+        if waiting:
+            await self._send(write, b"".join(waiting))
+
     async def _send(self, write: Send, data: bytes) -> None:
         self._sent_s = time.monotonic()
         self._is_sending = True
         await write({"type": "http.response.body", "body": data, "more_body": True})
         self._is_sending = False
+
+
+def _parts(pieces: Sequence[Piece]) -> Iterator[bytes]:
+    """Yield the pieces joined to parts of about the size that is written at once."""
+    waiting: list[Piece] = []
+    size = 0
+    for piece in pieces:
+        for at in range(0, len(piece), _WRITE_BYTES):
+            # A long piece in slices that are not copied before they are written.
+            part = memoryview(piece)[at : at + _WRITE_BYTES]
+            waiting.append(part)
+            size += len(part)
+            if size >= _WRITE_BYTES:
+                yield b"".join(waiting)
+                waiting, size = [], 0
+    if waiting:
+        yield b"".join(waiting)

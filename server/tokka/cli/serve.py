@@ -109,6 +109,7 @@ async def _serve(
         # First the engine: what it still works on ends with an error that its clients get to see.
         await server.supervisor.close()
         await asyncio.gather(running, return_exceptions=True)
+        await server.bodies.close()
         # Last: every request has been counted.
         await server.accounts.close()
         turns.close()

@@ -26,12 +26,12 @@ class Engine(Protocol):
         """
         ...
 
-    async def tokenize(self, prompt: Prompt) -> list[int]:
-        """Return the token ids `generate` would run for this prompt. Raises InvalidRequest."""
+    async def tokenize(self, prompt: Prompt, tenant: str) -> Sequence[int]:
+        """Return the token ids `generate` would run for this prompt. Raises InvalidRequest, ServerOverloaded."""
         ...
 
-    async def detokenize(self, token_ids: Sequence[int]) -> str:
-        """Return the text of the tokens, special ones included. Raises InvalidRequest."""
+    async def detokenize(self, token_ids: Sequence[int], tenant: str) -> str:
+        """Return the text of the tokens, special ones included. Raises InvalidRequest, ServerOverloaded."""
         ...
 
     async def ping(self) -> None:

@@ -106,7 +106,10 @@ class FakeEngine:
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
         sampling = request.sampling
-        prompts = [truncate(await self.tokenize(prompt), request.truncate_prompt_tokens) for prompt in request.prompts]
+        prompts = [
+            truncate(await self.tokenize(prompt, request.tenant), request.truncate_prompt_tokens)
+            for prompt in request.prompts
+        ]
         check_token_ids(sampling, VOCAB_SIZE)
         limits = [allowed_tokens(request, len(ids), self._options.max_model_len, self._cap) for ids in prompts]
         said = self._script_within(sampling.constraint)
@@ -142,7 +145,7 @@ class FakeEngine:
         finally:
             self._running -= 1
 
-    async def tokenize(self, prompt: Prompt) -> list[int]:
+    async def tokenize(self, prompt: Prompt, tenant: str) -> list[int]:
         match prompt:
             case TextPrompt(text):
                 # Nothing said: the beginning of a document.
@@ -159,7 +162,7 @@ class FakeEngine:
             raise InvalidRequest(f"The prompt holds a token id outside the vocabulary of {VOCAB_SIZE}.", param="prompt")
         return ids
 
-    async def detokenize(self, token_ids: Sequence[int]) -> str:
+    async def detokenize(self, token_ids: Sequence[int], tenant: str) -> str:
         if any(not 0 <= token < VOCAB_SIZE for token in token_ids):
             raise InvalidRequest(f"tokens holds an id outside the vocabulary of {VOCAB_SIZE}.", param="tokens")
         return _decode(token_ids)

@@ -13,8 +13,9 @@ import psutil
 
 from tokka.engine.watchdog import Activity
 
-# Of the process of engine/vllm/grammar.py, in the process table.
+# Names in the process table of processes that are not the engine's: those of engine/vllm/grammar.py, parsing/worker.py.
 COMPILER_NAME = "tokka-grammar"
+PARSER_NAME = "tokka-parser"
 _SHARED = "/dev/shm/"  # noqa: S108 - where Linux keeps named shared memory
 
 
@@ -25,8 +26,8 @@ def activity() -> Activity:
     stopped: list[int] = []
     for process in psutil.Process().children(recursive=True):
         try:
-            if process.name() == COMPILER_NAME:
-                # It works for those who are not running yet: an engine that is frozen would look busy.
+            if process.name() in (COMPILER_NAME, PARSER_NAME):
+                # They work for requests that do not run yet: an engine that is frozen would look busy.
                 continue
             times = process.cpu_times()
             # Of children that have ended, too: a compilation is many short processes.
@@ -73,23 +74,23 @@ class EngineProcesses:
             Path(path).unlink(missing_ok=True)
 
 
-def kill_children() -> list[psutil.Process]:
-    """Kill every process below this one; return them, without waiting for their end.
+def kill_children(spare: str | None = None) -> list[psutil.Process]:
+    """Kill every process below this one but those of a name; return them, without waiting for their end.
 
     Python's resource tracker stays: it cleans up the semaphores the others leave behind.
     """
     killed = []
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            if not any("resource_tracker" in word for word in child.cmdline()):
+            if child.name() != spare and not any("resource_tracker" in word for word in child.cmdline()):
                 child.kill()
                 killed.append(child)
     return killed
 
 
-def kill_all() -> None:
-    """Kill every process below this one and wait until they are gone. Blocks."""
-    psutil.wait_procs(kill_children(), timeout=5)
+def kill_engine() -> None:
+    """Kill every process of the engine and wait until they are gone. Blocks."""
+    psutil.wait_procs(kill_children(spare=PARSER_NAME), timeout=5)
     # What vLLM has ended itself it does not always wait for.
     multiprocessing.active_children()
 

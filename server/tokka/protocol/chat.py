@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self, assert_never
 
@@ -22,7 +23,7 @@ from tokka.core import (
     ToolCallDelta,
     Tools,
 )
-from tokka.protocol.chunks import Chunks, StreamEncoder, fold_ending
+from tokka.protocol.chunks import AnswerForm, Chunks, Fold, StreamEncoder, fold_ending
 from tokka.protocol.common import (
     Unsupported,
     WireModel,
@@ -33,6 +34,7 @@ from tokka.protocol.common import (
     token_text,
 )
 from tokka.protocol.constraint import ResponseFormat, format_constraint
+from tokka.protocol.folding import JsonItems, JsonList, JsonObject, JsonText, Piece
 from tokka.protocol.generation import GenerationFields
 from tokka.protocol.messages import (
     MAX_MESSAGES,
@@ -165,6 +167,15 @@ class ChatRequest(GenerationFields):
             self.reasoning_effort,
         )
 
+    def answer_form(self) -> AnswerForm:
+        last = self.messages[-1]
+        return replace(
+            super().answer_form(),
+            alternatives=(self.top_logprobs or 0) if self.logprobs else None,
+            has_content=self.called_tools is None,
+            echo=text_of(last.content) if self.echo and last.role == "assistant" else "",
+        )
+
     def to_core(self) -> GenerateRequest:
         limit = self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
         return GenerateRequest(
@@ -185,25 +196,20 @@ class ChatRequest(GenerationFields):
 
 
 class ChatEncoder(StreamEncoder):
-    """Events in, chunks out. The plain answer is `fold_chat` over the same chunks."""
+    """Events in, chunks out. The plain answer is the `ChatFold` of the same chunks."""
 
-    def __init__(self, request: ChatRequest, request_id: str, fingerprint: str) -> None:
+    def __init__(self, form: AnswerForm, request_id: str, fingerprint: str) -> None:
         head = {
             "id": request_id,
             "object": "chat.completion.chunk",
             "created": now_s(),
-            "model": request.model,
+            "model": form.model,
             "system_fingerprint": fingerprint,
             "service_tier": "default",
         }
-        self._choices = request.n or 1
-        self._logprobs = bool(request.logprobs)
-        # A message that is calls alone has no content.
-        self._has_content = request.called_tools is None
-        super().__init__(Chunks(request, head), scored=self._logprobs)
-        self._echo = (
-            text_of(request.messages[-1].content) if request.echo and request.messages[-1].role == "assistant" else ""
-        )
+        self._form = form
+        self._logprobs = form.alternatives is not None
+        super().__init__(Chunks(form, head), scored=self._logprobs)
 
     def feed(self, event: Event) -> list[dict[str, Any]]:
         match event:
@@ -227,14 +233,15 @@ class ChatEncoder(StreamEncoder):
             case _:
                 assert_never(event)
 
-    def fold(self, chunks: list[dict[str, Any]]) -> dict[str, Any]:
-        return fold_chat(chunks, self._logprobs)
+    def fold(self) -> Fold:
+        return ChatFold(self._logprobs)
 
     def _begin(self, event: Accepted) -> list[dict[str, Any]]:
         self._chunks.begin(event.prompt_token_ids)
         chunks = []
-        for index in range(self._choices):
-            content = self._echo if self._echo or self._has_content else None
+        # A message that is calls alone has no content.
+        content = self._form.echo if self._form.echo or self._form.has_content else None
+        for index in range(self._form.choices):
             chunk = self._chunks.of(_choice(index, {"role": "assistant", "content": content, "refusal": None}))
             if self._chunks.shows_token_ids and index == 0:
                 chunk["prompt_token_ids"] = list(event.prompt_token_ids[0])
@@ -264,58 +271,72 @@ def _call_delta(event: ToolCallDelta) -> dict[str, Any]:
     return {"index": event.call_index, "id": new_id("call_"), "type": "function", "function": function}
 
 
-def fold_chat(chunks: list[dict[str, Any]], logprobs: bool) -> dict[str, Any]:
-    """Return the chat.completion object that a stream of chunks adds up to."""
-    folded: dict[int, dict[str, Any]] = {}
-    answer: dict[str, Any] = {}
-    for chunk in chunks:
-        answer = answer or {**chunk, "object": "chat.completion", "choices": []}
-        answer["usage"] = chunk["usage"]
+class ChatFold(Fold):
+    """The chat.completion object that a stream of chunks adds up to."""
+
+    def __init__(self, logprobs: bool) -> None:
+        self._logprobs = logprobs
+        self._answer: dict[str, Any] = {}
+        self._choices: dict[int, dict[str, Any]] = {}
+
+    def add(self, chunk: dict[str, Any]) -> None:
+        self._answer = self._answer or {**chunk, "object": "chat.completion"}
+        self._answer["usage"] = chunk["usage"]
         for choice in chunk["choices"]:
-            _fold_choice(folded.setdefault(choice["index"], _empty_choice(choice["index"], logprobs)), choice)
-    for choice in folded.values():
-        _join_parts(choice["message"])
-    answer["choices"] = [folded[index] for index in sorted(folded)]
-    return answer
+            index = choice["index"]
+            if (folded := self._choices.get(index)) is None:
+                folded = self._choices[index] = _empty_choice(index, self._logprobs)
+            _fold_choice(folded, choice)
+
+    def pieces(self) -> list[Piece]:
+        choices = (_finished_choice(self._choices[index]) for index in sorted(self._choices))
+        return JsonObject({**self._answer, "choices": JsonItems(choices)}).pieces()
 
 
 def _empty_choice(index: int, logprobs: bool) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": "assistant", "content": [], "refusal": None, "annotations": []}
-    scores = _logprobs_object(()) if logprobs else None
+    message: dict[str, Any] = {"role": "assistant", "content": JsonText(), "refusal": None, "annotations": []}
+    scores = JsonList() if logprobs else None
     return {"index": index, "message": message, "logprobs": scores, "finish_reason": None, "stop_reason": None}
 
 
 def _fold_choice(folded: dict[str, Any], choice: dict[str, Any]) -> None:
     message, delta = folded["message"], choice["delta"]
     if text := delta.get("content"):
-        message["content"].append(text)
-    if thought := delta.get("reasoning_content"):
-        message.setdefault("reasoning_content", []).append(thought)
+        message["content"].add(text)
+    if reasoning := delta.get("reasoning_content"):
+        message.setdefault("reasoning_content", JsonText()).add(reasoning)
     for piece in delta.get("tool_calls", ()):
         _fold_call(message.setdefault("tool_calls", []), piece)
     if logprobs := choice["logprobs"]:
-        folded["logprobs"]["content"].extend(logprobs["content"])
+        folded["logprobs"].extend(logprobs["content"])
     fold_ending(folded, choice)
 
 
 def _fold_call(calls: list[dict[str, Any]], piece: dict[str, Any]) -> None:
     function = piece["function"]
     if piece["index"] == len(calls):
-        named = {"name": function["name"], "arguments": [function["arguments"]]}
-        calls.append({"id": piece["id"], "type": "function", "function": named})
-    else:
-        calls[piece["index"]]["function"]["arguments"].append(function["arguments"])
+        calls.append({"id": piece["id"], "name": function["name"], "arguments": JsonText()})
+    calls[piece["index"]]["arguments"].add(function["arguments"])
 
 
-def _join_parts(message: dict[str, Any]) -> None:
-    """Make texts of a folded message's lists of pieces."""
+def _finished_choice(folded: dict[str, Any]) -> JsonObject:
+    message = folded["message"]
     calls = message.get("tool_calls", [])
-    for call in calls:
-        call["function"]["arguments"] = "".join(call["function"]["arguments"])
-    # As at OpenAI: null where there are calls and nothing beside them.
-    message["content"] = "".join(message["content"]) if message["content"] or not calls else None
+    if calls:
+        message["tool_calls"] = JsonItems(map(_finished_call, calls))
+    if calls and not message["content"]:
+        # As at OpenAI: null where there are calls and nothing beside them.
+        message["content"] = None
     if "reasoning_content" in message:
-        message["reasoning_content"] = message["reasoning"] = "".join(message["reasoning_content"])
+        message["reasoning"] = message["reasoning_content"]
+    scores = folded["logprobs"]
+    logprobs = None if scores is None else JsonObject({"content": scores, "refusal": None})
+    return JsonObject({**folded, "message": JsonObject(message), "logprobs": logprobs})
+
+
+def _finished_call(call: dict[str, Any]) -> JsonObject:
+    function = JsonObject({"name": call["name"], "arguments": call["arguments"]})
+    return JsonObject({"id": call["id"], "type": "function", "function": function})
 
 
 def _logprobs_object(tokens: tuple[TokenLogprob, ...]) -> dict[str, Any]:

@@ -1,27 +1,49 @@
-"""What the chunks of both endpoints have in common: their head, when they carry usage, their padding, their folding."""
+"""What both endpoints' chunks have in common: the form a request asks for, when they carry usage, their padding."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from tokka.core import Event, TextDelta, Usage
 from tokka.protocol.common import new_id, padding, usage_object
-from tokka.protocol.generation import GenerationFields
+from tokka.protocol.folding import JsonList, Piece, dumps
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerForm:
+    """What a request asks of the form of its answer: all that an encoder needs to know of the body."""
+
+    model: str
+    stream: bool
+    # Choices of each prompt: those returned, and those generated.
+    choices: int
+    candidates: int
+    # Alternatives reported beside each token; None: no logprobs.
+    alternatives: int | None
+    include_usage: bool
+    continuous_usage: bool
+    obfuscates: bool
+    shows_token_ids: bool
+    # False where tool calls may stand alone.
+    has_content: bool = True
+    # Text that goes before each choice's own.
+    echo: str = ""
 
 
 class Chunks:
     """Builds the chunks of one answer around an endpoint's own choices, and counts its tokens on the way."""
 
-    def __init__(self, request: GenerationFields, head: dict[str, Any]) -> None:
+    def __init__(self, form: AnswerForm, head: dict[str, Any]) -> None:
         self._head = head
-        self._usage = request.include_usage or not request.stream
-        self._continuous = request.continuous_usage
-        self._obfuscates = request.obfuscates
-        self.shows_token_ids = bool(request.return_token_ids)
+        self._usage = form.include_usage or not form.stream
+        self._continuous = form.continuous_usage
+        self._obfuscates = form.obfuscates
+        self.shows_token_ids = form.shows_token_ids
         # A chunk with new text differs from the one before in that text alone.
         self.are_alike = not (self._continuous or self._obfuscates or self.shows_token_ids)
         self._prompt_tokens = 0
@@ -62,6 +84,17 @@ class Chunks:
         return [{**self._head, "choices": [], "usage": usage_object(usage)}] if self._usage else []
 
 
+class Fold(ABC):
+    """The plain answer of a request, grown from the chunks of its stream."""
+
+    @abstractmethod
+    def add(self, chunk: dict[str, Any]) -> None: ...
+
+    @abstractmethod
+    def pieces(self) -> list[Piece]:
+        """Return the answer's JSON, once, after the last chunk."""
+
+
 class StreamEncoder(ABC):
     """Events in, chunks out: as objects to fold, or as the JSON of a stream."""
 
@@ -72,16 +105,20 @@ class StreamEncoder(ABC):
         self._templates: dict[int, ChunkTemplate] = {}
 
     @abstractmethod
-    def feed(self, event: Event) -> list[dict[str, Any]]: ...
+    def feed(self, event: Event) -> Iterable[dict[str, Any]]: ...
+
+    @abstractmethod
+    def fold(self) -> Fold:
+        """Return what the chunks of this answer are to be added to."""
 
     @abstractmethod
     def _text_choice(self, index: int, text: str) -> dict[str, Any]:
         """Return a choice that brings text and nothing else."""
 
-    def encode(self, event: Event) -> list[bytes]:
+    def encode(self, event: Event) -> Iterable[bytes]:
         """Return the JSON of the chunks that `feed` would return."""
         if not (self._uses_templates and isinstance(event, TextDelta)):
-            return [orjson.dumps(chunk) for chunk in self.feed(event)]
+            return map(dumps, self.feed(event))
         if not self._chunks.count(event):
             return []
         template = self._templates.get(event.index)
@@ -108,7 +145,7 @@ class ChunkTemplate:
 def fold_ending(folded: dict[str, Any], choice: dict[str, Any]) -> None:
     """Add a chunk's token ids and reasons to the folded choice."""
     if "token_ids" in choice:
-        folded.setdefault("token_ids", []).extend(choice["token_ids"])
+        folded.setdefault("token_ids", JsonList()).extend(choice["token_ids"])
     if choice["finish_reason"]:
         folded["finish_reason"] = choice["finish_reason"]
         folded["stop_reason"] = choice["stop_reason"]

@@ -12,13 +12,15 @@ from pydantic_core import PydanticCustomError
 
 from tokka.core import TokenLogprob, Usage
 
-# A text can't be longer than the default body limit; the limit itself is a setting.
+# Longer than any context; the limit of a body, a setting, is usually below it.
 MAX_TEXT_CHARS = 8 * 1024 * 1024
 MAX_INT64 = 2**63 - 1
 # More than any of our objects declares.
 MAX_FIELDS = 256
 
 Int64 = Annotated[int, Field(ge=-MAX_INT64 - 1, le=MAX_INT64)]
+# How token ids are kept where there may be many: 4 bytes each, where a list takes 36.
+ID_TYPECODE = "I"
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
 # A field that OpenAI defines and this server cannot serve yet: absent and null are the same, anything else is refused.

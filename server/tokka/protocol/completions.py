@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Annotated, Any, Self, assert_never
 
 from pydantic import Field, PlainValidator, model_validator
@@ -23,8 +25,9 @@ from tokka.core import (
     TokensPrompt,
     ToolCallDelta,
 )
-from tokka.protocol.chunks import Chunks, StreamEncoder, fold_ending
+from tokka.protocol.chunks import AnswerForm, Chunks, Fold, StreamEncoder, fold_ending
 from tokka.protocol.common import (
+    ID_TYPECODE,
     MAX_TEXT_CHARS,
     TokenId,
     Unsupported,
@@ -33,12 +36,14 @@ from tokka.protocol.common import (
     now_s,
     token_text,
 )
+from tokka.protocol.folding import JsonItems, JsonList, JsonObject, JsonText, Piece, RawJson
 from tokka.protocol.generation import MAX_CHOICES, GenerationFields
 
 # What OpenAI generates when nothing is said. Small, so that nobody waits for a runaway base model.
 DEFAULT_MAX_TOKENS = 16
 MAX_PROMPTS = 1024
 MAX_PROMPT_TOKENS = 8 * 1024 * 1024
+MAX_TOKEN_ID = 2**31
 
 
 def _prompts(value: Any) -> list[Prompt]:
@@ -80,10 +85,11 @@ def _text(text: str, at: str) -> TextPrompt:
 def _tokens(ids: list[Any], at: str) -> TokensPrompt:
     if not ids:
         raise invalid("The prompt is empty: send at least one token", at)
-    for place, token in enumerate(ids):
-        if not _is_token(token) or not 0 <= token < 2**31:
-            raise invalid("Input should be a token id: a whole number from 0", f"{at}[{place}]")
-    return TokensPrompt(tuple(ids))
+    # In C where all is well, which a million ids take 20 ms for.
+    if set(map(type, ids)) != {int} or min(ids) < 0 or max(ids) >= MAX_TOKEN_ID:
+        place = next(place for place, token in enumerate(ids) if not _is_token(token) or not 0 <= token < MAX_TOKEN_ID)
+        raise invalid("Input should be a token id: a whole number from 0", f"{at}[{place}]")
+    return TokensPrompt(array(ID_TYPECODE, ids))
 
 
 _PromptText = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
@@ -122,6 +128,9 @@ class CompletionRequest(GenerationFields):
         """Choices to generate for each prompt, of which `n` are returned."""
         return max(self.n or 1, self.best_of or 1)
 
+    def answer_form(self) -> AnswerForm:
+        return replace(super().answer_form(), candidates=self.candidates, alternatives=self.logprobs)
+
     def to_core(self) -> GenerateRequest:
         ranks = self.candidates > (self.n or 1)
         return GenerateRequest(
@@ -145,27 +154,29 @@ class CompletionRequest(GenerationFields):
 
 
 class CompletionEncoder(StreamEncoder):
-    """Events in, chunks out. The plain answer is `fold_completion` over the same chunks."""
+    """Events in, chunks out. The plain answer is the `CompletionFold` of the same chunks."""
 
-    def __init__(self, request: CompletionRequest, request_id: str, fingerprint: str) -> None:
+    def __init__(self, form: AnswerForm, request_id: str, fingerprint: str) -> None:
         head = {
             "id": request_id,
             "object": "text_completion",
             "created": now_s(),
-            "model": request.model,
+            "model": form.model,
             "system_fingerprint": fingerprint,
         }
-        self._n = request.n or 1
-        self._candidates = request.candidates
-        self._alternatives = request.logprobs
-        super().__init__(Chunks(request, head), scored=self._alternatives is not None)
+        self._n = form.choices
+        self._candidates = form.candidates
+        self._is_scored = form.alternatives is not None
+        super().__init__(Chunks(form, head), scored=self._is_scored)
+        # By choice, and by prompt.
         self._offsets: dict[int, _TextOffset] = {}
+        self._echo_offsets: dict[int, _TextOffset] = {}
         self._prompt_token_ids: tuple[Any, ...] = ()
         self._tokens_of: dict[int, int] = {}
         # Mean logprob per token of each finished candidate, for best_of.
         self._scores: dict[int, float] = {}
 
-    def feed(self, event: Event) -> list[dict[str, Any]]:
+    def feed(self, event: Event) -> Iterable[dict[str, Any]]:
         match event:
             case TextDelta():
                 return self._delta(event)
@@ -181,22 +192,26 @@ class CompletionEncoder(StreamEncoder):
                 return []
             case Finished(usage):
                 return self._chunks.end(usage)
-            case PromptEcho(prompt_index, text, logprobs):
-                first = prompt_index * self._candidates
-                choices = [self._choice(first + i, text, logprobs) for i in range(self._candidates)]
-                return [self._chunks.of(choice) for choice in choices]
+            case PromptEcho():
+                return self._echo(event)
             case ReasoningDelta() | ToolCallDelta():
                 # Of conversations only.
                 return []
             case _:
                 assert_never(event)
 
-    def fold(self, chunks: list[dict[str, Any]]) -> dict[str, Any]:
-        return fold_completion(
-            chunks,
-            self._alternatives is not None,
-            lambda indices: _best(indices, self._scores, self._n, self._candidates),
-        )
+    def fold(self) -> Fold:
+        return CompletionFold(self._is_scored, lambda indices: _best(indices, self._scores, self._n, self._candidates))
+
+    def _echo(self, event: PromptEcho) -> Iterator[dict[str, Any]]:
+        """Yield the same part of the prompt for each of its choices. It is encoded once, however many there are."""
+        first = event.prompt_index * self._candidates
+        text, logprobs = RawJson(event.text), None
+        if self._is_scored and event.logprobs:
+            offset = self._echo_offsets.setdefault(event.prompt_index, _TextOffset())
+            logprobs = {name: RawJson(values) for name, values in _logprobs_object(offset, event.logprobs).items()}
+        for index in range(first, first + self._candidates):
+            yield self._chunks.of({**self._text_choice(index, ""), "text": text, "logprobs": logprobs})
 
     def _delta(self, event: TextDelta) -> list[dict[str, Any]]:
         self._tokens_of[event.index] = self._tokens_of.get(event.index, 0) + len(event.token_ids)
@@ -206,9 +221,16 @@ class CompletionEncoder(StreamEncoder):
 
     def _choice(self, index: int, text: str, logprobs: tuple[TokenLogprob, ...] | None) -> dict[str, Any]:
         choice = self._text_choice(index, text)
-        if logprobs:
-            choice["logprobs"] = self._logprobs_object(index, logprobs)
+        if logprobs and self._is_scored:
+            choice["logprobs"] = _logprobs_object(self._offset(index), logprobs)
         return choice
+
+    def _offset(self, index: int) -> _TextOffset:
+        """Return where a choice's text has got to, behind its echoed prompt."""
+        if (offset := self._offsets.get(index)) is None:
+            echoed = self._echo_offsets.get(index // self._candidates)
+            offset = self._offsets[index] = _TextOffset() if echoed is None else echoed.copy()
+        return offset
 
     def _text_choice(self, index: int, text: str) -> dict[str, Any]:
         return {"index": index, "text": text, "logprobs": None, "finish_reason": None}
@@ -220,16 +242,14 @@ class CompletionEncoder(StreamEncoder):
             choice["prompt_token_ids"] = list(self._prompt_token_ids[event.index // self._candidates])
         return choice
 
-    def _logprobs_object(self, index: int, tokens: tuple[TokenLogprob, ...]) -> dict[str, Any] | None:
-        if self._alternatives is None:
-            return None
-        offset = self._offsets.setdefault(index, _TextOffset())
-        return {
-            "tokens": [token_text(token, "bytes:") for token in tokens],
-            "token_logprobs": [token.logprob for token in tokens],
-            "top_logprobs": [_top(token) for token in tokens],
-            "text_offset": [offset.advance(token) for token in tokens],
-        }
+
+def _logprobs_object(offset: _TextOffset, tokens: tuple[TokenLogprob, ...]) -> dict[str, Any]:
+    return {
+        "tokens": [token_text(token, "bytes:") for token in tokens],
+        "token_logprobs": [token.logprob for token in tokens],
+        "top_logprobs": [_top(token) for token in tokens],
+        "text_offset": [offset.advance(token) for token in tokens],
+    }
 
 
 class _TextOffset:
@@ -238,6 +258,12 @@ class _TextOffset:
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._chars = 0
+
+    def copy(self) -> _TextOffset:
+        same = _TextOffset()
+        same._decoder.setstate(self._decoder.getstate())
+        same._chars = self._chars
+        return same
 
     def advance(self, token: TokenLogprob) -> int:
         at = self._chars
@@ -252,22 +278,28 @@ def _top(token: TokenLogprob) -> dict[str, float | None] | None:
     return {token_text(top, "bytes:"): top.logprob for top in (*token.top, token)}
 
 
-def fold_completion(
-    chunks: list[dict[str, Any]], logprobs: bool, select: Callable[[list[int]], list[int]]
-) -> dict[str, Any]:
-    """Return the text_completion object that a stream of chunks adds up to, with the selected choices."""
-    folded: dict[int, dict[str, Any]] = {}
-    answer: dict[str, Any] = {}
-    for chunk in chunks:
-        answer = answer or {**chunk, "choices": []}
-        answer["usage"] = chunk["usage"]
+class CompletionFold(Fold):
+    """The text_completion object that a stream of chunks adds up to, with the choices that `select` keeps."""
+
+    def __init__(self, logprobs: bool, select: Callable[[list[int]], list[int]]) -> None:
+        self._logprobs = logprobs
+        self._select = select
+        self._answer: dict[str, Any] = {}
+        self._choices: dict[int, dict[str, Any]] = {}
+
+    def add(self, chunk: dict[str, Any]) -> None:
+        self._answer = self._answer or dict(chunk)
+        self._answer["usage"] = chunk["usage"]
         for choice in chunk["choices"]:
-            _fold_choice(folded.setdefault(choice["index"], _empty_choice(logprobs)), choice)
-    kept = select(sorted(folded))
-    for index in kept:
-        folded[index]["text"] = "".join(folded[index]["text"])
-    answer["choices"] = [{**folded[index], "index": place} for place, index in enumerate(kept)]
-    return answer
+            index = choice["index"]
+            if (folded := self._choices.get(index)) is None:
+                folded = self._choices[index] = _empty_choice(self._logprobs)
+            _fold_choice(folded, choice)
+
+    def pieces(self) -> list[Piece]:
+        kept = enumerate(self._select(sorted(self._choices)))
+        choices = (_finished_choice(self._choices[index], place) for place, index in kept)
+        return JsonObject({**self._answer, "choices": JsonItems(choices)}).pieces()
 
 
 def _best(indices: list[int], scores: dict[int, float], n: int, candidates: int) -> list[int]:
@@ -279,17 +311,22 @@ def _best(indices: list[int], scores: dict[int, float], n: int, candidates: int)
 
 
 def _empty_choice(logprobs: bool) -> dict[str, Any]:
-    scores: dict[str, Any] | None = None
+    scores = None
     if logprobs:
-        scores = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
-    return {"index": 0, "text": [], "logprobs": scores, "finish_reason": None, "stop_reason": None}
+        scores = {name: JsonList() for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset")}
+    return {"index": 0, "text": JsonText(), "logprobs": scores, "finish_reason": None, "stop_reason": None}
 
 
 def _fold_choice(folded: dict[str, Any], choice: dict[str, Any]) -> None:
-    folded["text"].append(choice["text"])
+    folded["text"].add(choice["text"])
     if logprobs := choice["logprobs"]:
         for name, values in logprobs.items():
-            folded["logprobs"][name] += values
+            folded["logprobs"][name].extend(values)
     fold_ending(folded, choice)
     if "prompt_token_ids" in choice:
         folded["prompt_token_ids"] = choice["prompt_token_ids"]
+
+
+def _finished_choice(folded: dict[str, Any], place: int) -> JsonObject:
+    scores = folded["logprobs"]
+    return JsonObject({**folded, "index": place, "logprobs": None if scores is None else JsonObject(scores)})

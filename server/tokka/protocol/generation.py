@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from dataclasses import dataclass
 from typing import Annotated, Any, Self
 
 from pydantic import Field, PlainValidator, model_validator
 
-from tokka.core import Constraint, Sampling
+from tokka.core import Constraint, GenerateRequest, Sampling
+from tokka.protocol.chunks import AnswerForm
 from tokka.protocol.common import MAX_INT64, Int64, TokenId, WireModel, bounded_dict, invalid
 from tokka.protocol.constraint import StructuredOutputs
 
@@ -40,6 +43,14 @@ def _stop_list(value: Any) -> list[str]:
         if not 1 <= len(stop) <= MAX_STOP_CHARS:
             raise invalid(f"A stop string has 1 to {MAX_STOP_CHARS} characters; this one has {len(stop)}", where)
     return stops
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedGeneration:
+    """A valid body as plain data: what to generate, and the form of the answer."""
+
+    request: GenerateRequest
+    form: AnswerForm
 
 
 class StreamOptions(WireModel):
@@ -138,17 +149,27 @@ class GenerationFields(WireModel):
         """What every choice must match."""
         return self.structured_outputs.constraint() if self.structured_outputs else None
 
-    @property
-    def include_usage(self) -> bool:
-        return bool(self.stream_options and self.stream_options.include_usage)
+    def answer_form(self) -> AnswerForm:
+        """Return the form these fields ask for; endpoints replace what they define differently."""
+        options = self.stream_options
+        return AnswerForm(
+            model=self.model,
+            stream=bool(self.stream),
+            choices=self.n or 1,
+            candidates=self.n or 1,
+            alternatives=None,
+            include_usage=bool(options and options.include_usage),
+            continuous_usage=bool(options and options.continuous_usage_stats),
+            obfuscates=bool(options and options.include_obfuscation),
+            shows_token_ids=bool(self.return_token_ids),
+        )
 
-    @property
-    def obfuscates(self) -> bool:
-        return bool(self.stream_options and self.stream_options.include_obfuscation)
+    @abstractmethod
+    def to_core(self) -> GenerateRequest: ...
 
-    @property
-    def continuous_usage(self) -> bool:
-        return bool(self.stream_options and self.stream_options.continuous_usage_stats)
+    def parsed(self) -> ParsedGeneration:
+        """Return what the server needs of the body once it is valid."""
+        return ParsedGeneration(self.to_core(), self.answer_form())
 
     def sampling(
         self, *, n: int, max_tokens: int | None, logprobs: int | None, default_max_tokens: int | None = None

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tokka.core import Prompt, TextPrompt
-from tokka.protocol.common import MAX_TEXT_CHARS, TokenId, WireModel, invalid
+from tokka.protocol.common import ID_TYPECODE, MAX_TEXT_CHARS, TokenId, WireModel, invalid
 from tokka.protocol.messages import MAX_MESSAGES, Message, TemplateKwargs, chat_prompt, check_continuation
 
 
 def model_object(name: str, created: int, max_model_len: int | None) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": created, "owned_by": "tokka", "max_model_len": max_model_len}
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedTokenize:
+    model: str | None
+    prompt: Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedDetokenize:
+    """`tokens`: ids that have not been compared with a vocabulary."""
+
+    model: str | None
+    tokens: Sequence[int]
 
 
 class TokenizeRequest(WireModel):
@@ -35,17 +52,21 @@ class TokenizeRequest(WireModel):
             check_continuation(self.messages, self.add_generation_prompt, self.continue_final_message)
         return self
 
-    def to_prompt(self) -> Prompt:
+    def parsed(self) -> ParsedTokenize:
         if self.messages is None:
-            return TextPrompt(self.prompt or "")
-        return chat_prompt(
+            return ParsedTokenize(self.model, TextPrompt(self.prompt or ""))
+        prompt = chat_prompt(
             self.messages, self.add_generation_prompt, self.continue_final_message, self.chat_template_kwargs
         )
+        return ParsedTokenize(self.model, prompt)
 
 
 class DetokenizeRequest(WireModel):
     model: str | None = Field(None, min_length=1, max_length=512)
     tokens: Annotated[list[TokenId], Field(fail_fast=True)] = Field(max_length=1024 * 1024)
+
+    def parsed(self) -> ParsedDetokenize:
+        return ParsedDetokenize(self.model, array(ID_TYPECODE, self.tokens))
 
 
 class ModelObject(BaseModel):

@@ -16,6 +16,7 @@ from tokka.settings.values import is_loopback, parse_size, parse_weight
 
 EMBEDDED_MODEL = "SmolLM2-135M-Instruct"
 
+_SIZES = ("max_body_size", "max_header_size", "body_memory", "answer_memory")
 # Repeatable on the command line; separated by commas in the environment.
 Strings = Annotated[list[str], NoDecode]
 
@@ -87,7 +88,21 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     uds: Path | None = Field(None, description="Listen on this unix socket instead of host and port.")
     cors_origin: Strings = Field([], description="Origins whose web pages may call this server; `*` for all.")
-    max_body_size: str = Field("8MiB", description="Largest request body. Beyond: 413.")
+    max_body_size: str | None = Field(
+        None,
+        description="Maximum request body size. Larger bodies get 413. Default: 128 bytes for each token of the model's"
+        " context, from 1MiB to 32MiB.",
+    )
+    body_memory: str = Field(
+        "256MiB",
+        description="Memory for request bodies that arrive or are parsed. Requests beyond it get 503. One tenant may"
+        " use half of it.",
+    )
+    answer_memory: str = Field(
+        "1GiB",
+        description="Memory for answers that are not streamed, reserved by their longest possible size. Requests"
+        " beyond it get 503. One tenant may use half of it.",
+    )
     max_header_size: str = Field("64KiB", description="Largest request line and headers. Beyond: 431.")
     keep_alive_interval: float = Field(
         15,
@@ -251,13 +266,13 @@ class Settings(BaseSettings):
             raise ValueError("write a number of devices, or auto")
         return value
 
-    @field_validator("kv_cache_memory", "max_body_size", "max_header_size", mode="before")
+    @field_validator("kv_cache_memory", *_SIZES, mode="before")
     @classmethod
     def _as_text(cls, value: Any) -> Any:
         # A file holds a number of bytes as a number.
         return str(value) if type(value) is int else value
 
-    @field_validator("kv_cache_memory", "max_body_size", "max_header_size")
+    @field_validator("kv_cache_memory", *_SIZES)
     @classmethod
     def _is_size(cls, value: str | None) -> str | None:
         if value is not None and parse_size(value) <= 0:

@@ -22,7 +22,7 @@ class Sequence:
         self._ends_at = ends_at
         self._fails = fails
 
-    def begin(self, cached_tokens: int, prompt_logprobs: Any) -> None:
+    def begin(self, cached_tokens: int, scores: Any) -> None:
         self.got.append("begin")
 
     def take(self, token_ids: list[int], reason: str | None, stop: Any, scores: Any) -> bool:
@@ -43,7 +43,6 @@ def steps_of(**sequences: Sequence) -> Any:
 
     steps = StepOutputs(None, log_stats=False, stats=StepStats(None))
     for name, sequence in sequences.items():
-        scores = SimpleNamespace(pop_prompt_logprobs=lambda: None, logprobs=None)
         steps.request_states[name] = RequestState(
             request_id=name,
             external_req_id=f"{name}-0",
@@ -54,7 +53,7 @@ def steps_of(**sequences: Sequence) -> Any:
             prompt=None,
             prompt_token_ids=[1],
             prompt_embeds=None,
-            logprobs_processor=scores,
+            logprobs_processor=None,
             detokenizer=None,
             max_tokens_param=None,
             arrival_time=0.0,

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 
-from tokka.core import ChoiceDone, Event, PromptEcho, Sampling, TextDelta
-from tokka.engine import inbox as inbox_module
-from tokka.engine.inbox import Inbox
+from tokka.core import ChoiceDone, Sampling, TextDelta, TokenLogprob
+from tokka.engine.inbox import EchoReady, Inbox
 from tokka.engine.vllm.decode import Vocabulary
-from tokka.engine.vllm.failures import EndedByEngine
 from tokka.engine.vllm.outputs import PromptOutputs
-from tokka.errors import EngineDied
 
 EOS = 0
 
@@ -50,7 +47,7 @@ class Prompt:
             at, ids, sampling, self.inbox, copies=copies, limit=limit, vocabulary=Vocabulary(Tokenizer()), **given
         )
         self.sequence = self.outputs.sequence(0, None)
-        self.events: list[Event] = []
+        self.events: list[Any] = []
 
     async def step(self, text: str, reason: str | None = None, stop: int | None = None, **fields: Any) -> bool:
         """A step whose tokens are the characters of the text unless given; return whether it was the last."""
@@ -64,8 +61,18 @@ class Prompt:
         return "".join(event.text for event in self.events if isinstance(event, TextDelta) and event.index == index)
 
 
-def scores_of(*tokens: int) -> list[dict[int, SimpleNamespace]]:
-    return [{token: SimpleNamespace(logprob=-0.5, rank=1)} for token in tokens]
+def scores_of(*tokens: int, logprob: float = -0.5) -> LogprobsLists:
+    """Return a row for each token, without alternatives, as the engine sends them."""
+    ids = np.array([[token] for token in tokens])
+    return LogprobsLists(ids, np.full(ids.shape, logprob), np.ones(len(tokens)))
+
+
+class LogprobsLists(NamedTuple):
+    """The first fields of vLLM's class of this name."""
+
+    logprob_token_ids: Any
+    logprobs: Any
+    sampled_token_ranks: Any
 
 
 async def test_text_and_end_are_passed_on_and_counted() -> None:
@@ -130,82 +137,34 @@ async def test_hidden_special_token_takes_no_room_before_a_stop() -> None:
     assert [token.text for token in delta.logprobs or ()] == ["a", "</s>", "b"]
 
 
-async def echo_of(sampling: Sampling, text: str, token_ids: list[int], scores: list[Any]) -> PromptEcho:
+async def echo_of(sampling: Sampling, text: str, token_ids: list[int], scores: Any) -> list[TokenLogprob]:
+    """Return the logprobs of an echo, having checked that its parts make up the text."""
     prompt = Prompt(sampling, token_ids=token_ids, echo=text)
     prompt.sequence.begin(0, scores)
-    (echo,) = await prompt.inbox.get()
-    assert isinstance(echo, PromptEcho)
-    return echo
+    assert await prompt.inbox.get() == [EchoReady(0)]
+    parts = list(prompt.outputs.echo_parts())
+    assert "".join(part.text for part in parts) == text
+    return [token for part in parts for token in part.logprobs or ()]
 
 
 async def test_special_token_before_an_echoed_text_takes_no_room_in_it() -> None:
-    scores = [None, {ord("H"): SimpleNamespace(logprob=-1.0, rank=1)}]
-    echo = await echo_of(Sampling(logprobs=0), "H", [EOS, ord("H")], scores)
-    assert b"".join(token.bytes for token in echo.logprobs or ()) == b"H"
+    echo = await echo_of(Sampling(logprobs=0), "H", [EOS, ord("H")], scores_of(ord("H"), logprob=-1.0))
+    assert b"".join(token.bytes for token in echo) == b"H"
 
 
 async def test_echo_scores_every_token_but_the_first() -> None:
-    scores = [None, {ord("i"): SimpleNamespace(logprob=-1.0, rank=4)}]
-    echo = await echo_of(Sampling(logprobs=1), "Hi", [ord("H"), ord("i")], scores)
-    assert [(token.text, token.logprob) for token in echo.logprobs or ()] == [("H", None), ("i", -1.0)]
+    text = "Hi" * 100
+    scores = scores_of(*map(ord, text[1:]), logprob=-1.0)
+    echo = await echo_of(Sampling(logprobs=1), text, [*map(ord, text)], scores)
+    assert [(token.text, token.logprob) for token in echo[:2]] == [("H", None), ("i", -1.0)]
+    assert "".join(token.text for token in echo) == text
 
 
-async def test_prompt_that_is_only_scored_has_no_completion() -> None:
-    prompt = Prompt(Sampling(max_tokens=0), limit=0)
-    assert await prompt.step("x", "length")
-    assert prompt.events[-1] == ChoiceDone(0, "length")
-    assert prompt.text() == ""
-    assert prompt.outputs.completion_tokens == 0
-
-
-@pytest.mark.parametrize("reason", ["error", "abort", "repetition"])
-async def test_an_end_that_is_no_answer_is_an_error(reason: str) -> None:
-    prompt = Prompt(Sampling())
-    assert prompt.sequence.take([], reason, None, None)
-    with pytest.raises(EndedByEngine):
-        await prompt.inbox.get()
-
-
-async def test_what_vllm_puts_into_its_queue_is_an_error_or_nothing() -> None:
-    prompt = Prompt(Sampling())
-    prompt.sequence.put(SimpleNamespace(finished=True))
-    prompt.sequence.put(EngineDied())
-    with pytest.raises(EngineDied):
-        await prompt.inbox.get()
-
-
-@pytest.mark.parametrize(
-    ("sampling", "lumps"),
-    [(Sampling(), [1, 4]), (Sampling(stop=("?",)), [1, 1, 1, 1, 1]), (Sampling(logprobs=0), [1, 1, 1, 1, 1])],
-)
-async def test_tokens_nobody_waits_for_are_taken_together_unless_each_counts(
-    sampling: Sampling, lumps: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(inbox_module, "GATHER_S", 3600.0)
-    lumps_seen: list[int] = []
-
-    class Noting(Inbox):
-        def put(self, delta: TextDelta, done: ChoiceDone | None = None) -> None:
-            lumps_seen.append(len(delta.token_ids))
-            super().put(delta, done)
-
-    prompt = Prompt(sampling, inbox=Noting(gathers=True))
-    reader = asyncio.create_task(prompt.inbox.get())
-    for place, char in enumerate("Hello"):
-        await asyncio.sleep(0)
-        reason = "length" if place == 4 else None
-        scores = None if sampling.logprobs is None else scores_of(ord(char))
-        prompt.sequence.take([ord(char)], reason, None, scores)
-    events = [*await reader, *await prompt.inbox.get()]
-    assert lumps_seen == lumps
-    assert "".join(event.text for event in events if isinstance(event, TextDelta)) == "Hello"
-    assert events[-1] == ChoiceDone(0, "length", cumulative_logprob=None if sampling.logprobs is None else -2.5)
-    assert prompt.outputs.completion_tokens == 5
-
-
-async def test_nothing_is_taken_of_a_choice_that_its_reader_has_ended() -> None:
-    prompt = Prompt(Sampling(n=2), at=1, copies=1)
-    assert not await prompt.step("ab")
-    prompt.outputs.end(2)
-    assert prompt.sequence.take([ord("c")], None, None, None)
-    assert prompt.outputs.completion_tokens == 2
+async def test_alternatives_come_behind_the_token_in_their_order() -> None:
+    prompt = Prompt(Sampling(logprobs=2))
+    rows = LogprobsLists(np.array([[ord("c"), ord("a"), ord("b")]]), np.array([[-3.0, -1.0, -2.0]]), np.array([3]))
+    await prompt.step("c", scores=rows)
+    delta = next(event for event in prompt.events if isinstance(event, TextDelta))
+    (token,) = delta.logprobs or ()
+    assert (token.text, token.logprob) == ("c", -3.0)
+    assert [(top.text, top.logprob) for top in token.top] == [("a", -1.0), ("b", -2.0)]

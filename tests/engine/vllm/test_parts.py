@@ -61,7 +61,6 @@ def test_every_field_of_a_request_passes_the_last_gate() -> None:
         ("logit_bias", {1: "2"}),
         ("stop_token_ids", [1.5]),
         ("temperature", 1),
-        ("bad_words", [5]),
         ("max_tokens", 10**30),
         ("skip_special_tokens", 1),
     ],

@@ -58,7 +58,7 @@ def rendered(template: str, **fields: Any) -> dict[str, Any]:
     renderer = Renderer(tokenizer, template, 100, 1)
     prompt = ChatPrompt(({"role": "user", "content": "Hi"},), **fields)
     try:
-        asyncio.run(renderer.token_ids(prompt))
+        asyncio.run(renderer.token_ids(prompt, "tenant"))
     finally:
         renderer.close()
     return tokenizer.given

@@ -55,7 +55,7 @@ def renderer(name: str) -> Renderer:
 
 async def rendered(name: str, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> str:
     prompt = ChatRequest.model_validate({"model": "m", "messages": messages, "tools": tools}).prompt()
-    return renderer(name).decode(await renderer(name).token_ids(prompt))
+    return renderer(name).decode(await renderer(name).token_ids(prompt, "tenant"))
 
 
 def called(ids: tuple[str, ...]) -> dict[str, Any]:
@@ -252,4 +252,4 @@ async def test_of_several_templates_the_one_that_fits_is_used(tools: Any, shown:
     tokenizer.chat_template = {"default": "plain:" + each, "tool_use": "tools:{{ tools | tojson }}" + each}
     several = Renderer(tokenizer, None, max_model_len=100_000, vocab_size=EOS + 1)
     prompt = ChatRequest.model_validate({"model": "m", "messages": [USER], "tools": tools}).prompt()
-    assert several.decode(await several.token_ids(prompt)).startswith(shown)
+    assert several.decode(await several.token_ids(prompt, "tenant")).startswith(shown)

@@ -1,56 +1,36 @@
-"""vLLM's AsyncLLM as our engine: its life cycle, its generations, its errors in our words."""
+"""vLLM's AsyncLLM as our engine: its life cycle. Generations are in generation.py."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import structlog
 
-from tokka.core import (
-    Accepted,
-    ChoiceDone,
-    EngineStats,
-    Event,
-    Finished,
-    GenerateRequest,
-    ModelInfo,
-    Prompt,
-    TextPrompt,
-    TokensPrompt,
-    Usage,
-)
+from tokka.core import EngineStats, Event, GenerateRequest, ModelInfo, Prompt, TokensPrompt
 from tokka.engine.base import ReportPhase
-from tokka.engine.inbox import Inbox
-from tokka.engine.length import allowed_tokens
 from tokka.engine.memory import settle_heap
-from tokka.engine.processes import EngineProcesses, kill_all
-from tokka.engine.reading.readers import Readers
-from tokka.engine.sampling import check_token_ids
+from tokka.engine.processes import EngineProcesses, kill_engine
 from tokka.engine.vllm.arguments import VllmOptions, engine_arguments
 from tokka.engine.vllm.child import OUTPUT_VARIABLE
 from tokka.engine.vllm.compilation import seal_compiled, settle_execution
 from tokka.engine.vllm.decode import Vocabulary
 from tokka.engine.vllm.embedded import embedded_model
-from tokka.engine.vllm.failures import in_our_words, load_failure, one_line
+from tokka.engine.vllm.failures import load_failure, one_line
 from tokka.engine.vllm.fast import made_fast
+from tokka.engine.vllm.generation import Generations, Language, Limits
 from tokka.engine.vllm.grammars import Grammars, tokenizer_line
-from tokka.engine.vllm.looser import grammar_of
 from tokka.engine.vllm.machine import engine_version, is_cpu_build, prepare_environment
 from tokka.engine.vllm.output import EngineOutput
-from tokka.engine.vllm.outputs import PromptOutputs
-from tokka.engine.vllm.params import is_greedy, sampling_params
 from tokka.engine.vllm.parsers import Parsers, check_names
 from tokka.engine.vllm.render import Renderer
 from tokka.engine.vllm.warmup import warm_up
 from tokka.engine.vllm.weights import read_model_folder
-from tokka.errors import ConfigurationError, EngineDied, EngineError, InvalidRequest, StartupError, TokkaError
+from tokka.errors import ConfigurationError, EngineError, StartupError, TokkaError
 
 log = structlog.get_logger("tokka.engine")
 
@@ -58,16 +38,6 @@ _SHUTDOWN_S = 1.0
 # What vLLM calls its own: VLLM::EngineCore, VLLM::Worker_TP0.
 _PROCESS_NAMES = "VLLM::"
 _STOP_POLL_S = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class _Language:
-    """What is between text and the model's tokens, both ways."""
-
-    renderer: Renderer
-    vocabulary: Vocabulary
-    grammars: Grammars
-    parsers: Parsers
 
 
 class VllmEngine:
@@ -81,10 +51,7 @@ class VllmEngine:
         self._cache_root: Path | None = None
         self._llm: Any = None
         self._processes: EngineProcesses | None = None
-        self._language: _Language | None = None
-        self._defaults: Mapping[str, Any] = {}
-        self._max_model_len = 0
-        self._vocab_size = 0
+        self._generations: Generations | None = None
         self._closing = False
 
     # -- life cycle
@@ -96,8 +63,8 @@ class VllmEngine:
         info = await asyncio.wrap_future(self._starting)
         report("warming up", "first requests of each kind")
         try:
-            constrained = await self._ready().grammars.start()
-            await warm_up(self.generate, TokensPrompt(self._warmup_ids()), constrained=constrained)
+            constrained = await self._ready().language.grammars.start()
+            await warm_up(self.generate, TokensPrompt(_warmup_ids(info)), constrained=constrained)
         except TokkaError as error:
             raise StartupError(f"the engine failed its first requests: {self._cause() or error}") from error
         # Not before: the first requests compile as well.
@@ -138,19 +105,21 @@ class VllmEngine:
         self._closing = True
         llm = self._llm
         _end_generations(llm)
-        if self._language:
-            await self._language.grammars.close()
+        if self._generations:
+            self._generations.close()
+            await self._generations.language.grammars.close()
         # All of it blocks, for seconds.
         await asyncio.to_thread(self._stop)
         # Once more, for who was on the way in.
         _end_generations(llm)
-        if self._language:
-            self._language.renderer.close()
+        if self._generations:
+            self._generations.language.renderer.close()
+            self._generations = None
 
     def _stop(self) -> None:
         while self._starting is not None and not self._starting.done():
             # Without its processes a start that is under way ends; between two of them it looks whether it is wanted.
-            kill_all()
+            kill_engine()
             wait([self._starting], timeout=_STOP_POLL_S)
         try:
             if self._llm is not None:
@@ -158,7 +127,7 @@ class VllmEngine:
         finally:
             # It may outlive this object's use by far, and fails at the interpreter's end.
             self._llm = None
-            kill_all()
+            kill_engine()
         if self._processes:
             self._processes.close()
             self._processes = None
@@ -232,23 +201,23 @@ class VllmEngine:
     def _describe(self) -> ModelInfo:
         config = self._llm.model_config
         tokenizer = self._llm.get_tokenizer()
-        self._max_model_len = config.max_model_len
-        self._vocab_size = config.get_vocab_size()
-        self._defaults = config.get_diff_sampling_param()
-        renderer = Renderer(tokenizer, self._options.chat_template, self._max_model_len, self._vocab_size)
+        max_model_len, vocab_size = config.max_model_len, config.get_vocab_size()
+        renderer = Renderer(tokenizer, self._options.chat_template, max_model_len, vocab_size)
         if problem := renderer.template_problem():
             raise StartupError(f"the chat template cannot be used: {problem}")
-        self._language = _Language(
+        language = Language(
             renderer,
             Vocabulary(tokenizer),
-            Grammars(tokenizer_line(tokenizer, self._vocab_size)),
+            Grammars(tokenizer_line(tokenizer, vocab_size)),
             Parsers(tokenizer, renderer.template, self._options.tool_call_parser, self._options.reasoning_parser),
         )
+        limits = Limits(max_model_len, vocab_size, self._options.max_completion_tokens)
+        self._generations = Generations(self._llm, language, limits, config.get_diff_sampling_param())
         scheduler = self._llm.vllm_config.scheduler_config
         ranks = self._llm.vllm_config.parallel_config.world_size
         return ModelInfo(
-            max_model_len=self._max_model_len,
-            vocab_size=self._vocab_size,
+            max_model_len=max_model_len,
+            vocab_size=vocab_size,
             engine="vllm",
             engine_version=engine_version(),
             has_chat_template=renderer.has_chat_template,
@@ -257,130 +226,29 @@ class VllmEngine:
             gpus=0 if self._cpu else ranks * self._options.data_parallel_size,
         )
 
-    def _warmup_ids(self) -> tuple[int, ...]:
-        # Any tokens do; few enough for a model of the shortest context.
-        return tuple(place % self._vocab_size for place in range(3, 3 + max(1, min(16, self._max_model_len // 2))))
-
     def _cause(self) -> str | None:
         return self._output.cause() if self._output else None
 
     # -- generations
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
-        language = self._ready()
-        prompts = [
-            await language.renderer.token_ids(prompt, request.truncate_prompt_tokens) for prompt in request.prompts
-        ]
-        check_token_ids(request.sampling, self._vocab_size)
-        limits = [
-            allowed_tokens(request, len(ids), self._max_model_len, self._options.max_completion_tokens)
-            for ids in prompts
-        ]
-        constraint = language.parsers.constraint(request)
-        n = request.sampling.n
-        copies = n if is_greedy(request.sampling, self._defaults) else 1
-        choices = len(prompts) * n // copies
-        grammar = None if constraint is None else await grammar_of(language.grammars, constraint, choices)
-        reading = language.parsers.reading(request, prompts[0])
-        if reading is not None and language.parsers.shows_special(reading):
-            request = replace(request, sampling=replace(request.sampling, skip_special_tokens=False))
-        inbox = Inbox(gathers=not request.stream)
-        outputs = [
-            self._outputs(request, at, ids, limit, inbox, copies)
-            for at, (ids, limit) in enumerate(zip(prompts, limits, strict=True))
-        ]
-        readers = None if reading is None else Readers(reading, lambda index: outputs[index // n].end(index))
-        yield Accepted(tuple(prompts), tuple(limits))
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
+        return self._ready().generate(request)
 
-        try:
-            async with self._running(request, outputs, prompts, limits, grammar):
-                left = len(prompts) * n
-                while left:
-                    for event in await inbox.get():
-                        for read in (event,) if readers is None else readers.read(event):
-                            left -= isinstance(read, ChoiceDone)
-                            yield read
-        except Exception as error:
-            raise in_our_words(error, constraint) from error
-        yield Finished(
-            Usage(
-                prompt_tokens=sum(map(len, prompts)),
-                completion_tokens=sum(output.completion_tokens for output in outputs),
-                cached_tokens=sum(output.cached_tokens for output in outputs),
-                reasoning_tokens=readers.reasoning_tokens if readers else 0,
-            )
-        )
+    async def tokenize(self, prompt: Prompt, tenant: str) -> list[int]:
+        return await self._ready().language.renderer.token_ids(prompt, tenant, to_run=False)
 
-    def _echoed(self, request: GenerateRequest, at: int, ids: list[int]) -> str:
-        """Return the prompt's text as it was run."""
-        prompt = request.prompts[at]
-        if isinstance(prompt, TextPrompt) and request.truncate_prompt_tokens is None:
-            return prompt.text
-        return self._ready().renderer.decode(ids)
+    async def detokenize(self, token_ids: Sequence[int], tenant: str) -> str:
+        return await self._ready().language.renderer.decode_apart(token_ids, tenant)
 
-    async def tokenize(self, prompt: Prompt) -> list[int]:
-        return await self._ready().renderer.token_ids(prompt, to_run=False)
-
-    async def detokenize(self, token_ids: Sequence[int]) -> str:
-        renderer = self._ready().renderer
-        for token in token_ids:
-            if not 0 <= token < self._vocab_size:
-                raise InvalidRequest(
-                    f"tokens holds the id {token}; ids of this model are 0 to {self._vocab_size - 1}.", param="tokens"
-                )
-        return await renderer.decode_apart(list(token_ids))
-
-    def _ready(self) -> _Language:
-        if self._language is None:
+    def _ready(self) -> Generations:
+        if self._generations is None:
             raise EngineError("The engine is not running.")
-        return self._language
+        return self._generations
 
-    def _outputs(
-        self, request: GenerateRequest, at: int, ids: list[int], limit: int, inbox: Inbox, copies: int
-    ) -> PromptOutputs:
-        return PromptOutputs(
-            at,
-            ids,
-            request.sampling,
-            inbox,
-            copies=copies,
-            limit=limit,
-            echo=self._echoed(request, at, ids) if request.echo else None,
-            vocabulary=self._ready().vocabulary,
-        )
 
-    @asynccontextmanager
-    async def _running(
-        self,
-        request: GenerateRequest,
-        outputs: list[PromptOutputs],
-        prompts: list[list[int]],
-        limits: list[int],
-        grammar: str | None,
-    ) -> AsyncIterator[None]:
-        """Have the engine run the prompts. Whatever ends the block early, the engine forgets them."""
-        from vllm.inputs import tokens_input
-
-        if self._closing:
-            raise EngineDied
-        llm, steps = self._llm, self._llm.output_processor
-        # A client's own ids may repeat, the engine's may not.
-        ids = [f"{request.id}-{at}" for at in range(len(prompts))]
-        try:
-            for request_id, output, tokens, limit in zip(ids, outputs, prompts, limits, strict=True):
-                steps.expect(request_id, output)
-                # The engine cannot run for no token at all: one is generated for a prompt that is only scored.
-                params = sampling_params(
-                    request.sampling, max(1, limit), echo=request.echo, defaults=self._defaults, grammar=grammar
-                )
-                ended = self._ready().parsers.reasoning_ended(request, tokens) if grammar else None
-                prompt = tokens_input(tokens, cache_salt=request.cache_salt)
-                await llm.add_request(request_id, prompt, params, reasoning_ended=ended)
-            yield
-        finally:
-            left = [request_id for request_id in ids if steps.forget(request_id)]
-            if left and not self._closing and not llm.errored:
-                await llm.abort(left)
+def _warmup_ids(info: ModelInfo) -> tuple[int, ...]:
+    # Any tokens do; few enough for a model of the shortest context.
+    return tuple(place % info.vocab_size for place in range(3, 3 + max(1, min(16, info.max_model_len // 2))))
 
 
 def _end_generations(llm: Any) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from tokka.core import ChoiceDone, FinishReason, PromptEcho, Sampling, TextDelta, TokenLogprob
 from tokka.engine.choice import Choice
-from tokka.engine.inbox import Inbox
+from tokka.engine.inbox import EchoReady, Inbox
 from tokka.engine.vllm.decode import Vocabulary
 from tokka.engine.vllm.failures import EndedByEngine
+
+# Tokens of an echoed prompt that become events at once: 2 ms with 20 alternatives each.
+_ECHO_TOKENS = 64
 
 
 class PromptOutputs:
@@ -39,6 +42,8 @@ class PromptOutputs:
         self._copies = copies
         self._limit = limit
         self._echo = echo
+        self._prompt_scores: Any = None
+        self._has_begun = False
         self._vocabulary = vocabulary
         self._table = vocabulary.table
         # Nothing in the text can end a choice, and nothing is said of single tokens.
@@ -59,12 +64,31 @@ class PromptOutputs:
         self._choices.append(choice)
         return SequenceOutputs(self, first, choice)
 
-    def begin(self, cached_tokens: int, prompt_logprobs: Sequence[Any] | None) -> None:
-        """Note that a sequence has its first token, so that the prompt is computed."""
+    def begin(self, cached_tokens: int, scores: Any) -> None:
+        """Note that a sequence has its first token, so that the prompt is computed. `scores`: vLLM's LogprobsTensors of
+        the prompt's second to last token, one row a token."""
         self.cached_tokens = max(self.cached_tokens, cached_tokens)
-        if self._echo is not None:
-            self._inbox.echo(self._echo_of(self._echo, prompt_logprobs))
-            self._echo = None
+        if self._echo is not None and not self._has_begun:
+            self._prompt_scores = scores
+            self._inbox.echo(EchoReady(self._prompt_index))
+        self._has_begun = True
+
+    def echo_parts(self) -> Iterator[PromptEcho]:
+        """Yield the echoed prompt once: its text with the first tokens' logprobs, then those of the others."""
+        text, self._echo = self._echo or "", None
+        scores, self._prompt_scores = self._prompt_scores, None
+        if self._sampling.logprobs is None or scores is None:
+            yield PromptEcho(self._prompt_index, text, None)
+            return
+        first = self._table.logprob(self._token_ids[0], None)
+        if self._table.is_special(first.id) and not text.startswith(first.text):
+            # The tokenizer put it before the text, so it takes no room in it.
+            first = replace(first, bytes=b"")
+        yield PromptEcho(self._prompt_index, text, (first,))
+        ids, logprobs, *_ = scores
+        for at in range(0, len(ids), _ECHO_TOKENS):
+            rows = zip(ids[at : at + _ECHO_TOKENS].tolist(), logprobs[at : at + _ECHO_TOKENS].tolist(), strict=True)
+            yield PromptEcho(self._prompt_index, "", tuple(self._scored(*row) for row in rows))
 
     def waits(self) -> bool:
         """Tell whether the tokens of a sequence may as well be taken with those that come next: one by one they cost
@@ -74,7 +98,7 @@ class PromptOutputs:
     def take(
         self, first: int, choice: Choice, token_ids: Sequence[int], reason: str | None, stop: Any, scores: Any
     ) -> bool:
-        """Pass on a step's tokens; return whether the choice has ended."""
+        """Pass on a step's tokens; return whether the choice has ended. `scores`: as SequenceOutputs takes them."""
         if not self._limit:
             # Only the prompt was to be scored; the engine had to generate a token for it, which nobody asked for.
             if reason:
@@ -85,8 +109,8 @@ class PromptOutputs:
             ended = "stop" if reason == "stop" else "length"
         logprobs = None
         if self._sampling.logprobs is not None:
-            pairs = zip(token_ids, scores or (), strict=True)
-            logprobs = [self._as_shown(self._scored(token, score)) for token, score in pairs]
+            rows = zip(scores.logprob_token_ids.tolist(), scores.logprobs.tolist(), strict=True)
+            logprobs = [self._as_shown(self._scored(*row)) for row in rows]
         delta, done = choice.take(token_ids, ended, stop, logprobs)
         if self._copies == 1:
             self._inbox.put(delta, done)
@@ -110,29 +134,19 @@ class PromptOutputs:
             own = replace(delta, index=index) if delta else TextDelta(index, "", ())
             self._inbox.put(own, replace(done, index=index) if done else None)
 
-    def _echo_of(self, text: str, scores: Sequence[Any] | None) -> PromptEcho:
-        if self._sampling.logprobs is None or scores is None:
-            return PromptEcho(self._prompt_index, text, None)
-        logprobs = [self._scored(token, score) for token, score in zip(self._token_ids, scores, strict=True)]
-        if self._table.is_special(logprobs[0].id) and not text.startswith(logprobs[0].text):
-            # The tokenizer put it before the text, so it takes no room in it.
-            logprobs[0] = replace(logprobs[0], bytes=b"")
-        return PromptEcho(self._prompt_index, text, tuple(logprobs))
-
     def _as_shown(self, token: TokenLogprob) -> TokenLogprob:
         """A special token that is left out of the text takes no room in it."""
         hidden = self._sampling.skip_special_tokens and self._table.is_special(token.id)
         return replace(token, bytes=b"") if hidden else token
 
-    def _scored(self, token: int, score: Any) -> TokenLogprob:
-        """Return the token with its logprob and the alternatives asked for, likeliest first."""
-        if score is None:
-            return self._table.logprob(token, None)
-        ranked = sorted(score.items(), key=lambda entry: entry[1].rank or 0)
-        # vLLM adds the sampled token to the alternatives when it is not among them.
+    def _scored(self, ids: list[int], logprobs: list[float]) -> TokenLogprob:
+        """Return a token with its logprob and the alternatives asked for.
+
+        `ids`, `logprobs`: the token's own, then those of the likeliest tokens in order.
+        """
         wanted = self._sampling.logprobs or 0
-        top = tuple(self._table.logprob(other, entry.logprob) for other, entry in ranked if (entry.rank or 0) <= wanted)
-        return self._table.logprob(token, score[token].logprob, top)
+        top = map(self._table.logprob, ids[1 : wanted + 1], logprobs[1 : wanted + 1])
+        return self._table.logprob(ids[0], logprobs[0], tuple(top))
 
 
 class SequenceOutputs:
@@ -147,14 +161,14 @@ class SequenceOutputs:
         # Tokens not passed on yet.
         self._kept: list[int] = []
 
-    def begin(self, cached_tokens: int, prompt_logprobs: Sequence[Any] | None) -> None:
-        self._prompt.begin(cached_tokens, prompt_logprobs)
+    def begin(self, cached_tokens: int, scores: Any) -> None:
+        self._prompt.begin(cached_tokens, scores)
 
     def take(self, token_ids: Sequence[int], reason: str | None, stop: Any, scores: Any) -> bool:
         """Pass on a step's tokens; return whether the sequence has ended.
 
-        `reason`: why vLLM ended it, `stop`: the id of the token that did. `scores`: vLLM's logprobs, one entry for each
-        token, if there are any.
+        `reason`: why vLLM ended it, `stop`: the id of the token that did. `scores`: vLLM's LogprobsLists, one row for
+        each token with its own id and logprob first, if there are any.
         """
         if self._prompt.is_ended(self._first):
             return True

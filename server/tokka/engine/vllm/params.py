@@ -17,11 +17,17 @@ _DEFAULTS: Mapping[str, float] = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, 
 
 
 def sampling_params(
-    sampling: Sampling, max_tokens: int, *, echo: bool, defaults: Mapping[str, Any], grammar: str | None = None
+    sampling: Sampling,
+    max_tokens: int,
+    *,
+    echo: bool,
+    defaults: Mapping[str, Any],
+    grammar: str | None = None,
+    bad_words: list[list[int]] | None = None,
 ) -> Any:
     """Return vLLM's SamplingParams for one prompt. `defaults` are the model's own, for what the request leaves open.
 
-    `grammar`: the sampling's constraint as grammars.py has made it.
+    `grammar`: the sampling's constraint as grammars.py has made it. `bad_words`: the sampling's, in tokens.
     """
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
@@ -29,13 +35,16 @@ def sampling_params(
     fields = _fields(sampling, max_tokens, echo=echo, defaults=defaults)
     _check_types(fields)
     # The text, and with it stop strings, is our business: see steps.py.
-    return SamplingParams(
+    params = SamplingParams(
         **fields,
         structured_outputs=None if grammar is None else _structured(grammar),
         detokenize=False,
         output_kind=RequestOutputKind.DELTA,
         skip_clone=True,
     )
+    # Given as words, vLLM would tokenise them once more for each prompt, on the event loop.
+    params._bad_words_token_ids = bad_words
+    return params
 
 
 def _structured(grammar: str) -> Any:
@@ -76,7 +85,6 @@ def _fields(sampling: Sampling, max_tokens: int, *, echo: bool, defaults: Mappin
         "prompt_logprobs": sampling.logprobs if echo else None,
         "stop_token_ids": list(sampling.stop_token_ids),
         "ignore_eos": sampling.ignore_eos,
-        "bad_words": list(sampling.bad_words),
         "allowed_token_ids": list(sampling.allowed_token_ids) if sampling.allowed_token_ids is not None else None,
         "skip_special_tokens": sampling.skip_special_tokens,
     }
@@ -118,7 +126,6 @@ _TYPES: Mapping[str, type] = {
     "prompt_logprobs": int,
     "stop_token_ids": int,
     "ignore_eos": bool,
-    "bad_words": str,
     "allowed_token_ids": int,
     "skip_special_tokens": bool,
 }

@@ -1,21 +1,36 @@
-"""From messages or text to token ids, off the event loop."""
+"""From messages or text to token ids, off the event loop, fair between tenants."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
-from tokka.core import ChatPrompt, Prompt, TextPrompt, TokensPrompt
+from tokka.core import ChatPrompt, Prompt, TextPrompt, TokensPrompt, text_chars
 from tokka.engine.length import truncate
 from tokka.engine.template_rules import Messages, TemplateRules, find_rules
 from tokka.engine.vllm.templates import knows_tools, reads
 from tokka.errors import ContextLengthExceeded, InvalidRequest, NoChatTemplate, UnsupportedParameter
+from tokka.turns import Capacity, FairTurns
 
-# Short texts are cheaper to tokenise than to hand to another thread (about 100 us a hop).
+T = TypeVar("T")
 _THREADS = 2
+# Characters from which a text may not take the last free thread: they are tokenised in 20 ms.
+_LONG_CHARS = 32 << 10
+# Characters that may wait for a thread.
+_WAITING_CHARS = 64 << 20
+# A text is tokenised if it has no more characters than this, or than so many for each token of the context: a library
+# that tokenises takes 300 bytes of memory for each.
+_MOST_CHARS = 1 << 20
+_MOST_CHARS_PER_TOKEN = 16
+# Characters that are tokenised at once to see whether a long text fits at all, and the tokens that a cut may add.
+_PROBE_CHARS = 32 << 10
+_PROBE_SLACK = 64
+# Words that vLLM takes, in tokens.
+_MAX_BAD_WORDS = 128
 # The field's name, and the variable's.
 _EFFORT = "reasoning_effort"
 
@@ -33,7 +48,9 @@ class Renderer:
         self._reads_effort = reads(self.template, _EFFORT)
         self._knows_developer = "developer" in str(self.template)
         self._rules = self._find_rules()
+        self._most_chars = max(_MOST_CHARS, _MOST_CHARS_PER_TOKEN * max_model_len)
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="render")
+        self._turns = FairTurns(Capacity(_THREADS, _LONG_CHARS, _WAITING_CHARS))
 
     @property
     def has_chat_template(self) -> bool:
@@ -54,20 +71,39 @@ class Renderer:
             return None
         return None
 
-    async def token_ids(self, prompt: Prompt, keep: int | None = None, *, to_run: bool = True) -> list[int]:
-        """Return the prompt's tokens, the last `keep` of them. Raises InvalidRequest.
+    async def token_ids(
+        self, prompt: Prompt, tenant: str, keep: int | None = None, *, to_run: bool = True
+    ) -> list[int]:
+        """Return the prompt's tokens, the last `keep` of them. Raises InvalidRequest, ServerOverloaded.
 
-        `to_run`: refuse a text that cannot fit the context without tokenising it.
+        `to_run`: refuse a text that cannot fit the context without tokenising all of it.
         """
         if isinstance(prompt, TokensPrompt):
-            ids = self._checked(prompt.token_ids)
-        else:
-            ids = await asyncio.get_running_loop().run_in_executor(self._pool, self._render, prompt, keep, to_run)
+            return self._checked(truncate(prompt.token_ids, keep))
+        if not isinstance(prompt, TextPrompt) and self.template is None:
+            raise NoChatTemplate
+        ids = await self._apart(tenant, text_chars(prompt), partial(self._render, prompt, keep, to_run))
         return list(truncate(ids, keep))
 
-    async def decode_apart(self, token_ids: list[int]) -> str:
-        """Like `decode`, off the event loop: for as many tokens as a client likes."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self.decode, token_ids)
+    async def decode_apart(self, token_ids: Sequence[int], tenant: str) -> str:
+        """Like `decode`, off the event loop: for as many tokens as a client likes. Raises InvalidRequest."""
+        return await self._apart(tenant, len(token_ids), partial(self._decode_checked, token_ids))
+
+    def _decode_checked(self, token_ids: Sequence[int]) -> str:
+        if max(token_ids, default=0) >= self._vocab_size:
+            token = next(token for token in token_ids if token >= self._vocab_size)
+            raise InvalidRequest(
+                f"tokens holds the id {token}; ids of this model are 0 to {self._vocab_size - 1}.", param="tokens"
+            )
+        return self.decode(list(token_ids))
+
+    async def bad_words(self, words: Sequence[str], tenant: str) -> list[list[int]]:
+        """Return the token sequences that must not come, as vLLM finds them. Raises InvalidRequest."""
+        return await self._apart(tenant, sum(map(len, words)), partial(self._bad_words, words))
+
+    async def _apart(self, tenant: str, cost: int, work: Callable[[], T]) -> T:
+        loop = asyncio.get_running_loop()
+        return await self._turns.run(tenant, cost + 1, lambda: loop.run_in_executor(self._pool, work))
 
     def decode(self, token_ids: list[int]) -> str:
         return str(self._tokenizer.decode(token_ids, skip_special_tokens=False))
@@ -75,14 +111,33 @@ class Renderer:
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _checked(self, token_ids: tuple[int, ...]) -> list[int]:
-        for token in token_ids:
-            if not 0 <= token < self._vocab_size:
-                raise InvalidRequest(
-                    f"The prompt holds the token id {token}; ids of this model are 0 to {self._vocab_size - 1}.",
-                    param="prompt",
-                )
+    def _checked(self, token_ids: Sequence[int]) -> list[int]:
+        # One too long to run is refused for that, later, and need not be looked through.
+        if len(token_ids) <= self._max_model_len and max(token_ids, default=0) >= self._vocab_size:
+            token = next(token for token in token_ids if token >= self._vocab_size)
+            raise InvalidRequest(
+                f"The prompt holds the token id {token}; ids of this model are 0 to {self._vocab_size - 1}.",
+                param="prompt",
+            )
         return list(token_ids)
+
+    def _bad_words(self, words: Sequence[str]) -> list[list[int]]:
+        """A word counts at the beginning of a text and, where that begins with another token, behind a space."""
+        found: list[list[int]] = []
+        for word in map(str.lstrip, words):
+            first, spaced = (self._tokenizer.encode(text, add_special_tokens=False) for text in (word, f" {word}"))
+            if not first:
+                raise InvalidRequest("bad_words holds a word without any token; leave it out.", param="bad_words")
+            found.append(first)
+            if spaced and spaced[0] != first[0] and len(spaced) == len(first):
+                found.append(spaced)
+        if len(found) > _MAX_BAD_WORDS:
+            raise InvalidRequest(
+                f"bad_words has {len(found)} sequences of tokens, with a space before a word and without; at most "
+                f"{_MAX_BAD_WORDS} are allowed.",
+                param="bad_words",
+            )
+        return found
 
     def _render(self, prompt: ChatPrompt | TextPrompt, keep: int | None, to_run: bool) -> list[int]:
         match prompt:
@@ -91,8 +146,9 @@ class Renderer:
             case ChatPrompt():
                 # The template writes the special tokens itself.
                 text, param, special = self._apply_template(prompt), "messages", False
-        if to_run:
-            text = self._cut(text, keep, param)
+        text = self._cut(text, keep, param)
+        if to_run and keep is None:
+            self._check_fits(text, param)
         ids: list[int] = self._tokenizer(text, add_special_tokens=special)["input_ids"]
         if not ids and not text:
             ids = self._document_start()
@@ -106,20 +162,34 @@ class Renderer:
         return [start for start in starts if start is not None][:1]
 
     def _cut(self, text: str, keep: int | None, param: str) -> str:
-        most = (keep or self._max_model_len) * self._longest_token_chars
-        if len(text) <= most:
-            return text
+        """Return what is tokenised of a text of any length."""
         if keep is not None:
-            return text[-most:]
+            most = min(self._most_chars, keep * self._longest_token_chars)
+            return text if len(text) <= most else text[-most:]
+        if len(text) <= self._most_chars:
+            return text
         raise ContextLengthExceeded(
             f"This model's maximum context length is {self._max_model_len} tokens. Your {param} of {len(text)} "
-            f"characters has at least {len(text) // self._longest_token_chars} tokens. Please shorten it.",
+            f"characters is longer than the {self._most_chars} that are tokenised. Please shorten it.",
             param=param,
         )
 
+    def _check_fits(self, text: str, param: str) -> None:
+        """Raise for a long text that has too many tokens as soon as that is certain."""
+        if len(text) <= 2 * _PROBE_CHARS:
+            return
+        tokens = 0
+        for at in range(0, len(text), _PROBE_CHARS):
+            tokens += len(self._tokenizer(text[at : at + _PROBE_CHARS], add_special_tokens=False)["input_ids"])
+            tokens -= _PROBE_SLACK
+            if tokens > self._max_model_len:
+                raise ContextLengthExceeded(
+                    f"This model's maximum context length is {self._max_model_len} tokens. Your {param} of {len(text)} "
+                    f"characters has at least {tokens}. Please shorten it.",
+                    param=param,
+                )
+
     def _apply_template(self, prompt: ChatPrompt) -> str:
-        if self.template is None:
-            raise NoChatTemplate
         prompt = self._with_effort(prompt)
         messages = [self._known_role(message) for message in prompt.messages]
         try:

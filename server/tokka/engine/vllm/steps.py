@@ -79,19 +79,17 @@ class StepOutputs(OutputProcessor):  # type: ignore[misc]
 
     @staticmethod
     def _take(state: Any, output: EngineCoreOutput) -> bool:
-        """Hand a sequence its part of the step; return whether it has ended."""
-        scores = None
-        if output.new_logprobs is not None or output.new_prompt_logprobs_tensors is not None:
-            state.logprobs_processor.update_from_output(output)
-            count = len(output.new_token_ids)
-            scores = state.logprobs_processor.logprobs[-count:] if count and state.logprobs_processor.logprobs else None
+        """Hand a sequence its part of the step; return whether it has ended.
+
+        vLLM's own logprobs are left alone: it would keep an object for each, to the end of the request.
+        """
         if state.is_prefilling:
             state.is_prefilling = False
             if output.prefill_stats is not None:
                 state.num_cached_tokens = output.prefill_stats.num_cached_tokens
-            state.queue.begin(state.num_cached_tokens, state.logprobs_processor.pop_prompt_logprobs())
+            state.queue.begin(state.num_cached_tokens, output.new_prompt_logprobs_tensors)
         reason = None if output.finish_reason is None else str(output.finish_reason)
-        ended: bool = state.queue.take(output.new_token_ids, reason, output.stop_reason, scores)
+        ended: bool = state.queue.take(output.new_token_ids, reason, output.stop_reason, output.new_logprobs)
         return ended
 
     def _end(self, state: Any, output: EngineCoreOutput, iteration_stats: Any) -> None:

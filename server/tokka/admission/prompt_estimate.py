@@ -1,0 +1,44 @@
+"""How many tokens a prompt probably has, before anybody has tokenised it. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tokka.core import Prompt, TokensPrompt, text_chars
+
+# Until something has been tokenised: what vocabularies of 30,000 to 150,000 tokens make of English prose.
+_TOKENS_PER_CHAR = 0.25
+# Below this the template around the text decides the ratio.
+_LEARN_FROM_CHARS = 200
+# Weight of the latest prompt in the average.
+_WEIGHT = 0.1
+# Part of the average that the densest ordinary text has; long runs of spaces or dashes have less.
+_LEAST = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSize:
+    """Tokens of a request's prompts: `likely`, and `least` that they surely have, degenerate texts aside."""
+
+    likely: int
+    least: int
+
+
+class PromptEstimate:
+    """Learns tokens per character from the prompts that were tokenised."""
+
+    def __init__(self) -> None:
+        self._ratio = _TOKENS_PER_CHAR
+
+    def size(self, prompts: Sequence[Prompt]) -> PromptSize:
+        given = sum(len(prompt.token_ids) for prompt in prompts if isinstance(prompt, TokensPrompt))
+        tokens = self._ratio * sum(map(text_chars, prompts))
+        return PromptSize(given + math.ceil(tokens), given + math.ceil(_LEAST * tokens))
+
+    def learn(self, prompts: Sequence[Prompt], tokens: int) -> None:
+        """Take note of how many tokens the prompts turned out to have."""
+        chars = sum(map(text_chars, prompts))
+        if chars >= _LEARN_FROM_CHARS:
+            self._ratio += _WEIGHT * (tokens / chars - self._ratio)

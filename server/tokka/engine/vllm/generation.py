@@ -1,0 +1,190 @@
+"""Generations on a running engine: a request is prepared, added prompt by prompt, and its outputs become events."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tokka.core import Accepted, ChoiceDone, Constraint, Event, Finished, GenerateRequest, TextPrompt, Usage
+from tokka.engine.inbox import EchoReady, Inbox
+from tokka.engine.length import allowed_tokens
+from tokka.engine.reading.readers import Readers, Reading
+from tokka.engine.sampling import check_token_ids
+from tokka.engine.slices import Slices
+from tokka.engine.vllm.decode import Vocabulary
+from tokka.engine.vllm.failures import in_our_words
+from tokka.engine.vllm.grammars import Grammars
+from tokka.engine.vllm.looser import grammar_of
+from tokka.engine.vllm.outputs import PromptOutputs
+from tokka.engine.vllm.params import is_greedy, sampling_params
+from tokka.engine.vllm.parsers import Parsers
+from tokka.engine.vllm.render import Renderer
+from tokka.errors import EngineDied
+
+
+@dataclass(frozen=True, slots=True)
+class Language:
+    """What is between text and the model's tokens, both ways."""
+
+    renderer: Renderer
+    vocabulary: Vocabulary
+    grammars: Grammars
+    parsers: Parsers
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Tokens of the context, ids of the vocabulary, and the most tokens of a choice (None: no limit)."""
+
+    max_model_len: int
+    vocab_size: int
+    max_completion_tokens: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A request that is valid and rendered: nothing has been given to the engine."""
+
+    request: GenerateRequest
+    prompts: list[list[int]]
+    # Most tokens of a choice, prompt by prompt.
+    limits: list[int]
+    # Choices that one sequence of the engine stands for.
+    copies: int
+    constraint: Constraint | None
+    grammar: str | None
+    bad_words: list[list[int]] | None
+    reading: Reading | None
+
+
+class Generations:
+    """Runs requests on vLLM's AsyncLLM. `defaults`: the model's own sampling, for what a request leaves open."""
+
+    def __init__(self, llm: Any, language: Language, limits: Limits, defaults: Mapping[str, Any]) -> None:
+        self._llm = llm
+        self.language = language
+        self._limits = limits
+        self._defaults = defaults
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Give the engine nothing more, and let go of it."""
+        self._is_closed = True
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
+        """As `Engine.generate`."""
+        prepared = await self._prepare(request)
+        prompts, n = prepared.prompts, request.sampling.n
+        inbox = Inbox(gathers=not request.stream)
+        outputs = [self._outputs(prepared, at, inbox) for at in range(len(prompts))]
+        reading = prepared.reading
+        readers = None if reading is None else Readers(reading, lambda index: outputs[index // n].end(index))
+        yield Accepted(tuple(prompts), tuple(prepared.limits))
+
+        try:
+            async with self._running(prepared, outputs):
+                slices = Slices()
+                left = len(prompts) * n
+                while left:
+                    for event in await inbox.get():
+                        if isinstance(event, EchoReady):
+                            for part in outputs[event.prompt_index].echo_parts():
+                                yield part
+                                await slices.rest()
+                            continue
+                        for read in (event,) if readers is None else readers.read(event):
+                            left -= isinstance(read, ChoiceDone)
+                            yield read
+        except Exception as error:
+            raise in_our_words(error, prepared.constraint) from error
+        yield Finished(
+            Usage(
+                prompt_tokens=sum(map(len, prompts)),
+                completion_tokens=sum(output.completion_tokens for output in outputs),
+                cached_tokens=sum(output.cached_tokens for output in outputs),
+                reasoning_tokens=readers.reasoning_tokens if readers else 0,
+            )
+        )
+
+    async def _prepare(self, request: GenerateRequest) -> _Prepared:
+        language, sampling, slices = self.language, request.sampling, Slices()
+        prompts = []
+        for prompt in request.prompts:
+            prompts.append(await language.renderer.token_ids(prompt, request.tenant, request.truncate_prompt_tokens))
+            await slices.rest()
+        check_token_ids(sampling, self._limits.vocab_size)
+        limits = [
+            allowed_tokens(request, len(ids), self._limits.max_model_len, self._limits.max_completion_tokens)
+            for ids in prompts
+        ]
+        constraint = language.parsers.constraint(request)
+        copies = sampling.n if is_greedy(sampling, self._defaults) else 1
+        choices = len(prompts) * sampling.n // copies
+        grammar = None if constraint is None else await grammar_of(language.grammars, constraint, choices)
+        words = sampling.bad_words
+        bad_words = await language.renderer.bad_words(words, request.tenant) if words else None
+        reading = language.parsers.reading(request, prompts[0])
+        if reading is not None and language.parsers.shows_special(reading):
+            request = replace(request, sampling=replace(sampling, skip_special_tokens=False))
+        return _Prepared(request, prompts, limits, copies, constraint, grammar, bad_words, reading)
+
+    def _outputs(self, prepared: _Prepared, at: int, inbox: Inbox) -> PromptOutputs:
+        request = prepared.request
+        return PromptOutputs(
+            at,
+            prepared.prompts[at],
+            request.sampling,
+            inbox,
+            copies=prepared.copies,
+            limit=prepared.limits[at],
+            echo=self._echoed(request, at, prepared.prompts[at]) if request.echo else None,
+            vocabulary=self.language.vocabulary,
+        )
+
+    def _echoed(self, request: GenerateRequest, at: int, ids: list[int]) -> str:
+        """Return the prompt's text as it was run."""
+        prompt = request.prompts[at]
+        if isinstance(prompt, TextPrompt) and request.truncate_prompt_tokens is None:
+            return prompt.text
+        return self.language.renderer.decode(ids)
+
+    @asynccontextmanager
+    async def _running(self, prepared: _Prepared, outputs: list[PromptOutputs]) -> AsyncIterator[None]:
+        """Have the engine run the prompts. Whatever ends the block early, the engine forgets them."""
+        if self._is_closed:
+            raise EngineDied
+        llm, steps = self._llm, self._llm.output_processor
+        # A client's own ids may repeat, the engine's may not.
+        ids = [f"{prepared.request.id}-{at}" for at in range(len(prepared.prompts))]
+        try:
+            await self._add(prepared, outputs, ids)
+            yield
+        finally:
+            left = [request_id for request_id in ids if steps.forget(request_id)]
+            if left and not self._is_closed and not llm.errored:
+                await llm.abort(left)
+
+    async def _add(self, prepared: _Prepared, outputs: list[PromptOutputs], ids: list[str]) -> None:
+        from vllm.inputs import tokens_input
+
+        request, slices = prepared.request, Slices()
+        # Prompts of the same limit share them: vLLM copies what it changes.
+        params_of: dict[int, Any] = {}
+        for request_id, output, tokens, limit in zip(ids, outputs, prepared.prompts, prepared.limits, strict=True):
+            self._llm.output_processor.expect(request_id, output)
+            if (params := params_of.get(limit)) is None:
+                # The engine cannot run for no token at all: one is generated for a prompt that is only scored.
+                params = params_of[limit] = sampling_params(
+                    request.sampling,
+                    max(1, limit),
+                    echo=request.echo,
+                    defaults=self._defaults,
+                    grammar=prepared.grammar,
+                    bad_words=prepared.bad_words,
+                )
+            ended = self.language.parsers.reasoning_ended(request, tokens) if prepared.grammar else None
+            prompt = tokens_input(tokens, cache_salt=request.cache_salt)
+            await self._llm.add_request(request_id, prompt, params, reasoning_ended=ended)
+            await slices.rest()

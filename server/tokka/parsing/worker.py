@@ -1,0 +1,59 @@
+"""Parses bodies in a process of its own. Started by bodies.py as `python -m tokka.parsing.worker PID`.
+
+Reads a header, the name of a model and a body; answers with a header and a pickle of plain data, or of a refusal.
+"""
+
+from __future__ import annotations
+
+import pickle
+import resource
+import struct
+import sys
+from pathlib import Path
+from typing import Any
+
+from tokka.engine.processes import PARSER_NAME
+from tokka.engine.vllm.child import end_with, leave_interrupts_to_the_server
+from tokka.errors import InvalidRequest, UnsupportedParameter
+from tokka.protocol.chat import ChatRequest
+from tokka.protocol.completions import CompletionRequest
+from tokka.protocol.models import DetokenizeRequest, TokenizeRequest
+from tokka.protocol.validation import validated
+
+PARSABLE: dict[str, Any] = {
+    model.__name__: model for model in (ChatRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest)
+}
+REFUSALS: dict[str, type[InvalidRequest]] = {error.__name__: error for error in (InvalidRequest, UnsupportedParameter)}
+# Lengths of the model's name and of the body; length of the answer.
+QUESTION_HEADER = struct.Struct(">HI")
+ANSWER_HEADER = struct.Struct(">I")
+# What a body of 32 MiB takes as objects.
+_MEMORY_BYTES = 4 << 30
+
+
+def answer_to(kind: str, raw: bytes) -> bytes:
+    """Return the pickled plain data of a body, or the pickled refusal."""
+    try:
+        answer: Any = validated(PARSABLE[kind], raw).parsed()
+    except InvalidRequest as refusal:
+        answer = (type(refusal).__name__, refusal.message, refusal.param)
+    return pickle.dumps(answer, protocol=pickle.HIGHEST_PROTOCOL)
+
+
+def main() -> None:
+    Path("/proc/self/comm").write_text(PARSER_NAME)
+    end_with(int(sys.argv[1]))
+    leave_interrupts_to_the_server()
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    questions, answers = sys.stdin.buffer, sys.stdout.buffer
+    while header := questions.read(QUESTION_HEADER.size):
+        kind_size, size = QUESTION_HEADER.unpack(header)
+        kind = questions.read(kind_size).decode()
+        answer = answer_to(kind, questions.read(size))
+        answers.write(ANSWER_HEADER.pack(len(answer)) + answer)
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()
