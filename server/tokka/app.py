@@ -23,7 +23,7 @@ from tokka.admission.policy import AdmissionPolicy, Bounds, Targets
 from tokka.admission.quarantine import Quarantine
 from tokka.api import ROUTERS
 from tokka.api.deps import Services
-from tokka.api.document import document_of
+from tokka.api.document import document_of, document_route
 from tokka.api.errors import raise_routing_error
 from tokka.api.middleware import (
     Authentication,
@@ -206,6 +206,7 @@ def _create_app(settings: Settings, services: Services) -> FastAPI:
     )
     app.state.services = services
     app.openapi = document_of(app)  # type: ignore[method-assign]
+    app.router.routes.insert(0, document_route(app))
     for router in ROUTERS:
         app.include_router(router)
     app.add_exception_handler(HTTPException, raise_routing_error)

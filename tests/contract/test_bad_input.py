@@ -281,6 +281,11 @@ async def test_a_missing_field_is_named(client: httpx.AsyncClient, path: str, na
         (COMPLETIONS, {"prompt": ["a"] * 100, "n": 11}, "n"),
         (COMPLETIONS, {"prompt": ["a"] * 600, "best_of": 2}, "prompt"),
         (COMPLETIONS, {"prompt": ["a", "b"], "max_tokens": 5, "min_tokens": 6}, "min_tokens"),
+        (COMPLETIONS, {"prompt": ["a"] * 65, "logit_bias": {str(i): 1 for i in range(1010)}}, "logit_bias"),
+        (COMPLETIONS, {"prompt": ["a"] * 9, "allowed_token_ids": [1] * 8192}, "allowed_token_ids"),
+        (CHAT, {"n": 128, "allowed_token_ids": [1] * 513}, "allowed_token_ids"),
+        (COMPLETIONS, {"prompt": ["a"] * 1000, "stop_token_ids": [1] * 66}, "stop_token_ids"),
+        (COMPLETIONS, {"prompt": ["a"] * 1000, "bad_words": ["a"] * 66}, "bad_words"),
     ],
     ids=case_id,
 )

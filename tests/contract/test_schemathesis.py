@@ -28,6 +28,7 @@ NOT_IN_A_SCHEMA = re.compile(
     r"|best_of \(\d+\) must be at least n"
     r"|best_of above n cannot be streamed"
     r"|prompts times choices may be at most"
+    r"|listed words, biases and token ids may be at most"
     r"|continue_final_message (needs|and)"
     r"|chat_template_kwargs may not set"
     r"|reasoning_effort is in chat_template_kwargs, too"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import AsyncIterator
@@ -65,7 +66,8 @@ async def startupz(request: Request, services: CurrentServices) -> Response:
 
 @router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse, responses=errors(401, 403))
 async def metrics(services: CurrentServices) -> Response:
-    return Response(services.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+    # With a thousand tenants it takes 60 ms.
+    return Response(await asyncio.to_thread(services.metrics.render), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/version", summary="Versions of server and engine", response_model=Version)

@@ -119,7 +119,7 @@ class CompletionRequest(GenerationFields):
             raise invalid(f"best_of ({self.best_of}) must be at least n ({n})", "best_of")
         if self.best_of is not None and self.best_of > n and self.stream:
             raise invalid("best_of above n cannot be streamed: the best is known at the end", "best_of")
-        if len(self.prompt) * self.candidates > MAX_CHOICES:
+        if self.num_choices > MAX_CHOICES:
             raise invalid(f"prompts times choices may be at most {MAX_CHOICES}", "n" if n > 1 else "prompt")
         return self
 
@@ -127,6 +127,10 @@ class CompletionRequest(GenerationFields):
     def candidates(self) -> int:
         """Choices to generate for each prompt, of which `n` are returned."""
         return max(self.n or 1, self.best_of or 1)
+
+    @property
+    def num_choices(self) -> int:
+        return len(self.prompt) * self.candidates
 
     def answer_form(self) -> AnswerForm:
         return replace(super().answer_form(), candidates=self.candidates, alternatives=self.logprobs)

@@ -17,6 +17,8 @@ MAX_STOPS = 16
 MAX_STOP_CHARS = 256
 MAX_BIASES = 1024
 MAX_CHOICES = 1024  # prompts times choices of one request
+# Choices of a request times what it lists for each of them: words, biases, token ids. Each choice is sent them anew.
+MAX_LISTED = 65_536
 
 _StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
 _LogitBias = Annotated[
@@ -129,6 +131,29 @@ class GenerationFields(WireModel):
     def _leaves_room_for_the_constraint(self) -> Self:
         if self.constraint is not None:
             self.refuse_beside(self.constraint.param)
+        return self
+
+    @property
+    def num_choices(self) -> int:
+        """Choices that are generated in all."""
+        return self.n or 1
+
+    @model_validator(mode="after")
+    def _lists_little_for_each_choice(self) -> Self:
+        lists = {
+            "bad_words": self.bad_words,
+            "logit_bias": self.logit_bias,
+            "stop_token_ids": self.stop_token_ids,
+            "allowed_token_ids": self.allowed_token_ids,
+        }
+        sizes = {name: len(value or ()) for name, value in lists.items()}
+        listed = sum(sizes.values())
+        if listed * self.num_choices > MAX_LISTED:
+            raise invalid(
+                f"{self.num_choices} choices times {listed} listed words, biases and token ids may be at most"
+                f" {MAX_LISTED}: ask for fewer choices, or list fewer",
+                max(sizes, key=lambda name: sizes[name]),
+            )
         return self
 
     def refuse_beside(self, constraint: str) -> None:
