@@ -11,8 +11,33 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests.program import TENANTS, Program, running, running_together
+from tests.program import LONGEST_TURNS, TENANTS, LongestTurn, Program, running, running_together
 from tests.store.databases import Postgres, postgres_server
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how long the event loops of all servers were held, and which were held for too long."""
+    if not LONGEST_TURNS:
+        return
+    longest = max(LONGEST_TURNS, key=lambda turn: turn.seconds)
+    terminalreporter.write_line(
+        f"longest turn of an event loop: {longest.seconds:.3f} s of CPU (bound {longest.bound_s} s) in "
+        f"{len(LONGEST_TURNS)} servers, of `tokka serve {longest.command}`"
+    )
+    for turn in _too_long():
+        terminalreporter.write_line(
+            f"TOO LONG: {turn.seconds:.3f} s, bound {turn.bound_s} s, `tokka serve {turn.command}`", red=True
+        )
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    if exitstatus == pytest.ExitCode.OK and _too_long():
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _too_long() -> list[LongestTurn]:
+    return [turn for turn in LONGEST_TURNS if turn.seconds > turn.bound_s]
+
 
 TENANT_KEYS = tuple(word for key in TENANTS for word in ("--api-key", key))
 

@@ -31,6 +31,23 @@ EXIT_TIMEOUT_S = 60
 TENANTS = ("first-tenant-0123456789", "second-tenant-0123456789")
 
 
+@dataclass(frozen=True)
+class LongestTurn:
+    """The longest turn of a server's event loop, in seconds of CPU, from when it was ready to its end."""
+
+    seconds: float
+    bound_s: float
+    command: str
+
+
+# Of all servers that have ended in order; tests/conftest.py looks at them when the run ends.
+LONGEST_TURNS: list[LongestTurn] = []
+# What no request may exceed, whatever it holds.
+TURN_BOUND_S = 0.05
+# Of a server that is sent hundreds of connections or requests in one moment: each takes its own small part.
+FLOOD_TURN_BOUND_S = 0.5
+
+
 @dataclass
 class Program:
     process: subprocess.Popen[str]
@@ -85,9 +102,16 @@ class Program:
 
 @contextmanager
 def running(
-    *arguments: str, env: dict[str, str] | None = None, wait: bool = True, open_files: int | None = None
+    *arguments: str,
+    env: dict[str, str] | None = None,
+    wait: bool = True,
+    open_files: int | None = None,
+    turn_bound_s: float = TURN_BOUND_S,
 ) -> Iterator[Program]:
-    """Run `tokka serve` with these arguments on a free port; end it however the test ends."""
+    """Run `tokka serve` with these arguments on a free port; end it however the test ends.
+
+    `turn_bound_s`: CPU seconds that no turn of its event loop may exceed, or the whole run of the tests fails.
+    """
     state = tempfile.TemporaryDirectory(prefix="tokka-state-")
     command = [str(TOKKA), "serve", "--port", "0", "--log-format", "json", *arguments]
     if open_files:
@@ -124,6 +148,13 @@ def running(
         process.stdout.close()
         errors.close()
         state.cleanup()
+        _note_longest_turn(program, " ".join(arguments), turn_bound_s)
+
+
+def _note_longest_turn(program: Program, command: str, bound_s: float) -> None:
+    seconds = [line["longest_turn_s"] for line in program.log if line.get("event") == "stopped"]
+    if seconds:
+        LONGEST_TURNS.append(LongestTurn(seconds[-1], bound_s, command))
 
 
 @contextmanager

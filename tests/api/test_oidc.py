@@ -132,6 +132,7 @@ def test_an_issuer_that_is_down_is_nobodys_wrong_token(issuer: Issuer) -> None:
         assert 1 <= int(answer.headers["retry-after"]) <= 10
         for wrong in ("wrong", "a.b.c", issuer.token(exp=5)):
             assert ask(program, wrong).status_code == 401
+        program.wait_for("oidc_issuer_down")
         issuer.start()
         eventually(lambda: ask(program, issuer.token()).status_code == 200, 60)
         issuer.stop()
