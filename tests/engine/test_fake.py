@@ -98,7 +98,7 @@ async def test_an_empty_text_is_the_beginning_of_a_document(engine: FakeEngine) 
 
 
 async def test_a_token_prompt_is_taken_as_it_is(engine: FakeEngine) -> None:
-    assert await engine.tokenize(TokensPrompt((1, 2, 256)), "tenant") == [1, 2, 256]
+    assert await engine.tokenize(TokensPrompt((1, 2, 256)), "tenant") == (1, 2, 256)
 
 
 async def test_running_counts_open_generations(engine: FakeEngine) -> None:

@@ -145,25 +145,27 @@ class FakeEngine:
         finally:
             self._running -= 1
 
-    async def tokenize(self, prompt: Prompt, tenant: str) -> list[int]:
+    async def tokenize(self, prompt: Prompt, tenant: str) -> Sequence[int]:
+        # Bytes are a sequence of token ids already: a list of a long text would hold the event loop.
+        ids: Sequence[int]
         match prompt:
             case TextPrompt(text):
                 # Nothing said: the beginning of a document.
-                ids = list(text.encode()) or [EOS]
+                ids = text.encode() or [EOS]
             case TokensPrompt(token_ids):
-                ids = list(token_ids)
+                ids = token_ids
             case ChatPrompt() if not self._options.has_chat_template:
                 raise NoChatTemplate
             case ChatPrompt(messages=messages):
-                ids = list("".join(f"{m['role']}: {m.get('content') or ''}\n" for m in messages).encode())
+                ids = "".join(f"{m['role']}: {m.get('content') or ''}\n" for m in messages).encode()
         if not ids:
             raise InvalidRequest("The prompt is empty. Send at least one token.", param="prompt")
-        if any(not 0 <= token < VOCAB_SIZE for token in ids):
+        if max(ids) >= VOCAB_SIZE or min(ids) < 0:
             raise InvalidRequest(f"The prompt holds a token id outside the vocabulary of {VOCAB_SIZE}.", param="prompt")
         return ids
 
     async def detokenize(self, token_ids: Sequence[int], tenant: str) -> str:
-        if any(not 0 <= token < VOCAB_SIZE for token in token_ids):
+        if max(token_ids, default=0) >= VOCAB_SIZE or min(token_ids, default=0) < 0:
             raise InvalidRequest(f"tokens holds an id outside the vocabulary of {VOCAB_SIZE}.", param="tokens")
         return _decode(token_ids)
 

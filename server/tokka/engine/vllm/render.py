@@ -90,8 +90,7 @@ class Renderer:
         return await self._apart(tenant, len(token_ids), partial(self._decode_checked, token_ids))
 
     def _decode_checked(self, token_ids: Sequence[int]) -> str:
-        if max(token_ids, default=0) >= self._vocab_size:
-            token = next(token for token in token_ids if token >= self._vocab_size)
+        if (token := self._unknown(token_ids)) is not None:
             raise InvalidRequest(
                 f"tokens holds the id {token}; ids of this model are 0 to {self._vocab_size - 1}.", param="tokens"
             )
@@ -113,13 +112,19 @@ class Renderer:
 
     def _checked(self, token_ids: Sequence[int]) -> list[int]:
         # One too long to run is refused for that, later, and need not be looked through.
-        if len(token_ids) <= self._max_model_len and max(token_ids, default=0) >= self._vocab_size:
-            token = next(token for token in token_ids if token >= self._vocab_size)
+        if len(token_ids) <= self._max_model_len and (token := self._unknown(token_ids)) is not None:
             raise InvalidRequest(
                 f"The prompt holds the token id {token}; ids of this model are 0 to {self._vocab_size - 1}.",
                 param="prompt",
             )
         return list(token_ids)
+
+    def _unknown(self, token_ids: Sequence[int]) -> int | None:
+        """Return an id that is not in the vocabulary, if there is one."""
+        for token in (max(token_ids, default=0), min(token_ids, default=0)):
+            if not 0 <= token < self._vocab_size:
+                return token
+        return None
 
     def _bad_words(self, words: Sequence[str]) -> list[list[int]]:
         """A word counts at the beginning of a text and, where that begins with another token, behind a space."""
