@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokka.core import ChoiceDone, TextDelta
+from tokka.core import ChoiceDone, TextDelta, TokenLogprob
 from tokka.engine import inbox as module
 from tokka.engine.inbox import EchoReady, Inbox
-from tokka.errors import EngineDied
+from tokka.errors import EngineDied, SlowReader
 
 
 async def test_events_come_in_their_order() -> None:
@@ -93,3 +93,31 @@ async def test_reader_that_was_cancelled_leaves_the_inbox_usable() -> None:
     await asyncio.gather(reader, return_exceptions=True)
     inbox.put(TextDelta(0, "x", (1,)))
     assert await inbox.get() == [TextDelta(0, "x", (1,))]
+
+
+@pytest.mark.parametrize("alternatives", [None, 20])
+async def test_inbox_ends_a_request_that_is_not_read(alternatives: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_UNREAD", 1000)
+    inbox = Inbox()
+    top = TokenLogprob(1, "x", b"x", -1.0)
+    scored = None if alternatives is None else (TokenLogprob(1, "x", b"x", -1.0, (top,) * alternatives),)
+    count = 0
+    while inbox._error is None:
+        inbox.put(TextDelta(count % 7, "x", (count,), scored))
+        count += 1
+    # A token with 20 alternatives weighs as much as 169 without.
+    assert count == (1001 if alternatives is None else 6)
+    await inbox.get()
+    with pytest.raises(SlowReader):
+        await inbox.get()
+
+
+async def test_inbox_counts_only_what_is_unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_UNREAD", 10)
+    inbox = Inbox()
+    for _ in range(20):
+        for number in range(10):
+            inbox.put(TextDelta(0, "x", (number,)))
+        await inbox.get()
+    inbox.put(TextDelta(0, "x", (1,)), ChoiceDone(0, "stop"))
+    assert isinstance((await inbox.get())[-1], ChoiceDone)

@@ -125,6 +125,46 @@ async def test_a_step_is_dealt_with_when_it_is_put() -> None:
     assert queue.empty()
 
 
+async def test_a_large_step_is_dealt_with_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tokka.engine.vllm import step_queue
+
+    names = [f"s{number}" for number in range(1000)]
+    sequences = {name: Sequence(ends_at=2) for name in names}
+    core, steps = Core(), steps_of(**sequences)
+    queue = step_queue.StepQueue(core, steps)
+    # Each look at the clock finds the slice used up.
+    monkeypatch.setattr(step_queue, "SLICE_S", -1.0)
+    queue.put_nowait(whole_step(step(**dict.fromkeys(names, 1))))
+    queue.put_nowait(whole_step(step(**dict.fromkeys(names, 2))))
+    begun = [name for name in names if sequences[name].got]
+    assert 0 < len(begun) < 100
+    turns = 0
+    while steps.request_states:
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns > 20
+    assert all(sequences[name].got == ["begin", 1, 2] for name in names)
+    await asyncio.sleep(0)
+    assert sorted(core.aborted) == sorted(names)
+    assert steps.stats.latest[0].steps == 2
+
+
+async def test_an_error_in_a_slice_does_not_stop_the_steps_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tokka.engine.vllm import step_queue
+
+    one = Sequence()
+    steps = steps_of(one=one)
+    queue = step_queue.StepQueue(Core(), steps)
+    monkeypatch.setattr(step_queue, "SLICE_S", -1.0)
+    queue.put_nowait(whole_step(step(one=1)))
+    queue.put_nowait(SimpleNamespace(outputs=[None], timestamp=0.0))
+    queue.put_nowait(whole_step(step(one=2)))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert one.got == ["begin", 1, 2]
+    assert isinstance(await queue.get(), AttributeError)
+
+
 async def test_an_error_goes_to_the_task_that_ends_the_generations() -> None:
     from tokka.engine.vllm.step_queue import StepQueue
 
