@@ -21,11 +21,11 @@ from tokka.admission.controller import AdmissionController
 from tokka.admission.policy import AdmissionPolicy, Bounds, Targets
 from tokka.admission.quarantine import Quarantine
 from tokka.api import ROUTERS
+from tokka.api.access import AccessRules, Authentication
 from tokka.api.deps import Services
 from tokka.api.document import document_of
 from tokka.api.errors import raise_routing_error
 from tokka.api.middleware import (
-    Authentication,
     BodyLimit,
     Cors,
     ErrorRenderer,
@@ -41,7 +41,7 @@ from tokka.engine.restart import RestartPolicy
 from tokka.engine.supervisor import Supervisor
 from tokka.errors import ConfigurationError
 from tokka.observability.metrics import Metrics
-from tokka.settings import Settings, is_loopback, parse_size
+from tokka.settings import Settings, parse_size
 
 if TYPE_CHECKING:
     from tokka.accounts.ledger import Ledger
@@ -156,7 +156,7 @@ def _create_accounts(settings: Settings, metrics: Metrics) -> tuple[Accounts, To
         return open_ledger(settings.database_url, settings.state_dir, _BUSY_S)
 
     tokens = _create_tokens(settings)
-    ring = KeyRing(settings.api_key, settings.admin_key, tokens)
+    ring = KeyRing(settings.api_key, settings.admin_key, tokens, metrics_keys=settings.metrics_key)
     accounts = Accounts(ring, open_ledger, is_optional=not settings.names_database)
     metrics.watch_state(lambda: accounts.is_up, lambda: accounts.book.pending, lambda: accounts.book.dropped)
     return accounts, tokens
@@ -201,14 +201,8 @@ def _create_app(settings: Settings, services: Services) -> FastAPI:
     # Added last is outermost. Errors are rendered inside CORS: a page may read why it was refused.
     app.add_middleware(HeadAsGet)
     app.add_middleware(BodyLimit, max_bytes=parse_size(settings.max_body_size), timeout_s=settings.body_timeout)
-    open_metrics = settings.metrics_open or settings.on_loopback
-    app.add_middleware(
-        Authentication,
-        keys=services.accounts.ring,
-        metrics_open=open_metrics,
-        admin_open=settings.on_loopback,
-        local_only=settings.uds is None and is_loopback(settings.host) and not settings.no_auth,
-    )
+    rules = AccessRules(settings.metrics_open, settings.on_loopback, settings.no_auth, frozenset(settings.cors_origin))
+    app.add_middleware(Authentication, keys=services.accounts.ring, rules=rules)
     app.add_middleware(ErrorRenderer)
     if settings.cors_origin:
         app.add_middleware(

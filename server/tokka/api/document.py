@@ -12,8 +12,9 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from tokka import __version__
+from tokka.api.access import OPEN_PATHS
 from tokka.api.errors import speaks_oauth
-from tokka.api.middleware import ALIAS, ALIAS_ROOT, OPEN_PATHS
+from tokka.api.middleware import ALIAS, ALIAS_ROOT
 from tokka.protocol.admin import NewKeyRequest, RotateRequest
 from tokka.protocol.answers import ChatCompletion, ChatCompletionChunk, Completion, ErrorBody
 from tokka.protocol.chat import ChatRequest

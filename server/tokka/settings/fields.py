@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from tokka.settings.values import is_loopback, parse_size, parse_weight
+from tokka.settings.values import is_key, is_loopback, parse_size, parse_weight
 
 EMBEDDED_MODEL = "SmolLM2-135M-Instruct"
 
@@ -115,8 +115,9 @@ class Settings(BaseSettings):
         75, ge=1, le=3600, description="Seconds an idle connection is kept open after its last answer."
     )
     # Access
-    api_key: Strings = Field([], description="A key that clients must send. Each key is a tenant of its own.")
-    admin_key: Strings = Field([], description="A key that may also call /admin, to drain the server.")
+    api_key: Strings = Field([], description="A key for inference. Each key is a tenant of its own.")
+    admin_key: Strings = Field([], description="A key for /admin, /metrics and inference.")
+    metrics_key: Strings = Field([], description="A key for /metrics only.")
     oidc_issuer: str | None = Field(
         None,
         description="Also accept tokens (JWT) signed by this issuer, as in https://login.example.org/realms/lumi.",
@@ -130,8 +131,10 @@ class Settings(BaseSettings):
         min_length=1,
         description="The claim that holds a token's scopes: `inference`, `metrics`, `admin`, as a list or a text.",
     )
-    no_auth: bool = Field(False, description="Serve beyond loopback without any key.")
-    metrics_open: bool = Field(False, description="Serve /metrics without a key beyond loopback.")
+    no_auth: bool = Field(
+        False, description="While there are no keys: serve everyone, beyond loopback and behind a proxy too."
+    )
+    metrics_open: bool = Field(False, description="Serve /metrics to everyone, without a key. It names all tenants.")
     share_prefix_cache: bool | None = Field(
         None,
         description="Let tenants reuse each other's cached prompts. Their timing tells what others asked, so: off with"
@@ -234,7 +237,8 @@ class Settings(BaseSettings):
         return (init_settings, env_settings)
 
     @field_validator(
-        "served_model_name", "engine_arg", "cors_origin", "api_key", "admin_key", "tenant_weight", mode="before"
+        *("served_model_name", "engine_arg", "cors_origin", "api_key", "admin_key", "metrics_key", "tenant_weight"),
+        mode="before",
     )
     @classmethod
     def _split(cls, value: Any, info: ValidationInfo) -> Any:
@@ -286,13 +290,12 @@ class Settings(BaseSettings):
             parse_weight(item)
         return value
 
-    @field_validator("api_key", "admin_key")
+    @field_validator("api_key", "admin_key", "metrics_key")
     @classmethod
     def _is_key(cls, value: list[str]) -> list[str]:
-        for key in value:
-            if not key or not key.isascii() or not key.isprintable() or " " in key:
-                # The key itself is a secret and stays out of the message.
-                raise ValueError("a key is printable ASCII without spaces")
+        if not all(map(is_key, value)):
+            # The key itself is a secret and stays out of the message.
+            raise ValueError("a key is printable ASCII without spaces")
         return value
 
     @property
