@@ -25,8 +25,8 @@ METRICS = "/metrics"
 _ADMIN = "/admin/"
 
 _KEY_REMEDY = "Make a key with `tokka keys create --name NAME` and send it as `Authorization: Bearer KEY`."
-_ADMIN_REMEDY = "Send a key made by `tokka keys create --name NAME --scope admin`, or given by --admin-key."
-_METRICS_REMEDY = "Send a key made by `tokka keys create --name NAME --scope metrics`, or given by --metrics-key."
+_ADMIN_REMEDY = "Send a key made by `tokka keys create --name NAME --scope admin`, or given by --admin-key-file."
+_METRICS_REMEDY = "Send a key made by `tokka keys create --name NAME --scope metrics`, or given by --metrics-key-file."
 
 
 @dataclass(frozen=True, slots=True)

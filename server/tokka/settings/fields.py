@@ -115,9 +115,20 @@ class Settings(BaseSettings):
         75, ge=1, le=3600, description="Seconds an idle connection is kept open after its last answer."
     )
     # Access
-    api_key: Strings = Field([], description="A key for inference. Each key is a tenant of its own.")
+    api_key: Strings = Field(
+        [],
+        description="A key for inference. Each key is a tenant of its own. On the command line every user of the"
+        " machine can see it: use --api-key-file.",
+    )
+    api_key_file: Path | None = Field(
+        None,
+        description="File of keys for inference, one a line. A `#` at the start of a line or after a space begins a"
+        " comment.",
+    )
     admin_key: Strings = Field([], description="A key for /admin, /metrics and inference.")
+    admin_key_file: Path | None = Field(None, description="File of such keys, as --api-key-file.")
     metrics_key: Strings = Field([], description="A key for /metrics only.")
+    metrics_key_file: Path | None = Field(None, description="File of such keys, as --api-key-file.")
     oidc_issuer: str | None = Field(
         None,
         description="Also accept tokens (JWT) signed by this issuer, as in https://login.example.org/realms/lumi.",
@@ -211,6 +222,9 @@ class Settings(BaseSettings):
         None,
         description="Keep keys and usage in this PostgreSQL instead, as in postgresql://user:password@host/name;"
         " several servers may share it.",
+    )
+    database_url_file: Path | None = Field(
+        None, description="File that holds the URL of --database-url, which has a password in it."
     )
     cache_dir: Path = Field(
         default_factory=lambda: _xdg("XDG_CACHE_HOME", ".cache"),
@@ -310,7 +324,7 @@ class Settings(BaseSettings):
     @property
     def names_database(self) -> bool:
         """Whether somebody has said where to keep keys and usage."""
-        return bool({"state_dir", "database_url"} & self.model_fields_set)
+        return bool({"state_dir", "database_url", "database_url_file"} & self.model_fields_set)
 
     @property
     def tenant_weights(self) -> dict[str, float]:
