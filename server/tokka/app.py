@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
-from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 
 from tokka import __version__
@@ -33,6 +32,7 @@ from tokka.api.middleware import (
     OpenAIAlias,
     RequestContext,
 )
+from tokka.api.reference import ASSETS, assets
 from tokka.dispatch import Dispatcher
 from tokka.engine.base import Engine
 from tokka.engine.fake import FakeEngine, FakeOptions
@@ -190,13 +190,12 @@ def _policy(settings: Settings) -> AdmissionPolicy:
 
 
 def _create_app(settings: Settings, services: Services) -> FastAPI:
-    app = FastAPIOffline(
-        redoc_url=None, static_url="/docs-assets", title="Tokka", version=__version__, redirect_slashes=False
-    )
+    app = FastAPI(docs_url=None, redoc_url=None, title="Tokka", version=__version__, redirect_slashes=False)
     app.state.services = services
     app.openapi = document_of(app)  # type: ignore[method-assign]
     for router in ROUTERS:
         app.include_router(router)
+    app.mount(ASSETS, assets(), name="docs-assets")
     app.add_exception_handler(HTTPException, raise_routing_error)
     # Added last is outermost. Errors are rendered inside CORS: a page may read why it was refused.
     app.add_middleware(HeadAsGet)
