@@ -77,8 +77,9 @@ def fresh(spares: Iterator[Program]) -> Iterator[Program]:
 @pytest.fixture(scope="session")
 def two_of_tenants() -> Iterator[list[Program]]:
     # The last of a crowd waits for all before it, on a slow machine for minutes.
-    apart = ("--max-num-seqs", "4", "--queue-timeout", "600")
+    apart = ("--max-num-seqs", "4", "--queue-timeout", "600", "--metrics-open")
     sharing = ("--share-prefix-cache", "--stall-timeout", "3", "--engine-arg", "max_num_batched_tokens=65536")
+    sharing += ("--metrics-open",)
     with running_together((*TENANT_KEYS, *apart), (*TENANT_KEYS, *sharing)) as programs:
         yield programs
 

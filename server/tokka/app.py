@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
-from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 
 from tokka import __version__
@@ -22,11 +21,11 @@ from tokka.admission.memory import MemoryBudget
 from tokka.admission.policy import AdmissionPolicy, Bounds, Targets
 from tokka.admission.quarantine import Quarantine
 from tokka.api import ROUTERS
+from tokka.api.access import AccessRules, Authentication
 from tokka.api.deps import Services
 from tokka.api.document import document_of, document_route
 from tokka.api.errors import raise_routing_error
 from tokka.api.middleware import (
-    Authentication,
     BodyLimit,
     Cors,
     ErrorRenderer,
@@ -35,6 +34,7 @@ from tokka.api.middleware import (
     OpenAIAlias,
     RequestContext,
 )
+from tokka.api.reference import ASSETS, assets
 from tokka.dispatch import Dispatcher
 from tokka.engine.base import Engine
 from tokka.engine.fake import FakeEngine, FakeOptions
@@ -44,7 +44,7 @@ from tokka.engine.supervisor import Supervisor
 from tokka.errors import ConfigurationError
 from tokka.observability.metrics import Metrics
 from tokka.parsing.bodies import BodyParser
-from tokka.settings import Settings, is_loopback, parse_size
+from tokka.settings import Settings, parse_size
 
 if TYPE_CHECKING:
     from tokka.accounts.ledger import Ledger
@@ -167,7 +167,7 @@ def _create_accounts(settings: Settings, metrics: Metrics) -> tuple[Accounts, To
         return open_ledger(settings.database_url, settings.state_dir, _BUSY_S)
 
     tokens = _create_tokens(settings)
-    ring = KeyRing(settings.api_key, settings.admin_key, tokens)
+    ring = KeyRing(settings.api_key, settings.admin_key, tokens, metrics_keys=settings.metrics_key)
     accounts = Accounts(ring, open_ledger, is_optional=not settings.names_database)
     metrics.watch_state(lambda: accounts.is_up, lambda: accounts.book.pending, lambda: accounts.book.dropped)
     return accounts, tokens
@@ -201,14 +201,16 @@ def _policy(settings: Settings) -> AdmissionPolicy:
 
 
 def _create_app(settings: Settings, services: Services) -> FastAPI:
-    app = FastAPIOffline(
-        redoc_url=None, static_url="/docs-assets", title="Tokka", version=__version__, redirect_slashes=False
+    # The document and its page are routes of our own.
+    app = FastAPI(
+        openapi_url=None, docs_url=None, redoc_url=None, title="Tokka", version=__version__, redirect_slashes=False
     )
     app.state.services = services
     app.openapi = document_of(app)  # type: ignore[method-assign]
-    app.router.routes.insert(0, document_route(app))
+    app.router.routes.append(document_route(app))
     for router in ROUTERS:
         app.include_router(router)
+    app.mount(ASSETS, assets(), name="docs-assets")
     app.add_exception_handler(HTTPException, raise_routing_error)
     # Added last is outermost. Errors are rendered inside CORS: a page may read why it was refused.
     app.add_middleware(HeadAsGet)
@@ -219,14 +221,8 @@ def _create_app(settings: Settings, services: Services) -> FastAPI:
         memory=MemoryBudget(parse_size(settings.body_memory), "request bodies"),
     )
     app.add_middleware(KeyLimits, allowances=services.allowances)
-    open_metrics = settings.metrics_open or settings.on_loopback
-    app.add_middleware(
-        Authentication,
-        keys=services.accounts.ring,
-        metrics_open=open_metrics,
-        admin_open=settings.on_loopback,
-        local_only=settings.uds is None and is_loopback(settings.host) and not settings.no_auth,
-    )
+    rules = AccessRules(settings.metrics_open, settings.on_loopback, settings.no_auth, frozenset(settings.cors_origin))
+    app.add_middleware(Authentication, keys=services.accounts.ring, rules=rules)
     app.add_middleware(ErrorRenderer)
     if settings.cors_origin:
         app.add_middleware(

@@ -67,8 +67,8 @@ class Downtime:
     reason: str
 
 
-# On loopback without keys, everyone is this.
-ANONYMOUS = Key("anonymous", "anonymous", frozenset({"inference", "metrics", "admin"}))
+# Who sends a request that needs no key.
+ANONYMOUS = Key("anonymous", "anonymous", frozenset({"inference"}))
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,8 +34,13 @@ def test_each_key_is_a_tenant_of_its_own() -> None:
     assert KEYS.verify(f"Bearer {SECOND}", NOW).tenant == "key-2"
 
 
-def test_a_static_key_may_generate_and_read_metrics_but_not_administer() -> None:
-    assert KEYS.verify(f"Bearer {FIRST}", NOW).scopes == {"inference", "metrics"}
+def test_a_static_key_has_the_scope_inference_only() -> None:
+    assert KEYS.verify(f"Bearer {FIRST}", NOW).scopes == {"inference"}
+
+
+def test_a_metrics_key_has_the_scope_metrics_only() -> None:
+    key = KeyRing([FIRST], metrics_keys=["tk-metrics-key"]).verify("Bearer tk-metrics-key", NOW)
+    assert (key.tenant, key.scopes) == ("metrics-1", {"metrics"})
 
 
 @pytest.mark.parametrize("header", [f"bearer {FIRST}", f"BEARER {FIRST}", f"Bearer   {FIRST} "])
@@ -88,8 +93,8 @@ def test_a_key_longer_than_the_limit_of_headers_still_works_where_it_is_configur
     assert KeyRing([longest]).verify(f"Bearer {longest}", NOW).tenant == "key-1"
 
 
-def test_without_keys_everyone_on_this_machine_may_do_everything() -> None:
-    assert ANONYMOUS.scopes == {"inference", "metrics", "admin"}
+def test_the_anonymous_key_has_the_scope_inference_only() -> None:
+    assert ANONYMOUS.scopes == {"inference"}
 
 
 def test_an_admin_key_may_administer() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.program import Program, running
+from tests.program import TOKKA, Program, eventually, running
 from tokka.protocol.admin import IssuedKey, KeyList, KeyObject, UsageReport
 
 ADMIN_KEY = "the-admin-key-of-the-test"
@@ -219,10 +220,21 @@ def test_a_path_says_all_that_may_be_done_with_it(admin: httpx.Client) -> None:
     assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD, POST")
 
 
-def test_the_first_key_made_over_http_closes_an_open_server(tmp_path: Path) -> None:
+def test_a_server_without_keys_has_no_admin_over_http(tmp_path: Path) -> None:
     with running("--engine", "fake", "--state-dir", str(tmp_path)) as program, program.client() as client:
-        foreign = {"origin": "https://evil.example"}
-        assert client.post("/admin/keys", json={"name": "a"}, headers=foreign).status_code == 403
-        secret = issue(client, scopes=["admin"])["key"]
+        for method, path in (("GET", "/admin/keys"), ("POST", "/admin/keys"), ("GET", "/admin/usage")):
+            refused = client.request(method, path, json={"name": "a"})
+            assert (refused.status_code, refused.json()["error"]["code"]) == (403, "permission_denied")
+            assert "tokka keys create" in refused.json()["error"]["message"]
+        assert client.get("/v1/models").status_code == 200
+
+
+def test_the_first_key_is_made_on_the_command_line(tmp_path: Path) -> None:
+    with running("--engine", "fake", "--state-dir", str(tmp_path)) as program, program.client() as client:
+        command = [str(TOKKA), "keys", "create", "--name", "a", "--scope", "admin", "--state-dir", str(tmp_path), "-q"]
+        secret = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        headers = {"authorization": f"Bearer {secret}"}
+        eventually(lambda: client.get("/admin/keys", headers=headers).status_code == 200, within_s=10)
         assert client.get("/admin/keys").status_code == 401
-        assert client.get("/admin/keys", headers={"authorization": f"Bearer {secret}"}).status_code == 200
+        assert client.get("/metrics").status_code == 401
+        assert client.get("/metrics", headers=headers).status_code == 200

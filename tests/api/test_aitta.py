@@ -86,7 +86,7 @@ def test_a_models_address_goes_into_the_openai_package_as_it_is(program: Program
     assert answer.usage.completion_tokens == 5
     chat.close()
     # To all that counts it is the one API there is.
-    with httpx.Client(base_url=program.url) as http:
+    with httpx.Client(base_url=program.url, headers={"authorization": f"Bearer {ADMIN_KEY}"}) as http:
         assert metric(http, "tokka_requests_total", endpoint="/v1/chat/completions", model=NAME) >= 1
         assert metric(http, "tokka_tokens_total", tenant="key-1", kind="completion") >= 5
     eventually(lambda: "/v1/chat/completions" in [line.get("path") for line in program.log], within_s=10)
@@ -132,6 +132,24 @@ def test_the_worker_of_a_model_tells_what_it_is_doing(program: Program) -> None:
     with pytest.raises(APIErrorResponse) as refused:
         client._make_request("/worker/poro/2")
     assert refused.value.error_type == "worker_not_found"
+
+
+def test_machine_and_load_are_told_to_admin_keys_alone(program: Program) -> None:
+    for secret, is_admin in ((KEY, False), (token_of(program, ADMIN_KEY), False), (ADMIN_KEY, True)):
+        metadata = get(program, "/model/poro/metadata", secret).json()
+        assert all((number > 0) is is_admin for name, number in metadata["resources"].items() if name != "num_gpus")
+        assert ("concurrency" in metadata["worker_config"]) is is_admin
+        worker = get(program, "/worker/poro/1", secret).json()
+        assert ({"running", "waiting"} <= set(worker)) is is_admin
+        assert ("running" in worker or "waiting" in worker) is is_admin
+        # Aitta's client reads both.
+        assert Model.load(ALIAS, aitta(program, ADMIN_KEY if is_admin else KEY)).get_metadata().resources.ram_mb >= 0
+
+
+def test_without_keys_machine_and_load_are_not_told(fake: Program) -> None:
+    metadata, worker = (httpx.get(f"{fake.url}{path}").json() for path in ("/model/fake/metadata", "/worker/fake/1"))
+    assert set(metadata["resources"].values()) == {0}
+    assert not {"running", "waiting"} & set(worker)
 
 
 def test_what_only_an_operator_of_aitta_may_do_is_refused_in_its_form(program: Program) -> None:
@@ -290,7 +308,7 @@ def test_what_runs_goes_on_and_what_is_new_is_refused_with_the_window(program: P
                 client.get_model_list()
             ready = httpx.get(f"{program.url}/readyz")
             # Who waits for the end may ask for it.
-            assert get(program, "/worker/poro/1").json()["running"] == 1
+            assert get(program, "/worker/poro/1", ADMIN_KEY).json()["running"] == 1
             assert get(program, "/authenticate_with_key").status_code == 200
         rest = list(lines)
     assert set(window) == {"begin", "end", "reason"}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.program import Program
-from tokka.api.middleware import OPEN_PATHS
+from tokka.api.access import OPEN_PATHS
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from tests.accounts.test_oidc import KEYS, Issuer, jwk, silent
 from tests.program import Program, eventually, failing, running
 
 KEY = "static-key-of-the-test"
+METRICS_KEY = "metrics-key-of-the-test"
 AUDIENCE = ("--oidc-audience", "tokka")
 
 
@@ -32,7 +33,8 @@ def lasting() -> Iterator[Issuer]:
 
 @pytest.fixture(scope="module")
 def guarded(lasting: Issuer) -> Iterator[Program]:
-    with running("--engine", "fake", "--api-key", KEY, "--oidc-issuer", lasting.url, *AUDIENCE) as program:
+    keys = ("--api-key", KEY, "--metrics-key", METRICS_KEY)
+    with running("--engine", "fake", *keys, "--oidc-issuer", lasting.url, *AUDIENCE) as program:
         eventually(lambda: ask(program, lasting.token()).status_code == 200, 60)
         yield program
 
@@ -97,7 +99,7 @@ def test_long_tokens_are_whole_and_their_tenants_told_apart(guarded: Program, la
             body = {"model": "fake", "prompt": "x", "max_tokens": 3}
             answer = client.post("/v1/completions", json=body, headers={"authorization": f"Bearer {token}"})
             assert answer.status_code == 200
-        metrics = ask(guarded, KEY, "/metrics").text
+        metrics = ask(guarded, METRICS_KEY, "/metrics").text
         assert f'tokka_tokens_total{{kind="completion",model="fake",tenant="oidc:{tenant}"}} 3.0' in metrics
         assert token.rpartition(".")[2] not in metrics + str(guarded.log) + guarded.stderr()
 

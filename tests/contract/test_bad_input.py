@@ -507,7 +507,7 @@ KEY = "tk-a-key-for-this-test"
 
 
 @pytest.mark.parametrize(
-    "path", [CHAT, "/v1/models", "/tokenize", "/metrics", "/openapi.json", "/docs", "/unknown", "//livez"]
+    "path", [CHAT, "/v1/models", "/tokenize", "/metrics", "/admin/keys", "/unknown", "//livez", "/docs/", "//docs"]
 )
 @pytest.mark.parametrize("header", [None, "Bearer wrong-key", f"Basic {KEY}", KEY])
 async def test_without_a_key_nothing_is_told(path: str, header: str | None) -> None:
@@ -520,8 +520,8 @@ async def test_without_a_key_nothing_is_told(path: str, header: str | None) -> N
     assert answer.headers["www-authenticate"] == "Bearer"
 
 
-@pytest.mark.parametrize("path", ["/livez", "/readyz", "/startupz", "/health", "/version"])
-async def test_probes_need_no_key(path: str) -> None:
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/startupz", "/health", "/version", "/docs", "/openapi.json"])
+async def test_probes_and_reference_need_no_key(path: str) -> None:
     async with (
         serving(host="0.0.0.0", api_key=[KEY]) as server,
         httpx.AsyncClient(transport=httpx.ASGITransport(server.app), base_url="http://tokka") as client,

@@ -23,6 +23,8 @@ class Stream:
     """One request and what came of it."""
 
     body: dict[str, Any]
+    # The API key, where the server wants one.
+    key: str = "none"
     status: int = 0
     text: str = ""
     headers: dict[str, str] = field(default_factory=dict)
@@ -55,10 +57,14 @@ class Stream:
         """Whether the stream says that it is over: nothing after [DONE], and no bare end."""
         return self.text.endswith("data: [DONE]\n\n") and self.text.count("[DONE]") == 1
 
+    @property
+    def _credential(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.key}"}
+
     def read(self, url: str) -> None:
         try:
             with (
-                httpx.Client(base_url=url, timeout=TIMEOUT_S, verify=TLS) as client,
+                httpx.Client(base_url=url, timeout=TIMEOUT_S, verify=TLS, headers=self._credential) as client,
                 client.stream("POST", "/v1/completions", json={**self.body, "stream": True}) as answer,
             ):
                 self.status, self.headers = answer.status_code, dict(answer.headers)
@@ -72,9 +78,9 @@ class Stream:
 
 
 @contextmanager
-def streaming(program: Program, bodies: list[dict[str, Any]]) -> Iterator[list[Stream]]:
+def streaming(program: Program, bodies: list[dict[str, Any]], key: str = "none") -> Iterator[list[Stream]]:
     """Run the requests at once; yield when each has had its first bytes, and leave when all have ended."""
-    streams = [Stream({"model": program.model, **body}) for body in bodies]
+    streams = [Stream({"model": program.model, **body}, key) for body in bodies]
     threads = [threading.Thread(target=stream.read, args=(program.url,)) for stream in streams]
     for thread in threads:
         thread.start()

@@ -33,7 +33,7 @@ def test_the_queues_time_ends_in_504(stream: bool) -> None:
         assert refused.json()["error"]["code"] == "request_timeout"
         assert 1 <= int(refused.headers["retry-after"]) <= 120
         assert metric(client, "tokka_requests_waiting") == 0
-        client.post("/admin/drain")
+        assert program.stop() == 0
 
 
 def test_a_requests_own_time_in_the_queue_ends_in_504() -> None:
@@ -41,7 +41,7 @@ def test_a_requests_own_time_in_the_queue_ends_in_504() -> None:
         refused = client.post("/v1/completions", json=body(program, timeout=0.3))
         assert refused.status_code == 504
         assert refused.json()["error"]["code"] == "request_timeout"
-        client.post("/admin/drain")
+        assert program.stop() == 0
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -80,7 +80,7 @@ def test_a_client_that_leaves_the_queue_leaves_its_place() -> None:
         hasty.close()
         eventually(lambda: metric(client, "tokka_requests_waiting") == 0, within_s=1)
         assert metric(client, "tokka_requests_total", outcome="aborted") == 1
-        client.post("/admin/drain")
+        assert program.stop() == 0
 
 
 def test_those_who_waited_are_served_in_turn_and_their_waiting_is_measured() -> None:

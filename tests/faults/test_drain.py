@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
@@ -16,29 +16,42 @@ from tests.wire import metric
 STREAMS = [{"prompt": f"stream {place}", "max_tokens": 64, "ignore_eos": True} for place in range(50)]
 
 
+ADMIN_KEY = "admin-key-0123456789"
+ADMIN = {"authorization": f"Bearer {ADMIN_KEY}"}
+
+
+@pytest.fixture
+def administered() -> Iterator[Program]:
+    """The embedded model on a server that may be drained over HTTP."""
+    with running("--admin-key", ADMIN_KEY) as program:
+        yield program
+
+
 def by_signal(program: Program) -> None:
     program.process.send_signal(signal.SIGTERM)
 
 
 def by_request(program: Program) -> None:
     with program.client() as client:
-        answer = client.post("/admin/drain")
+        answer = client.post("/admin/drain", headers=ADMIN)
     assert answer.status_code == 200
     assert answer.json()["status"] == "draining"
 
 
 @pytest.mark.engine
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("drain", [by_signal, by_request])
+@pytest.mark.parametrize(("server", "drain"), [("fresh", by_signal), ("administered", by_request)])
 def test_fifty_of_fifty_streams_complete_while_the_new_are_refused(
-    fresh: Program, drain: Callable[[Program], None]
+    server: str, drain: Callable[[Program], None], request: pytest.FixtureRequest
 ) -> None:
-    with fresh.client() as client, streaming(fresh, STREAMS) as streams:
+    fresh: Program = request.getfixturevalue(server)
+    with fresh.client() as client, streaming(fresh, STREAMS, ADMIN_KEY) as streams:
         assert client.get("/readyz").status_code == 200
         drain(fresh)
         eventually(lambda: client.get("/readyz").status_code == 503, within_s=1)
         # The listener is open, to new connections too, and says why it refuses.
-        refused = httpx.post(f"{fresh.url}/v1/completions", json={"model": fresh.model, "prompt": "new"})
+        body = {"model": fresh.model, "prompt": "new"}
+        refused = httpx.post(f"{fresh.url}/v1/completions", json=body, headers=ADMIN)
         assert refused.status_code == 503
         assert refused.json()["error"]["code"] == "draining"
         assert 1 <= int(refused.headers["retry-after"]) <= 120
@@ -68,8 +81,8 @@ def test_those_who_wait_in_the_queue_are_served_before_the_end() -> None:
 
 def test_a_drain_that_was_asked_for_is_not_cut_short_by_the_signal_that_follows() -> None:
     # Kubernetes runs the preStop hook and then sends SIGTERM; only a second signal means at once.
-    with running("--engine", "fake", "--engine-arg", "token_delay_s=0.02") as program:
-        with streaming(program, [{"prompt": "x", "max_tokens": 60, "ignore_eos": True}]) as streams:
+    with running("--engine", "fake", "--engine-arg", "token_delay_s=0.02", "--admin-key", ADMIN_KEY) as program:
+        with streaming(program, [{"prompt": "x", "max_tokens": 60, "ignore_eos": True}], ADMIN_KEY) as streams:
             by_request(program)
             by_signal(program)
         assert program.process.wait(20) == 0
@@ -77,7 +90,8 @@ def test_a_drain_that_was_asked_for_is_not_cut_short_by_the_signal_that_follows(
 
 
 def test_draining_while_the_engine_loads_ends_at_once() -> None:
-    with running("--engine", "fake", "--engine-arg", "start_delay_s=3600", wait=False) as program:
+    options = ("--engine-arg", "start_delay_s=3600", "--admin-key", ADMIN_KEY)
+    with running("--engine", "fake", *options, wait=False) as program:
         by_request(program)
         assert program.process.wait(10) == 0
 
@@ -87,9 +101,10 @@ def test_draining_while_the_engine_loads_ends_at_once() -> None:
     [
         (("--api-key", "user-key-0123456789"), {}, 401),
         (("--api-key", "user-key-0123456789"), {"authorization": "Bearer user-key-0123456789"}, 403),
-        (("--admin-key", "admin-key-0123456789"), {"authorization": "Bearer admin-key-0123456789"}, 200),
-        # A web page that its reader's browser runs.
-        ((), {"origin": "https://evil.example"}, 403),
+        (("--metrics-key", "metrics-key-0123456789"), {"authorization": "Bearer metrics-key-0123456789"}, 403),
+        (("--admin-key", ADMIN_KEY), ADMIN, 200),
+        ((), {}, 403),
+        (("--no-auth",), {}, 403),
         (("--host", "0.0.0.0", "--no-auth"), {}, 403),
     ],
 )

@@ -31,7 +31,7 @@ from tokka.store.rows import ReportQuery
 ADMIN_KEY = "the-admin-key-of-the-test"
 ADMIN = {"authorization": f"Bearer {ADMIN_KEY}"}
 DELAY = ("--engine-arg", "token_delay_s=0.01")
-FAST = ("--engine", "fake", "--admin-key", ADMIN_KEY)
+FAST = ("--engine", "fake", "--admin-key", ADMIN_KEY, "--metrics-open")
 
 
 def tokka(*arguments: str) -> str:
@@ -299,8 +299,10 @@ def test_a_read_only_database_is_named_at_the_start(tmp_path: Path) -> None:
 def test_without_a_folder_to_write_to_it_serves_if_none_was_asked_for(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     default = {"XDG_STATE_HOME": str(tmp_path / "file"), "TOKKA_STATE_DIR": ""}
+    default["TOKKA_ADMIN_KEY"] = ADMIN_KEY
     with running("--engine", "fake", env=default) as program, program.client() as client:
         assert [line["event"] for line in program.log if line.get("level") == "warning"] == ["no_state_database"]
+        client.headers.update(ADMIN)
         answer = client.post("/v1/completions", json={"model": "fake", "prompt": "x", "max_tokens": 2})
         assert answer.status_code == 200
         assert client.post("/admin/keys", json={"name": "a"}).status_code == 503

@@ -79,12 +79,21 @@ def test_a_segment_that_names_nothing_stays_what_it_is() -> None:
 
 
 def test_metadata_is_that_of_a_worker_of_vllm() -> None:
-    written = hal.model_metadata("LumiOpen/Poro-34B", CHAT, ram_mb=1000, cpus=8, tenant="lab")
+    machine = hal.Resources(ram_mb=1000, num_gpus=4, num_cpus=8)
+    written = hal.model_metadata("LumiOpen/Poro-34B", CHAT, machine, "lab")
     found = aitta.ModelMetadata.model_validate_json(wire(written))
     assert isinstance(found.worker_config, aitta.VllmWorkerConfig)
     assert found.worker_config.concurrency == 64
     assert found.resources == aitta.SlurmResourcesRequired(ram_mb=1000, num_gpus=4, num_cpus=8)
     assert (found.scopes, found.supports_batching) == ({"lab"}, False)
+
+
+def test_metadata_without_the_machine_can_be_read() -> None:
+    written = hal.model_metadata("LumiOpen/Poro-34B", CHAT, None, "lab")
+    found = aitta.ModelMetadata.model_validate_json(wire(written))
+    assert isinstance(found.worker_config, aitta.VllmWorkerConfig)
+    assert (found.worker_config.model_path, found.worker_config.concurrency) == ("LumiOpen/Poro-34B", 1)
+    assert found.resources == aitta.SlurmResourcesRequired(ram_mb=0, num_gpus=0, num_cpus=0)
 
 
 def test_a_list_of_models_names_each() -> None:

@@ -16,8 +16,10 @@ from tokka.protocol.moments import iso_of
 from tokka.store.rows import KeyRow
 
 REFUSAL = "Incorrect API key provided. Send a valid key as `Authorization: Bearer KEY`."
-_USER: frozenset[KeyScope] = frozenset({"inference", "metrics"})
-_ADMIN: frozenset[KeyScope] = _USER | {"admin"}
+# Of static keys. Metrics name all tenants, so a key that is handed to users does not read them.
+_USER: frozenset[KeyScope] = frozenset({"inference"})
+_METRICS: frozenset[KeyScope] = frozenset({"metrics"})
+_ADMIN: frozenset[KeyScope] = _USER | _METRICS | {"admin"}
 # Of a key's token, whatever the key may do: one that could make keys would never have to end.
 _TOKEN: frozenset[KeyScope] = frozenset({"inference"})
 
@@ -46,15 +48,22 @@ _NOBODY = _Entry(bytes(32), Key("nobody", "nobody", frozenset()), until=0)
 class KeyRing:
     """All that a credential can be. Verifying one costs the same however many there are: one hash, one look-up."""
 
-    def __init__(self, keys: Sequence[str] = (), admin_keys: Sequence[str] = (), tokens: Tokens | None = None) -> None:
-        """Static keys are tenants of their own, named after their place: `key-1`, `key-2`, `admin-1`. Only admin keys
-        may stop the server: an API key is handed to its users."""
+    def __init__(
+        self,
+        keys: Sequence[str] = (),
+        admin_keys: Sequence[str] = (),
+        tokens: Tokens | None = None,
+        *,
+        metrics_keys: Sequence[str] = (),
+    ) -> None:
+        """Static keys are tenants of their own, named after their place: `key-1`, `key-2`, `admin-1`, `metrics-1`."""
         self._tokens = tokens
         self._rows: dict[str, KeyRow] = {}
         self._entries: dict[bytes, _Entry] = {}
         # By the key's id; two while the secret before a rotation is good.
         self._by_id: dict[str, list[_Entry]] = {}
-        for kind, given, scopes in (("key", keys, _USER), ("admin", admin_keys, _ADMIN)):
+        kinds = (("key", keys, _USER), ("admin", admin_keys, _ADMIN), ("metrics", metrics_keys, _METRICS))
+        for kind, given, scopes in kinds:
             for place, secret in enumerate(given, start=1):
                 name = f"{kind}-{place}"
                 self._add(_Entry(digest_of(secret), Key(name, name, scopes)))

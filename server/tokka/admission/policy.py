@@ -341,11 +341,8 @@ class AdmissionPolicy:
         return self._refusal(why, ticket, self.retry_after_s(now_s), now_s)
 
     def _full(self, ticket: Ticket, now_s: float) -> ServerOverloaded:
-        why = (
-            f"The server is busy: {self.running} choices run and {self.queue.choices} wait, of at most "
-            f"{self.limit.value} and {self._bounds.choices}."
-        )
-        return self._refusal(why, ticket, self.retry_after_s(now_s), now_s)
+        # Without numbers: they would tell one tenant of the others' load.
+        return self._refusal("The server is busy and its queue is full.", ticket, self.retry_after_s(now_s), now_s)
 
     def _refusal(self, why: str, ticket: Ticket, after_s: float, now_s: float) -> ServerOverloaded:
         """Send away until there will be room, behind those who were sent away before: a crowd that is told the same

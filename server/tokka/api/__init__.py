@@ -1,6 +1,6 @@
 """The URL map: every router in one ordered list."""
 
-from tokka.api import admin, aitta, chat, completions, health, models, tokenize, ui
+from tokka.api import admin, aitta, chat, completions, health, models, reference, tokenize, ui
 
 ROUTERS = [
     chat.router,
@@ -11,4 +11,5 @@ ROUTERS = [
     admin.router,
     aitta.router,
     ui.router,
+    reference.router,
 ]

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse
 
 from tokka.api.deps import CurrentKey, CurrentServices, Services
 from tokka.api.document import oauth_errors
-from tokka.core import Key
+from tokka.core import Key, ModelInfo
 from tokka.errors import WorkerNotFound
 from tokka.protocol import hal
 from tokka.protocol.moments import iso_of
@@ -70,13 +70,8 @@ async def get_model(model: str, services: CurrentServices, key: CurrentKey) -> h
 )
 async def get_metadata(model: str, services: CurrentServices, key: CurrentKey) -> hal.ModelMetadata:
     name = _name_of(model, services, key)
-    return hal.model_metadata(
-        name,
-        services.supervisor.described(),
-        ram_mb=psutil.virtual_memory().total >> 20,
-        cpus=len(os.sched_getaffinity(0)),
-        tenant=key.tenant,
-    )
+    info = services.supervisor.described()
+    return hal.model_metadata(name, info, _machine(info) if _is_admin(key) else None, key.tenant)
 
 
 @router.get(
@@ -103,6 +98,8 @@ async def get_worker(model: str, worker: str, services: CurrentServices, key: Cu
     if number is None or worker != str(number):
         raise WorkerNotFound(f"There is no worker `{worker[:64]}` of this model, or no longer. GET /worker lists it.")
     progress, stats = services.supervisor.progress(), services.supervisor.stats()
+    # How busy it is tells of other tenants.
+    is_admin = _is_admin(key)
     return hal.WorkerResource(
         id=str(number),
         model=name,
@@ -111,8 +108,8 @@ async def get_worker(model: str, worker: str, services: CurrentServices, key: Cu
         detail=progress.detail,
         started_at=iso_of(time.time() - progress.elapsed_s),
         retry_after_s=progress.retry_after_s,
-        running=stats.running,
-        waiting=stats.waiting + services.admission.waiting_choices,
+        running=stats.running if is_admin else None,
+        waiting=stats.waiting + services.admission.waiting_choices if is_admin else None,
         links=hal.worker_links(name, number),
     )
 
@@ -146,6 +143,16 @@ def _name_of(segment: str, services: Services, key: Key) -> str:
     name = hal.name_of(segment, services.dispatcher.names(key))
     services.dispatcher.check_model(name, key)
     return name
+
+
+def _is_admin(key: Key) -> bool:
+    return "admin" in key.scopes
+
+
+def _machine(info: ModelInfo) -> hal.Resources:
+    return hal.Resources(
+        ram_mb=psutil.virtual_memory().total >> 20, num_gpus=info.gpus, num_cpus=len(os.sched_getaffinity(0))
+    )
 
 
 def _worker_of(services: Services) -> int | None:

@@ -17,8 +17,9 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from tokka import __version__
+from tokka.api.access import OPEN_PATHS
 from tokka.api.errors import speaks_oauth
-from tokka.api.middleware import ALIAS, ALIAS_ROOT, OPEN_PATHS
+from tokka.api.middleware import ALIAS, ALIAS_ROOT
 from tokka.protocol.admin import NewKeyRequest, RotateRequest
 from tokka.protocol.answers import ChatCompletion, ChatCompletionChunk, Completion, ErrorBody
 from tokka.protocol.chat import ChatRequest

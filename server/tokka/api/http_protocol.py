@@ -15,9 +15,9 @@ import structlog
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tokka.admission.policy import RETRY_AFTER_S
+from tokka.api.access import OPEN_PATHS
 from tokka.api.connections import Connections, Cut
 from tokka.api.errors import body_of_error
-from tokka.api.middleware import OPEN_PATHS
 from tokka.api.outbox import BatchedTransport, Outbox
 from tokka.errors import ServerOverloaded, SlowRequest, TokkaError
 from tokka.protocol.common import new_id

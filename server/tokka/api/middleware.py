@@ -1,4 +1,4 @@
-"""Plain ASGI around every request: its id, its record, its log line, its key, and an answer whatever happens."""
+"""Plain ASGI around every request: its id, its record, its log line, and an answer whatever happens."""
 
 from __future__ import annotations
 
@@ -14,31 +14,25 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tokka.accounts.keys import KeyRing
 from tokka.admission.allowance import Allowances
 from tokka.admission.memory import MemoryBudget, Share
+from tokka.api.access import METRICS, is_open
 from tokka.api.errors import send_error
 from tokka.api.rate_limits import rate_limit_headers
-from tokka.core import ANONYMOUS, Key, KeyScope, Outcome, RequestRecord
+from tokka.core import ANONYMOUS, Outcome, RequestRecord
 from tokka.dispatch import settle_allowance
-from tokka.errors import BodyTooLarge, InternalError, InvalidRequest, PermissionDenied, SlowRequest, TokkaError
+from tokka.errors import BodyTooLarge, InternalError, InvalidRequest, SlowRequest, TokkaError
 from tokka.observability.metrics import Metrics
 from tokka.protocol.common import new_id
 
 log = structlog.get_logger("tokka.access")
 
-# What needs no key: probes must work from outside, and none of these says anything about users.
-OPEN_PATHS = frozenset({"/livez", "/readyz", "/startupz", "/health", "/version"})
-# Nor does the chat page, which asks for a key itself; whatever it calls is guarded.
-_PAGE, _PAGE_FILES = "/", "/ui/"
 GENERATION_PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
 # What takes a request from its key's limits.
 COUNTED_PATHS = GENERATION_PATHS | {"/tokenize", "/detokenize"}
-ADMIN = "/admin/"
 # The same API by another address, for clients of Aitta.
 ALIAS_ROOT = "/openai"
 ALIAS = f"{ALIAS_ROOT}/v1/"
-_REMEDY = " Call with a key made by `tokka keys create --scope admin`, or given by --admin-key."
 _SLOWEST_BYTES_PER_S = 64 << 10
 _REQUEST_ID = re.compile(r"^[!-~]{1,128}$")
 
@@ -137,7 +131,7 @@ class RequestContext:
         if record.prompt is not None:
             fields["prompt"] = record.prompt
         # Probes and scrapes come every few seconds and say nothing new.
-        quiet = _is_open(scope["path"]) or scope["path"] == "/metrics"
+        quiet = is_open(scope["path"]) or scope["path"] == METRICS
         (log.debug if quiet else log.info)("request_finished", **fields)
 
 
@@ -181,71 +175,6 @@ class ErrorRenderer:
             if not started:
                 message = f"The server had an error while processing your request (request id {record.id})."
                 await send_error(send, InternalError(message), scope["path"])
-
-
-class Authentication:
-    """Deny by default: every path but probes and page needs a key, decided on the raw path alone."""
-
-    def __init__(self, app: ASGIApp, keys: KeyRing, *, metrics_open: bool, admin_open: bool, local_only: bool) -> None:
-        self._app = app
-        self._keys = keys
-        self._metrics_open = metrics_open
-        self._admin_open = admin_open
-        self._local_only = local_only
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            scope["state"]["record"].key = self._key_of(scope)
-        await self._app(scope, receive, send)
-
-    def _key_of(self, scope: Scope) -> Key:
-        path = scope["path"]
-        if _is_open(path):
-            return ANONYMOUS
-        if path == "/metrics" and self._metrics_open:
-            return ANONYMOUS
-        if not self._keys.is_protected:
-            if self._local_only and not _is_local(Headers(scope=scope).get("host", "")):
-                # A web page that made its own name point at this machine is no local client.
-                raise PermissionDenied(
-                    "Without a key this server answers to local names only. Call it by localhost or an address, "
-                    "or make a key with `tokka keys create`."
-                )
-            if path == "/metrics":
-                raise PermissionDenied(
-                    "Metrics need a key here, and none is set up. Start with --metrics-open to open them."
-                )
-            # Any web page can make its reader's browser post to this machine; the browser says so.
-            if path.startswith(ADMIN) and (not self._admin_open or "origin" in Headers(scope=scope)):
-                raise PermissionDenied(
-                    f"{ADMIN} needs a key here, and none is set up. Make one with `tokka keys create --scope admin`."
-                )
-            return ANONYMOUS
-        # A browser asks first without credentials; CORS has answered already if it is meant to.
-        key = self._keys.verify(Headers(scope=scope).get("authorization"), time.time())
-        needed = _scope_for(path)
-        if needed not in key.scopes:
-            raise PermissionDenied(f"This key lacks the scope `{needed}`.{_REMEDY if needed == 'admin' else ''}")
-        return key
-
-
-def _is_open(path: str) -> bool:
-    return path in OPEN_PATHS or path == _PAGE or path.startswith(_PAGE_FILES)
-
-
-def _scope_for(path: str) -> KeyScope:
-    if path.startswith(ADMIN):
-        return "admin"
-    return "metrics" if path == "/metrics" else "inference"
-
-
-def _is_local(host: str) -> bool:
-    """Tell whether a Host header is an address or a name that no foreign site can have."""
-    name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
-    if name.startswith("["):
-        return True
-    name = name.rstrip(".").lower()
-    return "." not in name or name.endswith(".localhost") or name.replace(".", "").isdigit()
 
 
 class HeadAsGet:

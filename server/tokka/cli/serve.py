@@ -29,7 +29,7 @@ from tokka.errors import ConfigurationError, StartupError
 from tokka.observability.lines import LineWriter
 from tokka.observability.logging import configure_logging
 from tokka.observability.loop_turns import LoopTurns
-from tokka.settings import Settings, load_settings, parse_size
+from tokka.settings import Settings, exposed_files, load_settings, parse_size, visible_options, with_secrets
 
 log = structlog.get_logger("tokka.serve")
 
@@ -50,9 +50,10 @@ def run(flags: dict[str, Any], config: Path | None) -> int:
     debug = flags.get("log_level") == "debug"
     _occupy_standard_files()
     try:
-        settings = load_settings(flags, config)
+        settings = with_secrets(load_settings(flags, config))
         debug = settings.log_level == "debug"
         with _surroundings(settings) as lines:
+            _warn_of_exposed_secrets(settings, flags)
             _raise_open_files()
             create_engine = engine_factory(settings)
             listener = _listen(settings)
@@ -160,11 +161,20 @@ def _check_access(settings: Settings, server: Server) -> None:
     if settings.needs_keys and not server.accounts.ring.is_protected:
         raise ConfigurationError(
             f"--host: serving on {settings.host} without any key would let everyone who reaches it use the model; "
-            "make one with `tokka keys create`, give --api-key, or --no-auth if that is what you want"
+            "make one with `tokka keys create`, give --api-key-file, or --no-auth if that is what you want"
         )
-    for place, key in enumerate([*settings.api_key, *settings.admin_key], start=1):
+    for place, key in enumerate([*settings.api_key, *settings.admin_key, *settings.metrics_key], start=1):
         if len(key) < _SAFE_KEY_CHARS:
             log.warning("guessable_api_key", place=place, remedy=f"use {_SAFE_KEY_CHARS} random characters or more")
+
+
+def _warn_of_exposed_secrets(settings: Settings, flags: dict[str, Any]) -> None:
+    """Warn of secrets that other users of this machine can read."""
+    if options := visible_options(flags):
+        remedy = f"give {', '.join(f'{option}-file' for option in options)} instead"
+        log.warning("secrets_in_process_list", options=options, remedy=remedy)
+    if options := exposed_files(settings):
+        log.warning("secret_files_readable_by_all", options=options, remedy="chmod 600 these files")
 
 
 async def _announce(settings: Settings, server: Server, turns: LoopTurns) -> None:

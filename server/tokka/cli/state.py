@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tokka.settings import load_settings
+from tokka.settings import load_settings, read_database_url
 
 if TYPE_CHECKING:
     from tokka.accounts.ledger import Ledger
@@ -38,7 +38,7 @@ def opened(state_dir: Path | None, database_url: str | None, config: Path | None
     try:
         with one_line():
             settings = load_settings(given({"state_dir": state_dir, "database_url": database_url}), config)
-            ledger = open_ledger(settings.database_url, settings.state_dir, _BUSY_S)
+            ledger = open_ledger(read_database_url(settings), settings.state_dir, _BUSY_S)
             with contextlib.closing(ledger):
                 yield ledger
     finally:

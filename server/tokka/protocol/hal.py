@@ -58,15 +58,15 @@ class ModelResource(BaseModel):
 
 
 class WorkerConfig(BaseModel):
-    """How the engine runs the model. `model_path` is its name: where its files are is nobody's business."""
+    """How the engine runs the model. `model_path` is its name, not the place of its files."""
 
     model_path: str
-    concurrency: int = Field(description="Sequences it works on at once.")
+    concurrency: int | None = Field(None, description="Sequences it works on at once. For admin keys only.")
     loading_arguments: dict[str, int]
 
 
 class Resources(BaseModel):
-    """The machine of the server, and the GPUs the model is spread over."""
+    """The machine of the server, and the GPUs the model is spread over. Zeros for keys without the scope `admin`."""
 
     ram_mb: int
     num_gpus: int
@@ -111,8 +111,8 @@ class WorkerResource(BaseModel):
     detail: str
     started_at: str = Field(description="ISO 8601, UTC.")
     retry_after_s: int = Field(description="When it is probably ready; 0 if it is.")
-    running: int = Field(description="Choices it works on.")
-    waiting: int = Field(description="Choices that wait for it.")
+    running: int | None = Field(None, description="Choices it works on. For admin keys only.")
+    waiting: int | None = Field(None, description="Choices that wait for it. For admin keys only.")
     links: WorkerLinks = Field(serialization_alias="_links")
 
 
@@ -184,17 +184,18 @@ def model_resource(name: str, info: ModelInfo, worker: int | None) -> ModelResou
     )
 
 
-def model_metadata(name: str, info: ModelInfo, *, ram_mb: int, cpus: int, tenant: str) -> ModelMetadata:
+def model_metadata(name: str, info: ModelInfo, machine: Resources | None, tenant: str) -> ModelMetadata:
+    """`machine`: what an admin key may see; None for others. Aitta's clients need numbers, so they get zeros."""
     return ModelMetadata(
         id=name,
         description=_description(name, info),
         capabilities=_capabilities(info),
         worker_config=WorkerConfig(
             model_path=name,
-            concurrency=info.max_running,
+            concurrency=info.max_running if machine else None,
             loading_arguments={"max_model_len": info.max_model_len},
         ),
-        resources=Resources(ram_mb=ram_mb, num_gpus=info.gpus, num_cpus=cpus),
+        resources=machine or Resources(ram_mb=0, num_gpus=0, num_cpus=0),
         scopes=[tenant],
         links=SelfLinks(self=Link(href=f"{_model(name)}/metadata")),
     )

@@ -2,6 +2,17 @@
 
 from tokka.settings.fields import EMBEDDED_MODEL, Settings
 from tokka.settings.loading import load_settings
+from tokka.settings.secrets import exposed_files, read_database_url, visible_options, with_secrets
 from tokka.settings.values import is_loopback, parse_size
 
-__all__ = ["EMBEDDED_MODEL", "Settings", "is_loopback", "load_settings", "parse_size"]
+__all__ = [
+    "EMBEDDED_MODEL",
+    "Settings",
+    "exposed_files",
+    "is_loopback",
+    "load_settings",
+    "parse_size",
+    "read_database_url",
+    "visible_options",
+    "with_secrets",
+]

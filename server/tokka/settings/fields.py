@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from tokka.settings.values import is_loopback, parse_size, parse_weight
+from tokka.settings.values import is_key, is_loopback, parse_size, parse_weight
 
 EMBEDDED_MODEL = "SmolLM2-135M-Instruct"
 
@@ -130,8 +130,20 @@ class Settings(BaseSettings):
         75, ge=1, le=3600, description="Seconds an idle connection is kept open after its last answer."
     )
     # Access
-    api_key: Strings = Field([], description="A key that clients must send. Each key is a tenant of its own.")
-    admin_key: Strings = Field([], description="A key that may also call /admin, to drain the server.")
+    api_key: Strings = Field(
+        [],
+        description="A key for inference. Each key is a tenant of its own. On the command line every user of the"
+        " machine can see it: use --api-key-file.",
+    )
+    api_key_file: Path | None = Field(
+        None,
+        description="File of keys for inference, one a line. A `#` at the start of a line or after a space begins a"
+        " comment.",
+    )
+    admin_key: Strings = Field([], description="A key for /admin, /metrics and inference.")
+    admin_key_file: Path | None = Field(None, description="File of such keys, as --api-key-file.")
+    metrics_key: Strings = Field([], description="A key for /metrics only.")
+    metrics_key_file: Path | None = Field(None, description="File of such keys, as --api-key-file.")
     oidc_issuer: str | None = Field(
         None,
         description="Also accept tokens (JWT) signed by this issuer, as in https://login.example.org/realms/lumi.",
@@ -145,8 +157,10 @@ class Settings(BaseSettings):
         min_length=1,
         description="The claim that holds a token's scopes: `inference`, `metrics`, `admin`, as a list or a text.",
     )
-    no_auth: bool = Field(False, description="Serve beyond loopback without any key.")
-    metrics_open: bool = Field(False, description="Serve /metrics without a key beyond loopback.")
+    no_auth: bool = Field(
+        False, description="While there are no keys: serve everyone, beyond loopback and behind a proxy too."
+    )
+    metrics_open: bool = Field(False, description="Serve /metrics to everyone, without a key. It names all tenants.")
     share_prefix_cache: bool | None = Field(
         None,
         description="Let tenants reuse each other's cached prompts. Their timing tells what others asked, so: off with"
@@ -224,6 +238,9 @@ class Settings(BaseSettings):
         description="Keep keys and usage in this PostgreSQL instead, as in postgresql://user:password@host/name;"
         " several servers may share it.",
     )
+    database_url_file: Path | None = Field(
+        None, description="File that holds the URL of --database-url, which has a password in it."
+    )
     cache_dir: Path = Field(
         default_factory=lambda: _xdg("XDG_CACHE_HOME", ".cache"),
         description="Where the embedded model and compiled code are kept.",
@@ -249,7 +266,8 @@ class Settings(BaseSettings):
         return (init_settings, env_settings)
 
     @field_validator(
-        "served_model_name", "engine_arg", "cors_origin", "api_key", "admin_key", "tenant_weight", mode="before"
+        *("served_model_name", "engine_arg", "cors_origin", "api_key", "admin_key", "metrics_key", "tenant_weight"),
+        mode="before",
     )
     @classmethod
     def _split(cls, value: Any, info: ValidationInfo) -> Any:
@@ -301,13 +319,12 @@ class Settings(BaseSettings):
             parse_weight(item)
         return value
 
-    @field_validator("api_key", "admin_key")
+    @field_validator("api_key", "admin_key", "metrics_key")
     @classmethod
     def _is_key(cls, value: list[str]) -> list[str]:
-        for key in value:
-            if not key or not key.isascii() or not key.isprintable() or " " in key:
-                # The key itself is a secret and stays out of the message.
-                raise ValueError("a key is printable ASCII without spaces")
+        if not all(map(is_key, value)):
+            # The key itself is a secret and stays out of the message.
+            raise ValueError("a key is printable ASCII without spaces")
         return value
 
     @property
@@ -322,7 +339,7 @@ class Settings(BaseSettings):
     @property
     def names_database(self) -> bool:
         """Whether somebody has said where to keep keys and usage."""
-        return bool({"state_dir", "database_url"} & self.model_fields_set)
+        return bool({"state_dir", "database_url", "database_url_file"} & self.model_fields_set)
 
     @property
     def tenant_weights(self) -> dict[str, float]:

@@ -12,10 +12,14 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from tokka.errors import ConfigurationError
 from tokka.settings.fields import Settings
+from tokka.settings.secrets import forget_secrets
 
 
 def load_settings(flags: dict[str, Any], config: Path | None = None) -> Settings:
-    """Merge flags, environment and file. Raises ConfigurationError that names the option and where it came from."""
+    """Merge flags, environment and file, and take the secrets out of the environment.
+
+    Raises ConfigurationError that names the option and where it came from.
+    """
     config = config or (Path(path) if (path := os.environ.get("TOKKA_CONFIG")) else None)
     file = _read_file(config) if config else {}
     try:
@@ -23,6 +27,8 @@ def load_settings(flags: dict[str, Any], config: Path | None = None) -> Settings
         return _with_defaults(file)(**flags)
     except ValidationError as error:
         raise ConfigurationError(_explain(error, flags, config)) from None
+    finally:
+        forget_secrets()
 
 
 def _with_defaults(file: dict[str, Any]) -> type[Settings]:

@@ -28,6 +28,11 @@ def parse_weight(item: str) -> tuple[str, float]:
     return tenant, weight
 
 
+def is_key(text: str) -> bool:
+    """Tell whether a text can be sent as a key."""
+    return bool(text) and text.isascii() and text.isprintable() and " " not in text
+
+
 def is_loopback(host: str) -> bool:
     if host == "localhost":
         return True

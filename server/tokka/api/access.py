@@ -1,0 +1,114 @@
+"""Access: which paths need a key, which scope each needs, and what a server without keys serves.
+
+Deny by default. The decision is made on the raw path and the request's head alone, before anything else looks at it.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from tokka.accounts.keys import KeyRing
+from tokka.api.direct import Sign, indirect_sign
+from tokka.core import ANONYMOUS, Key, KeyScope
+from tokka.errors import PermissionDenied
+
+# Probes and the version need no key: they must work from outside, and say nothing about users.
+OPEN_PATHS = frozenset({"/livez", "/readyz", "/startupz", "/health", "/version"})
+# Nor do the chat page, which asks for a key itself, and the API's reference. What they call needs one.
+_OPEN_PAGES = frozenset({"/", "/docs", "/openapi.json"})
+_OPEN_FOLDERS = ("/ui/", "/docs-assets/")
+METRICS = "/metrics"
+_ADMIN = "/admin/"
+
+_KEY_REMEDY = "Make a key with `tokka keys create --name NAME` and send it as `Authorization: Bearer KEY`."
+_ADMIN_REMEDY = "Send a key made by `tokka keys create --name NAME --scope admin`, or given by --admin-key-file."
+_METRICS_REMEDY = "Send a key made by `tokka keys create --name NAME --scope metrics`, or given by --metrics-key-file."
+
+
+@dataclass(frozen=True, slots=True)
+class AccessRules:
+    """What is served without a key."""
+
+    # /metrics, to everyone.
+    metrics_open: bool
+    # The server listens on loopback or on a unix socket.
+    on_loopback: bool
+    # While there are no keys: everyone, not only direct requests from this machine.
+    no_auth: bool
+    # Pages of these origins may call; `*` stands for all.
+    cors_origins: frozenset[str] = frozenset()
+
+
+class Authentication:
+    """Finds out whose request it is, and refuses what may not be served."""
+
+    def __init__(self, app: ASGIApp, keys: KeyRing, rules: AccessRules) -> None:
+        self._app = app
+        self._keys = keys
+        self._rules = rules
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            scope["state"]["record"].key = self._key_of(scope)
+        await self._app(scope, receive, send)
+
+    def _key_of(self, scope: Scope) -> Key:
+        path = scope["path"]
+        if is_open(path) or (path == METRICS and self._rules.metrics_open):
+            return ANONYMOUS
+        if not self._keys.is_protected:
+            self._check_keyless(scope)
+            return ANONYMOUS
+        # A browser asks first without credentials; CORS has answered already if it is meant to.
+        key = self._keys.verify(Headers(scope=scope).get("authorization"), time.time())
+        _check_scope(path, key)
+        return key
+
+    def _check_keyless(self, scope: Scope) -> None:
+        """Raise PermissionDenied unless a server without keys serves this request."""
+        path, rules = scope["path"], self._rules
+        if path.startswith(_ADMIN):
+            raise PermissionDenied(f"{_ADMIN} always needs a key with the scope `admin`. {_ADMIN_REMEDY}")
+        if path == METRICS and not rules.on_loopback:
+            raise PermissionDenied(
+                f"{METRICS} needs a key with the scope `metrics` beyond loopback. {_METRICS_REMEDY} "
+                "Or start the server with --metrics-open."
+            )
+        if rules.no_auth and path != METRICS:
+            return
+        if sign := indirect_sign(scope, rules.cors_origins):
+            raise PermissionDenied(
+                f"Without keys this server serves only direct requests from its own machine, and {sign.text}. "
+                f"{_remedy_for(path, sign)}"
+            )
+
+
+def is_open(path: str) -> bool:
+    """Tell whether a path needs no key."""
+    return path in OPEN_PATHS or path in _OPEN_PAGES or path.startswith(_OPEN_FOLDERS)
+
+
+def _check_scope(path: str, key: Key) -> None:
+    scope = _scope_for(path)
+    if scope in key.scopes or (scope == "metrics" and "admin" in key.scopes):
+        return
+    remedy = {"admin": f" {_ADMIN_REMEDY}", "metrics": f" {_METRICS_REMEDY}"}.get(scope, "")
+    raise PermissionDenied(f"This key lacks the scope `{scope}`.{remedy}")
+
+
+def _scope_for(path: str) -> KeyScope:
+    if path.startswith(_ADMIN):
+        return "admin"
+    return "metrics" if path == METRICS else "inference"
+
+
+def _remedy_for(path: str, sign: Sign) -> str:
+    """Return what lets such a request in."""
+    if path == METRICS:
+        return f"{_METRICS_REMEDY} Or start the server with --metrics-open."
+    option = "--cors-origin for this page" if sign.is_page else "--no-auth to serve everyone"
+    return f"{_KEY_REMEDY} Or start the server with {option}."

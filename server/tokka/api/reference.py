@@ -1,0 +1,74 @@
+"""The API's reference at /docs: Swagger UI, from files of a package, under a policy that runs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from pathlib import Path
+
+import fastapi_offline
+from fastapi import APIRouter
+from starlette.responses import Response
+from starlette.staticfiles import StaticFiles
+
+router = APIRouter(include_in_schema=False)
+
+ASSETS = "/docs-assets"
+_START = """
+SwaggerUIBundle({
+  url: "openapi.json",
+  dom_id: "#swagger-ui",
+  deepLinking: true,
+  layout: "BaseLayout",
+  presets: [SwaggerUIBundle.presets.apis],
+  // Nothing is sent to swagger.io.
+  validatorUrl: null,
+});
+"""
+# Relative addresses: behind a proxy the page may be below a prefix.
+_PAGE = f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Tokka API</title>
+<link rel="stylesheet" href="docs-assets/swagger-ui.css">
+<link rel="icon" href="docs-assets/favicon.png">
+</head>
+<body>
+<div id="swagger-ui"></div>
+<script src="docs-assets/swagger-ui-bundle.js"></script>
+<script>{_START}</script>
+</body>
+</html>
+"""
+_START_HASH = base64.b64encode(hashlib.sha256(_START.encode()).digest()).decode()
+_HEADERS = {
+    "content-security-policy": "; ".join(
+        (
+            "default-src 'none'",
+            f"script-src 'self' 'sha256-{_START_HASH}'",
+            "style-src 'self'",
+            "img-src 'self' data:",
+            "connect-src 'self'",
+            "base-uri 'none'",
+            "form-action 'none'",
+            "frame-ancestors 'none'",
+        )
+    ),
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+    "cache-control": "no-cache",
+}
+
+
+@router.get("/docs")
+async def reference() -> Response:
+    return Response(_PAGE, headers=_HEADERS, media_type="text/html")
+
+
+def assets() -> StaticFiles:
+    """Return the app that serves the files the page loads."""
+    return StaticFiles(directory=Path(fastapi_offline.__file__).parent / "static")

@@ -1,0 +1,251 @@
+"""Secrets: read from files, taken out of the environment, and in no child process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from typer.testing import CliRunner
+
+from tests.program import Program, failing, running
+from tests.store.databases import Postgres
+from tokka.cli import app
+from tokka.errors import ConfigurationError
+from tokka.settings import Settings, exposed_files, load_settings, visible_options, with_secrets
+
+KEYS = {
+    "TOKKA_API_KEY": "secret-api-key-of-the-test",
+    "TOKKA_ADMIN_KEY": "secret-admin-key-of-the-test",
+    "TOKKA_METRICS_KEY": "secret-metrics-key-of-the-test",
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.upper().startswith("TOKKA_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "secrets"
+    path.touch(0o600)
+    return path
+
+
+def loaded(**flags: Any) -> Settings:
+    return with_secrets(load_settings(flags))
+
+
+def refusal(**flags: Any) -> str:
+    with pytest.raises(ConfigurationError) as refused:
+        loaded(**flags)
+    return str(refused.value)
+
+
+# -- files ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "keys"),
+    [
+        ("one-key", ["one-key"]),
+        ("first\nsecond\n", ["first", "second"]),
+        ("# users\n\nfirst  # alice\n  second\t# bob\r\n   # nobody\n#third\n", ["first", "second"]),
+        ("with#inside\n", ["with#inside"]),
+        ("with,comma\n", ["with,comma"]),
+        ("\ufefffirst\n", ["first"]),
+    ],
+)
+@pytest.mark.parametrize("name", ["api_key", "admin_key", "metrics_key"])
+def test_a_key_file_has_one_key_a_line(file: Path, name: str, content: str, keys: list[str]) -> None:
+    file.write_text(content)
+    assert getattr(loaded(**{f"{name}_file": file}), name) == keys
+
+
+def test_the_keys_of_a_file_are_added_to_the_others(file: Path) -> None:
+    file.write_text("from-the-file\n")
+    assert loaded(api_key=["from-the-flag"], api_key_file=file).api_key == ["from-the-flag", "from-the-file"]
+
+
+def test_what_no_file_gives_stays_as_it_was() -> None:
+    assert loaded(port=1) == load_settings({"port": 1})
+    assert not loaded(port=1).names_database
+
+
+def test_the_environment_names_the_files(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text("from-the-file\n")
+    monkeypatch.setenv("TOKKA_API_KEY_FILE", str(file))
+    monkeypatch.setenv("TOKKA_DATABASE_URL_FILE", str(file))
+    settings = loaded()
+    assert (settings.api_key, settings.database_url) == (["from-the-file"], "from-the-file")
+    assert settings.names_database
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"", "holds no key"),
+        (b"# only a comment\n", "holds no key"),
+        (b"good\ntwo words\n", "line 2"),
+        ("good\n\n# x\nküche\n".encode(), "line 4"),
+        (b"\xff\xfe\xfa", "not a text file"),
+        (b"x" * (2 << 20), "larger than"),
+    ],
+)
+def test_a_wrong_key_file_is_refused_by_its_line(file: Path, content: bytes, named: str) -> None:
+    file.write_bytes(content)
+    message = refusal(api_key_file=file)
+    assert message.startswith("--api-key-file: ")
+    assert named in message
+    assert str(file) in message
+    assert "two words" not in message
+    assert "küche" not in message
+
+
+def test_a_missing_key_file_is_named(tmp_path: Path) -> None:
+    assert refusal(admin_key_file=tmp_path / "none").startswith("--admin-key-file: cannot read ")
+
+
+@pytest.mark.parametrize("content", ["", "postgresql://a/b\npostgresql://c/d\n"])
+def test_a_database_file_holds_one_url(file: Path, content: str) -> None:
+    file.write_text(content)
+    assert refusal(database_url_file=file).startswith("--database-url-file: ")
+
+
+def test_a_database_is_named_once(file: Path) -> None:
+    file.write_text("postgresql://a/b\n")
+    message = refusal(database_url="postgresql://user:the-password@a/b", database_url_file=file)
+    assert "--database-url-file" in message
+    assert "the-password" not in message
+
+
+def test_an_empty_key_file_does_not_open_the_server(file: Path) -> None:
+    code, lines = failing("--engine", "fake", "--port", "0", "--api-key-file", str(file))
+    assert (code, len(lines)) == (2, 1)
+    assert "--api-key-file" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("mode", "exposed"), [(0o600, False), (0o640, False), (0o400, False), (0o644, True), (0o602, True)]
+)
+def test_a_file_that_all_can_read_or_change_is_exposed(file: Path, mode: int, exposed: bool) -> None:
+    file.chmod(mode)
+    assert exposed_files(Settings(metrics_key_file=file)) == (["--metrics-key-file"] if exposed else [])
+
+
+def test_keys_of_files_are_those_of_their_options(tmp_path: Path) -> None:
+    options: list[str] = []
+    for name in ("api", "admin", "metrics"):
+        path = tmp_path / name
+        path.write_text(f"# {name}\nkey-of-the-{name}-file\n")
+        path.chmod(0o644 if name == "admin" else 0o600)
+        options += [f"--{name}-key-file", str(path)]
+    with running("--engine", "fake", *options) as program:
+        for name, path in (("api", "/v1/models"), ("admin", "/admin/keys"), ("metrics", "/metrics")):
+            assert get(program, path, f"key-of-the-{name}-file") == 200
+        assert get(program, "/metrics", "key-of-the-api-file") == 403
+        (warning,) = [line for line in program.log if line.get("level") == "warning"]
+        assert (warning["event"], warning["options"]) == ("secret_files_readable_by_all", ["--admin-key-file"])
+        assert "key-of-the" not in str(program.log) + program.stderr()
+
+
+def test_the_commands_find_the_database_of_a_file(file: Path, postgres: Postgres) -> None:
+    file.write_text(f"{postgres.new_database()}\n")
+    env = {"TOKKA_DATABASE_URL_FILE": str(file), "TOKKA_API_KEY_FILE": "/none/is/read"}
+    made = CliRunner().invoke(app, ["keys", "create", "--name", "a", "-q"], env=env)
+    assert made.exit_code == 0, made.output
+    assert made.stdout.startswith("tk-")
+    with running("--engine", "fake", env={"TOKKA_DATABASE_URL_FILE": str(file)}) as program:
+        assert get(program, "/v1/models", made.stdout.strip()) == 200
+        assert get(program, "/v1/models", "wrong") == 401
+
+
+# -- the command line -------------------------------------------------------------------------------------------
+
+
+def test_secrets_on_the_command_line_are_named() -> None:
+    flags = {"api_key": ["a"], "port": 1, "database_url": "postgresql://user:password@host/name"}
+    assert visible_options(flags) == ["--api-key", "--database-url"]
+    assert visible_options({"database_url": "postgresql://host/name", "api_key_file": Path("x")}) == []
+
+
+def test_a_key_on_the_command_line_is_warned_of_once() -> None:
+    keys = (
+        "--api-key",
+        "first-key-0123456789",
+        "--api-key",
+        "second-key-0123456789",
+        "--metrics-key",
+        "third-key-0123",
+    )
+    with running("--engine", "fake", *keys) as program:
+        (warning,) = [line for line in program.log if line["event"] == "secrets_in_process_list"]
+        assert warning["options"] == ["--api-key", "--metrics-key"]
+        assert warning["remedy"] == "give --api-key-file, --metrics-key-file instead"
+    with running("--engine", "fake", env=KEYS) as program:
+        assert not [line for line in program.log if line["event"] == "secrets_in_process_list"]
+
+
+# -- the environment --------------------------------------------------------------------------------------------
+
+
+def test_secrets_leave_the_environment_when_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("tokka_database_url", "postgresql://user:the-password@host/name")
+    monkeypatch.setenv("TOKKA_PORT", "1001")
+    monkeypatch.setenv("HF_TOKEN", "the-token")
+    settings = load_settings({})
+    assert settings.api_key == [KEYS["TOKKA_API_KEY"]]
+    assert settings.admin_key == [KEYS["TOKKA_ADMIN_KEY"]]
+    assert settings.metrics_key == [KEYS["TOKKA_METRICS_KEY"]]
+    assert settings.database_url == "postgresql://user:the-password@host/name"
+    script = "import os; print(os.environ)"
+    child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert not any(secret in child.stdout for secret in (*KEYS.values(), "the-password"))
+    # vLLM downloads with it, in a process of its own.
+    assert "the-token" in child.stdout
+    assert "TOKKA_PORT" in child.stdout
+
+
+def test_secrets_leave_the_environment_of_a_wrong_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKKA_API_KEY", "two words")
+    with pytest.raises(ConfigurationError, match="TOKKA_API_KEY"):
+        load_settings({})
+    assert "TOKKA_API_KEY" not in os.environ
+
+
+@pytest.mark.engine
+@pytest.mark.timeout(300)
+def test_no_child_process_has_a_secret_in_its_environment(postgres: Postgres) -> None:
+    url = postgres.new_database()
+    with running(env={**KEYS, "TOKKA_DATABASE_URL": url}) as program:
+        # A schema starts the process that compiles it.
+        body = {"model": program.model, "prompt": "x", "max_tokens": 2, "structured_outputs": {"regex": "a|b"}}
+        headers = {"authorization": f"Bearer {KEYS['TOKKA_API_KEY']}"}
+        assert httpx.post(f"{program.url}/v1/completions", json=body, headers=headers, timeout=60).status_code == 200
+        children = program.children()
+        names = " ".join(" ".join([child.name(), *child.cmdline()]) for child in children)
+        assert "EngineCore" in names
+        assert "tokka.engine.vllm.grammar" in names
+        for child in children:
+            environment = environ_of(child)
+            assert "PATH=" in environment, child
+            for secret in (*KEYS.values(), "the-password"):
+                assert secret not in environment, child
+
+
+def environ_of(process: psutil.Process) -> str:
+    return Path(f"/proc/{process.pid}/environ").read_bytes().decode(errors="replace")
+
+
+def get(program: Program, path: str, key: str) -> int:
+    return httpx.get(f"{program.url}{path}", headers={"authorization": f"Bearer {key}"}).status_code
