@@ -184,6 +184,8 @@ class GenerateRequest:
     # Among its tenant's own requests; lower runs sooner.
     priority: int = 0
     cache_salt: str | None = None
+    # Whose request it is, where the engine shares something between tenants.
+    tenant: str = ""
     # What the key allows a choice, whatever the request asks for.
     max_tokens_cap: int | None = None
     # Somebody reads along. If not, tokens may come in lumps.

@@ -111,6 +111,7 @@ class Dispatcher:
         own = replace(
             request,
             cache_salt=self._salt(request, record),
+            tenant=key.tenant,
             max_tokens_cap=key.limits.max_completion_tokens,
             # What a deadline may cut short has to be at hand when it does.
             stream=record.stream or deadline is not None,

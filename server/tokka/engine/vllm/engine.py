@@ -278,7 +278,9 @@ class VllmEngine:
         n = request.sampling.n
         copies = n if is_greedy(request.sampling, self._defaults) else 1
         choices = len(prompts) * n // copies
-        grammar = None if constraint is None else await grammar_of(language.grammars, constraint, choices)
+        grammar = (
+            None if constraint is None else await grammar_of(language.grammars, constraint, request.tenant, choices)
+        )
         reading = language.parsers.reading(request, prompts[0])
         if reading is not None and language.parsers.shows_special(reading):
             request = replace(request, sampling=replace(request.sampling, skip_special_tokens=False))
