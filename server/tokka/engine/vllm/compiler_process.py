@@ -7,6 +7,7 @@ import contextlib
 import os
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import Mapping
 from signal import SIGPROF
 from typing import Any
 
@@ -26,6 +27,8 @@ _START_S = 60.0
 # Seconds for which a refusal without an answer is kept: the machine may have been the reason.
 _DOUBT_S = 60.0
 _LINE_BYTES = 16 << 20
+# Variables that Python and its libraries need where they are set. All others may hold secrets.
+_ENVIRONMENT = ("PYTHONHOME", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "LC_CTYPE")
 
 
 class CompilerProcess:
@@ -77,16 +80,19 @@ class CompilerProcess:
             raise EngineDied
         if self._process is None or self._process.returncode is not None:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "tokka.engine.vllm.grammar", str(os.getpid())),
+                *(sys.executable, "-P", "-m", "tokka.engine.vllm.grammar", str(os.getpid())),
                 stdin=PIPE,
                 stdout=PIPE,
                 stderr=DEVNULL,
                 limit=_LINE_BYTES,
+                env=compiler_environment(os.environ),
             )
             try:
-                await self._ask(self._process, self._tokenizer, _START_S)
+                said = await self._ask(self._process, self._tokenizer, _START_S)
             except (OSError, EOFError, TimeoutError):
                 raise EngineError("The compiler of grammars could not be started.") from None
+            if refused := said["sandbox"]:
+                log.debug("compiler_sandbox_incomplete", reason=refused)
         return self._process
 
     async def _ask(self, process: Process, line: dict[str, Any], within_s: float) -> dict[str, Any]:
@@ -116,3 +122,8 @@ class CompilerProcess:
                 with contextlib.suppress(ProcessLookupError):
                     process.kill()
             await process.wait()
+
+
+def compiler_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that the process gets: no secret, no settings."""
+    return {name: environ[name] for name in _ENVIRONMENT if name in environ}

@@ -25,6 +25,7 @@ from llguidance.gbnf_to_lark import any_to_lark
 from tokka.engine.processes import COMPILER_NAME
 from tokka.engine.vllm.child import end_with, leave_interrupts_to_the_server
 from tokka.engine.vllm.limits import COMPILE_S, FEW_CHOICES, STATES, matcher_of, with_limit
+from tokka.engine.vllm.sandbox import restrict
 from tokka.protocol.json_schema import subschemas
 
 # The largest that the bounds of protocol/ let through takes half of it, and the engine keeps some tens.
@@ -221,7 +222,9 @@ def _bound_memory() -> None:
 def _serve() -> None:
     compiler = Compiler(**orjson.loads(sys.stdin.buffer.readline()))
     _bound_memory()
-    _say({"cpu_s": time.process_time()})
+    # From here on it reads what clients send.
+    refused = restrict()
+    _say({"sandbox": refused, "cpu_s": time.process_time()})
     for line in sys.stdin.buffer:
         _say(_answer(compiler, line))
     os._exit(0)
