@@ -18,10 +18,12 @@ from tests.engine.vllm.tokenizer import byte_tokenizer, word_tokenizer
 from tests.program import eventually, runs
 from tokka.core import Constraint, ConstraintKind
 from tokka.engine.processes import COMPILER_NAME, activity
+from tokka.engine.vllm import compile_queue
 from tokka.engine.vllm.compile_queue import MAX_QUEUED
+from tokka.engine.vllm.compiler_process import _started as start_process
 from tokka.engine.vllm.grammars import Grammars
 from tokka.engine.vllm.limits import COMPILE_S
-from tokka.errors import EngineDied, InvalidRequest, ServerOverloaded, UnsupportedParameter
+from tokka.errors import EngineDied, EngineError, InvalidRequest, ServerOverloaded, UnsupportedParameter
 
 pytestmark = pytest.mark.engine
 
@@ -278,20 +280,19 @@ async def test_tenants_are_compiled_in_turn(grammars: Grammars) -> None:
     assert order == ["flood0", "flood1", "victim0", "flood2", "flood3", "flood4"]
 
 
-async def test_flooding_tenant_leaves_a_process_to_others() -> None:
+async def test_flooding_tenant_leaves_a_process_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Whoever has compiled anything is over its budget.
+    monkeypatch.setattr(compile_queue, "BUDGET_S", 1e-9)
+    monkeypatch.setattr(compile_queue, "REFILL", 0)
     grammars = Grammars(byte_tokenizer(), processes=2)
-    await grammars.start()
-    flood = [asyncio.create_task(refusal(grammars, slow(number), "flood")) for number in range(8)]
     try:
-        # Beyond its budget of CPU time.
-        await asyncio.gather(*flood[:3])
-        for number in range(3):
-            await grammars.grammar(Constraint("regex", f"simple{number}", "x"), "victim")
-        assert sum(task.done() for task in flood) < len(flood)
+        await grammars.grammar(GOOD, "flood")
+        asking = [asyncio.create_task(grammars.grammar(numbered(number), "flood")) for number in range(3)]
+        asking.append(asyncio.create_task(grammars.grammar(NEVER, "victim")))
+        await asyncio.sleep(0)
+        assert grammars._queue._running == ["flood", "victim"]
+        await asyncio.gather(*asking)
     finally:
-        for task in flood:
-            task.cancel()
-        await asyncio.gather(*flood, return_exceptions=True)
         await grammars.close()
 
 
@@ -380,6 +381,38 @@ async def test_tenant_pays_for_the_process_it_ended(grammars: Grammars) -> None:
     used = {tenant: account.used_s for tenant, account in grammars._queue._accounts.items()}
     assert used[""] > COMPILE_S + 0.1
     assert used.get("other", 0) < 0.1
+
+
+async def test_process_that_cannot_be_started_fails_the_request_only(
+    grammars: Grammars, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def no_memory() -> None:
+        raise OSError("Cannot allocate memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tokka.engine.vllm.compiler_process._started", no_memory)
+        with pytest.raises(EngineError, match="could not be started"):
+            await grammars.grammar(GOOD)
+    assert await grammars.grammar(GOOD)
+
+
+async def test_closing_during_a_start_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    started, go_on = asyncio.Event(), asyncio.Event()
+
+    async def held() -> asyncio.subprocess.Process:
+        process = await start_process()
+        started.set()
+        await go_on.wait()
+        return process
+
+    monkeypatch.setattr("tokka.engine.vllm.compiler_process._started", held)
+    grammars = Grammars(byte_tokenizer(), processes=1)
+    starting = asyncio.create_task(grammars.start())
+    await started.wait()
+    await grammars.close()
+    go_on.set()
+    assert not await starting
+    assert compiler() is None
 
 
 async def test_closing_ends_queued_requests(grammars: Grammars) -> None:

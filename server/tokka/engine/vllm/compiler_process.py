@@ -79,15 +79,12 @@ class CompilerProcess:
         if self._closed:
             raise EngineDied
         if self._process is None or self._process.returncode is not None:
-            self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", "tokka.engine.vllm.grammar", str(os.getpid())),
-                stdin=PIPE,
-                stdout=PIPE,
-                stderr=DEVNULL,
-                limit=_LINE_BYTES,
-                env=compiler_environment(os.environ),
-            )
             try:
+                self._process = await _started()
+                if self._closed:
+                    # Meanwhile: `close` has not seen this process.
+                    await self._end()
+                    raise EngineDied
                 said = await self._ask(self._process, self._tokenizer, _START_S)
             except (OSError, EOFError, TimeoutError):
                 raise EngineError("The compiler of grammars could not be started.") from None
@@ -122,6 +119,17 @@ class CompilerProcess:
                 with contextlib.suppress(ProcessLookupError):
                     process.kill()
             await process.wait()
+
+
+async def _started() -> Process:
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "tokka.engine.vllm.grammar", str(os.getpid())),
+        stdin=PIPE,
+        stdout=PIPE,
+        stderr=DEVNULL,
+        limit=_LINE_BYTES,
+        env=compiler_environment(os.environ),
+    )
 
 
 def compiler_environment(environ: Mapping[str, str]) -> dict[str, str]:
