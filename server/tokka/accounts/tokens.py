@@ -1,7 +1,7 @@
 """Short-lived tokens (JWT) for the holders of keys, signed with a key that only the API key's secret yields.
 
-Servers know and store its public half alone: who reads their database can check tokens and make none. Nothing is kept
-of a token. It ends with its key.
+Servers know and store its public half alone: a reader of their database can check tokens but not make them. Nothing is
+kept of a token. It ends with its key.
 """
 
 from __future__ import annotations
@@ -60,8 +60,10 @@ def key_id_of(text: str) -> str | None:
 
 
 def expiry_of(text: str, key_id: str, token_key: bytes, now_s: float) -> int | None:
-    """Return until when a token is good, which may be over; None if the key has not signed it, or signed something that
-    no server hands out: the owner of a key can sign anything with it."""
+    """Return the expiry of a key's token, which may have passed; None if the key has not signed it.
+
+    The owner of a key can sign anything with it: claims that no server hands out are refused with None, too.
+    """
     try:
         public = Ed25519PublicKey.from_public_bytes(token_key)
         claims = json.loads(_JWS.decode(text, public, algorithms=[_ALGORITHM]))

@@ -281,7 +281,7 @@ async def test_tenants_are_compiled_in_turn(grammars: Grammars) -> None:
 
 
 async def test_flooding_tenant_leaves_a_process_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Whoever has compiled anything is over its budget.
+    # Every tenant that has compiled anything is over its budget.
     monkeypatch.setattr(compile_queue, "BUDGET_S", 1e-9)
     monkeypatch.setattr(compile_queue, "REFILL", 0)
     grammars = Grammars(byte_tokenizer(), processes=2)

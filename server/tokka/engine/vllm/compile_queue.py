@@ -68,7 +68,7 @@ class CompileQueue(Generic[Job]):
             if is_over and not self._is_over(other, now_s):
                 ahead_s += len(jobs) * self._average_s(other)
             elif is_over or not self._is_over(other, now_s):
-                # Of a tenant in the same round, one job goes first in each round.
+                # A tenant in the same rotation starts one job before each of ours.
                 ahead_s += min(len(jobs), own + 1) * self._average_s(other)
         if ahead_s == 0 and self._has_room(is_over=is_over, now_s=now_s):
             return 0.0

@@ -82,7 +82,7 @@ class CompilerProcess:
             try:
                 self._process = await _started()
                 if self._closed:
-                    # Meanwhile: `close` has not seen this process.
+                    # `close` ran meanwhile and did not see this process.
                     await self._end()
                     raise EngineDied
                 said = await self._ask(self._process, self._tokenizer, _START_S)

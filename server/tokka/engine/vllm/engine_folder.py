@@ -14,11 +14,11 @@ from typing import Self
 from tokka.errors import ConfigurationError
 
 _PREFIX = "tokka-"
-# What `mkdtemp` appends.
+# Characters that `mkdtemp` appends.
 _RANDOM_CHARS = 8
 # Bytes of a Unix socket's path: the kernel's limit, less vLLM's file names, which are UUIDs.
 _LONGEST_PATH_BYTES = 107 - len("/") - 36
-# Where vLLM puts its sockets, and all programs their temporary files.
+# Variables that name the folder of vLLM's sockets, and that of temporary files in general.
 _VARIABLES = ("VLLM_RPC_BASE_PATH", "TMPDIR")
 # Locked as long as the folder's server lives. It gets this name once it is locked.
 _OWNER = "owner"
