@@ -214,10 +214,10 @@ class GenerateRequest:
     # Among its tenant's own requests; lower runs sooner.
     priority: int = 0
     cache_salt: str | None = None
+    # Whose request it is, where the engine shares something between tenants.
+    tenant: str = ""
     # What the key allows a choice, whatever the request asks for.
     max_tokens_cap: int | None = None
-    # Whose turn it takes at what tenants share.
-    tenant: str = ""
     # Somebody reads along. If not, tokens may come in lumps.
     stream: bool = True
 

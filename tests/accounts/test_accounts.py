@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from tokka.accounts.keys import KeyRing
 from tokka.accounts.ledger import Ledger, open_ledger
 from tokka.core import Downtime
 from tokka.errors import ConfigurationError, KeyNotFound, StateUnavailable
+from tokka.store import keys
 from tokka.store.failures import NotWritable, Unavailable
-from tokka.store.rows import Batch, ReportQuery, Totals
+from tokka.store.rows import Batch, KeyRow, ReportQuery, TokenKey, Totals
 
 ALICE = NewKey("alice", "t", frozenset({"inference"}))
 
@@ -253,3 +255,51 @@ async def test_a_key_made_after_its_admin_has_given_up_is_taken_over(accounts: A
     issued = ledger.real.create(ALICE, 5)
     await accounts.synchronize()
     assert [row.id for row in accounts.ring.rows] == [issued.row.id]
+
+
+# -- tokens of keys that are older than what checks them ---------------------------------------------------------
+
+
+def forget_token_keys(ledger: Ledger, row: KeyRow) -> None:
+    """Bring the row into the state that the migration leaves."""
+    with ledger._database.transaction(write=True) as connection:
+        keys.change(connection, replace(row, token_key=None, previous_token_key=None))
+
+
+async def test_old_keys_token_is_known_to_every_front_end(accounts: Accounts, tmp_path: Path) -> None:
+    other = open_ledger(None, tmp_path, 1.0)
+    created = other.create(ALICE, 5)
+    changed = other.rotate(created.row.id, 3600, int(time.time()))
+    assert changed is not None
+    forget_token_keys(other, changed.row)
+    await accounts.synchronize()
+    tokens = [await accounts.issue(f"Bearer {secret}") for secret in (created.secret, changed.secret)]
+    ring = KeyRing()
+    ring.apply(other.all_keys())
+    for known in (accounts.ring, ring):
+        for token in tokens:
+            assert known.verify(f"Bearer {token.text}", time.time()).id == created.row.id
+    other.close()
+
+
+async def test_old_key_gets_no_token_while_the_database_is_down(accounts: Accounts, ledger: Flaky) -> None:
+    new, old = ledger.real.create(ALICE, 5), ledger.real.create(ALICE, 5)
+    forget_token_keys(ledger.real, old.row)
+    await accounts.synchronize()
+    ledger.learn = lambda _: fail()  # type: ignore[method-assign]
+    with pytest.raises(StateUnavailable):
+        await accounts.issue(f"Bearer {old.secret}")
+    # The key itself is good, and others get their tokens.
+    assert accounts.ring.verify(f"Bearer {old.secret}", time.time()).id == old.row.id
+    assert await accounts.issue(f"Bearer {new.secret}")
+
+
+async def test_old_key_that_was_rotated_meanwhile_is_left_alone(ledger: Flaky) -> None:
+    created = ledger.real.create(ALICE, 5)
+    forget_token_keys(ledger.real, created.row)
+    for _ in range(2):
+        ledger.real.rotate(created.row.id, 60, 5)
+    (before,) = ledger.real.all_keys()
+    assert ledger.real.learn(TokenKey(created.row.id, created.row.digest, "00" * 32)) is None
+    assert ledger.real.learn(TokenKey("key_unknown", created.row.digest, "00" * 32)) is None
+    assert ledger.real.all_keys() == [before]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from tokka.accounts.credential import MAX_KEY_CHARS, digest_of, new_secret, prefix_of
 from tokka.accounts.keys import KeyRing
+from tokka.accounts.tokens import token_key_of
 from tokka.core import ANONYMOUS, Key, Limits
 from tokka.errors import InvalidApiKey
 from tokka.store.rows import KeyRow
@@ -114,6 +115,7 @@ def row(secret: str = SECRET, **fields: Any) -> KeyRow:
         "tenant": "t",
         "prefix": prefix_of(secret),
         "digest": digest_of(secret).hex(),
+        "token_key": token_key_of(secret).hex(),
         "scopes": frozenset({"inference"}),
         "created_at": int(NOW),
         "revision": 1,

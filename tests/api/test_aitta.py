@@ -31,6 +31,7 @@ from tests.program import Program, eventually, running
 from tests.wire import metric
 from tokka.accounts.downtimes import new_downtime
 from tokka.accounts.ledger import open_ledger
+from tokka.accounts.tokens import _signing_key_of
 
 ADMIN_KEY = "the-admin-key-of-the-test"
 KEY = "the-user-key-of-the-test"
@@ -185,6 +186,29 @@ def test_a_key_gives_a_token_with_the_time_it_is_good_for(program: Program) -> N
     assert (body["token_type"], claims["exp"] - claims["iat"]) == ("Bearer", body["expires_in"])
     assert claims["sub"] == "key-1"
     assert body["access_token"] not in str(program.log)
+
+
+def test_token_that_no_server_hands_out_is_a_401(program: Program) -> None:
+    claims = jwt.decode(token_of(program), options={"verify_signature": False})
+
+    def status(**changed: Any) -> int:
+        own = {name: value for name, value in (claims | changed).items() if value != "missing"}
+        # The owner of a key can sign anything with it.
+        token = jwt.PyJWS().encode(json.dumps(own).encode(), _signing_key_of(KEY), "EdDSA", headers={"kid": "key-1"})
+        return get(program, "/v1/models", token).status_code
+
+    assert status() == 200
+    for wrong in ("missing", None, "x", 1.5, True, [], -1, 10**40):
+        assert [status(**{name: wrong}) for name in claims] == [401] * 4
+    assert status(exp=claims["exp"] + 1) == 401
+
+
+def test_front_ends_of_one_database_know_each_others_tokens(program: Program, folder: Path) -> None:
+    issued = issue(program)
+    with running("--engine", "fake", "--state-dir", str(folder)) as other:
+        for one, another in ((program, other), (other, program)):
+            token = token_of(one, issued["key"])
+            assert get(another, "/v1/models", token).status_code == 200
 
 
 def test_a_token_gets_no_other_token_and_administers_nothing(program: Program) -> None:

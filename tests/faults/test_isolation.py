@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import secrets
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import Any
 
 import httpx
 import pytest
 
+from tests.engine.vllm.test_grammars import slow
 from tests.faults.streams import streaming
 from tests.program import TENANTS, Program
 
@@ -74,3 +76,25 @@ def test_sharing_can_be_asked_for(sharing: Program) -> None:
     prompt = marked("shared")
     assert cached(sharing, FIRST, prompt) == 0
     assert cached(sharing, SECOND, prompt) > 0
+
+
+def constrained(program: Program, tenant: str, **constraint: str) -> httpx.Response:
+    return httpx.post(
+        f"{program.url}/v1/completions",
+        json={"model": program.model, "prompt": "x", "max_tokens": 2, "structured_outputs": constraint},
+        headers={"authorization": f"Bearer {tenant}"},
+        timeout=60,
+    )
+
+
+def test_flood_of_slow_grammars_leaves_other_tenants_served(tenants: Program) -> None:
+    with ThreadPoolExecutor(40) as pool:
+        flood = [pool.submit(constrained, tenants, FIRST, grammar=slow(number).text) for number in range(40)]
+        # From here on the compiler is busy.
+        wait(flood, return_when=FIRST_COMPLETED)
+        answers = [constrained(tenants, SECOND, regex=f"[a-z]{{{number}}}") for number in range(1, 5)]
+        assert not all(one.done() for one in flood)
+    assert [answer.status_code for answer in answers] == [200] * 4
+    refused = [one.result() for one in flood]
+    assert {answer.status_code for answer in refused} == {400, 503}
+    assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused if answer.status_code == 503)

@@ -9,6 +9,7 @@ import os
 import pickle
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -108,6 +109,17 @@ async def test_body_parser_finishes_for_others_when_one_leaves(bodies: BodyParse
     others = [asyncio.create_task(bodies.parse(ChatRequest, large(CHAT), "other")) for _ in range(3)]
     first.cancel()
     assert [(await other).form.model for other in others] == ["m"] * 3
+
+
+async def test_parser_process_has_no_secret_and_no_way_out(bodies: BodyParser, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKKA_API_KEY", "secret")
+    await bodies.parse(ChatRequest, large(CHAT), "tenant")
+    (process,) = (child for child in psutil.Process().children() if child.name() == PARSER_NAME)
+    assert "TOKKA_API_KEY" not in process.environ()
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    # A filter of system calls, where the kernel has it: tests/engine/test_sandbox.py shows what it denies.
+    assert "Seccomp:\t2" in status
+    assert process.rlimit(psutil.RLIMIT_NOFILE) == (1, 1)
 
 
 async def test_body_parser_leaves_no_process_behind() -> None:

@@ -18,6 +18,7 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from tests.program import eventually, free_port
+from tokka.store.database import Database
 
 _PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 
@@ -97,3 +98,19 @@ def postgres_server() -> Iterator[Postgres]:
     finally:
         server.stop(signal.SIGQUIT)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+# What undoes each revision.
+_UNDO = {
+    "0003": ["ALTER TABLE keys DROP COLUMN token_key", "ALTER TABLE keys DROP COLUMN previous_token_key"],
+    "0002": ["DROP TABLE downtimes"],
+}
+
+
+def go_back_to(revision: str, database: Database) -> None:
+    """Make the database what a program of an earlier revision has made."""
+    with database.transaction(write=True) as connection:
+        for undone, statements in _UNDO.items():
+            for statement in statements if undone > revision else ():
+                connection.execute(text(statement))
+        connection.execute(text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})

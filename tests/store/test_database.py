@@ -20,7 +20,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
 from tests.store.conftest import Connect
-from tests.store.databases import Postgres
+from tests.store.databases import Postgres, go_back_to
 from tokka.core import Limits
 from tokka.errors import ConfigurationError
 from tokka.store import keys, migration, state, usage
@@ -82,6 +82,8 @@ def test_a_key_comes_back_as_it_was_written(database: Database) -> None:
         expires_at=1_900_000_000,
         previous_digest="00" * 32,
         previous_until=1_850_000_000,
+        token_key="11" * 32,
+        previous_token_key="22" * 32,
     )
     written = [added(database, row) for row in (full, key())]
     assert changes(database) == written
@@ -227,6 +229,15 @@ def test_migrations_make_the_tables_that_queries_name(database: Database) -> Non
     with database.transaction(write=False) as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, METADATA) == []
+
+
+def test_keys_of_the_second_revision_are_migrated(connect: Connect, database: Database) -> None:
+    row = added(database, key())
+    go_back_to("0002", database)
+    newer = connect()
+    newer.open(None)
+    assert changes(newer) == [row]
+    assert row.token_key is None
 
 
 def test_the_names_of_the_files_are_the_revisions_that_alembic_finds() -> None:

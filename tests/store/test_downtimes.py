@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from sqlalchemy import text
 
 from tests.store.conftest import Connect
+from tests.store.databases import go_back_to
 from tests.store.test_database import added, changes, key
 from tokka.core import Downtime
 from tokka.store import downtimes
@@ -51,9 +51,7 @@ def test_a_database_of_the_first_revision_gets_the_table_and_keeps_its_keys(
     connect: Connect, database: Database
 ) -> None:
     row = added(database, key())
-    with database.transaction(write=True) as connection:
-        connection.execute(text("DROP TABLE downtimes"))
-        connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+    go_back_to("0001", database)
     database.close()
     migrated = connect()
     migrated.open(None)

@@ -16,6 +16,7 @@ from tokka.accounts.answers import Issued, NewKey
 from tokka.accounts.calendar import periods_of
 from tokka.accounts.downtimes import Downtimes
 from tokka.accounts.keys import KeyRing
+from tokka.accounts.tokens import Token
 from tokka.accounts.usage import UsageBook
 from tokka.accounts.worker import Worker
 from tokka.core import RequestRecord, Spent
@@ -110,6 +111,15 @@ class Accounts:
 
     def spent(self, key_id: str) -> Spent:
         return self.book.spent(key_id, time.time())
+
+    async def issue(self, authorization: str | None) -> Token:
+        """Return a token for the key of an Authorization header that was verified. Raises PermissionDenied as
+        `KeyRing.issue` does, StateUnavailable for a key whose tokens nobody could check yet."""
+        if found := self.ring.unlearnt(authorization, time.time()):
+            # Every front end has to know it.
+            row = await self._ask(lambda ledger: ledger.learn(found))
+            self.ring.apply([row] if row else [])
+        return self.ring.issue(authorization, time.time())
 
     # -- for /admin ---------------------------------------------------------------------------------------------
 

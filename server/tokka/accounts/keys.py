@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from tokka.accounts.credential import MAX_KEY_CHARS, digest_of
-from tokka.accounts.tokens import Token, expiry_of, key_id_of, new_token
+from tokka.accounts.tokens import Token, expiry_of, key_id_of, new_token, token_key_of
 from tokka.core import ANONYMOUS, Key, KeyScope
 from tokka.errors import InvalidApiKey, PermissionDenied
 from tokka.protocol.moments import iso_of
-from tokka.store.rows import KeyRow
+from tokka.store.rows import KeyRow, TokenKey
 
 REFUSAL = "Incorrect API key provided. Send a valid key as `Authorization: Bearer KEY`."
 # Of static keys. Metrics name all tenants, so a key that is handed to users does not read them.
@@ -37,6 +37,8 @@ class _Entry:
     key: Key
     # Until when it is good; None: until it is revoked.
     until: float | None = None
+    # What checks its tokens; None: not known yet.
+    token_key: bytes | None = None
 
     def is_valid(self, now_s: float) -> bool:
         return self.until is None or now_s < self.until
@@ -66,7 +68,7 @@ class KeyRing:
         for kind, given, scopes in kinds:
             for place, secret in enumerate(given, start=1):
                 name = f"{kind}-{place}"
-                self._add(_Entry(digest_of(secret), Key(name, name, scopes)))
+                self._add(_Entry(digest_of(secret), Key(name, name, scopes), token_key=token_key_of(secret)))
 
     @property
     def is_protected(self) -> bool:
@@ -113,11 +115,23 @@ class KeyRing:
         token: only who has the key gets the next one."""
         if not self.is_protected:
             # Nobody asks for a credential, but who is used to sending one needs one. It never is of any use elsewhere.
-            return new_token(ANONYMOUS.id, secrets.token_bytes(32), now_s, None)
-        entry = self._entry_of(_credential_of(authorization), now_s)
+            return new_token(ANONYMOUS.id, secrets.token_urlsafe(32), now_s, None)
+        secret = _credential_of(authorization)
+        entry = self._entry_of(secret, now_s)
         if entry is None:
             raise PermissionDenied("A token is not exchanged for another one. Call with the API key itself.")
-        return new_token(entry.key.id, entry.digest, now_s, entry.until)
+        return new_token(entry.key.id, secret, now_s, entry.until)
+
+    def unlearnt(self, authorization: str | None, now_s: float) -> TokenKey | None:
+        """Return what checks the tokens of an Authorization header's key if its row does not hold it, None if it does.
+
+        The row is older than tokens of this kind, or an earlier version of the server rotated the key.
+        """
+        secret = _credential_of(authorization)
+        entry = self._entry_of(secret, now_s)
+        if entry is None or entry.token_key == (token_key := token_key_of(secret)):
+            return None
+        return TokenKey(entry.key.id, entry.digest.hex(), token_key.hex())
 
     def _entry_of(self, credential: str, now_s: float) -> _Entry | None:
         digest = digest_of(credential[:MAX_KEY_CHARS])
@@ -130,7 +144,9 @@ class KeyRing:
         if len(token) > MAX_KEY_CHARS or (key_id := key_id_of(token)) is None:
             return None
         for entry in self._by_id.get(key_id, ()):
-            if not entry.is_valid(now_s) or (until := expiry_of(token, entry.digest)) is None:
+            if not entry.is_valid(now_s) or entry.token_key is None:
+                continue
+            if (until := expiry_of(token, key_id, entry.token_key, now_s)) is None:
                 continue
             if now_s >= until:
                 raise InvalidApiKey(f"This token expired at {iso_of(until)}. Get one: GET /authenticate_with_key.")
@@ -153,8 +169,12 @@ def _entries_of(row: KeyRow) -> list[_Entry]:
     if row.revoked_at is not None:
         return []
     key = Key(row.id, row.tenant, row.scopes, row.limits, row.models)
-    entries = [_Entry(bytes.fromhex(row.digest), key, row.expires_at)]
+    entries = [_Entry(bytes.fromhex(row.digest), key, row.expires_at, _bytes_of(row.token_key))]
     if row.previous_digest and row.previous_until is not None:
         until = row.previous_until if row.expires_at is None else min(row.previous_until, row.expires_at)
-        entries.append(_Entry(bytes.fromhex(row.previous_digest), key, until))
+        entries.append(_Entry(bytes.fromhex(row.previous_digest), key, until, _bytes_of(row.previous_token_key)))
     return entries
+
+
+def _bytes_of(text: str | None) -> bytes | None:
+    return None if text is None else bytes.fromhex(text)

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from tokka.accounts.answers import Issued, NewKey
 from tokka.accounts.credential import digest_of, new_key_id, new_secret, prefix_of
+from tokka.accounts.tokens import token_key_of
 from tokka.core import Downtime
 from tokka.errors import ConfigurationError
 from tokka.store import downtimes, keys, state, usage
 from tokka.store.database import Database
 from tokka.store.failures import Unavailable
 from tokka.store.location import database_at
-from tokka.store.rows import NOWHERE, Batch, KeyRow, Periods, ReportQuery, ReportRow, State, Totals
+from tokka.store.rows import NOWHERE, Batch, KeyRow, Periods, ReportQuery, ReportRow, State, TokenKey, Totals
 
 
 def open_ledger(database_url: str | None, state_dir: Path, busy_s: float) -> Ledger:
@@ -93,6 +94,7 @@ class Ledger:
             tenant=new.tenant,
             prefix=prefix_of(secret),
             digest=digest_of(secret).hex(),
+            token_key=token_key_of(secret).hex(),
             scopes=new.scopes,
             created_at=now,
             limits=new.limits,
@@ -125,11 +127,24 @@ class Ledger:
             changed = replace(
                 row,
                 digest=digest_of(secret).hex(),
+                token_key=token_key_of(secret).hex(),
                 prefix=prefix_of(secret),
                 previous_digest=row.digest,
+                previous_token_key=row.token_key,
                 previous_until=now + grace_s,
             )
             return Issued(keys.change(connection, changed), secret)
+
+    def learn(self, found: TokenKey) -> KeyRow | None:
+        """Store what checks tokens of a secret; return the key, None if it has no such secret any more."""
+        self._keys_version = None
+        with self._database.transaction(write=True) as connection:
+            row = keys.find(connection, found.key_id)
+            if row is not None and row.digest == found.digest:
+                return keys.change(connection, replace(row, token_key=found.token_key))
+            if row is not None and row.previous_digest == found.digest:
+                return keys.change(connection, replace(row, previous_token_key=found.token_key))
+            return None
 
     def all_keys(self) -> list[KeyRow]:
         with self._database.transaction(write=False) as connection:

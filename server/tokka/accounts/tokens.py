@@ -1,22 +1,27 @@
-"""Short-lived tokens (JWT) for the holders of keys: what makes one, and what checks it, is the key's hash alone.
+"""Short-lived tokens (JWT) for the holders of keys, signed with a key that only the API key's secret yields.
 
-So every front end that knows a key knows its tokens, nothing is kept of them, and they end with the key.
+Servers know and store its public half alone: a reader of their database can check tokens but not make them. Nothing is
+kept of a token. It ends with its key.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
 from dataclasses import dataclass
+from typing import Any
 
 import jwt
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 # As long as Aitta's: programs ask for one when they begin, and keep it. It ends with its key, whenever that is.
 LIFETIME_S = 24 * 3600
-_ALGORITHM = "HS256"
+# Seconds by which the clocks of front ends may differ.
+CLOCKS_S = 10
+_ALGORITHM = "EdDSA"
 _ISSUER = "tokka"
-# So that no other use of the hash has the same secret.
+# So that no other use of a secret yields the same key.
 _PURPOSE = b"tokka: tokens of a key"
 _JWS = jwt.PyJWS(algorithms=[_ALGORITHM])
 
@@ -29,12 +34,18 @@ class Token:
     expires_in: int
 
 
-def new_token(key_id: str, digest: bytes, now_s: float, until: float | None) -> Token:
+def token_key_of(secret: str) -> bytes:
+    """Return the public half of the key that signs this secret's tokens. It does not tell the secret."""
+    return _signing_key_of(secret).public_key().public_bytes_raw()
+
+
+def new_token(key_id: str, secret: str, now_s: float, until: float | None) -> Token:
     """Return a token for a key, good no longer than the key is."""
     issued = int(now_s)
-    expires = issued + LIFETIME_S if until is None else min(issued + LIFETIME_S, int(until))
+    expires = issued + LIFETIME_S if until is None else max(issued, min(issued + LIFETIME_S, int(until)))
     claims = {"iss": _ISSUER, "sub": key_id, "iat": issued, "exp": expires}
-    return Token(jwt.encode(claims, _secret_of(digest), _ALGORITHM, headers={"kid": key_id}), max(0, expires - issued))
+    text = jwt.encode(claims, _signing_key_of(secret), _ALGORITHM, headers={"kid": key_id})
+    return Token(text, expires - issued)
 
 
 def key_id_of(text: str) -> str | None:
@@ -48,16 +59,30 @@ def key_id_of(text: str) -> str | None:
     return key_id if header.get("alg") == _ALGORITHM and isinstance(key_id, str) else None
 
 
-def expiry_of(text: str, digest: bytes) -> float | None:
-    """Return until when a token is good, None if it was not made with this hash. The signatures are compared in
-    constant time."""
+def expiry_of(text: str, key_id: str, token_key: bytes, now_s: float) -> int | None:
+    """Return the expiry of a key's token, which may have passed; None if the key has not signed it.
+
+    The owner of a key can sign anything with it: claims that no server hands out are refused with None, too.
+    """
     try:
-        claims = json.loads(_JWS.decode(text, _secret_of(digest), algorithms=[_ALGORITHM]))
+        public = Ed25519PublicKey.from_public_bytes(token_key)
+        claims = json.loads(_JWS.decode(text, public, algorithms=[_ALGORITHM]))
     except (jwt.PyJWTError, ValueError, RecursionError):
         return None
-    # Whoever signed it is one of us.
-    return float(claims["exp"]) if claims["iss"] == _ISSUER else None
+    return _expiry_in(claims, key_id, now_s)
 
 
-def _secret_of(digest: bytes) -> bytes:
-    return hmac.new(digest, _PURPOSE, hashlib.sha256).digest()
+def _expiry_in(claims: Any, key_id: str, now_s: float) -> int | None:
+    if not isinstance(claims, dict) or (claims.get("iss"), claims.get("sub")) != (_ISSUER, key_id):
+        return None
+    issued, expires = claims.get("iat"), claims.get("exp")
+    # Neither true nor 1.5 is a time here.
+    if type(issued) is not int or type(expires) is not int:
+        return None
+    is_ours = 0 <= issued <= now_s + CLOCKS_S and 0 <= expires - issued <= LIFETIME_S
+    return expires if is_ours else None
+
+
+def _signing_key_of(secret: str) -> Ed25519PrivateKey:
+    seed = HKDF(SHA256(), length=32, salt=None, info=_PURPOSE).derive(secret.encode(errors="replace"))
+    return Ed25519PrivateKey.from_private_bytes(seed)

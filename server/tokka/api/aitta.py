@@ -129,10 +129,10 @@ async def list_downtimes(services: CurrentServices) -> hal.DowntimeList:
     "/authenticate_with_key",
     summary="Get a short-lived token for the API key; a token gets none",
     response_class=JSONResponse,
-    responses={200: {"model": hal.AccessToken}, **oauth_errors(401, 403)},
+    responses={200: {"model": hal.AccessToken}, **oauth_errors(401, 403, 503)},
 )
 async def authenticate_with_key(request: Request, services: CurrentServices) -> JSONResponse:
-    token = services.accounts.ring.issue(request.headers.get("authorization"), time.time())
+    token = await services.accounts.issue(request.headers.get("authorization"))
     answer = hal.AccessToken(access_token=token.text, expires_in=token.expires_in)
     # A credential is for whoever asked, not for what stands between.
     return JSONResponse(answer.model_dump(exclude_none=True), headers={"cache-control": "no-store"})

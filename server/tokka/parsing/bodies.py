@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 import structlog
 
+from tokka.engine.sandbox import bare_environment
 from tokka.errors import InternalError, InvalidRequest, ServerOverloaded
 from tokka.parsing.worker import ANSWER_HEADER, PARSABLE, QUESTION_HEADER, REFUSALS
 from tokka.protocol.common import WireModel
@@ -100,7 +101,11 @@ class BodyParser:
 
     async def _start(self) -> _Worker:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tokka.parsing.worker", str(os.getpid())), stdin=PIPE, stdout=PIPE, stderr=DEVNULL
+            *(sys.executable, "-P", "-m", "tokka.parsing.worker", str(os.getpid())),
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=DEVNULL,
+            env=bare_environment(),
         )
         worker = _Worker(process)
         self._workers.add(worker)

@@ -5,6 +5,7 @@ Reads a header, the name of a model and a body; answers with a header and a pick
 
 from __future__ import annotations
 
+import json
 import pickle
 import resource
 import struct
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tokka.engine.processes import PARSER_NAME
+from tokka.engine.sandbox import restrict
 from tokka.engine.vllm.child import end_with, leave_interrupts_to_the_server
 from tokka.errors import InvalidRequest, UnsupportedParameter
 from tokka.protocol.chat import ChatRequest
@@ -40,12 +42,23 @@ def answer_to(kind: str, raw: bytes) -> bytes:
     return pickle.dumps(answer, protocol=pickle.HIGHEST_PROTOCOL)
 
 
+def _load_all() -> None:
+    """Have everything imported that parsing ever needs: afterwards no file can be opened."""
+    function = {"name": "f", "strict": True, "parameters": {"type": "object", "properties": {"x": {"pattern": "a"}}}}
+    fields = {"tools": [{"type": "function", "function": function}], "tool_choice": "required", "temperature": 9}
+    for kind in PARSABLE:
+        for body in ({}, {"model": "m", "prompt": "a", "messages": [{"role": "user", "content": "a"}], **fields}):
+            answer_to(kind, json.dumps(body).encode())
+
+
 def main() -> None:
     Path("/proc/self/comm").write_text(PARSER_NAME)
     end_with(int(sys.argv[1]))
     leave_interrupts_to_the_server()
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _load_all()
+    restrict()
     questions, answers = sys.stdin.buffer, sys.stdout.buffer
     while header := questions.read(QUESTION_HEADER.size):
         kind_size, size = QUESTION_HEADER.unpack(header)

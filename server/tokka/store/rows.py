@@ -30,8 +30,20 @@ class KeyRow:
     # The secret before the last rotation, good until then.
     previous_digest: str | None = None
     previous_until: int | None = None
+    # The public halves of the keys that sign tokens of the two secrets, in hex; None: not known yet.
+    token_key: str | None = None
+    previous_token_key: str | None = None
     # Of the change that wrote this row; given by the database.
     revision: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TokenKey:
+    """What checks tokens of the secret that a key has by this digest; both in hex."""
+
+    key_id: str
+    digest: str
+    token_key: str
 
 
 @dataclass(frozen=True, slots=True)

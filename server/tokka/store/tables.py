@@ -16,6 +16,9 @@ KEYS = Table(
     Column("digest", String(64), nullable=False, unique=True),
     Column("previous_digest", String(64)),
     Column("previous_until", BigInteger),
+    # Public halves of the keys that sign tokens; NULL: the secret is older and has not been used to get a token.
+    Column("token_key", String(64)),
+    Column("previous_token_key", String(64)),
     # Separated by commas.
     Column("scopes", Text, nullable=False),
     # A JSON list; NULL: all models.

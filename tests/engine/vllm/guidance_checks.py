@@ -9,7 +9,7 @@ import pytest
 
 from tests.engine.vllm.tokenizer import EOS, byte_tokenizer
 from tokka.engine.vllm import guidance
-from tokka.engine.vllm.limits import STATES, with_limit
+from tokka.engine.vllm.limits import STATES, with_limit, with_tag
 
 # What torch and vLLM say of themselves when they are imported.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -52,6 +52,14 @@ def test_choices_of_one_request_do_not_share_their_place(backend: Any) -> None:
     first, second = compiled(backend, 'start: "ab"'), compiled(backend, 'start: "ab"')
     assert first.accept_tokens("r", [ord("a")])
     assert second.accept_tokens("r", [ord("a")])
+
+
+def test_grammars_of_two_tags_are_compiled_apart(backend: Any) -> None:
+    texts = [with_tag(with_limit('start: "ab"', STATES), tag) for tag in ("0123", "4567", "0123")]
+    for text in texts:
+        assert backend.compile_grammar(None, text).accept_tokens("r", [ord("a")])
+    assert [text in backend._compiled for text in texts] == [True] * 3
+    assert texts[0] != texts[1]
 
 
 def test_what_is_kept_is_bounded(backend: Any) -> None:

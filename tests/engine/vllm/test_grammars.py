@@ -18,9 +18,12 @@ from tests.engine.vllm.tokenizer import byte_tokenizer, word_tokenizer
 from tests.program import eventually, runs
 from tokka.core import Constraint, ConstraintKind
 from tokka.engine.processes import COMPILER_NAME, activity
+from tokka.engine.vllm import compile_queue
+from tokka.engine.vllm.compile_queue import MAX_QUEUED
+from tokka.engine.vllm.compiler_process import _started as start_process
 from tokka.engine.vllm.grammars import Grammars
 from tokka.engine.vllm.limits import COMPILE_S
-from tokka.errors import EngineDied, InvalidRequest, ServerOverloaded, UnsupportedParameter
+from tokka.errors import EngineDied, EngineError, InvalidRequest, ServerOverloaded, UnsupportedParameter
 
 pytestmark = pytest.mark.engine
 
@@ -28,11 +31,12 @@ SLOW = Constraint("grammar", "start: " + "(a|b)? " * 8000 + '\na: "x" b\nb: "y" 
 # Hundreds of megabytes, in a few characters.
 LARGE = Constraint("json", '{"type": "array", "items": {"type": "integer"}, "minItems": 4000000}', "large")
 GOOD = Constraint("regex", "[ab]+", "good")
+NEVER = Constraint("regex", "never seen", "x")
 
 
 @pytest.fixture
 async def grammars() -> AsyncIterator[Grammars]:
-    grammars = Grammars(byte_tokenizer())
+    grammars = Grammars(byte_tokenizer(), processes=1)
     yield grammars
     await grammars.close()
 
@@ -51,10 +55,19 @@ async def suspended(grammars: Grammars) -> psutil.Process:
     return process
 
 
-async def refusal(grammars: Grammars, constraint: Constraint) -> InvalidRequest:
+async def refusal(grammars: Grammars, constraint: Constraint, tenant: str = "") -> InvalidRequest:
     with pytest.raises(InvalidRequest) as caught:
-        await grammars.grammar(constraint)
+        await grammars.grammar(constraint, tenant)
     return caught.value
+
+
+def numbered(number: int) -> Constraint:
+    return Constraint("regex", f"constraint{number}", "x")
+
+
+def slow(number: int) -> Constraint:
+    """Return one of many constraints that each take all the time that a compilation may take."""
+    return Constraint("grammar", f'{SLOW.text}\nc{number}: "x"', "slow")
 
 
 @pytest.mark.parametrize(
@@ -190,7 +203,7 @@ async def test_many_choices_have_less_room_each() -> None:
 
 async def test_a_busy_machine_refuses_nothing(grammars: Grammars) -> None:
     process = await suspended(grammars)
-    asking = asyncio.create_task(grammars.grammar(Constraint("regex", "never seen", "x")))
+    asking = asyncio.create_task(grammars.grammar(NEVER))
     await asyncio.sleep(2 * COMPILE_S)
     assert not asking.done()
     process.resume()
@@ -202,22 +215,21 @@ async def test_what_gets_no_processor_may_come_again(grammars: Grammars, monkeyp
     await grammars.grammar(GOOD)
     process = compiler()
     assert process is not None
-    monkeypatch.setattr("tokka.engine.vllm.grammars._ANSWER_S", 0.2)
+    monkeypatch.setattr("tokka.engine.vllm.compiler_process._ANSWER_S", 0.2)
     process.suspend()
-    never = Constraint("regex", "never seen", "x")
     with pytest.raises(ServerOverloaded):
-        await grammars.grammar(never)
+        await grammars.grammar(NEVER)
     monkeypatch.undo()
-    assert "never" in await grammars.grammar(never)
+    assert "never" in await grammars.grammar(NEVER)
 
 
 async def test_a_client_that_leaves_ends_nothing(grammars: Grammars) -> None:
     process = await suspended(grammars)
     asking = asyncio.create_task(grammars.grammar(Constraint("regex", "left alone", "x")))
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0)
     asking.cancel()
     process.resume()
-    assert "never" in await grammars.grammar(Constraint("regex", "never seen", "x"))
+    assert "never" in await grammars.grammar(NEVER)
     assert compiler() == process
     # Nor is it asked once more.
     process.suspend()
@@ -230,7 +242,7 @@ async def test_a_process_that_somebody_killed_is_replaced(grammars: Grammars) ->
     killed = compiler()
     assert killed is not None
     killed.kill()
-    assert "never" in await grammars.grammar(Constraint("regex", "never seen", "x"))
+    assert "never" in await grammars.grammar(NEVER)
 
 
 async def test_the_same_constraint_is_compiled_once(grammars: Grammars) -> None:
@@ -240,6 +252,177 @@ async def test_the_same_constraint_is_compiled_once(grammars: Grammars) -> None:
     process.suspend()
     async with asyncio.timeout(0.5):
         assert await grammars.grammar(Constraint(GOOD.kind, GOOD.text, "elsewhere")) == first
+
+
+async def test_equal_constraints_are_queued_once(grammars: Grammars) -> None:
+    process = await suspended(grammars)
+    asking = [asyncio.create_task(grammars.grammar(NEVER)) for _ in range(2 * MAX_QUEUED)]
+    await asyncio.sleep(0)
+    process.resume()
+    assert set(await asyncio.gather(*asking)) == {await grammars.grammar(NEVER)}
+
+
+async def test_tenants_are_compiled_in_turn(grammars: Grammars) -> None:
+    process = await suspended(grammars)
+    order: list[str] = []
+
+    async def ask(tenant: str, number: int) -> None:
+        await grammars.grammar(Constraint("regex", f"{tenant}{number}", "x"), tenant)
+        order.append(f"{tenant}{number}")
+
+    flood = [asyncio.create_task(ask("flood", number)) for number in range(5)]
+    await asyncio.sleep(0)
+    victim = asyncio.create_task(ask("victim", 0))
+    await asyncio.sleep(0)
+    process.resume()
+    await asyncio.gather(*flood, victim)
+    # One runs when the other tenant comes.
+    assert order == ["flood0", "flood1", "victim0", "flood2", "flood3", "flood4"]
+
+
+async def test_flooding_tenant_leaves_a_process_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Every tenant that has compiled anything is over its budget.
+    monkeypatch.setattr(compile_queue, "BUDGET_S", 1e-9)
+    monkeypatch.setattr(compile_queue, "REFILL", 0)
+    grammars = Grammars(byte_tokenizer(), processes=2)
+    try:
+        await grammars.grammar(GOOD, "flood")
+        asking = [asyncio.create_task(grammars.grammar(numbered(number), "flood")) for number in range(3)]
+        asking.append(asyncio.create_task(grammars.grammar(NEVER, "victim")))
+        await asyncio.sleep(0)
+        assert grammars._queue._running == ["flood", "victim"]
+        await asyncio.gather(*asking)
+    finally:
+        await grammars.close()
+
+
+async def test_full_queue_refuses_at_once_and_says_when_to_come(grammars: Grammars) -> None:
+    process = await suspended(grammars)
+    asking = [asyncio.create_task(grammars.grammar(numbered(number), "flood")) for number in range(MAX_QUEUED + 1)]
+    await asyncio.sleep(0)
+    with pytest.raises(ServerOverloaded) as caught:
+        async with asyncio.timeout(0.5):
+            await grammars.grammar(NEVER, "flood")
+    assert float(caught.value.headers()["retry-after"]) >= 1
+    other = asyncio.create_task(grammars.grammar(NEVER, "victim"))
+    await asyncio.sleep(0)
+    process.resume()
+    assert "never" in await other
+    await asyncio.gather(*asking)
+
+
+async def test_queued_constraint_is_refused_after_the_longest_wait(
+    grammars: Grammars, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tokka.engine.vllm.grammars.WAIT_S", 0.1)
+    process = await suspended(grammars)
+    first = asyncio.create_task(grammars.grammar(numbered(0)))
+    await asyncio.sleep(0)
+    with pytest.raises(ServerOverloaded):
+        await grammars.grammar(NEVER)
+    process.resume()
+    await first
+
+
+async def test_queued_constraint_is_dropped_when_its_clients_leave(grammars: Grammars) -> None:
+    process = await suspended(grammars)
+    asking = [asyncio.create_task(grammars.grammar(numbered(number))) for number in range(MAX_QUEUED + 1)]
+    await asyncio.sleep(0)
+    for task in asking[1:]:
+        task.cancel()
+    await asyncio.wait(asking[1:])
+    # There is room, and nothing is compiled before it.
+    last = asyncio.create_task(grammars.grammar(NEVER))
+    await asyncio.sleep(0)
+    process.resume()
+    assert "never" in await last
+    assert len(grammars._verdicts._shares[""].verdicts) == 3
+
+
+async def test_queued_constraint_stays_while_one_client_waits(grammars: Grammars) -> None:
+    process = await suspended(grammars)
+    running = asyncio.create_task(grammars.grammar(numbered(0)))
+    leaves, stays = (asyncio.create_task(grammars.grammar(NEVER)) for _ in range(2))
+    await asyncio.sleep(0)
+    leaves.cancel()
+    await asyncio.wait([leaves])
+    process.resume()
+    assert "never" in await stays
+    await running
+
+
+async def test_started_constraint_goes_on_for_its_other_clients(grammars: Grammars) -> None:
+    process = await suspended(grammars)
+    leaves, stays = (asyncio.create_task(grammars.grammar(NEVER)) for _ in range(2))
+    await asyncio.sleep(0)
+    leaves.cancel()
+    await asyncio.wait([leaves])
+    process.resume()
+    assert "never" in await stays
+
+
+async def test_verdicts_are_not_shared_between_tenants(grammars: Grammars) -> None:
+    first = await grammars.grammar(GOOD, "first")
+    process = await suspended(grammars)
+    async with asyncio.timeout(0.5):
+        assert await grammars.grammar(GOOD, "first") == first
+    other = asyncio.create_task(grammars.grammar(GOOD, "second"))
+    await asyncio.wait([other], timeout=0.2)
+    assert not other.done()
+    process.resume()
+    # The engine's own cache finds equal texts.
+    assert await other != first
+
+
+async def test_tenant_pays_for_the_process_it_ended(grammars: Grammars) -> None:
+    await refusal(grammars, SLOW)
+    # Compiled by the next process, which runs by then.
+    await grammars.grammar(GOOD, "other")
+    used = {tenant: account.used_s for tenant, account in grammars._queue._accounts.items()}
+    assert used[""] > COMPILE_S + 0.1
+    assert used.get("other", 0) < 0.1
+
+
+async def test_process_that_cannot_be_started_fails_the_request_only(
+    grammars: Grammars, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def no_memory() -> None:
+        raise OSError("Cannot allocate memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tokka.engine.vllm.compiler_process._started", no_memory)
+        with pytest.raises(EngineError, match="could not be started"):
+            await grammars.grammar(GOOD)
+    assert await grammars.grammar(GOOD)
+
+
+async def test_closing_during_a_start_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    started, go_on = asyncio.Event(), asyncio.Event()
+
+    async def held() -> asyncio.subprocess.Process:
+        process = await start_process()
+        started.set()
+        await go_on.wait()
+        return process
+
+    monkeypatch.setattr("tokka.engine.vllm.compiler_process._started", held)
+    grammars = Grammars(byte_tokenizer(), processes=1)
+    starting = asyncio.create_task(grammars.start())
+    await started.wait()
+    await grammars.close()
+    go_on.set()
+    assert not await starting
+    assert compiler() is None
+
+
+async def test_closing_ends_queued_requests(grammars: Grammars) -> None:
+    process = await suspended(grammars)
+    asking = [asyncio.create_task(grammars.grammar(numbered(number))) for number in range(3)]
+    await asyncio.sleep(0)
+    await grammars.close()
+    ended = await asyncio.gather(*asking, return_exceptions=True)
+    assert [type(error) for error in ended] == [EngineDied] * 3
+    assert not runs(process)
 
 
 async def test_its_work_is_not_taken_for_the_engine_s(grammars: Grammars) -> None:
@@ -267,7 +450,7 @@ from tests.engine.vllm.test_grammars import GOOD, compiler
 from tests.engine.vllm.tokenizer import byte_tokenizer
 from tokka.engine.vllm.grammars import Grammars
 async def main():
-    grammars = Grammars(byte_tokenizer())
+    grammars = Grammars(byte_tokenizer(), processes=1)
     await grammars.grammar(GOOD)
     print(compiler().pid, flush=True)
     await asyncio.sleep(60)

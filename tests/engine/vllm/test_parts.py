@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -100,18 +100,22 @@ def test_ranks_get_shares_of_the_cores() -> None:
     assert {int(core) for share in shares for core in share.split(",")} <= set(available_cores())
 
 
+def test_compiled_code_outlives_the_engines_private_tmpdir(tmp_path: Path) -> None:
+    environ = {"TMPDIR": str(tmp_path)}
+    prepare_environment(environ, cpu=False, eager=False, ranks=1, offline=True, verbose=True)
+    assert Path(environ["TORCHINDUCTOR_CACHE_DIR"]).parent == Path(tempfile.gettempdir())
+
+
 def test_memory_is_some() -> None:
     assert 1 << 20 < available_memory_bytes() < 1 << 50
 
 
-def test_cause_is_the_last_error_the_engine_printed() -> None:
-    output = EngineOutput()
-    with open(output.path, "w") as pipe:
+def test_cause_is_the_last_error_the_engine_printed(tmp_path: Path) -> None:
+    with EngineOutput(tmp_path) as output, open(output.path, "w") as pipe:
         pipe.write("INFO all is well\n(EngineCore pid=7) ValueError: the shard has no tensor 'x'\n")
         pipe.write("RuntimeError: Engine core initialization failed. See root cause above.\n")
-    output.close()
+        pipe.flush()
     assert output.cause() == "the shard has no tensor 'x'"
-    assert not os.path.exists(output.path)
 
 
 def _folder(tmp_path: Path, header: dict[str, Any], data: bytes) -> Path:

@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tokka.engine.vllm.child import OUTPUT_VARIABLE
 from tokka.engine.vllm.compilation import seal_compiled, settle_execution
 from tokka.engine.vllm.decode import Vocabulary
 from tokka.engine.vllm.embedded import embedded_model
+from tokka.engine.vllm.engine_folder import EngineFolder
 from tokka.engine.vllm.failures import load_failure, one_line
 from tokka.engine.vllm.fast import made_fast
 from tokka.engine.vllm.generation import Generations, Language, Limits
@@ -47,6 +49,7 @@ class VllmEngine:
         # Starting blocks for a minute. One thread of our own, so that it can be waited for when we stop meanwhile.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="engine-start")
         self._starting: Future[ModelInfo] | None = None
+        self._resources = ExitStack()
         self._output: EngineOutput | None = None
         self._cache_root: Path | None = None
         self._llm: Any = None
@@ -131,16 +134,16 @@ class VllmEngine:
         if self._processes:
             self._processes.close()
             self._processes = None
-        if self._output:
-            self._output.close()
+        self._resources.close()
 
     def _start(self, report: ReportPhase) -> ModelInfo:
         check_names(self._options.tool_call_parser, self._options.reasoning_parser)
         model, arguments, offline = self._prepare(report)
         self._cache_root = settle_execution(self._options, arguments, cpu=self._cpu)
         self._check_wanted()
+        folder = self._resources.enter_context(EngineFolder(os.environ))
         if not self._options.verbose:
-            self._output = EngineOutput()
+            self._output = self._resources.enter_context(EngineOutput(folder.path))
             os.environ[OUTPUT_VARIABLE] = self._output.path
         prepare_environment(
             os.environ,

@@ -122,7 +122,9 @@ class Generations:
         constraint = language.parsers.constraint(request)
         copies = sampling.n if is_greedy(sampling, self._defaults) else 1
         choices = len(prompts) * sampling.n // copies
-        grammar = None if constraint is None else await grammar_of(language.grammars, constraint, choices)
+        grammar = None
+        if constraint is not None:
+            grammar = await grammar_of(language.grammars, constraint, request.tenant, choices)
         words = sampling.bad_words
         bad_words = await language.renderer.bad_words(words, request.tenant) if words else None
         reading = language.parsers.reading(request, prompts[0])

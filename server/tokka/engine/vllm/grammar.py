@@ -1,7 +1,7 @@
-"""Makes grammars in a process of its own: whatever a schema or an expression does to a compiler, it does it here.
+"""Compiles constraints in a process that may die of it.
 
-Started by grammars.py as `python -m tokka.engine.vllm.grammar`. Reads one JSON object a line, answers with one: first
-the tokenizer, then constraint by constraint. Imports no vllm and no torch, so that it is back in half a second.
+compiler_process.py starts it as `python -m tokka.engine.vllm.grammar`. It reads one JSON object a line and answers with
+one: first the tokenizer, then constraint by constraint. It imports no vllm and no torch: it starts in half a second.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from llguidance import LLMatcher, LLTokenizer
 from llguidance.gbnf_to_lark import any_to_lark
 
 from tokka.engine.processes import COMPILER_NAME
+from tokka.engine.sandbox import restrict
 from tokka.engine.vllm.child import end_with, leave_interrupts_to_the_server
 from tokka.engine.vllm.limits import COMPILE_S, FEW_CHOICES, STATES, matcher_of, with_limit
 from tokka.protocol.json_schema import subschemas
@@ -197,16 +198,19 @@ def _one_line(message: str) -> str:
     return "; ".join(line for line in lines if line)[:300] or "it could not be compiled"
 
 
-def _answer(compiler: Compiler, line: bytes) -> dict[str, str]:
-    # Whoever takes longer is ended by a signal that nobody else sends.
+def _answer(compiler: Compiler, line: bytes) -> dict[str, Any]:
+    began_s = time.process_time()
+    # A compilation that takes longer is ended by a signal that nobody else sends.
     signal.setitimer(signal.ITIMER_PROF, COMPILE_S)
     asked = orjson.loads(line)
+    said: dict[str, Any]
     try:
-        return {"grammar": compiler.grammar(asked["kind"], asked["text"], asked["states"])}
+        said = {"grammar": compiler.grammar(asked["kind"], asked["text"], asked["states"])}
     except Refused as refused:
-        return {"reason": str(refused), "at": refused.at}
+        said = {"reason": str(refused), "at": refused.at}
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
+    return {**said, "cpu_s": time.process_time() - began_s}
 
 
 def _bound_memory() -> None:
@@ -218,13 +222,17 @@ def _bound_memory() -> None:
 def _serve() -> None:
     compiler = Compiler(**orjson.loads(sys.stdin.buffer.readline()))
     _bound_memory()
-    answers = sys.stdout.buffer
-    answers.write(b"{}\n")
-    answers.flush()
+    # From here on it reads what clients send.
+    refused = restrict()
+    _say({"sandbox": refused, "cpu_s": time.process_time()})
     for line in sys.stdin.buffer:
-        answers.write(orjson.dumps(_answer(compiler, line)) + b"\n")
-        answers.flush()
+        _say(_answer(compiler, line))
     os._exit(0)
+
+
+def _say(answer: dict[str, Any]) -> None:
+    sys.stdout.buffer.write(orjson.dumps(answer) + b"\n")
+    sys.stdout.buffer.flush()
 
 
 def main() -> None:

@@ -1,192 +1,173 @@
-"""From a request's constraint to the grammar the engine runs, made and tried out where it can do no harm."""
+"""From a request's constraint to the engine's grammar, compiled and tried in processes that may die of it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import hashlib
-import math
-import os
-import sys
-from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections import OrderedDict
+import hmac
+import secrets
 from copy import copy
-from dataclasses import dataclass
-from signal import SIGPROF
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 import structlog
 
 from tokka.core import Constraint
-from tokka.engine.vllm.limits import COMPILE_S, states_for
-from tokka.errors import EngineDied, EngineError, InvalidRequest, ServerOverloaded, UnsupportedParameter
+from tokka.engine.vllm.compile_queue import WAIT_S, CompileQueue
+from tokka.engine.vllm.compiler_process import CompilerProcess
+from tokka.engine.vllm.limits import states_for, with_tag
+from tokka.engine.vllm.machine import available_cores
+from tokka.engine.vllm.verdicts import Verdict, Verdicts
+from tokka.errors import EngineError, InvalidRequest, ServerOverloaded, UnsupportedParameter
 
 log = structlog.get_logger("tokka.engine")
 
-# On a busy machine what is ended after a second of the processor may take some.
-_ANSWER_S = 10.0
-# How long a request may wait for those before it.
-WAIT_S = 10.0
-# So long one that was given up stays refused: it may have been the machine's fault.
-_DOUBT_S = 60.0
-_START_S = 60.0
-_KEPT = 512
-_LINE_BYTES = 16 << 20
+_TAG_CHARS = 16
 
 
-@dataclass(frozen=True, slots=True)
-class _Verdict:
-    grammar: str = ""
-    reason: str = ""
-    at: str = ""
-    # In the event loop's time.
-    until_s: float = math.inf
+@dataclass(slots=True, eq=False)
+class _Job:
+    """One constraint to compile, for all requests of its tenant that wait for it."""
+
+    tenant: str
+    key: bytes
+    question: dict[str, Any]
+    started: asyncio.Event = field(default_factory=asyncio.Event)
+    verdict: asyncio.Future[Verdict] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    waiting: int = 0
 
 
 class Grammars:
-    """One process that makes grammars, fed one at a time, ended when it takes too long, and what it has said so far."""
+    """The processes that compile constraints, the queue in front of them, and a cache of their verdicts."""
 
-    def __init__(self, tokenizer: dict[str, Any] | None) -> None:
-        """`tokenizer`: the process's first line; None if this model's cannot be used."""
-        self._tokenizer = tokenizer
-        self._verdicts: OrderedDict[bytes, _Verdict] = OrderedDict()
-        self._turn = asyncio.Lock()
-        # By whoever has the turn.
-        self._asking: asyncio.Task[_Verdict] | None = None
-        self._process: Process | None = None
-        self._closed = False
+    def __init__(self, tokenizer: dict[str, Any] | None, processes: int | None = None) -> None:
+        """`tokenizer`: from `tokenizer_line`. `processes`: by default two, one on a machine of one core."""
+        count = processes or min(2, len(available_cores()))
+        self._idle = [CompilerProcess(tokenizer) for _ in range(count)] if tokenizer else []
+        self._processes = tuple(self._idle)
+        self._queue: CompileQueue[_Job] = CompileQueue(count)
+        self._jobs: dict[tuple[str, bytes], _Job] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._verdicts = Verdicts()
+        # Of this object alone: the engine's cache lives as long.
+        self._tag_key = secrets.token_bytes(32)
+        self._usable = tokenizer is not None
 
     async def start(self) -> bool:
-        """Start the process; return whether this model's answers can be held to a form at all."""
+        """Start the processes; return whether this model supports constraints."""
         try:
-            usable = self._tokenizer is not None and await self._running() is not None
+            await asyncio.gather(*(process.start() for process in self._processes))
         except EngineError:
-            usable = False
-        if not usable:
+            self._usable = False
+        if not self._usable:
             log.warning("constraints_unavailable", reason="no use can be made of the model's tokenizer")
-            self._tokenizer = None
-        return usable
+        return self._usable
 
-    async def grammar(self, constraint: Constraint, choices: int = 1) -> str:
+    async def grammar(self, constraint: Constraint, tenant: str = "", choices: int = 1) -> str:
         """Return the constraint as the engine takes it. Raises InvalidRequest naming the place, ServerOverloaded.
 
-        `choices`: how many sequences of the engine will be held to it.
+        `choices`: number of the engine's sequences that follow it.
         """
-        if self._tokenizer is None:
+        if not self._usable:
             raise UnsupportedParameter(
                 f"'{constraint.param}' is not supported with this model's tokenizer. Leave it out.",
                 param=constraint.param,
             )
-        asked = {"kind": constraint.kind, "text": constraint.text, "states": states_for(choices)}
-        key = hashlib.sha256(orjson.dumps(asked)).digest()
-        verdict = self._known(key) or await self._in_turn(key, asked)
+        question = {"kind": constraint.kind, "text": constraint.text, "states": states_for(choices)}
+        key = hashlib.sha256(orjson.dumps(question)).digest()
+        verdict = self._verdicts.find(tenant, key, _now_s()) or await self._compiled(tenant, key, question)
         if verdict.reason:
             # The names in it are the client's own, of any length.
             param = (constraint.param + verdict.at)[:200]
             raise InvalidRequest(f"Invalid value for '{param}': {verdict.reason}.", param=param)
         return verdict.grammar
 
-    def _known(self, key: bytes) -> _Verdict | None:
-        verdict = self._verdicts.get(key)
-        if verdict is None or asyncio.get_running_loop().time() >= verdict.until_s:
-            return None
-        self._verdicts.move_to_end(key)
-        return verdict
+    async def close(self) -> None:
+        for process in self._processes:
+            await process.close()
+        # Queued jobs start now and fail at once.
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _keep(self, key: bytes, verdict: _Verdict) -> None:
-        self._verdicts[key] = verdict
-        self._verdicts.move_to_end(key)
-        if len(self._verdicts) > _KEPT:
-            self._verdicts.popitem(last=False)
-
-    async def _in_turn(self, key: bytes, asked: dict[str, Any]) -> _Verdict:
+    async def _compiled(self, tenant: str, key: bytes, question: dict[str, Any]) -> Verdict:
+        job = self._jobs.get((tenant, key)) or self._queued(tenant, key, question)
+        job.waiting += 1
         try:
             async with asyncio.timeout(WAIT_S):
-                await self._turn.acquire()
+                await job.started.wait()
         except TimeoutError:
-            raise ServerOverloaded("Too many new schemas and grammars at once.", retry_after_s=WAIT_S) from None
-        # It goes on when the client leaves: to end the process would make the others wait for a new one.
-        self._asking = asyncio.create_task(self._asked(key, asked))
-        self._asking.add_done_callback(lambda _: self._turn.release())
-        return await asyncio.shield(self._asking)
+            raise _overloaded(self._queue.wait_s(tenant, _now_s())) from None
+        finally:
+            job.waiting -= 1
+            if not (job.waiting or job.started.is_set()):
+                self._queue.remove(tenant, job)
+                del self._jobs[tenant, key]
+        # A started compilation goes on when its client leaves: ending the process would delay the others.
+        return await asyncio.shield(job.verdict)
 
-    async def _asked(self, key: bytes, asked: dict[str, Any]) -> _Verdict:
-        # Whoever waited may have waited for the same one.
-        verdict = self._known(key) or await self._told_twice(asked)
-        self._keep(key, verdict)
-        return verdict
+    def _queued(self, tenant: str, key: bytes, question: dict[str, Any]) -> _Job:
+        """Raises ServerOverloaded if the constraint would wait for too long."""
+        if (wait_s := self._queue.refused_for_s(tenant, _now_s())) is not None:
+            raise _overloaded(wait_s)
+        job = self._jobs[tenant, key] = _Job(tenant, key, question)
+        self._queue.add(tenant, job)
+        self._start_jobs()
+        return job
 
-    async def _told_twice(self, asked: dict[str, Any]) -> _Verdict:
-        reason = ""
-        # A process may have been ended by somebody else; by the same constraint twice is no chance.
-        for _ in range(2):
-            process = await self._running()
-            try:
-                return _Verdict(**await self._told(process, asked, _ANSWER_S))
-            except TimeoutError:
-                # It was given no processor: nothing is known of what it was asked.
-                raise ServerOverloaded("The compiler of grammars is too slow now.", retry_after_s=WAIT_S) from None
-            except (OSError, EOFError):
-                if process.returncode == -SIGPROF:
-                    reason = f"it takes more than {COMPILE_S:.0f} s to compile: make it smaller or simpler"
-                    break
-                # Out of memory, or of stack; or a fault of the library.
-                reason = "it takes too much memory or nests too deeply: make it smaller or simpler"
-        log.warning("constraint_refused", kind=asked["kind"], chars=len(asked["text"]), reason=reason)
-        return _Verdict(reason=reason, until_s=asyncio.get_running_loop().time() + _DOUBT_S)
+    def _start_jobs(self) -> None:
+        while (job := self._queue.start(_now_s())) is not None:
+            job.started.set()
+            task = asyncio.create_task(self._run(job, self._idle.pop()))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
-    async def _running(self) -> Process:
-        if self._closed:
-            raise EngineDied
-        if self._process is None or self._process.returncode is not None:
-            self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "tokka.engine.vllm.grammar", str(os.getpid())),
-                stdin=PIPE,
-                stdout=PIPE,
-                stderr=DEVNULL,
-                limit=_LINE_BYTES,
-            )
-            try:
-                await self._told(self._process, self._tokenizer, _START_S)
-            except (OSError, EOFError):
-                raise EngineError("The compiler of grammars could not be started.") from None
-        return self._process
-
-    async def _told(self, process: Process, line: dict[str, Any] | None, within_s: float) -> dict[str, Any]:
-        """Return the answer to a line. Raises EOFError or OSError if the process ends instead, TimeoutError."""
-        assert process.stdin is not None
-        assert process.stdout is not None
+    async def _run(self, job: _Job, process: CompilerProcess) -> None:
+        began_s, used_s = _now_s(), process.cpu_s
         try:
-            async with asyncio.timeout(within_s):
-                process.stdin.write(orjson.dumps(line) + b"\n")
-                await process.stdin.drain()
-                answer = await process.stdout.readline()
-            if not answer.endswith(b"\n"):
-                raise EOFError
-        except BaseException:
-            # What it says next would be taken for the answer to another.
-            await self._end()
-            raise
-        said: dict[str, Any] = orjson.loads(answer)
-        return said
+            await self._decide(job, process)
+            # The tenant whose constraint ended the process pays for the next one, and no other waits for it.
+            with contextlib.suppress(EngineError):
+                await process.start()
+        finally:
+            now_s = _now_s()
+            self._idle.append(process)
+            self._queue.finish(job.tenant, cpu_s=process.cpu_s - used_s, held_s=now_s - began_s, now_s=now_s)
+            self._start_jobs()
 
-    async def close(self) -> None:
-        self._closed = True
-        await self._end()
+    async def _decide(self, job: _Job, process: CompilerProcess) -> None:
+        try:
+            verdict = await process.compile(job.question)
+            if verdict.grammar:
+                verdict = Verdict(with_tag(verdict.grammar, self._tag(job.tenant)))
+            self._verdicts.keep(job.tenant, job.key, verdict)
+            job.verdict.set_result(verdict)
+        except Exception as error:
+            job.verdict.set_exception(error)
+            # All its clients may have left.
+            job.verdict.exception()
+        finally:
+            del self._jobs[job.tenant, job.key]
 
-    async def _end(self) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            # Of one that ends by itself a signal might take the exit code, which tells why, from whoever waits for it.
-            if process.stdout is None or not process.stdout.at_eof():
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
-            await process.wait()
+    def _tag(self, tenant: str) -> str:
+        """Return what keeps a tenant's grammars apart in the engine's own cache."""
+        return hmac.new(self._tag_key, tenant.encode(), hashlib.sha256).hexdigest()[:_TAG_CHARS]
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _overloaded(wait_s: float) -> ServerOverloaded:
+    return ServerOverloaded(
+        f"Too many new schemas and grammars wait to be compiled. Retry in {max(1, round(wait_s))} s.",
+        retry_after_s=wait_s,
+    )
 
 
 def tokenizer_line(tokenizer: Any, vocab_size: int) -> dict[str, Any] | None:
-    """Return what the process needs of a model's tokenizer; None if it is of no kind that it can use."""
+    """Return what the process needs of a model's tokenizer; None if it cannot use this kind."""
     from transformers import PreTrainedTokenizerFast
 
     if not isinstance(tokenizer, PreTrainedTokenizerFast) or tokenizer.eos_token_id is None:

@@ -27,11 +27,21 @@ def with_limit(grammar: str, states: int) -> str:
     return f"{states}\n{grammar}"
 
 
+def with_tag(limited: str, tag: str) -> str:
+    """Return a grammar of `with_limit` under a tag without whitespace.
+
+    The engine's cache (`guidance.py`) finds equal texts only: grammars of two tags are compiled apart.
+    """
+    states, _, grammar = limited.partition("\n")
+    return f"{states} {tag}\n{grammar}"
+
+
 def matcher_of(tokenizer: Any, limited: str) -> Any:
     """Return the library's matcher of what `with_limit` made. It may be one that has failed."""
     from llguidance import LLMatcher, LLParserLimits
 
-    states, _, grammar = limited.partition("\n")
+    head, _, grammar = limited.partition("\n")
+    states = head.partition(" ")[0]
     if not states.isdecimal():
         raise ValueError("the grammar has no limit")
     limits = LLParserLimits(

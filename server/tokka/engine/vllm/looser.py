@@ -14,10 +14,10 @@ from tokka.protocol.tools import looser_texts
 log = structlog.get_logger("tokka.engine")
 
 
-async def grammar_of(grammars: Grammars, constraint: Constraint, choices: int = 1) -> str:
+async def grammar_of(grammars: Grammars, constraint: Constraint, tenant: str = "", choices: int = 1) -> str:
     """Return the grammar of the tightest of a constraint's texts that can be compiled. Raises as `grammar` does."""
     try:
-        return await grammars.grammar(constraint, choices)
+        return await grammars.grammar(constraint, tenant, choices)
     except InvalidRequest as error:
         if constraint.calls is None:
             raise
@@ -27,7 +27,7 @@ async def grammar_of(grammars: Grammars, constraint: Constraint, choices: int = 
             continue
         log.debug("constraint_loosened", reason=refused.message)
         try:
-            return await grammars.grammar(replace(constraint, text=text), choices)
+            return await grammars.grammar(replace(constraint, text=text), tenant, choices)
         except InvalidRequest as error:
             refused, tried = error, text
     raise refused

@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import sys
+import tempfile
 from collections.abc import MutableMapping
 from pathlib import Path
 
@@ -96,6 +97,9 @@ def prepare_environment(
         defaults |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     if cache_root:
         defaults |= {"VLLM_CACHE_ROOT": str(cache_root), "TORCHINDUCTOR_CACHE_DIR": str(cache_root / "inductor")}
+    else:
+        # Kept between starts. torch's default is below TMPDIR, which each engine has to itself.
+        defaults["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(tempfile.gettempdir(), f"torchinductor_{os.geteuid()}")
     if cpu:
         defaults |= _cpu_defaults(available_cores(), ranks)
         if eager:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import tempfile
 import threading
 from collections import deque
+from pathlib import Path
+from typing import Self
 
 _KEPT_LINES = 200
 _CAUSE = re.compile(r"(?:^|\s)([A-Za-z_][\w.]*(?:Error|Exception|Interrupt)): (.+)")
@@ -16,11 +16,10 @@ _WRAPPERS = ("Engine core initialization failed", "WorkerProc initialization fai
 
 
 class EngineOutput:
-    """A named pipe that engine processes write to and a thread that reads it. `close` when they are gone."""
+    """A named pipe that engine processes write to and a thread that reads it. To be left when they are gone."""
 
-    def __init__(self) -> None:
-        self._directory = tempfile.mkdtemp(prefix="tokka-")
-        self.path = os.path.join(self._directory, "engine-output")
+    def __init__(self, folder: Path) -> None:
+        self.path = str(folder / "engine-output")
         os.mkfifo(self.path, 0o600)
         # Open for writing as well, so that reading never ends before we say so.
         self._fd = os.open(self.path, os.O_RDWR)
@@ -38,11 +37,13 @@ class EngineOutput:
                 return found[2].strip()
         return None
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         os.write(self._fd, b"\0")
         self._thread.join(timeout=5)
         os.close(self._fd)
-        shutil.rmtree(self._directory, ignore_errors=True)
 
     def _read(self) -> None:
         pending = b""

@@ -1,0 +1,126 @@
+"""The private folder of one engine's temporary files: vLLM leaves its sockets and rendezvous files where they are."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Self
+
+from tokka.errors import ConfigurationError
+
+_PREFIX = "tokka-"
+# Characters that `mkdtemp` appends.
+_RANDOM_CHARS = 8
+# Bytes of a Unix socket's path: the kernel's limit, less vLLM's file names, which are UUIDs.
+_LONGEST_PATH_BYTES = 107 - len("/") - 36
+# Variables that name the folder of vLLM's sockets, and that of temporary files in general.
+_VARIABLES = ("VLLM_RPC_BASE_PATH", "TMPDIR")
+# Locked as long as the folder's server lives. It gets this name once it is locked.
+_OWNER = "owner"
+
+
+class EngineFolder:
+    """A folder that only this user can enter. Programs started inside the block use it; its end removes it."""
+
+    def __init__(self, environ: MutableMapping[str, str]) -> None:
+        """Also removes folders of servers that were killed. Raises ConfigurationError."""
+        self._environ = environ
+        self.path = _make_folder(environ)
+        self._lock = _lock(self.path)
+        remove_leftovers(self.path.parent)
+        self._before = {name: environ.get(name) for name in _VARIABLES}
+        environ.update(dict.fromkeys(_VARIABLES, str(self.path)))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name, value in self._before.items():
+            if value is None:
+                self._environ.pop(name, None)
+            else:
+                self._environ[name] = value
+        shutil.rmtree(self.path, ignore_errors=True)
+        if self._lock is not None:
+            os.close(self._lock)
+
+
+def remove_leftovers(base: Path) -> None:
+    """Remove those folders of this user below `base` whose servers are gone. A folder in doubt stays."""
+    for folder in base.glob(_PREFIX + "?" * _RANDOM_CHARS):
+        if (lock := _lock_of_dead_owner(folder)) is not None:
+            # It refuses a link to a folder.
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)
+
+
+def _make_folder(environ: MutableMapping[str, str]) -> Path:
+    bases = [environ.get("VLLM_RPC_BASE_PATH"), _usual_base(), "/tmp"]  # noqa: S108 - the shortest that all systems have
+    for base in filter(None, bases):
+        if len(os.fsencode(base)) + len(f"/{_PREFIX}") + _RANDOM_CHARS <= _LONGEST_PATH_BYTES:
+            with contextlib.suppress(OSError):
+                return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
+    longest = _LONGEST_PATH_BYTES - len(f"/{_PREFIX}") - _RANDOM_CHARS
+    raise ConfigurationError(
+        f"no folder for the engine's sockets: TMPDIR cannot be written or is longer than {longest} bytes, and /tmp "
+        "cannot be written; set TMPDIR to a writable folder with a short path"
+    )
+
+
+def _usual_base() -> str | None:
+    # Python remembers its first answer: that is not a folder of ours.
+    try:
+        return tempfile.gettempdir()
+    except OSError:
+        return None
+
+
+def _lock(folder: Path) -> int | None:
+    """Mark the folder as that of this process, for as long as it lives; return the descriptor that does so.
+
+    None if the file system is full or has no locks: other servers leave the folder alone then.
+    """
+    unlocked = folder / f"{_OWNER}.new"
+    try:
+        lock = os.open(unlocked, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    except OSError:
+        return None
+    try:
+        os.write(lock, _boot_id())
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        unlocked.rename(folder / _OWNER)
+    except OSError:
+        os.close(lock)
+        return None
+    return lock
+
+
+def _lock_of_dead_owner(folder: Path) -> int | None:
+    """Return a descriptor that holds the lock of a folder whose owner is gone; None if it may be in use."""
+    try:
+        if folder.lstat().st_uid != os.geteuid():
+            return None
+        lock = os.open(folder / _OWNER, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Locks of another machine on the same file system may not be seen here.
+        if os.read(lock, 100) == _boot_id():
+            return lock
+    except OSError:
+        pass
+    os.close(lock)
+    return None
+
+
+def _boot_id() -> bytes:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_bytes()
+    except OSError:
+        return b""
