@@ -52,6 +52,10 @@ def large(body: dict[str, Any], spaces: int = 300 << 10) -> bytes:
     return json.dumps(body).encode() + b" " * spaces
 
 
+def status_of(process: psutil.Process) -> str:
+    return Path(f"/proc/{process.pid}/status").read_text()
+
+
 def without_id(parsed: Any) -> Any:
     return replace(parsed, request=replace(parsed.request, id="")) if hasattr(parsed, "request") else parsed
 
@@ -116,9 +120,8 @@ async def test_parser_process_has_no_secret_and_no_way_out(bodies: BodyParser, m
     await bodies.parse(ChatRequest, large(CHAT), "tenant")
     (process,) = (child for child in psutil.Process().children() if child.name() == PARSER_NAME)
     assert "TOKKA_API_KEY" not in process.environ()
-    status = Path(f"/proc/{process.pid}/status").read_text()
     # A filter of system calls, where the kernel has it: tests/engine/test_sandbox.py shows what it denies.
-    assert "Seccomp:\t2" in status
+    assert "Seccomp:\t2" in status_of(process)
     assert process.rlimit(psutil.RLIMIT_NOFILE) == (1, 1)
 
 
