@@ -39,6 +39,7 @@ class Readers:
 
     @property
     def reasoning_tokens(self) -> int:
+        """Count the reasoning tokens of all choices, once they have ended. May tokenise long texts: blocks."""
         return sum(reader.reasoning_tokens for reader in self._readers.values())
 
     def read(self, event: Event) -> Iterator[Event]:
@@ -74,13 +75,20 @@ class ChoiceReader:
     """Reads one choice. The tokens and logprobs of a step stay with its TextDelta, whatever its text became."""
 
     def __init__(self, index: int, reading: Reading) -> None:
-        self.reasoning_tokens = 0
         self._index = index
         self._reading = reading
         self._thoughts = ThoughtReader(reading.thoughts) if reading.thoughts else None
         self._thought: list[str] = []
         self._token_ids: list[int] = []
         self._calls = _call_reader(reading)
+        # Whether the choice ended inside its reasoning.
+        self._is_open = False
+
+    @property
+    def reasoning_tokens(self) -> int:
+        if not self._reading.count_thoughts or not self._thought:
+            return 0
+        return self._reading.count_thoughts(self._token_ids, "".join(self._thought), self._is_open)
 
     @property
     def is_full(self) -> bool:
@@ -109,9 +117,7 @@ class ChoiceReader:
                 yield event
         if text:
             yield TextDelta(self._index, text, ())
-        if self._reading.count_thoughts and self._thought:
-            is_open = self._thoughts is not None and not self._thoughts.is_over
-            self.reasoning_tokens = self._reading.count_thoughts(self._token_ids, "".join(self._thought), is_open)
+        self._is_open = self._thoughts is not None and not self._thoughts.is_over
         tools = self._reading.tools
         # As at OpenAI, a function that was named is called without the model having chosen to.
         has_called = self._calls.count and tools is not None and tools.choice != "named"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -22,6 +23,9 @@ from tokka.engine.vllm.params import is_greedy, sampling_params
 from tokka.engine.vllm.parsers import Parsers
 from tokka.engine.vllm.render import Renderer
 from tokka.errors import EngineDied
+
+# Events of one request that are passed on at once. More of them come from many choices.
+_FEW_EVENTS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +92,10 @@ class Generations:
                 slices = Slices()
                 left = len(prompts) * n
                 while left:
-                    for event in await inbox.get():
+                    events = await inbox.get()
+                    for event in events:
+                        if len(events) > _FEW_EVENTS:
+                            await slices.rest()
                         if isinstance(event, EchoReady):
                             for part in outputs[event.prompt_index].echo_parts():
                                 yield part
@@ -99,12 +106,15 @@ class Generations:
                             yield read
         except Exception as error:
             raise in_our_words(error, prepared.constraint) from error
+        reasoning_tokens = 0
+        if readers is not None and reading is not None and reading.count_thoughts:
+            reasoning_tokens = await asyncio.to_thread(lambda: readers.reasoning_tokens)
         yield Finished(
             Usage(
                 prompt_tokens=sum(map(len, prompts)),
                 completion_tokens=sum(output.completion_tokens for output in outputs),
                 cached_tokens=sum(output.cached_tokens for output in outputs),
-                reasoning_tokens=readers.reasoning_tokens if readers else 0,
+                reasoning_tokens=reasoning_tokens,
             )
         )
 
