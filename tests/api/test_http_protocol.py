@@ -1,0 +1,189 @@
+"""The protocol in this process: its own delays are not the client's, and a finished request is freed at once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import uvicorn
+import uvloop
+
+from tests.contract.conftest import serving
+from tests.wire import raw_completion
+from tokka.api.connections import Connections, Cut, Limits
+from tokka.api.deadline import _HELD_UP_S
+from tokka.api.http_cycle import Cycle
+from tokka.api.http_protocol import BoundedProtocol, bounded_protocol
+from tokka.engine.fake import FakeOptions
+
+LIMIT_S = 0.3
+GET = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
+STREAM = raw_completion({"model": "fake", "prompt": "x", "max_tokens": 3, "stream": True})
+
+
+class Listener(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Any:
+        yield
+
+
+class Wire:
+    """A client without a loop, so that it goes on while the server's loop is held up."""
+
+    def __init__(self, port: int, receive_bytes: int | None = None) -> None:
+        self.socket = socket.socket()
+        if receive_bytes:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        self.socket.settimeout(10)
+        self.socket.connect(("127.0.0.1", port))
+
+    async def read(self) -> bytes:
+        return await asyncio.to_thread(self.socket.recv, 65536)
+
+
+@asynccontextmanager
+async def listening(app: Any = None) -> AsyncIterator[tuple[int, Connections, list[Cut]]]:
+    """Serve the application, or the scripted engine's, on the loop that the program uses."""
+    cuts: list[Cut] = []
+    connections = Connections(Limits(65536, LIMIT_S, LIMIT_S, 1000), cuts.append)
+    async with serving(FakeOptions()) as server:
+        protocol = bounded_protocol(connections)
+        config = uvicorn.Config(app or server.app, http=protocol, lifespan="off", log_config=None, ws="none")
+        listener = Listener(config)
+        with socket.create_server(("127.0.0.1", 0)) as at:
+            running = asyncio.create_task(listener.serve(sockets=[at]))
+            try:
+                await until(lambda: listener.started)
+                yield at.getsockname()[1], connections, cuts
+            finally:
+                listener.should_exit = True
+                await running
+
+
+async def until(fact: Callable[[], bool]) -> None:
+    """Return as soon as the fact holds; fail if it never does."""
+    async with asyncio.timeout(10):
+        while not fact():  # noqa: ASYNC110 - the protocol has no event to wait for
+            await asyncio.sleep(0.001)
+
+
+async def held_up(meanwhile: Callable[[], None]) -> None:
+    """Keep the loop from running, for longer than a limit and what it is allowed on top.
+
+    In the callback of a socket: behind those the loop runs its timers, before it looks at what has arrived meanwhile.
+    """
+    loop = asyncio.get_running_loop()
+    began, held_up = asyncio.Event(), socket.socketpair()
+
+    def hold_up() -> None:
+        loop.remove_reader(held_up[0])
+        time.sleep(LIMIT_S + _HELD_UP_S + 0.2)
+        meanwhile()
+        began.set()
+
+    loop.add_reader(held_up[0], hold_up)
+    held_up[1].send(b"x")
+    await began.wait()
+    for one in held_up:
+        one.close()
+
+
+def on_uvloop(test: Callable[[], Awaitable[None]]) -> None:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(test())  # type: ignore[arg-type]
+
+
+def test_headers_that_came_while_we_were_held_up_are_in_time() -> None:
+    async def test() -> None:
+        async with listening() as (port, connections, cuts):
+            wire = Wire(port)
+            wire.socket.sendall(GET[:-10])
+            await until(lambda: any(one._head_bytes for one in connections._waiting))  # type: ignore[attr-defined]
+            await held_up(lambda: wire.socket.sendall(GET[-10:]))
+            assert (await wire.read()).startswith(b"HTTP/1.1 200 OK")
+            assert cuts == []
+            wire.socket.close()
+
+    on_uvloop(test)
+
+
+def test_headers_that_do_not_come_after_that_either_are_late() -> None:
+    async def test() -> None:
+        async with listening() as (port, connections, cuts):
+            wire = Wire(port)
+            wire.socket.sendall(GET[:-10])
+            await until(lambda: any(one._head_bytes for one in connections._waiting))  # type: ignore[attr-defined]
+            await held_up(lambda: None)
+            assert (await wire.read()).startswith(b"HTTP/1.1 408 ")
+            assert cuts == ["header_timeout"]
+            wire.socket.close()
+
+    on_uvloop(test)
+
+
+def test_answer_that_was_read_while_we_were_held_up_is_in_time() -> None:
+    size = 4 << 20
+
+    async def large(scope: Any, receive: Any, send: Any) -> None:
+        headers = [(b"content-length", str(size).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"x" * size})
+
+    async def test() -> None:
+        async with listening(large) as (port, connections, cuts):
+            wire = Wire(port, receive_bytes=4096)
+            wire.socket.sendall(GET)
+            await until(lambda: any(one.flow.write_paused for one in connections._waiting))  # type: ignore[attr-defined]
+            got = 0
+
+            def read_all_that_came() -> None:
+                nonlocal got
+                wire.socket.settimeout(0.1)
+                with contextlib.suppress(TimeoutError):
+                    while True:
+                        got += len(wire.socket.recv(65536))
+
+            await held_up(read_all_that_came)
+            wire.socket.settimeout(10)
+            while got < size:
+                piece = await wire.read()
+                assert piece, f"cut after {got} bytes: {cuts}"
+                got += len(piece)
+            assert cuts == []
+            wire.socket.close()
+
+    on_uvloop(test)
+
+
+@pytest.mark.parametrize("request_", [GET, GET.replace(b"1.1", b"1.0"), STREAM])
+def test_finished_request_is_freed_without_the_collector(request_: bytes) -> None:
+    async def test() -> None:
+        async with listening() as (port, connections, _):
+
+            async def ask() -> None:
+                wire = Wire(port)
+                wire.socket.sendall(request_)
+                assert await wire.read()
+                wire.socket.close()
+                await until(lambda: connections.count == 0)
+
+            await ask()
+            gc.collect()
+            gc.disable()
+            try:
+                for _ in range(20):
+                    await ask()
+                left = [one for one in gc.get_objects() if isinstance(one, BoundedProtocol | Cycle)]
+            finally:
+                gc.enable()
+            # One may still be on its way out.
+            assert len(left) <= 2
+
+    on_uvloop(test)
