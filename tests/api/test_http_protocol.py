@@ -54,7 +54,7 @@ async def listening(app: Any = None) -> AsyncIterator[tuple[int, Connections, li
     cuts: list[Cut] = []
     connections = Connections(Limits(65536, LIMIT_S, LIMIT_S, 1000), cuts.append)
     async with serving(FakeOptions()) as server:
-        protocol = bounded_protocol(connections)
+        protocol = bounded_protocol(connections, lambda: False)
         config = uvicorn.Config(app or server.app, http=protocol, lifespan="off", log_config=None, ws="none")
         listener = Listener(config)
         with socket.create_server(("127.0.0.1", 0)) as at:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
@@ -367,3 +370,47 @@ def test_answer_reaches_a_client_that_still_sends_when_it_is_closed(program: Pro
         assert answer is not None
         assert (answer.status, answer.closes) == (401, True)
         assert one.rest() == b""
+
+
+def test_every_answer_closes_its_connection_while_draining() -> None:
+    slow = ("--engine", "fake", "--engine-arg", "token_delay_s=0.1", "--api-key", "key-0123456789abcdef")
+    with running(*slow) as program, ExitStack() as stack:
+        key = "Bearer key-0123456789abcdef"
+        longest, stream, plain, *pooled = [stack.enter_context(connection(program)) for _ in range(9)]
+        fields = {"model": program.model, "prompt": "x", "max_tokens": 30, "ignore_eos": True}
+        for one in pooled:
+            one.send(get("/livez", "Host: a"))
+            answer = one.answer()
+            assert answer is not None
+            assert not answer.closes
+        longest.send(raw_completion({**fields, "stream": True, "max_tokens": 60}, Authorization=key))
+        stream.send(raw_completion({**fields, "stream": True}, Authorization=key))
+        assert b"200 OK" in stream.socket.recv(4096, socket.MSG_PEEK)
+        plain.send(raw_completion(fields, Authorization=key))
+        program.process.send_signal(signal.SIGTERM)
+        program.wait_for("draining")
+        later = [
+            (200, get("/livez", "Host: a")),
+            (503, get("/readyz", "Host: a")),
+            (404, get("/nothing", "Host: a", f"Authorization: {key}")),
+            (401, raw_completion(fields)),
+            (503, raw_completion(fields, Authorization=key)),
+            (503, raw_completion({**fields, "stream": True}, Authorization=key)),
+        ]
+        for one, (status, request) in zip(pooled, later, strict=True):
+            one.send(request)
+            answer = one.answer()
+            assert answer is not None
+            assert (answer.status, answer.closes) == (status, True)
+            assert one.rest() == b""
+        # Those under way complete, and their connections end with them.
+        streamed, folded = stream.answer(), plain.answer()
+        assert streamed is not None
+        assert folded is not None
+        assert streamed.body.endswith(b"data: [DONE]\n\n")
+        assert (folded.status, folded.closes) == (200, True)
+        for one in (stream, plain):
+            # Long before the longest ends, and all connections with it.
+            one.socket.settimeout(1)
+            assert one.rest() == b""
+        assert program.process.wait(10) == 0

@@ -10,13 +10,14 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 
 class Cycle(RequestResponseCycle):
-    """`close`: close once the client can have read the response. uvicorn closes at once, which resets the connection
-    of a client that still sends."""
+    """`is_draining`: whether every response ends its connection. `close`: close once the client can have read the
+    response; uvicorn closes at once, which resets the connection of a client that still sends."""
 
-    def __init__(self, *, close: Callable[[], None], **parts: Any) -> None:
+    def __init__(self, *, is_draining: Callable[[], bool], close: Callable[[], None], **parts: Any) -> None:
         super().__init__(**parts)
         transport = parts["transport"]
         self.transport: Any = SimpleNamespace(write=transport.write, is_closing=transport.is_closing, close=close)
+        self._is_draining = is_draining
         self._until_close = False
 
     async def run_asgi(self, app: Any) -> None:
@@ -37,7 +38,7 @@ class Cycle(RequestResponseCycle):
 
     def _choose_framing(self, message: Any) -> None:
         # A client that was not told to continue may send its body or leave it out: what follows cannot be told apart.
-        if self.waiting_for_100_continue and self.more_body:
+        if self._is_draining() or (self.waiting_for_100_continue and self.more_body):
             self.keep_alive = False
         has_length = any(name.lower() == b"content-length" for name, _ in message.get("headers", ()))
         if self.scope["http_version"] == "1.0" and not has_length:

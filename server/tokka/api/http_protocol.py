@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import urllib.parse
+from collections.abc import Callable
 from typing import Any
 
 import httptools
@@ -50,6 +51,7 @@ class BoundedProtocol(HttpToolsProtocol):
     # Of the subclass made by `bounded_protocol`.
     open_connections: Connections
     outbox: Outbox
+    is_draining: Callable[[], bool]
 
     flow: Flow
     # None before the first request.
@@ -230,6 +232,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._sending.clear()
         self._framing.expect_body(self.headers)
         self.cycle = Cycle(
+            is_draining=self.is_draining,
             close=self._end,
             scope=self.scope,
             transport=self.transport,
@@ -267,6 +270,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             self._close()
+        elif self.is_draining():
+            self._end()
         elif not self._is_over:
             self.flow.resume_reading()
             if self._in_head:
@@ -347,7 +352,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.abort()
 
 
-def bounded_protocol(connections: Connections) -> type[BoundedProtocol]:
+def bounded_protocol(connections: Connections, is_draining: Callable[[], bool]) -> type[BoundedProtocol]:
     """Return a protocol class whose instances keep to the limits and share the registry."""
-    shared = {"open_connections": connections, "outbox": Outbox()}
+    shared = {"open_connections": connections, "outbox": Outbox(), "is_draining": staticmethod(is_draining)}
     return type("BoundedProtocol", (BoundedProtocol,), shared)

@@ -228,7 +228,7 @@ def _http_config(settings: Settings, server: Server) -> uvicorn.Config:
     server.metrics.connections.set_function(lambda: connections.count)
     return uvicorn.Config(
         server.app,
-        http=bounded_protocol(connections),
+        http=bounded_protocol(connections, lambda: server.admission.is_draining),
         ws="none",
         lifespan="off",
         log_config=None,
