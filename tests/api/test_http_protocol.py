@@ -17,10 +17,11 @@ import uvloop
 
 from tests.contract.conftest import serving
 from tests.wire import raw_completion
-from tokka.api.connections import Connections, Cut, Limits
+from tokka.api.connections import Connections, Cut, Limits, Rank
 from tokka.api.deadline import _HELD_UP_S
 from tokka.api.http_cycle import Cycle
 from tokka.api.http_protocol import BoundedProtocol, bounded_protocol
+from tokka.core import ANONYMOUS, Key
 from tokka.engine.fake import FakeOptions
 
 LIMIT_S = 0.3
@@ -47,17 +48,35 @@ class Wire:
     async def read(self) -> bytes:
         return await asyncio.to_thread(self.socket.recv, 65536)
 
+    async def read_bytes(self, count: int) -> None:
+        """Read so many bytes or a few more; fail if the server closes before."""
+        while count > 0:
+            piece = await self.read()
+            assert piece, f"closed with {count} bytes to come"
+            count -= len(piece)
+
 
 @asynccontextmanager
-async def listening(app: Any = None) -> AsyncIterator[tuple[int, Connections, list[Cut]]]:
+async def listening(
+    app: Any = None, send_bytes: int | None = None, limit_s: float = 30
+) -> AsyncIterator[tuple[int, Connections, list[Cut]]]:
     """Serve the application, or the scripted engine's, on the loop that the program uses."""
     cuts: list[Cut] = []
-    connections = Connections(Limits(65536, LIMIT_S, LIMIT_S, 1000), cuts.append)
+    connections = Connections(Limits(65536, limit_s, limit_s, 1000), cuts.append)
     async with serving(FakeOptions()) as server:
         protocol = bounded_protocol(connections, lambda: False)
-        config = uvicorn.Config(app or server.app, http=protocol, lifespan="off", log_config=None, ws="none")
+        config = uvicorn.Config(
+            app or server.app,
+            http=protocol,
+            lifespan="off",
+            log_config=None,
+            ws="none",
+            timeout_graceful_shutdown=1,
+        )
         listener = Listener(config)
         with socket.create_server(("127.0.0.1", 0)) as at:
+            if send_bytes:
+                at.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_bytes)
             running = asyncio.create_task(listener.serve(sockets=[at]))
             try:
                 await until(lambda: listener.started)
@@ -95,6 +114,10 @@ async def held_up(meanwhile: Callable[[], None]) -> None:
         one.close()
 
 
+def alive() -> int:
+    return sum(isinstance(one, BoundedProtocol | Cycle) for one in gc.get_objects())
+
+
 def on_uvloop(test: Callable[[], Awaitable[None]]) -> None:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(test())  # type: ignore[arg-type]
@@ -102,10 +125,10 @@ def on_uvloop(test: Callable[[], Awaitable[None]]) -> None:
 
 def test_headers_that_came_while_we_were_held_up_are_in_time() -> None:
     async def test() -> None:
-        async with listening() as (port, connections, cuts):
+        async with listening(limit_s=LIMIT_S) as (port, connections, cuts):
             wire = Wire(port)
             wire.socket.sendall(GET[:-10])
-            await until(lambda: any(one._head_bytes for one in connections._waiting))  # type: ignore[attr-defined]
+            await until(lambda: any(one._head_bytes for one in connections._ranks))  # type: ignore[attr-defined]
             await held_up(lambda: wire.socket.sendall(GET[-10:]))
             assert (await wire.read()).startswith(b"HTTP/1.1 200 OK")
             assert cuts == []
@@ -116,10 +139,10 @@ def test_headers_that_came_while_we_were_held_up_are_in_time() -> None:
 
 def test_headers_that_do_not_come_after_that_either_are_late() -> None:
     async def test() -> None:
-        async with listening() as (port, connections, cuts):
+        async with listening(limit_s=LIMIT_S) as (port, connections, cuts):
             wire = Wire(port)
             wire.socket.sendall(GET[:-10])
-            await until(lambda: any(one._head_bytes for one in connections._waiting))  # type: ignore[attr-defined]
+            await until(lambda: any(one._head_bytes for one in connections._ranks))  # type: ignore[attr-defined]
             await held_up(lambda: None)
             assert (await wire.read()).startswith(b"HTTP/1.1 408 ")
             assert cuts == ["header_timeout"]
@@ -137,10 +160,10 @@ def test_answer_that_was_read_while_we_were_held_up_is_in_time() -> None:
         await send({"type": "http.response.body", "body": b"x" * size})
 
     async def test() -> None:
-        async with listening(large) as (port, connections, cuts):
+        async with listening(large, limit_s=LIMIT_S) as (port, connections, cuts):
             wire = Wire(port, receive_bytes=4096)
             wire.socket.sendall(GET)
-            await until(lambda: any(one.flow.write_paused for one in connections._waiting))  # type: ignore[attr-defined]
+            await until(lambda: any(one.flow.write_paused for one in connections._ranks))  # type: ignore[attr-defined]
             got = 0
 
             def read_all_that_came() -> None:
@@ -152,10 +175,7 @@ def test_answer_that_was_read_while_we_were_held_up_is_in_time() -> None:
 
             await held_up(read_all_that_came)
             wire.socket.settimeout(10)
-            while got < size:
-                piece = await wire.read()
-                assert piece, f"cut after {got} bytes: {cuts}"
-                got += len(piece)
+            await wire.read_bytes(size - got)
             assert cuts == []
             wire.socket.close()
 
@@ -178,12 +198,153 @@ def test_finished_request_is_freed_without_the_collector(request_: bytes) -> Non
             gc.collect()
             gc.disable()
             try:
+                before = alive()
                 for _ in range(20):
                     await ask()
-                left = [one for one in gc.get_objects() if isinstance(one, BoundedProtocol | Cycle)]
+                # The last one may still be on its way out.
+                assert alive() <= before + 2
             finally:
                 gc.enable()
-            # One may still be on its way out.
-            assert len(left) <= 2
+
+    on_uvloop(test)
+
+
+# -- how soon a connection makes room
+
+POST = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\n"
+KEYED = Key("key-1", "key-1", frozenset({"inference"}))
+LARGE = 4 << 20
+
+
+class App:
+    """Answers with `size` bytes once it `may_answer`, the holder of the `key`, or a stranger."""
+
+    def __init__(self, key: Key | None = None, size: int = 2) -> None:
+        self.key = key
+        self.size = size
+        self.may_answer = asyncio.Event()
+        self.began = asyncio.Event()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if self.key:
+            scope["state"]["on_authenticated"](self.key)
+        self.began.set()
+        await self.may_answer.wait()
+        headers = [(b"content-length", str(self.size).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"x" * self.size})
+
+
+async def rank_is(connections: Connections, rank: Rank | None) -> None:
+    await until(lambda: list(connections._ranks.values()) == [rank])
+
+
+@pytest.mark.parametrize(
+    ("key", "receiving", "answering", "delivering", "waiting"),
+    [
+        (None, Rank.PENDING, Rank.PENDING, Rank.UNREAD, Rank.STRANGER),
+        (ANONYMOUS, Rank.PENDING, None, Rank.UNREAD, Rank.IDLE),
+        (KEYED, None, None, None, Rank.IDLE),
+    ],
+)
+def test_connection_has_the_rank_of_its_stage(
+    key: Key | None, receiving: Rank | None, answering: Rank | None, delivering: Rank | None, waiting: Rank
+) -> None:
+    async def test() -> None:
+        app = App(key, LARGE)
+        async with listening(app) as (port, connections, _):
+            wire = Wire(port, receive_bytes=4096)
+            await rank_is(connections, Rank.STRANGER)
+            wire.socket.sendall(POST[:-10])
+            await until(lambda: any(one._head_bytes for one in connections._ranks))  # type: ignore[attr-defined]
+            await rank_is(connections, Rank.STRANGER)
+            wire.socket.sendall(POST[-10:] + b"12")
+            await app.began.wait()
+            await rank_is(connections, receiving)
+            wire.socket.sendall(b"34")
+            await rank_is(connections, answering)
+            app.may_answer.set()
+            await until(lambda: any(one.flow.write_paused for one in connections._ranks))  # type: ignore[attr-defined]
+            await rank_is(connections, delivering)
+            await wire.read_bytes(LARGE)
+            await rank_is(connections, waiting)
+            wire.socket.close()
+
+    on_uvloop(test)
+
+
+@pytest.mark.parametrize(("key", "rank"), [(None, Rank.UNREAD), (ANONYMOUS, Rank.UNREAD), (KEYED, None)])
+def test_answered_request_that_owes_its_body_has_a_rank(key: Key | None, rank: Rank | None) -> None:
+    async def test() -> None:
+        app = App(key)
+        app.may_answer.set()
+        async with listening(app) as (port, connections, _):
+            wire = Wire(port)
+            wire.socket.sendall(POST + b"1")
+            assert await wire.read()
+            await rank_is(connections, rank)
+            wire.socket.sendall(b"234")
+            await rank_is(connections, Rank.IDLE if key else Rank.STRANGER)
+            wire.socket.close()
+
+    on_uvloop(test)
+
+
+def test_short_response_is_known_to_be_unread() -> None:
+    """What uvloop takes before it tells the writer to wait counts as unread, too."""
+    size = 40_000
+
+    async def test() -> None:
+        app = App(KEYED, size)
+        app.may_answer.set()
+        async with listening(app, send_bytes=4096) as (port, connections, _):
+            wire = Wire(port, receive_bytes=4096)
+            wire.socket.sendall(GET * 2)
+            await until(lambda: any(one.flow.write_paused for one in connections._ranks))  # type: ignore[attr-defined]
+            await rank_is(connections, None)
+            # Nor has the next request begun.
+            (one,) = connections._ranks
+            assert one._ahead == GET  # type: ignore[attr-defined]
+            await wire.read_bytes(2 * size)
+            await rank_is(connections, Rank.IDLE)
+            wire.socket.close()
+
+    on_uvloop(test)
+
+
+def test_stalled_response_to_a_stranger_makes_room_first() -> None:
+    async def stream(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for place in range(100):
+            await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": place < 99})
+
+    async def test() -> None:
+        async with listening(stream) as (port, connections, _):
+            wire = Wire(port, receive_bytes=4096)
+            wire.socket.sendall(GET)
+            await rank_is(connections, Rank.UNREAD)
+            wire.socket.close()
+
+    on_uvloop(test)
+
+
+def test_key_counts_for_its_own_request_only() -> None:
+    async def test() -> None:
+        app = App(KEYED)
+        app.may_answer.set()
+        async with listening(app) as (port, connections, _):
+            wire = Wire(port)
+            wire.socket.sendall(GET)
+            assert await wire.read()
+            await rank_is(connections, Rank.IDLE)
+            app.key = None
+            app.may_answer.clear()
+            app.began.clear()
+            wire.socket.sendall(GET)
+            await app.began.wait()
+            await rank_is(connections, Rank.PENDING)
+            app.may_answer.set()
+            await rank_is(connections, Rank.STRANGER)
+            wire.socket.close()
 
     on_uvloop(test)

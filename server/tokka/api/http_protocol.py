@@ -17,13 +17,14 @@ import structlog
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from tokka.api.connections import Connections, Cut
+from tokka.api.connections import Caller, Connections, Cut, Stage
 from tokka.api.deadline import Deadline
 from tokka.api.http_cycle import Cycle
 from tokka.api.http_framing import Framing, MalformedHttp, check_headers, without_upgrade
 from tokka.api.http_refusal import HeadersTooLarge, NoRoom, response_of
 from tokka.api.middleware import OPEN_PATHS
 from tokka.api.outbox import BatchedTransport, Outbox
+from tokka.core import ANONYMOUS, Key
 from tokka.errors import SlowRequest, TokkaError
 
 log = structlog.get_logger("tokka.http")
@@ -67,7 +68,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._ahead = b""
         self._in_head = True
         self._head_bytes = 0
-        self._probes_only = False
+        self._is_welcome = True
+        self._caller: Caller = "stranger"
         # The last response has been given: what still comes is ignored.
         self._is_over = False
         self._rest_bytes = 0
@@ -80,17 +82,12 @@ class BoundedProtocol(HttpToolsProtocol):
     # -- connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        # Writing is paused as soon as the kernel does not take everything: a response is out once it is not.
+        # Writing is paused as soon as the kernel does not take everything, so that an unread response is known.
         transport.set_write_buffer_limits(high=0)
         batched: Any = BatchedTransport(transport, self.outbox)
         super().connection_made(batched)
         self.flow = Flow(batched)
-        match self.open_connections.opened(self):
-            case "full":
-                self._cut("refused")
-                return
-            case "probes_only":
-                self._probes_only = True
+        self._is_welcome = self.open_connections.opened(self)
         self._sending.set(self._limits.header_s, self._head_is_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -113,11 +110,22 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.abort()
 
     def _place(self) -> None:
-        """Tell the registry whether a request is under way."""
-        if self.cycle is None or (self.cycle.response_complete and self._in_head and not self._is_over):
-            self.open_connections.waits(self)
-        else:
-            self.open_connections.is_busy(self)
+        """Tell the registry what this connection is doing."""
+        self.open_connections.place(self, self._caller, self._stage())
+
+    def _stage(self) -> Stage:
+        if self.cycle is None:
+            return "delivering" if self._is_over else "waiting"
+        if not self.cycle.response_complete:
+            if self.flow.write_paused:
+                return "stalled"
+            return "receiving" if self.cycle.more_body else "answering"
+        is_taken = self._in_head and not self.flow.write_paused
+        return "waiting" if is_taken and not self._is_over else "delivering"
+
+    def _on_authenticated(self, key: Key) -> None:
+        self._caller = "anonymous" if key is ANONYMOUS else "keyed"
+        self._place()
 
     # -- reading
 
@@ -216,7 +224,7 @@ class BoundedProtocol(HttpToolsProtocol):
         check_headers(version, self.headers)
         target = httptools.parse_url(self.url)
         path = urllib.parse.unquote(target.path.decode("ascii"))
-        if self._probes_only and path not in OPEN_PATHS:
+        if not self._is_welcome and path not in OPEN_PATHS:
             self.open_connections.on_cut("refused")
             raise NoRoom()
         self.scope["method"] = method.decode("ascii")
@@ -224,6 +232,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.scope["path"] = self.root_path + path
         self.scope["raw_path"] = self.root_path.encode("ascii") + target.path
         self.scope["query_string"] = target.query or b""
+        self.scope["state"]["on_authenticated"] = self._on_authenticated
         self._start(version)
 
     def _start(self, version: str) -> None:
@@ -231,6 +240,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head = False
         self._sending.clear()
         self._framing.expect_body(self.headers)
+        self._caller = "stranger"
         self.cycle = Cycle(
             is_draining=self.is_draining,
             close=self._end,

@@ -96,7 +96,10 @@ class Settings(BaseSettings):
         description="Seconds of silence after which a stream gets a comment, so that proxies keep it open.",
     )
     max_connections: int = Field(
-        8192, ge=1, le=1_000_000, description="Connections open at once. Beyond: idle ones are closed, then 503."
+        8192,
+        ge=1,
+        le=1_000_000,
+        description="Connections open at once. Beyond: those without a valid key are closed, then idle ones, then 503.",
     )
     header_timeout: float = Field(
         10, gt=0, le=3600, description="Seconds a client may take to send a request's headers. Beyond: closed."
