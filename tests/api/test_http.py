@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import stat
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
@@ -127,6 +130,17 @@ def test_unix_socket_serves_and_a_stale_one_is_replaced(tmp_path: object) -> Non
                 assert client.get("/readyz").status_code == 200
             program.process.kill()
             program.process.wait()
+
+
+def test_unix_socket_is_closed_to_others_on_the_machine(tmp_path: Path) -> None:
+    path = tmp_path / "tokka.sock"
+    before = os.umask(0)
+    try:
+        with running("--engine", "fake", "--uds", str(path)):
+            # To connect takes the right to write.
+            assert stat.S_IMODE(path.stat().st_mode) & 0o007 == 0
+    finally:
+        os.umask(before)
 
 
 def test_head_is_answered_like_get_without_a_body(client: httpx.Client) -> None:
