@@ -13,7 +13,7 @@ import pytest
 
 from tests.program import Program, running
 from tests.raw import Connection, connection
-from tests.wire import TLS, raw_completion
+from tests.wire import TLS, metric, raw_completion
 
 KEY = "key-of-the-tenant-0123456789"
 BEARER = f"Bearer {KEY}"
@@ -225,3 +225,54 @@ def test_connections_beyond_the_bound_do_not_make_each_other_welcome() -> None:
             one.send(generation(program, Authorization=BEARER))
         answers = [one.answer() for one in more]
         assert [answer.status for answer in answers if answer] == [503] * 5
+
+
+def test_address_at_its_bound_is_refused_and_others_are_served() -> None:
+    bound = ("--engine", "fake", *ENDLESS, "--max-connections-per-address", "3", "--drain-timeout", "0")
+    with running(*bound) as program, ExitStack() as stack:
+        for _ in range(3):
+            stream = stack.enter_context(connection(program))
+            stream.send(generation(program))
+            assert b"200 OK" in stream.socket.recv(4096)
+        with connection(program) as here, connection(program, source="127.0.0.2") as there:
+            for one in (here, there):
+                one.send(GET % b"/v1/models")
+            refused, served = here.answer(), there.answer()
+        assert refused is not None
+        assert served is not None
+        assert (refused.status, refused.closes, served.status) == (503, True, 200)
+        assert "Your address" in refused.json["error"]["message"]
+        assert httpx.get(f"{program.url}/livez").status_code == 200
+
+
+def test_idle_connections_of_an_address_make_room_for_its_own() -> None:
+    bound = ("--engine", "fake", "--max-connections-per-address", "3")
+    with running(*bound) as program, connection(program, source="127.0.0.2") as other:
+        other.send(GET % b"/livez")
+        assert other.answer() is not None
+        with crowd(program, probe, 10) as ones:
+            assert ask(program, "") < 2
+            # Two are left beside the one that asked.
+            for one in ones[:8]:
+                one.rest()
+        other.send(GET % b"/livez")
+        assert other.answer() is not None
+
+
+def test_unix_socket_has_no_bound_of_an_address(tmp_path: object) -> None:
+    path = f"{tmp_path}/tokka.sock"
+    with running("--engine", "fake", "--uds", path, "--max-connections-per-address", "1"), ExitStack() as stack:
+        clients = [
+            stack.enter_context(httpx.Client(transport=httpx.HTTPTransport(uds=path), base_url="http://tokka"))
+            for _ in range(5)
+        ]
+        for _ in range(2):
+            assert [client.get("/v1/models").status_code for client in clients] == [200] * 5
+        assert metric(clients[0], "tokka_connections_cut_total") == 0
+
+
+def test_address_has_no_bound_by_default() -> None:
+    with running("--engine", "fake") as program, crowd(program, probe, 200) as ones:
+        assert all(one.answer() for one in ones)
+        with program.client() as client:
+            assert metric(client, "tokka_connections") == 201

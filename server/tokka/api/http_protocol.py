@@ -17,7 +17,7 @@ import structlog
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from tokka.api.connections import Caller, Connections, Cut, Stage
+from tokka.api.connections import Admission, Caller, Connections, Cut, Stage
 from tokka.api.deadline import Deadline
 from tokka.api.http_cycle import Cycle
 from tokka.api.http_framing import Framing, MalformedHttp, check_headers, without_upgrade
@@ -68,7 +68,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._ahead = b""
         self._in_head = True
         self._head_bytes = 0
-        self._is_welcome = True
+        self._admission: Admission = "welcome"
         self._caller: Caller = "stranger"
         # The last response has been given: what still comes is ignored.
         self._is_over = False
@@ -87,7 +87,7 @@ class BoundedProtocol(HttpToolsProtocol):
         batched: Any = BatchedTransport(transport, self.outbox)
         super().connection_made(batched)
         self.flow = Flow(batched)
-        self._is_welcome = self.open_connections.opened(self)
+        self._admission = self.open_connections.opened(self, self.client[0] if self.client else None)
         self._sending.set(self._limits.header_s, self._head_is_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -224,9 +224,9 @@ class BoundedProtocol(HttpToolsProtocol):
         check_headers(version, self.headers)
         target = httptools.parse_url(self.url)
         path = urllib.parse.unquote(target.path.decode("ascii"))
-        if not self._is_welcome and path not in OPEN_PATHS:
+        if self._admission != "welcome" and path not in OPEN_PATHS:
             self.open_connections.on_cut("refused")
-            raise NoRoom()
+            raise NoRoom(self._admission)
         self.scope["method"] = method.decode("ascii")
         self.scope["http_version"] = version
         self.scope["path"] = self.root_path + path

@@ -5,9 +5,15 @@ from __future__ import annotations
 import http
 
 from tokka.admission.policy import RETRY_AFTER_S
+from tokka.api.connections import Admission
 from tokka.api.errors import body_of_error
 from tokka.errors import ServerOverloaded, TokkaError
 from tokka.protocol.common import new_id
+
+_NO_ROOM: dict[Admission, str] = {
+    "full": "The server has no room for another connection.",
+    "address_full": "Your address has as many connections open as it may have here. Close or reuse one.",
+}
 
 
 class HeadersTooLarge(TokkaError):
@@ -18,9 +24,8 @@ class HeadersTooLarge(TokkaError):
 
 
 class NoRoom(ServerOverloaded):
-    def __init__(self) -> None:
-        message = f"The server has no room for another connection. Retry in {RETRY_AFTER_S} s."
-        super().__init__(message, retry_after_s=RETRY_AFTER_S)
+    def __init__(self, admission: Admission) -> None:
+        super().__init__(f"{_NO_ROOM[admission]} Retry in {RETRY_AFTER_S} s.", retry_after_s=RETRY_AFTER_S)
 
 
 def response_of(error: TokkaError, url: bytes) -> bytes:

@@ -222,6 +222,7 @@ def _http_config(settings: Settings, server: Server) -> uvicorn.Config:
             header_s=settings.header_timeout,
             write_s=settings.write_timeout,
             max_connections=max(1, min(settings.max_connections, _open_files() - _OTHER_FILES)),
+            max_per_address=settings.max_connections_per_address,
         ),
         server.metrics.count_cut,
     )

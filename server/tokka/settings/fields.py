@@ -101,6 +101,13 @@ class Settings(BaseSettings):
         le=1_000_000,
         description="Connections open at once. Beyond: those without a valid key are closed, then idle ones, then 503.",
     )
+    max_connections_per_address: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        description="Connections open at once from one address (of IPv6: from one /64). Beyond: the address's own make"
+        " room as above, then 503. Behind a reverse proxy all clients have one address. Unix sockets have none.",
+    )
     header_timeout: float = Field(
         10, gt=0, le=3600, description="Seconds a client may take to send a request's headers. Beyond: closed."
     )
