@@ -15,6 +15,7 @@ import pytest
 
 from tests.program import Program, eventually, running
 from tests.wire import metric, raw_completion
+from tokka.settings import load_settings
 
 # An answer that does not fit into any socket's buffers.
 HUGE = ("--engine-arg", "max_model_len=100000000", "--engine-arg", f"answer={'long answer ' * 100}")
@@ -124,6 +125,11 @@ def test_an_idle_connection_is_closed(program: Program) -> None:
         took_s, data = closed_after_s(raw)
     assert data.endswith(b'{"status":"alive"}')
     assert 1.5 < took_s < 4
+
+
+def test_default_idle_timeout_outlasts_common_proxies() -> None:
+    proxies_s = {"nginx": 60, "AWS ALB": 60, "Go": 90, "Traefik": 90, "Caddy": 120}
+    assert load_settings({}).idle_timeout > max(proxies_s.values())
 
 
 def test_half_a_body_is_answered_408_with_one_outcome(program: Program) -> None:

@@ -122,7 +122,11 @@ class Settings(BaseSettings):
         30, gt=0, le=3600, description="Seconds a client may leave an answer unread. Beyond: its connection is cut."
     )
     idle_timeout: int = Field(
-        75, ge=1, le=3600, description="Seconds an idle connection is kept open after its last answer."
+        130,
+        ge=1,
+        le=7200,
+        description="Seconds an idle connection is kept open after its last response. Longer than the idle timeout of a"
+        " proxy in front, or the proxy sends requests on connections that are closing.",
     )
     # Access
     api_key: Strings = Field([], description="A key that clients must send. Each key is a tenant of its own.")
