@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import socket
@@ -197,6 +198,21 @@ def test_request_sent_ahead_is_not_run_when_its_client_leaves() -> None:
         assert metric(client, "tokka_requests_total") == 1
 
 
+def test_client_that_sends_far_ahead_has_to_wait() -> None:
+    slow = ("--engine", "fake", "--engine-arg", "token_delay_s=0.2", "--drain-timeout", "0")
+    # The application looks for the client now and then: that must not go on reading.
+    with running(*slow, "--keep-alive-interval", "0.05") as program, connection(program) as one:
+        one.send(raw_completion({"model": program.model, "prompt": "x", "max_tokens": 100, "ignore_eos": True}))
+        one.socket.settimeout(1)
+        began_s, sent = time.monotonic(), 0
+        with contextlib.suppress(TimeoutError):
+            while True:
+                sent += one.socket.send(get("/livez", "Host: a") * 10_000)
+                assert time.monotonic() - began_s < 10, "it is read on and on"
+        # What the kernel takes for both sides.
+        assert sent < 24 << 20
+
+
 def test_nothing_is_run_behind_a_request_that_closes(program: Program) -> None:
     with connection(program) as one:
         one.send(get("/livez", "Host: a", "Connection: close") + HIDDEN[1] + HIDDEN[1])
@@ -264,14 +280,17 @@ def test_missing_host_is_named(program: Program) -> None:
 
 @pytest.mark.parametrize("body", [b"zz\r\n", b"5\r\nabcdefg\r\n", b"5\r\nabcdeX\r\n0\r\n\r\n"])
 def test_broken_chunk_gets_one_answer(program: Program, body: bytes) -> None:
+    name = f"broken-{body!r}".replace(" ", "")
     with connection(program) as one:
-        one.send(head("Transfer-Encoding: chunked"))
+        one.send(head("Transfer-Encoding: chunked", f"X-Request-Id: {name}"))
         time.sleep(APART_S)
         one.send(body + HIDDEN[1])
         answer = one.answer()
         assert answer is not None
         assert (answer.status, answer.closes) == (400, True)
         assert one.rest() == b""
+        # The request itself has ended, too: nothing waits for its body.
+        eventually(lambda: any(line.get("request_id") == name for line in program.log), within_s=3)
 
 
 def test_broken_chunk_behind_an_answer_gets_no_other(program: Program) -> None:
@@ -282,6 +301,16 @@ def test_broken_chunk_behind_an_answer_gets_no_other(program: Program) -> None:
         assert answer is not None
         assert answer.status == 401
         one.send(b"zz\r\n" + HIDDEN[1])
+        assert one.rest() == b""
+
+
+def test_answer_reaches_a_client_that_sends_megabytes_of_junk(program: Program) -> None:
+    with connection(program) as one:
+        one.socket.settimeout(4)
+        one.send(b"NOT HTTP\r\n\r\n" + b"x" * (8 << 20))
+        answer = one.answer()
+        assert answer is not None
+        assert (answer.status, answer.closes) == (400, True)
         assert one.rest() == b""
 
 
