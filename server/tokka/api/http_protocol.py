@@ -176,10 +176,9 @@ class BoundedProtocol(HttpToolsProtocol):
         if not self._head_bytes:
             self._sending.clear()
         self._head_bytes += len(data)
-        if self._head_bytes > self._limits.header_bytes:
+        self._parse(data)
+        if self._in_head and self._head_bytes > self._limits.header_bytes:
             self._refuse(HeadersTooLarge(self._limits.header_bytes))
-        else:
-            self._parse(data)
 
     def _parse(self, data: memoryview | bytes) -> None:
         try:
@@ -221,6 +220,8 @@ class BoundedProtocol(HttpToolsProtocol):
             if method == b"CONNECT":
                 raise MalformedHttp("CONNECT is for proxies. This server is not one.")
             return
+        if self._head_bytes > self._limits.header_bytes:
+            raise HeadersTooLarge(self._limits.header_bytes)
         check_headers(version, self.headers)
         target = httptools.parse_url(self.url)
         path = urllib.parse.unquote(target.path.decode("ascii"))
