@@ -209,6 +209,32 @@ def test_finished_request_is_freed_without_the_collector(request_: bytes) -> Non
     on_uvloop(test)
 
 
+def test_failure_behind_a_client_that_has_left_raises_nothing_else() -> None:
+    gone = asyncio.Event()
+
+    async def failing(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"x", "more_body": True})
+        await gone.wait()
+        raise ValueError("a fault of the application")
+
+    async def test() -> None:
+        raised: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: raised.append(context))
+        async with listening(failing) as (port, connections, _):
+            wire = Wire(port)
+            wire.socket.sendall(POST + b"1")
+            assert await wire.read()
+            wire.socket.close()
+            await until(lambda: connections.count == 0)
+            gone.set()
+        gc.collect()
+        assert raised == []
+
+    on_uvloop(test)
+
+
 # -- how soon a connection makes room
 
 POST = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\n"

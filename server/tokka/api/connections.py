@@ -14,7 +14,7 @@ RESERVE = 64
 Cut = Literal["header_timeout", "write_timeout", "evicted", "refused"]
 # full: the server has no room. address_full: the peer's address has as many connections as it may have.
 Admission = Literal["welcome", "full", "address_full"]
-# Who sent the last request: nobody with a valid key, anybody on a server without keys, or the holder of a valid key.
+# The sender of the last request. stranger: has no valid key. anonymous: needs none, since the server has no keys.
 Caller = Literal["stranger", "anonymous", "keyed"]
 # waiting: between requests, or in the headers of the next one. receiving: the body is incomplete. answering: the
 # response is incomplete. stalled: so it is because the client does not read. delivering: the response is complete, and
@@ -23,15 +23,15 @@ Stage = Literal["waiting", "receiving", "answering", "stalled", "delivering"]
 
 
 class Rank(IntEnum):
-    """Who makes room first. Within a rank: who has been in it for longest."""
+    """The order in which connections make room. Within a rank, the one that has been in it longest goes first."""
 
-    # Answered without a key, and does not take the answer.
+    # No valid key, and the client does not take its response.
     UNREAD = 0
-    # Has not shown a key: silent, incomplete headers, probes.
+    # No valid key and no complete request: silence, incomplete headers, the time between two probes.
     STRANGER = 1
-    # Its last request was served; the client connects again when it needs to.
+    # Between two requests that were served. The client connects again when it needs to.
     IDLE = 2
-    # A request whose key is not known to be valid.
+    # A request under way without a valid key.
     PENDING = 3
 
 

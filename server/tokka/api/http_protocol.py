@@ -29,7 +29,7 @@ from tokka.errors import SlowRequest, TokkaError
 
 log = structlog.get_logger("tokka.http")
 
-# How long, in seconds, and how much, in bytes, a client may go on sending what is not needed any more.
+# Seconds for which, and bytes with which, a client may go on after its response.
 _REST_S = 5.0
 _MAX_REST_BYTES = 16 << 20
 # Most bytes kept of the requests behind the one under way. Beyond: the client has to wait.
@@ -39,7 +39,7 @@ _MAX_SLICES = 4096
 
 
 class Flow(FlowControl):
-    """While `held`, nobody but us resumes reading."""
+    """uvicorn's, with a pause in reading that the application cannot end."""
 
     held = False
 
@@ -320,7 +320,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _end(self) -> None:
         """Close once the client can have read its answer: closing while it sends would reset the connection."""
-        if self._is_over:
+        if self._is_over or self.transport.is_closing():
             return
         self._is_over = True
         owes = not self._in_head or self._head_bytes or self._ahead
