@@ -209,7 +209,7 @@ def test_finished_request_is_freed_without_the_collector(request_: bytes) -> Non
     on_uvloop(test)
 
 
-def test_failure_behind_a_client_that_has_left_raises_nothing_else() -> None:
+def test_failure_behind_a_client_that_has_left_raises_no_more() -> None:
     gone = asyncio.Event()
 
     async def failing(scope: Any, receive: Any, send: Any) -> None:

@@ -389,7 +389,7 @@ def test_refusal_instead_of_100_continue_closes(program: Program) -> None:
         assert one.rest() == b""
 
 
-def test_answer_reaches_a_client_that_still_sends_when_it_is_closed(program: Program) -> None:
+def test_answer_reaches_a_client_that_still_sends_when_closed(program: Program) -> None:
     """Closing at once would reset the connection, and the answer would be lost with it."""
     size = 4 << 20
     with connection(program) as one:

@@ -214,7 +214,7 @@ def test_unread_answer_for_a_key_is_never_evicted() -> None:
     assert [len(choice["text"]) for choice in answer.json["choices"]] == [200_001] * 16
 
 
-def test_connections_beyond_the_bound_do_not_make_each_other_welcome() -> None:
+def test_connections_beyond_the_bound_stay_beyond_it() -> None:
     with running(*LIMITS, *ENDLESS, "--api-key", KEY) as program, ExitStack() as stack:
         streams = [stack.enter_context(connection(program)) for _ in range(ROOM)]
         for stream in streams:
