@@ -14,7 +14,8 @@ TLS = ssl.create_default_context()
 
 def events(response: httpx.Response) -> list[dict[str, Any]]:
     """Return the chunks of a stream that was ended properly."""
-    lines = [line for line in response.text.split("\n\n") if line and not line.startswith(":")]
+    *lines, rest = without_comments(response.text).split("\n\n")
+    assert rest == ""
     assert all(line.startswith("data: ") for line in lines)
     assert lines[-1] == "data: [DONE]"
     return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
@@ -22,7 +23,13 @@ def events(response: httpx.Response) -> list[dict[str, Any]]:
 
 def chunks_of(text: str) -> list[dict[str, Any]]:
     """Return the chunks of a stream, errors among them, however it ended."""
-    return [json.loads(line.removeprefix("data: ")) for line in text.split("\n\n") if line.startswith("data: {")]
+    events = without_comments(text).split("\n\n")
+    return [json.loads(event.removeprefix("data: ")) for event in events if event.startswith("data: {")]
+
+
+def without_comments(text: str) -> str:
+    """Return a stream without the comments that keep it alive."""
+    return "".join(line for line in text.splitlines(keepends=True) if not line.startswith(":"))
 
 
 def raw_completion(body: dict[str, Any], **headers: str) -> bytes:

@@ -107,6 +107,17 @@ async def test_what_waits_here_counts_as_unsent() -> None:
     assert transport.get_write_buffer_size() == 100
 
 
+async def test_large_writes_do_not_wait_for_the_end_of_the_turn() -> None:
+    done, (transport,) = batched("t")
+    for _ in range(3):
+        transport.write(b"x" * 40_000)
+    # The transport knows of them, and can tell the writer to wait.
+    assert done == [("t write", b"x" * 80_000)]
+    assert transport.get_write_buffer_size() == 40_100
+    await turn()
+    assert done[1:] == [("t write", b"x" * 40_000)]
+
+
 async def test_a_connection_that_is_lost_keeps_back_nothing_of_others() -> None:
     done, (other,) = batched("other")
     lost = BatchedTransport(Lost("lost", done), other._outbox)  # type: ignore[arg-type]

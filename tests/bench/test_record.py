@@ -69,6 +69,14 @@ def test_whatever_carries_tokens_is_a_token_event(delta: str) -> None:
     assert record.events_s == [1.0]
 
 
+@pytest.mark.parametrize("comment", [": keep-alive\n", ": keep-alive\n\n", ": a\n: b\n"])
+def test_comment_before_an_event_hides_nothing(comment: str) -> None:
+    sent = HEAD + chunked(f'{comment}data: {{"choices":[{{"delta":{{"content":"a"}},"finish_reason":null}}]}}\n\n')
+    record = Record("all", due_s=0)
+    record.read(Answer([(1.0, sent)]), began_s=0)
+    assert record.events_s == [1.0]
+
+
 @pytest.mark.parametrize(
     "body",
     [b"<html>", b'{"choices":[]}', b"[]", b'{"choices":[{"delta":1}]}'],

@@ -15,6 +15,7 @@ import pytest
 
 from tests.program import Program, eventually, running
 from tests.wire import metric, raw_completion
+from tokka.settings import load_settings
 
 # An answer that does not fit into any socket's buffers.
 HUGE = ("--engine-arg", "max_model_len=100000000", "--engine-arg", f"answer={'long answer ' * 100}")
@@ -126,6 +127,11 @@ def test_an_idle_connection_is_closed(program: Program) -> None:
     assert 1.5 < took_s < 4
 
 
+def test_default_idle_timeout_outlasts_common_proxies() -> None:
+    proxies_s = {"nginx": 60, "AWS ALB": 60, "Go": 90, "Traefik": 90, "Caddy": 120}
+    assert load_settings({}).idle_timeout > max(proxies_s.values())
+
+
 def test_half_a_body_is_answered_408_with_one_outcome(program: Program) -> None:
     with program.client() as client:
         before = metric(client, "tokka_requests_total", outcome="invalid")
@@ -152,12 +158,25 @@ def test_a_slow_but_steady_body_is_waited_for(program: Program) -> None:
         assert b"200 OK" in raw.recv(65536)
 
 
-def test_the_rest_of_a_body_that_was_answered_already_is_not_waited_for(program: Program) -> None:
-    with connected(program) as (raw,):
+def test_rest_of_an_answered_body_is_not_waited_for() -> None:
+    # The idle timeout would close the connection as well.
+    with running("--engine", "fake", "--idle-timeout", "60") as program, connected(program) as (raw,):
         raw.sendall(b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nx")
         assert b"404 Not Found" in raw.recv(65536)
         took_s, _ = closed_after_s(raw)
-    assert took_s < 8
+    assert 4 < took_s < 8
+
+
+def test_connection_is_kept_once_the_rest_has_come() -> None:
+    with running("--engine", "fake") as program, connected(program) as (raw,):
+        raw.sendall(b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nx")
+        assert b"404 Not Found" in raw.recv(65536)
+        raw.sendall(b"x" * 999)
+        raw.settimeout(7)
+        with pytest.raises(TimeoutError):
+            raw.recv(1)
+        raw.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert b"200 OK" in raw.recv(65536)
 
 
 @pytest.mark.timeout(120)
@@ -224,12 +243,28 @@ def test_a_thousand_idle_and_half_sent_connections_hurt_nobody_and_go(program: P
         assert server.memory_info().rss - rss < 64 << 20
 
 
-def test_when_it_is_full_the_longest_idle_connection_makes_room() -> None:
+def test_longest_idle_connection_makes_room() -> None:
+    options = ("--engine", "fake", "--max-connections", "20")
+    with running(*options) as program, connected(program, 20) as idle, program.client() as client:
+        # In turn: the server takes connections that come at once in any order.
+        assert ask(client, program).status_code == 200
+        with program.client() as other:
+            assert ask(other, program).status_code == 200
+            evicted, kept = idle[:2], idle[2:]
+            assert [read_all(raw) for raw in evicted] == [b"", b""]
+            assert metric(client, "tokka_connections_cut_total", reason="evicted") == 2
+            assert metric(client, "tokka_connections") == 20
+            for raw in kept:
+                raw.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert b"200 OK" in raw.recv(65536)
+
+
+def test_flood_of_idle_connections_leaves_room_for_requests() -> None:
     options = ("--engine", "fake", "--max-connections", "20")
     with running(*options) as program, connected(program, 60), program.client() as client:
         for _ in range(20):
             assert ask(client, program).status_code == 200
-        assert metric(client, "tokka_connections") <= 21
+        assert metric(client, "tokka_connections") <= 20
         assert metric(client, "tokka_connections_cut_total", reason="evicted") >= 40
 
 

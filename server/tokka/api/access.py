@@ -53,7 +53,10 @@ class Authentication:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            scope["state"]["record"].key = self._key_of(scope)
+            state = scope["state"]
+            state["record"].key = self._key_of(scope)
+            if "on_authenticated" in state and not is_open(scope["path"]):
+                state["on_authenticated"](state["record"].key)
         await self._app(scope, receive, send)
 
     def _key_of(self, scope: Scope) -> Key:

@@ -1,93 +1,103 @@
 """uvicorn's HTTP protocol with bounds on what a client may send and how long it may take, and errors in OpenAI's form.
 
-uvicorn with httptools takes a header of any size: httptools collects a value before it calls back. So the bytes are
-counted here, as they arrive, until the headers are complete. And it waits for ever: for a head, for the rest of a body
-that was answered already, for a client that does not read.
+uvicorn with httptools takes headers of any size, parses every request that a client sends ahead, and waits without end:
+for headers, for the rest of a body that was answered already, for a client that does not read. It also ends a request
+at an offer to upgrade, and parses the body as the next request. So the bytes are cut, counted and timed here.
 """
 
 from __future__ import annotations
 
 import asyncio
-import http
+import urllib.parse
+from collections.abc import Callable
 from typing import Any
 
+import httptools
 import structlog
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from tokka.admission.policy import RETRY_AFTER_S
 from tokka.api.access import OPEN_PATHS
-from tokka.api.connections import Connections, Cut
-from tokka.api.errors import body_of_error
+from tokka.api.connections import Admission, Caller, Connections, Cut, Stage
+from tokka.api.deadline import Deadline
+from tokka.api.http_cycle import Cycle
+from tokka.api.http_framing import Framing, MalformedHttp, check_headers, without_upgrade
+from tokka.api.http_refusal import HeadersTooLarge, NoRoom, response_of
 from tokka.api.outbox import BatchedTransport, Outbox
-from tokka.errors import ServerOverloaded, SlowRequest, TokkaError
-from tokka.protocol.common import new_id
+from tokka.core import ANONYMOUS, Key
+from tokka.errors import SlowRequest, TokkaError
 
 log = structlog.get_logger("tokka.http")
 
-# How long a refused client may go on sending before the connection is closed.
-_LINGER_S = 1.0
-# A timer that is later than this tells of our loop, not of the client.
-_HELD_UP_S = 1.0
-# How much of a body is read to its end after it was refused, so that the connection can serve on, and for how long.
-_MAX_UNREAD_BYTES = 16 << 20
+# Seconds for which, and bytes with which, a client may go on after its response.
 _REST_S = 5.0
+_MAX_REST_BYTES = 16 << 20
+# Most bytes kept of the requests behind the one under way. Beyond: the client has to wait.
+_MAX_AHEAD_BYTES = 64 << 10
+# Most slices parsed in one turn of the event loop. A read of 256 KiB may hold 65,536.
+_MAX_SLICES = 4096
 
 
-class HeadersTooLarge(TokkaError):
-    status, type, code = 431, "invalid_request_error", "headers_too_large"
+class Flow(FlowControl):
+    """uvicorn's, with a pause in reading that the application cannot end."""
 
-    def __init__(self, limit: int) -> None:
-        super().__init__(f"The request line and headers are larger than {limit} bytes, the limit of this server.")
+    held = False
 
-
-class MalformedHttp(TokkaError):
-    status, type, code = 400, "invalid_request_error", "invalid_value"
+    def resume_reading(self) -> None:
+        if not self.held:
+            super().resume_reading()
 
 
 class BoundedProtocol(HttpToolsProtocol):
     # Of the subclass made by `bounded_protocol`.
     open_connections: Connections
     outbox: Outbox
+    is_draining: Callable[[], bool]
+
+    flow: Flow
+    # None before the first request.
+    cycle: Cycle | None  # type: ignore[assignment]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._limits = self.open_connections.limits
         # Until a request has named one.
         self.url = b""
-        self._head_bytes = 0
+        self._framing = Framing()
+        # Received, and not parsed yet: the requests behind the one under way.
+        self._ahead = b""
         self._in_head = True
-        self._refused = False
-        self._probes_only = False
-        self._answered_bytes = 0
+        self._head_bytes = 0
+        self._admission: Admission = "welcome"
+        self._caller: Caller = "stranger"
+        # The last response has been given: what still comes is ignored.
+        self._is_over = False
+        self._rest_bytes = 0
         self._silent_bytes = 0
         self._body_seen = False
-        # The cycle whose answer is being written; `cycle` is the last one that was read.
-        self._answering: Any = None
-        # One for the head, or the rest of an answered body; one for what the client has to read.
-        self._read_timer: asyncio.TimerHandle | None = None
-        self._write_timer: asyncio.TimerHandle | None = None
+        # One for what the client has to send; one for what it has to read.
+        self._sending = Deadline(self.loop)
+        self._reading = Deadline(self.loop)
 
     # -- connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(BatchedTransport(transport, self.outbox))  # type: ignore[arg-type]
-        match self.open_connections.opened(self):
-            case "full":
-                self._cut("refused")
-                return
-            case "probes_only":
-                self._probes_only = True
-        self._expect(self._limits.header_s, self._head_is_late)
+        # Writing is paused as soon as the kernel does not take everything, so that an unread response is known.
+        transport.set_write_buffer_limits(high=0)
+        batched: Any = BatchedTransport(transport, self.outbox)
+        super().connection_made(batched)
+        self.flow = Flow(batched)
+        self._admission = self.open_connections.opened(self, self.client[0] if self.client else None)
+        self._sending.set(self._limits.header_s, self._head_is_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.open_connections.closed(self)
-        self._expect_nothing()
-        self._stop_write_timer()
+        self._sending.clear()
+        self._reading.clear()
         super().connection_lost(exc)
-        # With requests in a pipeline, uvicorn tells only the last one.
-        if self._answering is not None and not self._answering.response_complete:
-            self._answering.disconnected = True
-            self._answering.message_event.set()
+        self._ahead = b""
+        # The scope refers to this connection: apart, both are freed at once.
+        self.cycle = self.scope = None  # type: ignore[assignment]
 
     def evict(self) -> None:
         self._cut("evicted")
@@ -99,43 +109,105 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.flow.write_paused or self.transport.get_write_buffer_size() or owes_body:
             self.transport.abort()
 
-    def timeout_keep_alive_handler(self) -> None:
-        self._close()
+    def _place(self) -> None:
+        """Tell the registry what this connection is doing."""
+        self.open_connections.place(self, self._caller, self._stage())
+
+    def _stage(self) -> Stage:
+        if self.cycle is None:
+            return "delivering" if self._is_over else "waiting"
+        if not self.cycle.response_complete:
+            if self.flow.write_paused:
+                return "stalled"
+            return "receiving" if self.cycle.more_body else "answering"
+        is_taken = self._in_head and not self.flow.write_paused
+        return "waiting" if is_taken and not self._is_over else "delivering"
+
+    def _on_authenticated(self, key: Key) -> None:
+        self._caller = "anonymous" if key is ANONYMOUS else "keyed"
+        self._place()
 
     # -- reading
 
     def data_received(self, data: bytes) -> None:
-        if self._refused:
+        if self._is_over:
+            self._count_rest(len(data))
             return
-        if self._in_head:
-            self._head_bytes += len(data)
-            super().data_received(data)
-            self._check_head()
-            return
-        self._body_seen = False
-        super().data_received(data)
-        self._check_body(len(data))
+        self._ahead += data
+        self._read()
 
-    def _check_head(self) -> None:
-        if not self._in_head or self._refused:
+    def _read(self) -> None:
+        """Parse what has arrived, up to the end of the request under way: the next one waits for its response."""
+        data, begin = self._ahead, 0
+        view = memoryview(data)
+        for _ in range(_MAX_SLICES):
+            if begin == len(data) or not self._may_read():
+                break
+            end = self._framing.slice_end(data, begin)
+            self._feed(view[begin:end])
+            begin = end
+        else:
+            self.loop.call_soon(self._read)
+        self._ahead = b"" if self._is_over else data[begin:]
+        self._hold(len(self._ahead) > _MAX_AHEAD_BYTES)
+        if self._in_head and self._head_bytes and not self._sending.is_set:
+            self._sending.set(self._limits.header_s, self._head_is_late)
+
+    def _may_read(self) -> bool:
+        if self._is_over or self.transport.is_closing():
+            return False
+        is_answered = self.cycle is None or (self.cycle.response_complete and not self.flow.write_paused)
+        return is_answered or not self._in_head
+
+    def _hold(self, held: bool) -> None:
+        """Stop reading, or go on: what a client sends ahead must not fill the memory."""
+        was_held, self.flow.held = self.flow.held, held
+        if held:
+            self.flow.pause_reading()
+        elif was_held:
+            self.flow.resume_reading()
+
+    def _feed(self, data: memoryview) -> None:
+        if not self._in_head:
+            self._body_seen = False
+            self._parse(data)
+            self._check_body(len(data))
             return
-        if self._head_bytes > self._limits.header_bytes:
+        if not self._head_bytes:
+            self._sending.clear()
+        self._head_bytes += len(data)
+        self._parse(data)
+        if self._in_head and self._head_bytes > self._limits.header_bytes:
             self._refuse(HeadersTooLarge(self._limits.header_bytes))
-        elif self._head_bytes and self._read_timer is None:
-            self._expect(self._limits.header_s, self._head_is_late)
+
+    def _parse(self, data: memoryview | bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            # RFC 9110 7.8: an offer may be ignored. httptools has skipped the body, so the headers are parsed again.
+            version = self.parser.get_http_version()
+            headers = without_upgrade(self.parser.get_method(), self.url, version, self.headers)
+            self.parser = httptools.HttpRequestParser(self)
+            self._parse(headers)
+        except httptools.HttpParserError as error:
+            ours = error.__context__
+            self._refuse(ours if isinstance(ours, TokkaError) else MalformedHttp("The HTTP request is malformed."))
 
     def _check_body(self, received: int) -> None:
-        """Bound what follows a head: trailers, chunk extensions, and a body that has been answered already."""
+        """Bound what follows the headers: trailers, chunk extensions, and a body that has been answered already."""
         # httptools collects a trailer before it calls back, so no callback at all means that one is growing.
         self._silent_bytes = 0 if self._body_seen else self._silent_bytes + received
-        if self.cycle is not None and self.cycle.response_complete:
-            self._answered_bytes += received
-        if self._silent_bytes > self._limits.header_bytes or self._answered_bytes > _MAX_UNREAD_BYTES:
+        if self._silent_bytes > self._limits.header_bytes:
+            self._close()
+        elif self.cycle is not None and self.cycle.response_complete:
+            self._count_rest(received)
+
+    def _count_rest(self, received: int) -> None:
+        self._rest_bytes += received
+        if self._rest_bytes > _MAX_REST_BYTES:
             self._close()
 
-    def on_body(self, body: bytes) -> None:
-        self._body_seen = True
-        super().on_body(body)
+    # -- called by the parser
 
     def on_header(self, name: bytes, value: bytes) -> None:
         # Trailers come as headers, after the request has been judged by its own: they must not change it.
@@ -143,104 +215,131 @@ class BoundedProtocol(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
-        self._expect_nothing()
-        self.open_connections.is_busy(self)
-        # A chunk that completes the headers may hold body bytes as well: the headers themselves decide.
-        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-        if size > self._limits.header_bytes:
-            self._refuse(HeadersTooLarge(self._limits.header_bytes))
+        method, version = self.parser.get_method(), self.parser.get_http_version()
+        if self.parser.should_upgrade():
+            if method == b"CONNECT":
+                raise MalformedHttp("CONNECT is for proxies. This server is not one.")
             return
-        if self._probes_only and self.url.partition(b"?")[0].decode("latin-1") not in OPEN_PATHS:
+        if self._head_bytes > self._limits.header_bytes:
+            raise HeadersTooLarge(self._limits.header_bytes)
+        check_headers(version, self.headers)
+        target = httptools.parse_url(self.url)
+        path = urllib.parse.unquote(target.path.decode("ascii"))
+        if self._admission != "welcome" and path not in OPEN_PATHS:
             self.open_connections.on_cut("refused")
-            message = f"The server has no room for another connection. Retry in {RETRY_AFTER_S} s."
-            self._refuse(ServerOverloaded(message, retry_after_s=RETRY_AFTER_S))
-            return
-        super().on_headers_complete()
+            raise NoRoom(self._admission)
+        self.scope["method"] = method.decode("ascii")
+        self.scope["http_version"] = version
+        self.scope["path"] = self.root_path + path
+        self.scope["raw_path"] = self.root_path.encode("ascii") + target.path
+        self.scope["query_string"] = target.query or b""
+        self.scope["state"]["on_authenticated"] = self._on_authenticated
+        self._start(version)
+
+    def _start(self, version: str) -> None:
+        """Run the application for the request whose headers are complete."""
+        self._in_head = False
+        self._sending.clear()
+        self._framing.expect_body(self.headers)
+        self._caller = "stranger"
+        self.cycle = Cycle(
+            is_draining=self.is_draining,
+            close=self._end,
+            scope=self.scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue and version == "1.1",
+            keep_alive=self.parser.should_keep_alive() and version == "1.1",
+            on_response=self.on_response_complete,
+        )
+        self._start_asgi_task(self.cycle, self.app)
+        self._place()
+
+    def on_body(self, body: bytes) -> None:
+        self._body_seen = True
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
         super().on_message_complete()
         self._in_head = True
-        self._head_bytes = self._answered_bytes = self._silent_bytes = 0
-        self._expect_nothing()
+        self._head_bytes = self._rest_bytes = self._silent_bytes = 0
+        self._sending.clear()
         if self.cycle is not None and self.cycle.response_complete:
-            self.open_connections.waits(self)
+            self._sending.set(self.timeout_keep_alive, self._close)
+        self._place()
 
     # -- answering
 
-    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        self._answering = cycle
-        super()._start_asgi_task(cycle, app)
-
     def on_response_complete(self) -> None:
-        super().on_response_complete()
+        self.server_state.total_requests += 1
         if self.transport.is_closing():
             self._close()
-        elif self.cycle.response_complete:
+        elif self.is_draining():
+            self._end()
+        elif not self._is_over:
+            self.flow.resume_reading()
             if self._in_head:
-                self.open_connections.waits(self)
+                self._sending.set(self.timeout_keep_alive, self._close)
             else:
-                self._expect(_REST_S, self._close)
+                self._sending.set(_REST_S, self._close)
+            if self._ahead:
+                # In a turn of its own, and only if the client has taken this response.
+                self.loop.call_soon(self._read)
+        self._place()
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._start_write_timer()
+        self._must_read()
+        self._place()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._stop_write_timer()
-
-    def send_400_response(self, msg: str) -> None:
-        self._refuse(MalformedHttp("The HTTP request is malformed."))
+        self._reading.clear()
+        self._place()
+        if self._ahead:
+            self._read()
 
     def _refuse(self, error: TokkaError) -> None:
-        if self._refused or self.transport.is_closing():
+        """Answer what cannot be read as a request, and close."""
+        if self._is_over or self.transport.is_closing():
             return
-        self._refused = True
-        self._expect_nothing()
-        body = body_of_error(error, self.url.partition(b"?")[0].decode("latin-1"))
-        headers = {
-            "content-type": "application/json",
-            "content-length": str(len(body)),
-            "x-request-id": new_id("req_"),
-            **error.headers(),
-            "connection": "close",
-        }
-        lines = [f"HTTP/1.1 {error.status} {http.HTTPStatus(error.status).phrase}"]
-        lines += [f"{name}: {value}" for name, value in headers.items()]
-        self.transport.write("\r\n".join([*lines, "", ""]).encode() + body)
-        # Closing at once would reset a client that still sends, and the answer would be lost with it.
+        if self.cycle is not None and not self.cycle.response_complete:
+            # Its body is broken: it gets this answer, or the rest of none.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self._in_head or (self.cycle is not None and not self.cycle.response_started):
+            self.transport.write(response_of(error, self.url))
+        self._end()
+
+    def _end(self) -> None:
+        """Close once the client can have read its answer: closing while it sends would reset the connection."""
+        if self._is_over or self.transport.is_closing():
+            return
+        self._is_over = True
+        owes = not self._in_head or self._head_bytes or self._ahead
+        self._ahead = b""
+        self._place()
+        if not owes:
+            self._close()
+            return
+        self.flow.held = False
+        self.flow.resume_reading()
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        self._expect(_LINGER_S, self._close)
+        self._sending.set(_REST_S, self._close)
 
     # -- time
 
-    def _expect(self, within_s: float, else_: Any) -> None:
-        self._expect_nothing()
-        due_s = self.loop.time() + within_s
-        self._read_timer = self.loop.call_at(due_s, self._fire, due_s, else_)
-
-    def _fire(self, due_s: float, else_: Any) -> None:
-        if self.loop.time() - due_s > _HELD_UP_S:
-            # It is we who are late: the loop runs its timers before it reads what has come meanwhile.
-            self._read_timer = self.loop.call_later(_HELD_UP_S, else_)
-        else:
-            else_()
-
-    def _expect_nothing(self) -> None:
-        if self._read_timer is not None:
-            self._read_timer.cancel()
-            self._read_timer = None
-
-    def _start_write_timer(self) -> None:
-        if self._write_timer is None:
-            self._write_timer = self.loop.call_later(self._limits.write_s, self._cut, "write_timeout")
-
-    def _stop_write_timer(self) -> None:
-        if self._write_timer is not None:
-            self._write_timer.cancel()
-            self._write_timer = None
+    def _must_read(self) -> None:
+        if not self._reading.is_set:
+            self._reading.set(self._limits.write_s, lambda: self._cut("write_timeout"))
 
     def _head_is_late(self) -> None:
         if self._head_bytes and not self.transport.is_closing():
@@ -255,7 +354,7 @@ class BoundedProtocol(HttpToolsProtocol):
         ever."""
         self.transport.close()
         if self.transport.get_write_buffer_size():
-            self._start_write_timer()
+            self._must_read()
 
     def _cut(self, reason: Cut) -> None:
         """Drop the connection with whatever is on its way."""
@@ -264,6 +363,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.abort()
 
 
-def bounded_protocol(connections: Connections) -> type[BoundedProtocol]:
+def bounded_protocol(connections: Connections, is_draining: Callable[[], bool]) -> type[BoundedProtocol]:
     """Return a protocol class whose instances keep to the limits and share the registry."""
-    return type("BoundedProtocol", (BoundedProtocol,), {"open_connections": connections, "outbox": Outbox()})
+    shared = {"open_connections": connections, "outbox": Outbox(), "is_draining": staticmethod(is_draining)}
+    return type("BoundedProtocol", (BoundedProtocol,), shared)

@@ -10,6 +10,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+# Most bytes of a connection held back until the end of the turn. Beyond, the transport gets them, and can tell the
+# writer to wait.
+_MAX_HELD_BYTES = 64 << 10
+
 
 class Outbox:
     def __init__(self) -> None:
@@ -34,6 +38,7 @@ class BatchedTransport:
         self._transport = transport
         self._outbox = outbox
         self._pieces: list[bytes] = []
+        self._size = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -42,17 +47,21 @@ class BatchedTransport:
         if not self._pieces:
             self._outbox.add(self)
         self._pieces.append(data)
+        self._size += len(data)
+        if self._size > _MAX_HELD_BYTES:
+            self.flush()
 
     def flush(self) -> None:
         if self._pieces:
             data = b"".join(self._pieces)
             self._pieces.clear()
+            self._size = 0
             # A connection that was lost in this turn raises, and what others were written would stay here.
             if not self._transport.is_closing():
                 self._transport.write(data)
 
     def get_write_buffer_size(self) -> int:
-        return self._transport.get_write_buffer_size() + sum(map(len, self._pieces))
+        return self._transport.get_write_buffer_size() + self._size
 
     def write_eof(self) -> None:
         self.flush()
@@ -64,4 +73,5 @@ class BatchedTransport:
 
     def abort(self) -> None:
         self._pieces.clear()
+        self._size = 0
         self._transport.abort()

@@ -151,5 +151,7 @@ def _events(pieces: Iterable[tuple[float, bytes]]) -> Iterable[tuple[float, dict
     for at_s, piece in pieces:
         *whole, held = (held + piece).split(b"\n\n")
         for event in whole:
-            if event.startswith(b"data: {"):
-                yield at_s, orjson.loads(event[6:])
+            # Comments may come before it.
+            data = event.rpartition(b"\n")[2]
+            if data.startswith(b"data: {"):
+                yield at_s, orjson.loads(data[6:])

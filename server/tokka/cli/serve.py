@@ -226,13 +226,14 @@ def _http_config(settings: Settings, server: Server) -> uvicorn.Config:
             header_s=settings.header_timeout,
             write_s=settings.write_timeout,
             max_connections=max(1, min(settings.max_connections, _open_files() - _OTHER_FILES)),
+            max_per_address=settings.max_connections_per_address,
         ),
         server.metrics.count_cut,
     )
     server.metrics.connections.set_function(lambda: connections.count)
     return uvicorn.Config(
         server.app,
-        http=bounded_protocol(connections),
+        http=bounded_protocol(connections, lambda: server.admission.is_draining),
         ws="none",
         lifespan="off",
         log_config=None,

@@ -111,7 +111,17 @@ class Settings(BaseSettings):
         description="Seconds of silence after which a stream gets a comment, so that proxies keep it open.",
     )
     max_connections: int = Field(
-        8192, ge=1, le=1_000_000, description="Connections open at once. Beyond: idle ones are closed, then 503."
+        8192,
+        ge=1,
+        le=1_000_000,
+        description="Connections open at once. Beyond: those without a valid key are closed, then idle ones, then 503.",
+    )
+    max_connections_per_address: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        description="Connections open at once from one address (of IPv6: from one /64). Beyond: the address's own make"
+        " room as above, then 503. Behind a reverse proxy all clients have one address. Unix sockets have none.",
     )
     header_timeout: float = Field(
         10, gt=0, le=3600, description="Seconds a client may take to send a request's headers. Beyond: closed."
@@ -127,7 +137,11 @@ class Settings(BaseSettings):
         30, gt=0, le=3600, description="Seconds a client may leave an answer unread. Beyond: its connection is cut."
     )
     idle_timeout: int = Field(
-        75, ge=1, le=3600, description="Seconds an idle connection is kept open after its last answer."
+        130,
+        ge=1,
+        le=7200,
+        description="Seconds an idle connection is kept open after its last response. Longer than the idle timeout of a"
+        " proxy in front, or the proxy sends requests on connections that are closing.",
     )
     # Access
     api_key: Strings = Field(

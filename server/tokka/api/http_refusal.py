@@ -1,0 +1,43 @@
+"""The response to bytes that never become a request for the application."""
+
+from __future__ import annotations
+
+import http
+
+from tokka.admission.policy import RETRY_AFTER_S
+from tokka.api.connections import Admission
+from tokka.api.errors import body_of_error
+from tokka.errors import ServerOverloaded, TokkaError
+from tokka.protocol.common import new_id
+
+_NO_ROOM: dict[Admission, str] = {
+    "full": "The server has no room for another connection.",
+    "address_full": "Your address has as many connections open as it may have here. Close or reuse one.",
+}
+
+
+class HeadersTooLarge(TokkaError):
+    status, type, code = 431, "invalid_request_error", "headers_too_large"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"The request line and headers are larger than {limit} bytes, the limit of this server.")
+
+
+class NoRoom(ServerOverloaded):
+    def __init__(self, admission: Admission) -> None:
+        super().__init__(f"{_NO_ROOM[admission]} Retry in {RETRY_AFTER_S} s.", retry_after_s=RETRY_AFTER_S)
+
+
+def response_of(error: TokkaError, url: bytes) -> bytes:
+    """Return the whole response as bytes. `url`: of the request, as far as it is known."""
+    body = body_of_error(error, url.partition(b"?")[0].decode("latin-1"))
+    headers = {
+        "content-type": "application/json",
+        "content-length": str(len(body)),
+        "x-request-id": new_id("req_"),
+        **error.headers(),
+        "connection": "close",
+    }
+    lines = [f"HTTP/1.1 {error.status} {http.HTTPStatus(error.status).phrase}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode() + body

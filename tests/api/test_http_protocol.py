@@ -1,0 +1,376 @@
+"""The protocol in this process: its own delays are not the client's, and a finished request is freed at once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import uvicorn
+import uvloop
+
+from tests.contract.conftest import serving
+from tests.wire import raw_completion
+from tokka.api.connections import Connections, Cut, Limits, Rank
+from tokka.api.deadline import _HELD_UP_S
+from tokka.api.http_cycle import Cycle
+from tokka.api.http_protocol import BoundedProtocol, bounded_protocol
+from tokka.core import ANONYMOUS, Key
+from tokka.engine.fake import FakeOptions
+
+LIMIT_S = 0.3
+GET = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
+STREAM = raw_completion({"model": "fake", "prompt": "x", "max_tokens": 3, "stream": True})
+
+
+class Listener(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Any:
+        yield
+
+
+class Wire:
+    """A client without a loop, so that it goes on while the server's loop is held up."""
+
+    def __init__(self, port: int, receive_bytes: int | None = None) -> None:
+        self.socket = socket.socket()
+        if receive_bytes:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        self.socket.settimeout(10)
+        self.socket.connect(("127.0.0.1", port))
+
+    async def read(self) -> bytes:
+        return await asyncio.to_thread(self.socket.recv, 65536)
+
+    async def read_bytes(self, count: int) -> None:
+        """Read so many bytes or a few more; fail if the server closes before."""
+        while count > 0:
+            piece = await self.read()
+            assert piece, f"closed with {count} bytes to come"
+            count -= len(piece)
+
+
+@asynccontextmanager
+async def listening(
+    app: Any = None, send_bytes: int | None = None, limit_s: float = 30
+) -> AsyncIterator[tuple[int, Connections, list[Cut]]]:
+    """Serve the application, or the scripted engine's, on the loop that the program uses."""
+    cuts: list[Cut] = []
+    connections = Connections(Limits(65536, limit_s, limit_s, 1000), cuts.append)
+    async with serving(FakeOptions()) as server:
+        protocol = bounded_protocol(connections, lambda: False)
+        config = uvicorn.Config(
+            app or server.app,
+            http=protocol,
+            lifespan="off",
+            log_config=None,
+            ws="none",
+            timeout_graceful_shutdown=1,
+        )
+        listener = Listener(config)
+        with socket.create_server(("127.0.0.1", 0)) as at:
+            if send_bytes:
+                at.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_bytes)
+            running = asyncio.create_task(listener.serve(sockets=[at]))
+            try:
+                await until(lambda: listener.started)
+                yield at.getsockname()[1], connections, cuts
+            finally:
+                listener.should_exit = True
+                await running
+
+
+async def until(fact: Callable[[], bool]) -> None:
+    """Return as soon as the fact holds; fail if it never does."""
+    async with asyncio.timeout(10):
+        while not fact():  # noqa: ASYNC110 - the protocol has no event to wait for
+            await asyncio.sleep(0.001)
+
+
+async def held_up(meanwhile: Callable[[], None]) -> None:
+    """Keep the loop from running, for longer than a limit and what it is allowed on top.
+
+    In the callback of a socket: behind those the loop runs its timers, before it looks at what has arrived meanwhile.
+    """
+    loop = asyncio.get_running_loop()
+    began, held_up = asyncio.Event(), socket.socketpair()
+
+    def hold_up() -> None:
+        loop.remove_reader(held_up[0])
+        time.sleep(LIMIT_S + _HELD_UP_S + 0.2)
+        meanwhile()
+        began.set()
+
+    loop.add_reader(held_up[0], hold_up)
+    held_up[1].send(b"x")
+    await began.wait()
+    for one in held_up:
+        one.close()
+
+
+def alive() -> int:
+    return sum(isinstance(one, BoundedProtocol | Cycle) for one in gc.get_objects())
+
+
+def on_uvloop(test: Callable[[], Awaitable[None]]) -> None:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(test())  # type: ignore[arg-type]
+
+
+def test_headers_that_came_while_we_were_held_up_are_in_time() -> None:
+    async def test() -> None:
+        async with listening(limit_s=LIMIT_S) as (port, connections, cuts):
+            wire = Wire(port)
+            wire.socket.sendall(GET[:-10])
+            await until(lambda: any(one._head_bytes for one in connections._ranks))  # type: ignore[attr-defined]
+            await held_up(lambda: wire.socket.sendall(GET[-10:]))
+            assert (await wire.read()).startswith(b"HTTP/1.1 200 OK")
+            assert cuts == []
+            wire.socket.close()
+
+    on_uvloop(test)
+
+
+def test_headers_that_do_not_come_after_that_either_are_late() -> None:
+    async def test() -> None:
+        async with listening(limit_s=LIMIT_S) as (port, connections, cuts):
+            wire = Wire(port)
+            wire.socket.sendall(GET[:-10])
+            await until(lambda: any(one._head_bytes for one in connections._ranks))  # type: ignore[attr-defined]
+            await held_up(lambda: None)
+            assert (await wire.read()).startswith(b"HTTP/1.1 408 ")
+            assert cuts == ["header_timeout"]
+            wire.socket.close()
+
+    on_uvloop(test)
+
+
+def test_answer_that_was_read_while_we_were_held_up_is_in_time() -> None:
+    size = 4 << 20
+
+    async def large(scope: Any, receive: Any, send: Any) -> None:
+        headers = [(b"content-length", str(size).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"x" * size})
+
+    async def test() -> None:
+        async with listening(large, limit_s=LIMIT_S) as (port, connections, cuts):
+            wire = Wire(port, receive_bytes=4096)
+            wire.socket.sendall(GET)
+            await until(lambda: any(one.flow.write_paused for one in connections._ranks))  # type: ignore[attr-defined]
+            got = 0
+
+            def read_all_that_came() -> None:
+                nonlocal got
+                wire.socket.settimeout(0.1)
+                with contextlib.suppress(TimeoutError):
+                    while True:
+                        got += len(wire.socket.recv(65536))
+
+            await held_up(read_all_that_came)
+            wire.socket.settimeout(10)
+            await wire.read_bytes(size - got)
+            assert cuts == []
+            wire.socket.close()
+
+    on_uvloop(test)
+
+
+@pytest.mark.parametrize("request_", [GET, GET.replace(b"1.1", b"1.0"), STREAM])
+def test_finished_request_is_freed_without_the_collector(request_: bytes) -> None:
+    async def test() -> None:
+        async with listening() as (port, connections, _):
+
+            async def ask() -> None:
+                wire = Wire(port)
+                wire.socket.sendall(request_)
+                assert await wire.read()
+                wire.socket.close()
+                await until(lambda: connections.count == 0)
+
+            await ask()
+            gc.collect()
+            gc.disable()
+            try:
+                before = alive()
+                for _ in range(20):
+                    await ask()
+                # The last one may still be on its way out.
+                assert alive() <= before + 2
+            finally:
+                gc.enable()
+
+    on_uvloop(test)
+
+
+def test_failure_behind_a_client_that_has_left_raises_no_more() -> None:
+    gone = asyncio.Event()
+
+    async def failing(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"x", "more_body": True})
+        await gone.wait()
+        raise ValueError("a fault of the application")
+
+    async def test() -> None:
+        raised: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: raised.append(context))
+        async with listening(failing) as (port, connections, _):
+            wire = Wire(port)
+            wire.socket.sendall(POST + b"1")
+            assert await wire.read()
+            wire.socket.close()
+            await until(lambda: connections.count == 0)
+            gone.set()
+        gc.collect()
+        assert raised == []
+
+    on_uvloop(test)
+
+
+# -- how soon a connection makes room
+
+POST = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\n"
+KEYED = Key("key-1", "key-1", frozenset({"inference"}))
+LARGE = 4 << 20
+
+
+class App:
+    """Answers with `size` bytes once it `may_answer`, the holder of the `key`, or a stranger."""
+
+    def __init__(self, key: Key | None = None, size: int = 2) -> None:
+        self.key = key
+        self.size = size
+        self.may_answer = asyncio.Event()
+        self.began = asyncio.Event()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if self.key:
+            scope["state"]["on_authenticated"](self.key)
+        self.began.set()
+        await self.may_answer.wait()
+        headers = [(b"content-length", str(self.size).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"x" * self.size})
+
+
+async def rank_is(connections: Connections, rank: Rank | None) -> None:
+    await until(lambda: list(connections._ranks.values()) == [rank])
+
+
+@pytest.mark.parametrize(
+    ("key", "receiving", "answering", "delivering", "waiting"),
+    [
+        (None, Rank.PENDING, Rank.PENDING, Rank.UNREAD, Rank.STRANGER),
+        (ANONYMOUS, Rank.PENDING, None, Rank.UNREAD, Rank.IDLE),
+        (KEYED, None, None, None, Rank.IDLE),
+    ],
+)
+def test_connection_has_the_rank_of_its_stage(
+    key: Key | None, receiving: Rank | None, answering: Rank | None, delivering: Rank | None, waiting: Rank
+) -> None:
+    async def test() -> None:
+        app = App(key, LARGE)
+        async with listening(app) as (port, connections, _):
+            wire = Wire(port, receive_bytes=4096)
+            await rank_is(connections, Rank.STRANGER)
+            wire.socket.sendall(POST[:-10])
+            await until(lambda: any(one._head_bytes for one in connections._ranks))  # type: ignore[attr-defined]
+            await rank_is(connections, Rank.STRANGER)
+            wire.socket.sendall(POST[-10:] + b"12")
+            await app.began.wait()
+            await rank_is(connections, receiving)
+            wire.socket.sendall(b"34")
+            await rank_is(connections, answering)
+            app.may_answer.set()
+            await until(lambda: any(one.flow.write_paused for one in connections._ranks))  # type: ignore[attr-defined]
+            await rank_is(connections, delivering)
+            await wire.read_bytes(LARGE)
+            await rank_is(connections, waiting)
+            wire.socket.close()
+
+    on_uvloop(test)
+
+
+@pytest.mark.parametrize(("key", "rank"), [(None, Rank.UNREAD), (ANONYMOUS, Rank.UNREAD), (KEYED, None)])
+def test_answered_request_that_owes_its_body_has_a_rank(key: Key | None, rank: Rank | None) -> None:
+    async def test() -> None:
+        app = App(key)
+        app.may_answer.set()
+        async with listening(app) as (port, connections, _):
+            wire = Wire(port)
+            wire.socket.sendall(POST + b"1")
+            assert await wire.read()
+            await rank_is(connections, rank)
+            wire.socket.sendall(b"234")
+            await rank_is(connections, Rank.IDLE if key else Rank.STRANGER)
+            wire.socket.close()
+
+    on_uvloop(test)
+
+
+def test_short_response_is_known_to_be_unread() -> None:
+    """What uvloop takes before it tells the writer to wait counts as unread, too."""
+    size = 40_000
+
+    async def test() -> None:
+        app = App(KEYED, size)
+        app.may_answer.set()
+        async with listening(app, send_bytes=4096) as (port, connections, _):
+            wire = Wire(port, receive_bytes=4096)
+            wire.socket.sendall(GET * 2)
+            await until(lambda: any(one.flow.write_paused for one in connections._ranks))  # type: ignore[attr-defined]
+            await rank_is(connections, None)
+            # Nor has the next request begun.
+            (one,) = connections._ranks
+            assert one._ahead == GET  # type: ignore[attr-defined]
+            await wire.read_bytes(2 * size)
+            await rank_is(connections, Rank.IDLE)
+            wire.socket.close()
+
+    on_uvloop(test)
+
+
+def test_stalled_response_to_a_stranger_makes_room_first() -> None:
+    async def stream(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for place in range(100):
+            await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": place < 99})
+
+    async def test() -> None:
+        async with listening(stream) as (port, connections, _):
+            wire = Wire(port, receive_bytes=4096)
+            wire.socket.sendall(GET)
+            await rank_is(connections, Rank.UNREAD)
+            wire.socket.close()
+
+    on_uvloop(test)
+
+
+def test_key_counts_for_its_own_request_only() -> None:
+    async def test() -> None:
+        app = App(KEYED)
+        app.may_answer.set()
+        async with listening(app) as (port, connections, _):
+            wire = Wire(port)
+            wire.socket.sendall(GET)
+            assert await wire.read()
+            await rank_is(connections, Rank.IDLE)
+            app.key = None
+            app.may_answer.clear()
+            app.began.clear()
+            wire.socket.sendall(GET)
+            await app.began.wait()
+            await rank_is(connections, Rank.PENDING)
+            app.may_answer.set()
+            await rank_is(connections, Rank.STRANGER)
+            wire.socket.close()
+
+    on_uvloop(test)

@@ -1,0 +1,62 @@
+"""What is written around a generation's events: nothing behind the end of a stream."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from tokka.api import sse
+from tokka.api.respond import GenerationResponse
+from tokka.core import RequestRecord
+
+KEEP_ALIVE_S = 0.02
+
+
+class Generation:
+    """Ends without an event, after a while."""
+
+    def __init__(self, after_s: float) -> None:
+        self._after_s = after_s
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        await asyncio.sleep(self._after_s)
+        return
+        yield
+
+    async def aclose(self) -> None:
+        pass
+
+
+async def written_to_a_slow_reader(after_s: float, ends_after_s: float) -> list[bytes]:
+    """Return what is written when the client takes this long to read the end of its stream."""
+    written: list[bytes] = []
+
+    async def write(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            if not message.get("more_body", False):
+                await asyncio.sleep(ends_after_s)
+            written.append(message["body"])
+
+    async def receive() -> Any:
+        # The client stays.
+        await asyncio.Event().wait()
+
+    async def open_generation() -> Any:
+        return Generation(after_s)
+
+    record = RequestRecord(id="req_1", arrived_s=0)
+    response = GenerationResponse(open_generation, None, record, stream=True, keep_alive_s=KEEP_ALIVE_S)  # type: ignore[arg-type]
+    await response({"type": "http", "state": {"write": write}}, receive, write)
+    return written
+
+
+async def test_stream_that_is_silent_gets_comments() -> None:
+    written = await written_to_a_slow_reader(KEEP_ALIVE_S * 5, 0)
+    assert written[0] == sse.KEEP_ALIVE
+    assert written[-2:] == [sse.DONE, b""]
+
+
+async def test_nothing_follows_the_end_of_a_stream() -> None:
+    written = await written_to_a_slow_reader(0, KEEP_ALIVE_S * 10)
+    assert written == [sse.DONE, b""]

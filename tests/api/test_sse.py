@@ -1,0 +1,55 @@
+"""Events that every reader takes apart alike, whatever it holds to be the end of a line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.program import Program, running
+from tests.wire import post, stream, text_of
+from tokka.api import sse
+
+# All that `str.splitlines` splits at, and the neighbours of those in UTF-8.
+LINE_ENDS = "\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
+NEIGHBOURS = "\xa8\xa9\u0145\u2027\u202a\u2828\u8028\U00020028å“”…\x7f"
+ANSWER = f"one\x85two\u2028three\u2029four {NEIGHBOURS} äö 你好 🦌"
+
+
+@given(st.text(st.sampled_from(LINE_ENDS + NEIGHBOURS + 'a"\\'), max_size=40))
+def test_event_is_one_line_of_the_same_data(text: str) -> None:
+    event = sse.json_event(orjson.dumps({"text": text}))
+    line, empty = event.decode().splitlines()
+    assert empty == ""
+    assert json.loads(line.removeprefix("data: ")) == {"text": text}
+
+
+def test_named_event_is_two_lines() -> None:
+    name, data, empty = sse.event({"detail": LINE_ENDS}, "phase").decode().splitlines()
+    assert (name, empty) == ("event: phase", "")
+    assert json.loads(data.removeprefix("data: ")) == {"detail": LINE_ENDS}
+
+
+@pytest.fixture(scope="module")
+def program() -> Iterator[Program]:
+    with running("--engine", "fake", "--engine-arg", f"answer={ANSWER}") as program:
+        yield program
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_reader_of_lines_gets_whole_events(program: Program, path: str) -> None:
+    """httpx splits at U+2028, U+2029 and U+0085; many clients are built on it."""
+    asked = {"messages": [{"role": "user", "content": "x"}]} if "chat" in path else {"prompt": "x", "max_tokens": 200}
+    with program.client() as client:
+        body = {"model": program.model, **asked}
+        with client.stream("POST", path, json={**body, "stream": True}) as answer:
+            lines = [line for line in answer.iter_lines() if line]
+        assert all(line.startswith("data: ") for line in lines)
+        chunks = [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+        assert text_of(chunks) == ANSWER == text_of(stream(client, path, body))
+        choice = post(client, path, body)["choices"][0]
+        assert (choice["message"]["content"] if "chat" in path else choice["text"]) == ANSWER
