@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokka.api.http_protocol import HeadersTooLarge, MalformedHttp
+from tokka.api.http_protocol import MalformedHttp
+from tokka.api.http_refusal import HeadersTooLarge, NoRoom
 from tokka.errors import (
     MAX_RETRY_AFTER_S,
     ConfigurationError,
@@ -39,7 +40,7 @@ def kinds(base: type[TokkaError] = TokkaError) -> Iterator[type[TokkaError]]:
 
 ALL = sorted(set(kinds()), key=lambda kind: kind.__name__)
 # Of the HTTP protocol itself; imported so that they are among the subclasses.
-assert {HeadersTooLarge, MalformedHttp} <= set(ALL)
+assert {HeadersTooLarge, MalformedHttp, NoRoom} <= set(ALL)
 
 
 def made(kind: type[TokkaError]) -> TokkaError:
@@ -51,6 +52,8 @@ def made(kind: type[TokkaError]) -> TokkaError:
         return RateLimited("what went wrong", of="tokens", retry_after_s=1.5)
     if kind is NoChatTemplate:
         return NoChatTemplate()
+    if kind is NoRoom:
+        return NoRoom("full")
     return HeadersTooLarge(65536) if kind is HeadersTooLarge else kind("what went wrong")
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 from tokka.api import sse
+from tokka.api.deps import Call
 from tokka.api.respond import GenerationResponse
 from tokka.core import RequestRecord
+from tokka.parsing.bodies import BodyParser
+from tokka.protocol.completions import CompletionEncoder, CompletionRequest
 
 KEEP_ALIVE_S = 0.02
 
@@ -38,16 +42,35 @@ async def written_to_a_slow_reader(after_s: float, ends_after_s: float) -> list[
                 await asyncio.sleep(ends_after_s)
             written.append(message["body"])
 
+    messages = [{"type": "http.request", "body": b'{"model": "m", "prompt": "a", "stream": true}', "more_body": False}]
+
     async def receive() -> Any:
+        if messages:
+            return messages.pop()
         # The client stays.
         await asyncio.Event().wait()
+        return None
 
-    async def open_generation() -> Any:
+    async def opened(*_: Any) -> Any:
         return Generation(after_s)
 
-    record = RequestRecord(id="req_1", arrived_s=0)
-    response = GenerationResponse(open_generation, None, record, stream=True, keep_alive_s=KEEP_ALIVE_S)  # type: ignore[arg-type]
-    await response({"type": "http", "state": {"write": write}}, receive, write)
+    parser = BodyParser()
+    scope = {
+        "type": "http",
+        "headers": [(b"content-type", b"application/json")],
+        "state": {"write": write, "body_memory": SimpleNamespace(release=lambda: None)},
+    }
+    services = SimpleNamespace(
+        bodies=parser,
+        dispatcher=SimpleNamespace(open=opened),
+        keep_alive_s=KEEP_ALIVE_S,
+        log_prompts=False,
+        fingerprint="fp",
+    )
+    call = Call(services, RequestRecord(id="req_1", arrived_s=0), None, scope)  # type: ignore[arg-type]
+    response = GenerationResponse(call, CompletionRequest, CompletionEncoder)
+    await response(scope, receive, write)
+    await parser.close()
     return written
 
 

@@ -17,7 +17,7 @@ import pytest
 import uvloop
 
 from tokka.engine.processes import PARSER_NAME
-from tokka.errors import InvalidRequest, UnsupportedParameter
+from tokka.errors import InvalidRequest, ServerOverloaded, UnsupportedParameter
 from tokka.observability.loop_turns import LoopTurns, Turn
 from tokka.parsing.bodies import BodyParser, _Plain, is_light
 from tokka.parsing.worker import PARSABLE, answer_to
@@ -129,6 +129,19 @@ async def test_body_parser_leaves_no_process_behind() -> None:
     parser = BodyParser()
     await parser.parse(ChatRequest, large(CHAT), "tenant")
     await parser.close()
+    assert not [process for process in psutil.Process().children() if process.name() == PARSER_NAME]
+
+
+async def test_body_parser_starts_none_after_its_close() -> None:
+    parser = BodyParser()
+    await parser.parse(ChatRequest, large(CHAT), "tenant")
+    running = asyncio.create_task(parser.parse(ChatRequest, large(CHAT, 16 << 20), "tenant"))
+    # The body is on its way to the process.
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    await parser.close()
+    with pytest.raises(ServerOverloaded):
+        await running
     assert not [process for process in psutil.Process().children() if process.name() == PARSER_NAME]
 
 

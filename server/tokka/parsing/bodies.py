@@ -61,6 +61,7 @@ class BodyParser:
         self._turns = FairTurns(Capacity(_PROCESSES, _LONG_BYTES, _WAITING_BYTES))
         self._idle: list[_Worker] = []
         self._workers: set[_Worker] = set()
+        self._is_closed = False
 
     async def parse(self, model: type[Parsable[T]], raw: bytes, tenant: str) -> T:
         """Return the body as plain data. Raises InvalidRequest, ServerOverloaded."""
@@ -72,11 +73,15 @@ class BodyParser:
         return cast(T, await self._turns.run(tenant, len(raw), lambda: self._parse_apart(kind, raw)))
 
     async def close(self) -> None:
-        for worker in self._workers:
-            await worker.end()
+        # Jobs whose clients have left go on: one that notices the end of its process may not start another.
+        self._is_closed = True
+        while self._workers:
+            await self._workers.pop().end()
 
     async def _parse_apart(self, kind: str, raw: bytes) -> Any:
         for _ in range(2):
+            if self._is_closed:
+                raise ServerOverloaded("The server is stopping.", retry_after_s=_RETRY_AFTER_S)
             worker = self._idle.pop() if self._idle else await self._start()
             try:
                 answer = await worker.ask(kind, raw)
