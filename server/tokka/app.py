@@ -31,9 +31,9 @@ from tokka.api.middleware import (
     ErrorRenderer,
     HeadAsGet,
     KeyLimits,
-    OpenAIAlias,
     RequestContext,
 )
+from tokka.api.paths import ServedPath
 from tokka.api.reference import ASSETS, assets
 from tokka.dispatch import Dispatcher
 from tokka.engine.base import Engine
@@ -206,7 +206,7 @@ def _create_app(settings: Settings, services: Services) -> FastAPI:
         openapi_url=None, docs_url=None, redoc_url=None, title="Tokka", version=__version__, redirect_slashes=False
     )
     app.state.services = services
-    app.openapi = document_of(app)  # type: ignore[method-assign]
+    app.openapi = document_of(app, settings.root_path)  # type: ignore[method-assign]
     app.router.routes.append(document_route(app))
     for router in ROUTERS:
         app.include_router(router)
@@ -230,12 +230,14 @@ def _create_app(settings: Settings, services: Services) -> FastAPI:
             allow_origins=settings.cors_origin,
             allow_methods=["*"],
             allow_headers=["*"],
+            # A browser asks this when a page of the internet calls a server of a private network.
+            allow_private_network=True,
             expose_headers=["*"],
         )
     app.add_middleware(
         RequestContext, metrics=services.metrics, allowances=services.allowances, count=services.accounts.count
     )
-    app.add_middleware(OpenAIAlias)
+    app.add_middleware(ServedPath, root_path=settings.root_path)
     return app
 
 

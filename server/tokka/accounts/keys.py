@@ -15,6 +15,7 @@ from tokka.errors import InvalidApiKey, PermissionDenied
 from tokka.protocol.moments import iso_of
 from tokka.store.rows import KeyRow, TokenKey
 
+NO_KEY = "No API key was sent as `Authorization: Bearer KEY`."
 REFUSAL = "Incorrect API key provided. Send a valid key as `Authorization: Bearer KEY`."
 # Of static keys. Metrics name all tenants, so a key that is handed to users does not read them.
 _USER: frozenset[KeyScope] = frozenset({"inference"})
@@ -95,8 +96,8 @@ class KeyRing:
                 self._add(entry)
 
     def verify(self, authorization: str | None, now_s: float) -> Key:
-        """Return the key of an Authorization header. Raises InvalidApiKey, the same whatever was wrong, but for a
-        token of ours that has expired: who has it had the key.
+        """Return the key of an Authorization header. Raises InvalidApiKey: the same whatever is wrong with a
+        credential, but for an expired token of ours, whose owner had the key.
 
         `now_s`: the time of day, which keys expire by.
         """
@@ -108,7 +109,7 @@ class KeyRing:
                 return key
             if self._tokens:
                 return self._tokens.verify(credential)
-        raise InvalidApiKey(REFUSAL)
+        raise InvalidApiKey(REFUSAL if credential else NO_KEY)
 
     def issue(self, authorization: str | None, now_s: float) -> Token:
         """Return a token for the key of an Authorization header that was verified. Raises PermissionDenied if it was a

@@ -13,12 +13,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tokka.accounts.keys import KeyRing
 from tokka.api.direct import Sign, indirect_sign
+from tokka.api.paths import OPEN_PATHS
 from tokka.core import ANONYMOUS, Key, KeyScope
 from tokka.errors import PermissionDenied
 
-# Probes and the version need no key: they must work from outside, and say nothing about users.
-OPEN_PATHS = frozenset({"/livez", "/readyz", "/startupz", "/health", "/version"})
-# Nor do the chat page, which asks for a key itself, and the API's reference. What they call needs one.
+# The chat page asks for a key itself; the API's reference holds no secret. What they call needs a key.
 _OPEN_PAGES = frozenset({"/", "/docs", "/openapi.json"})
 _OPEN_FOLDERS = ("/ui/", "/docs-assets/")
 METRICS = "/metrics"
@@ -91,7 +90,7 @@ class Authentication:
 
 
 def is_open(path: str) -> bool:
-    """Tell whether a path needs no key."""
+    """Tell whether a path needs no key. Probes must work from outside, and say nothing about users."""
     return path in OPEN_PATHS or path in _OPEN_PAGES or path.startswith(_OPEN_FOLDERS)
 
 

@@ -17,9 +17,8 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from tokka import __version__
-from tokka.api.access import OPEN_PATHS
 from tokka.api.errors import speaks_oauth
-from tokka.api.middleware import ALIAS, ALIAS_ROOT
+from tokka.api.paths import ALIAS, ALIAS_ROOT, OPEN_PATHS
 from tokka.protocol.admin import NewKeyRequest, RotateRequest
 from tokka.protocol.answers import ChatCompletion, ChatCompletionChunk, Completion, ErrorBody
 from tokka.protocol.chat import ChatRequest
@@ -87,14 +86,17 @@ CHAT_RESPONSES = _generation(ChatCompletion, ChatCompletionChunk)
 COMPLETION_RESPONSES = _generation(Completion, Completion)
 
 
-def document_of(app: FastAPI) -> Callable[[], dict[str, Any]]:
-    """Return the function that builds the document once. Blocks for 0.4 s the first time."""
+def document_of(app: FastAPI, root_path: str) -> Callable[[], dict[str, Any]]:
+    """Return the function that builds the document once. Blocks for 0.4 s the first time.
+
+    `root_path`: the prefix under which a proxy publishes the server.
+    """
     building = Lock()
 
     def build() -> dict[str, Any]:
         with building:
             if app.openapi_schema is None:
-                app.openapi_schema = _build(app)
+                app.openapi_schema = _build(app, root_path)
             return app.openapi_schema
 
     return build
@@ -109,7 +111,7 @@ def document_route(app: FastAPI) -> Route:
     return Route("/openapi.json", document, include_in_schema=False)
 
 
-def _build(app: FastAPI) -> dict[str, Any]:
+def _build(app: FastAPI, root_path: str) -> dict[str, Any]:
     document = get_openapi(title="Tokka", version=__version__, description=_DESCRIPTION, routes=app.routes)
     _, definitions = models_json_schema([(model, "validation") for model in _MODELS], ref_template=_REF + "{model}")
     components = document.setdefault("components", {})
@@ -117,11 +119,13 @@ def _build(app: FastAPI) -> dict[str, Any]:
     components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     # Optional: without any key configured the server asks for none.
     document["security"] = [{"key": []}, {}]
-    _correct(document)
+    if root_path:
+        document["servers"] = [{"url": root_path}]
+    _correct(document, root_path)
     return document
 
 
-def _correct(document: dict[str, Any]) -> None:
+def _correct(document: dict[str, Any], root_path: str) -> None:
     """Leave out what FastAPI adds and this server never does; add what any request may get."""
     for path, operations in document["paths"].items():
         # Of the request itself, before it is known what it asks for.
@@ -131,7 +135,7 @@ def _correct(document: dict[str, Any]) -> None:
             if path in OPEN_PATHS:
                 operation["security"] = []
             if f"{ALIAS_ROOT}{path}".startswith(ALIAS):
-                operation["servers"] = [{"url": "/"}, {"url": ALIAS_ROOT}]
+                operation["servers"] = [{"url": root_path or "/"}, {"url": root_path + ALIAS_ROOT}]
             # Validation is ours, and answers 400.
             operation["responses"].pop("422", None)
             for status in [*early, 408] if "requestBody" in operation else early:

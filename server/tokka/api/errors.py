@@ -8,9 +8,10 @@ from typing import Any
 import orjson
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.routing import Match
+from starlette.routing import Match, Route
 from starlette.types import Send
 
+from tokka.api.paths import meant
 from tokka.errors import InternalError, MethodNotAllowed, TokkaError, UnknownUrl
 
 # Aitta's API; see api/aitta.py.
@@ -40,7 +41,9 @@ async def raise_routing_error(request: Request, exception: Exception) -> Any:
     if isinstance(exception, HTTPException):
         path = request.scope["path"][:200]
         if exception.status_code == 404:
-            raise UnknownUrl(f"Unknown request URL: {request.method} {path}. The API is described at /docs.")
+            known = (route.path for route in request.app.routes if isinstance(route, Route))
+            hint = f" Did you mean {right}?" if (right := meant(path, known)) else ""
+            raise UnknownUrl(f"Unknown request URL: {request.method} {path}.{hint} The API is described at /docs.")
         if exception.status_code == 405:
             allow = ", ".join(_methods(request))
             raise MethodNotAllowed(

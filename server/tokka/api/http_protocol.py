@@ -17,13 +17,13 @@ import structlog
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from tokka.api.access import OPEN_PATHS
 from tokka.api.connections import Admission, Caller, Connections, Cut, Stage
 from tokka.api.deadline import Deadline
 from tokka.api.http_cycle import Cycle
 from tokka.api.http_framing import Framing, MalformedHttp, check_headers, without_upgrade
 from tokka.api.http_refusal import HeadersTooLarge, NoRoom, response_of
 from tokka.api.outbox import BatchedTransport, Outbox
+from tokka.api.paths import OPEN_PATHS, served_path
 from tokka.core import ANONYMOUS, Key
 from tokka.errors import SlowRequest, TokkaError
 
@@ -225,7 +225,7 @@ class BoundedProtocol(HttpToolsProtocol):
         check_headers(version, self.headers)
         target = httptools.parse_url(self.url)
         path = urllib.parse.unquote(target.path.decode("ascii"))
-        if self._admission != "welcome" and path not in OPEN_PATHS:
+        if self._admission != "welcome" and served_path(path) not in OPEN_PATHS:
             self.open_connections.on_cut("refused")
             raise NoRoom(self._admission)
         self.scope["method"] = method.decode("ascii")

@@ -30,23 +30,8 @@ log = structlog.get_logger("tokka.access")
 GENERATION_PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
 # What takes a request from its key's limits.
 COUNTED_PATHS = GENERATION_PATHS | {"/tokenize", "/detokenize"}
-# The same API by another address, for clients of Aitta.
-ALIAS_ROOT = "/openai"
-ALIAS = f"{ALIAS_ROOT}/v1/"
 _SLOWEST_BYTES_PER_S = 64 << 10
 _REQUEST_ID = re.compile(r"^[!-~]{1,128}$")
-
-
-class OpenAIAlias:
-    """Outermost: from here on `/openai/v1/x` is `/v1/x`, to keys, logs and metrics, too."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].startswith(ALIAS):
-            scope = {**scope, "path": scope["path"].removeprefix(ALIAS_ROOT)}
-        await self._app(scope, receive, send)
 
 
 class RequestContext:

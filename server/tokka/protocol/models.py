@@ -15,7 +15,15 @@ from tokka.protocol.messages import MAX_MESSAGES, Message, TemplateKwargs, chat_
 
 
 def model_object(name: str, created: int, max_model_len: int | None) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": created, "owned_by": "tokka", "max_model_len": max_model_len}
+    return {
+        "id": name,
+        "object": "model",
+        "created": created,
+        "owned_by": "tokka",
+        # Programs for vLLM read it.
+        "root": name,
+        "max_model_len": max_model_len,
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +84,7 @@ class ModelObject(BaseModel):
     object: Literal["model"]
     created: int
     owned_by: str
+    root: str
     max_model_len: int | None
 
 
@@ -87,6 +96,7 @@ class ModelList(BaseModel):
 class TokenizeResponse(BaseModel):
     tokens: list[int]
     count: int
+    root: str
     max_model_len: int | None
 
 

@@ -87,6 +87,11 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     uds: Path | None = Field(None, description="Listen on this unix socket instead of host and port.")
+    root_path: str = Field(
+        "",
+        description="Prefix under which a reverse proxy publishes the server, as in `/tokka`. Requests are served with"
+        " and without it; /openapi.json names it.",
+    )
     cors_origin: Strings = Field([], description="Origins whose web pages may call this server; `*` for all.")
     max_body_size: str | None = Field(
         None,
@@ -317,6 +322,14 @@ class Settings(BaseSettings):
         if any(not name or len(name) > 512 for name in value):
             raise ValueError("a model name has 1 to 512 characters")
         return list(dict.fromkeys(value))
+
+    @field_validator("root_path")
+    @classmethod
+    def _is_prefix(cls, value: str) -> str:
+        prefix = value.rstrip("/")
+        if prefix and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", prefix):
+            raise ValueError("a prefix is a path such as /tokka")
+        return prefix
 
     @field_validator("engine_arg")
     @classmethod
