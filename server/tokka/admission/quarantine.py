@@ -1,15 +1,15 @@
 """Requests that seem to kill the engine. A default client sends a failed request twice more: each would be an outage.
 
-Pure: the time is an argument. A fingerprint is what the engine sees of a request, without its id.
+Pure: the time is an argument.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from tokka.core import GenerateRequest
+from tokka.protocol.fingerprint import fingerprint_of
 
 # Deaths of the engine with the same request running: one is chance, as every request that ran is a suspect.
 _DEATHS = 2
@@ -33,7 +33,7 @@ class Quarantine:
 
     def ran_at_death(self, request: GenerateRequest, engine: int, now_s: float) -> None:
         """Note that the request was running when this engine died."""
-        key = _fingerprint(request)
+        key = fingerprint_of(request)
         suspect = self._suspects.setdefault(key, _Suspect(set(), now_s))
         suspect.engines.add(engine)
         suspect.since_s = now_s
@@ -44,14 +44,14 @@ class Quarantine:
     def completed(self, request: GenerateRequest) -> None:
         """A request that an engine has survived is no suspect."""
         if self._suspects:
-            self._suspects.pop(_fingerprint(request), None)
+            self._suspects.pop(fingerprint_of(request), None)
 
     def holds_for_s(self, request: GenerateRequest, now_s: float) -> float:
         """Return for how many seconds more the request is to be refused; 0 if it may run."""
         # The usual case must cost nothing: no hash while nothing has died.
         if not self._suspects:
             return 0.0
-        key = _fingerprint(request)
+        key = fingerprint_of(request)
         suspect = self._suspects.get(key)
         if suspect is None:
             return 0.0
@@ -60,8 +60,3 @@ class Quarantine:
             del self._suspects[key]
             return 0.0
         return left_s if len(suspect.engines) >= _DEATHS else 0.0
-
-
-def _fingerprint(request: GenerateRequest) -> bytes:
-    what = replace(request, id="", timeout_s=None, priority=0, cache_salt=None)
-    return hashlib.sha256(repr(what).encode()).digest()
