@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import httpx
 import pytest
@@ -19,6 +19,7 @@ from tests.program import TENANTS
 from tests.supervised import until_ready
 from tests.wire import chunks_of
 from tokka.app import Server
+from tokka.dispatch import Dispatcher
 from tokka.engine.fake import FakeOptions
 
 FIRST, SECOND = TENANTS
@@ -139,6 +140,22 @@ async def test_death_in_a_trial_clears_the_bystander() -> None:
         assert server.deaths == 4
 
 
+@pytest.mark.usefixtures("eager")
+async def test_trial_ends_when_its_client_leaves() -> None:
+    async with apart(token_delay_s=0.005) as server:
+        for number in range(3):
+            beside = asyncio.create_task(server.ask(SECOND, f"beside {number}", **ENDLESS))
+            await server.running()
+            assert await server.statuses((FIRST, f"POISON {number}")) == [500]
+            await beside
+        left = asyncio.create_task(server.ask(SECOND, "left", **ENDLESS))
+        await server.running()
+        left.cancel()
+        await asyncio.gather(left, return_exceptions=True)
+        # There is one trial at a time, and this is the next one.
+        assert await server.statuses((FIRST, "POISON 3")) == [500]
+
+
 async def test_only_tenant_is_not_held_and_the_engine_given_up() -> None:
     for settings in ({"api_key": []}, {"api_key": [FIRST]}):
         async with apart(max_quick_deaths=100, **settings) as server:
@@ -184,6 +201,39 @@ async def test_held_request_is_refused_while_others_run() -> None:
         await asyncio.gather(beside, return_exceptions=True)
 
 
+async def test_held_request_is_refused_before_it_is_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with apart() as server:
+        assert await server.statuses(*[(FIRST, "POISON")] * 2) == [500, 500]
+
+        async def fail(*_: object) -> NoReturn:
+            raise AssertionError("rendered")
+
+        monkeypatch.setattr(Dispatcher, "_render", fail)
+        assert await server.statuses((FIRST, "POISON")) == [400]
+
+
+@pytest.mark.usefixtures("eager")
+async def test_no_trial_begins_when_others_came_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with apart(token_delay_s=0.005) as server:
+        await suspect(server, "slow", **ENDLESS)
+        render = Dispatcher._render
+        beside: list[asyncio.Task[httpx.Response]] = []
+
+        async def render_late(self: Dispatcher, *args: Any) -> Any:
+            rendered = await render(self, *args)
+            if not beside:
+                beside.append(asyncio.create_task(server.ask(SECOND, "beside", **ENDLESS)))
+                await server.running()
+            return rendered
+
+        monkeypatch.setattr(Dispatcher, "_render", render_late)
+        answer = await server.ask(FIRST, "slow", **ENDLESS)
+        assert answer.status_code == 400
+        assert "is refused" in answer.json()["error"]["message"]
+        beside[0].cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
+
+
 @pytest.mark.usefixtures("eager")
 async def test_held_request_that_completes_alone_is_cleared() -> None:
     fields = {"max_tokens": 10}
@@ -193,6 +243,18 @@ async def test_held_request_that_completes_alone_is_cleared() -> None:
         other = asyncio.create_task(server.ask(SECOND, "beside", **ENDLESS))
         await server.running()
         assert (await server.ask(FIRST, "innocent", **fields)).status_code == 200
+        other.cancel()
+        await asyncio.gather(other, return_exceptions=True)
+
+
+@pytest.mark.usefixtures("eager")
+async def test_held_tenant_that_completes_alone_is_let_go() -> None:
+    async with apart(token_delay_s=0.005) as server:
+        await server.statuses(*((FIRST, f"POISON {number}") for number in range(3)))
+        assert await server.statuses((FIRST, "hello")) == [200]
+        other = asyncio.create_task(server.ask(SECOND, "beside", **ENDLESS))
+        await server.running()
+        assert await server.statuses((FIRST, "hello")) == [200]
         other.cancel()
         await asyncio.gather(other, return_exceptions=True)
 
