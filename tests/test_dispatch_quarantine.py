@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
 import tokka.admission.quarantine
 import tokka.admission.suspects
@@ -163,9 +164,9 @@ async def test_only_tenant_is_not_held_and_the_engine_given_up() -> None:
             assert statuses == [500] * 6
 
 
-async def suspect(server: Apart, prompt: str, **fields: Any) -> None:
-    """Have the first tenant's request run in two deaths."""
-    for _ in range(2):
+async def suspect(server: Apart, prompt: str, deaths: int = 2, **fields: Any) -> None:
+    """Have the first tenant's request run in so many deaths."""
+    for _ in range(deaths):
         asked = asyncio.create_task(server.ask(FIRST, prompt, **fields))
         await server.running()
         engine: Any = server.server.supervisor.engine()
@@ -245,6 +246,28 @@ async def test_held_request_that_completes_alone_is_cleared() -> None:
         assert (await server.ask(FIRST, "innocent", **fields)).status_code == 200
         other.cancel()
         await asyncio.gather(other, return_exceptions=True)
+
+
+async def test_request_that_completes_is_no_suspect() -> None:
+    async with apart(token_delay_s=0.005) as server:
+        for _ in range(2):
+            await suspect(server, "innocent", deaths=1, max_tokens=10)
+            assert (await server.ask(FIRST, "innocent", max_tokens=10)).status_code == 200
+
+
+@pytest.mark.usefixtures("eager")
+async def test_held_tenant_without_a_token_is_ended() -> None:
+    async with apart(token_delay_s=60) as server:
+        await server.statuses(*((FIRST, f"POISON {number}") for number in range(3)))
+        with capture_logs() as lines:
+            answer = await server.ask(FIRST, "slow")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "tenant_held")
+        assert "had no token" in answer.json()["error"]["message"]
+        (access,) = (line for line in lines if line["event"] == "request_finished")
+        assert (access["outcome"], access["reason"]) == ("rejected", "tenant_held")
+        # It has shown nothing.
+        assert await server.statuses((FIRST, "POISON 3")) == [500]
+        assert await server.statuses((FIRST, "hello")) == [503]
 
 
 @pytest.mark.usefixtures("eager")
