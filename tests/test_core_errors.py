@@ -26,6 +26,7 @@ from tokka.errors import (
     RateLimited,
     ServerOverloaded,
     StartupError,
+    TenantHeld,
     TokkaError,
     UnsupportedParameter,
 )
@@ -52,6 +53,8 @@ def made(kind: type[TokkaError]) -> TokkaError:
         return RateLimited("what went wrong", of="tokens", retry_after_s=1.5)
     if kind is NoChatTemplate:
         return NoChatTemplate()
+    if kind is TenantHeld:
+        return TenantHeld("what went wrong", left_s=20)
     if kind is NoRoom:
         return NoRoom("full")
     return HeadersTooLarge(65536) if kind is HeadersTooLarge else kind("what went wrong")

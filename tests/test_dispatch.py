@@ -7,10 +7,12 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import httpx
 import pytest
+from structlog.contextvars import merge_contextvars
+from structlog.testing import capture_logs
 
 from tests.admission.controllers import controller
 from tests.supervised import supervisor_of, until_ready
@@ -39,6 +41,7 @@ from tokka.core import (
 from tokka.dispatch import Dispatcher
 from tokka.engine.base import ReportPhase
 from tokka.errors import Draining, EngineError, InvalidRequest, ModelNotFound, ModelStarting, ServerOverloaded
+from tokka.protocol.completions import CompletionEncoder
 from tokka.settings import Settings
 
 Script = Callable[[GenerateRequest], AsyncGenerator[Event, None]]
@@ -276,11 +279,30 @@ async def test_failure_of_a_plain_answer_is_a_500_that_says_no_more_than_it_shou
         assert f'tokka_requests_total{{endpoint="/v1/completions",model="{model}",outcome="error"}} 1.0' in metrics
 
 
-@pytest.mark.parametrize("script", [failing, faulty])
-async def test_failure_of_a_stream_is_one_event_before_done(script: Script) -> None:
+@pytest.mark.parametrize(("script", "reason"), [(failing, "engine_error"), (faulty, "KeyError")])
+async def test_failure_of_a_stream_is_one_event_before_done(script: Script, reason: str) -> None:
+    headers = {"x-request-id": "the-one"}
     async with served(script) as (client, model):
-        answer = await client.post("/v1/completions", json={"model": model, "prompt": "x", "stream": True})
+        with capture_logs(processors=[merge_contextvars]) as lines:
+            body = {"model": model, "prompt": "x", "stream": True}
+            answer = await client.post("/v1/completions", json=body, headers=headers)
         assert answer.status_code == 200
         assert answer.text.count('"error"') == 1
         assert answer.text.endswith("data: [DONE]\n\n")
         assert "/secret/path" not in answer.text
+        assert {line["request_id"] for line in lines} == {"the-one"}
+        (access,) = (line for line in lines if line["event"] == "request_finished")
+        assert (access["outcome"], access["reason"]) == ("error", reason)
+        assert [line["event"] for line in lines if line is not access] == ["stream_failed"] * (script is faulty)
+
+
+async def test_fault_in_an_encoder_is_an_error_of_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> NoReturn:
+        raise KeyError("/secret/path")
+
+    monkeypatch.setattr(CompletionEncoder, "encode", fail)
+    async with served(complete) as (client, model):
+        with capture_logs() as lines:
+            answer = await client.post("/v1/completions", json={"model": model, "prompt": "x", "stream": True})
+        assert answer.text.count('"error"') == 1
+        assert (lines[-1]["outcome"], lines[-1]["reason"]) == ("error", "KeyError")

@@ -19,7 +19,7 @@ from tokka.admission.allowance import Allowances
 from tokka.admission.controller import AdmissionController
 from tokka.admission.memory import MemoryBudget
 from tokka.admission.policy import AdmissionPolicy, Bounds, Targets
-from tokka.admission.quarantine import Quarantine
+from tokka.admission.quarantine import Quarantine, strikes_before
 from tokka.api import ROUTERS
 from tokka.api.access import AccessRules, Authentication
 from tokka.api.deps import Services
@@ -150,7 +150,11 @@ def _create_dispatcher(
     return Dispatcher(
         supervisor,
         admission,
-        Quarantine(settings.quarantine_time),
+        Quarantine(
+            settings.quarantine_time,
+            strikes=strikes_before(settings.max_quick_deaths),
+            has_others=lambda: accounts.ring.has_several_tenants,
+        ),
         MemoryBudget(parse_size(settings.answer_memory), "answers"),
         settings.names(),
         downtimes=accounts.downtimes,

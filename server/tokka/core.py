@@ -220,6 +220,8 @@ class GenerateRequest:
     max_tokens_cap: int | None = None
     # Somebody reads along. If not, tokens may come in lumps.
     stream: bool = True
+    # What `protocol.fingerprint` makes of it, if that was done already.
+    fingerprint: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import math
 import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
@@ -17,6 +16,7 @@ from tokka.admission.controller import AdmissionController, Slot
 from tokka.admission.memory import MemoryBudget, Share
 from tokka.admission.prompt_estimate import PromptEstimate
 from tokka.admission.quarantine import Quarantine
+from tokka.admission.suspects import TRIAL_S, EngineState, Held, Subject, Trial
 from tokka.admission.ticket import Ticket
 from tokka.core import (
     ANONYMOUS,
@@ -39,7 +39,7 @@ from tokka.engine.answer_size import answer_bytes
 from tokka.engine.base import Engine
 from tokka.engine.rendered import Rendered, left_s, next_event
 from tokka.engine.supervisor import Supervisor
-from tokka.errors import EngineDied, InvalidRequest, ModelNotFound, Quarantined, SlowReader
+from tokka.errors import EngineDied, InvalidRequest, ModelNotFound, SlowReader, TenantHeld
 
 # Statuses of requests that were not served for reasons of the server's own, or of limits.
 _REFUSALS = frozenset({401, 403, 429, 500, 503, 504})
@@ -103,23 +103,34 @@ class Dispatcher:
 
         `allowance`: what was taken from the key's limits for this request; the caller settles it.
         """
-        ticket = self._ticket(request, record, allowance)
+        subject = Subject((record.key or ANONYMOUS).tenant, request)
+        ticket = self._ticket(request, record, allowance, subject)
         deadline = self._deadline(request, record.arrived_s)
         async with AsyncExitStack() as stack:
             rendered = await self._render(self._own(request, record, deadline), record, allowance, deadline, stack)
             ticket.prompt_tokens = rendered.prompt_tokens
+            # Without a pause before `admit`: a trial that needs an idle engine must not begin on a busy one.
+            self._judge(subject, ticket, is_idle=not self._admission.open_requests)
             slot = await stack.enter_async_context(self._admission.admit(ticket, left_s(deadline)))
-            record.queue_s = time.monotonic() - record.arrived_s
+            queue_s = time.monotonic() - record.arrived_s
             await rendered.refresh()
+            # Once more: the engine may have died while the request waited.
+            trial = self._judge(subject, ticket, is_idle=ticket.alone_s > 0)
+            record.queue_s = queue_s
             # Once more: the engine has stopped working on it before its place is given away.
             stack.push_async_callback(rendered.aclose)
-            run = _Run(request, record, slot, engine_number=rendered.engine_number, deadline=deadline)
+            if trial is not None:
+                self._quarantine.begin(trial, rendered.engine_number, time.monotonic())
+                stack.callback(self._quarantine.over, trial)
+            run = _Run(request, record, slot, subject, trial, rendered.engine_number, deadline)
             metered = self._metered(rendered, run)
             stack.push_async_callback(metered.aclose)
             stack.callback(_settle, record)
             return Generation(metered, stack.pop_all())
 
-    def _ticket(self, request: GenerateRequest, record: RequestRecord, allowance: Allowance) -> Ticket:
+    def _ticket(
+        self, request: GenerateRequest, record: RequestRecord, allowance: Allowance, subject: Subject
+    ) -> Ticket:
         """Return the request's ticket, if nothing refuses it that is known before it is rendered."""
         key = record.key or ANONYMOUS
         self.check_model(request.model, key)
@@ -130,7 +141,7 @@ class Dispatcher:
         # What costs nothing comes first; nobody waits in turn for an engine that is not there.
         self._admission.check_open()
         self._downtimes.check(time.time())
-        self._check_quarantine(request)
+        self._judge(subject, ticket, is_idle=not self._admission.open_requests)
         self._supervisor.engine()
         allowance.run(choices)
         self._admission.check_room(ticket)
@@ -215,13 +226,15 @@ class Dispatcher:
         limits = [limit for limit in (request.timeout_s, self._request_timeout_s) if limit is not None]
         return arrived_s + min(limits) if limits else None
 
-    def _check_quarantine(self, request: GenerateRequest) -> None:
-        if left_s := self._quarantine.holds_for_s(request, time.monotonic()):
-            raise Quarantined(
-                "This request was running each time when the engine died, so it is refused for another "
-                f"{math.ceil(left_s)} s. Change it, or ask the operator to look at the server's log.",
-                should_retry=False,
-            )
+    def _judge(self, subject: Subject, ticket: Ticket, *, is_idle: bool) -> Trial | None:
+        """Return the trial in which the request may run, None if it may run as any other. Raises Quarantined and
+        TenantHeld."""
+        engine = EngineState(self._supervisor.starts, self._supervisor.served_s, is_idle)
+        verdict = self._quarantine.judge(subject, engine, time.monotonic())
+        if isinstance(verdict, Held):
+            raise verdict.error()
+        ticket.alone_s = TRIAL_S if verdict is not None and verdict.is_alone else 0.0
+        return verdict
 
     def _salt(self, request: GenerateRequest, record: RequestRecord) -> str | None:
         """Return what keeps a tenant's cached prompts to itself; a client's own salt divides them further."""
@@ -239,7 +252,7 @@ class Dispatcher:
         yield rendered.accepted
         try:
             while True:
-                event = await next_event(events, run.deadline)
+                event = await next_event(events, run.deadline if run.trial is None else self._next_deadline(run))
                 match event:
                     case TextDelta():
                         record.last_token_s = time.monotonic()
@@ -256,7 +269,7 @@ class Dispatcher:
                         record.cached_tokens = usage.cached_tokens
                         record.completion_tokens = usage.completion_tokens
                         record.outcome = outcome
-                        self._quarantine.completed(request)
+                        self._completed(run)
                         yield event
                         return
                     case Accepted() | PromptEcho() | ReasoningDelta() | ToolCallDelta():
@@ -264,6 +277,10 @@ class Dispatcher:
                 yield event
         except TimeoutError:
             await events.aclose()
+            if run.trial is not None and left_s(run.deadline) != 0:
+                ended = run.trial.error()
+                record.outcome = _outcome_of(ended)
+                raise ended from None
             record.outcome = "timeout"
             for event in _cut_short(unfinished):
                 yield event
@@ -271,17 +288,38 @@ class Dispatcher:
         except Exception as error:
             record.outcome = _outcome_of(error)
             if isinstance(error, EngineDied):
-                self._quarantine.ran_at_death(request, run.engine_number, time.monotonic())
+                now_s = time.monotonic()
+                self._quarantine.ran_at_death(run.subject, run.engine_number, self._supervisor.served_s, now_s)
             raise
 
+    def _next_deadline(self, run: _Run) -> float | None:
+        """Return the time limit of the next event of a request on trial. End the trial if the request survived it."""
+        trial = run.trial
+        if trial is None:
+            return run.deadline
+        if trial.must_end or run.record.first_token_s is None:
+            return trial.until_s if run.deadline is None else min(run.deadline, trial.until_s)
+        if time.monotonic() >= trial.until_s:
+            self._quarantine.survived(trial)
+            run.trial = None
+        return run.deadline
 
-@dataclass(frozen=True, slots=True)
+    def _completed(self, run: _Run) -> None:
+        self._quarantine.completed(run.subject, time.monotonic())
+        if run.trial is not None:
+            self._quarantine.survived(run.trial)
+
+
+@dataclass(slots=True)
 class _Run:
     """One request on one engine."""
 
     request: GenerateRequest
     record: RequestRecord
     slot: Slot
+    subject: Subject
+    # None once it is survived.
+    trial: Trial | None
     engine_number: int
     deadline: float | None
 
@@ -292,6 +330,8 @@ def _outcome_of(error: Exception) -> Outcome:
             return "invalid"
         case SlowReader():
             return "aborted"
+        case TenantHeld():
+            return "rejected"
     return "error"
 
 

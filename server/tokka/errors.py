@@ -165,6 +165,19 @@ class SlowReader(TokkaError):
 class Quarantined(InvalidRequest):
     """This request was running each time the engine died: sending it again would end everybody's."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(message, should_retry=False)
+
+
+class TenantHeld(TokkaError):
+    """Requests of this tenant were running each time the engine died."""
+
+    status, code = 503, "tenant_held"
+
+    def __init__(self, message: str, left_s: float) -> None:
+        # A client would use up its retries before a time that is longer than it waits.
+        super().__init__(message, retry_after_s=left_s, should_retry=None if left_s <= MAX_RETRY_AFTER_S else False)
+
 
 class RequestTimeout(TokkaError):
     """The request's time was over before its first token."""

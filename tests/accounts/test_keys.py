@@ -90,6 +90,19 @@ def test_one_key_protects() -> None:
     assert KeyRing([FIRST]).is_protected
 
 
+@pytest.mark.parametrize(
+    ("ring", "several"),
+    [
+        (KeyRing(), False),
+        (KeyRing([FIRST]), False),
+        (KeyRing([FIRST, FIRST], ["tk-admin-key"], metrics_keys=["tk-metrics-key"]), False),
+        (KeyRing([FIRST, SECOND]), True),
+    ],
+)
+def test_operators_are_no_tenants_beside_a_user(ring: KeyRing, several: bool) -> None:
+    assert ring.has_several_tenants == several
+
+
 def test_no_key_can_be_read_from_the_memory_of_the_object() -> None:
     assert FIRST not in repr(vars(KEYS))
 

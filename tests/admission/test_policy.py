@@ -206,6 +206,27 @@ def test_the_door_says_what_the_queue_would() -> None:
     assert re.findall(r"\d+", refused.value.message) == [f"{refused.value.retry_after_s:.0f}"]
 
 
+def test_ticket_alone_holds_others_up_for_its_time() -> None:
+    made = policy(most=4)
+    alone, waiting = ticket(), ticket("b")
+    alone.alone_s = 5.0
+    assert runs(made.arrive(alone, 0.0)) == [alone]
+    assert made.arrive(waiting, 1.0) == []
+    assert made.look(0, 4.9) == []
+    assert runs(made.look(0, 5.0)) == [waiting]
+    assert runs(made.arrive(ticket("c"), 5.1))
+
+
+def test_ticket_alone_lets_others_in_when_it_ends() -> None:
+    made = policy(most=4)
+    alone, waiting = ticket(), ticket("b")
+    alone.alone_s = 5.0
+    made.arrive(alone, 0.0)
+    made.arrive(waiting, 1.0)
+    assert runs(made.ended(alone, 0, 2.0)) == [waiting]
+    assert runs(made.arrive(ticket("c"), 2.1))
+
+
 def test_leaving_the_queue_lets_the_next_one_in() -> None:
     made = policy(most=4)
     running = ticket(choices=3)

@@ -202,6 +202,24 @@ async def test_an_engine_that_dies_is_closed_and_a_new_one_takes_over(watched: W
     assert watched.restarts == ["died"]
 
 
+class Patient(RestartPolicy):
+    """A policy that lets a dead engine be for an hour."""
+
+    def delay_s(self, served_s: float) -> float:
+        return 3600.0
+
+
+async def test_time_served_ends_with_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokka.engine.supervisor, "_LOOK_EVERY_S", 0.0)
+    watched = Watched(policy=Patient(5))
+    assert watched.supervisor.served_s == 0
+    async with watched.ready():
+        assert 0 < watched.supervisor.served_s < watched.supervisor.served_s
+        watched.engine.cause_of_death = "killed"
+        await watched.until(lambda _: watched.states[-1] == "failed")
+        assert 0 < watched.supervisor.served_s == watched.supervisor.served_s
+
+
 async def test_a_death_is_told_to_probes_and_requests_before_the_next_look(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokka.engine.supervisor, "_LOOK_EVERY_S", 3600)
     watched = Watched()

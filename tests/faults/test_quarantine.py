@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import httpx
 import pytest
 from openai import BadRequestError, OpenAI
 
 from tests.faults.streams import streaming
-from tests.program import Program, eventually, running
+from tests.program import READY_TIMEOUT_S, TENANTS, Program, eventually, running
 from tests.wire import metric
 
 FAKE = ("--engine", "fake", "--engine-arg", "die_on=POISON", "--engine-arg", "token_delay_s=0.01")
 
 
-def ask(program: Program, prompt: str) -> httpx.Response:
+APART = (*FAKE, "--metrics-open", *(word for key in TENANTS for word in ("--api-key", key)))
+FIRST, SECOND = TENANTS
+
+
+def ask(program: Program, prompt: str, key: str = "none") -> httpx.Response:
+    body = {"model": program.model, "prompt": prompt, "max_tokens": 3}
     with program.client() as client:
-        return client.post("/v1/completions", json={"model": program.model, "prompt": prompt, "max_tokens": 3})
+        return client.post("/v1/completions", json=body, headers={"authorization": f"Bearer {key}"})
 
 
 def ready(program: Program) -> None:
     with program.client() as client:
-        eventually(lambda: client.get("/readyz").status_code == 200, within_s=40)
+        eventually(lambda: client.get("/readyz").status_code == 200, within_s=READY_TIMEOUT_S)
 
 
 def test_a_request_that_ran_in_two_deaths_is_refused_for_a_while_and_others_are_served() -> None:
@@ -36,6 +43,72 @@ def test_a_request_that_ran_in_two_deaths_is_refused_for_a_while_and_others_are_
         with program.client() as client:
             assert metric(client, "tokka_engine_restarts_total") == 2
             assert metric(client, "tokka_requests_total", outcome="invalid") == 1
+
+
+def test_poison_of_one_tenant_is_no_others() -> None:
+    with running(*APART) as program:
+        for key in TENANTS:
+            for _ in range(2):
+                assert ask(program, "POISON", key).status_code == 500
+                ready(program)
+            assert ask(program, "POISON", key).status_code == 400
+        assert [ask(program, "hello", key).status_code for key in TENANTS] == [200, 200]
+
+
+def test_variants_of_poison_hold_their_tenant_alone() -> None:
+    with running(*APART) as program:
+        statuses = []
+        for number in range(10):
+            answer = ask(program, f"POISON {number}", FIRST)
+            statuses.append(answer.status_code)
+            ready(program)
+            assert ask(program, "hello", SECOND).status_code == 200
+        assert statuses == [500] * 3 + [503] * 7
+        assert answer.json()["error"]["code"] == "tenant_held"
+        with program.client() as client:
+            assert metric(client, "tokka_engine_restarts_total") == 3
+            assert metric(client, "tokka_rejections_total", reason="tenant_held") == 7
+
+
+def test_variants_of_poison_end_a_server_of_one_tenant() -> None:
+    with running(*FAKE, "--max-quick-deaths", "4") as program:
+        for number in range(3):
+            assert ask(program, f"POISON {number}").status_code == 500
+            ready(program)
+            assert ask(program, "hello").status_code == 200
+        assert ask(program, "POISON 3").status_code == 500
+        assert program.process.wait(30) == 3
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tool_choice": "required"},
+        {"tool_choice": {"type": "function", "function": {"name": "f"}}},
+    ],
+    ids=["required", "named"],
+)
+@pytest.mark.engine
+@pytest.mark.timeout(600)
+def test_request_that_must_call_is_recognised(fresh: Program, fields: dict[str, Any]) -> None:
+    # Long enough to be killed in the middle.
+    parameters = {"type": "object", "properties": {"x": {"type": "string", "minLength": 1000}}, "required": ["x"]}
+    body = {
+        "model": fresh.model,
+        "messages": [{"role": "user", "content": "poison"}],
+        "tools": [{"type": "function", "function": {"name": "f", "parameters": parameters}}],
+        "stream": True,
+        **fields,
+    }
+    for _ in range(2):
+        with fresh.client() as client, client.stream("POST", "/v1/chat/completions", json=body) as answer:
+            pieces = answer.iter_text()
+            next(pieces)
+            fresh.core().kill()
+            assert "engine_error" in "".join(pieces)
+        ready(fresh)
+    with fresh.client() as client:
+        assert client.post("/v1/chat/completions", json=body).status_code == 400
 
 
 def test_the_default_client_with_its_retries_kills_the_engine_twice_at_most() -> None:
@@ -65,7 +138,7 @@ def test_one_who_ran_beside_it_once_is_no_suspect() -> None:
 
 
 @pytest.mark.engine
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_a_request_that_was_running_when_the_real_engine_was_killed_twice_is_refused(fresh: Program) -> None:
     poison = {"prompt": "poison", "max_tokens": 7000, "ignore_eos": True}
     for _ in range(2):

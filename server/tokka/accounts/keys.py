@@ -77,6 +77,13 @@ class KeyRing:
         return bool(self._entries or self._rows or self._tokens)
 
     @property
+    def has_several_tenants(self) -> bool:
+        """Whether there may be more than one tenant that generates. Administrators are none."""
+        keys = (entry.key for entry in self._entries.values())
+        tenants = {key.tenant for key in keys if "inference" in key.scopes and "admin" not in key.scopes}
+        return self._tokens is not None or len(tenants) > 1
+
+    @property
     def rows(self) -> list[KeyRow]:
         """The database's keys as they were last seen, revoked ones included."""
         return list(self._rows.values())

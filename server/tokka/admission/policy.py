@@ -81,6 +81,8 @@ class AdmissionPolicy:
         # In the order of their admission.
         self._tickets: dict[Ticket, None] = {}
         self._running_of: Counter[str] = Counter()
+        # What has the engine to itself for now.
+        self._alone: Ticket | None = None
         # When the last of those who were sent away has been told to come back.
         self._promised_s = 0.0
 
@@ -150,6 +152,8 @@ class AdmissionPolicy:
         """Give back the room of a running request that was served so many tokens, however it ended."""
         self.running -= ticket.choices
         self._tickets.pop(ticket, None)
+        if ticket is self._alone:
+            self._alone = None
         self._running_of[ticket.tenant] -= 1
         if not self._running_of[ticket.tenant]:
             del self._running_of[ticket.tenant]
@@ -175,6 +179,8 @@ class AdmissionPolicy:
         # It has no memory for what it was given: more of it would only wait there, where nobody can refuse it.
         self._engine_waits = engine_waiting > 0
         self._set_stalled_aside(now_s)
+        if self._alone is not None and now_s - self._alone.admitted_s >= self._alone.alone_s:
+            self._alone = None
         self.limit.look(self._wanted or bool(self.queue), now_s)
         self._wanted = False
         late = [Decision(ticket, self._late(ticket, now_s)) for ticket in self.queue if now_s > ticket.latest_start_s]
@@ -262,6 +268,8 @@ class AdmissionPolicy:
         return self._has_place(ticket) and self._may_begin(ticket)
 
     def _has_place(self, ticket: Ticket) -> bool:
+        if self._alone is not None:
+            return False
         if not self.running:
             return True
         limit = max(self._limit_for(ticket.tenant), ticket.promised_limit)
@@ -292,6 +300,8 @@ class AdmissionPolicy:
         self._prefilling += ticket.prompt_tokens
         ticket.admitted_s, ticket.prefilling = now_s, self._prefilling
         self._tickets[ticket] = None
+        if ticket.alone_s:
+            self._alone = ticket
         self._running_of[ticket.tenant] += 1
         self.queue.charge(ticket.tenant, ticket.prompt_tokens, 0)
         self.limit.started(ticket.choices)

@@ -1,67 +1,231 @@
-"""Requests that seem to kill the engine. A default client sends a failed request twice more: each would be an outage.
+"""Holds back requests and tenants that seem to kill the engine, before the process gives up. A ladder of three rungs:
 
-Pure: the time is an argument. A fingerprint is what the engine sees of a request, without its id.
+1. After one death, the requests that ran are suspects. They may all run again: one death is chance.
+2. A request that ran in two deaths is held (400). A suspect is a tenant and a fingerprint, so another tenant's equal
+   request is another suspect. A request that completes is cleared.
+3. A tenant that was present at three deaths in quick succession is held (503), whatever it sends. Quick: the engine had
+   served for less than a minute. It is one death less than `--max-quick-deaths` if that is below four.
+
+A held request, and a request of a held tenant, run in **trials** only. The server has one trial at a time.
+
+- A suspect that was ever the only one at a death is tried alone, and only if the engine is idle anyway: nothing runs
+  and nothing waits in admission. Requests that arrive during the trial wait in the queue, for 5 s at most. A held
+  request is then ended with an error. A request of a held tenant goes on beside the others if it has had a token, else
+  it is ended, too.
+- Where others were present at each death, they are as likely the cause. Such a request is tried at once if the engine
+  is idle, and goes on after 5 s. Such a tenant is tried at once, beside others. All its requests may run meanwhile, and
+  each that completes ends the hold.
+- A death during a trial is blamed on those on trial. So the next death shows which tenant was the cause.
+
+A request that completes in its trial, or has had a token and survives 5 s, ends the hold. The deaths are not forgotten:
+the next one brings a tenant's hold back.
+
+A tenant gets one trial alone in 60 s, so it holds others up for 5 s of 60 at most. A suspect that was ever the only one
+at a death has to wait until the engine has served for 60 s. Each further death doubles this time, up to half of
+`hold_s`. So a death in a trial alone does not count for `--max-quick-deaths`.
+
+Rung 3 is off where it would harm: for the only tenant of a server, and when the engine is at fault. That is so if two
+held tenants were each alone at a death and no request has completed since. Then the process gives up as it would
+without this module.
+
+A suspect is forgotten `hold_s` after its last death, and each table is bounded. Pure: time and engine are arguments.
 """
 
 from __future__ import annotations
 
-import hashlib
+import math
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-from tokka.core import GenerateRequest
+from tokka.admission.suspects import PAUSE_S, TRIAL_S, Death, EngineState, Held, Subject, Suspicion, Trial
 
-# Deaths of the engine with the same request running: one is chance, as every request that ran is a suspect.
+# Deaths after which a request is held.
 _DEATHS = 2
-# As many as could ever run at two deaths; the oldest go first.
-_MAX_SUSPECTS = 10_000
+# Deaths in quick succession after which a tenant is held.
+_STRIKES = 3
+# Seconds an engine has served at most when its death is a quick one.
+_QUICK_S = 60.0
+# Entries of each table. The oldest go first.
+_MOST = 10_000
+
+K = TypeVar("K")
 
 
-@dataclass(slots=True)
-class _Suspect:
-    # Numbers of the engines that died with it.
-    engines: set[int]
-    since_s: float
+def strikes_before(max_quick_deaths: int) -> int:
+    """Return the number of deaths at which a tenant is held, one less than those at which the process gives up."""
+    return max(1, min(_STRIKES, max_quick_deaths - 1))
 
 
 class Quarantine:
-    """Remembers what ran when an engine died. `hold_s`: for how long; 0 turns it off."""
+    """`hold_s`: seconds that a suspicion lasts; 0 turns quarantine off. `strikes`: as `strikes_before` returns it.
 
-    def __init__(self, hold_s: float) -> None:
+    `has_others`: tells whether the server may have more than one tenant.
+    """
+
+    def __init__(
+        self, hold_s: float, *, strikes: int = _STRIKES, has_others: Callable[[], bool] = lambda: False
+    ) -> None:
         self._hold_s = hold_s
-        self._suspects: OrderedDict[bytes, _Suspect] = OrderedDict()
+        self._strikes = strikes
+        self._has_others = has_others
+        self._requests: OrderedDict[tuple[str, bytes], Suspicion] = OrderedDict()
+        self._tenants: OrderedDict[str, Suspicion] = OrderedDict()
+        self._death: Death | None = None
+        # Number of the last engine whose death was blamed on somebody.
+        self._closed = 0
+        # By tenant: trials that are not decided, and when the tenant's last trial began.
+        self._trials: dict[str, Trial] = {}
+        self._tried_s: OrderedDict[str, float] = OrderedDict()
+        self._completed_s = -math.inf
 
-    def ran_at_death(self, request: GenerateRequest, engine: int, now_s: float) -> None:
-        """Note that the request was running when this engine died."""
-        key = _fingerprint(request)
-        suspect = self._suspects.setdefault(key, _Suspect(set(), now_s))
-        suspect.engines.add(engine)
-        suspect.since_s = now_s
-        self._suspects.move_to_end(key)
-        if len(self._suspects) > _MAX_SUSPECTS:
-            self._suspects.popitem(last=False)
+    # -- events
 
-    def completed(self, request: GenerateRequest) -> None:
-        """A request that an engine has survived is no suspect."""
-        if self._suspects:
-            self._suspects.pop(_fingerprint(request), None)
+    def ran_at_death(self, subject: Subject, engine: int, served_s: float, now_s: float) -> None:
+        """Note that the request was running when this engine died. `served_s`: how long the engine had served."""
+        if not self._hold_s:
+            return
+        suspicion = self._suspicion(self._requests, subject.key, now_s)
+        if engine > suspicion.last_engine:
+            suspicion.deaths += 1
+            suspicion.last_engine = engine
+        if self._death is not None and engine > self._death.engine:
+            self._close_death()
+        if self._death is None and engine > self._closed:
+            on_trial = tuple(trial for trial in self._trials.values() if trial.engine == engine)
+            self._death = Death(engine, served_s, now_s, on_trial)
+        # The report of a slow reader's request comes when the death is closed already.
+        if self._death is not None and engine == self._death.engine:
+            self._death.add(subject)
 
-    def holds_for_s(self, request: GenerateRequest, now_s: float) -> float:
-        """Return for how many seconds more the request is to be refused; 0 if it may run."""
-        # The usual case must cost nothing: no hash while nothing has died.
-        if not self._suspects:
-            return 0.0
-        key = _fingerprint(request)
-        suspect = self._suspects.get(key)
-        if suspect is None:
-            return 0.0
-        left_s = suspect.since_s + self._hold_s - now_s
-        if left_s <= 0:
-            del self._suspects[key]
-            return 0.0
-        return left_s if len(suspect.engines) >= _DEATHS else 0.0
+    def completed(self, subject: Subject, now_s: float) -> None:
+        """Note that an engine has survived the request."""
+        self._completed_s = now_s
+        if self._requests:
+            self._requests.pop(subject.key, None)
+        trial = self._trials.get(subject.tenant)
+        if trial is not None and not trial.is_alone:
+            self.survived(trial)
+
+    def begin(self, trial: Trial, engine: int, now_s: float) -> None:
+        """Note that the engine begins to work on a request on trial."""
+        trial.engine, trial.begun_s = engine, now_s
+        tenant = trial.subject.tenant
+        self._trials[tenant] = trial
+        self._tried_s[tenant] = now_s
+        self._tried_s.move_to_end(tenant)
+        if len(self._tried_s) > _MOST:
+            self._tried_s.popitem(last=False)
+
+    def survived(self, trial: Trial) -> None:
+        """End the hold: the request has completed, or has had a token and run for TRIAL_S."""
+        self.over(trial)
+        if trial.of_request:
+            self._requests.pop(trial.subject.key, None)
+        elif (tenant := self._tenants.get(trial.subject.tenant)) is not None:
+            tenant.is_held = False
+
+    def over(self, trial: Trial) -> None:
+        """Note that a trial has ended, with or without a result."""
+        if self._trials.get(trial.subject.tenant) is trial:
+            del self._trials[trial.subject.tenant]
+
+    # -- decisions
+
+    def judge(self, subject: Subject, engine: EngineState, now_s: float) -> Trial | Held | None:
+        """Return None if the request may run as any other, a trial if it may run in one, or a refusal.
+
+        A trial counts from `begin` on; to be offered one has no effect.
+        """
+        # Without deaths no request is hashed.
+        if not self._requests and not self._tenants:
+            return None
+        self._catch_up(engine.number, now_s)
+        request = self._requests.get(subject.key)
+        if request is not None and request.deaths >= _DEATHS:
+            trial = Trial(subject, of_request=True, is_alone=True, must_end=request.was_alone)
+            return self._trial_or_held(trial, request, _DEATHS, engine, now_s)
+        tenant = self._tenants.get(subject.tenant)
+        if tenant is None or not tenant.is_held or not self._has_others():
+            return None
+        own = self._trials.get(subject.tenant)
+        if own is not None and not own.is_alone and now_s < own.until_s:
+            return None
+        trial = Trial(subject, of_request=False, is_alone=tenant.was_alone, must_end=False)
+        return self._trial_or_held(trial, tenant, self._strikes, engine, now_s)
+
+    def _trial_or_held(
+        self, trial: Trial, suspicion: Suspicion, held_at: int, engine: EngineState, now_s: float
+    ) -> Trial | Held:
+        pause_s = suspicion.pause_s(self._hold_s / 2, held_at)
+        tried_s = self._tried_s.get(trial.subject.tenant, -math.inf)
+        wait_s = max(
+            pause_s - engine.served_s,
+            # A client that leaves each trial before its end must not get one after the other.
+            tried_s + max(pause_s, PAUSE_S if trial.is_alone else 2 * TRIAL_S) - now_s,
+            *(other.until_s - now_s for other in self._trials.values()),
+        )
+        if wait_s <= 0 and (engine.is_idle or not trial.is_alone):
+            return trial
+        left_s = suspicion.last_s + self._hold_s - now_s
+        return Held(trial.of_request, left_s if trial.of_request else min(left_s, max(TRIAL_S, wait_s)))
+
+    # -- the tables
+
+    def _suspicion(self, table: OrderedDict[K, Suspicion], key: K, now_s: float) -> Suspicion:
+        """Return the entry of a suspect that was present at a death now. It becomes the last of the table."""
+        known = table.get(key)
+        if known is None or now_s - known.last_s >= self._hold_s:
+            known = table[key] = Suspicion(now_s)
+        known.last_s = now_s
+        table.move_to_end(key)
+        if len(table) > _MOST:
+            table.popitem(last=False)
+        return known
+
+    def _catch_up(self, engine: int, now_s: float) -> None:
+        """Close the last death once there is another engine: all reports are in. Forget what is over."""
+        if self._death is not None and engine > self._death.engine:
+            self._close_death()
+        for table in (self._requests, self._tenants):
+            _forget(table, now_s - self._hold_s)
+        for tenant, trial in list(self._trials.items()):
+            if trial.engine != engine:
+                del self._trials[tenant]
+
+    def _close_death(self) -> None:
+        """Blame the death on the tenants that were present, or on those on trial if there was a trial."""
+        death, self._death = self._death, None
+        if death is None:
+            return
+        self._closed = death.engine
+        if death.only is not None and death.only in self._requests:
+            self._requests[death.only].was_alone = True
+        blamed = death.tenants
+        if death.trials:
+            # A held request dies on its own account: its tenant did nothing new.
+            blamed = {trial.subject.tenant for trial in death.trials if not trial.of_request}
+        for tenant in blamed:
+            self._blame(tenant, death, is_alone=len(blamed) == 1)
+
+    def _blame(self, tenant: str, death: Death, *, is_alone: bool) -> None:
+        known = self._tenants.get(tenant)
+        if known is not None and death.served_s >= _QUICK_S and not known.was_held:
+            # The engine served well in between, so the deaths before do not count.
+            del self._tenants[tenant]
+        suspicion = self._suspicion(self._tenants, tenant, death.at_s)
+        suspicion.deaths += 1
+        suspicion.was_alone = suspicion.was_alone or is_alone
+        if suspicion.deaths >= self._strikes:
+            suspicion.is_held = suspicion.was_held = True
+            if self._is_the_engines_fault():
+                self._tenants.clear()
+
+    def _is_the_engines_fault(self) -> bool:
+        alone = [tenant for tenant in self._tenants.values() if tenant.is_held and tenant.was_alone]
+        return len(alone) > 1 and self._completed_s < min(tenant.first_s for tenant in alone)
 
 
-def _fingerprint(request: GenerateRequest) -> bytes:
-    what = replace(request, id="", timeout_s=None, priority=0, cache_salt=None)
-    return hashlib.sha256(repr(what).encode()).digest()
+def _forget(table: OrderedDict[Any, Suspicion], until_s: float) -> None:
+    while table and next(iter(table.values())).last_s <= until_s:
+        table.popitem(last=False)

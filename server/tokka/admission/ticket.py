@@ -16,6 +16,8 @@ class Ticket:
     prompt_tokens: int = 0
     # Among its tenant's own requests only; lower runs sooner.
     priority: int = 0
+    # Nothing else is admitted for so many seconds from its admission, or until it ends.
+    alone_s: float = 0.0
     # Later than this its first token would miss the target.
     latest_start_s: float = math.inf
     # How many could run when it began to wait: a limit that falls meanwhile is for those who come later.

@@ -13,6 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bound_contextvars
 
 from tokka.admission.allowance import Allowances
 from tokka.admission.memory import MemoryBudget, Share
@@ -73,13 +74,15 @@ class RequestContext:
                 ]
             await send(message)
 
-        try:
-            await self._app(scope, receive, send_with_headers)
-        except asyncio.CancelledError:
-            record.outcome = record.outcome or "aborted"
-            raise
-        finally:
-            self._finish(scope, record, status)
+        # In every line that is written on the way.
+        with bound_contextvars(request_id=record.id):
+            try:
+                await self._app(scope, receive, send_with_headers)
+            except asyncio.CancelledError:
+                record.outcome = record.outcome or "aborted"
+                raise
+            finally:
+                self._finish(scope, record, status)
 
     def _rate_limits(self, record: RequestRecord) -> list[tuple[bytes, bytes]]:
         return rate_limit_headers(self._allowances.gauges(record.key, time.monotonic())) if record.key else []
@@ -94,7 +97,6 @@ class RequestContext:
             # In this order: what was counted as used is no longer reserved.
             settle_allowance(allowance, record, status)
         fields: dict[str, object] = {
-            "request_id": record.id,
             "method": scope["method"],
             "path": scope["path"][:200],
             "status": status,
@@ -156,7 +158,7 @@ class ErrorRenderer:
                 await send_error(send, error, scope["path"])
         except Exception as fault:
             record.outcome, record.reason = "error", type(fault).__name__
-            log.error("unexpected_error", request_id=record.id, path=scope["path"], exc_info=fault)
+            log.error("unexpected_error", path=scope["path"], exc_info=fault)
             if not started:
                 message = f"The server had an error while processing your request (request id {record.id})."
                 await send_error(send, InternalError(message), scope["path"])

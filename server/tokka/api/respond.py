@@ -132,9 +132,11 @@ class GenerationResponse(Response):
             async for event in generation:
                 await self._send_chunks(write, map(sse.json_event, encoder.encode(event)))
         except TokkaError as error:
+            self._record.reason = error.code
             await self._send(write, sse.event(error.body()))
-        except Exception:
+        except Exception as fault:
             # The headers are out, so the stream itself has to say it; a bare end would look like a full answer.
+            self._record.outcome, self._record.reason = "error", type(fault).__name__
             log.exception("stream_failed")
             await self._send(write, sse.event(EngineError("The server had an error while generating.").body()))
         await self._send(write, sse.DONE)

@@ -81,6 +81,9 @@ class Supervisor:
         self._changed = asyncio.Event()
         self._info: ModelInfo | None = None
         self._starts = 0
+        # When the present engine became ready, and when it died; None: not yet.
+        self._ready_s: float | None = None
+        self._died_s: float | None = None
         # How long a start takes, once one has been measured; when the next one begins, while none runs.
         self._start_took_s: float | None = None
         self._next_start_s = 0.0
@@ -98,6 +101,13 @@ class Supervisor:
     def starts(self) -> int:
         """Engines started so far: the number of the present one."""
         return self._starts
+
+    @property
+    def served_s(self) -> float:
+        """Seconds from the present engine's readiness to now, or to its death; 0 before it is ready."""
+        if self._ready_s is None:
+            return 0.0
+        return (time.monotonic() if self._died_s is None else self._died_s) - self._ready_s
 
     def progress(self) -> Progress:
         elapsed_s = round(time.monotonic() - self._since_s, 3)
@@ -134,7 +144,8 @@ class Supervisor:
     async def run(self) -> NoReturn:
         """Keep an engine alive. Raises StartupError when the first start fails, or too many engines died quickly."""
         while True:
-            death, served_s = await self._live()
+            death = await self._live()
+            served_s = self.served_s
             self._move("failed", "failed", "the engine died")
             delay_s = self._policy.delay_s(served_s)
             self._next_start_s = time.monotonic() + (delay_s or 0.0)
@@ -153,8 +164,9 @@ class Supervisor:
         if self._state != "stopped":
             self._move("stopped", "stopped")
 
-    async def _live(self) -> tuple[Death, float]:
-        """Start an engine and stay with it; return why it died and how long it served. Raises StartupError."""
+    async def _live(self) -> Death:
+        """Start an engine and stay with it; return why it died. Raises StartupError."""
+        self._ready_s = self._died_s = None
         self._since_s = time.monotonic()
         self._move("starting", "starting")
         self._engine = self._create_engine()
@@ -163,16 +175,18 @@ class Supervisor:
         watching = asyncio.create_task(self._watch(self._engine))
         try:
             self._info = await self._start(self._engine, watching)
-            ready_s = time.monotonic()
-            self._start_took_s = ready_s - self._since_s
+            self._ready_s = time.monotonic()
+            self._start_took_s = self._ready_s - self._since_s
             self._move("ready", "ready")
-            return await watching, time.monotonic() - ready_s
+            death = await watching
+            self._died_s = time.monotonic()
+            return death
         except StartupError as error:
             if self._info is None:
                 # Probes are open to all; the reason may name files and goes to the operator alone.
                 self._move("failed", "failed", "the engine could not be started")
                 raise
-            return Death("start_failed", str(error)), 0.0
+            return Death("start_failed", str(error))
         finally:
             await _end(watching)
 

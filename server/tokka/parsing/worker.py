@@ -10,6 +10,7 @@ import pickle
 import resource
 import struct
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from tokka.engine.vllm.child import end_with, leave_interrupts_to_the_server
 from tokka.errors import InvalidRequest, UnsupportedParameter
 from tokka.protocol.chat import ChatRequest
 from tokka.protocol.completions import CompletionRequest
+from tokka.protocol.fingerprint import fingerprint_of
+from tokka.protocol.generation import ParsedGeneration
 from tokka.protocol.models import DetokenizeRequest, TokenizeRequest
 from tokka.protocol.validation import validated
 
@@ -37,6 +40,10 @@ def answer_to(kind: str, raw: bytes) -> bytes:
     """Return the pickled plain data of a body, or the pickled refusal."""
     try:
         answer: Any = validated(PARSABLE[kind], raw).parsed()
+        if isinstance(answer, ParsedGeneration):
+            # Here, because a large one would hold the server's event loop.
+            request = replace(answer.request, fingerprint=fingerprint_of(answer.request))
+            answer = replace(answer, request=request)
     except InvalidRequest as refusal:
         answer = (type(refusal).__name__, refusal.message, refusal.param)
     return pickle.dumps(answer, protocol=pickle.HIGHEST_PROTOCOL)

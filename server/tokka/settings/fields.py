@@ -245,7 +245,8 @@ class Settings(BaseSettings):
     quarantine_time: float = Field(
         600,
         ge=0,
-        description="Seconds a request that ran in two deaths of the engine is refused with 400. 0: never.",
+        description="Seconds for which the server refuses a request that ran in two deaths of the engine (400), and a"
+        " tenant that was present at three in quick succession (503). 0: never.",
     )
     # Files
     state_dir: Path = Field(

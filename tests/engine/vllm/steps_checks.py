@@ -194,6 +194,7 @@ async def test_every_step_is_recorded_a_little_later() -> None:
 
     manager: Any = Manager()
     stats = StepStats(manager)
+    stats.record()
     first, second = SimpleNamespace(num_running_reqs=1), SimpleNamespace(num_running_reqs=0)
     stats.add(0, first, None)
     stats.add(1, second, None)
@@ -204,6 +205,21 @@ async def test_every_step_is_recorded_a_little_later() -> None:
         {"engine_idx": 0, "scheduler_stats": first, "iteration_stats": None},
         {"engine_idx": 1, "scheduler_stats": second, "iteration_stats": None},
     ]
+
+
+async def test_step_of_a_warm_up_is_not_recorded() -> None:
+    from tokka.engine.vllm.stats import StepStats
+
+    manager: Any = Manager()
+    stats = StepStats(manager)
+    warm, real = SimpleNamespace(num_running_reqs=1), SimpleNamespace(num_running_reqs=2)
+    stats.add(0, warm, None)
+    stats.record()
+    stats.add(0, real, None)
+    await manager.has_recorded.wait()
+    assert [step["scheduler_stats"] for step in manager.recorded] == [real]
+    # The watchdog needs to see both.
+    assert stats.latest[0].steps == 2
 
 
 def test_values_observed_together_count_like_those_observed_one_by_one() -> None:

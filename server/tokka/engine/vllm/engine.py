@@ -70,6 +70,7 @@ class VllmEngine:
             await warm_up(self.generate, TokensPrompt(_warmup_ids(info)), constrained=constrained)
         except TokkaError as error:
             raise StartupError(f"the engine failed its first requests: {self._cause() or error}") from error
+        self._llm.output_processor.stats.record()
         # Not before: the first requests compile as well.
         await asyncio.to_thread(seal_compiled, self._cache_root)
         await asyncio.to_thread(settle_heap)

@@ -28,16 +28,23 @@ class StepStats:
     times as much as in one go, which finds its code and its counters in the processor's cache.
 
     `manager`: what vLLM records with, or None if it is not to. Belongs to the event loop.
+
+    Nothing is recorded until `record` is called: the requests that warm the engine up are nobody's.
     """
 
     def __init__(self, manager: StatLoggerManager | None) -> None:
         self.latest: defaultdict[int, LatestStats] = defaultdict(LatestStats)
         self._manager = manager
+        self._records = False
         self._histograms: Mapping[int, Any] = {}
         for logger in manager.stat_loggers if manager else ():
             if isinstance(logger, PrometheusStatLogger):
                 self._histograms = logger.histogram_inter_token_latency
         self._waiting: list[tuple[int, Any, Any]] = []
+
+    def record(self) -> None:
+        """Record from now on."""
+        self._records = self._manager is not None
 
     def add(self, engine: int, scheduler: Any, iteration: Any) -> None:
         """Take a step's statistics. `scheduler`, `iteration`: vLLM's, either may be None."""
@@ -46,13 +53,13 @@ class StepStats:
             latest.scheduler = scheduler
         if iteration is not None or (scheduler is not None and scheduler.num_running_reqs):
             latest.steps += 1
-        if self._manager is None:
+        if not self._records:
             return
         if not self._waiting:
-            asyncio.get_running_loop().call_later(_RECORD_EVERY_S, self._record)
+            asyncio.get_running_loop().call_later(_RECORD_EVERY_S, self._record_waiting)
         self._waiting.append((engine, scheduler, iteration))
 
-    def _record(self) -> None:
+    def _record_waiting(self) -> None:
         waiting, self._waiting = self._waiting, []
         latencies: defaultdict[int, list[float]] = defaultdict(list)
         for engine, scheduler, iteration in waiting:

@@ -1,0 +1,92 @@
+"""What a request is to the engine, as one hash. Equal bodies have equal fingerprints, whoever sends them and when.
+
+Each field of the request, and of the data in it, is hashed by its name, unless NOT_SEEN lists it. Large values are
+hashed in C: text and token ids as bytes, messages and schemas as JSON. A short chat takes 35 us, the largest body 50 ms
+of CPU time, so the processes of `parsing/` hash the bodies that they parse.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from array import array
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from functools import cache
+from typing import Any
+
+import orjson
+
+from tokka.core import Constraint, GenerateRequest
+
+# Fields that the engine's work does not depend on.
+NOT_SEEN: Mapping[type, frozenset[str]] = {
+    GenerateRequest: frozenset(
+        {
+            # Who asks, and under which name: the names of a server are names of one engine.
+            *("id", "tenant", "model", "fingerprint"),
+            # Names in error messages.
+            *("prompt_param", "limit_param"),
+            # When it runs, and with whose cache; a new salt for each try would make each try another request.
+            *("timeout_s", "priority", "cache_salt"),
+            # The key's limit, and how the answer is delivered.
+            *("max_tokens_cap", "stream"),
+        }
+    ),
+    Constraint: frozenset({"param"}),
+}
+# Characters of a text that are encoded at once, so that no copy of a long text is made.
+_TEXT_PART = 1 << 20
+
+
+def fingerprint_of(request: GenerateRequest) -> bytes:
+    """Return 32 bytes that are the same for requests that are the same work to the engine."""
+    if request.fingerprint is not None:
+        return request.fingerprint
+    hasher = hashlib.sha256()
+    _feed(hasher, request)
+    return hasher.digest()
+
+
+def _feed(hasher: Any, value: Any) -> None:
+    """Hash a value behind its kind and size: two values never become the same bytes."""
+    if is_dataclass(value) and not isinstance(value, type):
+        names = _seen(type(value))
+        _begin(hasher, type(value).__name__, len(names))
+        for name in names:
+            _begin(hasher, name, 0)
+            _feed(hasher, getattr(value, name))
+    elif isinstance(value, str):
+        _begin(hasher, "text", len(value))
+        for at in range(0, len(value), _TEXT_PART):
+            hasher.update(value[at : at + _TEXT_PART].encode("utf-8", "surrogatepass"))
+    elif isinstance(value, array):
+        _begin(hasher, f"array {value.typecode}", len(value))
+        hasher.update(memoryview(value))
+    elif isinstance(value, frozenset):
+        _feed_json(hasher, "set", sorted(value))
+    elif isinstance(value, tuple) and value and is_dataclass(value[0]):
+        _begin(hasher, "tuple", len(value))
+        for item in value:
+            _feed(hasher, item)
+    else:
+        _feed_json(hasher, "json", value)
+
+
+def _feed_json(hasher: Any, kind: str, value: Any) -> None:
+    try:
+        data = orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
+    except orjson.JSONEncodeError:
+        # Whole numbers of more than 64 bits.
+        data = json.dumps(value).encode()
+    _begin(hasher, kind, len(data))
+    hasher.update(data)
+
+
+def _begin(hasher: Any, kind: str, size: int) -> None:
+    hasher.update(f"{kind} {size}\n".encode())
+
+
+@cache
+def _seen(kind: type) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind) if field.name not in NOT_SEEN.get(kind, ()))
