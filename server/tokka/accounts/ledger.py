@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,13 +19,17 @@ from tokka.store.location import database_at
 from tokka.store.rows import NOWHERE, Batch, KeyRow, Periods, ReportQuery, ReportRow, State, TokenKey, Totals
 
 
-def open_ledger(database_url: str | None, state_dir: Path, busy_s: float) -> Ledger:
-    """Open what the settings name; `busy_s`: how long to wait for other programs. Raises StartupError."""
+def open_ledger(database_url: str | None, state_dir: Path, busy_s: float, *, create: bool = True) -> Ledger:
+    """Open what the settings name; `busy_s`: how long to wait for other programs. `create=False`: only a database that
+    exists. Raises StartupError."""
     ledger = Ledger(database_at(database_url, state_dir, busy_s))
-    try:
-        ledger.open(None)
-    except Unavailable as error:
-        raise ConfigurationError(f"cannot use the database {ledger.place}: {error.reason}") from None
+    with ExitStack() as stack:
+        stack.callback(ledger.close)
+        try:
+            ledger.open(None, create=create)
+        except Unavailable as error:
+            raise ConfigurationError(f"cannot use the database {ledger.place}: {error.reason}") from None
+        stack.pop_all()
     return ledger
 
 
@@ -43,11 +48,11 @@ class Ledger:
     def place(self) -> str:
         return self._database.place
 
-    def open(self, known: Sequence[KeyRow] | None) -> None:
+    def open(self, known: Sequence[KeyRow] | None, *, create: bool = True) -> None:
         """Connect anew, and repair. `known`: the keys in memory; None at the start. Raises StartupError, too."""
         # Versions of two connections have nothing to do with each other.
         self._keys_version = self._downtimes_version = self._usage_version = None
-        self._database.open(known)
+        self._database.open(known, create=create)
 
     def close(self) -> None:
         self._database.close()

@@ -60,7 +60,7 @@ def create(
     except InvalidRequest:
         fail("--expires: it must be in the future")
         raise
-    with opened(state_dir, database_url, config) as ledger:
+    with opened(state_dir, database_url, config, create=True) as ledger:
         issued = ledger.create(new, int(time.time()))
     _show(issued, as_json, quiet)
 

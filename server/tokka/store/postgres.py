@@ -32,13 +32,13 @@ class PostgresDatabase:
         self.place = f"{self._url.host or 'the local host'}/{self._url.database or ''}"
         self._engine: Engine | None = None
 
-    def open(self, known: Sequence[KeyRow] | None) -> None:
+    def open(self, known: Sequence[KeyRow] | None, *, create: bool = True) -> None:
         if self._engine is None:
             self._engine = _create_engine(self._url)
         with failures(), self._engine.begin() as connection:
             connection.execute(text(f"SET LOCAL statement_timeout = {_MIGRATION_MS}"))
             connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
-            migrate(connection, self.place)
+            migrate(connection, self.place, create=create)
 
     @contextmanager
     def transaction(self, *, write: bool) -> Iterator[Connection]:
