@@ -73,9 +73,10 @@ class TokenVerifier:
     ) -> None:
         """Raises ConfigurationError."""
         if not _is_safe(issuer) or "?" in issuer or "#" in issuer:
+            # Without the URL: it may hold a password.
             raise ConfigurationError(
-                f"--oidc-issuer {issuer!r} is not the URL of an issuer: https (http on loopback only), "
-                "without user, query and fragment"
+                "--oidc-issuer must be the URL of an issuer: https (http on loopback only), in ASCII, without user, "
+                "query and fragment, as in https://login.example.org/realms/lumi"
             )
         if not audience:
             raise ConfigurationError(

@@ -307,9 +307,10 @@ class Settings(BaseSettings):
     @field_validator("engine_arg")
     @classmethod
     def _is_pair(cls, value: list[str]) -> list[str]:
-        for item in value:
+        for place, item in enumerate(value, start=1):
             if "=" not in item:
-                raise ValueError(f"{item!r} is not NAME=VALUE")
+                # Without the item: it may be a token for the hub.
+                raise ValueError(f"item {place} of {len(value)} is not NAME=VALUE")
         return value
 
     @field_validator("tenant_weight")
