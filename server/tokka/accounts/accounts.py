@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -64,6 +64,8 @@ class Accounts:
         self._seen = NOWHERE
         self._read_at: int | None = None
         self.is_up = False
+        # The keys of the start are logged by whoever starts.
+        self._is_open = False
 
     async def open(self) -> None:
         """Read keys and totals. Raises StartupError."""
@@ -78,7 +80,7 @@ class Accounts:
             return
         except Unavailable as error:
             raise ConfigurationError(f"cannot use the database: {error.reason}") from None
-        self.is_up = True
+        self.is_up = self._is_open = True
 
     async def run(self) -> None:
         """Keep memory and database alike; runs until cancelled."""
@@ -118,14 +120,14 @@ class Accounts:
         if found := self.ring.unlearnt(authorization, time.time()):
             # Every front end has to know it.
             row = await self._ask(lambda ledger: ledger.learn(found))
-            self.ring.apply([row] if row else [])
+            self._apply([row] if row else [])
         return self.ring.issue(authorization, time.time())
 
     # -- for /admin ---------------------------------------------------------------------------------------------
 
     async def create(self, new: NewKey) -> Issued:
         issued = await self._ask(lambda ledger: ledger.create(new, int(time.time())))
-        self.ring.apply([issued.row])
+        self._apply([issued.row])
         return issued
 
     async def rotate(self, key_id: str, grace_s: int) -> Issued:
@@ -133,7 +135,7 @@ class Accounts:
         issued = await self._ask(lambda ledger: ledger.rotate(key_id, grace_s, int(time.time())))
         if issued is None:
             raise KeyNotFound(key_id)
-        self.ring.apply([issued.row])
+        self._apply([issued.row])
         return issued
 
     async def revoke(self, key_id: str) -> KeyRow:
@@ -141,7 +143,7 @@ class Accounts:
         row = await self._ask(lambda ledger: ledger.revoke(key_id, int(time.time())))
         if row is None:
             raise KeyNotFound(key_id)
-        self.ring.apply([row])
+        self._apply([row])
         return row
 
     async def report(self, query: ReportQuery) -> list[ReportRow]:
@@ -199,9 +201,15 @@ class Accounts:
 
     async def _follow(self, ledger: Ledger) -> None:
         rows, self._seen = await self._run(partial(ledger.changes, self._seen, self.ring.rows))
-        self.ring.apply(rows)
+        self._apply(rows)
         if (downtimes := await self._run(partial(ledger.downtimes, int(time.time())))) is not None:
             self.downtimes.apply(downtimes)
+
+    def _apply(self, rows: Iterable[KeyRow]) -> None:
+        was_protected, now_s = self.ring.is_protected, time.time()
+        self.ring.apply(rows, now_s)
+        if self._is_open and self.ring.is_protected and not was_protected:
+            log.warning("access", rule=self.ring.rule(now_s), reason="the first key was made")
 
     async def _flush(self, ledger: Ledger) -> None:
         if self._batch is None and (rows := self.book.take()):

@@ -69,20 +69,43 @@ class KeyRing:
             for place, secret in enumerate(given, start=1):
                 name = f"{kind}-{place}"
                 self._add(_Entry(digest_of(secret), Key(name, name, scopes), token_key=token_key_of(secret)))
+        self._is_protected = bool(self._entries or self._tokens)
 
     @property
     def is_protected(self) -> bool:
-        """Whether a credential is asked for. Also when none is good any more: revoking the last key opens nothing."""
-        return bool(self._entries or self._rows or self._tokens)
+        """Whether a credential is asked for: since there was an active key, until the program ends.
+
+        Revoking the last key does not open a server that runs. The next start goes by the keys that are active then.
+        """
+        return self._is_protected
+
+    def rule(self, now_s: float) -> str:
+        """Return who is let in by a protected server, for the log."""
+        active = {entry.key.id for entry in self._entries.values() if entry.is_valid(now_s)}
+        return f"keys required: {len(active)} active{' and tokens of the issuer' if self._tokens else ''}"
+
+    def may_infer(self, now_s: float) -> bool:
+        """Tell whether anybody can be let in to run a model."""
+        entries = (entry for entry in self._entries.values() if "inference" in entry.key.scopes)
+        return bool(self._tokens) or any(entry.is_valid(now_s) for entry in entries)
+
+    def stored(self, now_s: float) -> int:
+        """Return the number of active keys in the database."""
+        return sum(_is_active(row, now_s) for row in self._rows.values())
+
+    def unusable(self, now_s: float) -> int:
+        """Return the number of keys in the database that are revoked or expired."""
+        return len(self._rows) - self.stored(now_s)
 
     @property
     def rows(self) -> list[KeyRow]:
         """The database's keys as they were last seen, revoked ones included."""
         return list(self._rows.values())
 
-    def apply(self, rows: Iterable[KeyRow]) -> None:
+    def apply(self, rows: Iterable[KeyRow], now_s: float) -> None:
         """Take over keys that are new or have changed; what is older than what is known already is left out."""
         for row in rows:
+            self._is_protected = self._is_protected or _is_active(row, now_s)
             known = self._rows.get(row.id)
             if known and known.revision > row.revision:
                 continue
@@ -163,6 +186,10 @@ def _credential_of(authorization: str | None) -> str:
     """Return what an Authorization header holds of a credential, which may be nothing."""
     scheme, _, credential = (authorization or "").partition(" ")
     return credential.strip() if scheme.lower() == "bearer" else ""
+
+
+def _is_active(row: KeyRow, now_s: float) -> bool:
+    return row.revoked_at is None and (row.expires_at is None or now_s < row.expires_at)
 
 
 def _entries_of(row: KeyRow) -> list[_Entry]:

@@ -158,7 +158,9 @@ class Settings(BaseSettings):
         description="The claim that holds a token's scopes: `inference`, `metrics`, `admin`, as a list or a text.",
     )
     no_auth: bool = Field(
-        False, description="While there are no keys: serve everyone, beyond loopback and behind a proxy too."
+        False,
+        description="Serve everyone without a key, beyond loopback and behind a proxy too. Refused while a key is"
+        " active.",
     )
     metrics_open: bool = Field(False, description="Serve /metrics to everyone, without a key. It names all tenants.")
     share_prefix_cache: bool | None = Field(
