@@ -144,3 +144,10 @@ def test_first_key_closes_a_running_server_and_is_said(tmp_path: Path, options: 
         eventually(lambda: status(program, secret) == 401, within_s=2)
         # Revoking the last key does not open a server that runs.
         assert status(program) == 401
+
+
+def test_first_key_of_a_database_is_announced(tmp_path: Path) -> None:
+    note = "from now on, servers with this database ask everyone for a key"
+    assert note in keys(tmp_path, "create", "--name", "a")
+    assert note not in keys(tmp_path, "create", "--name", "b")
+    assert note not in keys(tmp_path / "other", "create", "--name", "c", "--json")
