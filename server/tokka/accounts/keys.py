@@ -28,7 +28,13 @@ class Tokens(Protocol):
     """Knows the tokens (JWT) of an issuer."""
 
     def verify(self, token: str) -> Key:
-        """Return whose token it is. Must not block. Raises InvalidApiKey with our one refusal, whatever is wrong."""
+        """Return whose token it is. Must not block. Raises InvalidApiKey with our one refusal, whatever is wrong.
+
+        Raises SignerUnknown if a newer key of the issuer may have signed it.
+        """
+
+    async def renewed(self) -> None:
+        """Wait for the issuer's present keys. Raises IssuerUnavailable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +138,12 @@ class KeyRing:
             if self._tokens:
                 return self._tokens.verify(credential)
         raise InvalidApiKey(REFUSAL)
+
+    async def verify_renewed(self, authorization: str | None, now_s: float) -> Key:
+        """Wait for the issuer's present keys, then verify. For a credential that `verify` refused as SignerUnknown."""
+        if self._tokens:
+            await self._tokens.renewed()
+        return self.verify(authorization, now_s)
 
     def issue(self, authorization: str | None, now_s: float) -> Token:
         """Return a token for the key of an Authorization header that was verified. Raises PermissionDenied if it was a

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tokka.accounts.keys import KeyRing
 from tokka.api.direct import Sign, indirect_sign
 from tokka.core import ANONYMOUS, Key, KeyScope
-from tokka.errors import PermissionDenied
+from tokka.errors import PermissionDenied, SignerUnknown
 
 # Probes and the version need no key: they must work from outside, and say nothing about users.
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/startupz", "/health", "/version"})
@@ -53,10 +53,10 @@ class Authentication:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            scope["state"]["record"].key = self._key_of(scope)
+            scope["state"]["record"].key = await self._key_of(scope)
         await self._app(scope, receive, send)
 
-    def _key_of(self, scope: Scope) -> Key:
+    async def _key_of(self, scope: Scope) -> Key:
         path = scope["path"]
         if is_open(path) or (path == METRICS and self._rules.metrics_open):
             return ANONYMOUS
@@ -64,7 +64,12 @@ class Authentication:
             self._check_keyless(scope)
             return ANONYMOUS
         # A browser asks first without credentials; CORS has answered already if it is meant to.
-        key = self._keys.verify(Headers(scope=scope).get("authorization"), time.time())
+        authorization = Headers(scope=scope).get("authorization")
+        try:
+            key = self._keys.verify(authorization, time.time())
+        except SignerUnknown:
+            # The issuer has changed its keys, or nobody has signed this: only the issuer can tell.
+            key = await self._keys.verify_renewed(authorization, time.time())
         _check_scope(path, key)
         return key
 
