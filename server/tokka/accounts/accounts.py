@@ -7,6 +7,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,6 +17,7 @@ from tokka.accounts.answers import Issued, NewKey
 from tokka.accounts.calendar import periods_of
 from tokka.accounts.downtimes import Downtimes
 from tokka.accounts.keys import KeyRing
+from tokka.accounts.leases import Leases
 from tokka.accounts.tokens import Token
 from tokka.accounts.usage import UsageBook
 from tokka.accounts.worker import Worker
@@ -51,6 +53,9 @@ class Accounts:
         self.ring = ring
         self.book = book or UsageBook()
         self.downtimes = Downtimes()
+        self.leases = Leases()
+        # Tokens of a key's requests that run now. Set by the owner of these.
+        self.reserved: Callable[[str], int] = lambda _: 0
         self._open_ledger = open_ledger
         self._is_optional = is_optional
         self._ledger: Ledger | None = None
@@ -98,7 +103,7 @@ class Accounts:
                     await asyncio.sleep(_CLOSE_RETRY_S)
                     await self.synchronize()
                 if self._ledger:
-                    await self._run(self._ledger.close)
+                    await self._run(partial(self._ledger.end, self._writer))
         except TimeoutError:
             log.warning("state_database_given_up", after_s=_CLOSE_S)
         if self._ledger and self.book.pending:
@@ -112,7 +117,13 @@ class Accounts:
         self.book.add(record, time.time())
 
     def spent(self, key_id: str) -> Spent:
-        return self.book.spent(key_id, time.time())
+        spent = self.book.spent(key_id, time.time())
+        held = self.leases.held(key_id) if key_id in self.ring.quotas else None
+        return spent if held is None else replace(spent, held=held - self.book.unwritten(key_id))
+
+    def want(self, key_id: str, tokens: int) -> None:
+        """Ask the servers that share the key's quotas for tokens; the answer comes with the next synchronisations."""
+        self.leases.want(key_id, tokens, time.monotonic())
 
     async def issue(self, authorization: str | None) -> Token:
         """Return a token for the key of an Authorization header that was verified. Raises PermissionDenied as
@@ -128,6 +139,9 @@ class Accounts:
     async def create(self, new: NewKey) -> Issued:
         issued = await self._ask(lambda ledger: ledger.create(new, int(time.time())))
         self._apply([issued.row])
+        if new.limits.has_quota:
+            # Its lease: the key is usable from now on.
+            await self.synchronize()
         return issued
 
     async def rotate(self, key_id: str, grace_s: int) -> Issued:
@@ -216,8 +230,22 @@ class Accounts:
             self._number += 1
             self._batch = Batch(self._writer, self._number, rows)
         totals = await self._run(partial(ledger.write, self._batch, periods_of(time.time()), self._read_at))
-        self.book.settle(self._batch.rows if self._batch else (), totals)
+        rows = self._batch.rows if self._batch else ()
+        self.book.settle(rows, totals)
+        for row in rows:
+            self.leases.write(row)
         self._batch, self._read_at = None, totals.at
+        await self._lease(ledger)
+
+    async def _lease(self, ledger: Ledger) -> None:
+        now_s = time.time()
+        if not (limits := self.ring.quotas):
+            return
+        claims = self.leases.begin(
+            limits, lambda key_id: self.reserved(key_id) + self.book.unwritten(key_id), time.monotonic()
+        )
+        tokens, servers = await self._run(partial(ledger.lease, self._writer, claims, periods_of(now_s)))
+        self.leases.settle(limits, tokens, servers)
 
     def _note_down(self, reason: str) -> None:
         if self.is_up:

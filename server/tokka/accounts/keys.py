@@ -10,7 +10,7 @@ from typing import Protocol
 
 from tokka.accounts.credential import MAX_KEY_CHARS, digest_of
 from tokka.accounts.tokens import Token, expiry_of, key_id_of, new_token, token_key_of
-from tokka.core import ANONYMOUS, Key, KeyScope
+from tokka.core import ANONYMOUS, Key, KeyScope, Limits
 from tokka.errors import InvalidApiKey, PermissionDenied
 from tokka.protocol.moments import iso_of
 from tokka.store.rows import KeyRow, TokenKey
@@ -67,6 +67,8 @@ class KeyRing:
         """Static keys are tenants of their own, named after their place: `key-1`, `key-2`, `admin-1`, `metrics-1`."""
         self._tokens = tokens
         self._rows: dict[str, KeyRow] = {}
+        # The limits of stored keys with a daily or monthly quota that are not revoked, by id.
+        self.quotas: dict[str, Limits] = {}
         self._entries: dict[bytes, _Entry] = {}
         # By the key's id; two while the secret before a rotation is good.
         self._by_id: dict[str, list[_Entry]] = {}
@@ -119,6 +121,10 @@ class KeyRing:
                 for entry in _entries_of(known):
                     self._entries.pop(entry.digest, None)
             self._rows[row.id] = row
+            if row.limits.has_quota and row.revoked_at is None:
+                self.quotas[row.id] = row.limits
+            else:
+                self.quotas.pop(row.id, None)
             self._by_id.pop(row.id, None)
             for entry in _entries_of(row):
                 self._add(entry)

@@ -27,12 +27,16 @@ def create(
     name: Annotated[str, typer.Option(help="What it is called in lists.")],
     tenant: Annotated[str | None, typer.Option(help="Who is counted and shared between. Default: the name.")] = None,
     scope: Annotated[str, typer.Option(help="Of inference, metrics, admin; separated by commas.")] = "inference",
-    rpm: Annotated[int | None, typer.Option(help="Requests a minute.")] = None,
-    tpm: Annotated[int | None, typer.Option(help="Tokens a minute, prompt and completion together.")] = None,
-    max_running: Annotated[int | None, typer.Option(help="Choices at once, waiting ones included.")] = None,
+    rpm: Annotated[int | None, typer.Option(help="Requests a minute, on each server.")] = None,
+    tpm: Annotated[
+        int | None, typer.Option(help="Tokens a minute, prompt and completion together, on each server.")
+    ] = None,
+    max_running: Annotated[
+        int | None, typer.Option(help="Choices at once, waiting ones included, on each server.")
+    ] = None,
     max_completion_tokens: Annotated[int | None, typer.Option(help="Tokens of one choice.")] = None,
-    daily_tokens: Annotated[int | None, typer.Option(help="Tokens a day, in UTC.")] = None,
-    monthly_tokens: Annotated[int | None, typer.Option(help="Tokens a month, in UTC.")] = None,
+    daily_tokens: Annotated[int | None, typer.Option(help="Tokens a day, in UTC, on all servers together.")] = None,
+    monthly_tokens: Annotated[int | None, typer.Option(help="Tokens a month, in UTC, on all servers together.")] = None,
     models: Annotated[str | None, typer.Option(help="Names it may use, separated by commas. Default: all.")] = None,
     expires: Annotated[str | None, typer.Option(help="2026-12-31 (at 00:00 UTC), 30d or 12h. Default: never.")] = None,
     as_json: Json = False,
