@@ -7,10 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import psutil
 import pytest
+from sqlalchemy import create_engine, text
 from typer.testing import CliRunner
 
 from tests.program import Program, failing, running
@@ -112,6 +114,73 @@ def test_a_wrong_key_file_is_refused_by_its_line(file: Path, content: bytes, nam
 
 def test_a_missing_key_file_is_named(tmp_path: Path) -> None:
     assert refusal(admin_key_file=tmp_path / "none").startswith("--admin-key-file: cannot read ")
+
+
+@pytest.mark.parametrize("name", ["api_key", "admin_key", "metrics_key", "database_url"])
+@pytest.mark.parametrize(
+    "secret", ["tk-the-secret", f"the-secret-{'0' * 48}", "postgresql://user:the-secret@host/name"]
+)
+def test_secret_in_place_of_its_file_is_not_shown(name: str, secret: str) -> None:
+    message = refusal(**{f"{name}_file": Path(secret)})
+    assert message.endswith(f"it must name a file; give the secret itself as --{name.replace('_', '-')}")
+    assert "the-secret" not in message
+
+
+# -- what a refused setting held --------------------------------------------------------------------------------
+
+WRONG_URLS = [
+    *("postgresql://tokka:s3@cret@127.0.0.1:1/tokka", "postgresql://tokka:s3@cret/seaside@127.0.0.1:1/tokka"),
+    *("postgresql://tokka:s3@cret?seaside@127.0.0.1:1/tokka", "postgresql://tokka:s3@cret:1@127.0.0.1:1/tokka"),
+    *("postgresql://tokka:@s3cret@127.0.0.1:1/tokka", "postgresql://tokka/s3@cret@127.0.0.1:1/tokka"),
+    *("postgresql://tokka:s3cret@127.0.0.1:1x/tokka", "postgresql:/tokka:s3cret@127.0.0.1:1/tokka"),
+    *("mysql://tokka:s3cret@127.0.0.1:1/tokka", "tokka:s3cret@127.0.0.1:1/tokka"),
+]
+
+
+@pytest.mark.parametrize("url", WRONG_URLS)
+def test_no_part_of_a_wrong_database_url_is_shown(url: str) -> None:
+    code, lines = failing("--engine", "fake", "--port", "0", "--log-format", "json", "--database-url", url)
+    assert (code, len(lines)) == (2, 1)
+    assert "%40" in lines[0]
+    for part in ("s3", "cret", "seaside", "127.0.0.1"):
+        assert part not in lines[0].replace("user:password@host:5432/name", "")
+
+
+def test_escaped_password_is_taken(postgres: Postgres) -> None:
+    password = "a@b:c/d?e#f%g"
+    engine = create_engine(postgres.url("postgres").replace("postgresql:", "postgresql+psycopg:"))
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text(f"CREATE ROLE escaped LOGIN SUPERUSER PASSWORD '{password}'".replace(":", r"\:")))
+    engine.dispose()
+    url = postgres.new_database().replace("tokka:the-password", f"escaped:{quote(password, safe='')}")
+    done = CliRunner().invoke(app, ["keys", "create", "--name", "a", "--database-url", url])
+    assert done.exit_code == 0, done.output
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--state-dir", "postgresql://tokka:the-secret@127.0.0.1/tokka"),
+        ("--oidc-issuer", "https://user:the-secret@login.example.org"),
+        ("--engine-arg", "the-secret"),
+    ],
+)
+def test_refused_setting_does_not_show_its_secret(option: str, value: str) -> None:
+    code, lines = failing("--engine", "fake", "--port", "0", option, value)
+    assert (code, len(lines)) == (2, 1)
+    assert option in lines[0]
+    assert "the-secret" not in lines[0]
+
+
+@pytest.mark.parametrize(
+    "content", ['api_key: "tk-the-secret\n', "api_key: [tk-the-secret\n", "api_key: *the-secret\n"]
+)
+def test_broken_config_file_is_not_quoted(file: Path, content: str) -> None:
+    file.write_text(f"port: 1\n{content}")
+    with pytest.raises(ConfigurationError) as refused:
+        load_settings({}, file)
+    assert "the-secret" not in str(refused.value)
+    assert str(refused.value).startswith(f"the config file {file} is not YAML: look at line ")
 
 
 @pytest.mark.parametrize("content", ["", "postgresql://a/b\npostgresql://c/d\n"])

@@ -120,7 +120,8 @@ def create_server(settings: Settings, create_engine: Callable[[], Engine]) -> Se
     metrics.watch(supervisor.stats, lambda: admission.waiting_choices, lambda: admission.limit, time.process_time)
     names = settings.names()
     accounts, tokens = _create_accounts(settings, metrics)
-    allowances = Allowances(accounts.spent)
+    allowances = Allowances(accounts.spent, accounts.want)
+    accounts.reserved = allowances.reserved
     bodies = BodyParser()
     services = Services(
         dispatcher=_create_dispatcher(settings, supervisor, admission, accounts),

@@ -36,6 +36,10 @@ class Limits:
     daily_tokens: int | None = None
     monthly_tokens: int | None = None
 
+    @property
+    def has_quota(self) -> bool:
+        return (self.daily_tokens, self.monthly_tokens) != (None, None)
+
 
 @dataclass(frozen=True, slots=True)
 class Key:
@@ -55,6 +59,8 @@ class Spent:
 
     day: int = 0
     month: int = 0
+    # What this server may use before it has asked the others that share the key's quotas; None: it need not ask.
+    held: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -205,6 +205,10 @@ class QuotaExceeded(TokkaError):
         super().__init__(message, should_retry=False)
 
 
+class SignerUnknown(InvalidApiKey):
+    """No key in memory has signed the token; the issuer may have a newer one."""
+
+
 class IssuerUnavailable(TokkaError):
     """Whether a token is good cannot be told: its issuer's keys could not be had."""
 

@@ -275,7 +275,7 @@ async def test_old_keys_token_is_known_to_every_front_end(accounts: Accounts, tm
     await accounts.synchronize()
     tokens = [await accounts.issue(f"Bearer {secret}") for secret in (created.secret, changed.secret)]
     ring = KeyRing()
-    ring.apply(other.all_keys())
+    ring.apply(other.all_keys(), time.time())
     for known in (accounts.ring, ring):
         for token in tokens:
             assert known.verify(f"Bearer {token.text}", time.time()).id == created.row.id

@@ -5,21 +5,26 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import datetime
 import hashlib
 import hmac
+import ipaddress
 import itertools
 import json
 import math
+import ssl
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import jwt
 import pytest
-from cryptography.hazmat.primitives import serialization
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -511,7 +516,8 @@ def test_an_issuer_needs_an_audience(audience: str | None) -> None:
 class Issuer:
     """A real issuer on loopback, whose keys, answers and life the test decides."""
 
-    def __init__(self, *kids: str) -> None:
+    def __init__(self, *kids: str, certificate: Path | None = None) -> None:
+        """`certificate`: with its private key; serve https."""
         self.keys = [jwk(kid) for kid in kids]
         # By path: what is answered instead.
         self.answers: dict[str, Callable[[BaseHTTPRequestHandler], None]] = {}
@@ -521,21 +527,26 @@ class Issuer:
         self.ending = threading.Event()
         self._server: ThreadingHTTPServer | None = None
         self._port = 0
+        self._scheme, self._certificate = ("https", certificate) if certificate else ("http", None)
         self.start()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._port}/realms/lumi"
+        return f"{self._scheme}://127.0.0.1:{self._port}/realms/lumi"
 
-    def token(self, by: str = "rsa", *, algorithm: str = "RS256", **changes: Any) -> str:
+    def token(self, by: str = "rsa", *, algorithm: str = "RS256", kid: str | None = None, **changes: Any) -> str:
         """Return a token that is good now."""
         now = int(time.time())
         content = claims(**{"iss": self.url, "iat": now, "exp": now + 300, **changes})
-        return signed(content, algorithm, by)
+        return signed(content, algorithm, by, kid=kid or by)
 
     def start(self) -> None:
         self._server = ThreadingHTTPServer(("127.0.0.1", self._port), self._handler())
         self._server.daemon_threads = True
+        if self._certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(self._certificate)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         self._port = self._server.server_port
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
         self._thread.start()
@@ -834,3 +845,82 @@ async def test_no_proxy_comes_between_us_and_loopback(issuer: Issuer, monkeypatc
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     async with following(issuer) as verifier:
         await until(lambda: is_accepted(verifier, issuer.token()))
+
+
+async def test_held_request_sees_keys_fetched_after_it_came(issuer: Issuer) -> None:
+    async with following(issuer) as verifier:
+        await until(lambda: is_accepted(verifier, issuer.token()))
+        fetching, going_on = threading.Event(), threading.Event()
+
+        def old_keys(request: BaseHTTPRequestHandler) -> None:
+            body = json.dumps({"keys": [jwk("rsa")]}).encode()
+            fetching.set()
+            going_on.wait(20)
+            answer(200, body)(request)
+
+        issuer.answers[KEYS] = old_keys
+        refused(issuer.token("p256", algorithm="ES256"), verifier)
+        await until(fetching.is_set)
+        # The fetch in flight has read the old keys.
+        held = asyncio.create_task(verifier.renewed())
+        await asyncio.sleep(0)
+        del issuer.answers[KEYS]
+        issuer.keys = [jwk("other-rsa")]
+        going_on.set()
+        await asyncio.wait_for(held, 20)
+        assert is_accepted(verifier, issuer.token("other-rsa"))
+
+
+async def test_held_request_is_released_when_the_issuer_fails(issuer: Issuer) -> None:
+    async with following(issuer, Pace(timeout_s=0.3)) as verifier:
+        await until(lambda: is_accepted(verifier, issuer.token()))
+        issuer.answers[KEYS] = silent(issuer)
+        await asyncio.wait_for(verifier.renewed(), 20)
+        unavailable(verifier, issuer.token("other-rsa"))
+
+
+async def test_held_request_gets_503_when_nobody_fetches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(oidc, "_HOLD_S", 0.01)
+    with pytest.raises(IssuerUnavailable):
+        await verifier_of(jwk("rsa")).renewed()
+
+
+def certificate_of(folder: Path) -> tuple[Path, Path]:
+    """Return a private authority's certificate, and that of 127.0.0.1 with its key."""
+    names = [x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, text)]) for text in ("authority", "127.0.0.1")]
+    now = datetime.datetime.now(datetime.UTC)
+
+    def certificate(name: x509.Name, kid: str) -> x509.CertificateBuilder:
+        builder = x509.CertificateBuilder(names[0], name, private(kid).public_key(), x509.random_serial_number())
+        return builder.not_valid_before(now).not_valid_after(now + datetime.timedelta(days=1))
+
+    authority = certificate(names[0], "rsa").add_extension(x509.BasicConstraints(True, None), critical=True)
+    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    server = certificate(names[1], "other-rsa").add_extension(address, critical=False)
+    paths = folder / "authority.pem", folder / "server.pem"
+    pem = serialization.Encoding.PEM
+    form = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    for path, builder in zip(paths, (authority, server), strict=True):
+        path.write_bytes(builder.sign(private("rsa"), hashes.SHA256()).public_bytes(pem))
+    paths[1].write_bytes(paths[1].read_bytes() + private("other-rsa").private_bytes(pem, *form))
+    return paths
+
+
+async def test_private_authority_of_the_machine_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    authority, server = certificate_of(tmp_path)
+    # The machine's store, as OpenSSL finds it.
+    monkeypatch.setattr(
+        ssl.SSLContext, "set_default_verify_paths", lambda context: context.load_verify_locations(authority)
+    )
+    issuer = Issuer("rsa", certificate=server)
+    try:
+        async with following(issuer) as verifier:
+            await until(lambda: is_accepted(verifier, issuer.token()))
+    finally:
+        issuer.close()
+
+
+def test_machine_without_certificates_gets_a_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "/nonexistent")
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
+    assert oidc._machines_certificates().cert_store_stats()["x509_ca"] > 50

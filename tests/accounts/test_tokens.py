@@ -92,7 +92,7 @@ def test_a_token_is_good_no_longer_than_its_key() -> None:
 def test_revoking_the_key_ends_its_tokens() -> None:
     keys = ring(ALICE)
     token = issued(keys)
-    keys.apply([replace(ALICE, revoked_at=int(NOW), revision=2)])
+    keys.apply([replace(ALICE, revoked_at=int(NOW), revision=2)], NOW)
     assert is_refused(keys, token)
 
 
@@ -105,7 +105,7 @@ def rotated(secret: str, **fields: Any) -> KeyRow:
 def test_a_rotation_ends_tokens_of_the_old_secret_with_it() -> None:
     keys = ring(ALICE)
     old = issued(keys)
-    keys.apply([rotated("new-secret")])
+    keys.apply([rotated("new-secret")], NOW)
     assert owner(keys, old, NOW + 99).id == ALICE.id
     assert owner(keys, issued(keys, "new-secret"), NOW + 200).id == ALICE.id
     assert is_refused(keys, old, NOW + 100)
@@ -149,7 +149,7 @@ def test_without_keys_there_is_a_token_that_is_of_no_use_once_there_are_some() -
     keys = KeyRing()
     token = keys.issue(None, NOW)
     assert token.expires_in == LIFETIME_S
-    keys.apply([ALICE])
+    keys.apply([ALICE], NOW)
     assert is_refused(keys, token)
 
 
@@ -283,7 +283,7 @@ def test_key_without_a_stored_public_half_has_no_tokens_until_it_is_learnt() -> 
     assert is_refused(keys, token)
     found = keys.unlearnt(f"Bearer {SECRET}", NOW)
     assert found == TokenKey(ALICE.id, ALICE.digest, str(ALICE.token_key))
-    keys.apply([replace(ALICE, revision=2)])
+    keys.apply([replace(ALICE, revision=2)], NOW)
     assert owner(keys, token).id == ALICE.id
     assert keys.unlearnt(f"Bearer {SECRET}", NOW) is None
 

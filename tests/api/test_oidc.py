@@ -119,9 +119,28 @@ def test_rotation_is_noticed_without_a_restart(issuer: Issuer) -> None:
     with running("--engine", "fake", "--oidc-issuer", issuer.url, *AUDIENCE) as program:
         eventually(lambda: ask(program, issuer.token()).status_code == 200, 60)
         issuer.keys = [jwk("other-rsa")]
-        eventually(lambda: ask(program, issuer.token("other-rsa")).status_code == 200, 60)
+        # The first request already: it is held until the issuer's keys are there.
+        assert ask(program, issuer.token("other-rsa")).status_code == 200
         assert ask(program, issuer.token()).status_code == 401
         eventually(lambda: events(program) == ["oidc_keys_loaded"] * 2, 5)
+
+
+def test_rotation_under_the_same_name_costs_no_request(issuer: Issuer) -> None:
+    with running("--engine", "fake", "--oidc-issuer", issuer.url, *AUDIENCE) as program:
+        eventually(lambda: ask(program, issuer.token()).status_code == 200, 60)
+        for name in ("other-rsa", "rsa", "other-rsa"):
+            issuer.keys = [jwk(name, kid="rsa")]
+            assert ask(program, issuer.token(name, kid="rsa")).status_code == 200
+
+
+def test_new_key_of_an_issuer_that_is_down_gets_503(issuer: Issuer) -> None:
+    with running("--engine", "fake", "--oidc-issuer", issuer.url, *AUDIENCE) as program:
+        eventually(lambda: ask(program, issuer.token()).status_code == 200, 60)
+        issuer.stop()
+        # The server has yet to find out that the issuer is down.
+        answer = ask(program, issuer.token("other-rsa"))
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert answer.json()["error"]["code"] == "issuer_unavailable"
 
 
 def test_an_issuer_that_is_down_is_nobodys_wrong_token(issuer: Issuer) -> None:

@@ -54,4 +54,5 @@ def test_a_mistake_is_one_line_that_names_the_option(tmp_path: Path, options: li
 
 
 def test_removing_what_is_not_there_says_so(tmp_path: Path) -> None:
+    tokka(tmp_path, "keys", "create", "--name", "a")
     assert "there is no downtime 'down_1'" in tokka(tmp_path, "downtime", "remove", "down_1", code=2).stderr

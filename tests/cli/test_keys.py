@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import re
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import create_engine, inspect
 from typer.testing import CliRunner, Result
 
 from tests.program import TOKKA
@@ -114,8 +116,6 @@ CREATE = ("keys", "create", "--name", "a")
         (("keys", "create", "--name", ""), "--name"),
         (("keys", "rotate", "key_0", "--grace", "31d"), "--grace"),
         (("keys", "rotate", "key_0", "--grace", "x"), "--grace"),
-        (("keys", "rotate", "key_0"), "key_0"),
-        (("keys", "revoke", "key_0"), "key_0"),
         (("usage", "--by", "color"), "--by"),
         (("usage", "--since", "x"), "--since"),
         (("usage", "--until", "2026-13-01"), "until"),
@@ -128,6 +128,50 @@ def test_a_mistake_is_one_line_that_names_it(tmp_path: Path, arguments: tuple[st
     assert line.startswith("tokka: ")
     assert said in line
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize("command", ["rotate", "revoke"])
+def test_unknown_key_is_one_line_that_names_it(tmp_path: Path, command: str) -> None:
+    tokka(tmp_path, *CREATE)
+    (line,) = tokka(tmp_path, "keys", command, "key_0", code=2).stderr.splitlines()
+    assert "key_0" in line
+
+
+READERS = [
+    *(("usage",), ("keys", "list"), ("keys", "list", "--json"), ("downtime", "list")),
+    *(("keys", "revoke", "key_0"), ("keys", "rotate", "key_0"), ("downtime", "remove", "down_0")),
+]
+
+
+@pytest.mark.parametrize("arguments", READERS, ids=" ".join)
+def test_reading_command_makes_no_database(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "mistyped", tmp_path / "empty"):
+        result = tokka(folder, *arguments, code=2)
+        (line,) = result.stderr.splitlines()
+        assert f"no Tokka database at {folder / 'tokka.db'}" in line
+        assert result.stdout == ""
+    assert [path.name for path in tmp_path.rglob("*")] == ["empty"]
+
+
+@pytest.mark.parametrize("arguments", READERS, ids=" ".join)
+def test_reading_command_makes_no_tables(postgres: Postgres, arguments: tuple[str, ...]) -> None:
+    url = postgres.new_database()
+    result = CliRunner().invoke(app, [*arguments, "--database-url", url])
+    assert result.exit_code == 2
+    assert f"no Tokka database at 127.0.0.1/{url.rpartition('/')[2]}" in result.stderr
+    engine = create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
+    assert inspect(engine).get_table_names() == []
+    engine.dispose()
+
+
+def test_unreadable_folder_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", denied)
+    (line,) = tokka(tmp_path, "keys", "list", code=2).stderr.splitlines()
+    assert "Permission denied" in line
 
 
 def test_a_database_that_cannot_be_used_is_one_line_too(tmp_path: Path) -> None:
@@ -201,6 +245,16 @@ def test_usage_as_a_table_json_and_csv(used: Path) -> None:
 def test_usage_of_longer_ago_is_there_when_asked_for(used: Path) -> None:
     assert "old" not in tokka(used, "usage").stdout
     assert "old" in tokka(used, "usage", "--since", "60d").stdout
+
+
+@pytest.mark.parametrize("arguments", READERS[:4], ids=" ".join)
+def test_program_refuses_a_mistyped_state_dir(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    folder = tmp_path / "mistyped"
+    command = [str(TOKKA), *arguments, "--state-dir", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"no Tokka database at {folder / 'tokka.db'}" in done.stderr
+    assert not folder.exists()
 
 
 def test_the_program_itself_prints_a_secret_that_a_shell_can_take(tmp_path: Path) -> None:

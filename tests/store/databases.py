@@ -102,6 +102,7 @@ def postgres_server() -> Iterator[Postgres]:
 
 # What undoes each revision.
 _UNDO = {
+    "0004": ["DROP TABLE leases", "DROP TABLE servers"],
     "0003": ["ALTER TABLE keys DROP COLUMN token_key", "ALTER TABLE keys DROP COLUMN previous_token_key"],
     "0002": ["DROP TABLE downtimes"],
 }

@@ -6,7 +6,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,6 +17,7 @@ from tokka.accounts.answers import Issued, NewKey
 from tokka.accounts.calendar import periods_of
 from tokka.accounts.downtimes import Downtimes
 from tokka.accounts.keys import KeyRing
+from tokka.accounts.leases import Leases
 from tokka.accounts.tokens import Token
 from tokka.accounts.usage import UsageBook
 from tokka.accounts.worker import Worker
@@ -51,6 +53,9 @@ class Accounts:
         self.ring = ring
         self.book = book or UsageBook()
         self.downtimes = Downtimes()
+        self.leases = Leases()
+        # Tokens of a key's requests that run now. Set by the owner of these.
+        self.reserved: Callable[[str], int] = lambda _: 0
         self._open_ledger = open_ledger
         self._is_optional = is_optional
         self._ledger: Ledger | None = None
@@ -64,6 +69,8 @@ class Accounts:
         self._seen = NOWHERE
         self._read_at: int | None = None
         self.is_up = False
+        # The keys of the start are logged by whoever starts.
+        self._is_open = False
 
     async def open(self) -> None:
         """Read keys and totals. Raises StartupError."""
@@ -78,7 +85,7 @@ class Accounts:
             return
         except Unavailable as error:
             raise ConfigurationError(f"cannot use the database: {error.reason}") from None
-        self.is_up = True
+        self.is_up = self._is_open = True
 
     async def run(self) -> None:
         """Keep memory and database alike; runs until cancelled."""
@@ -96,7 +103,7 @@ class Accounts:
                     await asyncio.sleep(_CLOSE_RETRY_S)
                     await self.synchronize()
                 if self._ledger:
-                    await self._run(self._ledger.close)
+                    await self._run(partial(self._ledger.end, self._writer))
         except TimeoutError:
             log.warning("state_database_given_up", after_s=_CLOSE_S)
         if self._ledger and self.book.pending:
@@ -110,7 +117,13 @@ class Accounts:
         self.book.add(record, time.time())
 
     def spent(self, key_id: str) -> Spent:
-        return self.book.spent(key_id, time.time())
+        spent = self.book.spent(key_id, time.time())
+        held = self.leases.held(key_id) if key_id in self.ring.quotas else None
+        return spent if held is None else replace(spent, held=held - self.book.unwritten(key_id))
+
+    def want(self, key_id: str, tokens: int) -> None:
+        """Ask the servers that share the key's quotas for tokens; the answer comes with the next synchronisations."""
+        self.leases.want(key_id, tokens, time.monotonic())
 
     async def issue(self, authorization: str | None) -> Token:
         """Return a token for the key of an Authorization header that was verified. Raises PermissionDenied as
@@ -118,14 +131,17 @@ class Accounts:
         if found := self.ring.unlearnt(authorization, time.time()):
             # Every front end has to know it.
             row = await self._ask(lambda ledger: ledger.learn(found))
-            self.ring.apply([row] if row else [])
+            self._apply([row] if row else [])
         return self.ring.issue(authorization, time.time())
 
     # -- for /admin ---------------------------------------------------------------------------------------------
 
     async def create(self, new: NewKey) -> Issued:
         issued = await self._ask(lambda ledger: ledger.create(new, int(time.time())))
-        self.ring.apply([issued.row])
+        self._apply([issued.row])
+        if new.limits.has_quota:
+            # Its lease: the key is usable from now on.
+            await self.synchronize()
         return issued
 
     async def rotate(self, key_id: str, grace_s: int) -> Issued:
@@ -133,7 +149,7 @@ class Accounts:
         issued = await self._ask(lambda ledger: ledger.rotate(key_id, grace_s, int(time.time())))
         if issued is None:
             raise KeyNotFound(key_id)
-        self.ring.apply([issued.row])
+        self._apply([issued.row])
         return issued
 
     async def revoke(self, key_id: str) -> KeyRow:
@@ -141,7 +157,7 @@ class Accounts:
         row = await self._ask(lambda ledger: ledger.revoke(key_id, int(time.time())))
         if row is None:
             raise KeyNotFound(key_id)
-        self.ring.apply([row])
+        self._apply([row])
         return row
 
     async def report(self, query: ReportQuery) -> list[ReportRow]:
@@ -199,17 +215,37 @@ class Accounts:
 
     async def _follow(self, ledger: Ledger) -> None:
         rows, self._seen = await self._run(partial(ledger.changes, self._seen, self.ring.rows))
-        self.ring.apply(rows)
+        self._apply(rows)
         if (downtimes := await self._run(partial(ledger.downtimes, int(time.time())))) is not None:
             self.downtimes.apply(downtimes)
+
+    def _apply(self, rows: Iterable[KeyRow]) -> None:
+        was_protected, now_s = self.ring.is_protected, time.time()
+        self.ring.apply(rows, now_s)
+        if self._is_open and self.ring.is_protected and not was_protected:
+            log.warning("access", rule=self.ring.rule(now_s), reason="the first key was made")
 
     async def _flush(self, ledger: Ledger) -> None:
         if self._batch is None and (rows := self.book.take()):
             self._number += 1
             self._batch = Batch(self._writer, self._number, rows)
         totals = await self._run(partial(ledger.write, self._batch, periods_of(time.time()), self._read_at))
-        self.book.settle(self._batch.rows if self._batch else (), totals)
+        rows = self._batch.rows if self._batch else ()
+        self.book.settle(rows, totals)
+        for row in rows:
+            self.leases.write(row)
         self._batch, self._read_at = None, totals.at
+        await self._lease(ledger)
+
+    async def _lease(self, ledger: Ledger) -> None:
+        now_s = time.time()
+        if not (limits := self.ring.quotas):
+            return
+        claims = self.leases.begin(
+            limits, lambda key_id: self.reserved(key_id) + self.book.unwritten(key_id), time.monotonic()
+        )
+        tokens, servers = await self._run(partial(ledger.lease, self._writer, claims, periods_of(now_s)))
+        self.leases.settle(limits, tokens, servers)
 
     def _note_down(self, reason: str) -> None:
         if self.is_up:

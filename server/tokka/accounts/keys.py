@@ -10,7 +10,7 @@ from typing import Protocol
 
 from tokka.accounts.credential import MAX_KEY_CHARS, digest_of
 from tokka.accounts.tokens import Token, expiry_of, key_id_of, new_token, token_key_of
-from tokka.core import ANONYMOUS, Key, KeyScope
+from tokka.core import ANONYMOUS, Key, KeyScope, Limits
 from tokka.errors import InvalidApiKey, PermissionDenied
 from tokka.protocol.moments import iso_of
 from tokka.store.rows import KeyRow, TokenKey
@@ -29,7 +29,13 @@ class Tokens(Protocol):
     """Knows the tokens (JWT) of an issuer."""
 
     def verify(self, token: str) -> Key:
-        """Return whose token it is. Must not block. Raises InvalidApiKey with our one refusal, whatever is wrong."""
+        """Return whose token it is. Must not block. Raises InvalidApiKey with our one refusal, whatever is wrong.
+
+        Raises SignerUnknown if a newer key of the issuer may have signed it.
+        """
+
+    async def renewed(self) -> None:
+        """Wait for the issuer's present keys. Raises IssuerUnavailable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +68,8 @@ class KeyRing:
         """Static keys are tenants of their own, named after their place: `key-1`, `key-2`, `admin-1`, `metrics-1`."""
         self._tokens = tokens
         self._rows: dict[str, KeyRow] = {}
+        # The limits of stored keys with a daily or monthly quota that are not revoked, by id.
+        self.quotas: dict[str, Limits] = {}
         self._entries: dict[bytes, _Entry] = {}
         # By the key's id; two while the secret before a rotation is good.
         self._by_id: dict[str, list[_Entry]] = {}
@@ -70,11 +78,33 @@ class KeyRing:
             for place, secret in enumerate(given, start=1):
                 name = f"{kind}-{place}"
                 self._add(_Entry(digest_of(secret), Key(name, name, scopes), token_key=token_key_of(secret)))
+        self._is_protected = bool(self._entries or self._tokens)
 
     @property
     def is_protected(self) -> bool:
-        """Whether a credential is asked for. Also when none is good any more: revoking the last key opens nothing."""
-        return bool(self._entries or self._rows or self._tokens)
+        """Whether a credential is asked for: since there was an active key, until the program ends.
+
+        Revoking the last key does not open a server that runs. The next start goes by the keys that are active then.
+        """
+        return self._is_protected
+
+    def rule(self, now_s: float) -> str:
+        """Return who is let in by a protected server, for the log."""
+        active = {entry.key.id for entry in self._entries.values() if entry.is_valid(now_s)}
+        return f"keys required: {len(active)} active{' and tokens of the issuer' if self._tokens else ''}"
+
+    def may_infer(self, now_s: float) -> bool:
+        """Tell whether anybody can be let in to run a model."""
+        entries = (entry for entry in self._entries.values() if "inference" in entry.key.scopes)
+        return bool(self._tokens) or any(entry.is_valid(now_s) for entry in entries)
+
+    def stored(self, now_s: float) -> int:
+        """Return the number of active keys in the database."""
+        return sum(_is_active(row, now_s) for row in self._rows.values())
+
+    def unusable(self, now_s: float) -> int:
+        """Return the number of keys in the database that are revoked or expired."""
+        return len(self._rows) - self.stored(now_s)
 
     @property
     def has_several_tenants(self) -> bool:
@@ -88,9 +118,10 @@ class KeyRing:
         """The database's keys as they were last seen, revoked ones included."""
         return list(self._rows.values())
 
-    def apply(self, rows: Iterable[KeyRow]) -> None:
+    def apply(self, rows: Iterable[KeyRow], now_s: float) -> None:
         """Take over keys that are new or have changed; what is older than what is known already is left out."""
         for row in rows:
+            self._is_protected = self._is_protected or _is_active(row, now_s)
             known = self._rows.get(row.id)
             if known and known.revision > row.revision:
                 continue
@@ -98,6 +129,10 @@ class KeyRing:
                 for entry in _entries_of(known):
                     self._entries.pop(entry.digest, None)
             self._rows[row.id] = row
+            if row.limits.has_quota and row.revoked_at is None:
+                self.quotas[row.id] = row.limits
+            else:
+                self.quotas.pop(row.id, None)
             self._by_id.pop(row.id, None)
             for entry in _entries_of(row):
                 self._add(entry)
@@ -117,6 +152,12 @@ class KeyRing:
             if self._tokens:
                 return self._tokens.verify(credential)
         raise InvalidApiKey(REFUSAL if credential else NO_KEY)
+
+    async def verify_renewed(self, authorization: str | None, now_s: float) -> Key:
+        """Wait for the issuer's present keys, then verify. For a credential that `verify` refused as SignerUnknown."""
+        if self._tokens:
+            await self._tokens.renewed()
+        return self.verify(authorization, now_s)
 
     def issue(self, authorization: str | None, now_s: float) -> Token:
         """Return a token for the key of an Authorization header that was verified. Raises PermissionDenied if it was a
@@ -171,6 +212,10 @@ def _credential_of(authorization: str | None) -> str:
     """Return what an Authorization header holds of a credential, which may be nothing."""
     scheme, _, credential = (authorization or "").partition(" ")
     return credential.strip() if scheme.lower() == "bearer" else ""
+
+
+def _is_active(row: KeyRow, now_s: float) -> bool:
+    return row.revoked_at is None and (row.expires_at is None or now_s < row.expires_at)
 
 
 def _entries_of(row: KeyRow) -> list[_Entry]:

@@ -2,30 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tokka.accounts.answers import Issued, NewKey
 from tokka.accounts.credential import digest_of, new_key_id, new_secret, prefix_of
+from tokka.accounts.leases import Claim, left_of, renewed
 from tokka.accounts.tokens import token_key_of
 from tokka.core import Downtime
 from tokka.errors import ConfigurationError
-from tokka.store import downtimes, keys, state, usage
+from tokka.store import downtimes, keys, leases, state, usage
 from tokka.store.database import Database
 from tokka.store.failures import Unavailable
 from tokka.store.location import database_at
 from tokka.store.rows import NOWHERE, Batch, KeyRow, Periods, ReportQuery, ReportRow, State, TokenKey, Totals
 
+# Keys in one statement: databases bound its parameters.
+_PART = 1000
 
-def open_ledger(database_url: str | None, state_dir: Path, busy_s: float) -> Ledger:
-    """Open what the settings name; `busy_s`: how long to wait for other programs. Raises StartupError."""
+
+def open_ledger(database_url: str | None, state_dir: Path, busy_s: float, *, create: bool = True) -> Ledger:
+    """Open what the settings name; `busy_s`: how long to wait for other programs. `create=False`: only a database that
+    exists. Raises StartupError."""
     ledger = Ledger(database_at(database_url, state_dir, busy_s))
-    try:
-        ledger.open(None)
-    except Unavailable as error:
-        raise ConfigurationError(f"cannot use the database {ledger.place}: {error.reason}") from None
+    with ExitStack() as stack:
+        stack.callback(ledger.close)
+        try:
+            ledger.open(None, create=create)
+        except Unavailable as error:
+            raise ConfigurationError(f"cannot use the database {ledger.place}: {error.reason}") from None
+        stack.pop_all()
     return ledger
+
+
+@dataclass(frozen=True, slots=True)
+class _Leased:
+    """What the last renewal of leases went by."""
+
+    version: int | None
+    claims: Mapping[str, Claim]
+    periods: Periods
+    servers: frozenset[str]
+    at_s: float
+
+    def is_same(self, version: int, claims: Mapping[str, Claim], periods: Periods) -> bool:
+        """Tell whether nothing has changed since."""
+        return (self.version, self.claims, self.periods) == (version, claims, periods)
+
+    def has_same_terms(self, servers: frozenset[str], claims: Mapping[str, Claim], periods: Periods) -> bool:
+        """Tell whether only keys in use can have changed since."""
+        limits = [{key_id: claim.limits for key_id, claim in given.items()} for given in (self.claims, claims)]
+        return (self.servers, self.periods, limits[0]) == (servers, periods, limits[1])
 
 
 class Ledger:
@@ -38,16 +68,17 @@ class Ledger:
         self._keys_version: int | None = None
         self._downtimes_version: int | None = None
         self._usage_version: tuple[int, Periods] | None = None
+        self._leased: _Leased | None = None
 
     @property
     def place(self) -> str:
         return self._database.place
 
-    def open(self, known: Sequence[KeyRow] | None) -> None:
+    def open(self, known: Sequence[KeyRow] | None, *, create: bool = True) -> None:
         """Connect anew, and repair. `known`: the keys in memory; None at the start. Raises StartupError, too."""
         # Versions of two connections have nothing to do with each other.
-        self._keys_version = self._downtimes_version = self._usage_version = None
-        self._database.open(known)
+        self._keys_version = self._downtimes_version = self._usage_version = self._leased = None
+        self._database.open(known, create=create)
 
     def close(self) -> None:
         self._database.close()
@@ -83,6 +114,49 @@ class Ledger:
             totals = usage.totals(connection, periods, since)
         self._usage_version = here
         return totals
+
+    def lease(self, writer: str, claims: Mapping[str, Claim], periods: Periods) -> tuple[dict[str, int], int]:
+        """Renew a server's leases; return those that may have changed, and the number of servers."""
+        version, last, now_s = self._database.version(), self._leased, time.monotonic()
+        is_same = last is not None and version is not None and last.is_same(version, claims, periods)
+        if last and is_same and now_s < last.at_s + leases.SIGN_S:
+            return {}, len(last.servers)
+        self._leased = None
+        with self._database.transaction(write=True) as connection:
+            leases.lock(connection)
+            servers = leases.sign(connection, writer)
+            changed = set(claims)
+            if last and last.has_same_terms(servers, claims, periods):
+                active = {key_id for key_id, claim in claims.items() if claim.in_use or claim.wanted}
+                changed &= leases.touched(connection) | active
+            tokens: dict[str, int] = {}
+            for part in _parts(sorted(changed)):
+                known = leases.of_keys(connection, part)
+                used = usage.totals_of(connection, part, periods)
+                rows = {
+                    key_id: renewed(
+                        left_of(claims[key_id].limits, *used.get(key_id, (0, 0))),
+                        len(servers),
+                        writer,
+                        claims[key_id],
+                        known.get(key_id, {}),
+                    )
+                    for key_id in part
+                }
+                tokens |= {key_id: lease.tokens for key_id, lease in rows.items()}
+                leases.put(
+                    connection, writer, {k: row for k, row in rows.items() if row != known.get(k, {}).get(writer)}
+                )
+        self._leased = _Leased(version, claims, periods, servers, now_s)
+        return tokens, len(servers)
+
+    def end(self, writer: str) -> None:
+        """Give a server's leases back, and close. Leases that cannot be given back lapse."""
+        with suppress(Unavailable):
+            if self._leased:
+                with self._database.transaction(write=True) as connection:
+                    leases.remove(connection, writer)
+        self.close()
 
     # Whoever asks for a change of keys may have given up before it is done: `changes` is to see it.
 
@@ -179,3 +253,7 @@ class Ledger:
     def report(self, query: ReportQuery) -> list[ReportRow]:
         with self._database.transaction(write=False) as connection:
             return usage.report(connection, query)
+
+
+def _parts(key_ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (key_ids[start : start + _PART] for start in range(0, len(key_ids), _PART))

@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import ssl
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
@@ -20,7 +22,7 @@ import structlog
 from tokka.accounts.jwks import SUPPORTED, KeySet
 from tokka.accounts.keys import REFUSAL
 from tokka.core import Key, KeyScope
-from tokka.errors import ConfigurationError, InvalidApiKey, IssuerUnavailable
+from tokka.errors import ConfigurationError, InvalidApiKey, IssuerUnavailable, SignerUnknown
 from tokka.settings import is_loopback
 
 log = structlog.get_logger("tokka.oidc")
@@ -41,6 +43,9 @@ _MAX_VERIFIED = 4096
 _VERIFIED_S = 60.0
 
 _MAX_DOCUMENT_BYTES = 1 << 20
+# Seconds that a request waits for the issuer's keys. Beyond: 503.
+_HOLD_S = 15.0
+_LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 _PARSER = jwt.PyJWS(algorithms=SUPPORTED)
 
 
@@ -49,8 +54,8 @@ class Pace:
     """When the issuer is asked for its keys, and how long it may take to answer."""
 
     every_s: float = 300.0
-    # For a token with an unknown key: anybody can send such tokens.
-    soonest_s: float = 10.0
+    # For a token that no key in memory has signed: anybody can send such tokens.
+    soonest_s: float = 1.0
     # After a failure, then twice as long each time.
     first_retry_s: float = 1.0
     longest_retry_s: float = 60.0
@@ -73,9 +78,10 @@ class TokenVerifier:
     ) -> None:
         """Raises ConfigurationError."""
         if not _is_safe(issuer) or "?" in issuer or "#" in issuer:
+            # Without the URL: it may hold a password.
             raise ConfigurationError(
-                f"--oidc-issuer {issuer!r} is not the URL of an issuer: https (http on loopback only), "
-                "without user, query and fragment"
+                "--oidc-issuer must be the URL of an issuer: https (http on loopback only), in ASCII, without user, "
+                "query and fragment, as in https://login.example.org/realms/lumi"
             )
         if not audience:
             raise ConfigurationError(
@@ -88,12 +94,17 @@ class TokenVerifier:
         self._keys: KeySet | None = None
         self._verified = _Verified()
         self._wanted = asyncio.Event()
+        # Set when the next fetch has ended.
+        self._next = asyncio.Event()
         self._is_down = False
         self._delay_s = self._pace.first_retry_s
 
     def verify(self, token: str) -> Key:
-        """Return whose token it is. Raises InvalidApiKey, the same whatever was wrong, or IssuerUnavailable if only
-        the issuer's keys can tell and they could not be had."""
+        """Return whose token it is. Raises InvalidApiKey, the same whatever was wrong.
+
+        Raises SignerUnknown if a newer key may have signed it: wait for `renewed` and try again. Raises
+        IssuerUnavailable if only the issuer's keys can tell and the issuer is down.
+        """
         if len(token) > MAX_TOKEN_CHARS or not token.isascii():
             raise _refusal()
         now_s = self._clock()
@@ -119,30 +130,42 @@ class TokenVerifier:
         self._is_down = False
         self._delay_s = self._pace.every_s
 
+    async def renewed(self) -> None:
+        """Wait for a fetch of the issuer's keys that begins after this call. Raises IssuerUnavailable."""
+        self._wanted.set()
+        try:
+            async with asyncio.timeout(_HOLD_S):
+                await self._next.wait()
+        except TimeoutError:
+            raise self._unavailable() from None
+
     async def run(self) -> NoReturn:
         """Keep the issuer's keys up to date; runs until cancelled. The last good ones are used while it is down."""
         # Reading the machine's certificates takes 0.1 s.
         async with await asyncio.to_thread(_new_client) as client:
             while True:
                 self._wanted.clear()
+                ended, self._next = self._next, asyncio.Event()
                 try:
                     self.use(await self._fetch(client))
                 except Exception as error:
                     # Whatever the issuer sends, the next one may be better.
                     self._note_failure(error)
+                    # Requests that came during the fetch get 503 as well.
+                    self._next.set()
+                ended.set()
                 await self._pause()
 
     def _check_signature(self, token: _Token) -> None:
-        if self._keys is None or not self._keys.has(token.kid):
-            # Perhaps the issuer signs with a new one.
-            self._wanted.set()
-            raise self._unavailable() if self._keys is None or self._is_down else _refusal()
-        key = self._keys.find(token.kid, token.algorithm)
-        if key is None or not key.Algorithm.verify(token.signed, key.key, token.signature):
-            if token.kid is None:
-                # A key without a name is replaced by one without a name.
-                self._wanted.set()
-            raise _refusal()
+        keys = self._keys
+        key = keys.find(token.kid, token.algorithm) if keys else None
+        if key and key.Algorithm.verify(token.signed, key.key, token.signature):
+            return
+        # The issuer may have a new key, also under a known name.
+        self._wanted.set()
+        if keys is None or (self._is_down and not keys.has(token.kid)):
+            raise self._unavailable()
+        raise _refusal() if self._is_down else SignerUnknown(REFUSAL)
 
     def _unavailable(self) -> IssuerUnavailable:
         retry_after_s = max(1.0, min(self._delay_s, self._pace.soonest_s))
@@ -268,11 +291,27 @@ class _Verified:
 
 
 def _new_client() -> httpx.AsyncClient:
-    # By the machine's proxy and certificates, except on loopback, which is all that plain http is for.
-    direct = {"http://": httpx.AsyncHTTPTransport()}
+    context = _machines_certificates()
+    # By the machine's proxy, except on loopback, which is all that plain http is for.
+    direct = {f"https://{host}": httpx.AsyncHTTPTransport(verify=context) for host in _LOOPBACK}
     # What is not compressed cannot grow beyond its bound.
     headers = {"accept": "application/json", "accept-encoding": "identity"}
-    return httpx.AsyncClient(mounts=direct, headers=headers, follow_redirects=False)
+    return httpx.AsyncClient(
+        mounts={"http://": httpx.AsyncHTTPTransport(), **direct},
+        headers=headers,
+        follow_redirects=False,
+        verify=context,
+    )
+
+
+def _machines_certificates() -> ssl.SSLContext:
+    """Trust what the machine trusts, private authorities too; httpx's own list only on a machine that has none."""
+    context = ssl.create_default_context()
+    folder = ssl.get_default_verify_paths().capath
+    # A folder of certificates is read on demand, and does not count before.
+    if context.cert_store_stats()["x509_ca"] or (folder and any(Path(folder).iterdir())):
+        return context
+    return httpx.create_ssl_context(trust_env=False)
 
 
 async def _get(client: httpx.AsyncClient, url: str, timeout_s: float) -> dict[str, Any]:

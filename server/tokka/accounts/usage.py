@@ -108,6 +108,11 @@ class UsageBook:
             month += tokens if began >= now.month else 0
         return Spent(day, month)
 
+    def unwritten(self, key_id: str) -> int:
+        """Return what the key has used that is not known to be written."""
+        account = self._accounts.get(_clean(key_id))
+        return sum(account.unwritten.values()) if account else 0
+
     def _move(self, row: UsageRow, periods: Periods) -> None:
         """From what is not written to what is."""
         account = self._accounts[row.key_id]

@@ -17,6 +17,8 @@ from tokka.errors import QuotaExceeded, RateLimited
 
 # Choices end when they end; a second is as good a guess as any.
 _RUNNING_RETRY_S = 1.0
+# Servers that share a quota give up what they do not use in two or three looks at the database.
+_LEASE_RETRY_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +43,20 @@ class _Account:
 
 
 class Allowances:
-    """`spent`: what a key has used so far, by its id."""
+    """`spent`: what a key has used so far, by its id. `want`: takes what is missing of a lease."""
 
-    def __init__(self, spent: Callable[[str], Spent]) -> None:
+    def __init__(self, spent: Callable[[str], Spent], want: Callable[[str, int], None] = lambda *_: None) -> None:
         self._spent = spent
+        self._want = want
         self._accounts: dict[str, _Account] = {}
 
     def open(self, key: Key, now_s: float) -> Allowance:
         """Count a request. Raises RateLimited or QuotaExceeded; then nothing was counted."""
         if key.limits == Limits():
-            return Allowance(key, None, self._spent)
+            return Allowance(key, None, self._spent, self._want)
         account = self._account(key, now_s)
         _check_requests(account, now_s)
-        allowance = Allowance(key, account, self._spent)
+        allowance = Allowance(key, account, self._spent, self._want)
         allowance.check_quota(1)
         if account.requests:
             account.requests.take(1, now_s)
@@ -80,6 +83,11 @@ class Allowances:
             if bucket
         }
 
+    def reserved(self, key_id: str) -> int:
+        """Return the tokens that the key's requests hold now."""
+        account = self._accounts.get(key_id)
+        return account.reserved if account else 0
+
     def _account(self, key: Key, now_s: float) -> _Account:
         account = self._accounts.get(key.id)
         if account is None:
@@ -100,6 +108,7 @@ class Allowance:
     _key: Key
     _account: _Account | None
     _spent: Callable[[str], Spent]
+    _want: Callable[[str, int], None]
     _choices: int = field(default=0, init=False)
     _reserved: int = field(default=0, init=False)
     # Tokens of a prompt that was prepared, whether or not it ran.
@@ -122,7 +131,9 @@ class Allowance:
     def room(self) -> int | None:
         """Return the most tokens this request can ever be given, prompt included; None: no limit."""
         limits = self._key.limits
-        rooms = [limits.tpm, *(left + self._reserved for left, _ in self._quotas())]
+        held = self._held()
+        lefts = [left for left, _ in self._quotas()] + ([] if held is None else [held])
+        rooms = [limits.tpm, *(left + self._reserved for left in lefts)]
         return min((room for room in rooms if room is not None), default=None)
 
     def prepare(self, tokens: int, now_s: float) -> None:
@@ -160,7 +171,7 @@ class Allowance:
             account.requests.give_back(1, now_s)
 
     def check_quota(self, tokens: int) -> None:
-        """Raise QuotaExceeded unless so many tokens are left."""
+        """Raise QuotaExceeded unless so many tokens are left; RateLimited if other servers may hold them."""
         for left, period in self._quotas():
             if tokens > left:
                 raise QuotaExceeded(
@@ -168,10 +179,29 @@ class Allowance:
                     f"take {tokens}. Ask for fewer with max_completion_tokens, or have the limit raised."
                 )
 
+        held = self._held()
+        if held is not None and tokens > held:
+            # With what this request holds already: that goes back now.
+            self._want(self._key.id, self._reserved + tokens)
+            raise RateLimited(
+                f"Other servers hold the rest of your key's tokens: {max(0, held)} are free here, and this request may "
+                f"take {tokens}. Retry in {_LEASE_RETRY_S:.3g} s.",
+                of="tokens",
+                retry_after_s=_LEASE_RETRY_S,
+            )
+
+    def _held(self) -> int | None:
+        """Return what is free of this server's part of the quotas; None: it has all."""
+        account = self._account
+        if account is None or not self._key.limits.has_quota:
+            return None
+        held = self._spent(self._key.id).held
+        return None if held is None else held - account.reserved
+
     def _quotas(self) -> list[tuple[int, str]]:
         """Return what is left of each quota, and its period."""
         limits, account = self._key.limits, self._account
-        if account is None or (limits.daily_tokens is None and limits.monthly_tokens is None):
+        if account is None or not limits.has_quota:
             return []
         spent = self._spent(self._key.id)
         pairs = ((limits.daily_tokens, spent.day, "day"), (limits.monthly_tokens, spent.month, "month"))

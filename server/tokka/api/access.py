@@ -15,7 +15,7 @@ from tokka.accounts.keys import KeyRing
 from tokka.api.direct import Sign, indirect_sign
 from tokka.api.paths import OPEN_PATHS
 from tokka.core import ANONYMOUS, Key, KeyScope
-from tokka.errors import PermissionDenied
+from tokka.errors import PermissionDenied, SignerUnknown
 
 # The chat page asks for a key itself; the API's reference holds no secret. What they call needs a key.
 _OPEN_PAGES = frozenset({"/", "/docs", "/openapi.json"})
@@ -53,12 +53,12 @@ class Authentication:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             state = scope["state"]
-            state["record"].key = self._key_of(scope)
+            state["record"].key = await self._key_of(scope)
             if "on_authenticated" in state and not is_open(scope["path"]):
                 state["on_authenticated"](state["record"].key)
         await self._app(scope, receive, send)
 
-    def _key_of(self, scope: Scope) -> Key:
+    async def _key_of(self, scope: Scope) -> Key:
         path = scope["path"]
         if is_open(path) or (path == METRICS and self._rules.metrics_open):
             return ANONYMOUS
@@ -66,7 +66,12 @@ class Authentication:
             self._check_keyless(scope)
             return ANONYMOUS
         # A browser asks first without credentials; CORS has answered already if it is meant to.
-        key = self._keys.verify(Headers(scope=scope).get("authorization"), time.time())
+        authorization = Headers(scope=scope).get("authorization")
+        try:
+            key = self._keys.verify(authorization, time.time())
+        except SignerUnknown:
+            # The issuer has changed its keys, or nobody has signed this: only the issuer can tell.
+            key = await self._keys.verify_renewed(authorization, time.time())
         _check_scope(path, key)
         return key
 

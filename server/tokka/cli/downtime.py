@@ -37,7 +37,7 @@ def add(
     except ValueError as error:
         fail(f"--{error}")
         raise
-    with opened(state_dir, database_url, config) as ledger:
+    with opened(state_dir, database_url, config, create=True) as ledger:
         ledger.add_downtime(downtime)
     print(downtime.id)
 

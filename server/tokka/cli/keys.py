@@ -27,12 +27,16 @@ def create(
     name: Annotated[str, typer.Option(help="What it is called in lists.")],
     tenant: Annotated[str | None, typer.Option(help="Who is counted and shared between. Default: the name.")] = None,
     scope: Annotated[str, typer.Option(help="Of inference, metrics, admin; separated by commas.")] = "inference",
-    rpm: Annotated[int | None, typer.Option(help="Requests a minute.")] = None,
-    tpm: Annotated[int | None, typer.Option(help="Tokens a minute, prompt and completion together.")] = None,
-    max_running: Annotated[int | None, typer.Option(help="Choices at once, waiting ones included.")] = None,
+    rpm: Annotated[int | None, typer.Option(help="Requests a minute, on each server.")] = None,
+    tpm: Annotated[
+        int | None, typer.Option(help="Tokens a minute, prompt and completion together, on each server.")
+    ] = None,
+    max_running: Annotated[
+        int | None, typer.Option(help="Choices at once, waiting ones included, on each server.")
+    ] = None,
     max_completion_tokens: Annotated[int | None, typer.Option(help="Tokens of one choice.")] = None,
-    daily_tokens: Annotated[int | None, typer.Option(help="Tokens a day, in UTC.")] = None,
-    monthly_tokens: Annotated[int | None, typer.Option(help="Tokens a month, in UTC.")] = None,
+    daily_tokens: Annotated[int | None, typer.Option(help="Tokens a day, in UTC, on all servers together.")] = None,
+    monthly_tokens: Annotated[int | None, typer.Option(help="Tokens a month, in UTC, on all servers together.")] = None,
     models: Annotated[str | None, typer.Option(help="Names it may use, separated by commas. Default: all.")] = None,
     expires: Annotated[str | None, typer.Option(help="2026-12-31 (at 00:00 UTC), 30d or 12h. Default: never.")] = None,
     as_json: Json = False,
@@ -42,7 +46,7 @@ def create(
     config: Config = None,
 ) -> None:
     """Make a key and print its secret, this once. The secret is the last line."""
-    from tokka.accounts.answers import new_key
+    from tokka.accounts.answers import new_key, status_of
 
     limits = {
         "rpm": rpm,
@@ -60,8 +64,11 @@ def create(
     except InvalidRequest:
         fail("--expires: it must be in the future")
         raise
-    with opened(state_dir, database_url, config) as ledger:
+    with opened(state_dir, database_url, config, create=True) as ledger:
+        is_first = all(status_of(row, time.time()) != "active" for row in ledger.all_keys())
         issued = ledger.create(new, int(time.time()))
+    if is_first and not (as_json or quiet):
+        print("This is the only active key: from now on, servers with this database ask everyone for a key.")
     _show(issued, as_json, quiet)
 
 

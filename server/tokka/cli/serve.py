@@ -9,6 +9,7 @@ import resource
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from tokka import __version__
 from tokka.api.connections import RESERVE, Connections, Limits
 from tokka.api.http_protocol import bounded_protocol
 from tokka.app import Server, create_server, engine_factory, measure_event_loop_lag
+from tokka.cli.access import check_access
 from tokka.engine.base import Engine
 from tokka.engine.processes import end_resource_tracker, kill_children
 from tokka.errors import ConfigurationError, StartupError
@@ -157,12 +159,8 @@ async def _serve_http(
 
 
 def _check_access(settings: Settings, server: Server) -> None:
-    """Raise ConfigurationError if everyone could use the model by accident; warn of keys that can be guessed."""
-    if settings.needs_keys and not server.accounts.ring.is_protected:
-        raise ConfigurationError(
-            f"--host: serving on {settings.host} without any key would let everyone who reaches it use the model; "
-            "make one with `tokka keys create`, give --api-key-file, or --no-auth if that is what you want"
-        )
+    """Log who needs a key, and warn of keys that can be guessed. Raises ConfigurationError as `check_access` does."""
+    check_access(settings, server.accounts.ring, time.time())
     for place, key in enumerate([*settings.api_key, *settings.admin_key, *settings.metrics_key], start=1):
         if len(key) < _SAFE_KEY_CHARS:
             log.warning("guessable_api_key", place=place, remedy=f"use {_SAFE_KEY_CHARS} random characters or more")

@@ -25,8 +25,13 @@ _WRONG_USAGE = 2
 
 
 @contextlib.contextmanager
-def opened(state_dir: Path | None, database_url: str | None, config: Path | None) -> Iterator[Ledger]:
-    """Yield the ledger of the database that `tokka serve` would use with these options."""
+def opened(
+    state_dir: Path | None, database_url: str | None, config: Path | None, *, create: bool = False
+) -> Iterator[Ledger]:
+    """Yield the ledger of the database that `tokka serve` would use with these options.
+
+    Only commands that add something create a database: a mistyped path must not look like an empty one.
+    """
     import structlog
 
     from tokka.accounts.ledger import open_ledger
@@ -38,7 +43,7 @@ def opened(state_dir: Path | None, database_url: str | None, config: Path | None
     try:
         with one_line():
             settings = load_settings(given({"state_dir": state_dir, "database_url": database_url}), config)
-            ledger = open_ledger(read_database_url(settings), settings.state_dir, _BUSY_S)
+            ledger = open_ledger(read_database_url(settings), settings.state_dir, _BUSY_S, create=create)
             with contextlib.closing(ledger):
                 yield ledger
     finally:

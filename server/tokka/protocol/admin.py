@@ -28,12 +28,12 @@ Groups = Annotated[str, Field(max_length=64, pattern=r"^(key|tenant|model|day|ho
 class KeyLimits(WireModel):
     """Null or left out: no limit of its own. Tokens are prompt and completion together, days and months UTC's."""
 
-    rpm: Count | None = Field(None, description="Requests a minute.")
-    tpm: Count | None = Field(None, description="Tokens a minute.")
-    max_running: Count | None = Field(None, description="Choices at once, waiting ones included.")
+    rpm: Count | None = Field(None, description="Requests a minute, on each server.")
+    tpm: Count | None = Field(None, description="Tokens a minute, on each server.")
+    max_running: Count | None = Field(None, description="Choices at once, waiting ones included, on each server.")
     max_completion_tokens: Count | None = Field(None, description="Tokens of one choice.")
-    daily_tokens: Count | None = None
-    monthly_tokens: Count | None = None
+    daily_tokens: Count | None = Field(None, description="Tokens a day, on all servers together.")
+    monthly_tokens: Count | None = Field(None, description="Tokens a month, on all servers together.")
 
 
 class NewKeyRequest(WireModel):

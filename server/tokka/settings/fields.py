@@ -177,7 +177,9 @@ class Settings(BaseSettings):
         description="The claim that holds a token's scopes: `inference`, `metrics`, `admin`, as a list or a text.",
     )
     no_auth: bool = Field(
-        False, description="While there are no keys: serve everyone, beyond loopback and behind a proxy too."
+        False,
+        description="Serve everyone without a key, beyond loopback and behind a proxy too. Refused while a key is"
+        " active.",
     )
     metrics_open: bool = Field(False, description="Serve /metrics to everyone, without a key. It names all tenants.")
     share_prefix_cache: bool | None = Field(
@@ -335,9 +337,10 @@ class Settings(BaseSettings):
     @field_validator("engine_arg")
     @classmethod
     def _is_pair(cls, value: list[str]) -> list[str]:
-        for item in value:
+        for place, item in enumerate(value, start=1):
             if "=" not in item:
-                raise ValueError(f"{item!r} is not NAME=VALUE")
+                # Without the item: it may be a token for the hub.
+                raise ValueError(f"item {place} of {len(value)} is not NAME=VALUE")
         return value
 
     @field_validator("tenant_weight")

@@ -56,7 +56,8 @@ def _read_file(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigurationError(f"cannot read the config file {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"the config file {path} is not YAML: {' '.join(str(error).split())}") from None
+        # Not the error itself: it quotes the file, which may hold keys.
+        raise ConfigurationError(f"the config file {path} is not YAML{_place_of(error)}") from None
     if not isinstance(content, dict):
         raise ConfigurationError(f"the config file {path} must hold `option: value` lines")
     file = {str(name).replace("-", "_"): value for name, value in content.items()}
@@ -64,6 +65,12 @@ def _read_file(path: Path) -> dict[str, Any]:
         if name not in Settings.model_fields:
             raise ConfigurationError(f"the config file {path} has an unknown option {name!r}")
     return file
+
+
+def _place_of(error: Exception) -> str:
+    """Return where a YAML file is wrong, if the error tells."""
+    mark = getattr(error, "problem_mark", None)
+    return f": look at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
 
 
 def _explain(error: ValidationError, flags: dict[str, Any], config: Path | None) -> str:

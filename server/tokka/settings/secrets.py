@@ -17,6 +17,8 @@ _KEYS = ("api_key", "admin_key", "metrics_key")
 SECRETS = (*_KEYS, "database_url")
 # Bytes of a file of secrets: ten thousand keys. A wrong path can name a file of any size.
 _MAX_FILE_BYTES = 1 << 20
+# A URL, or a key as `tokka keys` and `openssl rand` make it: somebody gave the secret in place of its file.
+_SECRET = re.compile(r"[A-Za-z][\w+]+:/.*|tk-[^/]*|[\w-]{32,}")
 _COMMENT = re.compile(r"(?:^|\s)#.*")
 
 
@@ -94,6 +96,9 @@ def _lines_of(path: Path, option: str) -> list[tuple[int, str]]:
             raise ConfigurationError(f"{option}: {path} is larger than {_MAX_FILE_BYTES} bytes; name the right file")
         text = content.decode("utf-8-sig")
     except OSError as error:
+        if _SECRET.fullmatch(str(path)):
+            plain = option.removesuffix("-file")
+            raise ConfigurationError(f"{option}: it must name a file; give the secret itself as {plain}") from None
         raise ConfigurationError(f"{option}: cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ConfigurationError(f"{option}: {path} is not a text file") from None

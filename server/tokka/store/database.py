@@ -25,9 +25,10 @@ class Database(Protocol):
     def place(self) -> str:
         """Where it is, for messages, without secrets."""
 
-    def open(self, known: Sequence[KeyRow] | None) -> None:
+    def open(self, known: Sequence[KeyRow] | None, *, create: bool = True) -> None:
         """Connect anew, migrate, and repair what can be. `known`: the keys in memory, which a repaired one shall hold;
-        None at the start. Raises Unavailable, or StartupError if it can't be used without an operator."""
+        None at the start. `create=False`: leave a place without a database as it is, and raise ConfigurationError.
+        Raises Unavailable, or StartupError if it can't be used without an operator."""
 
     def transaction(self, *, write: bool) -> AbstractContextManager[Connection]:
         """A short transaction, committed at its end. Raises Unavailable, or Damaged if only `open` can help."""

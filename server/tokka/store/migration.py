@@ -12,14 +12,24 @@ from tokka.errors import ConfigurationError
 _FOLDER = Path(__file__).parent / "migrations"
 
 
+def missing(place: str) -> ConfigurationError:
+    """Return the error of a command that reads a database where there is none."""
+    return ConfigurationError(
+        f"there is no Tokka database at {place}; check --state-dir and --database-url "
+        "(`tokka serve` and `tokka keys create` make a new database)"
+    )
+
+
 def revisions() -> list[str]:
     """Return the revisions this program knows, oldest first, by the names of their files."""
     return sorted(path.stem[1:5] for path in (_FOLDER / "versions").glob("r*.py"))
 
 
-def migrate(connection: Connection, place: str) -> None:
-    """Raises ConfigurationError if the database was made by a newer program."""
+def migrate(connection: Connection, place: str, *, create: bool = True) -> None:
+    """Raises ConfigurationError if the database was made by a newer program, or with `create=False` by none."""
     current = _current(connection)
+    if current is None and not create:
+        raise missing(place)
     known = revisions()
     if current == known[-1]:
         return

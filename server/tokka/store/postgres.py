@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +23,9 @@ _STATEMENT_MS = 5000
 # An unanswered packet ends the connection, so that a host that is gone holds nobody up for a quarter of an hour.
 _UNANSWERED_MS = 5000
 _MIGRATION_MS = 60_000
+# What SQLAlchemy takes for user and password.
+_USER = re.compile(r"[\w+]+://(?:[^:/]*(?::[^@]*)?@)?")
+_ESCAPES = "write @ : / ? # % in user and password as %40 %3A %2F %3F %23 %25"
 # "Tokka", as a number: whoever migrates holds it.
 _LOCK = 0x546F6B6B61
 
@@ -32,13 +36,13 @@ class PostgresDatabase:
         self.place = f"{self._url.host or 'the local host'}/{self._url.database or ''}"
         self._engine: Engine | None = None
 
-    def open(self, known: Sequence[KeyRow] | None) -> None:
+    def open(self, known: Sequence[KeyRow] | None, *, create: bool = True) -> None:
         if self._engine is None:
             self._engine = _create_engine(self._url)
         with failures(), self._engine.begin() as connection:
             connection.execute(text(f"SET LOCAL statement_timeout = {_MIGRATION_MS}"))
             connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
-            migrate(connection, self.place)
+            migrate(connection, self.place, create=create)
 
     @contextmanager
     def transaction(self, *, write: bool) -> Iterator[Connection]:
@@ -55,13 +59,17 @@ class PostgresDatabase:
 
 
 def _checked(url: str) -> URL:
+    """Return the parsed URL. Raises ConfigurationError without any part of the URL: each may be of the password."""
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
         parsed = None
     if parsed is None or parsed.drivername not in _DRIVERS:
-        # Without the URL: it may hold a password.
-        raise ConfigurationError("--database-url must look like postgresql://user:password@host:5432/name")
+        raise ConfigurationError(f"--database-url must look like postgresql://user:password@host:5432/name; {_ESCAPES}")
+    user = _USER.match(url)
+    if "@" in url[user.end() if user else 0 :]:
+        # It parses, with the rest of the password as the host, the database or an option.
+        raise ConfigurationError(f"--database-url holds more than one @; {_ESCAPES}")
     return parsed.set(drivername="postgresql+psycopg")
 
 

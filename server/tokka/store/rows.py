@@ -91,6 +91,17 @@ class Totals:
 
 
 @dataclass(frozen=True, slots=True)
+class Lease:
+    """What a server holds of a key's quota, in tokens beyond the usage that is written."""
+
+    tokens: int = 0
+    # Of these: reserved by requests, or used and not written yet.
+    in_use: int = 0
+    # Beyond them, by requests that were refused.
+    wanted: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class State:
     """Which database this is, and its last change of a key."""
 

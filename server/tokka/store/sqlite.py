@@ -21,7 +21,7 @@ from tokka.errors import ConfigurationError, StartupError
 from tokka.store import keys, salvage
 from tokka.store.database import failure, failures
 from tokka.store.failures import Damaged, NotWritable
-from tokka.store.migration import migrate
+from tokka.store.migration import migrate, missing
 from tokka.store.rows import KeyRow
 
 log = structlog.get_logger("tokka.store")
@@ -47,8 +47,12 @@ class SqliteDatabase:
     def place(self) -> str:
         return str(self._path)
 
-    def open(self, known: Sequence[KeyRow] | None) -> None:
+    def open(self, known: Sequence[KeyRow] | None, *, create: bool = True) -> None:
         at_start = known is None
+        with failures():
+            # Before the lock, which is a file in the folder.
+            if not create and not self._path.exists() and not self._set_aside_before():
+                raise missing(self.place)
         with failures(), self._locked(at_start=at_start):
             self._leave_replaced()
             self._ensure_sound(known)
@@ -148,7 +152,7 @@ class SqliteDatabase:
                 self._replace(damage, known)
             return
         if known is None:
-            if aside := sorted(self._folder.glob(f"{NAME}.corrupt-*")):
+            if aside := self._set_aside_before():
                 raise self._no_keys(aside[0])
             self._build(salvage.Salvage(), (), over=self._set_aside_rests)
         else:
@@ -176,6 +180,10 @@ class SqliteDatabase:
             return salvage.Salvage(lost={"keys", "usage"})
         with contextlib.closing(_connect(self._path, self._busy_s)) as fresh:
             return salvage.read(fresh)
+
+    def _set_aside_before(self) -> list[Path]:
+        """Return the damaged files that were set aside, oldest first."""
+        return sorted(self._folder.glob(f"{NAME}.corrupt-*"))
 
     def _set_aside(self, damage: str, found: salvage.Salvage) -> Path:
         """Rename what is there, so that whoever wants to know can look at it."""

@@ -80,3 +80,25 @@ WRITERS = Table(
     Column("number", BigInteger, nullable=False),
     Column("written_at", BigInteger, nullable=False),
 )
+
+# Servers that hold leases, and when each was last here.
+SERVERS = Table(
+    "servers",
+    METADATA,
+    Column("writer", String(64), primary_key=True),
+    Column("seen_at", BigInteger, nullable=False),
+)
+
+# What a server may use of a key's quota beyond the usage that is written.
+LEASES = Table(
+    "leases",
+    METADATA,
+    Column("key_id", String(64), primary_key=True),
+    Column("writer", String(64), primary_key=True),
+    Column("tokens", BigInteger, nullable=False),
+    # Of these: reserved by requests, or used and not written yet.
+    Column("in_use", BigInteger, nullable=False),
+    # Beyond them, by requests that were refused.
+    Column("wanted", BigInteger, nullable=False),
+    Column("changed_at", BigInteger, nullable=False, index=True),
+)

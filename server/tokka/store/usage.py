@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -57,6 +57,17 @@ def totals(connection: Connection, periods: Periods, since: int | None) -> Total
         query = query.where(USAGE.c.key_id.in_(lately))
     found = connection.execute(query.group_by(USAGE.c.key_id))
     return Totals(periods, {key_id: (int(day), int(month)) for key_id, day, month in found}, at)
+
+
+def totals_of(connection: Connection, key_ids: Collection[str], periods: Periods) -> dict[str, tuple[int, int]]:
+    """Return the tokens of these keys in the day and the month."""
+    tokens = USAGE.c.prompt_tokens + USAGE.c.completion_tokens
+    today = case((USAGE.c.hour >= periods.day, tokens), else_=0)
+    query = select(USAGE.c.key_id, func.sum(today), func.sum(tokens)).where(
+        USAGE.c.hour >= periods.month, USAGE.c.key_id.in_(key_ids)
+    )
+    found = connection.execute(query.group_by(USAGE.c.key_id))
+    return {key_id: (int(day), int(month)) for key_id, day, month in found}
 
 
 def report(connection: Connection, query: ReportQuery) -> list[ReportRow]:
