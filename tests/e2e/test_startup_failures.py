@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.program import eventually, failing, processes_with, running
+from tests.program import failing, processes_with, running
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(240)]
 
@@ -32,10 +32,12 @@ def model(bloom_folder: Path, tmp_path: Path) -> Path:
 
 
 def test_missing_folder(tmp_path: Path) -> None:
-    assert "does not exist" in line_of(str(tmp_path / "nothing"), code=2)
+    # Not a wrong usage: its file system may be mounted late.
+    assert "does not exist" in line_of(str(tmp_path / "nothing"), code=3)
 
 
 def test_folder_that_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "README.md").touch()
     assert "config.json" in line_of(str(tmp_path), code=2)
 
 
@@ -143,15 +145,6 @@ def test_config_file_with_an_unknown_option(tmp_path: Path) -> None:
     line = line_of("--engine", "fake", "--config", str(config), code=2)
     assert str(config) in line
     assert "prot" in line
-
-
-def test_engine_killed_while_it_loads() -> None:
-    with running(wait=False) as program:
-        eventually(lambda: any("VLLM" in child.name() for child in program.children()), within_s=120)
-        program.core().kill()
-        assert program.process.wait(60) == 3
-        (line,) = program.stderr().splitlines()
-        assert line.startswith("tokka: the engine could not load")
 
 
 def test_impossible_split_names_the_valid_ones(model: Path) -> None:

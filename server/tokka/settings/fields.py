@@ -351,5 +351,5 @@ class Settings(BaseSettings):
             return tuple(self.served_model_name)
         if self.model is None:
             return (EMBEDDED_MODEL,) if self.engine == "vllm" else ("fake",)
-        folder = Path(self.model).expanduser()
-        return (folder.resolve().name,) if folder.is_dir() else (self.model,)
+        folder = os.path.expanduser(self.model)
+        return (Path(os.path.abspath(folder)).name,) if os.path.isdir(folder) else (self.model,)

@@ -131,7 +131,7 @@ HEADER = {"x": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
 
 def test_whole_weights_are_measured(tmp_path: Path) -> None:
     folder = _folder(tmp_path, HEADER, b"12345678")
-    assert read_model_folder(folder)[1] == (folder / "model.safetensors").stat().st_size
+    assert read_model_folder(folder).weight_bytes == (folder / "model.safetensors").stat().st_size
 
 
 @pytest.mark.parametrize("data", [b"1234567", b"123456789", b""])

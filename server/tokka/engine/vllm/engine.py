@@ -31,7 +31,7 @@ from tokka.engine.vllm.output import EngineOutput
 from tokka.engine.vllm.parsers import Parsers, check_names
 from tokka.engine.vllm.render import Renderer
 from tokka.engine.vllm.warmup import warm_up
-from tokka.engine.vllm.weights import read_model_folder
+from tokka.engine.vllm.weights import read_hub_model, read_model_folder
 from tokka.errors import ConfigurationError, EngineError, StartupError, TokkaError
 
 log = structlog.get_logger("tokka.engine")
@@ -172,15 +172,19 @@ class VllmEngine:
 
     def _prepare(self, report: ReportPhase) -> tuple[str, dict[str, Any], bool]:
         """Return the model, the engine's arguments, and whether the hub must not be asked."""
-        folder = self._options.local_folder()
-        if self._options.model is None:
+        options = self._options
+        folder = options.local_folder()
+        if options.model is None:
             report("installing model", "")
             folder = embedded_model(
-                self._options.cache_dir, lambda detail: report("installing model", detail), self._check_wanted
+                options.cache_dir, lambda detail: report("installing model", detail), self._check_wanted
             )
-        files = read_model_folder(folder) if folder else None
-        model = str(folder) if folder else str(self._options.model)
-        return model, engine_arguments(self._options, model, files, cpu=self._cpu), folder is not None
+        if folder:
+            model, files = str(folder), read_model_folder(folder, options.load_format)
+        else:
+            model = str(options.model)
+            files = read_hub_model(model, options.revision, options.load_format)
+        return model, engine_arguments(options, model, files, cpu=self._cpu), folder is not None
 
     def _build(self, arguments: dict[str, Any]) -> Any:
         from vllm import AsyncEngineArgs
