@@ -7,13 +7,18 @@ over what is printed.
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.connection
 import os
 import select
 import signal
+import sys
 import threading
+from typing import Any
 
 # Path of the server's pipe for the engine's output; unset with --log-level debug.
 OUTPUT_VARIABLE = "TOKKA_ENGINE_OUTPUT"
+# Seconds for the first of the workers that fail at their start to end.
+_EXIT_S = 2.0
 
 
 def install() -> None:
@@ -30,6 +35,8 @@ def install() -> None:
     _enable_amx()
     _let_compiled_code_load()
     _take_ready_grammars()
+    _refuse_missing_weights()
+    _tell_how_workers_end()
 
 
 def end_with(parent_pid: int) -> None:
@@ -77,6 +84,31 @@ def _take_ready_grammars() -> None:
     from tokka.engine.vllm.guidance import take_ready_grammars
 
     take_ready_grammars()
+
+
+def _refuse_missing_weights() -> None:
+    from tokka.engine.vllm.missing_weights import refuse_missing_weights
+
+    refuse_missing_weights()
+
+
+def _tell_how_workers_end() -> None:
+    """Have vLLM print the exit code of a worker that dies while it starts, as it does for one that dies later."""
+    from vllm.v1.executor.multiproc_executor import WorkerProc
+
+    wait_for_ready = WorkerProc.wait_for_ready
+
+    def wait_and_tell(handles: list[Any]) -> Any:
+        try:
+            return wait_for_ready(handles)
+        except Exception:
+            multiprocessing.connection.wait([handle.proc.sentinel for handle in handles], timeout=_EXIT_S)
+            for process in (handle.proc for handle in handles):
+                if process.exitcode:
+                    sys.stderr.write(f"Worker proc {process.name} died unexpectedly (exit code: {process.exitcode})\n")
+            raise
+
+    WorkerProc.wait_for_ready = staticmethod(wait_and_tell)
 
 
 def _let_compiled_code_load() -> None:

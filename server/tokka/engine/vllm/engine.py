@@ -14,6 +14,7 @@ import structlog
 
 from tokka.core import EngineStats, Event, GenerateRequest, ModelInfo, Prompt, TokensPrompt
 from tokka.engine.base import ReportPhase
+from tokka.engine.exits import oom_kills
 from tokka.engine.memory import settle_heap
 from tokka.engine.processes import EngineProcesses, kill_engine
 from tokka.engine.vllm.arguments import VllmOptions, engine_arguments
@@ -22,13 +23,13 @@ from tokka.engine.vllm.compilation import seal_compiled, settle_execution
 from tokka.engine.vllm.decode import Vocabulary
 from tokka.engine.vllm.embedded import embedded_model
 from tokka.engine.vllm.engine_folder import EngineFolder
-from tokka.engine.vllm.failures import load_failure, one_line
+from tokka.engine.vllm.failures import cause_of, core_exits, death_of, load_failure, one_line
 from tokka.engine.vllm.fast import made_fast
 from tokka.engine.vllm.generation import Generations, Language, Limits
 from tokka.engine.vllm.grammars import Grammars, tokenizer_line
 from tokka.engine.vllm.machine import engine_version, is_cpu_build, prepare_environment
 from tokka.engine.vllm.output import EngineOutput
-from tokka.engine.vllm.parsers import Parsers, check_names
+from tokka.engine.vllm.parsers import Parsers
 from tokka.engine.vllm.render import Renderer
 from tokka.engine.vllm.warmup import warm_up
 from tokka.engine.vllm.weights import read_hub_model, read_model_folder
@@ -56,6 +57,7 @@ class VllmEngine:
         self._processes: EngineProcesses | None = None
         self._generations: Generations | None = None
         self._closing = False
+        self._oom_kills = oom_kills()
 
     # -- life cycle
 
@@ -69,7 +71,9 @@ class VllmEngine:
             constrained = await self._ready().language.grammars.start()
             await warm_up(self.generate, TokensPrompt(_warmup_ids(info)), constrained=constrained)
         except TokkaError as error:
-            raise StartupError(f"the engine failed its first requests: {self._cause() or error}") from error
+            # What a client would be told hides the cause.
+            reason = self._death() or self._cause(error.__cause__ or error)
+            raise StartupError(f"the engine failed its first requests: {reason}") from error
         # Not before: the first requests compile as well.
         await asyncio.to_thread(seal_compiled, self._cache_root)
         await asyncio.to_thread(settle_heap)
@@ -99,10 +103,15 @@ class VllmEngine:
 
     def _death(self) -> str | None:
         ended = self._processes.ended() if self._processes else None
-        if ended or (self._llm is not None and self._llm.errored):
-            what = f"the process {ended} ended" if ended else "the engine stopped"
-            return f"{what}: {cause}" if (cause := self._cause()) else what
-        return None
+        if not ended and not (self._llm is not None and self._llm.errored):
+            return None
+        exits = {**self._worker_exits(), **self._core_exits()}
+        return death_of(ended, exits, self._last_error(), out_of_memory=self._is_out_of_memory())
+
+    def _core_exits(self) -> dict[str, int]:
+        """Return the exit codes of the engine's own processes that have ended; its workers are their children."""
+        manager: Any = self._llm.engine_core.resources.engine_manager if self._llm is not None else None
+        return dict(manager.finished_procs()) if hasattr(manager, "finished_procs") else {}
 
     async def close(self) -> None:
         self._closing = True
@@ -137,7 +146,6 @@ class VllmEngine:
         self._resources.close()
 
     def _start(self, report: ReportPhase) -> ModelInfo:
-        check_names(self._options.tool_call_parser, self._options.reasoning_parser)
         model, arguments, offline = self._prepare(report)
         self._cache_root = settle_execution(self._options, arguments, cpu=self._cpu)
         self._check_wanted()
@@ -161,8 +169,7 @@ class VllmEngine:
             raise
         except Exception as error:
             log.debug("engine_start_failed", exc_info=error)
-            cause = self._cause() or one_line(error)
-            raise load_failure(model, cause, self._options.reasoning_parser) from error
+            raise load_failure(model, self._cause(error), self._options.reasoning_parser) from error
         self._processes = EngineProcesses(_PROCESS_NAMES)
         return self._describe()
 
@@ -233,8 +240,22 @@ class VllmEngine:
             gpus=0 if self._cpu else ranks * self._options.data_parallel_size,
         )
 
-    def _cause(self) -> str | None:
-        return self._output.cause() if self._output else None
+    def _cause(self, error: BaseException) -> str:
+        return cause_of(
+            error,
+            exits={**self._worker_exits(), **core_exits(error)},
+            last_error=self._last_error(),
+            out_of_memory=self._is_out_of_memory(),
+        )
+
+    def _last_error(self) -> str | None:
+        return self._output.last_error() if self._output else None
+
+    def _worker_exits(self) -> dict[str, int]:
+        return self._output.worker_exits() if self._output else {}
+
+    def _is_out_of_memory(self) -> bool:
+        return oom_kills() > self._oom_kills
 
     # -- generations
 
