@@ -10,7 +10,6 @@ from tokka.accounts.answers import Issued, NewKey
 from tokka.accounts.credential import digest_of, new_key_id, new_secret, prefix_of
 from tokka.accounts.tokens import token_key_of
 from tokka.core import Downtime
-from tokka.errors import ConfigurationError
 from tokka.store import downtimes, keys, state, usage
 from tokka.store.database import Database
 from tokka.store.failures import Unavailable
@@ -24,7 +23,7 @@ def open_ledger(database_url: str | None, state_dir: Path, busy_s: float) -> Led
     try:
         ledger.open(None)
     except Unavailable as error:
-        raise ConfigurationError(f"cannot use the database {ledger.place}: {error.reason}") from None
+        raise error.at_start(ledger.place) from None
     return ledger
 
 

@@ -241,6 +241,12 @@ class Settings(BaseSettings):
     database_url_file: Path | None = Field(
         None, description="File that holds the URL of --database-url, which has a password in it."
     )
+    database_wait: float = Field(
+        60,
+        ge=0,
+        le=3600,
+        description="Seconds to wait at the start for a database that is not there yet. Beyond: exit code 1.",
+    )
     cache_dir: Path = Field(
         default_factory=lambda: _xdg("XDG_CACHE_HOME", ".cache"),
         description="Where the embedded model and compiled code are kept.",

@@ -15,7 +15,8 @@ from tokka.engine.presets import find_preset
 from tokka.engine.sizing import ModelSize, check_tensor_parallel, context_length, kv_bytes_per_token, measure
 from tokka.engine.vllm.devices import choose_tensor_parallel, visible_devices
 from tokka.engine.vllm.machine import GIB, available_memory_bytes
-from tokka.engine.vllm.weights import ModelFiles
+from tokka.engine.vllm.parser_names import check_parser_names
+from tokka.engine.vllm.weights import ModelFiles, read_config
 from tokka.errors import ConfigurationError, StartupError
 from tokka.settings import Settings, parse_size
 
@@ -79,6 +80,13 @@ class VllmOptions:
             max_completion_tokens=settings.max_completion_tokens,
             verbose=settings.log_level == "debug",
         )
+
+    def check(self) -> None:
+        """Raise StartupError for what is wrong with names and places. Quick: the weights are not looked at."""
+        has_own = "reasoning_parser_plugin" in parse_pairs(self.engine_args)
+        check_parser_names(self.tool_call_parser, None if has_own else self.reasoning_parser)
+        if folder := self.local_folder():
+            read_config(folder)
 
     @property
     def ranks(self) -> int:
