@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx
+import pytest
+import yaml
 
-from tests.program import failing, running
+from tests.program import NO_SUCH_PROXY, Program, failing, running
 
-UNIT = (Path(__file__).parents[2] / "deploy" / "systemd" / "tokka.service").read_text()
+ROOT = Path(__file__).parents[2]
+UNIT = (ROOT / "deploy" / "systemd" / "tokka.service").read_text()
 KEY = "the-key-of-the-unit-0123456789"
 
 
@@ -46,3 +53,28 @@ def test_the_systemd_unit_asserts_its_key_file() -> None:
     name, _, path = credential.partition(":")
     assert f"--api-key-file %d/{name}" in values("ExecStart")[0]
     assert values("AssertFileNotEmpty") == [path]
+
+
+def health_checks() -> dict[str, list[str]]:
+    """Return the commands of the image and of the compose files, by their files."""
+    docker = (ROOT / "Dockerfile").read_text()
+    found = re.search(r"HEALTHCHECK (?:.*\\\n)*\s*CMD (\[.*\])", docker)
+    assert found
+    checks = {"Dockerfile": json.loads(found[1])}
+    for path in sorted((ROOT / "deploy" / "compose").glob("*.yaml")):
+        kind, *command = yaml.safe_load(path.read_text())["services"]["tokka"]["healthcheck"]["test"]
+        assert kind == "CMD"
+        checks[path.name] = command
+    return checks
+
+
+@pytest.mark.parametrize(("name", "check"), health_checks().items(), ids=health_checks())
+def test_health_check_goes_past_a_proxy(fake: Program, name: str, check: list[str]) -> None:
+    program, *arguments = check
+    assert program == "python3"
+    port = str(httpx.URL(fake.url).port)
+    command = [sys.executable, *(word.replace(":8000/", f":{port}/") for word in arguments)]
+    env = {**os.environ, **NO_SUCH_PROXY, "TOKKA_PORT": port}
+    assert subprocess.run(command, env=env, check=False, timeout=30).returncode == 0
+    env["TOKKA_PORT"] = "9"
+    assert subprocess.run([word.replace(f":{port}/", ":9/") for word in command], env=env, check=False).returncode
