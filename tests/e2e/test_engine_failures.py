@@ -90,3 +90,18 @@ def test_failed_load_tells_the_last_error_of_the_engine(bloom_folder: Path, tmp_
     (line,) = lines
     assert line.startswith(f"tokka: the engine could not load {folder}: no weight file holds {tensor}; ")
     assert "DeepGEMM" not in line
+
+
+@pytest.mark.parametrize("split", ["1", "auto"])
+def test_build_for_gpus_without_one_tells_what_to_pass(bloom_folder: Path, tmp_path: Path, split: str) -> None:
+    patches = {
+        "tokka.engine.vllm.machine": "def is_cpu_build(): return False",
+        "vllm.platforms": "def resolve_current_platform_cls_qualname():"
+        " return 'vllm.platforms.interface.UnspecifiedPlatform'",
+    }
+    env = {**patched(tmp_path, patches), "CUDA_VISIBLE_DEVICES": ""}
+    code, lines = failing(str(bloom_folder), "--port", "0", "--tensor-parallel-size", split, env=env)
+    assert code == 3
+    (line,) = lines
+    assert line.startswith("tokka: no GPU is visible to this process (CUDA_VISIBLE_DEVICES= hides GPUs); ")
+    assert "--gpus all" in line

@@ -59,7 +59,8 @@ class SqliteDatabase:
                     migrate(connection, self.place)
                 self._remember()
         except WithoutLocks as error:
-            if at_start and not self._path.exists():
+            # An empty file is what SQLite has left of such a try.
+            if at_start and not (self._path.exists() and self._path.stat().st_size):
                 raise NotWritable(f"cannot keep keys and usage in {self._folder}: {error.reason}") from None
             raise
 

@@ -6,7 +6,7 @@ import pytest
 
 from tokka.core import Constraint
 from tokka.engine.exits import exit_words
-from tokka.engine.vllm.failures import EndedByEngine, cause_of, death_of, in_our_words
+from tokka.engine.vllm.failures import EndedByEngine, cause_of, death_of, in_our_words, load_failure
 from tokka.errors import EngineError
 
 
@@ -86,3 +86,16 @@ def test_death_without_a_signal_tells_the_last_error_as_such() -> None:
 )
 def test_exit_code_is_told_with_cause_and_remedy(code: int, words: str) -> None:
     assert exit_words(code).startswith(words)
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [
+        "If the model is a custom model, consider setting `trust_remote_code=True` in LLM",
+        "Loading this model requires you to execute custom code contained in the model repository",
+    ],
+)
+def test_custom_code_is_told_with_the_option(cause: str) -> None:
+    told = load_failure("/models/own", cause, None)
+    assert told.exit_code == 2
+    assert "--engine-arg trust_remote_code=true" in str(told)

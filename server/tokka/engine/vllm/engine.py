@@ -21,6 +21,7 @@ from tokka.engine.vllm.arguments import VllmOptions, engine_arguments
 from tokka.engine.vllm.child import OUTPUT_VARIABLE
 from tokka.engine.vllm.compilation import seal_compiled, settle_execution
 from tokka.engine.vllm.decode import Vocabulary
+from tokka.engine.vllm.devices import check_devices
 from tokka.engine.vllm.embedded import embedded_model
 from tokka.engine.vllm.engine_folder import EngineFolder
 from tokka.engine.vllm.failures import cause_of, core_exits, death_of, load_failure, one_line
@@ -28,6 +29,7 @@ from tokka.engine.vllm.fast import made_fast
 from tokka.engine.vllm.generation import Generations, Language, Limits
 from tokka.engine.vllm.grammars import Grammars, tokenizer_line
 from tokka.engine.vllm.machine import engine_version, is_cpu_build, prepare_environment
+from tokka.engine.vllm.model_defaults import model_defaults
 from tokka.engine.vllm.output import EngineOutput
 from tokka.engine.vllm.parsers import Parsers
 from tokka.engine.vllm.render import Renderer
@@ -199,6 +201,8 @@ class VllmEngine:
         from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
 
+        if not self._cpu:
+            check_devices()
         try:
             engine_args = AsyncEngineArgs(**arguments)
         except TypeError as error:
@@ -225,8 +229,11 @@ class VllmEngine:
             Grammars(tokenizer_line(tokenizer, vocab_size)),
             Parsers(tokenizer, renderer.template, self._options.tool_call_parser, self._options.reasoning_parser),
         )
-        limits = Limits(max_model_len, vocab_size, self._options.max_completion_tokens)
-        self._generations = Generations(self._llm, language, limits, config.get_diff_sampling_param())
+        defaults = model_defaults(config.get_diff_sampling_param())
+        if defaults:
+            log.info("model_sampling_defaults", source="generation_config.json", **defaults)
+        limits = Limits(max_model_len, vocab_size, self._options.max_completion_tokens, defaults.get("max_tokens"))
+        self._generations = Generations(self._llm, language, limits, defaults)
         scheduler = self._llm.vllm_config.scheduler_config
         ranks = self._llm.vllm_config.parallel_config.world_size
         return ModelInfo(

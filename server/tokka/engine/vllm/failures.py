@@ -127,6 +127,11 @@ def load_failure(model: str, cause: str, reasoning_parser: str | None) -> Startu
     """Return why a model could not be loaded, as the operator gets to read it."""
     if reasoning_parser is not None and "reasoning parser" in cause:
         return ConfigurationError(f"--reasoning-parser {reasoning_parser} does not fit this model: {cause}")
+    if "trust_remote_code" in cause or "custom code" in cause:
+        return ConfigurationError(
+            f"{model} brings code of its own, which runs with the rights of the server; read it, and if you trust it "
+            "serve the model with --engine-arg trust_remote_code=true"
+        )
     return StartupError(f"the engine could not load {model}: {cause}")
 
 
