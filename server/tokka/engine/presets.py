@@ -30,7 +30,7 @@ class Preset:
 
 
 def read_preset(file: Path) -> Preset:
-    content = yaml.safe_load(file.read_text())
+    content = yaml.safe_load(file.read_text(encoding="utf-8"))
     content |= {"source": tuple(content["source"]), "notes": tuple(content.get("notes", ()))}
     return Preset(**content)
 

@@ -3,11 +3,12 @@
 from tokka.settings.fields import EMBEDDED_MODEL, Settings
 from tokka.settings.loading import load_settings
 from tokka.settings.secrets import exposed_files, read_database_url, visible_options, with_secrets
-from tokka.settings.values import is_loopback, parse_size
+from tokka.settings.values import expanded, is_loopback, parse_size
 
 __all__ = [
     "EMBEDDED_MODEL",
     "Settings",
+    "expanded",
     "exposed_files",
     "is_loopback",
     "load_settings",

@@ -22,8 +22,9 @@ Strings = Annotated[list[str], NoDecode]
 
 
 def _xdg(variable: str, fallback: str) -> Path:
+    """Return the desktop's folder of a kind. It begins with `~` for a user without a home folder."""
     base = os.environ.get(variable)
-    return (Path(base) if base else Path.home() / fallback) / "tokka"
+    return Path(base or os.path.expanduser(f"~/{fallback}")) / "tokka"
 
 
 class Settings(BaseSettings):

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tokka.settings import expanded
 from tokka.store.database import Database
+from tokka.store.failures import NotWritable
 
 
 def database_at(url: str | None, folder: Path, busy_s: float) -> Database:
-    """Return it, not yet opened. Raises ConfigurationError for a URL of something else."""
+    """Return it, not yet opened. Raises ConfigurationError for a URL of something else, NotWritable for no folder."""
     if url is None:
         from tokka.store.sqlite import SqliteDatabase  # noqa: PLC0415
 
-        return SqliteDatabase(folder.expanduser().absolute(), busy_s)
+        try:
+            return SqliteDatabase(expanded(folder), busy_s)
+        except ValueError as error:
+            raise NotWritable(f"cannot keep keys and usage: {error}; give --state-dir, or set HOME") from None
     # Only now: its driver is a library of its own.
     from tokka.store.postgres import PostgresDatabase  # noqa: PLC0415
 

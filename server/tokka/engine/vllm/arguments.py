@@ -18,7 +18,7 @@ from tokka.engine.vllm.machine import GIB, available_memory_bytes
 from tokka.engine.vllm.parser_names import check_parser_names
 from tokka.engine.vllm.weights import ModelFiles, read_config
 from tokka.errors import ConfigurationError, StartupError
-from tokka.settings import Settings, parse_size
+from tokka.settings import Settings, expanded, parse_size
 
 log = structlog.get_logger("tokka.engine")
 
@@ -62,7 +62,7 @@ class VllmOptions:
         return cls(
             model=preset.hub_id if preset else settings.model,
             served_name=settings.names()[0],
-            cache_dir=settings.cache_dir,
+            cache_dir=_cache_dir(settings.cache_dir),
             tensor_parallel_size=settings.tensor_parallel_size,
             pipeline_parallel_size=settings.pipeline_parallel_size,
             data_parallel_size=settings.data_parallel_size,
@@ -181,9 +181,16 @@ def _measure(options: VllmOptions, files: ModelFiles) -> ModelSize:
     )
 
 
+def _cache_dir(path: Path) -> Path:
+    try:
+        return expanded(path)
+    except ValueError as error:
+        raise ConfigurationError(f"{error}; give --cache-dir, or set HOME") from None
+
+
 def _read_template(path: Path) -> str:
     try:
-        return path.read_text()
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not text"
         raise ConfigurationError(f"--chat-template {path} cannot be read: {reason}") from None

@@ -102,8 +102,11 @@ def _tell_how_workers_end() -> None:
         try:
             return wait_for_ready(handles)
         except Exception:
-            multiprocessing.connection.wait([handle.proc.sentinel for handle in handles], timeout=_EXIT_S)
-            for process in (handle.proc for handle in handles):
+            processes = {handle.proc.sentinel: handle.proc for handle in handles}
+            ended = multiprocessing.connection.wait(list(processes), timeout=_EXIT_S)
+            for process in (processes[sentinel] for sentinel in ended):
+                # Its pipes are closed a moment before its exit code is there.
+                process.join(_EXIT_S)
                 if process.exitcode:
                     sys.stderr.write(f"Worker proc {process.name} died unexpectedly (exit code: {process.exitcode})\n")
             raise

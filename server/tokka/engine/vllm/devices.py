@@ -56,7 +56,7 @@ def visible_devices() -> list[int]:
     environ = os.environ | {"VLLM_CONFIGURE_LOGGING": "0", "VLLM_PLUGINS": ""}
     try:
         done = subprocess.run(  # noqa: S603
-            [sys.executable, "-c", _ASK], env=environ, capture_output=True, text=True, timeout=_ASK_S, check=True
+            [sys.executable, "-c", _ASK], env=environ, capture_output=True, encoding="utf-8", timeout=_ASK_S, check=True
         )
         found = [int(memory) for memory in json.loads(done.stdout.splitlines()[-1])]
     except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
