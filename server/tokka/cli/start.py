@@ -17,15 +17,26 @@ import structlog
 from tokka.cli.listener import bound
 from tokka.engine.factory import engine_factory
 from tokka.engine.processes import end_resource_tracker
+from tokka.engine.suggestions import did_you_mean
 from tokka.errors import StartupError
 from tokka.observability.lines import LineWriter
 from tokka.observability.logging import configure_logging
-from tokka.settings import Settings, exposed_files, load_settings, visible_options, with_secrets
+from tokka.settings import (
+    Settings,
+    exposed_files,
+    load_settings,
+    unknown_variables,
+    variable_of,
+    visible_options,
+    with_secrets,
+)
 
 log = structlog.get_logger("tokka.serve")
 
 _OPEN_FILES = 65536
 _STDERR = 2
+# Unknown variables for which a known one is suggested.
+_MOST_NAMED = 5
 
 
 def run(flags: dict[str, Any], config: Path | None) -> int:
@@ -37,6 +48,7 @@ def run(flags: dict[str, Any], config: Path | None) -> int:
         debug = settings.log_level == "debug"
         with _surroundings(settings) as lines:
             _warn_of_exposed_secrets(settings, flags)
+            _warn_of_unknown_variables()
             _raise_open_files()
             create_engine = engine_factory(settings)
             with bound(settings) as listener:
@@ -85,6 +97,14 @@ def _warn_of_exposed_secrets(settings: Settings, flags: dict[str, Any]) -> None:
         log.warning("secrets_in_process_list", options=options, remedy=remedy)
     if options := exposed_files(settings):
         log.warning("secret_files_readable_by_all", options=options, remedy="chmod 600 these files")
+
+
+def _warn_of_unknown_variables() -> None:
+    """Warn of variables that change nothing: one may be a mistyped setting."""
+    if names := unknown_variables():
+        known = [variable_of(name) for name in Settings.model_fields]
+        meant = "".join(did_you_mean(name, known) for name in names[:_MOST_NAMED])
+        log.warning("unknown_variables", variables=names, remedy=f"see docs/settings.md for the names{meant}")
 
 
 def _raise_open_files() -> None:
