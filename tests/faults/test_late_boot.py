@@ -89,29 +89,6 @@ def test_wrong_database_password_ends_with_2_at_once(postgres: Postgres) -> None
     assert "another-password" not in lines[0]
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        # Not an address of this machine, yet.
-        ("--host", "192.0.2.1", "--no-auth", "--port", "0"),
-        ("--host", "no-such-host.invalid", "--no-auth", "--port", "0"),
-        ("--uds", "/no/such/mount/tokka.sock"),
-    ],
-)
-def test_address_that_may_come_ends_with_1(options: tuple[str, ...]) -> None:
-    code, lines = failing(*FAKE, *options)
-    assert (code, len(lines)) == (1, 1)
-    assert options[1] in lines[0]
-
-
-def test_port_that_is_held_ends_with_1() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        code, lines = failing(*FAKE, "--port", str(port))
-    assert (code, len(lines)) == (1, 1)
-    assert f"127.0.0.1:{port}: address already in use" in lines[0]
-
-
 def test_two_servers_of_one_port_leave_one() -> None:
     with running(*FAKE) as program:
         code, lines = failing(*FAKE, "--port", program.url.rpartition(":")[2])
