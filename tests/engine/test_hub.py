@@ -13,6 +13,8 @@ import pytest
 
 from tests.models.folders import CONFIG, POINTER, write_index, write_model, write_shard
 from tests.program import failing
+from tokka.engine import hub as hub_module
+from tokka.errors import StartupError
 
 # Of the whole program on a machine with other work to do; 3 s is the aim.
 TOLD_WITHIN_S = 30.0
@@ -94,6 +96,19 @@ def test_hub_that_cannot_be_asked_is_not_a_wrong_use(cache: Path) -> None:
     line = line_of("Poro-34B-chatt", code=3, cache=cache, HF_ENDPOINT="http://127.0.0.1:9")
     assert "the hub cannot be asked" in line
     assert "did you mean Poro-34B-chat?" in line
+
+
+def test_hub_whose_address_is_not_found_in_time_is_told(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    found = threading.Event()
+    monkeypatch.setenv("HF_HUB_CACHE", str(cache))
+    # As a resolver that gets no answer.
+    monkeypatch.setattr(hub_module, "_download_config", lambda *_: str(found.wait()))
+    monkeypatch.setattr(hub_module, "_MOST_S", 0.01)
+    try:
+        with pytest.raises(StartupError, match="no answer within 0 s"):
+            hub_module.find_on_hub("no-such-org/no-such-model")
+    finally:
+        found.set()
 
 
 def test_offline_without_cache_names_the_cache(cache: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from tokka.errors import ConfigurationError, StartupError
 # Seconds for a connection to the hub, and for its answer. People wait for this.
 _CONNECT_S = 2.0
 _ANSWER_S = 10.0
+# Seconds for all of it: no timeout of a client bounds the search for the hub's address.
+_MOST_S = 10.0
 _REMEDY = "or download it and give its folder"
 
 
@@ -52,7 +56,7 @@ def _ask(model: str, revision: str | None) -> Mapping[str, Any]:
     from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, RevisionNotFoundError  # noqa: PLC0415
 
     try:
-        content = json.loads(_download_config(model, revision))
+        content = json.loads(_within(_MOST_S, lambda: _download_config(model, revision)))
     except GatedRepoError:
         raise ConfigurationError(
             f"{model} is not open to everybody: accept its licence on the hub and set HF_TOKEN, {_REMEDY}"
@@ -78,6 +82,24 @@ def _ask(model: str, revision: str | None) -> Mapping[str, Any]:
     if not isinstance(content, dict):
         raise ConfigurationError(f"the config.json of {model} on the hub must hold a JSON object")
     return content
+
+
+def _within(seconds: float, ask: Callable[[], str]) -> str:
+    """Return what a function returns, or raise what it raises. Raises TimeoutError after so many seconds."""
+    answer: Future[str] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(ask())
+        except Exception as error:
+            answer.set_exception(error)
+
+    # Not of a pool: the program's end must not wait for it.
+    threading.Thread(target=run, name="hub", daemon=True).start()
+    try:
+        return answer.result(seconds)
+    except TimeoutError:
+        raise TimeoutError(f"no answer within {seconds:.0f} s") from None
 
 
 def _download_config(model: str, revision: str | None) -> str:
