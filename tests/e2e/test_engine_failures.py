@@ -43,14 +43,21 @@ def test_engine_killed_while_loading_tells_signal_and_remedy() -> None:
     assert "root cause above" not in line
 
 
+def workers(program: Program) -> list[psutil.Process]:
+    return [child for child in program.children() if "VLLM::Worker" in child.name()]
+
+
+def test_killed_worker_of_ready_engine_tells_signal(bloom_folder: Path) -> None:
+    with running(str(bloom_folder), "--tensor-parallel-size", "2") as program:
+        workers(program)[1].kill()
+        died = program.wait_for("engine_died")
+        assert "VllmWorker-1 " + KILLED in died["detail"]
+
+
 def test_worker_killed_while_loading_tells_signal(bloom_folder: Path) -> None:
     with running(str(bloom_folder), "--tensor-parallel-size", "2", wait=False) as program:
-
-        def workers() -> list[psutil.Process]:
-            return [child for child in program.children() if "VLLM::Worker" in child.name()]
-
-        eventually(lambda: len(workers()) == 2, within_s=200)
-        workers()[0].kill()
+        eventually(lambda: len(workers(program)) == 2, within_s=200)
+        workers(program)[0].kill()
         assert program.process.wait(60) == 3
         line = only_line(program)
     assert "VllmWorker-" in line

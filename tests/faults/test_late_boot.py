@@ -129,10 +129,6 @@ def test_unknown_parser_is_told_before_any_import(tmp_path: Path, option: str) -
 
 
 def test_missing_keys_are_told_before_the_port_opens(tmp_path: Path) -> None:
-    with socket.create_server(("0.0.0.0", 0)) as taken:
-        code, lines = failing(*FAKE, "--host", "0.0.0.0", "--port", str(taken.getsockname()[1]))
-    # The port is taken: that is found first, but nobody could have connected.
-    assert len(lines) == 1
     env = patched(tmp_path, {"tokka.cli.serve": "def open_for_connections(*_): raise RuntimeError('opened')"})
     code, lines = failing(*FAKE, "--host", "0.0.0.0", "--port", "0", env=env)
     assert (code, len(lines)) == (2, 1)

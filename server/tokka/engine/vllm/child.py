@@ -93,25 +93,36 @@ def _refuse_missing_weights() -> None:
 
 
 def _tell_how_workers_end() -> None:
-    """Have vLLM print the exit code of a worker that dies while it starts, as it does for one that dies later."""
+    """Have the engine print the exit code of a worker that dies.
+
+    vLLM prints none for a worker that dies while it starts, and often `None` for one that dies later.
+    """
     from vllm.v1.executor.multiproc_executor import WorkerProc
 
     wait_for_ready = WorkerProc.wait_for_ready
 
     def wait_and_tell(handles: list[Any]) -> Any:
+        processes = [handle.proc for handle in handles]
         try:
-            return wait_for_ready(handles)
+            ready = wait_for_ready(handles)
         except Exception:
-            processes = {handle.proc.sentinel: handle.proc for handle in handles}
-            ended = multiprocessing.connection.wait(list(processes), timeout=_EXIT_S)
-            for process in (processes[sentinel] for sentinel in ended):
-                # Its pipes are closed a moment before its exit code is there.
-                process.join(_EXIT_S)
-                if process.exitcode:
-                    sys.stderr.write(f"Worker proc {process.name} died unexpectedly (exit code: {process.exitcode})\n")
+            _tell_exit(processes, _EXIT_S)
             raise
+        threading.Thread(target=_tell_exit, args=(processes, None), name="worker-exits", daemon=True).start()
+        return ready
 
     WorkerProc.wait_for_ready = staticmethod(wait_and_tell)
+
+
+def _tell_exit(processes: list[Any], timeout_s: float | None) -> None:
+    """Wait for the first process to end, and print how it did."""
+    by_sentinel = {process.sentinel: process for process in processes}
+    for sentinel in multiprocessing.connection.wait(list(by_sentinel), timeout_s):
+        process = by_sentinel[int(sentinel)]  # type: ignore[arg-type]
+        # Its pipes are closed a moment before its exit code is there.
+        process.join(_EXIT_S)
+        if process.exitcode:
+            sys.stderr.write(f"Worker proc {process.name} died unexpectedly (exit code: {process.exitcode})\n")
 
 
 def _let_compiled_code_load() -> None:
