@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 # The OpenAI clients ignore a longer Retry-After and give up instead of waiting.
 MAX_RETRY_AFTER_S = 120
-
-
-# Numbers of such errors: wrong permissions, wrong kinds of files, wrong names.
+# Numbers of the system errors that stay until somebody acts: wrong permissions, wrong kinds of files, wrong names.
 _LASTING = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EINVAL}
+# Numbers of the errors with which a file system says that it has no locks.
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 class TokkaError(Exception):

@@ -12,6 +12,8 @@ import pytest
 
 from tests.patches import patched
 from tests.program import TOKKA, failing, running
+from tokka.engine.vllm.embedded import embedded_model
+from tokka.errors import StartupError
 from tokka.store.database import failure
 from tokka.store.failures import NotWritable, WithoutLocks
 from tokka.store.sqlite import NAME, SqliteDatabase
@@ -80,3 +82,12 @@ def test_only_a_database_with_content_stops_the_start(
     monkeypatch.setattr("tokka.store.sqlite.migrate", refuse)
     with pytest.raises(WithoutLocks if exists else NotWritable, match="no file locks"):
         SqliteDatabase(tmp_path, 5.0).open(None)
+
+
+def test_cache_dir_without_locks_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(StartupError, match=r"no file locks.*another --cache-dir on a local disk"):
+        embedded_model(tmp_path, lambda _: None, lambda: None)

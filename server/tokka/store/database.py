@@ -11,8 +11,8 @@ from typing import Protocol
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from tokka.errors import is_lasting
-from tokka.store.failures import NO_LOCKS, Damaged, Unavailable, WithoutLocks
+from tokka.errors import NO_LOCKS, is_lasting
+from tokka.store.failures import Damaged, Unavailable, WithoutLocks
 from tokka.store.rows import KeyRow
 
 # A lost commit must not look like one that failed, so all that is written can be written twice.

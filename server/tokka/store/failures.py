@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import errno
-
 from tokka.errors import ConfigurationError, StartupError, TemporaryError
-
-# Numbers of the errors with which a file system says that it has no locks.
-NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 class Unavailable(Exception):

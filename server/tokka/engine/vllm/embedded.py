@@ -23,7 +23,7 @@ import structlog
 
 from tokka.engine.vllm.child import end_with
 from tokka.engine.vllm.sealed import damage_of, seal, set_aside
-from tokka.errors import StartupError
+from tokka.errors import NO_LOCKS, StartupError
 from tokka.settings import EMBEDDED_MODEL
 
 log = structlog.get_logger("tokka.engine")
@@ -94,6 +94,9 @@ def _cannot_prepare(parent: Path, reason: str, number: int | None = None) -> Sta
         free = shutil.disk_usage(parent).free
         reason = f"the disk is full, {_NEEDED_BYTES} bytes are needed and {free} free"
         remedy = f"make room or {remedy}"
+    elif number in NO_LOCKS:
+        reason = "its file system has no file locks (Lustre without `flock`, NFS without lockd)"
+        remedy = f"{remedy} on a local disk"
     return StartupError(f"cannot prepare the embedded model in {parent}: {reason}; {remedy}")
 
 
