@@ -37,7 +37,7 @@ TRANSITIONS: dict[State, set[State]] = {
 RETRY_AFTER_S = 5
 _LOOK_EVERY_S = 0.5
 # Between the death of an engine and the second look, which tells more.
-_DETAIL_S = 0.2
+_DETAIL_S = 0.5
 _PING_EVERY_S = 5.0
 
 
