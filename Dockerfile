@@ -87,7 +87,7 @@ USER 2000:0
 STOPSIGNAL SIGTERM
 # /livez, not /readyz: a server that loads a model for half an hour is healthy. Python, since slim images have no curl.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --retries=3 \
-    CMD ["python3", "-c", "import os, urllib.request as u; u.urlopen('http://127.0.0.1:' + os.environ['TOKKA_PORT'] + '/livez', timeout=4)"]
+    CMD ["python3", "-c", "import os, urllib.request as u; u.build_opener(u.ProxyHandler({})).open('http://127.0.0.1:' + os.environ['TOKKA_PORT'] + '/livez', timeout=4)"]
 # vLLM's images start `vllm serve`; this replaces both the entry point and its arguments.
 ENTRYPOINT ["/usr/bin/tini", "--", "tokka"]
 CMD ["serve"]

@@ -66,9 +66,13 @@ def main() -> int:
     pages = {"settings.md": settings_page(), "metrics.md": metrics_page(), "openapi.json": openapi_document()}
     if "--check" not in sys.argv:
         for name, text in pages.items():
-            (DOCS / name).write_text(text)
+            (DOCS / name).write_text(text, encoding="utf-8")
         return 0
-    stale = [name for name, text in pages.items() if not (DOCS / name).exists() or (DOCS / name).read_text() != text]
+    stale = [
+        name
+        for name, text in pages.items()
+        if not (DOCS / name).exists() or (DOCS / name).read_text(encoding="utf-8") != text
+    ]
     if stale:
         print(f"out of date: {', '.join(f'docs/{name}' for name in stale)}; run scripts/docs", file=sys.stderr)
     return 1 if stale else 0

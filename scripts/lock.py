@@ -57,14 +57,14 @@ def resolve(requirements: list[str]) -> dict[str, str]:
             ],
             check=True,
         )
-        found = json.loads(Path(report.name).read_text())["install"]
+        found = json.loads(Path(report.name).read_text(encoding="utf-8"))["install"]
     return {item["metadata"]["name"].lower().replace("_", "-"): item["metadata"]["version"] for item in found}
 
 
 def write(name: str, pins: dict[str, str], extra: list[str]) -> None:
     lines = sorted([f"{package}=={version}" for package, version in pins.items()] + extra)
     head = "# Made by scripts/lock from pyproject.toml. Install with --no-deps.\n"
-    (ROOT / "requirements" / name).write_text(head + "\n".join(lines) + "\n")
+    (ROOT / "requirements" / name).write_text(head + "\n".join(lines) + "\n", encoding="utf-8")
 
 
 def lock_program(project: dict[str, Any]) -> None:
@@ -88,7 +88,7 @@ def lock_clients(groups: dict[str, list[str]]) -> None:
 
 
 def main() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     if sys.argv[1:] != ["clients"]:
         lock_program(project)
     lock_clients(project["dependency-groups"])

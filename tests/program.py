@@ -27,6 +27,8 @@ TOKKA = Path(sys.executable).with_name("tokka")
 # A cold engine on a busy machine compiles helpers for a minute.
 READY_TIMEOUT_S = 240
 EXIT_TIMEOUT_S = 60
+# An environment whose proxy nobody can reach.
+NO_SUCH_PROXY = dict.fromkeys(("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy"), "http://127.0.0.1:9")
 # The keys of two.
 TENANTS = ("first-tenant-0123456789", "second-tenant-0123456789")
 

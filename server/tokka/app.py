@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
@@ -37,8 +37,7 @@ from tokka.api.paths import ServedPath
 from tokka.api.reference import ASSETS, assets
 from tokka.dispatch import Dispatcher
 from tokka.engine.base import Engine
-from tokka.engine.fake import FakeEngine, FakeOptions
-from tokka.engine.options import parse_engine_args
+from tokka.engine.factory import engine_factory
 from tokka.engine.restart import RestartPolicy
 from tokka.engine.supervisor import Supervisor
 from tokka.errors import ConfigurationError
@@ -49,6 +48,8 @@ from tokka.settings import Settings, parse_size
 if TYPE_CHECKING:
     from tokka.accounts.ledger import Ledger
     from tokka.accounts.oidc import TokenVerifier
+
+__all__ = ["Server", "create_server", "engine_factory", "measure_event_loop_lag"]
 
 _LAG_INTERVAL_S = 0.5
 # Of a request's body, for each token of the model's context: a prompt of that length fits as text, as ids and with
@@ -75,23 +76,6 @@ class Server:
     # Refuses what is new and sets `stop`; what runs goes on.
     drain: Callable[[], None]
     stop: asyncio.Event
-
-
-def engine_factory(settings: Settings) -> Callable[[], Engine]:
-    """Return what makes the engine the settings ask for, anew for each start. Raises ConfigurationError."""
-    if settings.engine == "fake":
-        fake = parse_engine_args(FakeOptions, settings.engine_arg)
-        if settings.tool_call_parser:
-            fake = replace(fake, calls=settings.tool_call_parser)
-        if settings.reasoning_parser:
-            fake = replace(fake, thinks=True)
-        return lambda: FakeEngine(fake, settings.max_completion_tokens)
-    # Only now: without vLLM installed the rest of the program still runs.
-    from tokka.engine.vllm.arguments import VllmOptions  # noqa: PLC0415
-    from tokka.engine.vllm.engine import VllmEngine  # noqa: PLC0415
-
-    options = VllmOptions.from_settings(settings)
-    return lambda: VllmEngine(options)
 
 
 def create_server(settings: Settings, create_engine: Callable[[], Engine]) -> Server:
@@ -173,7 +157,7 @@ def _create_accounts(settings: Settings, metrics: Metrics) -> tuple[Accounts, To
 
     tokens = _create_tokens(settings)
     ring = KeyRing(settings.api_key, settings.admin_key, tokens, metrics_keys=settings.metrics_key)
-    accounts = Accounts(ring, open_ledger, is_optional=not settings.names_database)
+    accounts = Accounts(ring, open_ledger, is_optional=not settings.names_database, patience_s=settings.database_wait)
     metrics.watch_state(lambda: accounts.is_up, lambda: accounts.book.pending, lambda: accounts.book.dropped)
     return accounts, tokens
 

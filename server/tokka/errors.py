@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
 # The OpenAI clients ignore a longer Retry-After and give up instead of waiting.
 MAX_RETRY_AFTER_S = 120
+# Numbers of the system errors that stay until somebody acts: wrong permissions, wrong kinds of files, wrong names.
+_LASTING = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EINVAL}
+# Numbers of the errors with which a file system says that it has no locks.
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 class TokkaError(Exception):
@@ -255,6 +260,17 @@ class StartupError(Exception):
 
 
 class ConfigurationError(StartupError):
-    """The operator asked for something impossible: a missing folder, a port in use, a wrong option."""
+    """The operator asked for something that no time can make possible, such as a wrong option."""
 
     exit_code = 2
+
+
+class TemporaryError(StartupError):
+    """Something the server needs is not there yet, such as a database or an address: a later start may succeed."""
+
+    exit_code = 1
+
+
+def is_lasting(error: OSError) -> bool:
+    """Tell whether a system error stays until somebody does something about it."""
+    return error.errno in _LASTING

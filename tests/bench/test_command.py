@@ -13,7 +13,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.program import TOKKA, Program, free_port, running
+from tests.program import NO_SUCH_PROXY, TOKKA, Program, free_port, running
 from tokka.bench.address import address_of
 from tokka.bench.failure import BenchFailedError
 from tokka.bench.target import find, listening_pid
@@ -134,6 +134,11 @@ def test_server_that_is_not_there_is_named_with_the_remedy() -> None:
     line = wrong(bench(url))
     assert f"no connection to {url}" in line
     assert "tokka serve" in line
+
+
+def test_bench_goes_past_a_proxy_to_this_machine(fake: Program) -> None:
+    done = bench(fake.url, *SHORT, env=NO_SUCH_PROXY)
+    assert done.returncode == 0, done.stderr
 
 
 def test_picture_without_matplotlib_tells_what_to_install(fake: Program, tmp_path: Path) -> None:

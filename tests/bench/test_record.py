@@ -28,6 +28,18 @@ def test_answer_is_read_however_it_was_cut(size: int) -> None:
     assert record.last_s <= len(HEAD + chunked(role, text, text, end))
 
 
+def test_chunks_may_leave_out_the_finish_reason() -> None:
+    # As vLLM's Rust front end sends them.
+    text = 'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
+    end = 'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
+    usage = 'data: {"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":2}}\n\n'
+    sent = HEAD + chunked(text, text, end, usage, "data: [DONE]\n\n") + b"0\r\n\r\n"
+    record = Record("all", due_s=0)
+    record.read(Answer([(1.0, sent)], ended_s=1.0, is_whole=True), began_s=0)
+    assert (record.code, record.outcome, record.tokens, record.finish) == (None, "completed", 2, "stop")
+    assert len(record.events_s) == 2
+
+
 def test_refusal_keeps_its_code_and_when_to_come_again() -> None:
     body = b'{"error":{"code":"server_overloaded"}}'
     head = f"HTTP/1.1 503 X\r\nRetry-After: 3\r\ncontent-length: {len(body)}\r\n\r\n".encode()

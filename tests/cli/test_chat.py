@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 
-from tests.program import TOKKA, Program, running
+from tests.program import NO_SUCH_PROXY, TOKKA, Program, running
 
 
-def chat(turns: str, *arguments: str) -> tuple[int, str]:
+def chat(turns: str, *arguments: str, env: dict[str, str] | None = None) -> tuple[int, str]:
     command = [str(TOKKA), "chat", *arguments]
-    done = subprocess.run(command, input=turns, capture_output=True, text=True, timeout=60, check=False)
+    env = {**os.environ, **(env or {})}
+    done = subprocess.run(command, input=turns, capture_output=True, text=True, timeout=60, check=False, env=env)
     assert "Traceback" not in done.stderr
     return done.returncode, done.stdout
 
@@ -49,3 +51,8 @@ def test_no_server_is_explained() -> None:
     code, output = chat("Hello\n", "--url", "http://127.0.0.1:9")
     assert code == 1
     assert "tokka serve" in output
+
+
+def test_chat_goes_past_a_proxy_to_this_machine(fake: Program) -> None:
+    code, output = chat("Hello\n", "--url", fake.url, env=NO_SUCH_PROXY)
+    assert code == 0, output

@@ -88,7 +88,7 @@ def test_a_folder_with_a_config_alone_is_enough(tmp_path: Path) -> None:
         (["Poro-34B", "--gpu", "h100", "--memory", "80"], "--gpu NAME"),
         (["Poro-34B", "--gpu", "tpu"], "known are"),
         (["Poro-34B", "--gpu", "h100", "--quantization", "q2"], "--quantization q2"),
-        (["./nothing", "--gpu", "h100"], "cannot be read"),
+        (["./nothing", "--gpu", "h100"], "does not exist"),
     ],
 )
 def test_wrong_use_is_one_line_and_exits_with_2(arguments: list[str], reason: str) -> None:

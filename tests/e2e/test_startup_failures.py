@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.program import eventually, failing, processes_with, running
+from tests.program import failing, processes_with, running
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(240)]
 
@@ -32,10 +32,12 @@ def model(bloom_folder: Path, tmp_path: Path) -> Path:
 
 
 def test_missing_folder(tmp_path: Path) -> None:
-    assert "does not exist" in line_of(str(tmp_path / "nothing"), code=2)
+    # Not a wrong usage: its file system may be mounted late.
+    assert "does not exist" in line_of(str(tmp_path / "nothing"), code=3)
 
 
 def test_folder_that_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "README.md").touch()
     assert "config.json" in line_of(str(tmp_path), code=2)
 
 
@@ -104,33 +106,34 @@ def test_port_in_use_names_the_port() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         code, lines = failing("--engine", "fake", "--port", port)
-    assert code == 2
+    # Another program may give it back.
+    assert code == 1
     assert len(lines) == 1
     assert f"127.0.0.1:{port}" in lines[0]
     assert "--port" in lines[0]
 
 
 def test_address_of_another_machine() -> None:
-    line = line_of("--engine", "fake", "--host", "192.0.2.1", "--no-auth", code=2)
+    line = line_of("--engine", "fake", "--host", "192.0.2.1", "--no-auth", code=1)
     assert "192.0.2.1" in line
     assert "--host" in line
 
 
 def test_host_that_nobody_knows() -> None:
-    line = line_of("--engine", "fake", "--host", "no-such-host.invalid", "--no-auth", code=2)
+    line = line_of("--engine", "fake", "--host", "no-such-host.invalid", "--no-auth", code=1)
     assert "no-such-host.invalid" in line
 
 
 def test_unix_socket_of_a_server_that_lives(tmp_path: Path) -> None:
     path = str(tmp_path / "tokka.sock")
     with running("--engine", "fake", "--uds", path):
-        line = line_of("--engine", "fake", "--uds", path, code=2)
+        line = line_of("--engine", "fake", "--uds", path, code=1)
     assert path in line
     assert "--uds" in line
 
 
 def test_unix_socket_in_a_missing_folder(tmp_path: Path) -> None:
-    assert "none/tokka.sock" in line_of("--engine", "fake", "--uds", str(tmp_path / "none" / "tokka.sock"), code=2)
+    assert "none/tokka.sock" in line_of("--engine", "fake", "--uds", str(tmp_path / "none" / "tokka.sock"), code=1)
 
 
 def test_missing_config_file(tmp_path: Path) -> None:
@@ -143,15 +146,6 @@ def test_config_file_with_an_unknown_option(tmp_path: Path) -> None:
     line = line_of("--engine", "fake", "--config", str(config), code=2)
     assert str(config) in line
     assert "prot" in line
-
-
-def test_engine_killed_while_it_loads() -> None:
-    with running(wait=False) as program:
-        eventually(lambda: any("VLLM" in child.name() for child in program.children()), within_s=120)
-        program.core().kill()
-        assert program.process.wait(60) == 3
-        (line,) = program.stderr().splitlines()
-        assert line.startswith("tokka: the engine could not load")
 
 
 def test_impossible_split_names_the_valid_ones(model: Path) -> None:

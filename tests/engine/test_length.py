@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -12,8 +14,8 @@ from tokka.engine.length import allowed_tokens, truncate
 from tokka.errors import ContextLengthExceeded, InvalidRequest
 
 
-def limited(max_tokens: int | None, min_tokens: int = 0) -> GenerateRequest:
-    return ask(sampling=Sampling(max_tokens=max_tokens, min_tokens=min_tokens), prompt_param="prompt")
+def limited(max_tokens: int | None, **sampling: Any) -> GenerateRequest:
+    return ask(sampling=Sampling(max_tokens=max_tokens, **sampling), prompt_param="prompt")
 
 
 def test_a_request_gets_what_it_asks_for() -> None:
@@ -94,3 +96,11 @@ def test_truncation_keeps_the_last_tokens(ids: list[int], keep: int | None) -> N
     kept = truncate(ids, keep)
     assert len(kept) == (len(ids) if keep is None else min(keep, len(ids)))
     assert list(kept) == ids[len(ids) - len(kept) :]
+
+
+def test_model_default_bounds_a_request_without_limit() -> None:
+    bounds: dict[str, Any] = {"prompt_tokens": 10, "max_model_len": 100, "default": 30}
+    assert allowed_tokens(limited(None), cap=None, **bounds) == 30
+    assert allowed_tokens(limited(None), cap=20, **bounds) == 20
+    assert allowed_tokens(limited(60), cap=None, **bounds) == 60
+    assert allowed_tokens(limited(None, default_max_tokens=16), cap=None, **bounds) == 16

@@ -22,7 +22,7 @@ from tokka.accounts.tokens import Token
 from tokka.accounts.usage import UsageBook
 from tokka.accounts.worker import Worker
 from tokka.core import RequestRecord, Spent
-from tokka.errors import ConfigurationError, KeyNotFound, StartupError, StateUnavailable
+from tokka.errors import KeyNotFound, StartupError, StateUnavailable, TemporaryError
 from tokka.store.failures import NotWritable, Unavailable
 from tokka.store.rows import NOWHERE, Batch, KeyRow, ReportQuery, ReportRow, Totals
 
@@ -41,15 +41,26 @@ _PATIENCE_S = 15.0
 _CLOSE_S = 5.0
 _CLOSE_RETRY_S = 0.2
 _RETRY_S = 5.0
+# Between two tries to open a database at the start.
+_OPEN_RETRY_S = 1.0
 
 
 class Accounts:
     """Owns the one thread that talks to the database. Whatever happens to that, what is in memory goes on."""
 
     def __init__(
-        self, ring: KeyRing, open_ledger: Callable[[], Ledger], *, is_optional: bool, book: UsageBook | None = None
+        self,
+        ring: KeyRing,
+        open_ledger: Callable[[], Ledger],
+        *,
+        is_optional: bool,
+        book: UsageBook | None = None,
+        patience_s: float = 0.0,
     ) -> None:
-        """`open_ledger` blocks; it runs in the thread. `is_optional`: nobody has asked for a database."""
+        """`open_ledger` blocks; it runs in the thread. `is_optional`: nobody has asked for a database.
+
+        `patience_s`: how long to wait at the start for a database that is not there yet.
+        """
         self.ring = ring
         self.book = book or UsageBook()
         self.downtimes = Downtimes()
@@ -58,6 +69,7 @@ class Accounts:
         self.reserved: Callable[[str], int] = lambda _: 0
         self._open_ledger = open_ledger
         self._is_optional = is_optional
+        self._patience_s = patience_s
         self._ledger: Ledger | None = None
         self._worker: Worker | None = None
         self._turn = asyncio.Lock()
@@ -73,7 +85,22 @@ class Accounts:
         self._is_open = False
 
     async def open(self) -> None:
-        """Read keys and totals. Raises StartupError."""
+        """Read keys and totals, waiting for a database that is not there yet. Raises StartupError."""
+        deadline = time.monotonic() + self._patience_s
+        has_said = False
+        while True:
+            try:
+                await self._open()
+                return
+            except StartupError as error:
+                if error.exit_code != TemporaryError.exit_code or time.monotonic() >= deadline:
+                    raise
+                if not has_said:
+                    has_said = True
+                    log.warning("waiting_for_database", reason=str(error), at_most_s=self._patience_s)
+            await asyncio.sleep(_OPEN_RETRY_S)
+
+    async def _open(self) -> None:
         try:
             self._ledger = await self._run(self._open_ledger)
             await self._follow(self._ledger)
@@ -84,7 +111,10 @@ class Accounts:
             log.warning("no_state_database", reason=str(error), consequence="keys and usage are not kept")
             return
         except Unavailable as error:
-            raise ConfigurationError(f"cannot use the database: {error.reason}") from None
+            # Opened, and then lost.
+            assert self._ledger
+            await self._run(self._ledger.close)
+            raise error.at_start(self._ledger.place) from None
         self.is_up = self._is_open = True
 
     async def run(self) -> None:

@@ -13,7 +13,6 @@ from tokka.accounts.credential import digest_of, new_key_id, new_secret, prefix_
 from tokka.accounts.leases import Claim, left_of, renewed
 from tokka.accounts.tokens import token_key_of
 from tokka.core import Downtime
-from tokka.errors import ConfigurationError
 from tokka.store import downtimes, keys, leases, state, usage
 from tokka.store.database import Database
 from tokka.store.failures import Unavailable
@@ -33,7 +32,7 @@ def open_ledger(database_url: str | None, state_dir: Path, busy_s: float, *, cre
         try:
             ledger.open(None, create=create)
         except Unavailable as error:
-            raise ConfigurationError(f"cannot use the database {ledger.place}: {error.reason}") from None
+            raise error.at_start(ledger.place) from None
         stack.pop_all()
     return ledger
 

@@ -1,9 +1,11 @@
-"""Where a server listens."""
+"""Where a server listens, and how it is reached from here."""
 
 from __future__ import annotations
 
+import ipaddress
 import ssl
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 
@@ -17,6 +19,26 @@ class Address:
     # Before /v1.
     prefix: str
     tls: ssl.SSLContext | None
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host is this machine itself."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def client_options(url: str) -> dict[str, Any]:
+    """Return the options of an httpx client for a server: a proxy of the environment cannot reach this machine."""
+    try:
+        is_direct = is_loopback(httpx.URL(url).host)
+    except httpx.InvalidURL:
+        is_direct = False
+    # Without the environment the client would not read SSL_CERT_FILE either.
+    return {"trust_env": False, "verify": httpx.create_ssl_context()} if is_direct else {}
 
 
 def address_of(url: str) -> Address:

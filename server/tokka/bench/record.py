@@ -128,11 +128,13 @@ class Record:
             self.tokens, self.prompt_tokens = usage["completion_tokens"], usage["prompt_tokens"]
         for choice in event.get("choices") or ():
             has_tokens = any(map(choice.get("delta", choice).get, TOKEN_FIELDS))
-            self.finish = choice["finish_reason"] or self.finish
+            # Some servers leave it out until there is one.
+            finish = choice.get("finish_reason")
+            self.finish = finish or self.finish
             if has_tokens:
                 self.first_s = at_s if self.first_s is None else self.first_s
                 self.events_s.append(at_s)
-            if has_tokens or choice["finish_reason"]:
+            if has_tokens or finish:
                 self.last_s = at_s
 
     def _take_whole(self, body: bytes) -> None:

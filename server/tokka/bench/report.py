@@ -48,7 +48,9 @@ def without_keys(command: Sequence[str]) -> list[str]:
 
 
 def cpu_model() -> str:
-    if _CPUINFO.exists() and (found := re.search(r"^model name\s*: (.+)$", _CPUINFO.read_text(), re.MULTILINE)):
+    if _CPUINFO.exists() and (
+        found := re.search(r"^model name\s*: (.+)$", _CPUINFO.read_text(encoding="utf-8"), re.MULTILINE)
+    ):
         return found[1]
     return platform.processor() or platform.machine()
 

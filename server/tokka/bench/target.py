@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 import psutil
 
-from tokka.bench.address import Address, address_of
+from tokka.bench.address import Address, address_of, client_options, is_loopback
 from tokka.bench.failure import BenchFailedError
 
 # A listing is cheap, but the server may be busy.
@@ -36,7 +35,7 @@ def find(url: str, *, model: str | None, key: str, pid: int | None) -> Target:
     root = url.rstrip("/").removesuffix("/v1")
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
-        with httpx.Client(headers=headers, timeout=_TIMEOUT_S) as client:
+        with httpx.Client(headers=headers, timeout=_TIMEOUT_S, **client_options(url)) as client:
             served = _models(client.get(f"{root}/v1/models"), url)
             version = _version(client, root)
     except httpx.HTTPError as error:
@@ -52,7 +51,7 @@ def find(url: str, *, model: str | None, key: str, pid: int | None) -> Target:
 
 def listening_pid(address: Address) -> int | None:
     """Return the process that listens there, if it is on this machine and may be seen."""
-    if not _is_loopback(address.host):
+    if not is_loopback(address.host):
         return None
     found: set[int] = set()
     # Other users' processes are not seen, and on some systems nobody's.
@@ -66,15 +65,6 @@ def listening_pid(address: Address) -> int | None:
         # Two servers may share a port; which one answers is not known.
         return roots[0] if len(roots) == 1 else None
     return None
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _models(response: httpx.Response, url: str) -> list[str]:

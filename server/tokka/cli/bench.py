@@ -109,7 +109,7 @@ def _run(options: dict[str, Any], *, as_json: bool, out: Path | None, plot: Path
         for line in session.runs(_tell):
             lines.append(line)
             if out is not None:
-                with out.open("a") as file:
+                with out.open("a", encoding="utf-8") as file:
                     file.write(json.dumps({**head, **line}) + "\n")
     except BenchFailedError as failure:
         _tell(str(failure))

@@ -10,6 +10,8 @@ from typing import Any
 import httpx
 from rich.console import Console
 
+from tokka.bench.address import client_options
+
 # Loading a prompt into a busy server may take this long before the first word.
 _READ_TIMEOUT_S = 600
 
@@ -39,6 +41,7 @@ def talk(conversation: Conversation) -> int:
             base_url=conversation.url,
             headers={"authorization": f"Bearer {conversation.api_key}"},
             timeout=httpx.Timeout(10, read=_READ_TIMEOUT_S),
+            **client_options(conversation.url),
         ) as client:
             conversation.model = conversation.model or _first_model(client)
             console.print(
@@ -104,7 +107,8 @@ def _stream(client: httpx.Client, conversation: Conversation) -> Iterator[tuple[
                 if "error" in chunk:
                     raise ChatFailedError(chunk["error"]["message"])
                 for choice in chunk["choices"]:
-                    yield choice["delta"].get("content") or "", choice["finish_reason"]
+                    # Some servers leave out the finish reason until there is one.
+                    yield choice["delta"].get("content") or "", choice.get("finish_reason")
     except httpx.HTTPError as error:
         raise ChatFailedError(f"no connection to {conversation.url}: {error}. Is the server running?") from None
 

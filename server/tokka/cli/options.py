@@ -18,7 +18,7 @@ def serve_command() -> Callable[..., None]:
     """Return the function behind `tokka serve`, with one parameter for each setting."""
 
     def serve(**values: Any) -> None:
-        from tokka.cli.serve import run
+        from tokka.cli.start import run
 
         config = values.pop("config")
         raise typer.Exit(run(given(values), config))

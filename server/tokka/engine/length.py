@@ -8,10 +8,17 @@ from tokka.core import GenerateRequest
 from tokka.errors import ContextLengthExceeded, InvalidRequest
 
 
-def allowed_tokens(request: GenerateRequest, prompt_tokens: int, max_model_len: int, cap: int | None) -> int:
+def allowed_tokens(
+    request: GenerateRequest,
+    prompt_tokens: int,
+    max_model_len: int,
+    cap: int | None,
+    default: int | None = None,
+) -> int:
     """Return the number of tokens one choice may generate for a prompt of `prompt_tokens`.
 
-    `cap` is the server's own limit per choice; the key's comes with the request. Raises ContextLengthExceeded when
+    `cap` is the server's own limit per choice; the key's comes with the request. `default` is the model's own, for
+    a request without a limit. Raises ContextLengthExceeded when
     prompt and requested tokens together exceed the context, InvalidRequest when the request asks for more than the
     caps allow.
     """
@@ -26,7 +33,8 @@ def allowed_tokens(request: GenerateRequest, prompt_tokens: int, max_model_len: 
                 param=request.prompt_param,
             )
         room = max_model_len - prompt_tokens
-        allowed = min(limit for limit in (room, request.sampling.default_max_tokens, cap) if limit is not None)
+        wanted = request.sampling.default_max_tokens or default
+        allowed = min(limit for limit in (room, wanted, cap) if limit is not None)
     else:
         if cap is not None and requested > cap:
             raise InvalidRequest(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ class Preset:
 
 
 def read_preset(file: Path) -> Preset:
-    content = yaml.safe_load(file.read_text())
+    content = yaml.safe_load(file.read_text(encoding="utf-8"))
     content |= {"source": tuple(content["source"]), "notes": tuple(content.get("notes", ()))}
     return Preset(**content)
 
@@ -46,6 +47,6 @@ def presets() -> Mapping[str, Preset]:
 
 def find_preset(model: str | None) -> Preset | None:
     """Return the preset of this name or hub id. A local folder of that name wins: then there is none."""
-    if model is None or Path(model).expanduser().exists():
+    if model is None or os.path.exists(os.path.expanduser(model)):
         return None
     return presets().get(model.lower())

@@ -105,7 +105,7 @@ def _shared_memory(pid: int) -> set[str]:
     """Return the named shared memory a process has mapped."""
     # Intel's OpenMP unmaps its own at once, and removes it only at an orderly end.
     openmp = {f"{_SHARED}__KMP_REGISTERED_LIB_{pid}_0"}
-    lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    lines = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8").splitlines()
     paths = {line.split(maxsplit=5)[5] for line in lines if _SHARED in line}
     # Semaphores belong to the resource tracker, which complains when it finds them gone.
     return openmp | {path for path in paths if path.startswith(_SHARED) and not path.startswith(f"{_SHARED}sem.")}

@@ -36,6 +36,8 @@ TRANSITIONS: dict[State, set[State]] = {
 # Until a start has been measured.
 RETRY_AFTER_S = 5
 _LOOK_EVERY_S = 0.5
+# Between the death of an engine and the second look, which tells more.
+_DETAIL_S = 0.5
 _PING_EVERY_S = 5.0
 
 
@@ -217,7 +219,9 @@ class Supervisor:
             while True:
                 stats = engine.stats()
                 if stats.death:
-                    return Death("died", stats.death)
+                    # How a process has ended is known a moment later than that it has.
+                    await asyncio.sleep(_DETAIL_S)
+                    return Death("died", engine.stats().death or stats.death)
                 activity = await asyncio.to_thread(processes.activity) if watchdog.is_odd else None
                 sight = Sight(stats.steps, stats.unfinished, pinging.answers, pinging.awaits_answer, activity)
                 if stall := watchdog.see(sight, time.monotonic()):

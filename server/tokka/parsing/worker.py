@@ -59,7 +59,7 @@ def _load_all() -> None:
 
 
 def main() -> None:
-    Path("/proc/self/comm").write_text(PARSER_NAME)
+    Path("/proc/self/comm").write_text(PARSER_NAME, encoding="utf-8")
     end_with(int(sys.argv[1]))
     leave_interrupts_to_the_server()
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))

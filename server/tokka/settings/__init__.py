@@ -1,18 +1,21 @@
 """What an operator can choose; the only reader of the environment and the config file."""
 
 from tokka.settings.fields import EMBEDDED_MODEL, Settings
-from tokka.settings.loading import load_settings
+from tokka.settings.loading import load_settings, unknown_variables, variable_of
 from tokka.settings.secrets import exposed_files, read_database_url, visible_options, with_secrets
-from tokka.settings.values import is_loopback, parse_size
+from tokka.settings.values import expanded, is_loopback, parse_size
 
 __all__ = [
     "EMBEDDED_MODEL",
     "Settings",
+    "expanded",
     "exposed_files",
     "is_loopback",
     "load_settings",
     "parse_size",
     "read_database_url",
+    "unknown_variables",
+    "variable_of",
     "visible_options",
     "with_secrets",
 ]

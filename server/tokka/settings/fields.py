@@ -22,8 +22,9 @@ Strings = Annotated[list[str], NoDecode]
 
 
 def _xdg(variable: str, fallback: str) -> Path:
+    """Return the desktop's folder of a kind. It begins with `~` for a user without a home folder."""
     base = os.environ.get(variable)
-    return (Path(base) if base else Path.home() / fallback) / "tokka"
+    return Path(base or os.path.expanduser(f"~/{fallback}")) / "tokka"
 
 
 class Settings(BaseSettings):
@@ -263,6 +264,12 @@ class Settings(BaseSettings):
     database_url_file: Path | None = Field(
         None, description="File that holds the URL of --database-url, which has a password in it."
     )
+    database_wait: float = Field(
+        60,
+        ge=0,
+        le=3600,
+        description="Seconds to wait at the start for a database that is not there yet. Beyond: exit code 1.",
+    )
     cache_dir: Path = Field(
         default_factory=lambda: _xdg("XDG_CACHE_HOME", ".cache"),
         description="Where the embedded model and compiled code are kept.",
@@ -382,5 +389,5 @@ class Settings(BaseSettings):
             return tuple(self.served_model_name)
         if self.model is None:
             return (EMBEDDED_MODEL,) if self.engine == "vllm" else ("fake",)
-        folder = Path(self.model).expanduser()
-        return (folder.resolve().name,) if folder.is_dir() else (self.model,)
+        folder = os.path.expanduser(self.model)
+        return (Path(os.path.abspath(folder)).name,) if os.path.isdir(folder) else (self.model,)

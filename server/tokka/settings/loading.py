@@ -14,13 +14,17 @@ from tokka.errors import ConfigurationError
 from tokka.settings.fields import Settings
 from tokka.settings.secrets import forget_secrets
 
+_PREFIX = "TOKKA_"
+# Names the config file; not a setting itself.
+CONFIG_VARIABLE = "TOKKA_CONFIG"
+
 
 def load_settings(flags: dict[str, Any], config: Path | None = None) -> Settings:
     """Merge flags, environment and file, and take the secrets out of the environment.
 
     Raises ConfigurationError that names the option and where it came from.
     """
-    config = config or (Path(path) if (path := os.environ.get("TOKKA_CONFIG")) else None)
+    config = config or (Path(path) if (path := os.environ.get(CONFIG_VARIABLE)) else None)
     file = _read_file(config) if config else {}
     try:
         # The environment comes between flags and file, so the file enters as changed defaults.
@@ -29,6 +33,18 @@ def load_settings(flags: dict[str, Any], config: Path | None = None) -> Settings
         raise ConfigurationError(_explain(error, flags, config)) from None
     finally:
         forget_secrets()
+
+
+def unknown_variables() -> list[str]:
+    """Return the variables of the environment that look like settings and are none."""
+    known = {CONFIG_VARIABLE, *map(variable_of, Settings.model_fields)}
+    # Settings are read from variables in any case.
+    return sorted(name for name in os.environ if name.upper().startswith(_PREFIX) and name.upper() not in known)
+
+
+def variable_of(name: str) -> str:
+    """Return the environment variable of a setting."""
+    return f"{_PREFIX}{name.upper()}"
 
 
 def _with_defaults(file: dict[str, Any]) -> type[Settings]:
@@ -52,7 +68,7 @@ def _with_defaults(file: dict[str, Any]) -> type[Settings]:
 
 def _read_file(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text()) or {}
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except OSError as error:
         raise ConfigurationError(f"cannot read the config file {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -81,8 +97,8 @@ def _explain(error: ValidationError, flags: dict[str, Any], config: Path | None)
     name = str(first["loc"][0])
     if name in flags:
         source = f"--{name.replace('_', '-')}"
-    elif f"TOKKA_{name.upper()}" in os.environ:
-        source = f"TOKKA_{name.upper()}"
+    elif (variable := variable_of(name)) in os.environ:
+        source = variable
     else:
         source = f"{name} in {config}"
     return f"{source}: {reason}"

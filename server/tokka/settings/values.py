@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import os
+from pathlib import Path
 
 _UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -40,3 +42,11 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def expanded(path: Path) -> Path:
+    """Return an absolute path, with the home folder in place of `~`. Raises ValueError for a user without one."""
+    text = os.path.expanduser(path)
+    if text.startswith("~"):
+        raise ValueError(f"{path} needs a home folder, and there is none")
+    return Path(os.path.abspath(text))

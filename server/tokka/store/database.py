@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -10,11 +11,26 @@ from typing import Protocol
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from tokka.store.failures import Damaged, Unavailable
+from tokka.errors import NO_LOCKS, is_lasting
+from tokka.store.failures import Damaged, Unavailable, WithoutLocks
 from tokka.store.rows import KeyRow
 
 # A lost commit must not look like one that failed, so all that is written can be written twice.
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_NOT_ALLOWED = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH}
+# What SQLite says on a file system that has no locks, or no memory that programs share.
+_WITHOUT_LOCKS = {
+    sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_IOERR_LOCK,
+    sqlite3.SQLITE_IOERR_RDLOCK,
+    sqlite3.SQLITE_IOERR_CHECKRESERVEDLOCK,
+    sqlite3.SQLITE_IOERR_SHMLOCK,
+    sqlite3.SQLITE_IOERR_SHMMAP,
+}
+# PostgreSQL's classes of errors that pass: connection, resources, objects in use, operator, system.
+_PASSING = ("08", "53", "55", "57", "58")
+# Without a state, when the server has refused the connection.
+_REFUSED = re.compile("authentication failed|does not exist|no pg_hba.conf entry")
 _MAX_REASON_CHARS = 200
 
 
@@ -55,7 +71,18 @@ def failures() -> Iterator[None]:
 def failure(error: BaseException) -> Unavailable:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     reason = lines[0][:_MAX_REASON_CHARS]
-    # Extended codes hold the primary one in their lowest byte.
-    if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED:
-        return Damaged(reason)
-    return Unavailable(reason)
+    if isinstance(error, sqlite3.Error):
+        code = getattr(error, "sqlite_errorcode", 0)
+        # Extended codes hold the primary one in their lowest byte.
+        if code & 0xFF in _DAMAGED:
+            return Damaged(reason)
+        if code in _WITHOUT_LOCKS:
+            return WithoutLocks()
+        return Unavailable(reason, is_temporary=code & 0xFF not in _NOT_ALLOWED)
+    if isinstance(error, OSError):
+        if error.errno in NO_LOCKS:
+            return WithoutLocks()
+        return Unavailable(reason, is_temporary=not is_lasting(error))
+    state = getattr(error, "sqlstate", None)
+    lasts = not state.startswith(_PASSING) if state else bool(_REFUSED.search(reason))
+    return Unavailable(reason, is_temporary=not lasts)

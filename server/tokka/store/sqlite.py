@@ -17,10 +17,10 @@ import structlog
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.pool import QueuePool
 
-from tokka.errors import ConfigurationError, StartupError
+from tokka.errors import ConfigurationError, StartupError, is_lasting
 from tokka.store import keys, salvage
 from tokka.store.database import failure, failures
-from tokka.store.failures import Damaged, NotWritable
+from tokka.store.failures import Damaged, NotWritable, WithoutLocks
 from tokka.store.migration import migrate, missing
 from tokka.store.rows import KeyRow
 
@@ -53,14 +53,20 @@ class SqliteDatabase:
             # Before the lock, which is a file in the folder.
             if not create and not self._path.exists() and not self._set_aside_before():
                 raise missing(self.place)
-        with failures(), self._locked(at_start=at_start):
-            self._leave_replaced()
-            self._ensure_sound(known)
-            self.close()
-            self._engine = self._create_engine(self._path)
-            with self._engine.begin() as connection:
-                migrate(connection, self.place)
-            self._remember()
+        try:
+            with failures(), self._locked(at_start=at_start):
+                self._leave_replaced()
+                self._ensure_sound(known)
+                self.close()
+                self._engine = self._create_engine(self._path)
+                with self._engine.begin() as connection:
+                    migrate(connection, self.place)
+                self._remember()
+        except WithoutLocks as error:
+            # An empty file is what SQLite has left of such a try.
+            if at_start and not (self._path.exists() and self._path.stat().st_size):
+                raise NotWritable(f"cannot keep keys and usage in {self._folder}: {error.reason}") from None
+            raise
 
     @contextmanager
     def transaction(self, *, write: bool) -> Iterator[Connection]:
@@ -142,7 +148,10 @@ class SqliteDatabase:
         reason = (error.strerror or str(error)).lower()
         if os.path.exists(self._path):
             return ConfigurationError(f"cannot write beside the database {self.place}: {reason}; it is kept there")
-        return NotWritable(f"cannot keep keys and usage in {self._folder}: {reason}; choose another --state-dir")
+        return NotWritable(
+            f"cannot keep keys and usage in {self._folder}: {reason}; choose another --state-dir",
+            is_temporary=not is_lasting(error),
+        )
 
     def _ensure_sound(self, known: Sequence[KeyRow] | None) -> None:
         """See to it that there is a file to open. Blocks while what can be read of a damaged one is carried over."""

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from tokka.engine.lookup import find_model
 from tokka.engine.vllm import arguments, devices
 from tokka.engine.vllm.arguments import VllmOptions, engine_arguments
+from tokka.engine.vllm.weights import ModelFiles
 from tokka.errors import ConfigurationError, StartupError
 from tokka.settings import Settings
 
@@ -18,7 +20,8 @@ GCD = 68_702_699_520
 
 def chosen(model: str, *, cpu: bool = False, **settings: Any) -> int:
     options = VllmOptions.from_settings(Settings(model=model, **{"tensor_parallel_size": "auto", **settings}))
-    size = engine_arguments(options, str(options.model), None, cpu=cpu)["tensor_parallel_size"]
+    files = ModelFiles(find_model(model).config, None)
+    size = engine_arguments(options, str(options.model), files, cpu=cpu)["tensor_parallel_size"]
     assert isinstance(size, int)
     return size
 
@@ -66,7 +69,7 @@ def test_stages_of_a_pipeline_need_a_number() -> None:
 
 def test_a_cpu_gets_one_and_says_so() -> None:
     with capture_logs() as logs:
-        assert chosen("Poro-34B", cpu=True) == 1
+        assert chosen("Poro-34B", cpu=True, kv_cache_memory="1GiB") == 1
     assert logs[0]["reason"] == "the engine runs on a CPU"
 
 
@@ -75,7 +78,7 @@ def test_a_preset_is_served_from_the_hub_under_its_own_name() -> None:
     assert (options.model, options.served_name) == ("LumiOpen/Poro-34B-chat", "Poro-34B-chat")
 
 
-def test_a_split_that_a_preset_cannot_take_is_refused_before_anything_is_downloaded() -> None:
+def test_a_split_that_the_model_cannot_take_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="valid sizes are 1, 2, 4, 8"):
         chosen("Poro-34B", tensor_parallel_size=3)
 

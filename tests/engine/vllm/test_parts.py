@@ -110,12 +110,14 @@ def test_memory_is_some() -> None:
     assert 1 << 20 < available_memory_bytes() < 1 << 50
 
 
-def test_cause_is_the_last_error_the_engine_printed(tmp_path: Path) -> None:
+def test_engine_output_keeps_last_error_and_exits(tmp_path: Path) -> None:
     with EngineOutput(tmp_path) as output, open(output.path, "w") as pipe:
         pipe.write("INFO all is well\n(EngineCore pid=7) ValueError: the shard has no tensor 'x'\n")
+        pipe.write("Worker proc VllmWorker-1 died unexpectedly (exit code: -9), shutting down executor.\n")
         pipe.write("RuntimeError: Engine core initialization failed. See root cause above.\n")
         pipe.flush()
-    assert output.cause() == "the shard has no tensor 'x'"
+    assert output.last_error() == "the shard has no tensor 'x'"
+    assert output.worker_exits() == {"VllmWorker-1": -9}
 
 
 def _folder(tmp_path: Path, header: dict[str, Any], data: bytes) -> Path:
@@ -131,7 +133,7 @@ HEADER = {"x": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
 
 def test_whole_weights_are_measured(tmp_path: Path) -> None:
     folder = _folder(tmp_path, HEADER, b"12345678")
-    assert read_model_folder(folder)[1] == (folder / "model.safetensors").stat().st_size
+    assert read_model_folder(folder).weight_bytes == (folder / "model.safetensors").stat().st_size
 
 
 @pytest.mark.parametrize("data", [b"1234567", b"123456789", b""])

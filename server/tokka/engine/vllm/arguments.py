@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import structlog
 
-from tokka.engine.lookup import find_model, folder_of
+from tokka.engine.lookup import folder_of
 from tokka.engine.options import parse_pairs
 from tokka.engine.presets import find_preset
-from tokka.engine.sizing import check_tensor_parallel, context_length, kv_bytes_per_token, measure
+from tokka.engine.sizing import ModelSize, check_tensor_parallel, context_length, kv_bytes_per_token, measure
 from tokka.engine.vllm.devices import choose_tensor_parallel, visible_devices
 from tokka.engine.vllm.machine import GIB, available_memory_bytes
+from tokka.engine.vllm.parser_names import check_parser_names
+from tokka.engine.vllm.weights import ModelFiles, read_config
 from tokka.errors import ConfigurationError, StartupError
-from tokka.settings import Settings, parse_size
+from tokka.settings import Settings, expanded, parse_size
 
 log = structlog.get_logger("tokka.engine")
 
@@ -25,6 +27,8 @@ _RESERVE_BYTES = 2 * GIB
 # Zeroing a GiB takes seconds at start on a CPU, and a CPU cannot keep more sequences busy than this holds.
 _CPU_CACHE_BYTES = GIB // 2
 _CPU_FULL_SEQUENCES = 2
+# The KV cache of a model whose config does not tell the size of a sequence.
+_CPU_UNKNOWN_BYTES = 4 * GIB
 _CPU_STEP_TOKENS = 512
 
 
@@ -58,7 +62,7 @@ class VllmOptions:
         return cls(
             model=preset.hub_id if preset else settings.model,
             served_name=settings.names()[0],
-            cache_dir=settings.cache_dir,
+            cache_dir=_cache_dir(settings.cache_dir),
             tensor_parallel_size=settings.tensor_parallel_size,
             pipeline_parallel_size=settings.pipeline_parallel_size,
             data_parallel_size=settings.data_parallel_size,
@@ -77,6 +81,13 @@ class VllmOptions:
             verbose=settings.log_level == "debug",
         )
 
+    def check(self) -> None:
+        """Raise StartupError for what is wrong with names and places. Quick: the weights are not looked at."""
+        has_own = "reasoning_parser_plugin" in parse_pairs(self.engine_args)
+        check_parser_names(self.tool_call_parser, None if has_own else self.reasoning_parser)
+        if folder := self.local_folder():
+            read_config(folder)
+
     @property
     def ranks(self) -> int:
         """Processes one copy of the model is spread over."""
@@ -87,19 +98,27 @@ class VllmOptions:
         """Devices a layer is split over. While that is still to be chosen: 1, what a CPU will get."""
         return 1 if self.tensor_parallel_size == "auto" else self.tensor_parallel_size
 
+    @property
+    def load_format(self) -> str:
+        return str(parse_pairs(self.engine_args).get("load_format", "auto"))
+
+    @property
+    def revision(self) -> str | None:
+        """The model's revision on the hub; None for its latest."""
+        revision = parse_pairs(self.engine_args).get("revision")
+        return None if revision is None else str(revision)
+
     def local_folder(self) -> Path | None:
         """Return the model as a folder, or None for a hub id and for the embedded model."""
         return None if self.model is None else folder_of(self.model)
 
 
-def engine_arguments(
-    options: VllmOptions, model: str, files: tuple[Mapping[str, Any], int] | None, *, cpu: bool
-) -> dict[str, Any]:
-    """Return the fields of AsyncEngineArgs. `files`: the model's config and the bytes of its weights, if it is local.
+def engine_arguments(options: VllmOptions, model: str, files: ModelFiles, *, cpu: bool) -> dict[str, Any]:
+    """Return the fields of AsyncEngineArgs.
 
     Raises ConfigurationError or StartupError for what cannot work, before anything is loaded.
     """
-    options = replace(options, tensor_parallel_size=_tensor_parallel_size(options, model, files, cpu=cpu))
+    options = replace(options, tensor_parallel_size=_tensor_parallel_size(options, files, cpu=cpu))
     arguments: dict[str, Any] = {
         "model": model,
         # The label of vLLM's own metrics.
@@ -119,12 +138,9 @@ def engine_arguments(
         arguments["reasoning_parser"] = options.reasoning_parser
     if options.max_num_seqs is not None:
         arguments["max_num_seqs"] = options.max_num_seqs
-    if files:
-        config, weight_bytes = files
-        if cpu and options.kv_cache_bytes is None and (per_token := kv_bytes_per_token(config, options.dtype)):
-            length = options.max_model_len or context_length(config)
-            arguments["kv_cache_memory_bytes"] = _cpu_cache_bytes(options, per_token, length, weight_bytes)
     if cpu:
+        if options.kv_cache_bytes is None:
+            arguments["kv_cache_memory_bytes"] = _cpu_cache_bytes(options, files)
         # A step is as long as its prompts are, and all that run wait for it: vLLM's default of 2048 tokens takes a
         # second and more.
         arguments["max_num_batched_tokens"] = max(_CPU_STEP_TOKENS, options.max_num_seqs or 0)
@@ -133,14 +149,10 @@ def engine_arguments(
     return arguments | parse_pairs(options.engine_args)
 
 
-def _tensor_parallel_size(
-    options: VllmOptions, model: str, files: tuple[Mapping[str, Any], int] | None, *, cpu: bool
-) -> int:
+def _tensor_parallel_size(options: VllmOptions, files: ModelFiles, *, cpu: bool) -> int:
     """Return the size asked for, if it can split the model, or for `auto` the one that suits model and devices."""
     if options.tensor_parallel_size != "auto":
-        preset = find_preset(model)
-        config = files[0] if files else preset.config if preset else {}
-        if problem := check_tensor_parallel(config, options.tensor_parallel_size):
+        if problem := check_tensor_parallel(files.config, options.tensor_parallel_size):
             raise ConfigurationError(f"--tensor-parallel-size {options.tensor_parallel_size}: the model's {problem}")
         return options.tensor_parallel_size
     if cpu:
@@ -148,38 +160,50 @@ def _tensor_parallel_size(
         return 1
     if options.pipeline_parallel_size > 1:
         raise ConfigurationError("--tensor-parallel-size auto: with --pipeline-parallel-size give a number")
-    engine_args = parse_pairs(options.engine_args)
-    config, file_bytes = files or (find_model(model).config, None)
-    size = measure(
-        config,
-        dtype=options.dtype,
-        quantization=options.quantization,
-        kv_cache_dtype=str(engine_args.get("kv_cache_dtype", "auto")),
-        max_model_len=options.max_model_len,
-        file_bytes=file_bytes,
-    )
     return choose_tensor_parallel(
-        size,
+        _measure(options, files),
         visible_devices(),
         copies=options.data_parallel_size,
         cache_bytes=options.kv_cache_bytes,
-        engine_args=engine_args,
+        engine_args=parse_pairs(options.engine_args),
     )
+
+
+def _measure(options: VllmOptions, files: ModelFiles) -> ModelSize:
+    """Raises ConfigurationError where the model's config does not say enough."""
+    return measure(
+        files.config,
+        dtype=options.dtype,
+        quantization=options.quantization,
+        kv_cache_dtype=str(parse_pairs(options.engine_args).get("kv_cache_dtype", "auto")),
+        max_model_len=options.max_model_len,
+        file_bytes=files.weight_bytes,
+    )
+
+
+def _cache_dir(path: Path) -> Path:
+    try:
+        return expanded(path)
+    except ValueError as error:
+        raise ConfigurationError(f"{error}; give --cache-dir, or set HOME") from None
 
 
 def _read_template(path: Path) -> str:
     try:
-        return path.read_text()
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not text"
         raise ConfigurationError(f"--chat-template {path} cannot be read: {reason}") from None
 
 
-def _cpu_cache_bytes(options: VllmOptions, per_token: int, length: int, weight_bytes: int) -> int:
+def _cpu_cache_bytes(options: VllmOptions, files: ModelFiles) -> int:
     """Return the KV cache per rank for this machine: some full sequences, never more than half of what is left."""
-    sequence = length * per_token // options.split
+    per_token = kv_bytes_per_token(files.config, options.dtype)
+    length = options.max_model_len or context_length(files.config)
+    sequence = length * (per_token or 0) // options.split
     # A block holds 128 tokens on a CPU; one more than the sequence fills.
-    least = max(64 << 20, sequence + 128 * per_token)
+    least = max(64 << 20, sequence + 128 * (per_token or 0))
+    weight_bytes = _weight_bytes(options, files)
     free = available_memory_bytes()
     copies = options.data_parallel_size
     room = (free - weight_bytes * copies - _RESERVE_BYTES) // (options.ranks * copies)
@@ -189,4 +213,16 @@ def _cpu_cache_bytes(options: VllmOptions, per_token: int, length: int, weight_b
             f"{length} tokens {least / GIB:.1f} GiB, the processes {_RESERVE_BYTES / GIB:.0f} GiB, and "
             f"{free / GIB:.1f} GiB are free; free memory, choose a smaller model or lower --max-model-len"
         )
-    return max(least, min(room // 2, max(_CPU_CACHE_BYTES, _CPU_FULL_SEQUENCES * sequence)))
+    # Without the bytes of a token the sequences cannot be counted: the engine tells which length the cache holds.
+    wanted = _CPU_FULL_SEQUENCES * sequence if per_token else _CPU_UNKNOWN_BYTES
+    return max(least, min(room // 2, max(_CPU_CACHE_BYTES, wanted)))
+
+
+def _weight_bytes(options: VllmOptions, files: ModelFiles) -> int:
+    """Return the bytes that the weights will take; 0 where nothing tells."""
+    if files.weight_bytes is not None:
+        return files.weight_bytes
+    try:
+        return _measure(options, files).weight_bytes
+    except ConfigurationError:
+        return 0

@@ -7,13 +7,18 @@ over what is printed.
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.connection
 import os
 import select
 import signal
+import sys
 import threading
+from typing import Any
 
 # Path of the server's pipe for the engine's output; unset with --log-level debug.
 OUTPUT_VARIABLE = "TOKKA_ENGINE_OUTPUT"
+# Seconds for the first of the workers that fail at their start to end.
+_EXIT_S = 2.0
 
 
 def install() -> None:
@@ -30,6 +35,8 @@ def install() -> None:
     _enable_amx()
     _let_compiled_code_load()
     _take_ready_grammars()
+    _refuse_missing_weights()
+    _tell_how_workers_end()
 
 
 def end_with(parent_pid: int) -> None:
@@ -77,6 +84,45 @@ def _take_ready_grammars() -> None:
     from tokka.engine.vllm.guidance import take_ready_grammars
 
     take_ready_grammars()
+
+
+def _refuse_missing_weights() -> None:
+    from tokka.engine.vllm.missing_weights import refuse_missing_weights
+
+    refuse_missing_weights()
+
+
+def _tell_how_workers_end() -> None:
+    """Have the engine print the exit code of a worker that dies.
+
+    vLLM prints none for a worker that dies while it starts, and often `None` for one that dies later.
+    """
+    from vllm.v1.executor.multiproc_executor import WorkerProc
+
+    wait_for_ready = WorkerProc.wait_for_ready
+
+    def wait_and_tell(handles: list[Any]) -> Any:
+        processes = [handle.proc for handle in handles]
+        try:
+            ready = wait_for_ready(handles)
+        except Exception:
+            _tell_exit(processes, _EXIT_S)
+            raise
+        threading.Thread(target=_tell_exit, args=(processes, None), name="worker-exits", daemon=True).start()
+        return ready
+
+    WorkerProc.wait_for_ready = staticmethod(wait_and_tell)
+
+
+def _tell_exit(processes: list[Any], timeout_s: float | None) -> None:
+    """Wait for the first process to end, and print how it did."""
+    by_sentinel = {process.sentinel: process for process in processes}
+    for sentinel in multiprocessing.connection.wait(list(by_sentinel), timeout_s):
+        process = by_sentinel[int(sentinel)]  # type: ignore[arg-type]
+        # Its pipes are closed a moment before its exit code is there.
+        process.join(_EXIT_S)
+        if process.exitcode:
+            sys.stderr.write(f"Worker proc {process.name} died unexpectedly (exit code: {process.exitcode})\n")
 
 
 def _let_compiled_code_load() -> None:

@@ -146,7 +146,7 @@ def _key(arguments: Mapping[str, Any]) -> str:
         platform.python_version(),
         platform.machine(),
         _processor_flags(),
-        config.read_text() if config.exists() else "",
+        config.read_text(encoding="utf-8") if config.exists() else "",
         {name: value for name, value in arguments.items() if name not in _NOT_IN_THE_CODE},
     ]
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
@@ -154,7 +154,7 @@ def _key(arguments: Mapping[str, Any]) -> str:
 
 def _processor_flags() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return ""
     return next((line for line in lines if line.startswith(("flags", "Features"))), "")

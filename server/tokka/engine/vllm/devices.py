@@ -23,9 +23,32 @@ log = structlog.get_logger("tokka.engine")
 _ASK = """
 import json
 from vllm.platforms import current_platform as platform
-print(json.dumps([platform.get_device_total_memory(device) for device in range(platform.device_count())]))
+count = 0 if platform.is_unspecified() else platform.device_count()
+print(json.dumps([platform.get_device_total_memory(device) for device in range(count)]))
 """
 _ASK_S = 300
+
+
+# Variables that hide devices from a process.
+_HIDING = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+
+
+def check_devices() -> None:
+    """Raise StartupError if this process sees no device. Imports vllm."""
+    from vllm.platforms import current_platform as platform
+
+    if platform.is_unspecified() or platform.device_count() == 0:
+        raise no_devices()
+
+
+def no_devices() -> StartupError:
+    hidden = [f"{name}={os.environ[name]}" for name in _HIDING if name in os.environ]
+    reason = f" ({', '.join(hidden)} hides GPUs)" if hidden else ""
+    return StartupError(
+        f"no GPU is visible to this process{reason}; pass the GPUs to it (Docker: --gpus all, or for AMD --device "
+        "/dev/kfd --device /dev/dri; Slurm: --gpus-per-node; Kubernetes: a limit for nvidia.com/gpu or amd.com/gpu), "
+        "see that nvidia-smi or rocm-smi lists them, or install the engine for CPUs, tokka[cpu]"
+    )
 
 
 def visible_devices() -> list[int]:
@@ -33,15 +56,18 @@ def visible_devices() -> list[int]:
     environ = os.environ | {"VLLM_CONFIGURE_LOGGING": "0", "VLLM_PLUGINS": ""}
     try:
         done = subprocess.run(  # noqa: S603
-            [sys.executable, "-c", _ASK], env=environ, capture_output=True, text=True, timeout=_ASK_S, check=True
+            [sys.executable, "-c", _ASK], env=environ, capture_output=True, encoding="utf-8", timeout=_ASK_S, check=True
         )
-        return [int(memory) for memory in json.loads(done.stdout.splitlines()[-1])]
+        found = [int(memory) for memory in json.loads(done.stdout.splitlines()[-1])]
     except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
         said = error.stderr.strip().splitlines() if isinstance(error, subprocess.CalledProcessError) else []
         reason = said[-1] if said else str(error)
         raise StartupError(
             f"--tensor-parallel-size auto: the devices cannot be asked for their memory ({reason[:200]}); give a number"
         ) from None
+    if not found:
+        raise no_devices()
+    return found
 
 
 def choose_tensor_parallel(

@@ -23,7 +23,7 @@ import structlog
 
 from tokka.engine.vllm.child import end_with
 from tokka.engine.vllm.sealed import damage_of, seal, set_aside
-from tokka.errors import StartupError
+from tokka.errors import NO_LOCKS, StartupError
 from tokka.settings import EMBEDDED_MODEL
 
 log = structlog.get_logger("tokka.engine")
@@ -50,7 +50,7 @@ def embedded_model(cache_dir: Path, report: Callable[[str], None], check_wanted:
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with (folder.parent / f".{folder.name}.lock").open("w") as lock:
+        with (folder.parent / f".{folder.name}.lock").open("w", encoding="utf-8") as lock:
             _lock(lock, report, check_wanted)
             _remove_leftovers(folder)
             if folder.exists() and (damage := damage_of(folder)):
@@ -94,6 +94,9 @@ def _cannot_prepare(parent: Path, reason: str, number: int | None = None) -> Sta
         free = shutil.disk_usage(parent).free
         reason = f"the disk is full, {_NEEDED_BYTES} bytes are needed and {free} free"
         remedy = f"make room or {remedy}"
+    elif number in NO_LOCKS:
+        reason = "its file system has no file locks (Lustre without `flock`, NFS without lockd)"
+        remedy = f"{remedy} on a local disk"
     return StartupError(f"cannot prepare the embedded model in {parent}: {reason}; {remedy}")
 
 
@@ -115,7 +118,9 @@ def _convert_apart(gguf: Path, folder: Path) -> None:
     work = _work_folder(folder)
     command = [sys.executable, "-m", "tokka.engine.vllm.embedded", str(gguf), str(work)]
     try:
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603
+        with subprocess.Popen(  # noqa: S603
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, encoding="utf-8", errors="replace"
+        ) as process:
             errors = process.communicate()[1]
         if process.returncode:
             cause = errors.strip().splitlines()[-1:] or [f"exit code {process.returncode}"]
@@ -137,8 +142,8 @@ def _convert(gguf: Path, folder: Path) -> None:
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
     generation = folder / "generation_config.json"
-    declared = json.loads(generation.read_text()) if generation.exists() else {}
-    generation.write_text(json.dumps({**declared, "do_sample": True, **_SAMPLING}, indent=2))
+    declared = json.loads(generation.read_text(encoding="utf-8")) if generation.exists() else {}
+    generation.write_text(json.dumps({**declared, "do_sample": True, **_SAMPLING}, indent=2), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -14,24 +14,27 @@ import structlog
 
 from tokka.core import EngineStats, Event, GenerateRequest, ModelInfo, Prompt, TokensPrompt
 from tokka.engine.base import ReportPhase
+from tokka.engine.exits import oom_kills
 from tokka.engine.memory import settle_heap
 from tokka.engine.processes import EngineProcesses, kill_engine
 from tokka.engine.vllm.arguments import VllmOptions, engine_arguments
 from tokka.engine.vllm.child import OUTPUT_VARIABLE
 from tokka.engine.vllm.compilation import seal_compiled, settle_execution
 from tokka.engine.vllm.decode import Vocabulary
+from tokka.engine.vllm.devices import check_devices
 from tokka.engine.vllm.embedded import embedded_model
 from tokka.engine.vllm.engine_folder import EngineFolder
-from tokka.engine.vllm.failures import load_failure, one_line
+from tokka.engine.vllm.failures import cause_of, core_exits, death_of, load_failure, one_line
 from tokka.engine.vllm.fast import made_fast
 from tokka.engine.vllm.generation import Generations, Language, Limits
 from tokka.engine.vllm.grammars import Grammars, tokenizer_line
 from tokka.engine.vllm.machine import engine_version, is_cpu_build, prepare_environment
+from tokka.engine.vllm.model_defaults import model_defaults
 from tokka.engine.vllm.output import EngineOutput
-from tokka.engine.vllm.parsers import Parsers, check_names
+from tokka.engine.vllm.parsers import Parsers
 from tokka.engine.vllm.render import Renderer
 from tokka.engine.vllm.warmup import warm_up
-from tokka.engine.vllm.weights import read_model_folder
+from tokka.engine.vllm.weights import read_hub_model, read_model_folder
 from tokka.errors import ConfigurationError, EngineError, StartupError, TokkaError
 
 log = structlog.get_logger("tokka.engine")
@@ -56,6 +59,7 @@ class VllmEngine:
         self._processes: EngineProcesses | None = None
         self._generations: Generations | None = None
         self._closing = False
+        self._oom_kills = oom_kills()
 
     # -- life cycle
 
@@ -69,7 +73,9 @@ class VllmEngine:
             constrained = await self._ready().language.grammars.start()
             await warm_up(self.generate, TokensPrompt(_warmup_ids(info)), constrained=constrained)
         except TokkaError as error:
-            raise StartupError(f"the engine failed its first requests: {self._cause() or error}") from error
+            # What a client would be told hides the cause.
+            reason = self._death() or self._cause(error.__cause__ or error)
+            raise StartupError(f"the engine failed its first requests: {reason}") from error
         self._llm.output_processor.stats.record()
         # Not before: the first requests compile as well.
         await asyncio.to_thread(seal_compiled, self._cache_root)
@@ -100,10 +106,15 @@ class VllmEngine:
 
     def _death(self) -> str | None:
         ended = self._processes.ended() if self._processes else None
-        if ended or (self._llm is not None and self._llm.errored):
-            what = f"the process {ended} ended" if ended else "the engine stopped"
-            return f"{what}: {cause}" if (cause := self._cause()) else what
-        return None
+        if not ended and not (self._llm is not None and self._llm.errored):
+            return None
+        exits = {**self._worker_exits(), **self._core_exits()}
+        return death_of(ended, exits, self._last_error(), out_of_memory=self._is_out_of_memory())
+
+    def _core_exits(self) -> dict[str, int]:
+        """Return the exit codes of the engine's own processes that have ended; its workers are their children."""
+        manager: Any = self._llm.engine_core.resources.engine_manager if self._llm is not None else None
+        return dict(manager.finished_procs()) if hasattr(manager, "finished_procs") else {}
 
     async def close(self) -> None:
         self._closing = True
@@ -138,7 +149,6 @@ class VllmEngine:
         self._resources.close()
 
     def _start(self, report: ReportPhase) -> ModelInfo:
-        check_names(self._options.tool_call_parser, self._options.reasoning_parser)
         model, arguments, offline = self._prepare(report)
         self._cache_root = settle_execution(self._options, arguments, cpu=self._cpu)
         self._check_wanted()
@@ -162,8 +172,7 @@ class VllmEngine:
             raise
         except Exception as error:
             log.debug("engine_start_failed", exc_info=error)
-            cause = self._cause() or one_line(error)
-            raise load_failure(model, cause, self._options.reasoning_parser) from error
+            raise load_failure(model, self._cause(error), self._options.reasoning_parser) from error
         self._processes = EngineProcesses(_PROCESS_NAMES)
         return self._describe()
 
@@ -173,15 +182,19 @@ class VllmEngine:
 
     def _prepare(self, report: ReportPhase) -> tuple[str, dict[str, Any], bool]:
         """Return the model, the engine's arguments, and whether the hub must not be asked."""
-        folder = self._options.local_folder()
-        if self._options.model is None:
+        options = self._options
+        folder = options.local_folder()
+        if options.model is None:
             report("installing model", "")
             folder = embedded_model(
-                self._options.cache_dir, lambda detail: report("installing model", detail), self._check_wanted
+                options.cache_dir, lambda detail: report("installing model", detail), self._check_wanted
             )
-        files = read_model_folder(folder) if folder else None
-        model = str(folder) if folder else str(self._options.model)
-        return model, engine_arguments(self._options, model, files, cpu=self._cpu), folder is not None
+        if folder:
+            model, files = str(folder), read_model_folder(folder, options.load_format)
+        else:
+            model = str(options.model)
+            files = read_hub_model(model, options.revision, options.load_format)
+        return model, engine_arguments(options, model, files, cpu=self._cpu), folder is not None
 
     def _build(self, arguments: dict[str, Any]) -> Any:
         from vllm import AsyncEngineArgs
@@ -189,6 +202,8 @@ class VllmEngine:
         from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
 
+        if not self._cpu:
+            check_devices()
         try:
             engine_args = AsyncEngineArgs(**arguments)
         except TypeError as error:
@@ -215,8 +230,11 @@ class VllmEngine:
             Grammars(tokenizer_line(tokenizer, vocab_size)),
             Parsers(tokenizer, renderer.template, self._options.tool_call_parser, self._options.reasoning_parser),
         )
-        limits = Limits(max_model_len, vocab_size, self._options.max_completion_tokens)
-        self._generations = Generations(self._llm, language, limits, config.get_diff_sampling_param())
+        defaults = model_defaults(config.get_diff_sampling_param())
+        if defaults:
+            log.info("model_sampling_defaults", source="generation_config.json", **defaults)
+        limits = Limits(max_model_len, vocab_size, self._options.max_completion_tokens, defaults.get("max_tokens"))
+        self._generations = Generations(self._llm, language, limits, defaults)
         scheduler = self._llm.vllm_config.scheduler_config
         ranks = self._llm.vllm_config.parallel_config.world_size
         return ModelInfo(
@@ -230,8 +248,22 @@ class VllmEngine:
             gpus=0 if self._cpu else ranks * self._options.data_parallel_size,
         )
 
-    def _cause(self) -> str | None:
-        return self._output.cause() if self._output else None
+    def _cause(self, error: BaseException) -> str:
+        return cause_of(
+            error,
+            exits={**self._worker_exits(), **core_exits(error)},
+            last_error=self._last_error(),
+            out_of_memory=self._is_out_of_memory(),
+        )
+
+    def _last_error(self) -> str | None:
+        return self._output.last_error() if self._output else None
+
+    def _worker_exits(self) -> dict[str, int]:
+        return self._output.worker_exits() if self._output else {}
+
+    def _is_out_of_memory(self) -> bool:
+        return oom_kills() > self._oom_kills
 
     # -- generations
 

@@ -45,6 +45,8 @@ class Limits:
     max_model_len: int
     vocab_size: int
     max_completion_tokens: int | None
+    # Tokens of a choice whose request sets no limit, by the model's own word.
+    default_tokens: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +127,9 @@ class Generations:
             prompts.append(await language.renderer.token_ids(prompt, request.tenant, request.truncate_prompt_tokens))
             await slices.rest()
         check_token_ids(sampling, self._limits.vocab_size)
+        bounds = self._limits
         limits = [
-            allowed_tokens(request, len(ids), self._limits.max_model_len, self._limits.max_completion_tokens)
+            allowed_tokens(request, len(ids), bounds.max_model_len, bounds.max_completion_tokens, bounds.default_tokens)
             for ids in prompts
         ]
         constraint = language.parsers.constraint(request)

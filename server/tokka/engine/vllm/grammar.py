@@ -214,7 +214,7 @@ def _answer(compiler: Compiler, line: bytes) -> dict[str, Any]:
 
 
 def _bound_memory() -> None:
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    used = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + _MEMORY_BYTES, used + _MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
@@ -236,7 +236,7 @@ def _say(answer: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    Path("/proc/self/comm").write_text(COMPILER_NAME)
+    Path("/proc/self/comm").write_text(COMPILER_NAME, encoding="utf-8")
     end_with(int(sys.argv[1]))
     leave_interrupts_to_the_server()
     # Less than the engine's threads have: a recursion that ends well here ends well there.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
-import math
 import os
 import sys
 import tempfile
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import psutil
 
+from tokka.engine.control_groups import cpu_quota, free_memory_bytes
 from tokka.errors import ConfigurationError
 
 GIB = 1 << 30
@@ -38,28 +38,15 @@ def _version(package: str) -> str | None:
 
 
 def available_cores() -> list[int]:
-    """Return the cores this process may use: its affinity, cut to the control group's quota."""
+    """Return the cores this process may use: its affinity, cut to the quota of its control groups."""
     cores = sorted(os.sched_getaffinity(0))
-    quota = _cgroup("cpu.max").split()
-    if len(quota) == 2 and quota[0] != "max":
-        cores = cores[: max(1, math.ceil(int(quota[0]) / int(quota[1])))]
-    return cores
+    return cores[: cpu_quota()]
 
 
 def available_memory_bytes() -> int:
-    """Return the memory this process may still take: what is free, cut to the control group's limit."""
-    free = psutil.virtual_memory().available
-    limit = _cgroup("memory.max").strip()
-    if limit.isdigit():
-        free = min(free, int(limit) - int(_cgroup("memory.current") or 0))
-    return max(0, free)
-
-
-def _cgroup(name: str) -> str:
-    try:
-        return (Path("/sys/fs/cgroup") / name).read_text()
-    except OSError:
-        return ""
+    """Return the memory this process may still take: what is free, cut to the limits of its control groups."""
+    free, room = psutil.virtual_memory().available, free_memory_bytes()
+    return free if room is None else min(free, room)
 
 
 def prepare_environment(

@@ -9,10 +9,12 @@ from collections import deque
 from pathlib import Path
 from typing import Self
 
+from tokka.engine.vllm.failures import is_wrapper
+
 _KEPT_LINES = 200
-_CAUSE = re.compile(r"(?:^|\s)([A-Za-z_][\w.]*(?:Error|Exception|Interrupt)): (.+)")
-# What vLLM raises on top of the real cause.
-_WRAPPERS = ("Engine core initialization failed", "WorkerProc initialization failed", "Executor failed")
+_ERROR = re.compile(r"(?:^|\s)([A-Za-z_][\w.]*(?:Error|Exception|Interrupt)): (.+)")
+# Written by vLLM and by child.py.
+_WORKER_EXIT = re.compile(r"Worker proc (\S+) died unexpectedly \(exit code: (-?\d+)\)")
 
 
 class EngineOutput:
@@ -27,15 +29,19 @@ class EngineOutput:
         self._thread = threading.Thread(target=self._read, name="engine-output", daemon=True)
         self._thread.start()
 
-    def cause(self) -> str | None:
-        """Return the last error the engine printed, as one line, or None."""
+    def last_error(self) -> str | None:
+        """Return the last error the engine printed, as one line, or None. It may be a warning of long ago."""
         # Some errors go on over several lines, with the reason in the second.
-        lines = list(self._lines)
-        for at in range(len(lines) - 1, -1, -1):
-            found = _CAUSE.search(lines[at])
-            if found and not found[2].startswith(_WRAPPERS):
+        for line in reversed(list(self._lines)):
+            found = _ERROR.search(line)
+            if found and not is_wrapper(found[2]):
                 return found[2].strip()
         return None
+
+    def worker_exits(self) -> dict[str, int]:
+        """Return the exit codes of workers that have died, by their names; negative for a signal."""
+        found = filter(None, map(_WORKER_EXIT.search, list(self._lines)))
+        return {line[1]: int(line[2]) for line in found}
 
     def __enter__(self) -> Self:
         return self

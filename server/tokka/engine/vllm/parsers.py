@@ -1,4 +1,4 @@
-"""vLLM's parsers of calls and thoughts: which there are, what they say of a model, what they make of a whole text."""
+"""vLLM's parsers of calls and thoughts: what they say of a model, what they make of a whole text."""
 
 from __future__ import annotations
 
@@ -28,22 +28,6 @@ _MARKS: Mapping[str, tuple[str, str]] = {
     "granite": ("Here is my thought process:", "Here is my response:"),
     "mistral": ("[THINK]", "[/THINK]"),
 }
-
-
-def check_names(tool_call_parser: str | None, reasoning_parser: str | None) -> None:
-    """Raise ConfigurationError for a name the library does not have."""
-    if tool_call_parser is None and reasoning_parser is None:
-        # The import takes ten seconds: what else is wrong is told before.
-        return
-    from vllm.reasoning import ReasoningParserManager
-    from vllm.tool_parsers import ToolParserManager
-
-    for option, name, registry in (
-        ("--tool-call-parser", tool_call_parser, ToolParserManager),
-        ("--reasoning-parser", reasoning_parser, ReasoningParserManager),
-    ):
-        if name is not None and name not in (known := sorted(registry.list_registered())):
-            raise ConfigurationError(f"{option} {name}: there is no such parser; choose one of {', '.join(known)}")
 
 
 class Parsers:

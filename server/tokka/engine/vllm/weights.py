@@ -1,80 +1,100 @@
-"""A look at a model folder before the engine starts: what is missing or damaged is named at once, in one line."""
+"""A look at a model folder before the engine starts: a missing or damaged file is named at once, in one line."""
 
 from __future__ import annotations
 
-import json
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tokka.engine.hub import find_on_hub
+from tokka.engine.suggestions import did_you_mean
+from tokka.engine.vllm.files import check_pointer, read_json, read_object
+from tokka.engine.vllm.shards import check_weights, has_all_files
 from tokka.errors import ConfigurationError, StartupError
 
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "tekken.json")
-# Larger headers exist in no model; a damaged length must not make us read the whole file.
-_MAX_HEADER_BYTES = 100 << 20
+# In the engine's order: it reads the first one that exists.
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json", "tokenizer_config.json")
 
 
-def read_model_folder(folder: Path) -> tuple[dict[str, Any], int]:
-    """Return the model's config and the bytes of its weights.
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """What the files of a model say about its size."""
 
-    Raises ConfigurationError for a folder that is no model, StartupError for files that are damaged.
+    config: Mapping[str, Any]
+    # None where the weights are not here, or in files of another kind.
+    weight_bytes: int | None
+
+
+def read_model_folder(folder: Path, load_format: str = "auto") -> ModelFiles:
+    """Read the folder's config and look at all other files. `load_format`: the engine's argument of this name.
+
+    Raises ConfigurationError for a folder that is not a model, StartupError for a missing or damaged file.
     """
-    if not folder.exists():
-        raise ConfigurationError(f"the model folder {folder} does not exist; give an existing folder or a hub id")
-    if not folder.is_dir():
-        raise ConfigurationError(f"{folder} is not a folder; give the folder that holds config.json")
-    config = _read_object(folder / "config.json")
-    if not any((folder / name).exists() for name in _TOKENIZER_FILES):
+    config = read_config(folder)
+    check_text_files(folder)
+    return ModelFiles(config, check_weights(folder, load_format))
+
+
+def read_hub_model(model: str, revision: str | None, load_format: str) -> ModelFiles:
+    """Read a hub id's config, and look at its other files where the hub's cache has them all.
+
+    Raises as `read_model_folder`, and ConfigurationError for an id that the hub does not have.
+    """
+    found = find_on_hub(model, revision)
+    if found.snapshot is None:
+        return ModelFiles(found.config, None)
+    if found.is_offline:
+        check_text_files(found.snapshot)
+    elif not has_all_files(found.snapshot, load_format):
+        # The engine downloads the rest.
+        return ModelFiles(found.config, None)
+    return ModelFiles(found.config, check_weights(found.snapshot, load_format))
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the model's config. Raises as `read_model_folder`."""
+    # Not a ConfigurationError, here and below: a file system that is mounted late brings the folder.
+    try:
+        if not stat.S_ISDIR(folder.stat().st_mode):
+            raise ConfigurationError(f"{folder} is not a folder; give the folder that holds config.json")
+        is_empty = next(folder.iterdir(), None) is None
+    except FileNotFoundError:
+        raise StartupError(
+            f"the model folder {folder} does not exist; give an existing folder or a hub id, and see that its file "
+            f"system is mounted{did_you_mean(folder.name, _folders_beside(folder))}"
+        ) from None
+    except OSError as error:
+        raise StartupError(
+            f"the model folder {folder} cannot be read: {error.strerror}; check its owner and mode"
+        ) from None
+    if is_empty:
+        raise StartupError(f"the model folder {folder} is empty; see that its file system is mounted")
+    if not (folder / "config.json").exists():
+        raise ConfigurationError(f"{folder} has no config.json: it is not a model folder")
+    return read_object(folder / "config.json")
+
+
+def _folders_beside(folder: Path) -> list[str]:
+    try:
+        return [path.name for path in folder.parent.iterdir() if path.is_dir()]
+    except OSError:
+        return []
+
+
+def check_text_files(folder: Path) -> None:
+    """Raise StartupError for a tokenizer that is missing or damaged, and for a damaged generation_config.json."""
+    found = next((folder / name for name in _TOKENIZER_FILES if (folder / name).exists()), None)
+    if found is None:
         raise StartupError(
             f"{folder} has no tokenizer (one of {', '.join(_TOKENIZER_FILES)}); download the model again"
         )
-    return config, sum(_check_shard(shard) for shard in _shards(folder))
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise ConfigurationError(f"{path.parent} has no {path.name}: it is not a model folder") from None
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else f"not JSON ({error})"
-        raise StartupError(f"{path} cannot be read: {reason}; download the model again") from None
-    if not isinstance(content, dict):
-        raise StartupError(f"{path} must hold a JSON object; download the model again")
-    return content
-
-
-def _shards(folder: Path) -> list[Path]:
-    index = folder / "model.safetensors.index.json"
-    if not index.exists():
-        shards = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin")) or sorted(folder.glob("*.gguf"))
-        if not shards:
-            raise StartupError(f"{folder} holds no weights (*.safetensors); download the model again")
-        return shards
-    names = sorted(set(_read_object(index).get("weight_map", {}).values()))
-    missing = [name for name in names if not (folder / name).exists()]
-    if missing:
-        raise StartupError(
-            f"{folder} lacks {missing[0]}, one of {len(missing)} missing of {len(names)} weight files; "
-            "download the model again"
-        )
-    return [folder / name for name in names]
-
-
-def _check_shard(path: Path) -> int:
-    """Return the file's size. A safetensors file says how long it must be: a shorter one was cut."""
-    size = path.stat().st_size
-    if path.suffix != ".safetensors":
-        return size
-    with path.open("rb") as file:
-        header_bytes = int.from_bytes(file.read(8), "little")
-        if size < 8 or not 2 <= header_bytes <= min(size - 8, _MAX_HEADER_BYTES):
-            raise StartupError(f"{path} is damaged: {size} bytes do not hold its header; download it again")
-        try:
-            header = json.loads(file.read(header_bytes))
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
-            raise StartupError(f"{path} is damaged: its header is not readable; download it again") from None
-    wanted = 8 + header_bytes + max(ends, default=0)
-    if size != wanted:
-        raise StartupError(f"{path} is damaged: it has {size} bytes and should have {wanted}; download it again")
-    return size
+    if found.suffix == ".json":
+        read_json(found)
+    else:
+        check_pointer(found)
+    if (tokenizer_config := folder / "tokenizer_config.json").exists():
+        read_object(tokenizer_config)
+    if (generation_config := folder / "generation_config.json").exists():
+        read_object(generation_config)

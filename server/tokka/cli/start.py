@@ -1,0 +1,115 @@
+"""`tokka serve` before it serves: what is wrong is told in one line, before the server is imported."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from tokka.cli.listener import bound
+from tokka.engine.factory import engine_factory
+from tokka.engine.processes import end_resource_tracker
+from tokka.engine.suggestions import did_you_mean
+from tokka.errors import StartupError
+from tokka.observability.lines import LineWriter
+from tokka.observability.logging import configure_logging
+from tokka.settings import (
+    Settings,
+    exposed_files,
+    load_settings,
+    unknown_variables,
+    variable_of,
+    visible_options,
+    with_secrets,
+)
+
+log = structlog.get_logger("tokka.serve")
+
+_OPEN_FILES = 65536
+_STDERR = 2
+# Unknown variables for which a known one is suggested.
+_MOST_NAMED = 5
+
+
+def run(flags: dict[str, Any], config: Path | None) -> int:
+    """Serve until told to stop; return the exit code. A failure to start is one line on stderr."""
+    debug = flags.get("log_level") == "debug"
+    _occupy_standard_files()
+    try:
+        settings = with_secrets(load_settings(flags, config))
+        debug = settings.log_level == "debug"
+        with _surroundings(settings) as lines:
+            _warn_of_exposed_secrets(settings, flags)
+            _warn_of_unknown_variables()
+            _raise_open_files()
+            create_engine = engine_factory(settings)
+            with bound(settings) as listener:
+                # Only now: the web framework takes longer to import than all checks before it.
+                import uvloop
+
+                from tokka.cli.serve import serve
+
+                with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                    return runner.run(serve(settings, create_engine, listener, lines))
+    except StartupError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"tokka: {error}", file=sys.stderr)
+        return error.exit_code
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        reason = " ".join(str(error).split())[:500]
+        print(f"tokka: unexpected {type(error).__name__}: {reason}; --log-level debug shows more", file=sys.stderr)
+        return 1
+
+
+@contextlib.contextmanager
+def _surroundings(settings: Settings) -> Iterator[LineWriter]:
+    """Set up what is there before the server and goes after it."""
+    lines = configure_logging(settings.log_format, settings.log_level)
+    try:
+        yield lines
+    finally:
+        lines.finish()
+        end_resource_tracker()
+
+
+def _occupy_standard_files() -> None:
+    """Open what the caller has closed of the first three files: else a socket takes its number, and gets the log."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        pass
+    os.close(fd)
+
+
+def _warn_of_exposed_secrets(settings: Settings, flags: dict[str, Any]) -> None:
+    """Warn of secrets that other users of this machine can read."""
+    if options := visible_options(flags):
+        remedy = f"give {', '.join(f'{option}-file' for option in options)} instead"
+        log.warning("secrets_in_process_list", options=options, remedy=remedy)
+    if options := exposed_files(settings):
+        log.warning("secret_files_readable_by_all", options=options, remedy="chmod 600 these files")
+
+
+def _warn_of_unknown_variables() -> None:
+    """Warn of variables that change nothing: one may be a mistyped setting."""
+    if names := unknown_variables():
+        known = [variable_of(name) for name in Settings.model_fields]
+        meant = "".join(did_you_mean(name, known) for name in names[:_MOST_NAMED])
+        log.warning("unknown_variables", variables=names, remedy=f"see docs/settings.md for the names{meant}")
+
+
+def _raise_open_files() -> None:
+    """Each stream is a file; the usual soft limit of 1024 is reached long before the engine's."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

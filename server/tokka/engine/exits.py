@@ -1,0 +1,48 @@
+"""How a process of the engine ended, in words for the operator."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+_MORE_MEMORY = (
+    "free memory, raise the memory limit of the container or job, choose a smaller model, or lower --max-model-len or "
+    "--kv-cache-memory"
+)
+# What a signal usually means for an engine, and what to do.
+_MEANINGS = {
+    signal.SIGKILL: f"most likely because the memory ran out; {_MORE_MEMORY}",
+    signal.SIGBUS: "most likely because /dev/shm is full or a weight file was changed; give the container a larger "
+    "/dev/shm",
+    signal.SIGILL: "most likely because this processor lacks an instruction that the engine was built for; install an "
+    "engine for this processor",
+    signal.SIGTERM: "by another program: send SIGTERM to the tokka process alone",
+}
+_RAN_OUT = f"by the kernel because the memory ran out; {_MORE_MEMORY}"
+_CRASHED = "a crash in the engine's native code; --log-level debug shows its own log"
+
+
+def exit_words(code: int, *, out_of_memory: bool = False) -> str:
+    """Return how a process with this exit code ended, the likely cause and the remedy.
+
+    `code` is negative for a signal. `out_of_memory`: the kernel has killed a process for memory meanwhile.
+    """
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        number = signal.Signals(-code)
+    except ValueError:
+        return f"was killed by signal {-code}"
+    meaning = _MEANINGS.get(number, _CRASHED)
+    if number == signal.SIGKILL and out_of_memory:
+        meaning = _RAN_OUT
+    return f"was killed by signal {-code} ({number.name}), {meaning}"
+
+
+def oom_kills() -> int:
+    """Return how many processes the kernel has killed for memory since it was started; 0 where it does not tell."""
+    try:
+        lines = Path("/proc/vmstat").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)

@@ -1,0 +1,112 @@
+"""Why the real engine did not start or died: the cause that is known, before anything its processes have printed."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.models.folders import drop_tensor
+from tests.patches import patched
+from tests.program import Program, eventually, failing, running
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
+
+KILLED = "was killed by signal 9 (SIGKILL)"
+# Printed by EngineCore while it starts, as vLLM does on GPUs for what it can do without.
+STALE = """
+import sys
+sys.stderr.write("WARNING DeepGEMM cannot be used\\nTraceback (most recent call last):\\n")
+sys.stderr.write("RuntimeError: DeepGEMM backend is not available\\n")
+sys.stderr.flush()
+"""
+
+
+def only_line(program: Program) -> str:
+    (line,) = program.stderr().splitlines()
+    return line
+
+
+def test_engine_killed_while_loading_tells_signal_and_remedy() -> None:
+    with running(wait=False) as program:
+        eventually(lambda: any("VLLM" in child.name() for child in program.children()), within_s=120)
+        program.core().kill()
+        assert program.process.wait(60) == 3
+        line = only_line(program)
+    assert line.startswith("tokka: the engine could not load")
+    assert KILLED in line
+    assert "memory" in line
+    assert "--max-model-len" in line
+    assert "root cause above" not in line
+
+
+def workers(program: Program) -> list[psutil.Process]:
+    return [child for child in program.children() if "VLLM::Worker" in child.name()]
+
+
+def test_killed_worker_of_ready_engine_tells_signal(bloom_folder: Path) -> None:
+    with running(str(bloom_folder), "--tensor-parallel-size", "2") as program:
+        workers(program)[1].kill()
+        died = program.wait_for("engine_died")
+        assert "VllmWorker-1 " + KILLED in died["detail"]
+
+
+def test_worker_killed_while_loading_tells_signal(bloom_folder: Path) -> None:
+    with running(str(bloom_folder), "--tensor-parallel-size", "2", wait=False) as program:
+        eventually(lambda: len(workers(program)) == 2, within_s=200)
+        workers(program)[0].kill()
+        assert program.process.wait(60) == 3
+        line = only_line(program)
+    assert "VllmWorker-" in line
+    assert KILLED in line
+
+
+def test_killed_ready_engine_tells_signal_in_the_log(fresh: Program) -> None:
+    fresh.core().kill()
+    died = fresh.wait_for("engine_died")
+    assert died["reason"] == "died"
+    assert KILLED in died["detail"]
+    assert "memory" in died["detail"]
+    fresh.process.send_signal(signal.SIGTERM)
+
+
+def test_error_in_hand_comes_before_stale_output(bloom_folder: Path, tmp_path: Path) -> None:
+    # Ours fails on the first request; EngineCore has printed another error long before.
+    fault = "def sampling_params(*_, **__): raise KeyError('no_such_field')"
+    env = patched(tmp_path, {"tokka.engine.vllm.params": fault, "tokka.engine.vllm.missing_weights": STALE})
+    code, lines = failing(str(bloom_folder), "--port", "0", env=env)
+    assert code == 3
+    (line,) = lines
+    assert line.startswith("tokka: the engine failed its first requests: KeyError: 'no_such_field'")
+    assert line.endswith("the last error in the engine's own log: DeepGEMM backend is not available")
+
+
+def test_failed_load_tells_the_last_error_of_the_engine(bloom_folder: Path, tmp_path: Path) -> None:
+    # A tensor that vLLM itself does not miss.
+    folder = Path(shutil.copytree(bloom_folder, tmp_path / "model"))
+    tensor = "transformer.h.0.mlp.dense_h_to_4h.weight"
+    drop_tensor(folder / "model.safetensors", tensor)
+    env = patched(tmp_path / "patches", {"tokka.engine.vllm.missing_weights": STALE})
+    code, lines = failing(str(folder), "--port", "0", env=env)
+    assert code == 3
+    (line,) = lines
+    assert line.startswith(f"tokka: the engine could not load {folder}: no weight file holds {tensor}; ")
+    assert "DeepGEMM" not in line
+
+
+@pytest.mark.parametrize("split", ["1", "auto"])
+def test_build_for_gpus_without_one_tells_what_to_pass(bloom_folder: Path, tmp_path: Path, split: str) -> None:
+    patches = {
+        "tokka.engine.vllm.machine": "def is_cpu_build(): return False",
+        "vllm.platforms": "def resolve_current_platform_cls_qualname():"
+        " return 'vllm.platforms.interface.UnspecifiedPlatform'",
+    }
+    env = {**patched(tmp_path, patches), "CUDA_VISIBLE_DEVICES": ""}
+    code, lines = failing(str(bloom_folder), "--port", "0", "--tensor-parallel-size", split, env=env)
+    assert code == 3
+    (line,) = lines
+    assert line.startswith("tokka: no GPU is visible to this process (CUDA_VISIBLE_DEVICES= hides GPUs); ")
+    assert "--gpus all" in line
