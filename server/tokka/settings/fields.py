@@ -84,9 +84,20 @@ class Settings(BaseSettings):
         None, description="Eager, or with --no-enforce-eager compiled, whatever --optimize says."
     )
     # Network
-    host: str = Field("127.0.0.1", description="Address to listen on.")
+    host: str = Field(
+        "127.0.0.1",
+        description="Address or name to listen on. `::` listens on IPv4 as well; a name on all of its addresses.",
+    )
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     uds: Path | None = Field(None, description="Listen on this unix socket instead of host and port.")
+    uds_mode: str = Field(
+        "0660", description="Permissions of the unix socket, in octal. To connect takes the right to write."
+    )
+    uds_group: str | None = Field(
+        None,
+        description="Group of the unix socket: a name or a number, for instance the group of nginx. Default: the"
+        " server's own.",
+    )
     cors_origin: Strings = Field([], description="Origins whose web pages may call this server; `*` for all.")
     max_body_size: str | None = Field(
         None,
@@ -309,6 +320,15 @@ class Settings(BaseSettings):
         if any(not name or len(name) > 512 for name in value):
             raise ValueError("a model name has 1 to 512 characters")
         return list(dict.fromkeys(value))
+
+    @field_validator("uds_mode", mode="before")
+    @classmethod
+    def _is_octal(cls, value: Any) -> Any:
+        # YAML reads 0660 as an octal number.
+        text = f"{value:04o}" if type(value) is int else str(value).removeprefix("0o")
+        if not re.fullmatch(r"0?[67][0-7][0-7]", text):
+            raise ValueError("write three octal digits that let the owner read and write, such as 0660")
+        return text
 
     @field_validator("engine_arg")
     @classmethod
