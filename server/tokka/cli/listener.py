@@ -1,11 +1,13 @@
-"""The server's socket: bound first, so that an address that cannot be had is told at once, and opened later."""
+"""The server's sockets: bound first, so that an address that cannot be had is told at once, and opened later."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import grp
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -18,53 +20,98 @@ _BACKLOG = 2048
 # Unsent bytes of a response that the kernel takes. By itself it takes 4 MB, and a client that does not read would seem
 # to.
 _UNSENT_BYTES = 64 << 10
+# Of a name's addresses, those of a family that this machine does not have.
+_NO_SUCH_FAMILY = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 
 
 @contextlib.contextmanager
-def bound(settings: Settings) -> Iterator[socket.socket]:
-    """Yield a socket that has the address and takes no connection yet; at the end give it back. Raises StartupError."""
+def bound(settings: Settings) -> Iterator[list[socket.socket]]:
+    """Yield sockets that have the address and take no connection yet; at the end give it back. Raises StartupError.
+
+    They are several where a name has several addresses, as `localhost` has.
+    """
     try:
-        listener = _bind_unix(settings.uds) if settings.uds else _bind(settings.host, settings.port)
+        listeners = [_bind_unix(settings, settings.uds)] if settings.uds else _bind(settings.host, settings.port)
     except OSError as error:
         raise _refusal(settings, error) from None
     try:
-        yield listener
+        yield listeners
     finally:
-        listener.close()
+        for listener in listeners:
+            listener.close()
         if settings.uds:
             settings.uds.unlink(missing_ok=True)
 
 
-def open_for_connections(listener: socket.socket, settings: Settings) -> None:
+def open_for_connections(listeners: Sequence[socket.socket], settings: Settings) -> None:
     """Take connections from now on. Raises StartupError."""
     try:
-        listener.listen(_BACKLOG)
+        for listener in listeners:
+            listener.listen(_BACKLOG)
     except OSError as error:
         # Another server has bound the same address meanwhile.
         raise _refusal(settings, error) from None
 
 
-def url_of(listener: socket.socket, settings: Settings) -> str:
+def url_of(listeners: Sequence[socket.socket], settings: Settings) -> str:
     if settings.uds:
         return f"unix:{settings.uds}"
-    host, port = listener.getsockname()[:2]
+    host, port = listeners[0].getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _bind(host: str, port: int) -> socket.socket:
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+def _bind(host: str, port: int) -> list[socket.socket]:
+    """Bind every address of a name, all to one port. Raises OSError."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    # IPv4 first: its address is the one that is shown.
+    addresses = sorted(dict.fromkeys((family, address[0]) for family, _, _, _, address in found), key=_family_order)
+    listeners: list[socket.socket] = []
+    missing: OSError | None = None
+    try:
+        for family, address in addresses:
+            try:
+                listeners.append(_bind_address(family, str(address), port))
+            except OSError as error:
+                if error.errno not in _NO_SUCH_FAMILY:
+                    raise
+                missing = error
+            else:
+                port = listeners[0].getsockname()[1]
+        if missing is not None and not listeners:
+            raise missing
+    except OSError:
+        for listener in listeners:
+            listener.close()
+        raise
+    return listeners
+
+
+def _family_order(address: tuple[socket.AddressFamily, object]) -> bool:
+    return address[0] != socket.AF_INET
+
+
+def _bind_address(family: socket.AddressFamily, address: str, port: int) -> socket.socket:
+    listener = socket.socket(family)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6 and address != "::":
+            # Beside the socket for IPv4 of the same name.
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        elif family == socket.AF_INET6:
+            # Everywhere means IPv4, too, whatever the system's default is. Some systems cannot.
+            with contextlib.suppress(OSError):
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         # Its connections inherit it.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
-        listener.bind((host, port))
+        listener.bind((address, port))
     except OSError:
         listener.close()
         raise
     return listener
 
 
-def _bind_unix(path: Path) -> socket.socket:
+def _bind_unix(settings: Settings, path: Path) -> socket.socket:
+    group = None if settings.uds_group is None else _group_id(settings.uds_group)
     if path.is_socket():
         with socket.socket(socket.AF_UNIX) as probe:
             try:
@@ -73,7 +120,7 @@ def _bind_unix(path: Path) -> socket.socket:
                 # Left behind by a server that was killed.
                 path.unlink()
     listener = socket.socket(socket.AF_UNIX)
-    # The file's mode is the access control: nobody else on the machine.
+    # The file's mode is the access control: nobody else on the machine until group and mode are set.
     before = os.umask(0o177)
     try:
         listener.bind(str(path))
@@ -82,14 +129,35 @@ def _bind_unix(path: Path) -> socket.socket:
         raise
     finally:
         os.umask(before)
+    try:
+        if group is not None:
+            os.chown(path, -1, group)
+        path.chmod(int(settings.uds_mode, 8))
+    except OSError as error:
+        listener.close()
+        path.unlink(missing_ok=True)
+        raise ConfigurationError(
+            f"cannot give {path} the group {settings.uds_group} and the mode {settings.uds_mode}: "
+            f"{os.strerror(error.errno or 0).lower()}; run the server as a member of that group"
+        ) from None
     return listener
+
+
+def _group_id(group: str) -> int:
+    try:
+        return int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise ConfigurationError(f"--uds-group {group}: there is no such group; give a name or a number") from None
 
 
 def _refusal(settings: Settings, error: OSError) -> ConfigurationError | TemporaryError:
     where = str(settings.uds) if settings.uds else f"{settings.host}:{settings.port}"
-    # A name that cannot be resolved has a number of another kind, and a text.
+    # A name that cannot be resolved has a number of another kind.
     is_unknown_name = isinstance(error, socket.gaierror)
-    reason = os.strerror(error.errno).lower() if error.errno and not is_unknown_name else str(error)
+    if is_unknown_name:
+        reason = f"the name {settings.host} has no address here"
+    else:
+        reason = os.strerror(error.errno).lower() if error.errno else str(error)
     owner = _owner_of(settings.port) if "in use" in reason and not settings.uds else ""
     remedy = f"choose another --{'uds' if settings.uds else 'port or --host'}"
     message = f"cannot listen on {where}: {reason}{owner}; {remedy}"

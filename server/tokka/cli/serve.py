@@ -38,9 +38,9 @@ _SAFE_KEY_CHARS = 16
 
 
 async def serve(
-    settings: Settings, create_engine: Callable[[], Engine], listener: socket.socket, lines: LineWriter
+    settings: Settings, create_engine: Callable[[], Engine], listeners: list[socket.socket], lines: LineWriter
 ) -> int:
-    """Serve on a bound socket until told to stop; return the exit code. Raises StartupError."""
+    """Serve on bound sockets until told to stop; return the exit code. Raises StartupError."""
     server = create_server(settings, create_engine)
     server.metrics.watch_log(lambda: lines.dropped)
     turns = LoopTurns(server.metrics.observe_turn)
@@ -51,10 +51,10 @@ async def serve(
         if not await _has_opened_accounts(server):
             return 0
         _check_access(settings, server)
-        open_for_connections(listener, settings)
-        url = url_of(listener, settings)
+        open_for_connections(listeners, settings)
+        url = url_of(listeners, settings)
         log.info("listening", url=url, version=__version__, pid=os.getpid(), chat="/", docs="/docs")
-        return await _serve_http(settings, server, listener, turns)
+        return await _serve_http(settings, server, listeners, turns)
     finally:
         # The engine has ended: every request has been counted.
         await server.supervisor.close()
@@ -80,11 +80,11 @@ async def _has_opened_accounts(server: Server) -> bool:
         await asyncio.gather(opening, stopping, return_exceptions=True)
 
 
-async def _serve_http(settings: Settings, server: Server, listener: socket.socket, turns: LoopTurns) -> int:
+async def _serve_http(settings: Settings, server: Server, listeners: list[socket.socket], turns: LoopTurns) -> int:
     """Answer requests until told to stop, or until the engine is gone for good."""
     running = asyncio.create_task(server.supervisor.run())
     http = _HttpServer(_http_config(settings, server))
-    serving = asyncio.create_task(http.serve(sockets=[listener]))
+    serving = asyncio.create_task(http.serve(sockets=listeners))
     stopping = asyncio.create_task(server.stop.wait())
     admitting = asyncio.create_task(server.admission.run(lambda: server.supervisor.stats().waiting))
     aside = [

@@ -51,14 +51,14 @@ def run(flags: dict[str, Any], config: Path | None) -> int:
             _warn_of_unknown_variables()
             _raise_open_files()
             create_engine = engine_factory(settings)
-            with bound(settings) as listener:
+            with bound(settings) as listeners:
                 # Only now: the web framework takes longer to import than all checks before it.
                 import uvloop
 
                 from tokka.cli.serve import serve
 
                 with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                    return runner.run(serve(settings, create_engine, listener, lines))
+                    return runner.run(serve(settings, create_engine, listeners, lines))
     except StartupError as error:
         if debug:
             traceback.print_exc()

@@ -1,8 +1,9 @@
 """What an operator can choose; the only reader of the environment and the config file."""
 
-from tokka.settings.fields import EMBEDDED_MODEL, Settings
+from tokka.settings.fields import EMBEDDED_MODEL
 from tokka.settings.loading import load_settings, unknown_variables, variable_of
 from tokka.settings.secrets import exposed_files, read_database_url, visible_options, with_secrets
+from tokka.settings.settings import Settings
 from tokka.settings.values import expanded, is_loopback, parse_size
 
 __all__ = [

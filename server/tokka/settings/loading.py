@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from tokka.errors import ConfigurationError
-from tokka.settings.fields import Settings
 from tokka.settings.secrets import forget_secrets
+from tokka.settings.settings import Settings
 
 _PREFIX = "TOKKA_"
 # Names the config file; not a setting itself.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tokka.errors import ConfigurationError
-from tokka.settings.fields import Settings
+from tokka.settings.settings import Settings
 from tokka.settings.values import is_key
 
 _KEYS = ("api_key", "admin_key", "metrics_key")

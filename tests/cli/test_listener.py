@@ -1,0 +1,113 @@
+"""The server's sockets: both families of addresses, names, and who may connect to a unix socket."""
+
+from __future__ import annotations
+
+import grp
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.program import running
+from tokka.cli.listener import bound, url_of
+from tokka.errors import ConfigurationError, TemporaryError
+from tokka.settings import Settings
+
+
+def settings(**values: Any) -> Settings:
+    return Settings(engine="fake", port=0, **values)
+
+
+def found(*families: tuple[socket.AddressFamily, str]) -> Any:
+    """Return a resolver that finds these addresses for every name."""
+
+    def resolve(host: str, port: int, **_: Any) -> list[Any]:
+        return [(family, socket.SOCK_STREAM, 6, "", (address, port)) for family, address in families]
+
+    return resolve
+
+
+def mode_of(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+def another_group() -> grp.struct_group:
+    """Return a group that files can be given to: root may take any, others one of their own."""
+    mine = set(os.getgroups())
+    usable = [one for one in grp.getgrall() if os.geteuid() == 0 or one.gr_gid in mine]
+    return next((one for one in usable if one.gr_gid != os.getegid()), grp.getgrgid(os.getegid()))
+
+
+def test_every_ipv6_address_means_every_ipv4_address_too() -> None:
+    with running("--engine", "fake", "--host", "::", "--no-auth") as program:
+        port = program.url.rpartition(":")[2]
+        for host in ("127.0.0.1", "[::1]"):
+            assert httpx.get(f"http://{host}:{port}/v1/models").status_code == 200
+
+
+def test_name_is_bound_on_all_its_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", found((socket.AF_INET6, "::1"), (socket.AF_INET, "127.0.0.1")))
+    with bound(settings(host="localhost")) as listeners:
+        names = [listener.getsockname()[:2] for listener in listeners]
+        port = names[0][1]
+        assert names == [("127.0.0.1", port), ("::1", port)]
+        assert url_of(listeners, settings()) == f"http://127.0.0.1:{port}"
+
+
+def test_name_with_an_ipv6_address_alone_is_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", found((socket.AF_INET6, "::1")))
+    with bound(settings(host="six.example")) as listeners:
+        assert [listener.getsockname()[0] for listener in listeners] == ["::1"]
+
+
+def test_family_that_is_missing_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The address of another machine stands for a family without an interface: the same error.
+    monkeypatch.setattr(socket, "getaddrinfo", found((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "2001:db8::1")))
+    with bound(settings(host="localhost")) as listeners:
+        assert [listener.getsockname()[0] for listener in listeners] == ["127.0.0.1"]
+
+
+def test_name_without_an_address_is_told_as_such() -> None:
+    with pytest.raises(TemporaryError, match=r"the name no-such-host\.invalid has no address here"):
+        bound(settings(host="no-such-host.invalid", no_auth=True)).__enter__()
+
+
+def test_unix_socket_is_open_to_its_group(tmp_path: Path) -> None:
+    with bound(settings(uds=tmp_path / "tokka.sock")):
+        assert mode_of(tmp_path / "tokka.sock") == 0o660
+
+
+def test_unix_socket_gets_its_mode_and_group(tmp_path: Path) -> None:
+    path, group = tmp_path / "tokka.sock", another_group()
+    for name in (str(group.gr_gid), group.gr_name):
+        with bound(settings(uds=path, uds_mode="0600", uds_group=name)):
+            assert (mode_of(path), path.stat().st_gid) == (0o600, group.gr_gid)
+
+
+def test_unix_socket_of_an_unknown_group_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="--uds-group no-such-group"):
+        bound(settings(uds=tmp_path / "tokka.sock", uds_group="no-such-group")).__enter__()
+
+
+def test_unix_socket_of_a_foreign_group_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chown", refuse)
+    with pytest.raises(ConfigurationError, match="operation not permitted; run the server as a member of that group"):
+        bound(settings(uds=tmp_path / "tokka.sock", uds_group="0")).__enter__()
+    assert not (tmp_path / "tokka.sock").exists()
+
+
+@pytest.mark.parametrize(("value", "mode"), [("0660", "0660"), ("666", "666"), ("0o600", "600"), (0o660, "0660")])
+def test_uds_mode_is_octal(value: object, mode: str) -> None:
+    assert settings(uds_mode=value).uds_mode == mode
+
+
+@pytest.mark.parametrize("value", ["rw-rw----", "0440", "1660", "0668", ""])
+def test_uds_mode_is_refused_if_it_is_none(value: str) -> None:
+    with pytest.raises(ValueError, match="three octal digits"):
+        settings(uds_mode=value)
