@@ -60,7 +60,10 @@ def test_keys_create_without_locks_is_one_line(tmp_path: Path) -> None:
 def test_sqlite_that_cannot_lock_says_so(name: str) -> None:
     error = sqlite3.OperationalError("disk I/O error")
     error.sqlite_errorcode = getattr(sqlite3, name)
-    assert isinstance(failure(error), WithoutLocks)
+    unavailable = failure(error)
+    assert isinstance(unavailable, WithoutLocks)
+    # No time brings locks.
+    assert unavailable.at_start("/state").exit_code == 2
 
 
 @pytest.mark.parametrize("exists", [False, True])
