@@ -136,18 +136,34 @@ async def test_one_who_gives_up_waiting_leaves_no_trace() -> None:
     assert admission.open_requests == 0
 
 
-async def test_a_turn_that_comes_as_its_owner_gives_up_goes_to_the_next() -> None:
+@pytest.mark.parametrize("cancelled_first", [True, False])
+async def test_turn_of_a_cancelled_owner_goes_to_the_next(cancelled_first: bool) -> None:
     admission = controller(1, max_waiting=8)
     running, gone, last = Request(admission), Request(admission), Request(admission)
     await settle()
-    # The turn is given within the same tick as the cancellation.
-    await running.end()
-    gone.task.cancel()
+    # The turn and the cancellation come in one tick: the owner has not run in between.
+    if cancelled_first:
+        gone.task.cancel()
+    admission.resize(2)
+    if not cancelled_first:
+        gone.task.cancel()
     await asyncio.gather(gone.task, return_exceptions=True)
     await settle()
-    assert last.is_running
+    assert [one.is_running for one in (running, gone, last)] == [True, False, True]
+    await running.end()
     await last.end()
-    assert await refusal(admission) is None
+    assert (admission.policy.running, admission.open_requests) == (0, 0)
+
+
+async def test_refusal_of_a_cancelled_owner_leaves_no_trace() -> None:
+    admission = controller(1, max_waiting=8)
+    running, gone = Request(admission), Request(admission)
+    await settle()
+    admission.refuse_waiting()
+    gone.task.cancel()
+    await asyncio.gather(gone.task, return_exceptions=True)
+    await running.end()
+    assert (admission.policy.running, admission.open_requests) == (0, 0)
 
 
 async def test_a_larger_engine_lets_those_who_wait_in() -> None:
