@@ -37,6 +37,7 @@ def test_memory_share_grows_and_is_released_once() -> None:
     share = Share(budget, "a")
     share.grow_to(30)
     share.grow_to(20)
+    assert budget.held == 30
     share.grow_to(50)
     assert budget.held == 50
     share.release()
