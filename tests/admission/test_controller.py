@@ -270,7 +270,7 @@ class Recorder(AdmissionPolicy):
         return super().look(engine_waiting, now_s)
 
 
-async def test_slot_reports_first_tokens_at_once_and_the_rest_at_its_end() -> None:
+async def test_slot_reports_first_tokens_at_once_the_rest_at_its_end() -> None:
     policy = Recorder()
     admission = AdmissionController(policy, queue_timeout_s=60)
     async with admission.admit(ticket()) as slot:
@@ -305,7 +305,7 @@ async def test_turn_that_nobody_took_counts_as_served_nothing(cancelled_first: b
     await running.end()
 
 
-async def test_policy_looks_again_and_again_at_what_slots_were_given(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_policy_looks_at_what_slots_were_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokka.admission.controller, "_LOOK_EVERY_S", 0.0)
     policy = Recorder()
     admission = AdmissionController(policy, queue_timeout_s=60)
@@ -323,7 +323,7 @@ async def test_policy_looks_again_and_again_at_what_slots_were_given(monkeypatch
     await asyncio.gather(looking, return_exceptions=True)
 
 
-async def test_request_without_a_chance_is_refused_before_anything_is_spent() -> None:
+async def test_request_without_a_chance_is_refused_at_once() -> None:
     admission = controller(1)
     admission.check_room(ticket())
     async with admission.admit(ticket()):
