@@ -123,6 +123,17 @@ def test_turn_queue_forgets_tenants_beyond_a_bound(monkeypatch: pytest.MonkeyPat
     assert order_of(queue) == ["forgotten", "b"]
 
 
+def test_turn_queue_remembers_the_tenants_seen_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokka.turns, "_MAX_TENANTS", 2)
+    queue = TurnQueue(ONE)
+    for tenant in ("a", "b", "a", "c"):
+        queue.put(tenant, 500, tenant)
+        order_of(queue)
+    queue.put("a", 1, "a")
+    queue.put("b", 1, "forgotten")
+    assert order_of(queue) == ["forgotten", "a"]
+
+
 @given(st.integers(1, 3), st.lists(st.one_of(st.integers(1, 2000), st.none()), max_size=60))
 def test_turn_queue_never_runs_more_than_it_has_places(places: int, steps: list[int | None]) -> None:
     """A step is a new job's cost, or the end of the oldest one that runs."""
