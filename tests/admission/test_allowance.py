@@ -220,3 +220,26 @@ def test_a_quota_is_never_overshot_however_requests_overlap(quota: int, requests
         except QuotaExceeded:
             allowance.settle(0, 0.0)
     assert spent["k"] + sum(used for _, used in running) <= quota
+
+
+def test_allowance_that_never_ran_frees_no_place() -> None:
+    book, limited = allowances(), key(max_running=1)
+    running = book.open(limited, 0.0)
+    running.run(1)
+    book.open(limited, 0.0).settle(0, 0.0)
+    assert "1 run" in refusal(book.open(limited, 0.0).run, 1).message
+    running.settle(0, 0.0)
+    book.open(limited, 0.0).run(1)
+
+
+def test_allowance_without_a_prepared_prompt_costs_no_token() -> None:
+    book, limited = allowances(), key(tpm=100)
+    allowance = book.open(limited, 0.0)
+    allowance.reserve(80, 0.0)
+    allowance.settle(0, 0.0)
+    assert book.gauges(limited, 0.0)["tokens"].remaining == 100
+
+
+def test_quota_tells_how_many_tokens_are_left() -> None:
+    allowance = allowances(Spent(day=7)).open(key(daily_tokens=10), 0.0)
+    assert "3 are left, and this request may take 4" in refusal(allowance.reserve, 4, 0.0).message

@@ -43,6 +43,8 @@ def test_memory_share_grows_and_is_released_once() -> None:
     share.release()
     share.release()
     assert budget.held == 0
+    # Tenants come and go for months.
+    assert not budget._held_of
 
 
 def test_memory_share_keeps_what_it_has_when_growing_fails() -> None:
