@@ -72,6 +72,36 @@ def test_turn_queue_keeps_a_place_free_of_long_jobs() -> None:
     assert second.turn == "short"
 
 
+def test_turn_queue_keeps_one_place_free_not_more() -> None:
+    queue = TurnQueue(Capacity(places=3, long_cost=1000, waiting_cost=100_000))
+    for number in range(3):
+        queue.put("a", 5000, number)
+    assert queue.next()
+    assert queue.next()
+    assert queue.next() is None
+
+
+def test_turn_queue_mixes_short_and_long_jobs_by_cost() -> None:
+    queue = TurnQueue(TWO)
+    queue.put("a", 2000, "long 1")
+    queue.put("a", 2000, "long 2")
+    for number in range(3):
+        queue.put("b", 900, f"short {number}")
+    assert order_of(queue) == ["long 1", "short 0", "short 1", "short 2", "long 2"]
+
+
+def test_turn_queue_bounds_what_waits_of_all_tenants() -> None:
+    queue = TurnQueue(ONE)
+    for tenant in ("a", "b", "c"):
+        queue.put(tenant, 3000, tenant)
+    with pytest.raises(ServerOverloaded):
+        queue.put("d", 1001, "d")
+    queue.put("d", 1000, "d")
+    order_of(queue)
+    # Nothing waits, and nothing is kept of a tenant.
+    assert not queue._waiting_of
+
+
 def test_turn_queue_bounds_what_waits() -> None:
     queue = TurnQueue(ONE)
     # Whatever its cost, a single job may wait.
@@ -223,6 +253,8 @@ async def test_fair_turns_skip_a_waiting_job_that_was_cancelled() -> None:
     await settled()
     tasks[1].cancel()
     await settled()
+    # It held no place that could be free now.
+    assert gate.began == ["a"]
     gate.end("a")
     await settled()
     assert gate.began == ["a", "c"]
@@ -293,3 +325,13 @@ async def test_fair_turns_hold_the_place_of_a_job_nobody_waits_for() -> None:
     await settled()
     gate.end("b")
     assert await waiting == "b"
+
+
+async def test_fair_turns_free_the_place_of_a_job_that_is_cancelled() -> None:
+    turns = FairTurns(ONE)
+    cancelled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    cancelled.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await turns.run("a", 1, lambda: cancelled)
+    await settled()
+    assert await turns.run("a", 1, lambda: asyncio.sleep(0, "ran")) == "ran"
