@@ -1,9 +1,9 @@
 """Resolve pyproject.toml's dependencies with pip and write complete lock files.
 
 cpu.txt: the program with the `cpu` extra. dev.txt: what tests and checks need on top, nothing twice.
-clients-*.txt: each environment of tests/clients, complete. All are installed with `pip install --no-deps`, so what a
-package asks for in vain can be left out here, and with `--require-hashes`: a line holds the hashes of all files of its
-version, whatever the platform. torch.txt is written by hand: see there.
+clients-*.txt: each environment of tests/clients, complete. mutate.txt: that of scripts/mutate. torch.txt is written by
+hand: see there. All are installed with `pip install --no-deps`, so what a package asks for in vain can be left out
+here, and with `--require-hashes`: a line holds the hashes of all files of its version, whatever the platform.
 """
 
 from __future__ import annotations
@@ -114,16 +114,20 @@ def lock_program(project: dict[str, Any]) -> None:
     write("dev.txt", {p: v for p, v in dev.items() if p not in kept and p not in LEFT_OUT}, [])
 
 
-def lock_clients(groups: dict[str, list[str]]) -> None:
-    for name in (name for name in groups if name.startswith("clients-")):
+def lock_groups(groups: dict[str, list[str]], prefix: str) -> None:
+    for name in (name for name in groups if name.startswith(prefix)):
         write(f"{name}.txt", {p: v for p, v in resolve(groups[name]).items() if p not in CLIENTS_LEFT_OUT}, [])
 
 
 def main() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    if sys.argv[1:] != ["clients"]:
-        lock_program(project)
-    lock_clients(project["dependency-groups"])
+    groups = project["dependency-groups"]
+    if sys.argv[1:]:
+        for prefix in sys.argv[1:]:
+            lock_groups(groups, prefix)
+        return
+    lock_program(project)
+    lock_groups({name: group for name, group in groups.items() if name != "dev"}, "")
 
 
 if __name__ == "__main__":
