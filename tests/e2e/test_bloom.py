@@ -99,9 +99,13 @@ def test_a_template_makes_it_chat(split: Program) -> None:
 
 def shared_memory(program: Program) -> set[Path]:
     """Return the shared memory of the engine's processes. The machine may have more, of other programs."""
-    mapped = {Path(found.path) for child in program.children() for found in child.memory_maps()}
+    folder = Path("/dev/shm")
+    processes = [child for child in program.children() if "Worker" in child.name() or "EngineCore" in child.name()]
+    mapped = {Path(found.path) for process in processes for found in process.memory_maps()}
+    # Intel's OpenMP unmaps its own at once.
+    mapped |= {folder / f"__KMP_REGISTERED_LIB_{process.pid}_0" for process in processes}
     # Semaphores are cleaned up by Python's resource tracker, at the server's end.
-    return {path for path in mapped if path.parent == Path("/dev/shm") and not path.name.startswith("sem.")}
+    return {path for path in mapped if path.parent == folder and path.exists() and not path.name.startswith("sem.")}
 
 
 def test_a_killed_worker_of_a_split_model_is_a_death_of_the_engine(split: Program) -> None:
