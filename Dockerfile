@@ -7,7 +7,8 @@
 # ENGINE=cpu installs torch and vLLM for CPUs; ENGINE=base takes both from the base image and never touches them.
 # BuildKit (Docker's default builder) builds only the stages that are asked for.
 
-ARG BASE=python:3.11.14-slim-bookworm
+# By digest: a tag can point to another image tomorrow. `docker buildx imagetools inspect IMAGE` prints the digest of a new one.
+ARG BASE=python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d
 ARG ENGINE=cpu
 
 
@@ -40,10 +41,10 @@ FROM common AS engine-cpu
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ libgomp1 libnuma1 \
     && rm -rf /var/lib/apt/lists/*
+COPY requirements requirements
 # torch's CPU build is on PyTorch's own index alone.
-RUN python3 -m pip install --no-deps --index-url https://download.pytorch.org/whl/cpu torch==2.13.0+cpu
-COPY requirements/cpu.txt requirements/cpu.txt
-RUN python3 -m pip install --no-deps -r requirements/cpu.txt
+RUN python3 -m pip install --no-deps --require-hashes --index-url https://download.pytorch.org/whl/cpu -r requirements/torch.txt \
+    && python3 -m pip install --no-deps --require-hashes -r requirements/cpu.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY server server
 RUN python3 -m pip install --no-deps --no-build-isolation .

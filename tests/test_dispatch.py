@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -40,6 +40,7 @@ from tokka.core import (
 )
 from tokka.dispatch import Dispatcher
 from tokka.engine.base import ReportPhase
+from tokka.engine.supervisor import Supervisor
 from tokka.errors import Draining, EngineError, InvalidRequest, ModelNotFound, ModelStarting, ServerOverloaded
 from tokka.protocol.completions import CompletionEncoder
 from tokka.settings import Settings
@@ -58,6 +59,7 @@ class ScriptedEngine:
 
     script: Script
     open_generations: int = 0
+    death: str | None = None
 
     async def start(self, report: ReportPhase) -> ModelInfo:
         return ModelInfo(1000, 100, "scripted", "1", has_chat_template=True)
@@ -65,8 +67,9 @@ class ScriptedEngine:
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
         self.open_generations += 1
         try:
-            async for event in self.script(request):
-                yield event
+            async with aclosing(self.script(request)) as events:
+                async for event in events:
+                    yield event
         finally:
             self.open_generations -= 1
 
@@ -80,7 +83,7 @@ class ScriptedEngine:
         return None
 
     def stats(self) -> EngineStats:
-        return EngineStats()
+        return EngineStats(death=self.death)
 
     async def close(self) -> None:
         return None
@@ -118,24 +121,37 @@ async def faulty(request: GenerateRequest) -> AsyncGenerator[Event, None]:
 
 @dataclass
 class Bench:
-    engine: ScriptedEngine
+    """`engines`: all that were started, the present one last."""
+
+    engines: list[ScriptedEngine]
+    supervisor: Supervisor
     admission: AdmissionController
     dispatcher: Dispatcher
+
+    @property
+    def engine(self) -> ScriptedEngine:
+        return self.engines[-1]
 
 
 @asynccontextmanager
 async def bench(
     script: Script, *, ready: bool = True, max_open: int = 8, max_waiting: int = 0, **settings: Any
 ) -> AsyncIterator[Bench]:
-    engine = ScriptedEngine(script)
-    supervisor = supervisor_of(lambda: engine)
+    engines: list[ScriptedEngine] = []
+
+    def create() -> ScriptedEngine:
+        engines.append(ScriptedEngine(script))
+        return engines[-1]
+
+    supervisor = supervisor_of(create)
     admission = controller(max_open, max_waiting)
     running: asyncio.Task[None] | None = asyncio.create_task(supervisor.run()) if ready else None
     if running:
         await until_ready(supervisor)
     try:
         yield Bench(
-            engine,
+            engines,
+            supervisor,
             admission,
             Dispatcher(supervisor, admission, Quarantine(600), ANSWERS, ["m"], **settings),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections import Counter
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tokka.turns
 from tokka.errors import ServerOverloaded
 from tokka.turns import Capacity, FairTurns, TurnQueue
 
@@ -70,6 +72,36 @@ def test_turn_queue_keeps_a_place_free_of_long_jobs() -> None:
     assert second.turn == "short"
 
 
+def test_turn_queue_keeps_one_place_free_not_more() -> None:
+    queue = TurnQueue(Capacity(places=3, long_cost=1000, waiting_cost=100_000))
+    for number in range(3):
+        queue.put("a", 5000, number)
+    assert queue.next()
+    assert queue.next()
+    assert queue.next() is None
+
+
+def test_turn_queue_mixes_short_and_long_jobs_by_cost() -> None:
+    queue = TurnQueue(TWO)
+    queue.put("a", 2000, "long 1")
+    queue.put("a", 2000, "long 2")
+    for number in range(3):
+        queue.put("b", 900, f"short {number}")
+    assert order_of(queue) == ["long 1", "short 0", "short 1", "short 2", "long 2"]
+
+
+def test_turn_queue_bounds_what_waits_of_all_tenants() -> None:
+    queue = TurnQueue(ONE)
+    for tenant in ("a", "b", "c"):
+        queue.put(tenant, 3000, tenant)
+    with pytest.raises(ServerOverloaded):
+        queue.put("d", 1001, "d")
+    queue.put("d", 1000, "d")
+    order_of(queue)
+    # Nothing waits, and nothing is kept of a tenant.
+    assert not queue._waiting_of
+
+
 def test_turn_queue_bounds_what_waits() -> None:
     queue = TurnQueue(ONE)
     # Whatever its cost, a single job may wait.
@@ -90,6 +122,66 @@ def test_turn_queue_forgets_a_job_that_left() -> None:
     queue.leave(left)
     queue.put("a", 5000, "stays")
     assert order_of(queue) == ["stays"]
+
+
+def test_turn_queue_counts_a_job_from_the_long_cost_on_as_long() -> None:
+    queue = TurnQueue(TWO)
+    queue.put("a", TWO.long_cost, "long 1")
+    queue.put("a", TWO.long_cost, "long 2")
+    assert queue.next()
+    assert queue.next() is None
+
+
+def test_turn_queue_counts_what_still_waits_of_a_tenant() -> None:
+    queue = TurnQueue(ONE)
+    queue.put("a", 4000, "runs")
+    queue.put("a", 1000, "waits")
+    assert queue.next()
+    queue.put("a", 4000, "fills the tenant's half")
+    with pytest.raises(ServerOverloaded):
+        queue.put("a", 1, "one more")
+
+
+def test_turn_queue_forgets_tenants_beyond_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokka.turns, "_MAX_TENANTS", 2)
+    queue = TurnQueue(ONE)
+    for tenant in ("served much", "b", "c"):
+        queue.put(tenant, 500, tenant)
+        order_of(queue)
+    queue.put("b", 1, "b")
+    queue.put("served much", 1, "forgotten")
+    assert order_of(queue) == ["forgotten", "b"]
+
+
+def test_turn_queue_remembers_the_tenants_seen_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokka.turns, "_MAX_TENANTS", 2)
+    queue = TurnQueue(ONE)
+    for tenant in ("a", "b", "a", "c"):
+        queue.put(tenant, 500, tenant)
+        order_of(queue)
+    queue.put("a", 1, "a")
+    queue.put("b", 1, "forgotten")
+    assert order_of(queue) == ["forgotten", "a"]
+
+
+@given(st.integers(1, 3), st.lists(st.one_of(st.integers(1, 2000), st.none()), max_size=60))
+def test_turn_queue_never_runs_more_than_it_has_places(places: int, steps: list[int | None]) -> None:
+    """A step is a new job's cost, or the end of the oldest one that runs."""
+    queue = TurnQueue(Capacity(places, long_cost=1000, waiting_cost=10**9))
+    running, waiting = [], 0
+    for cost in steps:
+        if cost is not None:
+            queue.put("a", cost, None)
+            waiting += 1
+        elif running:
+            queue.done(running.pop(0))
+        while (job := queue.next()) is not None:
+            running.append(job)
+            waiting -= 1
+        assert len(running) <= places
+        assert sum(job.cost >= 1000 for job in running) <= max(1, places - 1)
+        # No place is lost: with as few running as could never fill them, nothing waits.
+        assert running or not waiting
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 50)), min_size=30, max_size=60))
@@ -121,6 +213,9 @@ class Gate:
 
     def end(self, name: str) -> None:
         self._ends[name].set_result(name)
+
+    def fail(self, name: str) -> None:
+        self._ends.pop(name).set_exception(KeyError(name))
 
 
 async def settled() -> None:
@@ -158,6 +253,8 @@ async def test_fair_turns_skip_a_waiting_job_that_was_cancelled() -> None:
     await settled()
     tasks[1].cancel()
     await settled()
+    # It held no place that could be free now.
+    assert gate.began == ["a"]
     gate.end("a")
     await settled()
     assert gate.began == ["a", "c"]
@@ -177,7 +274,43 @@ async def test_fair_turns_lose_no_turn_whenever_its_owner_leaves(moment: int) ->
     if "b" in gate.began:
         gate.end("b")
         await settled()
+    assert tasks[1].cancelled()
     assert gate.began[-1] == "c"
+    gate.end("c")
+    assert await tasks[2] == "c"
+    # Its place is free, and nothing of the jobs is kept.
+    assert await turns.run("d", 1, lambda: asyncio.sleep(0, "ran")) == "ran"
+    assert not any(isinstance(value, set) and value for value in vars(turns).values())
+
+
+async def test_fair_turns_free_the_room_of_a_cancelled_job() -> None:
+    turns, gate = FairTurns(ONE), Gate()
+    running = run(turns, gate, "a")
+    await settled()
+    large = asyncio.create_task(turns.run("b", 9_000, lambda: gate.start("b")))
+    await settled()
+    large.cancel()
+    await settled()
+    other = asyncio.create_task(turns.run("c", 9_000, lambda: gate.start("c")))
+    await settled()
+    for name, task in (("a", running), ("c", other)):
+        gate.end(name)
+        assert await task == name
+
+
+async def test_fair_turns_look_at_the_error_of_a_job_nobody_waits_for() -> None:
+    turns, gate = FairTurns(ONE), Gate()
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    abandoned = run(turns, gate, "a")
+    await settled()
+    abandoned.cancel()
+    await settled()
+    gate.fail("a")
+    del abandoned
+    await settled()
+    gc.collect()
+    assert complaints == []
 
 
 async def test_fair_turns_hold_the_place_of_a_job_nobody_waits_for() -> None:
@@ -192,3 +325,13 @@ async def test_fair_turns_hold_the_place_of_a_job_nobody_waits_for() -> None:
     await settled()
     gate.end("b")
     assert await waiting == "b"
+
+
+async def test_fair_turns_free_the_place_of_a_job_that_is_cancelled() -> None:
+    turns = FairTurns(ONE)
+    cancelled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    cancelled.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await turns.run("a", 1, lambda: cancelled)
+    await settled()
+    assert await turns.run("a", 1, lambda: asyncio.sleep(0, "ran")) == "ran"

@@ -66,8 +66,50 @@ def endings(chunks: list[dict[str, Any]]) -> list[tuple[int, str, Any]]:
     return [(choice["index"], choice["finish_reason"], choice["stop_reason"]) for choice in choices]
 
 
+def folded(chunks: list[dict[str, Any]], index: int = 0) -> tuple[str, list[tuple[str, str]], str]:
+    """Return what a chat stream's deltas of a choice add up to: text, calls, finish_reason."""
+    text, calls, finish = "", [], ""
+    for chunk in chunks:
+        for choice in chunk["choices"]:
+            if choice["index"] != index:
+                continue
+            text += choice["delta"].get("content") or ""
+            finish = choice["finish_reason"] or finish
+            for piece in choice["delta"].get("tool_calls", ()):
+                if "id" in piece:
+                    assert piece["index"] == len(calls)
+                    calls.append((piece["function"]["name"], ""))
+                name, arguments = calls[piece["index"]]
+                calls[piece["index"]] = (name, arguments + piece["function"]["arguments"])
+    return text, calls, finish
+
+
+def calls_of(choice: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return name and arguments of each call in a plain answer's choice."""
+    calls = choice["message"].get("tool_calls", [])
+    return [(call["function"]["name"], call["function"]["arguments"]) for call in calls]
+
+
 def metric(client: httpx.Client, name: str, **labels: str) -> float:
     """Return the sum of a metric's series that have these labels."""
     wanted = [f'{label}="{value}"' for label, value in labels.items()]
     lines = [line for line in client.get("/metrics").text.splitlines() if line.startswith((f"{name}{{", f"{name} "))]
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if all(one in line for one in wanted))
+
+
+def scores(client: httpx.Client, model: str, prompts: list[str]) -> list[float]:
+    """Return the logprob of each token of the prompts but the first ones, one prompt at a time.
+
+    Shows that two engines compute the same. Texts that they generate may part at a tie.
+    """
+    body = {"model": model, "max_tokens": 0, "echo": True, "logprobs": 0}
+    answers = [post(client, "/v1/completions", {**body, "prompt": prompt}) for prompt in prompts]
+    return [score for answer in answers for score in answer["choices"][0]["logprobs"]["token_logprobs"][1:]]
+
+
+def forced(text: str) -> dict[str, Any]:
+    """Return the fields that let the model say this text alone.
+
+    Two generations of the real engine may differ: under load a batch differs, and so do the last bits of its logits.
+    """
+    return {"structured_outputs": {"choice": [text]}}

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tokka.accounts.credential import MAX_KEY_CHARS, digest_of, new_secret, prefix_of
 from tokka.accounts.keys import KeyRing
-from tokka.accounts.tokens import token_key_of
+from tokka.accounts.tokens import new_token, token_key_of
 from tokka.core import ANONYMOUS, Key, Limits
 from tokka.errors import InvalidApiKey
 from tokka.store.rows import KeyRow
@@ -190,6 +190,28 @@ def test_what_is_older_than_what_is_known_changes_nothing() -> None:
     keys = ring(row(revoked_at=int(NOW), revision=2))
     keys.apply([row(revision=1)], NOW)
     refusal(f"Bearer {SECRET}", keys)
+
+
+def test_stale_row_holds_up_no_revocation_beside_it() -> None:
+    keys = ring(row(revision=2), row(new_secret(), id="key_2"))
+    other = new_secret()
+    keys.apply([row(revision=1), row(other, id="key_2", revision=2)])
+    assert keys.verify(f"Bearer {other}", NOW).id == "key_2"
+    keys.apply([row(revision=1), row(other, id="key_2", revoked_at=int(NOW), revision=3)])
+    refusal(f"Bearer {other}", keys)
+
+
+def test_previous_secret_without_a_time_is_refused() -> None:
+    keys = ring(row(new_secret(), previous_digest=row().digest, previous_until=None))
+    refusal(f"Bearer {SECRET}", keys)
+
+
+def test_token_of_the_previous_secret_outlives_a_rotation() -> None:
+    # An earlier version rotated the key, so what checks tokens of the new secret is not known.
+    rotated = {"previous_digest": row().digest, "previous_until": int(NOW) + 60, "previous_token_key": row().token_key}
+    keys = ring(row(new_secret(), token_key=None, **rotated))
+    token = new_token("key_1", SECRET, NOW, None)
+    assert keys.verify(f"Bearer {token.text}", NOW).id == "key_1"
 
 
 def test_after_a_rotation_both_secrets_are_good_for_the_grace_time_and_then_the_new_one() -> None:

@@ -31,7 +31,9 @@ def refusal(action: Any, *arguments: Any) -> TokkaError:
 def test_a_key_without_limits_is_never_refused_and_has_no_gauges() -> None:
     book = allowances()
     for _ in range(1000):
-        book.open(key(), 0.0).reserve(10**9, 0.0)
+        allowance = book.open(key(), 0.0)
+        allowance.run(1000)
+        allowance.reserve(10**9, 0.0)
     assert book.gauges(key(), 0.0) == {}
 
 
@@ -43,6 +45,7 @@ def test_requests_a_minute() -> None:
     assert isinstance(refused, RateLimited)
     assert (refused.type, refused.code, refused.retry_after_s) == ("requests", "rate_limit_exceeded", pytest.approx(30))
     assert refused.headers() == {"retry-after": "30", "retry-after-ms": "30000"}
+    assert "2 requests a minute, 0 are left, 1 are wanted." in refused.message
     book.open(limited, 30.0)
 
 
@@ -70,6 +73,8 @@ def test_tokens_a_minute_are_reserved_and_what_was_not_used_comes_back() -> None
     refused = refusal(second.reserve, 30, 0.0)
     assert isinstance(refused, RateLimited)
     assert (refused.type, refused.retry_after_s) == ("tokens", pytest.approx(6.0))
+    refused = refusal(second.reserve, 100, 0.0)
+    assert refused.retry_after_s == pytest.approx(48.0)
     first.settle(20, 0.0)
     second.reserve(30, 0.0)
     assert book.gauges(limited, 0.0)["tokens"].remaining == 50
@@ -86,6 +91,8 @@ def test_choices_at_once() -> None:
     first = book.open(limited, 0.0)
     first.run(2)
     assert isinstance(refusal(book.open(limited, 0.0).run, 2), RateLimited)
+    # It fits once nothing else runs.
+    assert refusal(book.open(limited, 0.0).run, 3).retry_after_s
     book.open(limited, 0.0).run(1)
     first.settle(0, 0.0)
     book.open(limited, 0.0).run(2)
@@ -114,10 +121,20 @@ def test_reserving_after_preparing_adds_what_is_missing() -> None:
     allowance = book.open(limited, 0.0)
     allowance.prepare(30, 0.0)
     assert allowance.room() == 90
+    allowance.reserve(31, 0.0)
+    assert book.gauges(limited, 0.0)["tokens"].remaining == 69
     allowance.reserve(80, 0.0)
     assert book.gauges(limited, 0.0)["tokens"].remaining == 20
     refused = refusal(allowance.reserve, 101, 0.0)
     assert isinstance(refused, QuotaExceeded)
+
+
+def test_refusal_counts_what_the_request_holds_itself() -> None:
+    book, limited = allowances(), key(tpm=100)
+    book.open(limited, 0.0).reserve(60, 0.0)
+    second = book.open(limited, 0.0)
+    second.prepare(30, 0.0)
+    assert "40 are left, 50 are wanted" in refusal(second.reserve, 50, 0.0).message
 
 
 @pytest.mark.parametrize(("limit", "spent"), [("daily_tokens", Spent(day=90)), ("monthly_tokens", Spent(month=90))])
@@ -133,6 +150,25 @@ def test_a_quota_counts_what_was_spent_and_what_runs(limit: str, spent: Spent) -
     second.reserve(2, 0.0)
     # Used up: the next one need not even be rendered.
     assert isinstance(refusal(book.open, limited, 0.0), QuotaExceeded)
+
+
+def test_quota_lets_its_last_token_be_used() -> None:
+    book = allowances(Spent(day=99))
+    book.open(key(daily_tokens=100), 0.0).reserve(1, 0.0)
+    assert isinstance(refusal(book.open, key(daily_tokens=100), 0.0), QuotaExceeded)
+
+
+def test_quota_gives_back_what_a_request_reserved() -> None:
+    book, limited = allowances(), key(daily_tokens=100)
+    first = book.open(limited, 0.0)
+    first.reserve(80, 0.0)
+    first.settle(0, 0.0)
+    assert book.open(limited, 0.0).room() == 100
+
+
+def test_overspent_quota_has_nothing_left() -> None:
+    message = refusal(allowances(Spent(day=120)).open, key(daily_tokens=100), 0.0).message
+    assert "0 are left, and this request may take 1" in message
 
 
 def test_room_is_the_least_of_what_is_left() -> None:
@@ -184,3 +220,26 @@ def test_a_quota_is_never_overshot_however_requests_overlap(quota: int, requests
         except QuotaExceeded:
             allowance.settle(0, 0.0)
     assert spent["k"] + sum(used for _, used in running) <= quota
+
+
+def test_allowance_that_never_ran_frees_no_place() -> None:
+    book, limited = allowances(), key(max_running=1)
+    running = book.open(limited, 0.0)
+    running.run(1)
+    book.open(limited, 0.0).settle(0, 0.0)
+    assert "1 run" in refusal(book.open(limited, 0.0).run, 1).message
+    running.settle(0, 0.0)
+    book.open(limited, 0.0).run(1)
+
+
+def test_allowance_without_a_prepared_prompt_costs_no_token() -> None:
+    book, limited = allowances(), key(tpm=100)
+    allowance = book.open(limited, 0.0)
+    allowance.reserve(80, 0.0)
+    allowance.settle(0, 0.0)
+    assert book.gauges(limited, 0.0)["tokens"].remaining == 100
+
+
+def test_quota_tells_how_many_tokens_are_left() -> None:
+    allowance = allowances(Spent(day=7)).open(key(daily_tokens=10), 0.0)
+    assert "3 are left, and this request may take 4" in refusal(allowance.reserve, 4, 0.0).message

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tokka.admission.controller
 from tests.admission.controllers import controller
 from tokka.admission.controller import AdmissionController
+from tokka.admission.policy import AdmissionPolicy, Bounds, Decision, Targets
 from tokka.admission.ticket import Ticket
 from tokka.errors import Draining, RequestTimeout, ServerOverloaded, TokkaError
 
@@ -136,18 +138,50 @@ async def test_one_who_gives_up_waiting_leaves_no_trace() -> None:
     assert admission.open_requests == 0
 
 
-async def test_a_turn_that_comes_as_its_owner_gives_up_goes_to_the_next() -> None:
+@pytest.mark.parametrize("cancelled_first", [True, False])
+async def test_turn_of_a_cancelled_owner_goes_to_the_next(cancelled_first: bool) -> None:
     admission = controller(1, max_waiting=8)
     running, gone, last = Request(admission), Request(admission), Request(admission)
     await settle()
-    # The turn is given within the same tick as the cancellation.
-    await running.end()
-    gone.task.cancel()
+    # The turn and the cancellation come in one tick: the owner has not run in between.
+    if cancelled_first:
+        gone.task.cancel()
+    admission.resize(2)
+    if not cancelled_first:
+        gone.task.cancel()
     await asyncio.gather(gone.task, return_exceptions=True)
     await settle()
-    assert last.is_running
+    assert [one.is_running for one in (running, gone, last)] == [True, False, True]
+    await running.end()
     await last.end()
-    assert await refusal(admission) is None
+    assert (admission.policy.running, admission.open_requests) == (0, 0)
+
+
+@pytest.mark.parametrize("cancelled_first", [True, False])
+async def test_refusal_of_a_cancelled_owner_leaves_no_trace(cancelled_first: bool) -> None:
+    admission = controller(1, max_waiting=8)
+    running, gone = Request(admission), Request(admission)
+    await settle()
+    if cancelled_first:
+        gone.task.cancel()
+    admission.refuse_waiting()
+    gone.task.cancel()
+    await asyncio.gather(gone.task, return_exceptions=True)
+    await running.end()
+    assert (admission.policy.running, admission.open_requests) == (0, 0)
+
+
+async def test_ended_requests_are_forgotten() -> None:
+    admission = controller(1, max_waiting=1)
+    running, waiting, refused = Request(admission), Request(admission), Request(admission)
+    await settle()
+    for request in (running, waiting):
+        await request.end()
+    await asyncio.gather(refused.task, return_exceptions=True)
+    for part in (admission, admission.policy, admission.policy.queue):
+        # What each tenant was served is kept on purpose.
+        kept = {name: value for name, value in vars(part).items() if isinstance(value, (dict, set)) and value}
+        assert kept.keys() <= {"_served"}
 
 
 async def test_a_larger_engine_lets_those_who_wait_in() -> None:
@@ -212,6 +246,92 @@ async def test_idle_waits_for_the_last_request() -> None:
         await settle()
         assert not idle.done()
     await asyncio.wait_for(idle, 1)
+
+
+class Recorder(AdmissionPolicy):
+    """Notes what it is told of the tokens that requests were given."""
+
+    def __init__(self, max_waiting: int = 0) -> None:
+        super().__init__(Bounds(max_waiting), Targets())
+        self.told: list[tuple[int, float]] = []
+        self.total: int | None = None
+        self.looks: list[int] = []
+
+    def produced(self, ticket: Ticket, tokens: int, now_s: float) -> list[Decision]:
+        self.told.append((tokens, now_s))
+        return super().produced(ticket, tokens, now_s)
+
+    def ended(self, ticket: Ticket, tokens: int, now_s: float) -> list[Decision]:
+        self.total = tokens
+        return super().ended(ticket, tokens, now_s)
+
+    def look(self, engine_waiting: int, now_s: float) -> list[Decision]:
+        self.looks.append(engine_waiting)
+        return super().look(engine_waiting, now_s)
+
+
+async def test_slot_reports_first_tokens_at_once_the_rest_at_its_end() -> None:
+    policy = Recorder()
+    admission = AdmissionController(policy, queue_timeout_s=60)
+    async with admission.admit(ticket()) as slot:
+        slot.produced(2, 100.0)
+        assert policy.told == [(2, 100.0)]
+        slot.produced(3, 101.0)
+        slot.produced(4, 102.0)
+        assert policy.told == [(2, 100.0)]
+    assert policy.told == [(2, 100.0), (7, 102.0)]
+    assert policy.total == 9
+
+
+async def test_slot_that_was_given_nothing_reports_nothing() -> None:
+    policy = Recorder()
+    async with AdmissionController(policy, queue_timeout_s=60).admit(ticket()):
+        pass
+    assert (policy.told, policy.total) == ([], 0)
+
+
+@pytest.mark.parametrize("cancelled_first", [True, False])
+async def test_turn_that_nobody_took_counts_as_served_nothing(cancelled_first: bool) -> None:
+    policy = Recorder(max_waiting=8)
+    admission = AdmissionController(policy, queue_timeout_s=60)
+    running, gone = Request(admission), Request(admission)
+    await settle()
+    if cancelled_first:
+        gone.task.cancel()
+    admission.resize(2)
+    gone.task.cancel()
+    await asyncio.gather(gone.task, return_exceptions=True)
+    assert policy.total == 0
+    await running.end()
+
+
+async def test_policy_looks_at_what_slots_were_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokka.admission.controller, "_LOOK_EVERY_S", 0.0)
+    policy = Recorder()
+    admission = AdmissionController(policy, queue_timeout_s=60)
+    looking: asyncio.Task[None] = asyncio.create_task(admission.run(lambda: 5))
+    async with admission.admit(ticket()) as slot:
+        slot.produced(1, 100.0)
+        slot.produced(2, 101.0)
+        await settle()
+        assert policy.told == [(1, 100.0), (2, 101.0)]
+    looks = len(policy.looks)
+    await settle()
+    assert len(policy.looks) > looks > 1
+    assert set(policy.looks) == {5}
+    looking.cancel()
+    await asyncio.gather(looking, return_exceptions=True)
+
+
+async def test_request_without_a_chance_is_refused_at_once() -> None:
+    admission = controller(1)
+    admission.check_room(ticket())
+    async with admission.admit(ticket()):
+        with pytest.raises(ServerOverloaded):
+            admission.check_room(ticket())
+    admission.start_draining()
+    with pytest.raises(Draining):
+        admission.check_room(ticket())
 
 
 @given(st.integers(1, 8), st.integers(0, 8), st.lists(st.tuples(st.integers(1, 5), st.booleans()), max_size=20))

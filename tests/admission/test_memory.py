@@ -37,11 +37,14 @@ def test_memory_share_grows_and_is_released_once() -> None:
     share = Share(budget, "a")
     share.grow_to(30)
     share.grow_to(20)
+    assert budget.held == 30
     share.grow_to(50)
     assert budget.held == 50
     share.release()
     share.release()
     assert budget.held == 0
+    # Tenants come and go for months.
+    assert not budget._held_of
 
 
 def test_memory_share_keeps_what_it_has_when_growing_fails() -> None:

@@ -6,18 +6,22 @@ from typing import Any
 
 import pytest
 
-from tokka.api.direct import indirect_sign, names_this_machine
+from tokka.api.direct import Sign, indirect_sign, names_this_machine
 
 LOCAL_CLIENT = {"host": "127.0.0.1:8000", "user-agent": "curl/8", "accept": "*/*", "content-type": "application/json"}
 ORIGINS = ("https://app.example",)
 
 
-def sign(
+def found(
     headers: dict[str, str] | None = None, *, client: Any = ("127.0.0.1", 40000), version: str = "1.1", more: Any = ()
-) -> str | None:
+) -> Sign | None:
     raw = [(name.encode(), value.encode("latin-1")) for name, value in {**LOCAL_CLIENT, **(headers or {})}.items()]
-    found = indirect_sign({"headers": raw, "client": client, "http_version": version}, more)
-    return found.text if found else None
+    return indirect_sign({"headers": raw, "client": client, "http_version": version}, more)
+
+
+def sign(*args: Any, **fields: Any) -> str | None:
+    shown = found(*args, **fields)
+    return shown.text if shown else None
 
 
 @pytest.mark.parametrize(
@@ -49,6 +53,7 @@ def test_a_proxys_header_is_a_sign(name: str) -> None:
         {"origin": "http://[::1]:3000"},
         {"host": "tokka:8000", "origin": "http://tokka:8000"},
         {"sec-fetch-site": "none"},
+        {"x-title": "cross-site"},
     ],
 )
 def test_a_local_client_gives_no_sign(headers: dict[str, str]) -> None:
@@ -67,7 +72,7 @@ def test_http_1_0_that_says_close_is_a_sign(value: str) -> None:
 
 @pytest.mark.parametrize("client", [("10.0.0.5", 1), ("203.0.113.7", 1), ("2001:db8::1", 1), ("::ffff:10.0.0.5", 1)])
 def test_a_peer_on_another_machine_is_a_sign(client: tuple[str, int]) -> None:
-    assert "is another machine" in str(sign(client=client))
+    assert sign(client=client) == f"the peer {client[0]} is another machine"
 
 
 @pytest.mark.parametrize("client", [None, ("127.0.0.1", 1), ("127.8.8.8", 1), ("::1", 1), ("::ffff:127.0.0.1", 1)])
@@ -100,6 +105,21 @@ def test_a_page_behind_a_proxy_is_of_another_site() -> None:
 
 def test_a_cross_site_request_is_a_sign_without_origin() -> None:
     assert "Sec-Fetch-Site" in str(sign({"sec-fetch-site": "cross-site"}))
+
+
+@pytest.mark.parametrize(
+    ("headers", "is_page"),
+    [
+        ({"origin": "https://evil.example"}, True),
+        ({"sec-fetch-site": "cross-site"}, True),
+        ({"via": "1.1 proxy"}, False),
+        ({"host": "evil.example"}, False),
+    ],
+)
+def test_a_page_is_told_apart_from_a_proxy(headers: dict[str, str], is_page: bool) -> None:
+    shown = found(headers)
+    assert shown
+    assert shown.is_page == is_page
 
 
 @pytest.mark.parametrize("more", [ORIGINS, ("*",)])

@@ -21,14 +21,21 @@ def test_the_model_is_served_under_its_name(client: OpenAI, smollm2) -> None:
     assert [model.id for model in client.models.list().data] == [smollm2.model]
 
 
-def test_answers_in_words_and_streams_the_same(client: OpenAI, smollm2) -> None:
-    plain = client.chat.completions.create(
+def makes_sense(text: str) -> bool:
+    return "Finland" in text or "Helsinki" in text
+
+
+def test_answers_in_words(client: OpenAI, smollm2) -> None:
+    answer = client.chat.completions.create(
         model=smollm2.model, messages=QUESTION, temperature=0, max_completion_tokens=100
     )
-    text = plain.choices[0].message.content or ""
-    assert "Finland" in text or "Helsinki" in text
-    assert plain.choices[0].finish_reason == "stop"
+    assert makes_sense(answer.choices[0].message.content or "")
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.usage is not None
+    assert 0 < answer.usage.completion_tokens < 100
 
+
+def test_streams_in_words(client: OpenAI, smollm2) -> None:
     with client.chat.completions.create(
         model=smollm2.model,
         messages=QUESTION,
@@ -39,24 +46,18 @@ def test_answers_in_words_and_streams_the_same(client: OpenAI, smollm2) -> None:
     ) as stream:
         *chunks, last = stream
     pieces = [choice.delta.content for chunk in chunks for choice in chunk.choices if choice.delta.content]
-    assert "".join(pieces) == text
+    assert makes_sense("".join(pieces))
     assert len(pieces) > 1
+    assert [choice.finish_reason for choice in chunks[-1].choices] == ["stop"]
     assert last.usage is not None
-    assert plain.usage is not None
-    assert last.usage.prompt_tokens == plain.usage.prompt_tokens
-    assert last.usage.completion_tokens == plain.usage.completion_tokens
+    assert len(pieces) <= last.usage.completion_tokens < 100
 
 
-def test_a_low_limit_cuts_the_same_answer(client: OpenAI, smollm2) -> None:
-    whole, cut = (
-        client.chat.completions.create(
-            model=smollm2.model, messages=QUESTION, temperature=0, max_completion_tokens=limit
-        )
-        for limit in (100, 4)
+def test_low_limit_cuts_the_answer(client: OpenAI, smollm2) -> None:
+    answer = client.chat.completions.create(
+        model=smollm2.model, messages=QUESTION, temperature=0, max_completion_tokens=4
     )
-    assert cut.choices[0].finish_reason == "length"
-    assert cut.usage is not None
-    assert cut.usage.completion_tokens == 4
-    text = cut.choices[0].message.content
-    assert text
-    assert (whole.choices[0].message.content or "").startswith(text)
+    assert answer.choices[0].finish_reason == "length"
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 4
+    assert answer.choices[0].message.content

@@ -17,9 +17,11 @@ from tokka.settings import Settings
 
 
 @asynccontextmanager
-async def serving(options: FakeOptions | None = None, **settings: Any) -> AsyncIterator[Server]:
+async def serving(
+    options: FakeOptions | None = None, engine: type[FakeEngine] = FakeEngine, **settings: Any
+) -> AsyncIterator[Server]:
     """Yield a server whose engine is ready."""
-    server = create_server(Settings(engine="fake", **settings), lambda: FakeEngine(options or FakeOptions()))
+    server = create_server(Settings(engine="fake", **settings), lambda: engine(options or FakeOptions()))
     running: asyncio.Task[None] = asyncio.create_task(server.supervisor.run())
     try:
         await until_ready(server.supervisor)

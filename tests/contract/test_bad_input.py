@@ -375,9 +375,12 @@ async def test_of_a_field_given_twice_the_last_one_counts(client: httpx.AsyncCli
     assert (await post(client, CHAT, raw(CHAT, "n", '0, "n": 1'))).status_code == 200
 
 
-async def test_a_huge_message_of_an_error_is_cut(client: httpx.AsyncClient) -> None:
-    body = raw(CHAT, "stop", json.dumps(["x" * 256] * 15 + ["x" * 100_000]))
-    assert_error(await post(client, CHAT, body), 400, "stop[15]")
+async def test_huge_message_of_an_error_is_cut(client: httpx.AsyncClient) -> None:
+    schema = {"name": "a", "schema": {"$ref": "x" * 50_000}}
+    form = json.dumps({"type": "json_schema", "json_schema": schema})
+    answer = await post(client, CHAT, raw(CHAT, "response_format", form))
+    assert_error(answer, 400, "response_format.json_schema.schema.$ref")
+    assert answer.json()["error"]["message"].endswith("x…")
 
 
 @pytest.mark.parametrize("name", ["logit_bias", "metadata", "chat_template_kwargs"])

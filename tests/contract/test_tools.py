@@ -12,17 +12,25 @@ from tests.contract.conftest import serving
 from tests.contract.test_bad_input import CHAT, GOOD
 from tests.engine.tool_texts import GOOD as SAID
 from tests.engine.tool_texts import TOOLS, Said
-from tests.wire import events
-from tokka.engine.fake import FakeOptions
+from tests.wire import calls_of, endings, events, folded
+from tokka.core import Constraint
+from tokka.engine.fake import FakeEngine, FakeOptions
 from tokka.engine.reading.calls import READABLE
 from tokka.protocol.answers import ChatCompletion, ChatCompletionChunk
 
 BODY = {**GOOD[CHAT], "max_tokens": 2000, "tools": list(TOOLS.functions)}
 
 
+class Obedient(FakeEngine):
+    """Says its text even if the request constrains it: the tests' texts keep to the constraint."""
+
+    def _script_within(self, constraint: Constraint | None) -> bytes:
+        return self._script
+
+
 async def answers(options: FakeOptions, **fields: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return the plain answer and the chunks of the stream to the same request; both have the documented form."""
-    async with serving(options) as server:
+    async with serving(options, Obedient) as server:
         transport = httpx.ASGITransport(server.app)
         async with httpx.AsyncClient(transport=transport, base_url="http://tokka") as client:
             body = {**BODY, **fields}
@@ -54,6 +62,31 @@ def calls(chunks: list[dict[str, Any]]) -> list[tuple[str, str]]:
             name, arguments = made[piece["index"]]
             made[piece["index"]] = (name, arguments + piece["function"]["arguments"])
     return made
+
+
+NAMED = {"type": "function", "function": {"name": "get_weather"}}
+CALL = 'Well: <tool_call>{"name": "now", "arguments": {"a": "ä 🦌"}}</tool_call>'
+CALLED = '[{"name": "get_weather", "parameters": {"city": "Oulu 🦌"}}, {"name": "now", "parameters": {}}]'
+# What the scripted model says, and what it was asked for.
+CHOICES: list[tuple[str, dict[str, Any]]] = [
+    (CALLED, {"tool_choice": "required"}),
+    (CALLED, {"tool_choice": "required", "parallel_tool_calls": False}),
+    (CALLED, {"tool_choice": "required", "stop": ["Oulu", "parameters"]}),
+    ('{"city": "Oulu 🦌", "days": 2}', {"tool_choice": NAMED}),
+    (CALL, {"tool_choice": "auto"}),
+    (CALL, {"tool_choice": "none"}),
+]
+
+
+@pytest.mark.parametrize("limit", [3, 11, 18, 41, 2000])
+@pytest.mark.parametrize(("text", "fields"), CHOICES, ids=str)
+async def test_stream_adds_up_whatever_the_tool_choice(text: str, fields: dict[str, Any], limit: int) -> None:
+    plain, chunks = await answers(FakeOptions(answer=text), n=3, max_tokens=limit, **fields)
+    for choice in plain["choices"]:
+        said = (choice["message"]["content"] or "", calls_of(choice), choice["finish_reason"])
+        assert folded(chunks, choice["index"]) == said
+    assert sorted(endings(chunks)) == [(c["index"], c["finish_reason"], c["stop_reason"]) for c in plain["choices"]]
+    assert plain["usage"] == chunks[-1]["usage"]
 
 
 @pytest.mark.parametrize("said", [said for said in SAID if said.parser in READABLE], ids=lambda said: said.text[:30])
@@ -126,7 +159,7 @@ async def test_a_stop_string_inside_a_call_ends_it_there() -> None:
 
 async def test_what_is_held_back_is_part_of_an_answer_cut_short_by_its_deadline() -> None:
     options = FakeOptions(answer="Wait <tool_", token_delay_s=0.01)
-    plain, _ = await answers(options, ignore_eos=True, stop=["never"], timeout=0.3)
+    plain, _ = await answers(options, ignore_eos=True, stop=["never"], timeout=1)
     choice = plain["choices"][0]
     assert (choice["finish_reason"], choice["stop_reason"]) == ("length", "timeout")
     assert choice["message"]["content"].startswith("Wait <tool_")
