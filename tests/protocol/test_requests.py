@@ -405,14 +405,18 @@ def test_a_list_of_texts_is_as_many_prompts(texts: list[str]) -> None:
     assert completion(prompt=texts).to_core().prompts == tuple(map(TextPrompt, texts))
 
 
+def ids_of(request: CompletionRequest) -> list[list[int]]:
+    return [list(prompt.token_ids) for prompt in request.to_core().prompts if isinstance(prompt, TokensPrompt)]
+
+
 @given(token_ids)
 def test_a_list_of_token_ids_is_one_prompt(ids: list[int]) -> None:
-    assert completion(prompt=ids).to_core().prompts == (TokensPrompt(tuple(ids)),)
+    assert ids_of(completion(prompt=ids)) == [ids]
 
 
 @given(st.lists(token_ids, min_size=1, max_size=3))
 def test_a_list_of_such_lists_is_as_many_prompts(lists: list[list[int]]) -> None:
-    assert completion(prompt=lists).to_core().prompts == tuple(TokensPrompt(tuple(ids)) for ids in lists)
+    assert ids_of(completion(prompt=lists)) == lists
 
 
 @pytest.mark.parametrize(
@@ -526,12 +530,12 @@ def test_continuing_the_last_message_asks_for_no_new_one() -> None:
 
 
 def test_tokenize_takes_a_text() -> None:
-    assert TokenizeRequest.model_validate_json('{"prompt": "Hei"}').to_prompt() == TextPrompt("Hei")
+    assert TokenizeRequest.model_validate_json('{"prompt": "Hei"}').parsed().prompt == TextPrompt("Hei")
 
 
 def test_tokenize_counts_a_chat_as_the_chat_endpoint_does() -> None:
     body = json.dumps({"messages": CHAT["messages"]})
-    assert TokenizeRequest.model_validate_json(body).to_prompt() == chat().prompt()
+    assert TokenizeRequest.model_validate_json(body).parsed().prompt == chat().prompt()
     assert isinstance(chat().prompt(), ChatPrompt)
 
 
