@@ -115,15 +115,17 @@ class AllowedTools(WireModel):
     allowed_tools: AllowedFunctions
 
 
-WireTools = Annotated[list[Tool], Field(fail_fast=True, min_length=1, max_length=MAX_TOOLS)]
+WireTools = Annotated[list[Tool], Field(fail_fast=True, max_length=MAX_TOOLS)]
 WireToolChoice = Literal["none", "auto", "required"] | Annotated[NamedTool | AllowedTools, Field(discriminator="type")]
 
 
 def check_tools(tools: Sequence[Tool] | None, choice: WireToolChoice | None, parallel: bool | None) -> None:
     """Raise for a list that is too large or ambiguous, and for a choice that is not in it."""
-    if tools is None:
+    if not tools:
+        # An empty list is no list. Clients that send it send what goes with a list, too.
+        is_harmless = tools is not None and choice in (None, "none", "auto")
         for name, value in (("tool_choice", choice), ("parallel_tool_calls", parallel)):
-            if value is not None:
+            if value is not None and not is_harmless:
                 raise invalid(f"{name} is only allowed with tools: leave it out, or send tools", name)
         return
     names: set[str] = set()
@@ -175,7 +177,7 @@ def tools_of(
 
     `form`: what an answer is held to; one that must call has no other.
     """
-    if tools is None or choice == "none":
+    if not tools or choice == "none":
         return None
     kind = _kind(choice)
     may_be_called = _callable(tools, choice)
@@ -201,7 +203,7 @@ def calls_constraint(
     tools: Sequence[Tool] | None, choice: WireToolChoice | None, parallel: bool | None
 ) -> Constraint | None:
     """Return what an answer is held to that must call: a named function's arguments, or a JSON array of calls."""
-    if tools is None:
+    if not tools:
         return None
     if isinstance(choice, NamedTool):
         for place, tool in enumerate(tools):

@@ -245,6 +245,9 @@ class VllmEngine:
     async def detokenize(self, token_ids: Sequence[int], tenant: str) -> str:
         return await self._ready().language.renderer.decode_apart(token_ids, tenant)
 
+    async def token_texts(self, token_ids: Sequence[int], tenant: str) -> list[str]:
+        return await self._ready().language.renderer.token_texts(token_ids, tenant)
+
     def _ready(self) -> Generations:
         if self._generations is None:
             raise EngineError("The engine is not running.")
