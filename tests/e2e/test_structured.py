@@ -451,3 +451,16 @@ async def test_no_schema_by_chance_harms_the_engine(smollm2: Program) -> None:
     with smollm2.client() as plain:
         serves(plain)
         assert metric(plain, "tokka_engine_restarts_total") == 0
+
+
+# -- what a schema leaves open has an end
+
+
+@pytest.mark.parametrize("schema", [{"type": "integer"}, {"minimum": 0}, {}, {"type": "number"}], ids=str)
+def test_a_number_without_a_bound_ends(client: httpx.Client, schema: dict[str, Any]) -> None:
+    seven = {str(post(client, "/tokenize", {"prompt": "7"})["tokens"][0]): 100}
+    form = {"type": "object", "properties": {"n": schema}, "required": ["n"]}
+    fields = {"logit_bias": seven, "temperature": 0, "max_tokens": 60}
+    answer = post(client, "/v1/completions", completion(structured_outputs={"json": form}, **fields))
+    (choice,) = answer["choices"]
+    assert (choice["text"], choice["finish_reason"]) == ('{"n":' + "7" * 19 + "}", "stop")
