@@ -258,7 +258,7 @@ BAD_FORMATS: list[tuple[dict[str, Any], str]] = [
     (_format(properties={"age": {"not": {}}}), f"{_F}.schema.properties.age.not"),
     (_format(properties={"a": {"$ref": "https://example.org/a"}}), f"{_F}.schema.properties.a.$ref"),
     (_format(properties={"a": {"type": "string", "pattern": "(a"}}), f"{_F}.schema.properties.a.pattern"),
-    (_format(anyOf=[{"type": "string"}, {"contentEncoding": "base64"}]), f"{_F}.schema.anyOf[1].contentEncoding"),
+    (_format(anyOf=[{"type": "string"}, {"uniqueItems": True}]), f"{_F}.schema.anyOf[1].uniqueItems"),
     (
         _format(type="object", properties={"a": {"minimum": 2, "maximum": 1, "type": "integer"}}, required=["a"]),
         f"{_F}.schema.properties.a",
