@@ -102,7 +102,7 @@ def _is_in_function(node: Any) -> bool:
 
 
 def mutants_of(module: Path) -> list[MutationSpec]:
-    lines = module.read_text().splitlines()
+    lines = module.read_text(encoding="utf-8").splitlines()
     with tempfile.TemporaryDirectory() as folder, use_db(f"{folder}/mutants") as work:
         init([module], work, {})
         found = [mutation for item in work.work_items for mutation in item.mutations]

@@ -106,7 +106,7 @@ def create_server(settings: Settings, create_engine: Callable[[], Engine]) -> Se
     accounts, tokens = _create_accounts(settings, metrics)
     allowances = Allowances(accounts.spent, accounts.want)
     accounts.reserved = allowances.reserved
-    bodies = BodyParser()
+    bodies = BodyParser(ignores_unknown=settings.unknown_fields == "ignore")
     services = Services(
         dispatcher=_create_dispatcher(settings, supervisor, admission, accounts),
         supervisor=supervisor,

@@ -114,11 +114,15 @@ class ChatPrompt:
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     # How much the model is to think, for templates that tell it. None: as it likes.
     reasoning_effort: str | None = None
+    verbosity: str | None = None
+    add_special_tokens: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TextPrompt:
     text: str
+    # Add the tokens that begin and end a text. None: as the kind of prompt has it.
+    add_special_tokens: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,6 +369,14 @@ class EngineStats:
     death: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class IgnoredFields:
+    """Unknown fields of a request that were ignored: the names of those of the body, and how many its messages hold."""
+
+    names: tuple[str, ...] = ()
+    in_messages: int = 0
+
+
 @dataclass(slots=True)
 class RequestRecord:
     """What one HTTP request did, filled in on its way and read once at its end by log and metrics."""
@@ -383,6 +395,7 @@ class RequestRecord:
     last_token_s: float | None = None
     outcome: Outcome | None = None
     reason: str | None = None
+    ignored: IgnoredFields = IgnoredFields()
     # In our own queue, before the engine.
     queue_s: float | None = None
     # Only with --log-prompts.

@@ -34,6 +34,10 @@ class Engine(Protocol):
         """Return the text of the tokens, special ones included. Raises InvalidRequest, ServerOverloaded."""
         ...
 
+    async def token_texts(self, token_ids: Sequence[int], tenant: str) -> list[str]:
+        """Return each token as the vocabulary has it; the ids are the engine's own. Raises ServerOverloaded."""
+        ...
+
     async def ping(self) -> None:
         """Return when the engine has answered a call, between two steps. A wedged one never does."""
         ...

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, PlainValidator, model_validator
 
-from tokka.core import Constraint, GenerateRequest, Sampling
+from tokka.core import Constraint, GenerateRequest, IgnoredFields, Sampling
 from tokka.protocol.chunks import AnswerForm
-from tokka.protocol.common import MAX_INT64, Int64, TokenId, WireModel, bounded_dict, invalid
+from tokka.protocol.common import MAX_INT64, BodyModel, Int64, TokenId, WireModel, bounded_dict, invalid, only_neutral
 from tokka.protocol.constraint import StructuredOutputs
 
 MAX_STOPS = 16
@@ -26,6 +26,8 @@ _LogitBias = Annotated[
     bounded_dict(MAX_BIASES),
     Field(json_schema_extra={"additionalProperties": False, "maxProperties": MAX_BIASES}),
 ]
+_True = Annotated[bool | None, *only_neutral(True)]
+_False = Annotated[bool | None, *only_neutral(False)]
 _WireStop = _StopString | Annotated[list[_StopString], Field(max_length=MAX_STOPS)] | None
 
 
@@ -53,6 +55,7 @@ class ParsedGeneration:
 
     request: GenerateRequest
     form: AnswerForm
+    ignored: IgnoredFields
 
 
 class StreamOptions(WireModel):
@@ -61,7 +64,7 @@ class StreamOptions(WireModel):
     include_obfuscation: bool | None = Field(None, description="Pad chunks, so that their sizes say less of the text.")
 
 
-class GenerationFields(WireModel):
+class GenerationFields(BodyModel):
     """Fields of both endpoints. Where OpenAI states a bound it is the same here."""
 
     model: str = Field(min_length=1, max_length=512, description="One of the names in `/v1/models`.")
@@ -120,6 +123,13 @@ class GenerationFields(WireModel):
 
     # Accepted for OpenAI's sake; change nothing here
     user: str | None = Field(None, max_length=1024)
+
+    # Accepted for the sake of routers that add them, with the value that changes nothing
+    no_stop_trim: _False = None
+    return_hidden_states: _False = None
+    separate_reasoning: _True = None
+    stream_reasoning: _True = None
+    include_reasoning: _True = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -194,7 +204,7 @@ class GenerationFields(WireModel):
 
     def parsed(self) -> ParsedGeneration:
         """Return what the server needs of the body once it is valid."""
-        return ParsedGeneration(self.to_core(), self.answer_form())
+        return ParsedGeneration(self.to_core(), self.answer_form(), self.ignored)
 
     def sampling(
         self, *, n: int, max_tokens: int | None, logprobs: int | None, default_max_tokens: int | None = None

@@ -10,8 +10,9 @@ from pydantic import Field, PlainValidator, model_validator
 from pydantic_core import PydanticCustomError
 
 from tokka.core import Constraint, FunctionSchema, RequiredCalls, ToolChoice, Tools
-from tokka.protocol.common import WireModel, invalid, unsupported
-from tokka.protocol.json_schema import MAX_SCHEMA_BYTES, MAX_SCHEMA_DEPTH, mapped, schema_text
+from tokka.protocol.closing import closed
+from tokka.protocol.common import WireModel, invalid
+from tokka.protocol.json_schema import MAX_SCHEMA_BYTES, MAX_SCHEMA_DEPTH, errors_below, mapped, schema_text
 from tokka.protocol.messages import FunctionName
 from tokka.protocol.widening import LESS, Width, widened
 
@@ -75,12 +76,8 @@ class FunctionTool(WireModel):
     @model_validator(mode="after")
     def _is_enforceable(self) -> FunctionTool:
         if self.strict and self.parameters is not None:
-            try:
+            with errors_below(".parameters"):
                 schema_text(self.parameters)
-            except PydanticCustomError as error:
-                context = error.context or {}
-                again = unsupported if error.type == "tokka_unsupported" else invalid
-                raise again(context["reason"], f".parameters{context['at']}") from None
         return self
 
 
@@ -118,15 +115,17 @@ class AllowedTools(WireModel):
     allowed_tools: AllowedFunctions
 
 
-WireTools = Annotated[list[Tool], Field(fail_fast=True, min_length=1, max_length=MAX_TOOLS)]
+WireTools = Annotated[list[Tool], Field(fail_fast=True, max_length=MAX_TOOLS)]
 WireToolChoice = Literal["none", "auto", "required"] | Annotated[NamedTool | AllowedTools, Field(discriminator="type")]
 
 
 def check_tools(tools: Sequence[Tool] | None, choice: WireToolChoice | None, parallel: bool | None) -> None:
     """Raise for a list that is too large or ambiguous, and for a choice that is not in it."""
-    if tools is None:
+    if not tools:
+        # An empty list is no list. Clients that send it send what goes with a list, too.
+        is_harmless = tools is not None and choice in (None, "none", "auto")
         for name, value in (("tool_choice", choice), ("parallel_tool_calls", parallel)):
-            if value is not None:
+            if value is not None and not is_harmless:
                 raise invalid(f"{name} is only allowed with tools: leave it out, or send tools", name)
         return
     names: set[str] = set()
@@ -178,7 +177,7 @@ def tools_of(
 
     `form`: what an answer is held to; one that must call has no other.
     """
-    if tools is None or choice == "none":
+    if not tools or choice == "none":
         return None
     kind = _kind(choice)
     may_be_called = _callable(tools, choice)
@@ -204,7 +203,7 @@ def calls_constraint(
     tools: Sequence[Tool] | None, choice: WireToolChoice | None, parallel: bool | None
 ) -> Constraint | None:
     """Return what an answer is held to that must call: a named function's arguments, or a JSON array of calls."""
-    if tools is None:
+    if not tools:
         return None
     if isinstance(choice, NamedTool):
         for place, tool in enumerate(tools):
@@ -239,14 +238,15 @@ def _text(calls: RequiredCalls, width: Width | None = None) -> str:
 def arguments_schema(function: FunctionSchema, width: Width | None = None) -> dict[str, Any]:
     """Return the schema that constrains a function's arguments. `width` loosens it, unless the function is strict."""
     given = function.parameters
-    if given is None:
+    if not given:
         return {**_NO_PARAMETERS, "additionalProperties": False}
     if width is None or function.strict:
         try:
-            return {"type": "object", **orjson.loads(schema_text(given))}
+            return {"type": "object", **closed(orjson.loads(schema_text(given)), is_arguments=True)}
         except PydanticCustomError:
             width = "enforced"
-    return {"type": "object", **(widened(dict(given), width) or {})}
+    wide = None if width == "any" else widened(dict(given), width)
+    return _ANY_ARGUMENTS if wide is None else {"type": "object", **closed(wide, is_arguments=True)}
 
 
 def _calls_schema(by_name: dict[str, dict[str, Any]], most: int) -> dict[str, Any]:

@@ -63,6 +63,11 @@ class Options(BaseSettings):
     chat_template: Path | None = Field(
         None, description="Jinja file that replaces the model's chat template, or gives a base model one."
     )
+    raw_chat: bool = Field(
+        False,
+        description="Let control tokens in the text of chats stand for themselves, as in vLLM: whoever writes a part of"
+        " a message can then end it and write others. Default: they are text.",
+    )
     tool_call_parser: str | None = Field(
         None,
         description="How the model writes calls of functions: a name of docs/tools.md. Default: what its chat template"
@@ -105,6 +110,11 @@ class Options(BaseSettings):
         None,
         description="Maximum request body size. Larger bodies get 413. Default: 128 bytes for each token of the model's"
         " context, from 1MiB to 32MiB.",
+    )
+    unknown_fields: Literal["refuse", "ignore"] = Field(
+        "refuse",
+        description="Unknown top-level fields of a request. `refuse`: 400, with the field that was probably meant."
+        " `ignore`: serve the request, and name the fields in the header `x-tokka-ignored-fields`.",
     )
     body_memory: str = Field(
         "256MiB",

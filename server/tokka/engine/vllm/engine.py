@@ -221,7 +221,9 @@ class VllmEngine:
         config = self._llm.model_config
         tokenizer = self._llm.get_tokenizer()
         max_model_len, vocab_size = config.max_model_len, config.get_vocab_size()
-        renderer = Renderer(tokenizer, self._options.chat_template, max_model_len, vocab_size)
+        renderer = Renderer(
+            tokenizer, self._options.chat_template, max_model_len, vocab_size, raw_chat=self._options.raw_chat
+        )
         if problem := renderer.template_problem():
             raise StartupError(f"the chat template cannot be used: {problem}")
         language = Language(
@@ -275,6 +277,9 @@ class VllmEngine:
 
     async def detokenize(self, token_ids: Sequence[int], tenant: str) -> str:
         return await self._ready().language.renderer.decode_apart(token_ids, tenant)
+
+    async def token_texts(self, token_ids: Sequence[int], tenant: str) -> list[str]:
+        return await self._ready().language.renderer.token_texts(token_ids, tenant)
 
     def _ready(self) -> Generations:
         if self._generations is None:
