@@ -18,6 +18,10 @@ COMPLETION: dict[str, Any] = {"model": "m", "prompt": "a"}
 SCHEMA = {"type": "object", "properties": {"b": {}, "a": {}}}
 
 
+def compact(schema: dict[str, Any], **more: Any) -> str:
+    return json.dumps({**schema, **more}, separators=(",", ":"))
+
+
 def chat(**fields: Any) -> ChatRequest:
     return ChatRequest.model_validate_json(json.dumps({**CHAT, **fields}))
 
@@ -36,7 +40,7 @@ def refused(model: type[BaseModel], fields: dict[str, Any]) -> str:
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
-        ({"json": SCHEMA}, Constraint("json", json.dumps(SCHEMA, separators=(",", ":")), "structured_outputs.json")),
+        ({"json": SCHEMA}, Constraint("json", compact(SCHEMA, additionalProperties=False), "structured_outputs.json")),
         ({"json": '{"type": "null"}'}, Constraint("json", '{"type":"null"}', "structured_outputs.json")),
         ({"regex": "a|b"}, Constraint("regex", "a|b", "structured_outputs.regex")),
         ({"choice": ["ä", "b"]}, Constraint("choice", '["ä","b"]', "structured_outputs.choice")),
@@ -54,6 +58,63 @@ def test_a_schema_is_enforced_strict_or_not(strict: bool | None) -> None:
     form = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "null"}, "strict": strict}}
     expected = Constraint("json", '{"type":"null"}', "response_format.json_schema.schema")
     assert chat(response_format=form).to_core().sampling.constraint == expected
+
+
+ANNOTATED: list[tuple[Any, Any]] = [
+    ({"type": "integer", "format": "int32"}, {"type": "integer"}),
+    ({"type": "string", "format": "password", "units": "m", "markdownDescription": "b"}, {"type": "string"}),
+    ({"type": "string", "nullable": True}, {"type": ["string", "null"]}),
+    ({"enum": ["a"], "nullable": True, "enumNames": ["A"]}, {"enum": ["a", None]}),
+    ({"const": "a", "nullable": True}, {"enum": ["a", None]}),
+    ({"type": "string", "nullable": False, "contentEncoding": "base64"}, {"type": "string"}),
+    ({"type": "array", "uniqueItems": False, "items": {"format": "float"}}, {"type": "array", "items": {}}),
+    ({"anyOf": [{"id": "x", "type": "null"}], "maxlength": 3}, {"anyOf": [{"type": "null"}]}),
+    # What is data is not a schema, and a format that is known is enforced.
+    ({"const": {"format": "int32"}, "format": "date"}, {"const": {"format": "int32"}, "format": "date"}),
+]
+
+
+@pytest.mark.parametrize(("annotated", "bare"), ANNOTATED, ids=str)
+def test_annotations_are_taken_unless_strict(annotated: Any, bare: Any) -> None:
+    schema = {"type": "object", "properties": {"x": annotated}}
+    expected = compact({"type": "object", "properties": {"x": bare}}, additionalProperties=False)
+
+    def form(**fields: Any) -> dict[str, Any]:
+        return {"type": "json_schema", "json_schema": {"name": "n", "schema": schema, **fields}}
+
+    for fields in (form(), form(strict=False), form(strict=None)):
+        held = chat(response_format=fields).to_core().sampling.constraint
+        assert held is not None
+        assert held.text == expected
+    for json_schema in (schema, json.dumps(schema)):
+        held = completion(structured_outputs={"json": json_schema}).to_core().sampling.constraint
+        assert held is not None
+        assert held.text == expected
+    if annotated != bare:
+        refusal = refused(ChatRequest, {"response_format": form(strict=True)})
+        assert "cannot be enforced" in refusal or "Input should be one of" in refusal
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        *({name: {}} for name in ("not", "if", "contains", "propertyNames", "dependentSchemas", "x-guidance")),
+        *({"uniqueItems": True}, {"format": 5}, {"enum": 5, "nullable": True}, {"properties": [], "nullable": True}),
+        *({"type": 5, "nullable": True}, {"anyOf": 5}, {"$anchor": "a"}, {"items": [{"format": "x"}]}),
+    ],
+    ids=str,
+)
+def test_rules_that_cannot_be_enforced_are_refused(schema: Any) -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"properties": {"x": schema}}}}
+    assert refused(ChatRequest, {"response_format": form})
+
+
+def test_a_schema_that_nests_as_deep_as_json_may_is_refused() -> None:
+    schema: Any = {}
+    for _ in range(90):
+        schema = {"items": schema}
+    form = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
+    assert "levels deep" in refused(ChatRequest, {"response_format": form})
 
 
 def test_without_a_schema_it_is_any_object() -> None:

@@ -406,14 +406,18 @@ def test_a_list_of_texts_is_as_many_prompts(texts: list[str]) -> None:
     assert completion(prompt=texts).to_core().prompts == tuple(map(TextPrompt, texts))
 
 
+def ids_of(request: CompletionRequest) -> list[list[int]]:
+    return [list(prompt.token_ids) for prompt in request.to_core().prompts if isinstance(prompt, TokensPrompt)]
+
+
 @given(token_ids)
 def test_a_list_of_token_ids_is_one_prompt(ids: list[int]) -> None:
-    assert completion(prompt=ids).to_core().prompts == (TokensPrompt(array("I", ids)),)
+    assert ids_of(completion(prompt=ids)) == [ids]
 
 
 @given(st.lists(token_ids, min_size=1, max_size=3))
 def test_a_list_of_such_lists_is_as_many_prompts(lists: list[list[int]]) -> None:
-    assert completion(prompt=lists).to_core().prompts == tuple(TokensPrompt(array("I", ids)) for ids in lists)
+    assert ids_of(completion(prompt=lists)) == lists
 
 
 @pytest.mark.parametrize(

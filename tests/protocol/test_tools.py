@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 from tests.protocol.test_constraint import chat
 from tokka.core import Constraint
 from tokka.protocol.tools import looser_texts
@@ -35,35 +37,52 @@ def properties(**schemas: Any) -> dict[str, Any]:
     return {"type": "object", "properties": schemas, "required": sorted(schemas)}
 
 
+def only(**schemas: Any) -> dict[str, Any]:
+    return {**properties(**schemas), "additionalProperties": False}
+
+
 def test_one_keyword_that_cannot_be_enforced_leaves_the_others() -> None:
     schema = {**properties(x=PATH), "propertyNames": {"maxLength": 3}}
     constraint = held(NAMED, tool("f", schema))
-    assert levels(constraint) == [properties(x={"type": "string"}), ANY]
+    assert levels(constraint) == [only(x={"type": "string"}), ANY]
     assert constraint.param == "tools[0].function.parameters"
 
 
 def test_what_may_not_compile_has_schemas_for_that() -> None:
     assert levels(held(NAMED, tool("f", properties(x=OVERLAPPING)))) == [
-        properties(x=OVERLAPPING),
-        properties(x={"anyOf": OVERLAPPING["oneOf"]}),
+        only(x=OVERLAPPING),
+        only(x={"anyOf": OVERLAPPING["oneOf"]}),
         ANY,
     ]
 
 
 def test_a_strict_function_is_held_to_its_schema_or_refused() -> None:
-    assert levels(held(NAMED, tool("f", properties(x=OVERLAPPING), strict=True))) == [properties(x=OVERLAPPING)]
+    assert levels(held(NAMED, tool("f", properties(x=OVERLAPPING), strict=True))) == [only(x=OVERLAPPING)]
     assert len(levels(held(NAMED, tool("f"), tool("g", ANY)))) == 1
+
+
+@pytest.mark.parametrize("parameters", [None, {}, ANY, {"type": "object", "properties": {}}], ids=str)
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_function_without_properties_takes_no_arguments(parameters: Any, strict: bool) -> None:
+    (first, *_) = levels(held(NAMED, tool("f", parameters, strict=strict)))
+    assert first == {**(parameters or {"type": "object", "properties": {}}), "additionalProperties": False}
+
+
+def test_a_widened_schema_is_closed_unless_it_lost_names() -> None:
+    lost = {**properties(x=PATH), "if": {"required": ["x"]}, "then": {"properties": {"y": {}}}}
+    (first, *_) = levels(held(NAMED, tool("f", lost)))
+    assert first == {**properties(x={"type": "string"}), "additionalProperties": True}
 
 
 def test_each_function_is_loosened_as_far_as_it_may_be() -> None:
     strict = properties(y=OVERLAPPING)
     made = levels(held("required", tool("f", properties(x=OVERLAPPING)), tool("g", strict, strict=True), tool("h")))
     assert [level["$defs"]["f"] for level in made] == [
-        properties(x=OVERLAPPING),
-        properties(x={"anyOf": OVERLAPPING["oneOf"]}),
+        only(x=OVERLAPPING),
+        only(x={"anyOf": OVERLAPPING["oneOf"]}),
         ANY,
     ]
-    assert all(level["$defs"]["g"] == strict for level in made)
+    assert all(level["$defs"]["g"] == only(y=OVERLAPPING) for level in made)
     assert all(level["$defs"]["h"]["additionalProperties"] is False for level in made)
 
 
@@ -99,4 +118,5 @@ def test_references_are_moved_with_their_schema_and_data_is_left_alone() -> None
         "type": "object",
         "properties": {"a": {"$ref": "#/$defs/f/$defs/d"}, "$ref": {"const": data}, "e": {"enum": [data]}},
         "$defs": {"d": {"default": data, "anyOf": [{"$ref": "#/$defs/f"}]}},
+        "additionalProperties": False,
     }

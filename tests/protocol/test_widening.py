@@ -16,6 +16,9 @@ from tokka.protocol.widening import Width, widened
 CITY = {"type": "object", "properties": {"city": {"type": "string", "minLength": 2}}, "required": ["city"]}
 
 
+OPEN = {"additionalProperties": True}
+
+
 def with_city(**more: Any) -> dict[str, Any]:
     return {**CITY, "properties": {"city": {**CITY["properties"]["city"], **more}}}  # type: ignore[dict-item]
 
@@ -56,7 +59,7 @@ def test_at_the_root_too(more: dict[str, Any]) -> None:
         ({"minProperties": 9, "required": ["a"]}, {"required": ["a"]}),
         ({"properties": {"a": None, "b": "string"}}, {"properties": {"a": True, "b": True}}),
         # One keyword is read by the other.
-        ({"properties": [], "additionalProperties": False}, {}),
+        ({"properties": [], "additionalProperties": False}, {"additionalProperties": True}),
         ({"prefixItems": [], "items": False}, {}),
         ({"items": [{"type": "string"}], "additionalItems": False}, {}),
         ({"$schema": "x", "$id": "y", "uniqueItems": True}, {}),
@@ -71,6 +74,19 @@ def test_the_rest_still_means_what_it_did(schema: Any, expected: Any) -> None:
     assert widened(schema) == expected
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        *({name: {"properties": {"x": {}}}} for name in ("if", "then", "else")),
+        *({"dependentSchemas": {"a": {}}}, {"unevaluatedProperties": True}, {"$ref": "#/nowhere"}),
+    ],
+    ids=str,
+)
+def test_an_object_that_may_declare_more_stays_open(more: dict[str, Any]) -> None:
+    assert widened({**CITY, **more}) == {**CITY, **OPEN}
+    assert widened({**CITY, **more, "additionalProperties": False}) == {**CITY, "additionalProperties": False}
+
+
 def test_the_next_is_without_what_the_compiler_refuses() -> None:
     patterns = {"^a": {"type": "null"}, "b$": {}}
     schema = {
@@ -81,6 +97,7 @@ def test_the_next_is_without_what_the_compiler_refuses() -> None:
     }
     assert widened(schema, "compiled") == {
         "properties": {"a": {}, "b": {"pattern": "(?:a|b)"}, "c": {}},
+        "additionalProperties": True,
         "anyOf": [{"required": ["a"]}, {"required": ["b"]}],
     }
     assert widened({"patternProperties": {"^a": {}}}, "compiled") == {"patternProperties": {"^a": {}}}
@@ -101,7 +118,7 @@ def test_the_last_has_names_and_kinds() -> None:
         "required": ["b"],
         "additionalProperties": {"items": {"anyOf": [{}, {"const": 5}]}},
     }
-    assert widened({"patternProperties": {"a": {}}, "additionalProperties": False}, "bare") == {}
+    assert widened({"patternProperties": {"a": {}}, "additionalProperties": False}, "bare") == OPEN
 
 
 def test_what_would_be_another_schema_is_none() -> None:

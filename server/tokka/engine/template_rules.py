@@ -32,10 +32,12 @@ class TemplateRules:
     # Llama 3 refuses a second call in a message, gpt-oss leaves it out.
     single_calls: bool = False
 
-    def kept(self, messages: Messages, tools: Messages | None) -> tuple[Messages, Messages | None]:
-        """Return messages and tools as the template takes them."""
+    def kept(
+        self, messages: Messages, tools: Messages | None, sign: Callable[[str], str] = str
+    ) -> tuple[Messages, Messages | None]:
+        """Return messages and tools as the template takes them. `sign`: as `without_tools`."""
         if not self.knows_tools:
-            return without_tools(messages, tools or (), takes_system=self.takes_system), None
+            return without_tools(messages, tools or (), takes_system=self.takes_system, sign=sign), None
         if self.single_calls:
             messages = _one_call_each(messages)
         return [self._message(message) for message in messages], tools

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 # The parser of what this prompt asks for.
 FALLBACK_PARSER = "hermes"
+# What calls, results and descriptions stand between in it.
+TOOL_MARKS = ("<tools>", "</tools>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
 _PROMPT = """You can call functions. These are described by one JSON object a line:
 <tools>
 {tools}
@@ -22,13 +24,20 @@ answer in plain text."""
 
 
 def without_tools(
-    messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]], *, takes_system: bool = True
+    messages: Sequence[dict[str, Any]],
+    tools: Sequence[dict[str, Any]],
+    *,
+    takes_system: bool = True,
+    sign: Callable[[str], str] = str,
 ) -> list[dict[str, Any]]:
-    """Return the conversation as a template takes it that knows roles and text only, or not even the system's."""
-    plain = _as_texts(messages)
+    """Return the conversation as a template takes it that knows roles and text only, or not even the system's.
+
+    `sign`: what becomes of the words that are ours.
+    """
+    plain = _as_texts(messages, sign)
     if not tools:
         return plain
-    told = _PROMPT.format(tools="\n".join(_json(tool["function"]) for tool in tools))
+    told = sign(_PROMPT).format(tools="\n".join(_json(tool["function"]) for tool in tools))
     if not takes_system:
         return _told_by_user(plain, told)
     if plain and plain[0]["role"] == "system":
@@ -44,12 +53,12 @@ def _told_by_user(plain: list[dict[str, Any]], told: str) -> list[dict[str, Any]
     return [*plain[:start], {"role": "user", "content": told}, *plain[start:]]
 
 
-def _as_texts(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _as_texts(messages: Sequence[dict[str, Any]], sign: Callable[[str], str]) -> list[dict[str, Any]]:
     """Return calls and results as text. What is made so joins its neighbours of one role: many templates want turns."""
     turns: list[tuple[dict[str, Any], list[str]]] = []
     was_made = False
     for message in messages:
-        text = _as_text(message)
+        text = _as_text(message, sign)
         is_made = text is not message
         if turns and (is_made or was_made) and turns[-1][0]["role"] == text["role"]:
             turns[-1][1].append(text["content"])
@@ -61,11 +70,13 @@ def _as_texts(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _as_text(message: dict[str, Any]) -> dict[str, Any]:
+def _as_text(message: dict[str, Any], sign: Callable[[str], str]) -> dict[str, Any]:
     if message["role"] == "tool":
-        return {"role": "user", "content": f"<tool_response>\n{message['content']}\n</tool_response>"}
+        begin, end = sign("<tool_response>"), sign("</tool_response>")
+        return {"role": "user", "content": f"{begin}\n{message['content']}\n{end}"}
     if calls := message.get("tool_calls"):
-        written = [f"<tool_call>\n{_json(_call(call))}\n</tool_call>" for call in calls]
+        begin, end = sign("<tool_call>"), sign("</tool_call>")
+        written = [f"{begin}\n{_json(_call(call))}\n{end}" for call in calls]
         return {"role": message["role"], "content": "\n".join([message["content"], *written]).lstrip("\n")}
     return message
 

@@ -9,8 +9,10 @@ import orjson
 from pydantic import AfterValidator, Field, PlainValidator, model_validator
 
 from tokka.core import Constraint
+from tokka.protocol.annotations import without_annotations
+from tokka.protocol.closing import closed
 from tokka.protocol.common import WireModel, invalid
-from tokka.protocol.json_schema import MAX_SCHEMA_BYTES, schema_text
+from tokka.protocol.json_schema import MAX_SCHEMA_BYTES, errors_below, parsed, schema_text
 
 MAX_REGEX_CHARS = 8192
 MAX_CONSTRAINT_CHOICES = 4096
@@ -21,7 +23,14 @@ MAX_CHOICE_CHARS = 64 * 1024
 _INLINE = re.compile(r"%(json|llguidance)\b")
 _ANY_OBJECT = '{"type":"object"}'
 
-_SchemaText = Annotated[str, PlainValidator(schema_text, json_schema_input_type=dict[str, Any])]
+
+def _text_not_strict(schema: Any) -> str:
+    """As `schema_text`, with annotations of any kind."""
+    return schema_text(without_annotations(parsed(schema)))
+
+
+_SchemaText = Annotated[str, PlainValidator(_text_not_strict, json_schema_input_type=dict[str, Any])]
+_Schema = Annotated[Any, PlainValidator(lambda value: value, json_schema_input_type=dict[str, Any])]
 
 
 def _only_true(value: bool) -> bool:
@@ -47,12 +56,22 @@ class JsonObjectFormat(WireModel):
 class NamedSchema(WireModel):
     name: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")
     description: str | None = Field(None, max_length=MAX_SCHEMA_BYTES)
-    schema_: _SchemaText | None = Field(
+    schema_: _Schema | None = Field(
         None,
         alias="schema",
         description="A JSON Schema of the keywords that are enforced in full. Default: any JSON object.",
     )
-    strict: bool | None = Field(None, description="Changes nothing here: a schema is always enforced.")
+    strict: bool | None = Field(
+        None,
+        description="Refuse formats and annotations that are not known, too. A schema is always enforced.",
+    )
+
+    @model_validator(mode="after")
+    def _is_enforceable(self) -> Self:
+        if self.schema_ is not None:
+            with errors_below(".schema"):
+                self.schema_ = schema_text(self.schema_) if self.strict else _text_not_strict(self.schema_)
+        return self
 
 
 class JsonSchemaFormat(WireModel):
@@ -92,7 +111,7 @@ class StructuredOutputs(WireModel):
     def constraint(self) -> Constraint:
         at = "structured_outputs"
         if self.json_ is not None:
-            return Constraint("json", self.json_, f"{at}.json")
+            return _json_constraint(self.json_, f"{at}.json")
         if self.regex is not None:
             return Constraint("regex", self.regex, f"{at}.regex")
         if self.choice is not None:
@@ -106,7 +125,11 @@ def format_constraint(form: TextFormat | JsonObjectFormat | JsonSchemaFormat | N
     """Return what a response format holds an answer to."""
     match form:
         case JsonSchemaFormat():
-            return Constraint("json", form.json_schema.schema_ or _ANY_OBJECT, "response_format.json_schema.schema")
+            return _json_constraint(form.json_schema.schema_ or _ANY_OBJECT, "response_format.json_schema.schema")
         case JsonObjectFormat():
             return Constraint("json", _ANY_OBJECT, "response_format.type")
     return None
+
+
+def _json_constraint(schema: str, param: str) -> Constraint:
+    return Constraint("json", orjson.dumps(closed(orjson.loads(schema))).decode(), param)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import unquote
 
@@ -50,8 +51,7 @@ Path = tuple[str | int, ...]
 
 def schema_text(value: Any) -> str:
     """Return a schema, given as an object or as its text, as the engine gets it. Raises with the place at fault."""
-    if isinstance(value, str):
-        value = _parsed(value)
+    value = parsed(value)
     if not isinstance(value, dict):
         raise invalid("Input should be an object: a JSON Schema")
     return checked_text({name: part for name, part in value.items() if name not in ROOT_ONLY})
@@ -68,13 +68,27 @@ def checked_text(schema: dict[str, Any]) -> str:
     return (orjson.dumps(_tagged(schema)) if b'"discriminator"' in text else text).decode()
 
 
-def _parsed(text: str) -> Any:
-    if len(text) > 2 * MAX_SCHEMA_BYTES:
-        raise invalid(f"A schema has at most {MAX_SCHEMA_BYTES} bytes; this one has {len(text)}")
+def parsed(schema: Any) -> Any:
+    """Return a schema that may be given as its text. Raises for text that is not JSON."""
+    if not isinstance(schema, str):
+        return schema
+    if len(schema) > 2 * MAX_SCHEMA_BYTES:
+        raise invalid(f"A schema has at most {MAX_SCHEMA_BYTES} bytes; this one has {len(schema)}")
     try:
-        return orjson.loads(text)
+        return orjson.loads(schema)
     except orjson.JSONDecodeError as error:
         raise invalid(f"A schema given as a string must be JSON ({error})") from None
+
+
+@contextmanager
+def errors_below(place: str) -> Iterator[None]:
+    """Have errors of a schema say where it is: below this."""
+    try:
+        yield
+    except PydanticCustomError as error:
+        context = error.context or {}
+        again = unsupported if error.type == "tokka_unsupported" else invalid
+        raise again(context["reason"], f"{place}{context['at']}") from None
 
 
 class _Walk:

@@ -10,8 +10,9 @@ from pydantic import Field, PlainValidator, model_validator
 from pydantic_core import PydanticCustomError
 
 from tokka.core import Constraint, FunctionSchema, RequiredCalls, ToolChoice, Tools
-from tokka.protocol.common import WireModel, invalid, unsupported
-from tokka.protocol.json_schema import MAX_SCHEMA_BYTES, MAX_SCHEMA_DEPTH, mapped, schema_text
+from tokka.protocol.closing import closed
+from tokka.protocol.common import WireModel, invalid
+from tokka.protocol.json_schema import MAX_SCHEMA_BYTES, MAX_SCHEMA_DEPTH, errors_below, mapped, schema_text
 from tokka.protocol.messages import FunctionName
 from tokka.protocol.widening import LESS, Width, widened
 
@@ -75,12 +76,8 @@ class FunctionTool(WireModel):
     @model_validator(mode="after")
     def _is_enforceable(self) -> FunctionTool:
         if self.strict and self.parameters is not None:
-            try:
+            with errors_below(".parameters"):
                 schema_text(self.parameters)
-            except PydanticCustomError as error:
-                context = error.context or {}
-                again = unsupported if error.type == "tokka_unsupported" else invalid
-                raise again(context["reason"], f".parameters{context['at']}") from None
         return self
 
 
@@ -239,14 +236,15 @@ def _text(calls: RequiredCalls, width: Width | None = None) -> str:
 def arguments_schema(function: FunctionSchema, width: Width | None = None) -> dict[str, Any]:
     """Return the schema that constrains a function's arguments. `width` loosens it, unless the function is strict."""
     given = function.parameters
-    if given is None:
+    if not given:
         return {**_NO_PARAMETERS, "additionalProperties": False}
     if width is None or function.strict:
         try:
-            return {"type": "object", **orjson.loads(schema_text(given))}
+            return {"type": "object", **closed(orjson.loads(schema_text(given)), is_arguments=True)}
         except PydanticCustomError:
             width = "enforced"
-    return {"type": "object", **(widened(dict(given), width) or {})}
+    wide = None if width == "any" else widened(dict(given), width)
+    return _ANY_ARGUMENTS if wide is None else {"type": "object", **closed(wide, is_arguments=True)}
 
 
 def _calls_schema(by_name: dict[str, dict[str, Any]], most: int) -> dict[str, Any]:

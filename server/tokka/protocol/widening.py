@@ -8,6 +8,7 @@ from typing import Any, Literal
 import orjson
 from pydantic_core import PydanticCustomError
 
+from tokka.protocol.annotations import allow_null
 from tokka.protocol.json_schema import (
     MAX_SCHEMA_DEPTH,
     ROOT_ONLY,
@@ -40,6 +41,8 @@ _READ_BY = (
     ("patternProperties", "additionalProperties"),
     ("prefixItems", "items"),
 )
+# Keywords that may declare names of an object. Without them it has to be open, or it could not have those.
+_DECLARING = ("if", "then", "else", "dependentSchemas", "dependencies")
 
 
 class _Narrower(Exception):
@@ -72,6 +75,9 @@ class _Widening:
         for referring in self._referring:
             if target(referring["$ref"]) not in self._places:
                 del referring["$ref"]
+                if _may_be_object(referring):
+                    # It may have declared names.
+                    referring.setdefault("additionalProperties", True)
         return wide
 
     def _schema(self, path: Path, schema: Any, depth: int = 1) -> Any:
@@ -90,6 +96,8 @@ class _Widening:
         for name, other in _READ_BY:
             if name in schema and name not in wide:
                 wide.pop(other, None)
+                if other == "additionalProperties":
+                    wide[other] = True
         _mend(schema, wide)
         if "$ref" in wide:
             self._referring.append(wide)
@@ -129,16 +137,18 @@ def _mend(schema: dict[str, Any], wide: dict[str, Any]) -> None:
         wide["required"] = list(dict.fromkeys(name for name in required if isinstance(name, str)))
     if wide.get("minProperties", 0) > most_properties_asked_for(wide):
         del wide["minProperties"]
+    if _may_declare_more(schema):
+        wide.setdefault("additionalProperties", True)
     if schema.get("nullable") is True:
-        _allow_null(wide)
+        allow_null(wide)
 
 
-def _allow_null(wide: dict[str, Any]) -> None:
-    """As OpenAPI 3.0 says it."""
-    if "type" in wide:
-        types = wide["type"] if isinstance(wide["type"], list) else [wide["type"]]
-        wide["type"] = types if "null" in types else [*types, "null"]
-    if "const" in wide:
-        wide["enum"] = [wide.pop("const"), *wide.get("enum", ())]
-    if "enum" in wide and None not in wide["enum"]:
-        wide["enum"] = [*wide["enum"], None]
+def _may_declare_more(schema: dict[str, Any]) -> bool:
+    """Whether an object may have names that what is taken out of its schema declares."""
+    is_open = schema.get("unevaluatedProperties", False) is not False
+    return _may_be_object(schema) and (is_open or any(name in schema for name in _DECLARING))
+
+
+def _may_be_object(schema: dict[str, Any]) -> bool:
+    types = schema.get("type", "object")
+    return bool(types == "object" or (isinstance(types, list) and "object" in types))

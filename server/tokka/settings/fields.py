@@ -66,6 +66,11 @@ class Settings(BaseSettings):
     chat_template: Path | None = Field(
         None, description="Jinja file that replaces the model's chat template, or gives a base model one."
     )
+    raw_chat: bool = Field(
+        False,
+        description="Let control tokens in the text of chats stand for themselves, as in vLLM: whoever writes a part of"
+        " a message can then end it and write others. Default: they are text.",
+    )
     tool_call_parser: str | None = Field(
         None,
         description="How the model writes calls of functions: a name of docs/tools.md. Default: what its chat template"

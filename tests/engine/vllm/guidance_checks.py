@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 
 from tests.engine.vllm.tokenizer import EOS, byte_tokenizer
 from tokka.engine.vllm import guidance
+from tokka.engine.vllm.grammar import Compiler
 from tokka.engine.vllm.limits import STATES, with_limit, with_tag
 
 # What torch and vLLM say of themselves when they are imported.
@@ -90,3 +93,118 @@ def test_what_grows_too_large_has_failed_and_takes_no_end(backend: Any) -> None:
     assert STATES / 10 < taken < STATES
     assert "too many states" in grammar.ll_matcher.get_error()
     assert not grammar.accept_tokens("r", [EOS])
+
+
+# -- bounds that a schema does not have
+
+
+def held(backend: Any, kind: str, value: Any) -> Any:
+    compiler = Compiler(**byte_tokenizer())
+    return backend.compile_grammar(None, compiler.grammar(kind, json.dumps(value)))
+
+
+def written(backend: Any, grammar: Any, wants: Callable[[str], str], most: int = 400) -> str:
+    """Return what a model writes that takes the first of these characters that may come; "" stands for the end."""
+    text, bitmask = "", backend.allocate_token_bitmask(1)
+    for _ in range(most):
+        grammar.fill_bitmask(bitmask, 0)
+        allowed = {token for token in range(EOS + 1) if bitmask[0][token // 32] >> (token % 32) & 1}
+        assert allowed, text
+        wanted = [ord(char) for char in wants(text)]
+        token = next((token for token in wanted if token in allowed), EOS if EOS in allowed else min(allowed))
+        assert grammar.accept_tokens("r", [token])
+        if token == EOS:
+            return text
+        text += chr(token)
+    raise AssertionError(f"no end: {text}")
+
+
+DIGITS = "3456789012"
+NUMBERS: list[tuple[Any, str]] = [
+    ({"type": "integer"}, DIGITS),
+    ({"minimum": 0}, DIGITS),
+    ({}, DIGITS),
+    ({}, "-" + DIGITS),
+    ({"type": "integer", "minimum": 5}, DIGITS),
+    ({"type": "integer", "exclusiveMaximum": 5}, "-" + DIGITS),
+    ({"type": "integer", "multipleOf": 7}, DIGITS),
+    ({"multipleOf": 253, "exclusiveMinimum": 5}, DIGITS),
+    ({"type": "number"}, DIGITS),
+    ({"type": "number"}, "." + DIGITS),
+    ({"type": "number"}, "0."),
+    ({"type": "number"}, "e" + DIGITS),
+    ({"type": "number", "minimum": 0, "maximum": 1}, "." + DIGITS),
+    ({"type": "number", "minimum": -2.5}, "-." + DIGITS),
+    ({"type": "number", "exclusiveMinimum": 0.1234567890123456, "exclusiveMaximum": 0.1234567890123457}, DIGITS),
+    ({"type": "number", "multipleOf": 0.25, "minimum": 2**53 - 1}, "." + DIGITS),
+    ({"anyOf": [{"type": "number"}, {"type": "string"}]}, "." + DIGITS),
+]
+
+
+@pytest.mark.parametrize(("schema", "likes"), NUMBERS, ids=str)
+def test_a_number_ends_whatever_its_schema_leaves_open(backend: Any, schema: Any, likes: str) -> None:
+    text = written(backend, held(backend, "json", schema), lambda _: likes)
+    assert len(text) <= 40
+    value = json.loads(text)
+    assert isinstance(value, float) or -(2**63) <= value < 2**63
+    digits = text.lower().partition("e")[0].strip("-").replace(".", "").lstrip("0")
+    assert len(digits) <= (19 if isinstance(value, int) else 20)
+
+
+def test_numbers_inside_of_objects_and_lists_end(backend: Any) -> None:
+    schema = {
+        "type": "object",
+        "properties": {
+            "age": {"type": "integer"},
+            "list": {"type": "array", "items": {"type": "number"}, "maxItems": 2},
+        },
+        "required": ["age", "list"],
+        "additionalProperties": False,
+    }
+    value = json.loads(written(backend, held(backend, "json", schema), lambda _: "." + DIGITS))
+    assert value["age"] <= 2**63 - 1
+
+
+@pytest.mark.parametrize("answer", [None, {"type": "integer"}])
+@pytest.mark.parametrize("parallel", [True, False])
+def test_numbers_of_calls_end_and_text_is_free(backend: Any, answer: Any, parallel: bool) -> None:
+    arguments = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    constraint = {"functions": {"f": arguments}, "answer": answer, "parallel": parallel}
+    begin = '<tool_call>\n{"name": "f", "arguments": {"n": '
+    free = "1" * 60 + " " if answer is None else ""
+    grammar = held(backend, "calls", constraint)
+
+    def wants(text: str) -> str:
+        place = len(text)
+        return (free + begin)[place] if place < len(free + begin) else DIGITS + "}\n</tool_call>"
+
+    text = written(backend, grammar, lambda text: "" if text.endswith("</tool_call>") else wants(text))
+    assert text.startswith(free + begin)
+    call = text[len(free) :].removeprefix("<tool_call>\n").removesuffix("\n</tool_call>")
+    assert json.loads(call)["arguments"]["n"] < 2**63
+
+
+def test_a_bound_yields_where_the_schema_leaves_no_other_way(backend: Any) -> None:
+    long = {"const": 0.1234567890123456789e-15}
+    text = written(backend, held(backend, "json", long), lambda _: DIGITS)
+    assert json.loads(text) == long["const"]
+    grammar = backend.compile_grammar(None, with_limit('start: "aab" | "ab"', STATES, 'start: "a" /[^ab]/'))
+    assert written(backend, grammar, lambda _: "ab") == "aab"
+
+
+def test_a_bound_goes_back_with_its_grammar(backend: Any) -> None:
+    grammar = held(backend, "json", {"type": "integer"})
+    digits = [ord(char) for char in "123456789012345678"]
+    assert grammar.accept_tokens("r", digits)
+    assert grammar.validate_tokens([ord("1"), ord("2")]) == [ord("1")]
+    assert grammar.validate_tokens([ord("1"), EOS]) == [ord("1"), EOS]
+    grammar.rollback(2)
+    assert grammar.validate_tokens([ord("1"), ord("2"), ord("3"), ord("4")]) == [ord("1"), ord("2"), ord("3")]
+    assert grammar.accept_tokens("r", [EOS])
+    grammar.rollback(3)
+    assert written(backend, grammar, lambda _: DIGITS) == "33333"
+
+
+def test_what_a_client_wrote_itself_has_no_bound(backend: Any) -> None:
+    grammar = backend.compile_grammar(None, Compiler(**byte_tokenizer()).grammar("regex", "[0-9]{60}"))
+    assert len(written(backend, grammar, lambda _: DIGITS)) == 60

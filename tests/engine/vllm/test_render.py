@@ -27,7 +27,10 @@ RULES = {
     "llama_3_1": TemplateRules(single_calls=True),
     "mistral_nemo": TemplateRules(short_ids=True),
     "mistral_v0_2": TemplateRules(knows_tools=False, takes_system=False),
+    "nemotron_v2": TemplateRules(),
+    "phi_4_mini": TemplateRules(),
     "qwen_2_5": TemplateRules(),
+    "qwen_3": TemplateRules(),
 }
 NAMES = ("get_weather", "get_time")
 CITIES = ("Oulu", "Inari")
@@ -75,7 +78,7 @@ def results(ids: tuple[str, ...]) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("name", RULES)
 def test_what_a_template_asks_for_is_found_by_trying_it(name: str) -> None:
-    assert renderer(name)._rules == RULES[name]
+    assert renderer(name)._chat._rules == RULES[name]
 
 
 def test_every_template_here_is_tried() -> None:

@@ -44,6 +44,7 @@ class VllmOptions:
     max_num_seqs: int | None
     kv_cache_bytes: int | None
     chat_template: str | None
+    raw_chat: bool
     tool_call_parser: str | None
     reasoning_parser: str | None
     enforce_eager: bool | None
@@ -68,6 +69,7 @@ class VllmOptions:
             max_num_seqs=settings.max_num_seqs,
             kv_cache_bytes=parse_size(settings.kv_cache_memory) if settings.kv_cache_memory else None,
             chat_template=_read_template(settings.chat_template) if settings.chat_template else None,
+            raw_chat=settings.raw_chat,
             tool_call_parser=settings.tool_call_parser,
             reasoning_parser=settings.reasoning_parser,
             enforce_eager=settings.enforce_eager,

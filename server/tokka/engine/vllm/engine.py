@@ -205,7 +205,9 @@ class VllmEngine:
         config = self._llm.model_config
         tokenizer = self._llm.get_tokenizer()
         max_model_len, vocab_size = config.max_model_len, config.get_vocab_size()
-        renderer = Renderer(tokenizer, self._options.chat_template, max_model_len, vocab_size)
+        renderer = Renderer(
+            tokenizer, self._options.chat_template, max_model_len, vocab_size, raw_chat=self._options.raw_chat
+        )
         if problem := renderer.template_problem():
             raise StartupError(f"the chat template cannot be used: {problem}")
         language = Language(

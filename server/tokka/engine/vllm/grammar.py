@@ -25,6 +25,7 @@ from llguidance.gbnf_to_lark import any_to_lark
 from tokka.engine.processes import COMPILER_NAME
 from tokka.engine.sandbox import restrict
 from tokka.engine.vllm.child import end_with, leave_interrupts_to_the_server
+from tokka.engine.vllm.json_bounds import json_rules, with_bounded_multiples
 from tokka.engine.vllm.limits import COMPILE_S, FEW_CHOICES, STATES, matcher_of, with_limit
 from tokka.protocol.json_schema import subschemas
 
@@ -73,12 +74,16 @@ class Compiler:
 
         `states`: how large it may become.
         """
-        grammar = self._converted(kind, text)
-        if reason := self._fault(grammar, states, _TRIAL_STEPS):
-            if kind == "json":
-                self._blame(orjson.loads(text), reason, states)
-            raise Refused(reason)
-        return with_limit(grammar, states)
+        reason = ""
+        # Bounds may make a schema too complex that is not without them.
+        for tried in dict.fromkeys((_with_bounds(kind, text), text)):
+            grammar = self._converted(kind, tried)
+            reason = self._fault(grammar, states, _TRIAL_STEPS)
+            if not reason:
+                return with_limit(grammar, states, self._bound(kind, text))
+        if kind == "json":
+            self._blame(orjson.loads(text), reason, states)
+        raise Refused(reason)
 
     def _converted(self, kind: str, text: str) -> str:
         try:
@@ -98,6 +103,16 @@ class Compiler:
         except Exception as error:
             # The converters raise what they like.
             raise Refused(_one_line(str(error))) from None
+
+    def _bound(self, kind: str, text: str) -> str:
+        """Return a grammar that bounds what the first one leaves without end; "" if a client wrote that one itself."""
+        match kind:
+            case "json":
+                return f"start: json_text\n{json_rules()}"
+            case "calls":
+                held = orjson.loads(text)
+                return calls_bound(held["answer"], parallel=held["parallel"], added=self._added)
+        return ""
 
     def _fault(self, grammar: str, states: int, steps: int) -> str:
         """Return why a grammar cannot be used, as far as some steps show it; "" if they do not."""
@@ -156,28 +171,48 @@ def calls_grammar(
     `functions`: their schemas. `answer`: the schema of a text without calls; then calls stand alone. `parallel`: there
     may be several. `added`: the marks that are tokens of their own; text never matches those.
     """
-    mark = "<tool_call>" if "<tool_call>" in added else '"<tool_call>"'
-    closer = "</tool_call>" if "</tool_call>" in added else '"</tool_call>"'
-    if answer is None:
-        lazy = "" if "<tool_call>" in added else "[lazy]"
-        start = "(opener call closer)* TEXT" if parallel else "TEXT | opener call closer"
-        lines = [f"start: {start}", "TEXT: /(.|\\n)*/", f"opener{lazy}: TEXT {mark}"]
-    else:
-        more = ' ("\\n" opener call closer)*' if parallel else ""
-        lines = [
-            f"start: answer | opener call closer{more}",
-            f"answer: %json {orjson.dumps({**answer, 'x-guidance': _JSON_OPTIONS}).decode()}",
-            f"opener: {mark}",
-        ]
-    lines += [
-        f"closer: {closer}",
-        f"call: {' | '.join(f'call_{place}' for place in range(len(functions)))}",
-    ]
+    lines = _frame(is_free=answer is None, parallel=parallel, added=added)
+    if answer is not None:
+        lines.append(f"answer: %json {orjson.dumps({**answer, 'x-guidance': _JSON_OPTIONS}).decode()}")
+    lines.append(f"call: {' | '.join(f'call_{place}' for place in range(len(functions)))}")
     for place, (name, schema) in enumerate(functions.items()):
         head = orjson.dumps(f'\n{{"name": "{name}", "arguments": ').decode()
         body = orjson.dumps({**schema, "x-guidance": _HERMES_JSON}).decode()
         lines.append(f'call_{place}: {head} %json {body} "}}\\n"')
     return "\n".join(lines)
+
+
+def calls_bound(answer: dict[str, Any] | None, *, parallel: bool, added: frozenset[str]) -> str:
+    """Return what bounds texts of `calls_grammar`."""
+    lines = _frame(is_free=answer is None, parallel=parallel, added=added)
+    if answer is not None:
+        lines.append("answer: json_text")
+    return "\n".join([*lines, 'call: "\\n" json_text "\\n"', json_rules()])
+
+
+def _frame(*, is_free: bool, parallel: bool, added: frozenset[str]) -> list[str]:
+    """Return the rules of what stands around calls. `is_free`: any text may."""
+    mark = "<tool_call>" if "<tool_call>" in added else '"<tool_call>"'
+    closer = "</tool_call>" if "</tool_call>" in added else '"</tool_call>"'
+    if is_free:
+        lazy = "" if "<tool_call>" in added else "[lazy]"
+        start = "(opener call closer)* TEXT" if parallel else "TEXT | opener call closer"
+        lines = [f"start: {start}", "TEXT: /(.|\\n)*/", f"opener{lazy}: TEXT {mark}"]
+    else:
+        more = ' ("\\n" opener call closer)*' if parallel else ""
+        lines = [f"start: answer | opener call closer{more}", f"opener: {mark}"]
+    return [*lines, f"closer: {closer}"]
+
+
+def _with_bounds(kind: str, text: str) -> str:
+    """Return a constraint with bounds that only the schemas in it can keep."""
+    if kind not in ("json", "calls") or '"multipleOf"' not in text:
+        return text
+    held = orjson.loads(text)
+    if kind == "json":
+        return orjson.dumps(with_bounded_multiples(held)).decode()
+    functions = {name: with_bounded_multiples(schema) for name, schema in held["functions"].items()}
+    return orjson.dumps({**held, "functions": functions, "answer": with_bounded_multiples(held["answer"])}).decode()
 
 
 def _inside_out(schema: dict[str, Any], at: str = "") -> Iterator[tuple[str, dict[str, Any]]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
-from tokka.engine.vllm.limits import matcher_of
+from tokka.engine.vllm.limits import matchers_of
 
 # Each of at most the memory that grammar.py may use; most take a hundredth.
 KEPT = 32
@@ -17,10 +17,42 @@ def take_ready_grammars() -> None:
     from vllm.v1.structured_output.backend_guidance import GuidanceBackend, GuidanceGrammar
 
     class Grammar(GuidanceGrammar):  # type: ignore[misc]
+        # Followed beside the grammar; None where there is none, or where the grammar has left it no way to go.
+        bound: Any = None
+
         def accept_tokens(self, request_id: str, tokens: list[int]) -> bool:
             accepted: bool = super().accept_tokens(request_id, tokens)
+            if self.bound is not None and not self.bound.consume_tokens(self._without_end(tokens)):
+                self.bound = None
             # At a limit of its own the library allows the end token only: the answer would seem complete.
             return accepted and not self.ll_matcher.is_error()
+
+        def fill_bitmask(self, bitmask: Any, idx: int) -> None:
+            super().fill_bitmask(bitmask, idx)
+            if self.bound is not None:
+                _narrow(bitmask, idx, self.bound)
+
+        def validate_tokens(self, tokens: list[int]) -> list[int]:
+            accepted: list[int] = super().validate_tokens(tokens)
+            if self.bound is None:
+                return accepted
+            within = self.bound.validate_tokens(self._without_end(accepted))
+            return accepted if within == len(self._without_end(accepted)) else accepted[:within]
+
+        def rollback(self, num_tokens: int) -> None:
+            # The end token is never given to the bound.
+            end = int(self.terminated)
+            super().rollback(num_tokens)
+            if self.bound is not None and num_tokens > end:
+                self.bound.rollback(num_tokens - end)
+
+        def reset(self) -> None:
+            super().reset()
+            if self.bound is not None:
+                self.bound.reset()
+
+        def _without_end(self, tokens: list[int]) -> list[int]:
+            return [token for token in tokens if token != self.ll_tokenizer.eos_token]
 
     class Backend(GuidanceBackend):  # type: ignore[misc]
         def __post_init__(self) -> None:
@@ -29,14 +61,29 @@ def take_ready_grammars() -> None:
 
         def compile_grammar(self, _type: Any, grammar_spec: str, stop_token_ids: Any = None) -> Grammar:
             """Compile once for all choices of a request, and for those that come again; copies cost nothing."""
-            matcher = self._compiled.pop(grammar_spec, None)
-            if matcher is None:
-                matcher = matcher_of(self.ll_tokenizer, grammar_spec)
-                if matcher.is_error():
+            matchers = self._compiled.pop(grammar_spec, None)
+            if matchers is None:
+                matchers = matchers_of(self.ll_tokenizer, grammar_spec)
+                if any(matcher is not None and matcher.is_error() for matcher in matchers):
                     raise ValueError("the grammar does not compile")
-            self._compiled[grammar_spec] = matcher
+            self._compiled[grammar_spec] = matchers
             if len(self._compiled) > KEPT:
                 self._compiled.popitem(last=False)
-            return Grammar(matcher.deep_copy(), self.ll_tokenizer, self.vocab_size)
+            matcher, bound = matchers
+            grammar = Grammar(matcher.deep_copy(), self.ll_tokenizer, self.vocab_size)
+            grammar.bound = bound and bound.deep_copy()
+            return grammar
 
     structured_output.GuidanceBackend = Backend
+
+
+def _narrow(bitmask: Any, place: int, bound: Any) -> None:
+    """Take from a row of the mask what the bound does not allow, unless nothing would be left of it."""
+    from llguidance.torch import fill_next_token_bitmask
+
+    row = bitmask[place : place + 1]
+    within = row.clone()
+    fill_next_token_bitmask(bound, within, 0)
+    within &= row
+    if within.any():
+        row.copy_(within)

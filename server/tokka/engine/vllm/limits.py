@@ -22,9 +22,9 @@ def states_for(choices: int) -> int:
     return STATES if choices <= FEW_CHOICES else STATES_OF_MANY
 
 
-def with_limit(grammar: str, states: int) -> str:
-    """Return a grammar as the engine takes it."""
-    return f"{states}\n{grammar}"
+def with_limit(grammar: str, states: int, bound: str = "") -> str:
+    """Return a grammar as the engine takes it. `bound`: a second one, in Lark, that its texts follow where they can."""
+    return f"{states} {len(bound)}\n{bound}{grammar}"
 
 
 def with_tag(limited: str, tag: str) -> str:
@@ -32,19 +32,26 @@ def with_tag(limited: str, tag: str) -> str:
 
     The engine's cache (`guidance.py`) finds equal texts only: grammars of two tags are compiled apart.
     """
-    states, _, grammar = limited.partition("\n")
-    return f"{states} {tag}\n{grammar}"
+    head, _, grammars = limited.partition("\n")
+    return f"{head} {tag}\n{grammars}"
 
 
 def matcher_of(tokenizer: Any, limited: str) -> Any:
     """Return the library's matcher of what `with_limit` made. It may be one that has failed."""
+    return matchers_of(tokenizer, limited)[0]
+
+
+def matchers_of(tokenizer: Any, limited: str) -> tuple[Any, Any | None]:
+    """As `matcher_of`, with the matcher of the bound if there is one."""
     from llguidance import LLMatcher, LLParserLimits
 
-    head, _, grammar = limited.partition("\n")
-    states = head.partition(" ")[0]
-    if not states.isdecimal():
+    head, _, grammars = limited.partition("\n")
+    numbers = head.split(" ")[:2]
+    if len(numbers) != 2 or not all(map(str.isdecimal, numbers)):
         raise ValueError("the grammar has no limit")
+    states, chars = map(int, numbers)
     limits = LLParserLimits(
-        max_lexer_states=int(states), step_lexer_fuel=_STEP_FUEL, step_max_items=_STEP_ITEMS, verbose_errors=False
+        max_lexer_states=states, step_lexer_fuel=_STEP_FUEL, step_max_items=_STEP_ITEMS, verbose_errors=False
     )
-    return LLMatcher(tokenizer, grammar, log_level=0, limits=limits)
+    bound = LLMatcher(tokenizer, grammars[:chars], log_level=0, limits=limits) if chars else None
+    return LLMatcher(tokenizer, grammars[chars:], log_level=0, limits=limits), bound

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
 from tokka.core import ChatPrompt, Prompt, TextPrompt, TokensPrompt, text_chars
 from tokka.engine.length import truncate
-from tokka.engine.template_rules import Messages, TemplateRules, find_rules
-from tokka.engine.vllm.templates import knows_tools, reads
-from tokka.errors import ContextLengthExceeded, InvalidRequest, NoChatTemplate, UnsupportedParameter
+from tokka.engine.vllm.chat_template import ChatTemplate
+from tokka.engine.vllm.control_tokens import ControlTokens, Written
+from tokka.engine.vllm.templates import removed_by
+from tokka.errors import ContextLengthExceeded, InvalidRequest, NoChatTemplate
 from tokka.turns import Capacity, FairTurns
 
 T = TypeVar("T")
@@ -31,23 +31,29 @@ _PROBE_CHARS = 32 << 10
 _PROBE_SLACK = 64
 # Words that vLLM takes, in tokens.
 _MAX_BAD_WORDS = 128
-# The field's name, and the variable's.
-_EFFORT = "reasoning_effort"
 
 
 class Renderer:
     """Uses the model's own tokenizer and chat template, or the operator's template."""
 
-    def __init__(self, tokenizer: Any, chat_template: str | None, max_model_len: int, vocab_size: int) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        chat_template: str | None,
+        max_model_len: int,
+        vocab_size: int,
+        *,
+        raw_chat: bool = False,
+    ) -> None:
+        """`raw_chat`: control tokens in the text of chats are control tokens."""
         self._tokenizer = tokenizer
         self.template = chat_template or getattr(tokenizer, "chat_template", None)
+        self._control = None if raw_chat else ControlTokens(tokenizer, str(self.template), removed_by(self.template))
+        self._chat = ChatTemplate(tokenizer, self.template, self._control) if self.template is not None else None
         self._max_model_len = max_model_len
         self._vocab_size = vocab_size
         # No token is longer, so a text this many times the context cannot fit: it need not be tokenised to be refused.
         self._longest_token_chars = max(map(len, tokenizer.get_vocab()), default=1)
-        self._reads_effort = reads(self.template, _EFFORT)
-        self._knows_developer = "developer" in str(self.template)
-        self._rules = self._find_rules()
         self._most_chars = max(_MOST_CHARS, _MOST_CHARS_PER_TOKEN * max_model_len)
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="render")
         self._turns = FairTurns(Capacity(_THREADS, _LONG_CHARS, _WAITING_CHARS))
@@ -57,19 +63,8 @@ class Renderer:
         return self.template is not None
 
     def template_problem(self) -> str | None:
-        """Return what is wrong with the template's syntax, or None. What it says about messages shows with them."""
-        from jinja2 import TemplateSyntaxError
-
-        if self.template is None:
-            return None
-        try:
-            self._write([{"role": "user", "content": "Hi"}], None)
-        except TemplateSyntaxError as error:
-            return f"line {error.lineno}: {error.message}"
-        except Exception:
-            # It may well refuse a conversation like this one.
-            return None
-        return None
+        """Return what is wrong with the template's syntax, or None."""
+        return self._chat.problem() if self._chat else None
 
     async def token_ids(
         self, prompt: Prompt, tenant: str, keep: int | None = None, *, to_run: bool = True
@@ -80,8 +75,6 @@ class Renderer:
         """
         if isinstance(prompt, TokensPrompt):
             return self._checked(truncate(prompt.token_ids, keep))
-        if not isinstance(prompt, TextPrompt) and self.template is None:
-            raise NoChatTemplate
         ids = await self._apart(tenant, text_chars(prompt), partial(self._render, prompt, keep, to_run))
         return list(truncate(ids, keep))
 
@@ -147,18 +140,26 @@ class Renderer:
     def _render(self, prompt: ChatPrompt | TextPrompt, keep: int | None, to_run: bool) -> list[int]:
         match prompt:
             case TextPrompt(text):
-                param, special = "prompt", True
+                written, param = Written(text), "prompt"
+            case ChatPrompt() if self._chat is None:
+                raise NoChatTemplate
             case ChatPrompt():
-                # The template writes the special tokens itself.
-                text, param, special = self._apply_template(prompt), "messages", False
-        text = self._cut(text, keep, param)
+                written, param = self._chat.apply(prompt), "messages"
+        written = self._cut(written, keep, param)
         if to_run and keep is None:
-            self._check_fits(text, param)
-        ids: list[int] = self._tokenizer(text, add_special_tokens=special)["input_ids"]
-        if not ids and not text:
+            self._check_fits(written.text, param)
+        ids = self._token_ids(written, is_chat=param == "messages")
+        if not ids and not written.text:
             ids = self._document_start()
         if not ids:
             raise InvalidRequest("The prompt is empty. Send at least one token.", param=param)
+        return ids
+
+    def _token_ids(self, written: Written, *, is_chat: bool) -> list[int]:
+        if is_chat and self._control and self._control.needs_care(written):
+            return self._control.token_ids(written)
+        # A template writes the special tokens itself.
+        ids: list[int] = self._tokenizer(written.text, add_special_tokens=not is_chat)["input_ids"]
         return ids
 
     def _document_start(self) -> list[int]:
@@ -166,15 +167,14 @@ class Renderer:
         starts = (self._tokenizer.bos_token_id, self._tokenizer.eos_token_id)
         return [start for start in starts if start is not None][:1]
 
-    def _cut(self, text: str, keep: int | None, param: str) -> str:
+    def _cut(self, written: Written, keep: int | None, param: str) -> Written:
         """Return what is tokenised of a text of any length."""
         if keep is not None:
-            most = min(self._most_chars, keep * self._longest_token_chars)
-            return text if len(text) <= most else text[-most:]
-        if len(text) <= self._most_chars:
-            return text
+            return written.last(min(self._most_chars, keep * self._longest_token_chars))
+        if len(written.text) <= self._most_chars:
+            return written
         raise ContextLengthExceeded(
-            f"This model's maximum context length is {self._max_model_len} tokens. Your {param} of {len(text)} "
+            f"This model's maximum context length is {self._max_model_len} tokens. Your {param} of {len(written.text)} "
             f"characters is longer than the {self._most_chars} that are tokenised. Please shorten it.",
             param=param,
         )
@@ -193,51 +193,3 @@ class Renderer:
                     f"characters has at least {tokens}. Please shorten it.",
                     param=param,
                 )
-
-    def _apply_template(self, prompt: ChatPrompt) -> str:
-        prompt = self._with_effort(prompt)
-        messages = [self._known_role(message) for message in prompt.messages]
-        try:
-            return self._write(
-                *self._rules.kept(messages, list(prompt.tools.functions) if prompt.tools else None),
-                add_generation_prompt=prompt.add_generation_prompt,
-                continue_final_message=prompt.continue_final_message,
-                **prompt.template_kwargs,
-            )
-        except Exception as error:
-            # Templates refuse what they do not know (an order of roles, a missing field) by raising anything at all.
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-            raise InvalidRequest(
-                f"The model's chat template does not take these messages: {reason}", param="messages"
-            ) from None
-
-    def _find_rules(self) -> TemplateRules:
-        if self.template is None:
-            return TemplateRules()
-        write = partial(self._write, add_generation_prompt=True)
-        return find_rules(write, knows_tools=knows_tools(self.template))
-
-    def _write(self, messages: Messages, tools: Messages | None, /, **variables: Any) -> str:
-        # Of several by name the tokenizer, whose they are, takes the one that fits.
-        template = self.template if isinstance(self.template, str) else None
-        return str(
-            self._tokenizer.apply_chat_template(
-                messages, tools=tools, chat_template=template, tokenize=False, **variables
-            )
-        )
-
-    def _with_effort(self, prompt: ChatPrompt) -> ChatPrompt:
-        if prompt.reasoning_effort is None:
-            return prompt
-        if not self._reads_effort:
-            raise UnsupportedParameter(
-                f"'{_EFFORT}' is not supported by this model: its chat template does not read it. Leave it out.",
-                param=_EFFORT,
-            )
-        return replace(prompt, template_kwargs={**prompt.template_kwargs, _EFFORT: prompt.reasoning_effort})
-
-    def _known_role(self, message: dict[str, Any]) -> dict[str, Any]:
-        """OpenAI's newer name for the system role, where the template does not know it."""
-        if message["role"] == "developer" and not self._knows_developer:
-            return {**message, "role": "system"}
-        return message

@@ -1,0 +1,133 @@
+"""From a conversation to the text that the model's chat template, or the operator's, makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache, partial
+from typing import Any
+
+from tokka.core import ChatPrompt
+from tokka.engine.template_rules import Messages, TemplateRules, find_rules
+from tokka.engine.vllm.client_marks import Placeholders, Signature
+from tokka.engine.vllm.control_tokens import ControlTokens, Written
+from tokka.engine.vllm.templates import knows_tools, reads, with_written
+from tokka.errors import InvalidRequest, UnsupportedParameter
+
+# The field's name, and the variable's.
+_EFFORT = "reasoning_effort"
+
+
+class ChatTemplate:
+    """Writes conversations. `control`: the marks that are the template's alone; None: they are everybody's."""
+
+    def __init__(self, tokenizer: Any, template: Any, control: ControlTokens | None) -> None:
+        """`template`: its text, or several by name as tokenizers have them."""
+        self._tokenizer = tokenizer
+        self._template = template
+        self._control = control
+        self._signature = Signature(control) if control else None
+        self._placeholders = Placeholders(control) if control else None
+        self._signed = cache(self._with_signature)
+        self._reads_effort = reads(template, _EFFORT)
+        self._knows_developer = "developer" in str(template)
+        self._rules = TemplateRules()
+        self._rules = find_rules(
+            partial(self._write, None, add_generation_prompt=True), knows_tools=knows_tools(template)
+        )
+
+    def problem(self) -> str | None:
+        """Return what is wrong with the template's syntax, or None. What it says about messages shows with them."""
+        from jinja2 import TemplateSyntaxError
+
+        try:
+            self._write(None, [{"role": "user", "content": "Hi"}], None)
+        except TemplateSyntaxError as error:
+            return f"line {error.lineno}: {error.message}"
+        except Exception:
+            # It may well refuse a conversation like this one.
+            return None
+        return None
+
+    def apply(self, prompt: ChatPrompt) -> Written:
+        """Return the conversation as the template writes it. Raises InvalidRequest."""
+        prompt = self._with_effort(prompt)
+        try:
+            if self._control is None or not self._control.are_in(prompt):
+                return Written(self._written(prompt))
+            return self._with_own_signature(prompt) or self._with_placeholders(prompt)
+        except Exception as error:
+            # Templates refuse what they do not know (an order of roles, a missing field) by raising anything at all.
+            said = self._placeholders.show(str(error)).text if self._placeholders else str(error)
+            reason = (said.strip().splitlines() or [type(error).__name__])[0][:300]
+            raise InvalidRequest(
+                f"The model's chat template does not take these messages: {reason}", param="messages"
+            ) from None
+
+    def _with_own_signature(self, prompt: ChatPrompt) -> Written | None:
+        """Write a conversation by the template, and by one with characters of its own; None if they differ."""
+        assert self._signature is not None
+        source = self._template
+        if not isinstance(source, str):
+            source = self._tokenizer.get_chat_template(None, self._kept(prompt)[1])
+        sign = self._signature.sign
+        named = {name: sign(str(mark)) for name, mark in getattr(self._tokenizer, "special_tokens_map", {}).items()}
+        signed = replace(prompt, template_kwargs={**named, **prompt.template_kwargs})
+        try:
+            plain = self._written(prompt)
+            return self._signature.read(self._written(signed, self._signed(source), sign), plain)
+        except Exception:
+            # It may refuse messages that hold a mark.
+            return None
+
+    def _with_placeholders(self, prompt: ChatPrompt) -> Written:
+        assert self._placeholders is not None
+        return self._placeholders.show(self._written(self._placeholders.hide(prompt)))
+
+    def _with_signature(self, source: str) -> str:
+        assert self._signature is not None
+        return with_written(source, self._signature.sign)
+
+    def _written(
+        self, prompt: ChatPrompt, template: str | None = None, sign: Callable[[str], str] = lambda text: text
+    ) -> str:
+        return self._write(
+            template,
+            *self._kept(prompt, sign),
+            add_generation_prompt=prompt.add_generation_prompt,
+            continue_final_message=prompt.continue_final_message,
+            **prompt.template_kwargs,
+        )
+
+    def _kept(
+        self, prompt: ChatPrompt, sign: Callable[[str], str] = lambda text: text
+    ) -> tuple[Messages, Messages | None]:
+        """Return messages and tools as the template takes them. `sign`: for what is told in words of ours."""
+        messages = [self._known_role(message) for message in prompt.messages]
+        return self._rules.kept(messages, list(prompt.tools.functions) if prompt.tools else None, sign)
+
+    def _write(self, template: str | None, messages: Messages, tools: Messages | None, /, **variables: Any) -> str:
+        if template is None and isinstance(self._template, str):
+            template = self._template
+        # Of several by name the tokenizer, whose they are, takes the one that fits.
+        return str(
+            self._tokenizer.apply_chat_template(
+                messages, tools=tools, chat_template=template, tokenize=False, **variables
+            )
+        )
+
+    def _with_effort(self, prompt: ChatPrompt) -> ChatPrompt:
+        if prompt.reasoning_effort is None:
+            return prompt
+        if not self._reads_effort:
+            raise UnsupportedParameter(
+                f"'{_EFFORT}' is not supported by this model: its chat template does not read it. Leave it out.",
+                param=_EFFORT,
+            )
+        return replace(prompt, template_kwargs={**prompt.template_kwargs, _EFFORT: prompt.reasoning_effort})
+
+    def _known_role(self, message: dict[str, Any]) -> dict[str, Any]:
+        """OpenAI's newer name for the system role, where the template does not know it."""
+        if message["role"] == "developer" and not self._knows_developer:
+            return {**message, "role": "system"}
+        return message

@@ -1,0 +1,111 @@
+"""Who wrote a mark in a rendered conversation, the template or a client. There are two ways to find out.
+
+Either the template writes in characters of its own. It sees the clients' text as it is, so it does what it always does:
+it looks for `</think>` in earlier answers, for example, and leaves out what is before it. A few templates do something
+else then, as the result shows. For those the marks in clients' text are hidden behind digits instead.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from tokka.core import ChatPrompt
+from tokka.engine.vllm.control_tokens import ControlTokens, Place, Written
+
+# Characters for private use, of the last plane: 65,534.
+_PRIVATE, _PRIVATE_CHARS = 0x100000, 0xFFFE
+_NUMBER_DIGITS = 6
+# What may not be replaced in the source of a template, or in a format of ours.
+_SYNTAX = frozenset("\"'\\{}")
+
+
+class Signature:
+    """Other characters for those that marks begin and end with."""
+
+    def __init__(self, control: ControlTokens) -> None:
+        self._control = control
+        ends = sorted({char for mark in control.marks for char in (mark[0], mark[-1])})
+        ends = [char for char in ends if not char.isalnum() and char not in _SYNTAX]
+        # No client knows them; and one that guesses them is found out, since its own text does not survive `read`.
+        first = _PRIVATE + secrets.randbelow(_PRIVATE_CHARS - len(ends))
+        self._signs = {ord(char): chr(first + number) for number, char in enumerate(ends)}
+        self._plain = {first + number: char for number, char in enumerate(ends)}
+        self._chars = frozenset(ends)
+
+    def sign(self, text: str) -> str:
+        return text.translate(self._signs)
+
+    def read(self, signed: str, plain: str) -> Written | None:
+        """Return who wrote which mark of a text that was written in both ways; None if that gave two texts."""
+        if signed.translate(self._plain) != plain:
+            return None
+        client: list[Place] = []
+        for match in self._control.found(plain):
+            begin, end = match.span()
+            ends = [at for at in (begin, end - 1) if plain[at] in self._chars]
+            if not ends:
+                # A mark without an end that can be signed.
+                return None
+            if any(signed[at] == plain[at] for at in ends):
+                client.append((begin, end))
+        return Written(plain, client)
+
+
+class Placeholders:
+    """A string of digits for each mark: templates trim, split and escape text, and leave these as they are."""
+
+    def __init__(self, control: ControlTokens) -> None:
+        self._control = control
+        # Never sent to anybody, so no client can write one.
+        self._prefix = str(secrets.randbelow(9 * 10**30) + 10**30)
+        self._numbers = {mark: number for number, mark in enumerate(control.marks)}
+
+    def hide(self, prompt: ChatPrompt) -> ChatPrompt:
+        """Return the prompt with placeholders instead of marks."""
+        tools = prompt.tools
+        return replace(
+            prompt,
+            messages=tuple(map(self._hidden, prompt.messages)),
+            tools=tools and replace(tools, functions=tuple(map(self._hidden, tools.functions))),
+            template_kwargs=self._hidden(dict(prompt.template_kwargs)),
+        )
+
+    def show(self, text: str) -> Written:
+        """Return what a template wrote of a hidden prompt, with the marks in their places again."""
+        parts: list[str] = []
+        client: list[Place] = []
+        done = length = 0
+        for begin, end, mark in self._found(text):
+            parts += [text[done:begin], mark]
+            length += begin - done
+            client.append((length, length + len(mark)))
+            length += len(mark)
+            done = end
+        return Written("".join([*parts, text[done:]]), client)
+
+    def _hidden(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return self._without_marks(value)
+        if isinstance(value, dict):
+            return {self._hidden(name): self._hidden(part) for name, part in value.items()}
+        return list(map(self._hidden, value)) if isinstance(value, list) else value
+
+    def _without_marks(self, text: str) -> str:
+        parts: list[str] = []
+        done = 0
+        for match in self._control.found(text):
+            number = f"{self._numbers[match[0]]:0{_NUMBER_DIGITS}}"
+            parts += [text[done : match.start()], self._prefix, number]
+            done = match.end()
+        return "".join([*parts, text[done:]])
+
+    def _found(self, text: str) -> Iterator[tuple[int, int, str]]:
+        end = 0
+        while (begin := text.find(self._prefix, end)) >= 0:
+            end = begin + len(self._prefix) + _NUMBER_DIGITS
+            number = text[end - _NUMBER_DIGITS : end]
+            if number.isdecimal() and int(number) < len(self._control.marks):
+                yield begin, end, self._control.marks[int(number)]

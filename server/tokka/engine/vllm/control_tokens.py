@@ -1,0 +1,230 @@
+"""Control tokens: the marks of a tokenizer that only the chat template may write, and the text that spells them.
+
+A template joins its own marks and the clients' text to one string. `client_marks.py` finds out who wrote which. Here
+the tokens of a mark that a client wrote are replaced by those of its letters.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import orjson
+
+from tokka.core import ChatPrompt
+from tokka.engine.tool_prompt import TOOL_MARKS
+
+# Added tokens that are not special may be ordinary text: words, blanks, brackets, the tags of HTML. Those of this form
+# are not: <|fim_prefix|>, <｜tool▁sep｜>, <TOOLCALL>, <tool_call>.
+_TAG = re.compile(r"^<(?!!|/?[a-z][a-z0-9]*/?>)[^<>\s]*[^\W\d_][^<>\s]*>$")
+# Those of this form are not if templates use them.
+_BRACKETED = re.compile(r"^[<\[{(|].*[>\]})|]$", re.DOTALL)
+# Used by templates, whether or not by the one at hand.
+_STRUCTURE = " ".join((*TOOL_MARKS, "<think>", "</think>"))
+_OPENING_CHARS = 2
+# Characters that are searched before other threads get a turn.
+_WINDOW_CHARS = 64 << 10
+# Behind one of these a mark is split into tokens as it is inside of a text.
+_NEIGHBOURS = ("a", "\n", "0", ".")
+
+# Where in a text something begins and ends.
+Place = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A conversation as the template wrote it. `client`: the marks in it that a client wrote, in order."""
+
+    text: str
+    client: Sequence[Place] = ()
+
+    def last(self, chars: int) -> Written:
+        """Return its last characters."""
+        cut = len(self.text) - chars
+        if cut <= 0:
+            return self
+        return Written(self.text[cut:], [(begin - cut, end - cut) for begin, end in self.client if end > cut])
+
+
+class ControlTokens:
+    """The marks of one tokenizer and template.
+
+    `structure`: the template's text; marks in it are control tokens. `removed`: what the template takes out of texts.
+    """
+
+    def __init__(self, tokenizer: Any, structure: str, removed: Iterable[str] = ()) -> None:
+        self._tokenizer = tokenizer
+        self._backend = getattr(tokenizer, "backend_tokenizer", None)
+        self._ids = _control_ids(tokenizer, f"{structure} {_STRUCTURE}")
+        self.marks = tuple(sorted(self._ids))
+        escaped = {orjson.dumps(mark).decode()[1:-1] for mark in self.marks}
+        self._openings = tuple({mark[:_OPENING_CHARS] for mark in (*self.marks, *escaped)})
+        self._longest = max(map(len, self.marks), default=0)
+        self._pattern = _any_of(self.marks)
+        # Inside of JSON a mark may be spelled in another way.
+        self._in_json = _any_of([*self.marks, *escaped])
+        # A text that holds one with a mark in it is looked at anyway.
+        removed = [text for text in removed if text and not self._is_in(text)]
+        self._removed = _any_of(removed) if removed else None
+        self._control = frozenset(self._ids.values())
+        self._is_loose = _normalizes(self._backend, self._ids)
+        self._as_text = lru_cache(maxsize=1024)(self._text_ids)
+
+    def are_in(self, prompt: ChatPrompt) -> bool:
+        """Tell whether any text of a prompt spells a mark, or does so when the template has taken something out."""
+        return any(self._is_in(text) or self._is_in_rest(text) for text in _texts(prompt))
+
+    def found(self, text: str) -> Iterator[re.Match[str]]:
+        """Yield the marks in a text, in order and as the tokenizer finds them."""
+        return self._matches(text, self._pattern)
+
+    def needs_care(self, written: Written) -> bool:
+        """Tell whether `token_ids` finds other tokens than the tokenizer alone."""
+        return bool(written.client) or self._is_loose
+
+    def token_ids(self, written: Written) -> list[int]:
+        """Return the tokens of what a template wrote. Marks that a client wrote are text."""
+        if self._backend is None:
+            return self._joined_ids(written)
+        text = written.text
+        encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        ids: list[int] = []
+        client = iter((*written.client, (len(text) + 1, len(text) + 1)))
+        begin, end = next(client)
+        for token, (first, last) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
+            if token not in self._control or first == last:
+                ids.append(token)
+                continue
+            while end <= first:
+                begin, end = next(client)
+            # A template spells its marks as they are.
+            if begin < last or (self._is_loose and text[first:last].strip() not in self._ids):
+                ids += self._as_text(text[first:last])
+            else:
+                ids.append(token)
+        return ids
+
+    def _is_in(self, text: str) -> bool:
+        if not any(opening in text for opening in self._openings):
+            return False
+        return next(self._matches(text, self._in_json), None) is not None
+
+    def _is_in_rest(self, text: str) -> bool:
+        if self._removed is None or self._removed.search(text) is None:
+            return False
+        return self._is_in(self._removed.sub("", text))
+
+    def _matches(self, text: str, pattern: re.Pattern[str]) -> Iterator[re.Match[str]]:
+        at = 0
+        while at < len(text):
+            edge = at + _WINDOW_CHARS
+            match = pattern.search(text, at, edge + 2 * self._longest)
+            if match is None or match.start() >= edge:
+                at = edge
+            else:
+                yield match
+                at = match.end()
+
+    def _joined_ids(self, written: Written) -> list[int]:
+        """As `token_ids`, of a tokenizer that does not tell where its tokens are."""
+        ids: list[int] = []
+        done = 0
+        for begin, end in written.client:
+            ids += self._tokenizer(written.text[done:begin], add_special_tokens=False)["input_ids"]
+            ids += self._as_text(written.text[begin:end])
+            done = end
+        return ids + list(self._tokenizer(written.text[done:], add_special_tokens=False)["input_ids"])
+
+    def _text_ids(self, text: str) -> tuple[int, ...]:
+        """Return the tokens of a mark's letters, as they are inside of a text."""
+        if self._backend is None:
+            each = (self._tokenizer(char, add_special_tokens=False)["input_ids"] for char in text)
+            return tuple(token for ids in each for token in ids)
+        bare = _without_added_tokens(self._backend)
+        whole = _ids_behind(bare, text)
+        if whole is not None and self._control.isdisjoint(whole):
+            return whole
+        # Some vocabularies hold the mark as a word, too.
+        return tuple(token for char in text for token in _ids_behind(bare, char) or ())
+
+
+def _any_of(words: Iterable[str]) -> re.Pattern[str]:
+    """Return an expression that finds the longest of the words that begin at a place, in one pass."""
+    tree: dict[str, Any] = {}
+    for word in words:
+        node = tree
+        for char in word:
+            node = node.setdefault(char, {})
+        node[""] = {}
+
+    def written(node: Mapping[str, Any]) -> str:
+        branches = [re.escape(char) + written(below) for char, below in node.items() if char]
+        if not branches:
+            return ""
+        return f"(?:{'|'.join(branches)}){'?' if '' in node else ''}"
+
+    return re.compile(written(tree) or r"(?!)")
+
+
+def _texts(prompt: ChatPrompt) -> Iterator[str]:
+    """Yield all text of a prompt that a client wrote. What has parts comes as JSON."""
+    for message in prompt.messages:
+        for value in message.values():
+            yield value if isinstance(value, str) else _json(value)
+    if prompt.tools:
+        yield _json(prompt.tools.functions)
+    if prompt.template_kwargs:
+        yield _json(dict(prompt.template_kwargs))
+
+
+def _json(value: Any) -> str:
+    try:
+        return orjson.dumps(value).decode()
+    except orjson.JSONEncodeError:
+        # What nests deeper than it writes.
+        return json.dumps(value, ensure_ascii=False)
+
+
+def _control_ids(tokenizer: Any, structure: str) -> dict[str, int]:
+    """Return the ids of the marks. `structure`: the text of templates."""
+    found: dict[str, int] = {}
+    for token, entry in getattr(tokenizer, "added_tokens_decoder", {}).items():
+        text = str(entry.content)
+        is_used = _BRACKETED.match(text) is not None and text in structure
+        if text.strip() and (entry.special or is_used or _TAG.match(text)):
+            found[text] = token
+    return found
+
+
+def _normalizes(backend: Any, marks: Iterable[str]) -> bool:
+    """Whether a text that spells a mark otherwise, with wide letters for example, may become one."""
+    if backend is None or backend.normalizer is None:
+        return False
+    added = backend.get_added_tokens_decoder().values()
+    return any(entry.normalized for entry in added if entry.content in marks)
+
+
+def _without_added_tokens(backend: Any) -> Any:
+    from tokenizers import Tokenizer
+
+    # It shares the vocabulary.
+    bare = Tokenizer(backend.model)
+    if backend.normalizer is not None:
+        bare.normalizer = backend.normalizer
+    if backend.pre_tokenizer is not None:
+        bare.pre_tokenizer = backend.pre_tokenizer
+    return bare
+
+
+def _ids_behind(bare: Any, text: str) -> tuple[int, ...] | None:
+    """Return a text's tokens where it stands inside of another; None if it is joined to whatever is before it."""
+    for neighbour in _NEIGHBOURS:
+        encoded = bare.encode(neighbour + text, add_special_tokens=False)
+        first = next((place for place, (_, end) in enumerate(encoded.offsets) if end > len(neighbour)), None)
+        if first is not None and encoded.offsets[first][0] >= len(neighbour):
+            return tuple(encoded.ids[first:])
+    return None
