@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from array import array
 from dataclasses import replace
 from typing import Any
 
@@ -329,7 +328,7 @@ def test_a_completion_field_is_unknown_to_chats(name: str) -> None:
     "fields",
     [
         {"top_logprobs": 3},
-        {"top_logprobs": 0, "logprobs": False},
+        {"top_logprobs": 1, "logprobs": False},
         {"continue_final_message": True},
         {"continue_final_message": True, "add_generation_prompt": True, "messages": [ASSISTANT]},
         {"stream_options": {"include_usage": True}},
@@ -351,7 +350,8 @@ def test_a_completion_field_is_unknown_to_chats(name: str) -> None:
         {"modalities": ["audio"]},
         {"response_format": {"type": "json_object"}, "structured_outputs": {"regex": "a"}},
         {"tools": []},
-        {"tool_choice": "none"},
+        {"tool_choice": "auto"},
+        {"parallel_tool_calls": False},
         {"functions": []},
         {"reasoning_effort": "lowest"},
         {"reasoning_effort": "low", "chat_template_kwargs": {"reasoning_effort": "low"}},

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
-from typing import Annotated, Any, Literal, Self, assert_never
+from typing import Annotated, Any, ClassVar, Literal, Self, assert_never
 
 from pydantic import Field, model_validator
 
@@ -47,6 +48,7 @@ from tokka.protocol.messages import (
     text_of,
 )
 from tokka.protocol.tools import WireToolChoice, WireTools, calls_constraint, check_tools, tools_of
+from tokka.protocol.vllm_fields import CHAT_FIELDS, Neutral
 
 MAX_METADATA = 16
 
@@ -71,6 +73,8 @@ _Metadata = Annotated[
 
 
 class ChatRequest(GenerationFields):
+    neutral: ClassVar[Mapping[str, Neutral]] = CHAT_FIELDS
+
     messages: Annotated[list[Message], Field(fail_fast=True)] = Field(min_length=1, max_length=MAX_MESSAGES)
     max_tokens: int | None = Field(
         None, ge=1, le=2**63 - 1, description="Older name of max_completion_tokens, which wins over it."
@@ -118,7 +122,7 @@ class ChatRequest(GenerationFields):
 
     @model_validator(mode="after")
     def _chat_consistent(self) -> Self:
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise invalid("top_logprobs needs logprobs: true", "top_logprobs")
         if self.structured_outputs is not None and format_constraint(self.response_format) is not None:
             raise invalid("response_format and structured_outputs exclude each other", "structured_outputs")

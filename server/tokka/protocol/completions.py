@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import codecs
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Annotated, Any, Self, assert_never
+from typing import Annotated, Any, ClassVar, Self, assert_never
 
 from pydantic import Field, PlainValidator, model_validator
 
@@ -38,6 +38,7 @@ from tokka.protocol.common import (
 )
 from tokka.protocol.folding import JsonItems, JsonList, JsonObject, JsonText, Piece, RawJson
 from tokka.protocol.generation import MAX_CHOICES, GenerationFields
+from tokka.protocol.vllm_fields import COMPLETION_FIELDS, Neutral
 
 # What OpenAI generates when nothing is said. Small, so that nobody waits for a runaway base model.
 DEFAULT_MAX_TOKENS = 16
@@ -104,6 +105,8 @@ _WirePrompt = (
 
 
 class CompletionRequest(GenerationFields):
+    neutral: ClassVar[Mapping[str, Neutral]] = COMPLETION_FIELDS
+
     prompt: Annotated[list[Prompt], PlainValidator(_prompts, json_schema_input_type=_WirePrompt)] = Field(
         description="A string, a list of strings, a list of token ids or a list of such lists. "
         "Null or empty text: the beginning of a document."

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import orjson
 from pydantic import AfterValidator, Field, PlainValidator, model_validator
@@ -13,6 +14,7 @@ from tokka.protocol.annotations import without_annotations
 from tokka.protocol.closing import closed
 from tokka.protocol.common import WireModel, invalid
 from tokka.protocol.json_schema import MAX_SCHEMA_BYTES, errors_below, parsed, schema_text
+from tokka.protocol.vllm_fields import STRUCTURED_FIELDS, Neutral, NeutralModel
 
 MAX_REGEX_CHARS = 8192
 MAX_CONSTRAINT_CHOICES = 4096
@@ -82,8 +84,10 @@ class JsonSchemaFormat(WireModel):
 ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
 
 
-class StructuredOutputs(WireModel):
+class StructuredOutputs(NeutralModel):
     """Exactly one of these."""
+
+    neutral: ClassVar[Mapping[str, Neutral]] = STRUCTURED_FIELDS
 
     json_: _SchemaText | None = Field(None, alias="json", description="A JSON Schema, or its text.")
     regex: str | None = Field(None, min_length=1, max_length=MAX_REGEX_CHARS, description="The whole answer matches.")

@@ -12,6 +12,7 @@ from tokka.core import Constraint, GenerateRequest, Sampling
 from tokka.protocol.chunks import AnswerForm
 from tokka.protocol.common import MAX_INT64, Int64, TokenId, WireModel, bounded_dict, invalid
 from tokka.protocol.constraint import StructuredOutputs
+from tokka.protocol.vllm_fields import NeutralModel
 
 MAX_STOPS = 16
 MAX_STOP_CHARS = 256
@@ -61,7 +62,7 @@ class StreamOptions(WireModel):
     include_obfuscation: bool | None = Field(None, description="Pad chunks, so that their sizes say less of the text.")
 
 
-class GenerationFields(WireModel):
+class GenerationFields(NeutralModel):
     """Fields of both endpoints. Where OpenAI states a bound it is the same here."""
 
     model: str = Field(min_length=1, max_length=512, description="One of the names in `/v1/models`.")

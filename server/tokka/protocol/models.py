@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tokka.core import Prompt, TextPrompt
 from tokka.protocol.common import ID_TYPECODE, MAX_TEXT_CHARS, TokenId, WireModel, invalid
 from tokka.protocol.messages import MAX_MESSAGES, Message, TemplateKwargs, chat_prompt, check_continuation
+from tokka.protocol.vllm_fields import TOKENIZE_FIELDS, Neutral, NeutralModel
 
 
 def model_object(name: str, created: int, max_model_len: int | None) -> dict[str, Any]:
@@ -40,9 +41,10 @@ class ParsedDetokenize:
     tokens: Sequence[int]
 
 
-class TokenizeRequest(WireModel):
+class TokenizeRequest(NeutralModel):
     """Either a text or the messages of a chat."""
 
+    neutral: ClassVar[Mapping[str, Neutral]] = TOKENIZE_FIELDS
     model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["prompt"]}, {"required": ["messages"]}]})
 
     model: str | None = Field(None, min_length=1, max_length=512)
@@ -96,7 +98,6 @@ class ModelList(BaseModel):
 class TokenizeResponse(BaseModel):
     tokens: list[int]
     count: int
-    root: str
     max_model_len: int | None
 
 

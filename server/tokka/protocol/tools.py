@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
 import orjson
 from pydantic import Field, PlainValidator, model_validator
@@ -14,6 +14,7 @@ from tokka.protocol.closing import closed
 from tokka.protocol.common import WireModel, invalid
 from tokka.protocol.json_schema import MAX_SCHEMA_BYTES, MAX_SCHEMA_DEPTH, errors_below, mapped, schema_text
 from tokka.protocol.messages import FunctionName
+from tokka.protocol.vllm_fields import TOOL_FIELDS, Neutral, NeutralModel
 from tokka.protocol.widening import LESS, Width, widened
 
 MAX_TOOLS = 128
@@ -61,7 +62,9 @@ def _parts(value: Any) -> Sequence[Any]:
     return [part for part in value if isinstance(part, dict | list)]
 
 
-class FunctionTool(WireModel):
+class FunctionTool(NeutralModel):
+    neutral: ClassVar[Mapping[str, Neutral]] = TOOL_FIELDS
+
     name: FunctionName
     description: str | None = Field(None, max_length=MAX_DESCRIPTION_CHARS)
     parameters: Annotated[
@@ -81,7 +84,9 @@ class FunctionTool(WireModel):
         return self
 
 
-class Tool(WireModel):
+class Tool(NeutralModel):
+    neutral: ClassVar[Mapping[str, Neutral]] = TOOL_FIELDS
+
     type: Literal["function"]
     function: FunctionTool
 
@@ -122,8 +127,9 @@ WireToolChoice = Literal["none", "auto", "required"] | Annotated[NamedTool | All
 def check_tools(tools: Sequence[Tool] | None, choice: WireToolChoice | None, parallel: bool | None) -> None:
     """Raise for a list that is too large or ambiguous, and for a choice that is not in it."""
     if tools is None:
-        for name, value in (("tool_choice", choice), ("parallel_tool_calls", parallel)):
-            if value is not None:
+        # Clients of vLLM send its defaults.
+        for name, value, neutral in (("tool_choice", choice, "none"), ("parallel_tool_calls", parallel, True)):
+            if value not in (None, neutral):
                 raise invalid(f"{name} is only allowed with tools: leave it out, or send tools", name)
         return
     names: set[str] = set()
