@@ -83,8 +83,8 @@ def vllm_page() -> str:
         "Made by `scripts/docs` from `server/tokka/protocol/vllm_fields.py`.",
         "",
         "Every field of vLLM's request classes is supported, or accepted when it is neutral: its value says no more",
-        "than its absence. Null is neutral for every field. Any other value of such a field is refused by name, with the",
-        "reason below. A test walks vLLM's own classes.",
+        "than its absence. Null is neutral for every field. Any other value is refused by name, with the reason",
+        "below. A test walks vLLM's own classes.",
     ]
     for place, model in BODIES.items():
         fields = model.model_fields.items()

@@ -268,6 +268,24 @@ def test_prompt_token_ids_belong_to_the_choice_s_own_prompt() -> None:
     assert [choice["prompt_token_ids"] for choice in answer["choices"]] == [[1], [2, 3]]
 
 
+def test_first_chunk_of_a_choice_has_its_prompt_token_ids() -> None:
+    events = whole(2, one_choice(0, "a"), one_choice(1, "b"))
+    events[0] = Accepted(((1,), (2, 3)))
+    chunks = chunks_of(request(prompt=["a", "b"], return_token_ids=True, stream=True), events)
+    shown: dict[int, list[Any]] = {0: [], 1: []}
+    for chunk in chunks:
+        for choice in chunk["choices"]:
+            shown[choice["index"]].append(choice.get("prompt_token_ids"))
+    assert shown == {0: [[1], None], 1: [[2, 3], None]}
+
+
+@pytest.mark.parametrize("include", [None, False])
+def test_no_usage_is_sent_when_include_usage_is_false(include: bool | None) -> None:
+    options = {"include_usage": include, "continuous_usage_stats": True}
+    chunks = chunks_of(request(stream=True, stream_options=options), whole(1, one_choice(0, "a")))
+    assert ["usage" in chunk for chunk in chunks] == [include is None] * len(chunks)
+
+
 @given(cases(), st.booleans(), st.booleans())
 def test_json_of_a_stream_is_that_of_its_chunks(case: Case, include: bool, continuous: bool) -> None:
     fields, events = case

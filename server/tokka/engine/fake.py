@@ -107,7 +107,7 @@ class FakeEngine:
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
         sampling = request.sampling
         prompts = [
-            truncate(await self.tokenize(prompt, request.tenant), request.truncate_prompt_tokens)
+            truncate(await self._ids_to_run(prompt, request.tenant), request.truncate_prompt_tokens)
             for prompt in request.prompts
         ]
         check_token_ids(sampling, VOCAB_SIZE)
@@ -150,17 +150,14 @@ class FakeEngine:
         ids: Sequence[int]
         match prompt:
             case TextPrompt(text):
-                # Nothing said: the beginning of a document.
-                ids = text.encode() or [EOS]
+                ids = text.encode()
             case TokensPrompt(token_ids):
                 ids = token_ids
             case ChatPrompt() if not self._options.has_chat_template:
                 raise NoChatTemplate
             case ChatPrompt(messages=messages):
                 ids = "".join(f"{m['role']}: {m.get('content') or ''}\n" for m in messages).encode()
-        if not ids:
-            raise InvalidRequest("The prompt is empty. Send at least one token.", param="prompt")
-        if max(ids) >= VOCAB_SIZE or min(ids) < 0:
+        if max(ids, default=0) >= VOCAB_SIZE or min(ids, default=0) < 0:
             raise InvalidRequest(f"The prompt holds a token id outside the vocabulary of {VOCAB_SIZE}.", param="prompt")
         return ids
 
@@ -168,6 +165,10 @@ class FakeEngine:
         if max(token_ids, default=0) >= VOCAB_SIZE or min(token_ids, default=0) < 0:
             raise InvalidRequest(f"tokens holds an id outside the vocabulary of {VOCAB_SIZE}.", param="tokens")
         return _decode(token_ids)
+
+    async def _ids_to_run(self, prompt: Prompt, tenant: str) -> Sequence[int]:
+        # Nothing said: the beginning of a document.
+        return await self.tokenize(prompt, tenant) or [EOS]
 
     async def ping(self) -> None:
         if self._stalled:

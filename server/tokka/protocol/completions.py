@@ -179,6 +179,8 @@ class CompletionEncoder(StreamEncoder):
         self._offsets: dict[int, _TextOffset] = {}
         self._echo_offsets: dict[int, _TextOffset] = {}
         self._prompt_token_ids: tuple[Any, ...] = ()
+        # Choices that have a chunk already.
+        self._begun: set[int] = set()
         self._tokens_of: dict[int, int] = {}
         # Mean logprob per token of each finished candidate, for best_of.
         self._scores: dict[int, float] = {}
@@ -240,14 +242,15 @@ class CompletionEncoder(StreamEncoder):
         return offset
 
     def _text_choice(self, index: int, text: str) -> dict[str, Any]:
-        return {"index": index, "text": text, "logprobs": None, "finish_reason": None}
+        choice: dict[str, Any] = {"index": index, "text": text, "logprobs": None, "finish_reason": None}
+        if self._chunks.shows_token_ids and index not in self._begun:
+            self._begun.add(index)
+            choice["prompt_token_ids"] = list(self._prompt_token_ids[index // self._candidates])
+        return choice
 
     def _ended(self, event: ChoiceDone) -> dict[str, Any]:
         choice = self._choice(event.index, "", None)
-        choice |= {"finish_reason": event.finish_reason, "stop_reason": event.stop_reason}
-        if self._chunks.shows_token_ids:
-            choice["prompt_token_ids"] = list(self._prompt_token_ids[event.index // self._candidates])
-        return choice
+        return choice | {"finish_reason": event.finish_reason, "stop_reason": event.stop_reason}
 
 
 def _logprobs_object(offset: _TextOffset, tokens: tuple[TokenLogprob, ...]) -> dict[str, Any]:

@@ -185,7 +185,7 @@ class GenerationFields(NeutralModel):
             candidates=self.n or 1,
             alternatives=None,
             include_usage=bool(options and options.include_usage),
-            continuous_usage=bool(options and options.continuous_usage_stats),
+            continuous_usage=bool(options and options.continuous_usage_stats and options.include_usage is not False),
             obfuscates=bool(options and options.include_obfuscation),
             shows_token_ids=bool(self.return_token_ids),
         )

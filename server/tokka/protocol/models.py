@@ -48,7 +48,7 @@ class TokenizeRequest(NeutralModel):
     model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["prompt"]}, {"required": ["messages"]}]})
 
     model: str | None = Field(None, min_length=1, max_length=512)
-    prompt: Annotated[str, Field(min_length=1, max_length=MAX_TEXT_CHARS)] | None = None
+    prompt: Annotated[str, Field(max_length=MAX_TEXT_CHARS)] | None = None
     messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None

@@ -71,7 +71,8 @@ class Renderer:
     ) -> list[int]:
         """Return the prompt's tokens, the last `keep` of them. Raises InvalidRequest, ServerOverloaded.
 
-        `to_run`: refuse a text that cannot fit the context without tokenising all of it.
+        `to_run`: begin a document where there is no text, and refuse a text that cannot fit the context without
+        tokenising all of it.
         """
         if isinstance(prompt, TokensPrompt):
             return self._checked(truncate(prompt.token_ids, keep))
@@ -149,6 +150,8 @@ class Renderer:
         if to_run and keep is None:
             self._check_fits(written.text, param)
         ids = self._token_ids(written, is_chat=param == "messages")
+        if not to_run:
+            return ids
         if not ids and not written.text:
             ids = self._document_start()
         if not ids:

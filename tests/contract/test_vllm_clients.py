@@ -1,0 +1,69 @@
+"""What clients of vLLM send and read, through the whole application."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.contract.test_bad_input import CHAT, COMPLETIONS, GOOD, TOKENIZE
+from tests.wire import chunks_of
+
+# Unset fields as a client serialises them that knows vLLM's defaults, or null.
+UNSET = {
+    "use_beam_search": False,
+    "length_penalty": 1.0,
+    "spaces_between_special_tokens": True,
+    "prompt_logprobs": None,
+    "return_tokens_as_token_ids": False,
+    "truncation_side": None,
+    "logprob_token_ids": None,
+    "kv_transfer_params": None,
+    "vllm_xargs": None,
+    "request_id": None,
+    "session_id": None,
+    "stop": [],
+    "stop_token_ids": [],
+    "bad_words": [],
+    "min_tokens": 0,
+    "priority": 0,
+}
+OF_CHATS = {"tool_choice": "none", "parallel_tool_calls": True, "top_logprobs": 0, "include_reasoning": True}
+
+
+async def asked(client: httpx.AsyncClient, path: str, **fields: Any) -> Any:
+    answer = await client.post(path, json={**GOOD[path], **fields})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+@pytest.mark.parametrize(
+    ("path", "own"), [(CHAT, {"add_special_tokens": False, **OF_CHATS}), (COMPLETIONS, {"add_special_tokens": True})]
+)
+async def test_unset_fields_of_vllm_change_no_answer(client: httpx.AsyncClient, path: str, own: dict[str, Any]) -> None:
+    plain = await asked(client, path)
+    same = await asked(client, path, **UNSET, **own)
+    for answer in (plain, same):
+        answer.pop("id")
+        answer.pop("created")
+    assert same == plain
+
+
+async def test_used_field_without_support_is_refused_by_name(client: httpx.AsyncClient) -> None:
+    answer = await client.post(CHAT, json={**GOOD[CHAT], "use_beam_search": True})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "use_beam_search"
+    assert "Beam search is not supported" in answer.json()["error"]["message"]
+
+
+async def test_empty_prompt_has_no_tokens(client: httpx.AsyncClient) -> None:
+    counted = await asked(client, TOKENIZE, prompt="")
+    assert (counted["tokens"], counted["count"]) == ([], 0)
+
+
+async def test_streamed_completion_begins_with_its_prompt_s_token_ids(client: httpx.AsyncClient) -> None:
+    body = {**GOOD[COMPLETIONS], "stream": True, "return_token_ids": True}
+    first, *others = chunks_of((await client.post(COMPLETIONS, json=body)).text)
+    assert first["choices"][0]["prompt_token_ids"] == [72, 101, 105]
+    assert [choice for chunk in others for choice in chunk["choices"] if "prompt_token_ids" in choice] == []
