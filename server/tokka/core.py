@@ -187,6 +187,8 @@ class Sampling:
     logit_bias: Mapping[int, float] | None = None
     # Alternatives reported beside each sampled token; 0: the sampled token's own logprob only.
     logprobs: int | None = None
+    # As `logprobs`, for each token of the prompt.
+    prompt_logprobs: int | None = None
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     include_stop: bool = False
@@ -250,6 +252,18 @@ class PromptEcho:
     prompt_index: int
     text: str
     logprobs: tuple[TokenLogprob, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class PromptLogprobs:
+    """The logprobs of some of a prompt's tokens, in order (only if `prompt_logprobs` was asked for).
+
+    `ranks`: the place of each token among all tokens by likelihood, from 1; 0 for the prompt's first.
+    """
+
+    prompt_index: int
+    tokens: tuple[TokenLogprob, ...]
+    ranks: tuple[int, ...]
 
 
 # Not frozen: there is one for every token, and a frozen one takes three times as long to make.
@@ -322,7 +336,7 @@ class Finished:
     usage: Usage
 
 
-Event = Accepted | PromptEcho | TextDelta | ReasoningDelta | ToolCallDelta | ChoiceDone | Finished
+Event = Accepted | PromptEcho | PromptLogprobs | TextDelta | ReasoningDelta | ToolCallDelta | ChoiceDone | Finished
 
 
 @dataclass(frozen=True, slots=True)

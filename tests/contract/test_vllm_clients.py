@@ -57,6 +57,24 @@ async def test_used_field_without_support_is_refused_by_name(client: httpx.Async
     assert "Beam search is not supported" in answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+async def test_prompt_logprobs_score_the_whole_prompt(client: httpx.AsyncClient, path: str) -> None:
+    answer = await asked(client, path, prompt_logprobs=3, n=2, return_token_ids=True)
+    for place in [answer] if path == CHAT else answer["choices"]:
+        ids, scores = place["prompt_token_ids"], place["prompt_logprobs"]
+        assert scores[0] is None
+        assert [len(entry) for entry in scores[1:]] == [3] * (len(ids) - 1)
+        assert [str(token) in entry for token, entry in zip(ids[1:], scores[1:], strict=True)] == [True] * (
+            len(ids) - 1
+        )
+
+
+async def test_logprobs_can_name_tokens_by_their_ids(client: httpx.AsyncClient) -> None:
+    answer = await asked(client, COMPLETIONS, logprobs=0, return_tokens_as_token_ids=True, return_token_ids=True)
+    (choice,) = answer["choices"]
+    assert choice["logprobs"]["tokens"] == [f"token_id:{token}" for token in choice["token_ids"]]
+
+
 async def test_empty_prompt_has_no_tokens(client: httpx.AsyncClient) -> None:
     counted = await asked(client, TOKENIZE, prompt="")
     assert (counted["tokens"], counted["count"]) == ([], 0)

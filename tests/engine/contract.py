@@ -23,6 +23,7 @@ from tokka.core import (
     GenerateRequest,
     Prompt,
     PromptEcho,
+    PromptLogprobs,
     Sampling,
     TextDelta,
     TextPrompt,
@@ -212,6 +213,16 @@ class EngineContract:
         assert echo.logprobs is not None
         assert b"".join(token.bytes for token in echo.logprobs).decode() == PROMPT.text
         assert [token.logprob is None for token in echo.logprobs] == [True] + [False] * (len(echo.logprobs) - 1)
+
+    async def test_prompt_logprobs_score_each_prompt_but_its_first_token(self, engine: Engine) -> None:
+        prompts = (PROMPT, TextPrompt("One, two"))
+        result = await collect(engine, ask(*prompts, sampling=Sampling(n=2, max_tokens=1, prompt_logprobs=2)))
+        for number, ids in enumerate(result.prompts):
+            parts = [event for event in result.events if isinstance(event, PromptLogprobs)]
+            tokens = [token for part in parts if part.prompt_index == number for token in part.tokens]
+            assert [token.id for token in tokens] == ids
+            assert [token.logprob is None for token in tokens] == [True] + [False] * (len(ids) - 1)
+            assert {len(token.top) for token in tokens[1:]} == {2}
 
     async def test_truncation_keeps_the_end_of_the_prompt(self, engine: Engine) -> None:
         result = await collect(engine, ask(sampling=Sampling(max_tokens=1), truncate_prompt_tokens=2))

@@ -152,6 +152,7 @@ INTEGERS = {
     "min_tokens": (-1, 2**63),
     "truncate_prompt_tokens": (0, 2**63),
     "n": (0, 129),
+    "prompt_logprobs": (-1, 21),
     "top_k": (-2, 2**31),
     "seed": (-(2**63) - 1, 2**63),
     "priority": (-(2**31) - 1, 2**31),
@@ -220,7 +221,15 @@ def test_the_numeric_fields_under_test_are_all_there_are() -> None:
         assert numeric == {*INTEGERS, *FLOATS, *own}
 
 
-BOOLEANS = ["stream", "echo", "ignore_eos", "include_stop_str_in_output", "skip_special_tokens", "return_token_ids"]
+BOOLEANS = [
+    "return_tokens_as_token_ids",
+    "stream",
+    "echo",
+    "ignore_eos",
+    "include_stop_str_in_output",
+    "skip_special_tokens",
+    "return_token_ids",
+]
 
 
 @pytest.mark.parametrize("raw", ['"true"', "1", "0", "[]", "{}", '"yes"'])

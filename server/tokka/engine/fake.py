@@ -28,6 +28,7 @@ from tokka.core import (
     ModelInfo,
     Prompt,
     PromptEcho,
+    PromptLogprobs,
     Sampling,
     TextDelta,
     TextPrompt,
@@ -124,6 +125,8 @@ class FakeEngine:
             for at, (ids, limit) in enumerate(zip(prompts, limits, strict=True)):
                 if request.echo:
                     yield PromptEcho(at, _decode(ids), _prompt_logprobs(ids, sampling.logprobs))
+                if (scored := _prompt_logprobs(ids, sampling.prompt_logprobs)) is not None:
+                    yield PromptLogprobs(at, scored, (0, *(1 for _ in scored[1:])))
                 running = [_Script(at * sampling.n + i, sampling, limit, said) for i in range(sampling.n)]
                 while running:
                     await self._pause(self._options.token_delay_s)

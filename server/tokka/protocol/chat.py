@@ -18,6 +18,7 @@ from tokka.core import (
     Finished,
     GenerateRequest,
     PromptEcho,
+    PromptLogprobs,
     ReasoningDelta,
     TextDelta,
     TokenLogprob,
@@ -32,6 +33,7 @@ from tokka.protocol.common import (
     invalid,
     new_id,
     now_s,
+    prompt_logprobs_list,
     token_text,
 )
 from tokka.protocol.constraint import ResponseFormat, format_constraint
@@ -232,6 +234,8 @@ class ChatEncoder(StreamEncoder):
                 return self._begin(event)
             case Finished(usage):
                 return self._chunks.end(usage)
+            case PromptLogprobs():
+                return [self._chunks.of_prompt(prompt_logprobs=prompt_logprobs_list(event))]
             case PromptEcho():
                 return []
             case _:
@@ -257,7 +261,7 @@ class ChatEncoder(StreamEncoder):
             return []
         choice = self._text_choice(event.index, event.text)
         if self._logprobs:
-            choice["logprobs"] = _logprobs_object(event.logprobs or ())
+            choice["logprobs"] = _logprobs_object(event.logprobs or (), as_ids=self._form.names_ids)
         return [self._chunks.of_delta(choice, event)]
 
     def _text_choice(self, index: int, text: str) -> dict[str, Any]:
@@ -282,10 +286,12 @@ class ChatFold(Fold):
         self._logprobs = logprobs
         self._answer: dict[str, Any] = {}
         self._choices: dict[int, dict[str, Any]] = {}
+        self._prompt_logprobs = JsonList()
 
     def add(self, chunk: dict[str, Any]) -> None:
         self._answer = self._answer or {**chunk, "object": "chat.completion"}
         self._answer["usage"] = chunk["usage"]
+        self._prompt_logprobs.extend(chunk.get("prompt_logprobs", ()))
         for choice in chunk["choices"]:
             index = choice["index"]
             if (folded := self._choices.get(index)) is None:
@@ -294,7 +300,8 @@ class ChatFold(Fold):
 
     def pieces(self) -> list[Piece]:
         choices = (_finished_choice(self._choices[index]) for index in sorted(self._choices))
-        return JsonObject({**self._answer, "choices": JsonItems(choices)}).pieces()
+        of_prompt = {"prompt_logprobs": self._prompt_logprobs} if self._prompt_logprobs else {}
+        return JsonObject({**self._answer, "choices": JsonItems(choices), **of_prompt}).pieces()
 
 
 def _empty_choice(index: int, logprobs: bool) -> dict[str, Any]:
@@ -343,12 +350,15 @@ def _finished_call(call: dict[str, Any]) -> JsonObject:
     return JsonObject({"id": call["id"], "type": "function", "function": function})
 
 
-def _logprobs_object(tokens: tuple[TokenLogprob, ...]) -> dict[str, Any]:
+def _logprobs_object(tokens: tuple[TokenLogprob, ...], *, as_ids: bool) -> dict[str, Any]:
     return {
-        "content": [{**_logprob(token), "top_logprobs": [_logprob(top) for top in token.top]} for token in tokens],
+        "content": [
+            {**_logprob(token, as_ids), "top_logprobs": [_logprob(top, as_ids) for top in token.top]}
+            for token in tokens
+        ],
         "refusal": None,
     }
 
 
-def _logprob(token: TokenLogprob) -> dict[str, Any]:
-    return {"token": token_text(token), "logprob": token.logprob, "bytes": list(token.bytes)}
+def _logprob(token: TokenLogprob, as_id: bool) -> dict[str, Any]:
+    return {"token": token_text(token, as_id=as_id), "logprob": token.logprob, "bytes": list(token.bytes)}

@@ -29,6 +29,8 @@ class AnswerForm:
     continuous_usage: bool
     obfuscates: bool
     shows_token_ids: bool
+    # Tokens of logprobs are named by their ids.
+    names_ids: bool = False
     # False where tool calls may stand alone.
     has_content: bool = True
     # Text that goes before each choice's own.
@@ -65,6 +67,11 @@ class Chunks:
         elif self._usage:
             chunk["usage"] = None
         return chunk
+
+    def of_prompt(self, **fields: Any) -> dict[str, Any]:
+        """Return a chunk that says something of the prompt and of no choice."""
+        chunk = {**self._head, "choices": [], **fields}
+        return {**chunk, "usage": None} if self._usage else chunk
 
     def of_delta(self, choice: dict[str, Any], event: TextDelta) -> dict[str, Any]:
         """Return the chunk of a choice with new text."""

@@ -18,6 +18,7 @@ from tokka.core import (
     GenerateRequest,
     Prompt,
     PromptEcho,
+    PromptLogprobs,
     ReasoningDelta,
     TextDelta,
     TextPrompt,
@@ -34,6 +35,7 @@ from tokka.protocol.common import (
     invalid,
     new_id,
     now_s,
+    prompt_logprobs_list,
     token_text,
 )
 from tokka.protocol.folding import JsonItems, JsonList, JsonObject, JsonText, Piece, RawJson
@@ -174,6 +176,7 @@ class CompletionEncoder(StreamEncoder):
         self._n = form.choices
         self._candidates = form.candidates
         self._is_scored = form.alternatives is not None
+        self._names_ids = form.names_ids
         super().__init__(Chunks(form, head), scored=self._is_scored)
         # By choice, and by prompt.
         self._offsets: dict[int, _TextOffset] = {}
@@ -203,6 +206,8 @@ class CompletionEncoder(StreamEncoder):
                 return self._chunks.end(usage)
             case PromptEcho():
                 return self._echo(event)
+            case PromptLogprobs():
+                return self._prompt_scores(event)
             case ReasoningDelta() | ToolCallDelta():
                 # Of conversations only.
                 return []
@@ -218,9 +223,16 @@ class CompletionEncoder(StreamEncoder):
         text, logprobs = RawJson(event.text), None
         if self._is_scored and event.logprobs:
             offset = self._echo_offsets.setdefault(event.prompt_index, _TextOffset())
-            logprobs = {name: RawJson(values) for name, values in _logprobs_object(offset, event.logprobs).items()}
+            logprobs = {name: RawJson(values) for name, values in self._logprobs(offset, event.logprobs).items()}
         for index in range(first, first + self._candidates):
             yield self._chunks.of({**self._text_choice(index, ""), "text": text, "logprobs": logprobs})
+
+    def _prompt_scores(self, event: PromptLogprobs) -> Iterator[dict[str, Any]]:
+        """Yield the same logprobs for each choice of the prompt. They are encoded once."""
+        first = event.prompt_index * self._candidates
+        scores = RawJson(prompt_logprobs_list(event))
+        for index in range(first, first + self._candidates):
+            yield self._chunks.of({**self._text_choice(index, ""), "prompt_logprobs": scores})
 
     def _delta(self, event: TextDelta) -> list[dict[str, Any]]:
         self._tokens_of[event.index] = self._tokens_of.get(event.index, 0) + len(event.token_ids)
@@ -231,8 +243,11 @@ class CompletionEncoder(StreamEncoder):
     def _choice(self, index: int, text: str, logprobs: tuple[TokenLogprob, ...] | None) -> dict[str, Any]:
         choice = self._text_choice(index, text)
         if logprobs and self._is_scored:
-            choice["logprobs"] = _logprobs_object(self._offset(index), logprobs)
+            choice["logprobs"] = self._logprobs(self._offset(index), logprobs)
         return choice
+
+    def _logprobs(self, offset: _TextOffset, tokens: tuple[TokenLogprob, ...]) -> dict[str, Any]:
+        return _logprobs_object(offset, tokens, as_ids=self._names_ids)
 
     def _offset(self, index: int) -> _TextOffset:
         """Return where a choice's text has got to, behind its echoed prompt."""
@@ -253,11 +268,11 @@ class CompletionEncoder(StreamEncoder):
         return choice | {"finish_reason": event.finish_reason, "stop_reason": event.stop_reason}
 
 
-def _logprobs_object(offset: _TextOffset, tokens: tuple[TokenLogprob, ...]) -> dict[str, Any]:
+def _logprobs_object(offset: _TextOffset, tokens: tuple[TokenLogprob, ...], *, as_ids: bool) -> dict[str, Any]:
     return {
-        "tokens": [token_text(token, "bytes:") for token in tokens],
+        "tokens": [token_text(token, "bytes:", as_id=as_ids) for token in tokens],
         "token_logprobs": [token.logprob for token in tokens],
-        "top_logprobs": [_top(token) for token in tokens],
+        "top_logprobs": [_top(token, as_ids) for token in tokens],
         "text_offset": [offset.advance(token) for token in tokens],
     }
 
@@ -281,11 +296,11 @@ class _TextOffset:
         return at
 
 
-def _top(token: TokenLogprob) -> dict[str, float | None] | None:
+def _top(token: TokenLogprob, as_ids: bool) -> dict[str, float | None] | None:
     """The alternatives by text, the token itself among them; None where nothing was predicted (a prompt's first)."""
     if token.logprob is None:
         return None
-    return {token_text(top, "bytes:"): top.logprob for top in (*token.top, token)}
+    return {token_text(top, "bytes:", as_id=as_ids): top.logprob for top in (*token.top, token)}
 
 
 class CompletionFold(Fold):
@@ -333,6 +348,8 @@ def _fold_choice(folded: dict[str, Any], choice: dict[str, Any]) -> None:
         for name, values in logprobs.items():
             folded["logprobs"][name].extend(values)
     fold_ending(folded, choice)
+    if "prompt_logprobs" in choice:
+        folded.setdefault("prompt_logprobs", JsonList()).extend(choice["prompt_logprobs"])
     if "prompt_token_ids" in choice:
         folded["prompt_token_ids"] = choice["prompt_token_ids"]
 

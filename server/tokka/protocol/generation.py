@@ -17,6 +17,7 @@ from tokka.protocol.vllm_fields import NeutralModel
 MAX_STOPS = 16
 MAX_STOP_CHARS = 256
 MAX_BIASES = 1024
+MAX_PROMPT_LOGPROBS = 20
 MAX_CHOICES = 1024  # prompts times choices of one request
 # Choices of a request times what it lists for each of them: words, biases, token ids. Each choice is sent them anew.
 MAX_LISTED = 65_536
@@ -109,6 +110,13 @@ class GenerationFields(NeutralModel):
     structured_outputs: StructuredOutputs | None = Field(None, description="What every choice must match.")
 
     # Output
+    prompt_logprobs: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_PROMPT_LOGPROBS,
+        description="Report the logprob of each prompt token, and this many alternatives. Not with stream: true.",
+    )
+    return_tokens_as_token_ids: bool | None = Field(None, description="Name the tokens of logprobs as `token_id:5`.")
     stream: bool | None = Field(None, description="Send server-sent events as the text is generated.")
     stream_options: StreamOptions | None = None
     echo: bool | None = None
@@ -126,6 +134,8 @@ class GenerationFields(NeutralModel):
     def _consistent(self) -> Self:
         if self.stream_options is not None and not self.stream:
             raise invalid("stream_options is only allowed with stream: true", "stream_options")
+        if self.prompt_logprobs is not None and self.stream:
+            raise invalid("prompt_logprobs cannot be streamed: send stream: false", "prompt_logprobs")
         return self
 
     @model_validator(mode="after")
@@ -188,6 +198,7 @@ class GenerationFields(NeutralModel):
             continuous_usage=bool(options and options.continuous_usage_stats and options.include_usage is not False),
             obfuscates=bool(options and options.include_obfuscation),
             shows_token_ids=bool(self.return_token_ids),
+            names_ids=bool(self.return_tokens_as_token_ids),
         )
 
     @abstractmethod
@@ -216,6 +227,7 @@ class GenerationFields(NeutralModel):
             seed=self.seed,
             logit_bias=None if self.logit_bias is None else {int(k): float(v) for k, v in self.logit_bias.items()},
             logprobs=logprobs,
+            prompt_logprobs=self.prompt_logprobs,
             stop=tuple(self.stop),
             stop_token_ids=tuple(self.stop_token_ids or ()),
             include_stop=bool(self.include_stop_str_in_output),

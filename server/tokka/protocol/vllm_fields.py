@@ -61,8 +61,6 @@ GENERATION_FIELDS: Mapping[str, Neutral] = {
     "kv_transfer_params": Neutral(({},), _NO_TRANSFER),
     "ec_transfer_params": Neutral(({},), _NO_TRANSFER),
     "vllm_xargs": Neutral(({},), "There are no extensions that could read it"),
-    "prompt_logprobs": Neutral((), _NOT_YET),
-    "return_tokens_as_token_ids": Neutral((False,), _NOT_YET),
     "logprob_token_ids": Neutral(([],), _NOT_YET),
     "truncation_side": Neutral(("left",), _NOT_YET),
     "request_id": Neutral((), _NOT_YET),

@@ -97,7 +97,7 @@ class Generations:
                         if len(events) > _FEW_EVENTS:
                             await slices.rest()
                         if isinstance(event, EchoReady):
-                            for part in outputs[event.prompt_index].echo_parts():
+                            for part in outputs[event.prompt_index].prompt_parts():
                                 yield part
                                 await slices.rest()
                             continue

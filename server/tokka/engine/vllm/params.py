@@ -82,12 +82,17 @@ def _fields(sampling: Sampling, max_tokens: int, *, echo: bool, defaults: Mappin
         "seed": _seed(sampling.seed),
         "logit_bias": dict(sampling.logit_bias) if sampling.logit_bias else None,
         "logprobs": sampling.logprobs,
-        "prompt_logprobs": sampling.logprobs if echo else None,
+        "prompt_logprobs": _prompt_logprobs(sampling, echo=echo),
         "stop_token_ids": list(sampling.stop_token_ids),
         "ignore_eos": sampling.ignore_eos,
         "allowed_token_ids": list(sampling.allowed_token_ids) if sampling.allowed_token_ids is not None else None,
         "skip_special_tokens": sampling.skip_special_tokens,
     }
+
+
+def _prompt_logprobs(sampling: Sampling, *, echo: bool) -> int | None:
+    asked = (sampling.prompt_logprobs, sampling.logprobs if echo else None)
+    return max((number for number in asked if number is not None), default=None)
 
 
 def _seed(seed: int | None) -> int | None:
