@@ -121,7 +121,7 @@ def create_server(settings: Settings, create_engine: Callable[[], Engine]) -> Se
     names = settings.names()
     accounts, tokens = _create_accounts(settings, metrics)
     allowances = Allowances(accounts.spent)
-    bodies = BodyParser()
+    bodies = BodyParser(ignores_unknown=settings.unknown_fields == "ignore")
     services = Services(
         dispatcher=_create_dispatcher(settings, supervisor, admission, accounts),
         supervisor=supervisor,

@@ -108,11 +108,15 @@ class ChatPrompt:
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     # How much the model is to think, for templates that tell it. None: as it likes.
     reasoning_effort: str | None = None
+    verbosity: str | None = None
+    add_special_tokens: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TextPrompt:
     text: str
+    # Add the tokens that begin and end a text. None: as the kind of prompt has it.
+    add_special_tokens: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,35 +344,11 @@ Event = Accepted | PromptEcho | PromptLogprobs | TextDelta | ReasoningDelta | To
 
 
 @dataclass(frozen=True, slots=True)
-class ModelInfo:
-    """What is known of the served model once the engine is ready."""
+class IgnoredFields:
+    """Unknown fields of a request that were ignored: the names of those of the body, and how many its messages hold."""
 
-    max_model_len: int
-    vocab_size: int
-    engine: str
-    engine_version: str
-    has_chat_template: bool
-    # Sequences the engine works on at once, over all copies of the model.
-    max_running: int = 256
-    # Tokens it computes in one step, prompts included; None: as many as there are.
-    step_tokens: int | None = None
-    # GPUs it is spread over, all copies of the model together; 0 on a CPU.
-    gpus: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class EngineStats:
-    """A snapshot for gauges, admission and the watchdog; taking it never blocks."""
-
-    running: int = 0
-    waiting: int = 0
-    kv_cache_usage: float = 0.0
-    # Given to the engine and not finished, as far as both sides know.
-    unfinished: int = 0
-    # Steps that worked on something, since the start.
-    steps: int = 0
-    # Why the engine can serve no more; None while it can, as far as it knows itself.
-    death: str | None = None
+    names: tuple[str, ...] = ()
+    in_messages: int = 0
 
 
 @dataclass(slots=True)
@@ -389,6 +369,7 @@ class RequestRecord:
     last_token_s: float | None = None
     outcome: Outcome | None = None
     reason: str | None = None
+    ignored: IgnoredFields = IgnoredFields()
     # In our own queue, before the engine.
     queue_s: float | None = None
     # Only with --log-prompts.

@@ -190,6 +190,10 @@ class Dispatcher:
         self._charge(len(token_ids), record, allowance)
         return await engine.detokenize(token_ids, key.tenant)
 
+    async def token_texts(self, tokens: Sequence[int], record: RequestRecord) -> list[str]:
+        """Return the text of each token that `tokenize` returned."""
+        return await self._supervisor.engine().token_texts(tokens, (record.key or ANONYMOUS).tenant)
+
     def _charge(self, tokens: int, record: RequestRecord, allowance: Allowance) -> None:
         allowance.reserve(tokens, time.monotonic())
         record.prompt_tokens = tokens

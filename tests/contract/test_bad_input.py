@@ -141,7 +141,6 @@ CHAT_FIELDS: list[tuple[str, str, str | None]] = [
     ("messages", '[{"role": "user", "content": 5}]', "messages[0].content"),
     ("messages", '[{"role": "user", "content": []}]', "messages[0].content"),
     ("messages", json.dumps([USER, USER, {"role": "user", "content": True}]), "messages[2].content"),
-    ("messages", json.dumps([USER, {**USER, "unknown": 1}]), "messages[1].unknown"),
     ("messages", json.dumps([{**USER, "content": [{"type": "text"}]}]), "messages[0].content[0].text"),
     ("messages", json.dumps([{**USER, "content": [{"type": "text", "text": 5}]}]), "messages[0].content[0].text"),
     ("messages", json.dumps([{**USER, "content": [{"text": "a"}]}]), "messages[0].content[0].type"),

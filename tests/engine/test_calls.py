@@ -221,9 +221,26 @@ def test_the_library_is_not_asked_about_a_text_that_was_cut_short() -> None:
     assert read(FORMS["hermes"], ["x"], whole=finds(("now", "{}")), cut_short=True) == ([], "x")
 
 
-def test_the_library_s_calls_of_functions_that_are_not_there_are_none() -> None:
+def test_unknown_names_in_a_form_only_the_library_reads_are_calls() -> None:
+    assert read(FORMS["pythonic"], ["[unknown()]"], whole=finds(("unknown", "{}"))) == ([("unknown", "{}")], "")
+
+
+def test_an_unknown_name_sent_as_text_is_not_a_call_as_well() -> None:
     assert read(FORMS["hermes"], ["x"], whole=finds(("unknown", "{}"))) == ([], "x")
-    assert read(FORMS["pythonic"], ["[unknown()]"], whole=finds(("unknown", "{}"))) == ([], "[unknown()]")
+    text = '<tool_call>{"name": "unknown", "arguments": {}}</tool_call>'
+    found = finds(("unknown", "{}"), ("now", "{}"))
+    assert read(FORMS["hermes"], [text], whole=found)[0] == [("unknown", "{}"), ("now", "{}")]
+
+
+@pytest.mark.parametrize("parser", ["hermes", "mistral", "pythonic"])
+def test_a_function_the_request_forbids_is_not_called(parser: str) -> None:
+    texts = {
+        "hermes": '<tool_call>{"name": "now", "arguments": {}}</tool_call>',
+        "mistral": "[TOOL_CALLS]now{}",
+        "pythonic": "[now()]",
+    }
+    tools = Tools(TOOLS.functions, allowed=frozenset({"get_weather"}))
+    assert read(FORMS[parser], [texts[parser]], tools, finds(("now", "{}"))) == ([], texts[parser])
 
 
 @given(st.lists(st.integers(0, 80), max_size=6))

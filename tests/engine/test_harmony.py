@@ -21,7 +21,8 @@ CASES = [
     (THINKS + CALL, "Hm 🦌 <b>.", [("now", '{"a": "}<"}')], ""),
     (CALL + OTHER, "", [("now", '{"a": "}<"}'), ("get_weather", "{}")], ""),
     ("<|channel|>commentary<|message|>First.<|end|>" + CALL, "", [("now", '{"a": "}<"}')], "First."),
-    (CALL.replace("now", "unknown"), "", [], '{"a": "}<"}'),
+    (CALL.replace("now", "mcp.read"), "", [("mcp.read", '{"a": "}<"}')], ""),
+    (CALL.replace("functions.now", "python"), "", [], '{"a": "}<"}'),
     ("Just text.", "", [], "Just text."),
     ("<|channel|>fin", "", [], ""),
     ("<|channel|>analysis<|message|>Hm", "Hm", [], ""),
@@ -53,6 +54,11 @@ def test_every_split_gives_the_same(words: list[str], cuts: list[int]) -> None:
 
 def test_one_call_is_made_where_no_more_may_be() -> None:
     assert read(CALL + OTHER, [], ONE_CALL) == ("", [("now", '{"a": "}<"}')], "")
+
+
+def test_a_function_the_request_forbids_is_not_called() -> None:
+    tools = Tools(TOOLS.functions, allowed=frozenset({"get_weather"}))
+    assert read(CALL, [], tools) == ("", [], '{"a": "}<"}')
 
 
 def test_without_tools_a_call_is_text() -> None:

@@ -144,14 +144,26 @@ GOOD = [
     Said("llama4_pythonic", '<|python_start|>[get_weather(city="Oulu ☃ Ääni 🦌")]<|python_end|>', (OULU,)),
     Said("pythonic", "[1] is a footnote.", content="[1] is a footnote."),
 ]
+# Calls of functions that do not exist: a client can tell the model so.
+GOOD += [
+    Said("hermes", _hermes("Read", OULU_TEXT), (("Read", OULU[1]),)),
+    Said(
+        "hermes",
+        "Hm.\n" + _hermes("mcp.read file", "{}") + _hermes("now", "{}"),
+        (("mcp.read file", {}), ("now", {})),
+        "Hm.\n",
+    ),
+    Said("hermes", '<tool_call>{"name": "Read"}</tool_call>', (("Read", {}),), odd=True),
+    Said("llama3_json", '{"name": "Read", "parameters": ' + OULU_TEXT + "}", (("Read", OULU[1]),)),
+    Said("mistral", "[TOOL_CALLS]get_weathers[ARGS]" + OULU_TEXT, (("get_weathers", OULU[1]),)),
+    Said("mistral", "[TOOL_CALLS]mcp.read{}[TOOL_CALLS]now{}", (("mcp.read", {}), ("now", {})), odd=True),
+    Said("deepseek_v3", _deepseek(_v3("Read", NESTED_TEXT), "\n", _v3("now", "{}")), (("Read", NESTED), ("now", {}))),
+    Said("deepseek_v31", _deepseek(_v31("Read", OULU_TEXT)), (("Read", OULU[1]),)),
+    Said("pythonic", "[read(path='a')]", (("read", {"path": "a"}),)),
+]
 # Broken, cut off, or of no use: what is no call stays text, all of it.
 BAD = [
     Said("hermes", "<tool_call> is a tag.", content="<tool_call> is a tag.", odd=True),
-    Said(
-        "hermes",
-        '<tool_call>{"name": "unknown", "arguments": {}}</tool_call>',
-        content='<tool_call>{"name": "unknown", "arguments": {}}</tool_call>',
-    ),
     Said("hermes", '<tool_call>{"name": "get_wea', content='<tool_call>{"name": "get_wea'),
     Said("hermes", "<tool_call>{name: now}</tool_call>", content="<tool_call>{name: now}</tool_call>"),
     Said("hermes", '<tool_call>{"city": "Oulu"}</tool_call>', content='<tool_call>{"city": "Oulu"}</tool_call>'),
@@ -170,7 +182,9 @@ BAD = [
     ),
     Said("hermes", _hermes("now", "{}") + " That was it.", (("now", {}),), "That was it.", odd=True),
     Said("hermes", _hermes("now", "{}") + "[1] note", (("now", {}),), "[1] note", odd=True),
-    Said("llama3_json", '{"name": "Helsinki", "parameters": {}}', content='{"name": "Helsinki", "parameters": {}}'),
+    Said("llama3_json", '{"name": "Helsinki"}', content='{"name": "Helsinki"}'),
+    Said("llama3_json", '{"name": "Helsinki", "size": 5}', content='{"name": "Helsinki", "size": 5}'),
+    Said("mistral", "[TOOL_CALLS]as in f(x) {1}", content="[TOOL_CALLS]as in f(x) {1}", odd=True),
     Said("llama3_json", '{"city": "Oulu"}', content='{"city": "Oulu"}'),
     Said("mistral", "[TOOL_CALLS] are what I write.", content="[TOOL_CALLS] are what I write.", odd=True),
     Said("deepseek_v3", "<｜tool▁calls▁begin｜>oh", content="<｜tool▁calls▁begin｜>oh", odd=True),

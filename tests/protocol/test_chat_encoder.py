@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.protocol.streams import Shape, streams
-from tokka.core import Accepted, ChoiceDone, Event, Finished, TextDelta, TokenLogprob, Usage
+from tokka.core import Accepted, ChoiceDone, Event, Finished, TextDelta, TokenLogprob, ToolCallDelta, Usage
 from tokka.protocol.answers import ChatCompletion, ChatCompletionChunk
 from tokka.protocol.chat import ChatEncoder, ChatRequest
 from tokka.protocol.folding import dumps
@@ -158,6 +158,13 @@ def test_continuous_usage_counts_up_with_the_chunks() -> None:
     assert {chunk["usage"]["prompt_tokens"] for chunk in chunks} == {3}
 
 
+def test_usage_has_details_when_they_are_known() -> None:
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    *running, last = chunks_of(request(stream=True, stream_options=options), HELLO)
+    assert all(chunk["usage"].keys() == {"prompt_tokens", "completion_tokens", "total_tokens"} for chunk in running)
+    assert last["usage"]["prompt_tokens_details"]["cached_tokens"] == 1
+
+
 def test_plain_answer_reports_usage_with_cached_tokens() -> None:
     usage = answer_of(request(), HELLO)["usage"]
     assert usage["total_tokens"] == 5
@@ -211,6 +218,27 @@ def test_part_of_a_character_is_shown_as_its_bytes() -> None:
 def test_stop_reason_is_passed_on(stop: str | int | None) -> None:
     events: list[Event] = [Accepted(((1,),)), ChoiceDone(0, "stop", stop), Finished(Usage(1, 0))]
     assert answer_of(request(), events)["choices"][0]["stop_reason"] == stop
+
+
+TOOL = {"type": "function", "function": {"name": "f"}}
+EMPTY: list[Event] = [Accepted(((1, 2, 3),)), TextDelta(0, "", (5,)), ChoiceDone(0, "stop"), FINISHED]
+CALLED: list[Event] = [Accepted(((1, 2, 3),)), ToolCallDelta(0, 0, "{}", "f"), ChoiceDone(0, "tool_calls"), FINISHED]
+
+
+@pytest.mark.parametrize("fields", [{}, {"logprobs": True}, {"return_token_ids": True}], ids=str)
+@pytest.mark.parametrize(
+    ("events", "content"), [(EMPTY, ""), (HELLO, "Hello"), (CALLED, None)], ids=["empty", "text", "call"]
+)
+def test_content_beside_tools_is_the_same_in_a_stream(
+    events: list[Event], content: str | None, fields: dict[str, Any]
+) -> None:
+    asked = request(tools=[TOOL], **fields)
+    assert answer_of(asked, events)["choices"][0]["message"]["content"] == content
+    encoder = ChatEncoder(request(tools=[TOOL], stream=True, **fields).answer_form(), "chatcmpl-1", "fp_1")
+    chunks = [orjson.loads(line) for event in events for line in encoder.encode(event)]
+    parts = [choice["delta"].get("content") for chunk in chunks for choice in chunk["choices"]]
+    said = [part for part in parts if part is not None]
+    assert ("".join(said) if said else None) == content
 
 
 def test_an_answer_without_any_text_has_empty_content() -> None:

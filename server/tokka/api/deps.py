@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -21,11 +22,11 @@ from tokka.dispatch import Dispatcher
 from tokka.engine.supervisor import Supervisor
 from tokka.errors import InvalidRequest, UnsupportedMediaType
 from tokka.observability.metrics import Metrics
-from tokka.parsing.bodies import BodyParser, Parsable
+from tokka.parsing.bodies import BodyParser, Parsable, Parsed
 from tokka.protocol.common import MAX_FIELDS
 from tokka.protocol.validation import Body, validated
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Parsed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +94,11 @@ class Call:
 
     async def parse_raw(self, model: type[Parsable[T]], raw: bytes) -> T:
         try:
-            return await self.services.bodies.parse(model, raw, self.record.tenant)
+            parsed = await self.services.bodies.parse(model, raw, self.record.tenant)
         finally:
             self.scope["state"]["body_memory"].release()
+        self.record.ignored = parsed.ignored
+        return parsed
 
 
 async def _call(request: Request) -> Call:
@@ -116,7 +119,8 @@ async def read_body(scope: Scope, receive: Receive) -> bytes:
         raise UnsupportedMediaType("Send the body as JSON with the header `Content-Type: application/json`.")
     if (encoding := headers.get("content-encoding", "identity").lower()) != "identity":
         raise UnsupportedMediaType(f"Send the body as it is: the encoding {encoding[:32]!r} is not supported.")
-    return await Request(scope, receive).body()
+    # Windows programs begin files with a mark of their encoding.
+    return (await Request(scope, receive).body()).removeprefix(codecs.BOM_UTF8)
 
 
 def query_of(model: type[Body]) -> Any:

@@ -31,6 +31,8 @@ GENERATION_PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
 # What takes a request from its key's limits.
 COUNTED_PATHS = GENERATION_PATHS | {"/tokenize", "/detokenize"}
 _SLOWEST_BYTES_PER_S = 64 << 10
+_FIELD_NAME = re.compile(r"^[A-Za-z0-9_.-]{1,64}$")
+_MAX_NAMED_FIELDS = 32
 _REQUEST_ID = re.compile(r"^[!-~]{1,128}$")
 
 
@@ -70,6 +72,7 @@ class RequestContext:
                     (b"x-request-id", record.id.encode()),
                     (b"openai-processing-ms", str(elapsed_ms).encode()),
                     *self._rate_limits(record),
+                    *_ignored_header(record),
                 ]
             await send(message)
 
@@ -118,6 +121,12 @@ class RequestContext:
         # Probes and scrapes come every few seconds and say nothing new.
         quiet = is_open(scope["path"]) or scope["path"] == METRICS
         (log.debug if quiet else log.info)("request_finished", **fields)
+
+
+def _ignored_header(record: RequestRecord) -> list[tuple[bytes, bytes]]:
+    """Return the header that names the fields of a body that were ignored."""
+    names = [name for name in record.ignored.names if _FIELD_NAME.match(name)][:_MAX_NAMED_FIELDS]
+    return [(b"x-tokka-ignored-fields", ", ".join(names).encode())] if names else []
 
 
 def _outcome_of(status: int) -> Outcome:

@@ -24,9 +24,15 @@ router = APIRouter(tags=["tokens"])
 async def tokenize(call: CurrentCall, request: Request) -> Response:
     asked = await call.parse(TokenizeRequest, request.receive)
     tokens = await call.services.dispatcher.tokenize(asked.model, asked.prompt, call.record, call.allowance)
+    texts = await call.services.dispatcher.token_texts(tokens, call.record) if asked.shows_texts else None
     info = call.services.supervisor.info
     return await _json(
-        {"tokens": list(tokens), "count": len(tokens), "max_model_len": info.max_model_len if info else None}
+        {
+            "tokens": list(tokens),
+            "count": len(tokens),
+            "max_model_len": info.max_model_len if info else None,
+            "token_strs": texts,
+        }
     )
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Protocol
 
-from tokka.core import EngineStats, Event, GenerateRequest, ModelInfo, Prompt
+from tokka.core import Event, GenerateRequest, Prompt
+from tokka.engine_facts import EngineStats, ModelInfo
 
 # Called with a phase ("installing model", "loading weights", "warming up") and a detail for people.
 ReportPhase = Callable[[str, str], None]
@@ -32,6 +33,10 @@ class Engine(Protocol):
 
     async def detokenize(self, token_ids: Sequence[int], tenant: str) -> str:
         """Return the text of the tokens, special ones included. Raises InvalidRequest, ServerOverloaded."""
+        ...
+
+    async def token_texts(self, token_ids: Sequence[int], tenant: str) -> list[str]:
+        """Return each token as the vocabulary has it; the ids are the engine's own. Raises ServerOverloaded."""
         ...
 
     async def ping(self) -> None:

@@ -20,12 +20,10 @@ from tokka.core import (
     ChatPrompt,
     ChoiceDone,
     Constraint,
-    EngineStats,
     Event,
     Finished,
     FinishReason,
     GenerateRequest,
-    ModelInfo,
     Prompt,
     PromptEcho,
     PromptLogprobs,
@@ -43,6 +41,7 @@ from tokka.engine.reading.calls import FORMS, READABLE
 from tokka.engine.reading.readers import Readers, Reading
 from tokka.engine.reading.thinking import Thoughts
 from tokka.engine.sampling import check_token_ids
+from tokka.engine_facts import EngineStats, ModelInfo
 from tokka.errors import (
     ConfigurationError,
     EngineDied,
@@ -164,6 +163,9 @@ class FakeEngine:
             raise InvalidRequest(f"The prompt holds a token id outside the vocabulary of {VOCAB_SIZE}.", param="prompt")
         return ids
 
+    async def token_texts(self, token_ids: Sequence[int], tenant: str) -> list[str]:
+        return [chr(token) for token in token_ids]
+
     async def detokenize(self, token_ids: Sequence[int], tenant: str) -> str:
         if max(token_ids, default=0) >= VOCAB_SIZE or min(token_ids, default=0) < 0:
             raise InvalidRequest(f"tokens holds an id outside the vocabulary of {VOCAB_SIZE}.", param="tokens")
@@ -280,10 +282,6 @@ def _check_prompt(request: GenerateRequest) -> None:
         raise UnsupportedParameter(
             "'response_format' beside tools needs a real engine: the scripted one follows no schema.",
             param="response_format",
-        )
-    if isinstance(prompt, ChatPrompt) and prompt.reasoning_effort:
-        raise UnsupportedParameter(
-            "'reasoning_effort' needs a real engine: the scripted one does not think.", param="reasoning_effort"
         )
 
 

@@ -9,7 +9,8 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from tokka.core import DeathReason, EngineStats, Outcome, RequestRecord
+from tokka.core import DeathReason, Outcome, RequestRecord
+from tokka.engine_facts import EngineStats
 from tokka.observability.loop_turns import Turn
 
 _LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
@@ -52,6 +53,13 @@ class Metrics:
         )
         self._tenants: set[str] = set()
         self._rejections = self._counter("rejections", "Requests turned away, by error code.", ["reason"])
+        self._ignored = self._counter(
+            "ignored_fields",
+            "Unknown fields that were ignored. place: request (with --unknown-fields ignore), message.",
+            ["place"],
+        )
+        for place in ("request", "message"):
+            self._ignored.labels(place)
         self._declare_engine()
         self._declare_process()
         self.set_engine_state("stopped")
@@ -115,6 +123,9 @@ class Metrics:
         ):
             if tokens:
                 self._tokens.labels(self._tenant_label(record.tenant), record.model, kind).inc(tokens)
+        for place, fields in (("request", len(record.ignored.names)), ("message", record.ignored.in_messages)):
+            if fields:
+                self._ignored.labels(place).inc(fields)
         if record.queue_s is not None:
             self._queue.labels(record.model, record.endpoint).observe(record.queue_s)
         if record.first_token_s is not None and record.last_token_s is not None:

@@ -17,11 +17,12 @@ from typing import Any, Protocol, TypeVar, cast
 
 import structlog
 
+from tokka.core import IgnoredFields
 from tokka.engine.sandbox import bare_environment
 from tokka.errors import InternalError, InvalidRequest, ServerOverloaded
-from tokka.parsing.worker import ANSWER_HEADER, PARSABLE, QUESTION_HEADER, REFUSALS
-from tokka.protocol.common import WireModel
-from tokka.protocol.validation import validated
+from tokka.parsing.worker import ANSWER_HEADER, IGNORE_UNKNOWN, PARSABLE, QUESTION_HEADER, REFUSALS
+from tokka.protocol.common import BodyModel
+from tokka.protocol.validation import validated, without_unknown
 from tokka.turns import Capacity, FairTurns
 
 log = structlog.get_logger("tokka.parsing")
@@ -44,8 +45,16 @@ _PLAIN_MODULES = frozenset(
 )
 _PLAIN_NAMES = frozenset({("array", "_array_reconstructor"), ("array", "array"), ("builtins", "frozenset")})
 
-T_co = TypeVar("T_co", covariant=True)
-T = TypeVar("T")
+
+class Parsed(Protocol):
+    """A body as plain data."""
+
+    @property
+    def ignored(self) -> IgnoredFields: ...
+
+
+T_co = TypeVar("T_co", bound=Parsed, covariant=True)
+T = TypeVar("T", bound=Parsed)
 
 
 class Parsable(Protocol[T_co]):
@@ -57,7 +66,10 @@ class Parsable(Protocol[T_co]):
 class BodyParser:
     """Parses bodies; belongs to one event loop. `close` ends its processes."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, ignores_unknown: bool = False) -> None:
+        """`ignores_unknown`: leave unknown fields at the top of a body out instead of refusing it."""
+        self._read = without_unknown if ignores_unknown else validated
+        self._options = [IGNORE_UNKNOWN] if ignores_unknown else []
         self._turns = FairTurns(Capacity(_PROCESSES, _LONG_BYTES, _WAITING_BYTES))
         self._idle: list[_Worker] = []
         self._workers: set[_Worker] = set()
@@ -66,7 +78,7 @@ class BodyParser:
     async def parse(self, model: type[Parsable[T]], raw: bytes, tenant: str) -> T:
         """Return the body as plain data. Raises InvalidRequest, ServerOverloaded."""
         if is_light(raw):
-            return cast(Parsable[T], validated(cast(type[WireModel], model), raw)).parsed()
+            return cast(Parsable[T], self._read(cast(type[BodyModel], model), raw)).parsed()
         kind = model.__name__
         if kind not in PARSABLE:
             raise InvalidRequest(f"The body has more than {_LIGHT_PARTS} parts or {_LIGHT_BYTES} bytes.")
@@ -106,7 +118,7 @@ class BodyParser:
 
     async def _start(self) -> _Worker:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "tokka.parsing.worker", str(os.getpid())),
+            *(sys.executable, "-P", "-m", "tokka.parsing.worker", str(os.getpid()), *self._options),
             stdin=PIPE,
             stdout=PIPE,
             stderr=DEVNULL,

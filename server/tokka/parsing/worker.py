@@ -1,4 +1,4 @@
-"""Parses bodies in a process of its own. Started by bodies.py as `python -m tokka.parsing.worker PID`.
+"""Parses bodies in a process of its own. Started by bodies.py as `python -m tokka.parsing.worker PID [ignore-unknown]`.
 
 Reads a header, the name of a model and a body; answers with a header and a pickle of plain data, or of a refusal.
 """
@@ -20,12 +20,13 @@ from tokka.errors import InvalidRequest, UnsupportedParameter
 from tokka.protocol.chat import ChatRequest
 from tokka.protocol.completions import CompletionRequest
 from tokka.protocol.models import DetokenizeRequest, TokenizeRequest
-from tokka.protocol.validation import validated
+from tokka.protocol.validation import validated, without_unknown
 
 PARSABLE: dict[str, Any] = {
     model.__name__: model for model in (ChatRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest)
 }
 REFUSALS: dict[str, type[InvalidRequest]] = {error.__name__: error for error in (InvalidRequest, UnsupportedParameter)}
+IGNORE_UNKNOWN = "ignore-unknown"
 # Lengths of the model's name and of the body; length of the answer.
 QUESTION_HEADER = struct.Struct(">HI")
 ANSWER_HEADER = struct.Struct(">I")
@@ -33,10 +34,10 @@ ANSWER_HEADER = struct.Struct(">I")
 _MEMORY_BYTES = 4 << 30
 
 
-def answer_to(kind: str, raw: bytes) -> bytes:
+def answer_to(kind: str, raw: bytes, *, ignores_unknown: bool = False) -> bytes:
     """Return the pickled plain data of a body, or the pickled refusal."""
     try:
-        answer: Any = validated(PARSABLE[kind], raw).parsed()
+        answer: Any = (without_unknown if ignores_unknown else validated)(PARSABLE[kind], raw).parsed()
     except InvalidRequest as refusal:
         answer = (type(refusal).__name__, refusal.message, refusal.param)
     return pickle.dumps(answer, protocol=pickle.HIGHEST_PROTOCOL)
@@ -59,11 +60,12 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _load_all()
     restrict()
+    ignores_unknown = IGNORE_UNKNOWN in sys.argv[2:]
     questions, answers = sys.stdin.buffer, sys.stdout.buffer
     while header := questions.read(QUESTION_HEADER.size):
         kind_size, size = QUESTION_HEADER.unpack(header)
         kind = questions.read(kind_size).decode()
-        answer = answer_to(kind, questions.read(size))
+        answer = answer_to(kind, questions.read(size), ignores_unknown=ignores_unknown)
         answers.write(ANSWER_HEADER.pack(len(answer)) + answer)
         answers.flush()
 

@@ -29,10 +29,17 @@ class CompletionTokensDetails(_Answer):
     rejected_prediction_tokens: int
 
 
-class UsageObject(_Answer):
+class TokenCounts(_Answer):
+    """The usage so far: the details are known at the end."""
+
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+
+
+class UsageObject(TokenCounts):
+    """The usage of a whole answer."""
+
     prompt_tokens_details: PromptTokensDetails
     completion_tokens_details: CompletionTokensDetails
 
@@ -145,7 +152,7 @@ class ChatCompletionChunk(_Answer):
     system_fingerprint: str
     service_tier: Literal["default"]
     choices: list[ChatChunkChoice]
-    usage: UsageObject | None = None
+    usage: UsageObject | TokenCounts | None = None
     obfuscation: str | None = None
     prompt_token_ids: list[int] | None = None
 
@@ -177,7 +184,7 @@ class Completion(_Answer):
     model: str
     system_fingerprint: str
     choices: list[CompletionChoice]
-    usage: UsageObject | None = None
+    usage: UsageObject | TokenCounts | None = None
     obfuscation: str | None = None
 
 

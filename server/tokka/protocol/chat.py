@@ -17,6 +17,7 @@ from tokka.core import (
     Event,
     Finished,
     GenerateRequest,
+    IgnoredFields,
     PromptEcho,
     PromptLogprobs,
     ReasoningDelta,
@@ -48,6 +49,7 @@ from tokka.protocol.messages import (
     check_continuation,
     check_tool_messages,
     text_of,
+    unknown_fields,
 )
 from tokka.protocol.tools import WireToolChoice, WireTools, calls_constraint, check_tools, tools_of
 from tokka.protocol.vllm_fields import CHAT_FIELDS, Neutral
@@ -100,7 +102,12 @@ class ChatRequest(GenerationFields):
     )
     chat_template_kwargs: TemplateKwargs | None = Field(None, description="Variables for the chat template.")
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = Field(
-        None, description="The template's variable of this name. Refused if the model's template reads none."
+        None,
+        description="How much the model reasons: the chat template's variable of this name. Templates that only know"
+        " `enable_thinking` get false for `none`, else true. Models without such a variable ignore it.",
+    )
+    verbosity: Literal["low", "medium", "high"] | None = Field(
+        None, description="The chat template's variable of this name. Models without it ignore it."
     )
 
     # Accepted for OpenAI's sake; change nothing here
@@ -117,7 +124,6 @@ class ChatRequest(GenerationFields):
     # Later, or never
     functions: Unsupported = None
     function_call: Unsupported = None
-    verbosity: Unsupported = None
     moderation: Unsupported = None
     audio: Unsupported = None
     web_search_options: Unsupported = None
@@ -128,8 +134,9 @@ class ChatRequest(GenerationFields):
             raise invalid("top_logprobs needs logprobs: true", "top_logprobs")
         if self.structured_outputs is not None and format_constraint(self.response_format) is not None:
             raise invalid("response_format and structured_outputs exclude each other", "structured_outputs")
-        if self.reasoning_effort and "reasoning_effort" in (self.chat_template_kwargs or {}):
-            raise invalid("reasoning_effort is in chat_template_kwargs, too: send it once", "reasoning_effort")
+        for name in ("reasoning_effort", "verbosity"):
+            if getattr(self, name) and name in (self.chat_template_kwargs or {}):
+                raise invalid(f"{name} is in chat_template_kwargs, too: send it once", name)
         check_continuation(self.messages, self.add_generation_prompt, self.continue_final_message)
         check_tool_messages(self.messages)
         check_tools(self.tools, self.tool_choice, self.parallel_tool_calls)
@@ -171,7 +178,12 @@ class ChatRequest(GenerationFields):
             self.chat_template_kwargs,
             self.called_tools,
             self.reasoning_effort,
+            self.verbosity,
         )
+
+    @property
+    def ignored(self) -> IgnoredFields:
+        return replace(super().ignored, in_messages=unknown_fields(self.messages))
 
     def answer_form(self) -> AnswerForm:
         last = self.messages[-1]
@@ -216,6 +228,8 @@ class ChatEncoder(StreamEncoder):
         self._form = form
         self._logprobs = form.alternatives is not None
         super().__init__(Chunks(form, head), scored=self._logprobs)
+        # Choices whose chunks have text or calls.
+        self._begun: set[int] = set()
 
     def feed(self, event: Event) -> list[dict[str, Any]]:
         match event:
@@ -225,10 +239,11 @@ class ChatEncoder(StreamEncoder):
                 choice = _choice(index, {"reasoning_content": text, "reasoning": text})
                 return [self._chunks.of_text(choice, text)]
             case ToolCallDelta():
+                self._begun.add(event.index)
                 choice = _choice(event.index, {"tool_calls": [_call_delta(event)]})
                 return [self._chunks.of_text(choice, event.arguments)]
             case ChoiceDone():
-                choice = {"index": event.index, "delta": {}, "logprobs": None, "finish_reason": event.finish_reason}
+                choice = {**_choice(event.index, self._last_delta(event.index)), "finish_reason": event.finish_reason}
                 return [self._chunks.of({**choice, "stop_reason": event.stop_reason})]
             case Accepted():
                 return self._begin(event)
@@ -264,7 +279,13 @@ class ChatEncoder(StreamEncoder):
             choice["logprobs"] = _logprobs_object(event.logprobs or (), as_ids=self._form.names_ids)
         return [self._chunks.of_delta(choice, event)]
 
+    def _last_delta(self, index: int) -> dict[str, Any]:
+        """Return empty content for a choice that was to be calls alone and has neither calls nor text."""
+        has_content = self._form.echo or self._form.has_content or index in self._begun
+        return {} if has_content else {"content": ""}
+
     def _text_choice(self, index: int, text: str) -> dict[str, Any]:
+        self._begun.add(index)
         return _choice(index, {"content": text})
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from tokka.core import Event, TextDelta, Usage
-from tokka.protocol.common import new_id, padding, usage_object
+from tokka.protocol.common import new_id, padding, token_counts, usage_object
 from tokka.protocol.folding import JsonList, Piece, dumps
 
 
@@ -63,7 +63,8 @@ class Chunks:
         """Return the chunk of a choice."""
         chunk = {**self._head, "choices": [choice]}
         if self._continuous:
-            chunk["usage"] = usage_object(Usage(self._prompt_tokens, self._completion_tokens))
+            # Details are known at the end only.
+            chunk["usage"] = token_counts(self._prompt_tokens, self._completion_tokens)
         elif self._usage:
             chunk["usage"] = None
         return chunk

@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 import secrets
 import time
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from tokka.core import PromptLogprobs, TokenLogprob, Usage
+from tokka.core import IgnoredFields, PromptLogprobs, TokenLogprob, Usage
 
 # Longer than any context; the limit of a body, a setting, is usually below it.
 MAX_TEXT_CHARS = 8 * 1024 * 1024
@@ -37,6 +37,43 @@ class WireModel(BaseModel):
     def _few_fields(cls, value: Any) -> Any:
         # Each unknown field costs an error object: half a million of them would stop every stream for seconds.
         return _at_most(MAX_FIELDS, value)
+
+
+class OpenModel(WireModel):
+    """A schema that keeps unknown fields without a meaning: messages of other servers and clients have some."""
+
+    model_config = ConfigDict(extra="allow")
+
+    @property
+    def unknown(self) -> int:
+        """The number of unknown fields, those of parts included."""
+        return len(self.model_extra or ())
+
+
+class BodyModel(WireModel):
+    """The body of a request."""
+
+    _ignored_names: tuple[str, ...] = ()
+
+    def without(self, names: tuple[str, ...]) -> Self:
+        """Note the fields that were taken out of the body before it was read."""
+        self._ignored_names = names
+        return self
+
+    @property
+    def ignored(self) -> IgnoredFields:
+        return IgnoredFields(self._ignored_names)
+
+
+def only_neutral(value: bool) -> AfterValidator:
+    """Accept a field of other servers with the value that changes nothing here."""
+
+    def check(given: bool | None) -> bool | None:
+        if given is not None and given is not value:
+            raise unsupported(f"Only {str(value).lower()} is supported here: leave it out")
+        return given
+
+    return AfterValidator(check)
 
 
 def bounded_dict(most: int) -> BeforeValidator:
@@ -93,12 +130,19 @@ def padding(text: str) -> str:
     return secrets.token_urlsafe(32)[: 32 - len(text) % 32]
 
 
+def token_counts(prompt_tokens: int, completion_tokens: int) -> dict[str, Any]:
+    """OpenAI's usage object without its details."""
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    }
+
+
 def usage_object(usage: Usage) -> dict[str, Any]:
     """OpenAI's usage object."""
     return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        **token_counts(usage.prompt_tokens, usage.completion_tokens),
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens, "audio_tokens": 0},
         "completion_tokens_details": {
             "reasoning_tokens": usage.reasoning_tokens,

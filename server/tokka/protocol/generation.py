@@ -8,9 +8,9 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, PlainValidator, model_validator
 
-from tokka.core import Constraint, GenerateRequest, Sampling
+from tokka.core import Constraint, GenerateRequest, IgnoredFields, Sampling
 from tokka.protocol.chunks import AnswerForm
-from tokka.protocol.common import MAX_INT64, Int64, TokenId, WireModel, bounded_dict, invalid
+from tokka.protocol.common import MAX_INT64, BodyModel, Int64, TokenId, WireModel, bounded_dict, invalid, only_neutral
 from tokka.protocol.constraint import StructuredOutputs
 from tokka.protocol.vllm_fields import NeutralModel
 
@@ -28,6 +28,8 @@ _LogitBias = Annotated[
     bounded_dict(MAX_BIASES),
     Field(json_schema_extra={"additionalProperties": False, "maxProperties": MAX_BIASES}),
 ]
+_True = Annotated[bool | None, only_neutral(True), Field(description="Only true, which changes nothing.")]
+_False = Annotated[bool | None, only_neutral(False), Field(description="Only false, which changes nothing.")]
 _WireStop = _StopString | Annotated[list[_StopString], Field(max_length=MAX_STOPS)] | None
 
 
@@ -55,6 +57,7 @@ class ParsedGeneration:
 
     request: GenerateRequest
     form: AnswerForm
+    ignored: IgnoredFields
 
 
 class StreamOptions(WireModel):
@@ -63,7 +66,7 @@ class StreamOptions(WireModel):
     include_obfuscation: bool | None = Field(None, description="Pad chunks, so that their sizes say less of the text.")
 
 
-class GenerationFields(NeutralModel):
+class GenerationFields(BodyModel, NeutralModel):
     """Fields of both endpoints. Where OpenAI states a bound it is the same here."""
 
     model: str = Field(min_length=1, max_length=512, description="One of the names in `/v1/models`.")
@@ -129,6 +132,13 @@ class GenerationFields(NeutralModel):
 
     # Accepted for OpenAI's sake; change nothing here
     user: str | None = Field(None, max_length=1024)
+
+    # Accepted for the sake of routers that add them, with the value that changes nothing
+    no_stop_trim: _False = None
+    return_hidden_states: _False = None
+    separate_reasoning: _True = None
+    stream_reasoning: _True = None
+    include_reasoning: _True = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -206,7 +216,7 @@ class GenerationFields(NeutralModel):
 
     def parsed(self) -> ParsedGeneration:
         """Return what the server needs of the body once it is valid."""
-        return ParsedGeneration(self.to_core(), self.answer_form())
+        return ParsedGeneration(self.to_core(), self.answer_form(), self.ignored)
 
     def sampling(
         self, *, n: int, max_tokens: int | None, logprobs: int | None, default_max_tokens: int | None = None

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from tokka.core import ChatPrompt, Tools
-from tokka.protocol.common import Text, Unsupported, WireModel, bounded_dict, invalid, unsupported
+from tokka.protocol.common import OpenModel, Text, Unsupported, WireModel, bounded_dict, invalid, unsupported
 
 MAX_MESSAGES = 4096
 MAX_PARTS = 1024
@@ -55,14 +55,14 @@ class CacheBreakpoint(WireModel):
     ttl: Literal["30m", "12h"] | None = None
 
 
-class TextPart(WireModel):
+class TextPart(OpenModel):
     type: Literal["text"]
     text: Text
     # The prefix cache needs no hints.
     prompt_cache_breakpoint: CacheBreakpoint | None = None
 
 
-class RefusalPart(WireModel):
+class RefusalPart(OpenModel):
     type: Literal["refusal"]
     refusal: Text
 
@@ -74,11 +74,19 @@ Content = (
         Field(fail_fast=True, min_length=1, max_length=MAX_PARTS),
     ]
 )
+# Clients send an empty list for no content at all.
 AssistantContent = (
     Text
     | Annotated[
         list[Annotated[TextPart | RefusalPart, Field(discriminator="type")]],
-        Field(fail_fast=True, min_length=1, max_length=MAX_PARTS),
+        Field(fail_fast=True, max_length=MAX_PARTS),
+    ]
+)
+ToolContent = (
+    Text
+    | Annotated[
+        list[Annotated[TextPart, BeforeValidator(_text_part)]],
+        Field(fail_fast=True, max_length=MAX_PARTS),
     ]
 )
 # The two code points beside `\s` are blanks in some dialects of expressions only: readers of the document may use any.
@@ -86,37 +94,40 @@ Name = Annotated[str, Field(pattern=r"^[^\s\u0085\ufeff<|\\/>]{1,64}$")]
 FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 
 
-class SystemMessage(WireModel):
+class SystemMessage(OpenModel):
     role: Literal["system", "developer"]
     content: Content
     name: Name | None = None
 
 
-class UserMessage(WireModel):
+class UserMessage(OpenModel):
     role: Literal["user"]
     content: Content
     name: Name | None = None
 
 
-class FunctionCall(WireModel):
-    name: FunctionName
+class FunctionCall(OpenModel):
+    # Models call functions that do not exist, by any name.
+    name: str = Field(min_length=1, max_length=256)
     arguments: Text
     # What the openai package has made of them, where its answers are sent back.
     parsed_arguments: Any = None
 
 
-class ToolCall(WireModel):
+class ToolCall(OpenModel):
     id: str = Field(min_length=1, max_length=256)
     type: Literal["function"]
     function: FunctionCall
+    # openai's helper for streams leaves it in the messages it makes of chunks.
+    index: int | None = None
 
 
-class AssistantMessage(WireModel):
+class AssistantMessage(OpenModel):
     role: Literal["assistant"]
     content: AssistantContent | None = None
     name: Name | None = None
     refusal: Text | None = None
-    tool_calls: Annotated[list[ToolCall], Field(fail_fast=True)] | None = Field(None, min_length=1, max_length=128)
+    tool_calls: Annotated[list[ToolCall], Field(fail_fast=True)] | None = Field(None, max_length=128)
     audio: Unsupported = None
     function_call: Unsupported = None
     # openai's own message object carries this; sending an answer back as history must work.
@@ -126,16 +137,10 @@ class AssistantMessage(WireModel):
     reasoning_content: Text | None = None
     reasoning: Text | None = None
 
-    @model_validator(mode="after")
-    def _says_something(self) -> Self:
-        if self.content is None and self.tool_calls is None and self.refusal is None:
-            raise invalid("An assistant message needs content or tool_calls", ".content")
-        return self
 
-
-class ToolMessage(WireModel):
+class ToolMessage(OpenModel):
     role: Literal["tool"]
-    content: Content
+    content: ToolContent
     tool_call_id: str = Field(min_length=1, max_length=256)
     # Not OpenAI's, but clients send it: the function's. The call that is answered has it already.
     name: Name | None = None
@@ -149,6 +154,18 @@ def text_of(content: str | Sequence[TextPart | RefusalPart] | None) -> str:
     if content is None or isinstance(content, str):
         return content or ""
     return "\n".join(part.text if isinstance(part, TextPart) else part.refusal for part in content)
+
+
+def unknown_fields(messages: Sequence[Message]) -> int:
+    """Return how many fields of messages, of their parts and calls, are unknown."""
+    unknown = 0
+    for message in messages:
+        unknown += message.unknown
+        if isinstance(message.content, list):
+            unknown += sum(part.unknown for part in message.content)
+        if isinstance(message, AssistantMessage):
+            unknown += sum(call.unknown + call.function.unknown for call in message.tool_calls or ())
+    return unknown
 
 
 def plain_message(message: SystemMessage | UserMessage | AssistantMessage | ToolMessage) -> dict[str, Any]:
@@ -207,6 +224,7 @@ def chat_prompt(
     template_kwargs: Mapping[str, Any] | None = None,
     tools: Tools | None = None,
     reasoning_effort: str | None = None,
+    verbosity: str | None = None,
 ) -> ChatPrompt:
     """Return the conversation as the engine renders it; an answer is started unless the last message is continued."""
     return ChatPrompt(
@@ -216,4 +234,5 @@ def chat_prompt(
         continue_final_message=bool(continues),
         template_kwargs=template_kwargs or {},
         reasoning_effort=reasoning_effort,
+        verbosity=verbosity,
     )

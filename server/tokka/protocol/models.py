@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from tokka.core import Prompt, TextPrompt
-from tokka.protocol.common import ID_TYPECODE, MAX_TEXT_CHARS, TokenId, WireModel, invalid
-from tokka.protocol.messages import MAX_MESSAGES, Message, TemplateKwargs, chat_prompt, check_continuation
+from tokka.core import IgnoredFields, Prompt, TextPrompt
+from tokka.protocol.common import ID_TYPECODE, MAX_TEXT_CHARS, BodyModel, TokenId, invalid
+from tokka.protocol.messages import (
+    MAX_MESSAGES,
+    Message,
+    TemplateKwargs,
+    chat_prompt,
+    check_continuation,
+    unknown_fields,
+)
+from tokka.protocol.tools import WireTools, check_tools, tools_of
 from tokka.protocol.vllm_fields import TOKENIZE_FIELDS, Neutral, NeutralModel
 
 
@@ -31,6 +39,8 @@ def model_object(name: str, created: int, max_model_len: int | None) -> dict[str
 class ParsedTokenize:
     model: str | None
     prompt: Prompt
+    shows_texts: bool
+    ignored: IgnoredFields
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +49,10 @@ class ParsedDetokenize:
 
     model: str | None
     tokens: Sequence[int]
+    ignored: IgnoredFields
 
 
-class TokenizeRequest(NeutralModel):
+class TokenizeRequest(BodyModel, NeutralModel):
     """Either a text or the messages of a chat."""
 
     neutral: ClassVar[Mapping[str, Neutral]] = TOKENIZE_FIELDS
@@ -53,6 +64,13 @@ class TokenizeRequest(NeutralModel):
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: TemplateKwargs | None = None
+    tools: WireTools | None = Field(None, description="Functions the model would be told of, with messages.")
+    add_special_tokens: bool | None = Field(
+        None,
+        description="Add the tokens that begin and end a text. Default: as a generation does, true for a prompt and"
+        " false for messages, whose template writes them.",
+    )
+    return_token_strs: bool | None = Field(None, description="Return each token as the vocabulary has it, too.")
 
     @model_validator(mode="after")
     def _one_of(self) -> Self:
@@ -60,23 +78,37 @@ class TokenizeRequest(NeutralModel):
             raise invalid("Send either prompt or messages", "prompt")
         if self.messages is not None:
             check_continuation(self.messages, self.add_generation_prompt, self.continue_final_message)
+        elif self.tools:
+            raise invalid("tools go with messages: leave them out beside a prompt", "tools")
+        check_tools(self.tools, None, None)
         return self
 
     def parsed(self) -> ParsedTokenize:
+        return ParsedTokenize(self.model, self._prompt(), bool(self.return_token_strs), self.ignored)
+
+    @property
+    def ignored(self) -> IgnoredFields:
+        return replace(super().ignored, in_messages=unknown_fields(self.messages or ()))
+
+    def _prompt(self) -> Prompt:
         if self.messages is None:
-            return ParsedTokenize(self.model, TextPrompt(self.prompt or ""))
+            return TextPrompt(self.prompt or "", self.add_special_tokens)
         prompt = chat_prompt(
-            self.messages, self.add_generation_prompt, self.continue_final_message, self.chat_template_kwargs
+            self.messages,
+            self.add_generation_prompt,
+            self.continue_final_message,
+            self.chat_template_kwargs,
+            tools_of(self.tools, None, None, None),
         )
-        return ParsedTokenize(self.model, prompt)
+        return replace(prompt, add_special_tokens=self.add_special_tokens)
 
 
-class DetokenizeRequest(WireModel):
+class DetokenizeRequest(BodyModel):
     model: str | None = Field(None, min_length=1, max_length=512)
     tokens: Annotated[list[TokenId], Field(fail_fast=True)] = Field(max_length=1024 * 1024)
 
     def parsed(self) -> ParsedDetokenize:
-        return ParsedDetokenize(self.model, array(ID_TYPECODE, self.tokens))
+        return ParsedDetokenize(self.model, array(ID_TYPECODE, self.tokens), self.ignored)
 
 
 class ModelObject(BaseModel):
@@ -99,6 +131,7 @@ class TokenizeResponse(BaseModel):
     tokens: list[int]
     count: int
     max_model_len: int | None
+    token_strs: list[str] | None = None
 
 
 class DetokenizeResponse(BaseModel):

@@ -120,16 +120,17 @@ class AllowedTools(WireModel):
     allowed_tools: AllowedFunctions
 
 
-WireTools = Annotated[list[Tool], Field(fail_fast=True, min_length=1, max_length=MAX_TOOLS)]
+WireTools = Annotated[list[Tool], Field(fail_fast=True, max_length=MAX_TOOLS)]
 WireToolChoice = Literal["none", "auto", "required"] | Annotated[NamedTool | AllowedTools, Field(discriminator="type")]
 
 
 def check_tools(tools: Sequence[Tool] | None, choice: WireToolChoice | None, parallel: bool | None) -> None:
     """Raise for a list that is too large or ambiguous, and for a choice that is not in it."""
-    if tools is None:
-        # Clients of vLLM send its defaults.
+    if not tools:
+        # An empty list is no list. Clients that send it send what goes with a list, and clients of vLLM its defaults.
+        is_harmless = tools is not None and choice in (None, "none", "auto")
         for name, value, neutral in (("tool_choice", choice, "none"), ("parallel_tool_calls", parallel, True)):
-            if value not in (None, neutral):
+            if value not in (None, neutral) and not is_harmless:
                 raise invalid(f"{name} is only allowed with tools: leave it out, or send tools", name)
         return
     names: set[str] = set()
@@ -181,7 +182,7 @@ def tools_of(
 
     `form`: what an answer is held to; one that must call has no other.
     """
-    if tools is None or choice == "none":
+    if not tools or choice == "none":
         return None
     kind = _kind(choice)
     may_be_called = _callable(tools, choice)
@@ -207,7 +208,7 @@ def calls_constraint(
     tools: Sequence[Tool] | None, choice: WireToolChoice | None, parallel: bool | None
 ) -> Constraint | None:
     """Return what an answer is held to that must call: a named function's arguments, or a JSON array of calls."""
-    if tools is None:
+    if not tools:
         return None
     if isinstance(choice, NamedTool):
         for place, tool in enumerate(tools):

@@ -8,8 +8,11 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from tokka.errors import InvalidRequest, UnsupportedParameter
+from tokka.protocol.common import BodyModel
+from tokka.protocol.hints import meant_by
 
 Body = TypeVar("Body", bound=BaseModel)
+WholeBody = TypeVar("WholeBody", bound=BodyModel)
 
 # An error names what is wrong; it does not send the request back.
 _MAX_MESSAGE_CHARS = 1000
@@ -20,10 +23,28 @@ def validated(model: type[Body], raw: bytes) -> Body:
     try:
         return model.model_validate_json(raw)
     except ValidationError as error:
-        raise invalid_request(error, raw) from None
+        raise invalid_request(error, raw, model) from None
 
 
-def invalid_request(error: ValidationError, raw: bytes) -> InvalidRequest:
+def without_unknown(model: type[WholeBody], raw: bytes) -> WholeBody:
+    """Return the JSON as this model, without the fields at its top that are unknown. Raises InvalidRequest."""
+    try:
+        return model.model_validate_json(raw)
+    except ValidationError as error:
+        names = _unknown(error)
+        if not names:
+            raise invalid_request(error, raw, model) from None
+    body = {name: value for name, value in json.loads(raw).items() if name not in names}
+    return validated(model, json.dumps(body).encode()).without(names)
+
+
+def _unknown(error: ValidationError) -> tuple[str, ...]:
+    """Return the unknown fields at the top of a body."""
+    details = error.errors(include_url=False, include_input=False, include_context=False)
+    return tuple(str(item["loc"][0]) for item in details if item["type"] == "extra_forbidden" and len(item["loc"]) == 1)
+
+
+def invalid_request(error: ValidationError, raw: bytes, model: type[BaseModel]) -> InvalidRequest:
     """Return the first thing wrong with a body as OpenAI would say it: the field's path, the reason, the remedy."""
     details = error.errors(include_url=False, include_input=False)
     if details[0]["type"] == "json_invalid":
@@ -38,7 +59,9 @@ def invalid_request(error: ValidationError, raw: bytes) -> InvalidRequest:
     rivals = [(steps, item) for steps, item in walked if steps[: len(place)] == place]
     steps, meant = max(rivals, key=lambda rival: len(rival[0]))
     param = _path(steps, meant)
-    return _explain(param, meant, [item for steps, item in rivals if _path(steps, item) == param])
+    same = [item for steps, item in rivals if _path(steps, item) == param]
+    hint = meant_by(param, model.model_fields) if len(steps) == 1 else ""
+    return _explain(param, meant, same, hint)
 
 
 def _path(steps: list[str | int], item: Any) -> str:
@@ -72,18 +95,21 @@ def _has(here: Any, step: str | int) -> bool:
     return isinstance(here, list) and isinstance(step, int) and step < len(here)
 
 
-def _explain(param: str, first: Any, same: list[Any]) -> InvalidRequest:
+def _explain(param: str, first: Any, same: list[Any], hint: str) -> InvalidRequest:
+    """`hint`: the field that was probably meant."""
     kind = first["type"]
     shown = param[:200]
     match kind:
         case "missing" | "union_tag_not_found":
             return InvalidRequest(f"Missing required parameter: '{shown}'.", param=shown)
         case "extra_forbidden":
+            remedy = f"Did you mean '{hint}'? See" if hint else "See"
             return InvalidRequest(
-                f"Unrecognized request argument supplied: '{shown}'. See /docs for the known ones.", param=shown
+                f"Unrecognized request argument supplied: '{shown}'. {remedy} /docs for the known ones.", param=shown
             )
         case "none_required":
-            return UnsupportedParameter(f"'{shown}' is not supported by this server yet. Leave it out.", param=shown)
+            remedy = f"Use '{hint}' instead" if hint else "Leave it out"
+            return UnsupportedParameter(f"'{shown}' is not supported by this server yet. {remedy}.", param=shown)
         case "tokka_unsupported":
             return UnsupportedParameter(_cut(f"Invalid value for '{shown}': {first['msg']}."), param=shown)
         case "union_tag_invalid":

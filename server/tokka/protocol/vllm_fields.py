@@ -72,7 +72,6 @@ CHAT_FIELDS: Mapping[str, Neutral] = {
     **GENERATION_FIELDS,
     **_MULTIMODAL,
     "add_special_tokens": Neutral((False,), "The chat template writes the special tokens itself"),
-    "include_reasoning": Neutral((True,), _NOT_YET),
     "documents": Neutral(([],), _NOT_YET),
     "chat_template": Neutral((), _TEMPLATE),
     "return_prompt_text": Neutral(

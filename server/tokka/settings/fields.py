@@ -103,6 +103,11 @@ class Settings(BaseSettings):
         description="Maximum request body size. Larger bodies get 413. Default: 128 bytes for each token of the model's"
         " context, from 1MiB to 32MiB.",
     )
+    unknown_fields: Literal["refuse", "ignore"] = Field(
+        "refuse",
+        description="Unknown top-level fields of a request. `refuse`: 400, with the field that was probably meant."
+        " `ignore`: serve the request, and name the fields in the header `x-tokka-ignored-fields`.",
+    )
     body_memory: str = Field(
         "256MiB",
         description="Memory for request bodies that arrive or are parsed. Requests beyond it get 503. One tenant may"

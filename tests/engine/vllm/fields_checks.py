@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from tokka.core import ChatPrompt, TextPrompt
 from tokka.protocol.chat import ChatRequest
 from tokka.protocol.completions import CompletionRequest
 from tokka.protocol.constraint import StructuredOutputs
@@ -40,6 +41,8 @@ PAIRS: list[tuple[str, str, type[BaseModel], dict[str, Any]]] = [
         CompletionRequest,
         {"model": "m", "prompt": "Hei"},
     ),
+    (f"{_ENTRYPOINTS}.serve.tokenize.protocol", "TokenizeCompletionRequest", TokenizeRequest, {"prompt": "Hei"}),
+    (f"{_ENTRYPOINTS}.serve.tokenize.protocol", "TokenizeChatRequest", TokenizeRequest, {"messages": MESSAGES}),
     (f"{_ENTRYPOINTS}.serve.tokenize.protocol", "DetokenizeRequest", DetokenizeRequest, {"tokens": [1]}),
     (f"{_ENTRYPOINTS}.generate.base.protocol", "StreamOptions", StreamOptions, {}),
     ("vllm.sampling_params", "StructuredOutputsParams", StructuredOutputs, {"regex": "a"}),
@@ -69,7 +72,14 @@ def meaning(model: type[BaseModel], body: dict[str, Any]) -> Any:
         # A limit that is the default one is a limit.
         sampling = dataclasses.replace(parsed.request.sampling, max_tokens=None)
         return dataclasses.replace(parsed.request, id="", sampling=sampling), parsed.form
-    if isinstance(read, TokenizeRequest | DetokenizeRequest):
+    if isinstance(read, TokenizeRequest):
+        asked = read.parsed()
+        assert isinstance(asked.prompt, ChatPrompt | TextPrompt)
+        if asked.prompt.add_special_tokens is None:
+            is_text = isinstance(asked.prompt, TextPrompt)
+            return dataclasses.replace(asked, prompt=dataclasses.replace(asked.prompt, add_special_tokens=is_text))
+        return asked
+    if isinstance(read, DetokenizeRequest):
         return read.parsed()
     if isinstance(read, StructuredOutputs):
         return read.constraint()

@@ -1,4 +1,4 @@
-"""How much a model is to think is a variable of its template; of one that reads none nothing is ignored."""
+"""Reasoning effort and verbosity: variables of the chat template, ignored where it has none."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pytest
 from tokka.core import ChatPrompt
 from tokka.engine.vllm.render import Renderer
 from tokka.engine.vllm.templates import reads
-from tokka.errors import UnsupportedParameter
 
 PLAIN = "{% for message in messages %}{{ message.content }}{% endfor %}"
 # As gpt-oss has it.
@@ -70,8 +69,29 @@ def test_a_template_that_reads_it_gets_it() -> None:
     assert "reasoning_effort" not in rendered(WITH_DEFAULT)
 
 
-def test_with_a_template_that_does_not_it_is_refused() -> None:
-    with pytest.raises(UnsupportedParameter, match="chat template does not read it") as caught:
-        rendered(PLAIN, reasoning_effort="low")
-    assert caught.value.param == "reasoning_effort"
-    assert "reasoning_effort" not in rendered(PLAIN)
+def test_effort_is_ignored_when_the_template_has_no_switch() -> None:
+    given = rendered(PLAIN, reasoning_effort="low", verbosity="low")
+    assert given.keys().isdisjoint({"reasoning_effort", "enable_thinking", "thinking", "verbosity"})
+
+
+# As Qwen 3 has it, and as DeepSeek V3.1 does.
+QWEN = "{% if enable_thinking is defined and enable_thinking is false %}<think></think>{% endif %}" + PLAIN
+DEEPSEEK = "{% if not thinking is defined %}{% set thinking = false %}{% endif %}{{ thinking }}" + PLAIN
+
+
+@pytest.mark.parametrize(("template", "name"), [(QWEN, "enable_thinking"), (DEEPSEEK, "thinking")])
+def test_effort_turns_thinking_on_or_off(template: str, name: str) -> None:
+    for effort in ("minimal", "low", "medium", "high"):
+        assert rendered(template, reasoning_effort=effort)[name] is True
+    assert rendered(template, reasoning_effort="none")[name] is False
+    assert name not in rendered(template)
+    assert rendered(template, reasoning_effort="none", template_kwargs={name: True})[name] is True
+
+
+def test_effort_alone_is_set_when_the_template_reads_both() -> None:
+    given = rendered(WITH_DEFAULT + QWEN, reasoning_effort="none")
+    assert (given["reasoning_effort"], "enable_thinking" in given) == ("none", False)
+
+
+def test_verbosity_is_a_variable_of_the_template() -> None:
+    assert rendered("{{ verbosity }}" + PLAIN, verbosity="high")["verbosity"] == "high"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import structlog
 
 from tokka.core import Tools
-from tokka.engine.reading.heads import Braces, Head, NoCall, Wait, named_head, object_head
+from tokka.engine.reading.heads import Braces, Head, Names, NoCall, Wait, named_head, object_head
 from tokka.engine.reading.matching import missing, usable
 
 log = structlog.get_logger("tokka.engine")
@@ -98,7 +98,7 @@ class CallReader:
 
     def __init__(self, form: Form, tools: Tools, whole: ParseWhole | None = None) -> None:
         self._form = form
-        self._names = tools.names
+        self._names = Names.of(tools)
         self._most = MAX_CALLS if tools.parallel else 1
         self._whole = whole
         self._calls: list[tuple[str, list[str]]] = []
@@ -277,7 +277,7 @@ class CallReader:
 
     def _head(self, at: int) -> Head:
         if self._text[at] == "{":
-            return object_head(self._text, at, self._names)
+            return object_head(self._text, at, self._names, is_marked=self._is_open)
         if not self._is_open:
             raise NoCall
         return named_head(self._text, at, self._names, self._form.prefix)
@@ -315,7 +315,9 @@ class CallReader:
             # Which of them are missing cannot be told: what was sent stands, and nothing is called twice.
             log.warning("tool_call_parsers_disagree", streamed=len(ours))
             return
-        for name, arguments in beyond[: self._most - len(ours)]:
+        # Of an unknown name it may be text that only looks like a call, and it has been sent as text.
+        offered = [call for call in beyond if call[0] in self._names.offered]
+        for name, arguments in offered[: self._most - len(ours)]:
             self._call(name, arguments, pieces)
 
     def _call(self, name: str, arguments: str, pieces: list[Piece]) -> None:

@@ -6,12 +6,13 @@ import re
 
 from tokka.core import Tools
 from tokka.engine.reading.calls import MAX_CALLS, CallPiece, Piece, Thought
+from tokka.engine.reading.heads import Names
 
 MARKS = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|call|>", "<|return|>", "<|constrain|>")
 _BODY = "<|message|>"
 _ENDS = tuple(mark for mark in MARKS if mark not in (_BODY, "<|constrain|>"))
 _CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)")
-_RECIPIENT = re.compile(r"to=functions\.([a-zA-Z0-9_-]+)")
+_RECIPIENT = re.compile(r"to=functions\.([^\s<]+)")
 # A longer head is none.
 _MAX_HEAD_CHARS = 512
 
@@ -20,7 +21,7 @@ class HarmonyReader:
     """Reads one choice's text. `tools`: None if no call is wanted, then what would be one is text."""
 
     def __init__(self, tools: Tools | None) -> None:
-        self._names = tools.names if tools else frozenset()
+        self._names = Names.of(tools) if tools else None
         self._most = MAX_CALLS if tools is None or tools.parallel else 1
         self._text = ""
         self._in_head = True
@@ -77,7 +78,7 @@ class HarmonyReader:
     def _begin(self, channel: str, function: str | None, pieces: list[Piece]) -> None:
         self._in_head = False
         self._is_thought = channel == "analysis" and function is None
-        self._is_call = function in self._names
+        self._is_call = function is not None and self._names is not None and self._names.may_be_called(function)
         self._is_dropped = self._is_call and self.count >= self._most
         if self._is_call and not self._is_dropped:
             pieces.append(CallPiece(self.count, "", function))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import orjson
+
+from tokka.core import Tools
 
 _ARGUMENT_KEYS = frozenset({"arguments", "parameters"})
 # What else a call may hold; of no use to us.
@@ -16,6 +17,11 @@ _MAX_FILLER_CHARS = 48
 _MAX_KEY_CHARS = 256
 
 _NAME = re.compile(r"[a-zA-Z0-9_-]+")
+# Names that no function has, and models write.
+_ANY_NAME = re.compile(r"[a-zA-Z0-9_.:/-]+")
+# Marks between such a name and its arguments. Prose may be there behind the name of a function that exists.
+_MARKS = re.compile(r"(?:\s|<[^<>\s]{1,32}>|\[[A-Z_]{1,32}\]|```(?:json)?)*+")
+_MARK_STARTS = "<[`"
 _STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _SCALAR = re.compile(r"[a-zA-Z0-9+.-]+")
 _BRACKET = re.compile(r'["{}\[\]]')
@@ -29,6 +35,24 @@ class Wait(Exception):
 
 class NoCall(Exception):
     """This is no call, whatever follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The names that calls may have: any name, since a client can correct a wrong one."""
+
+    # Of functions that exist and may be called.
+    offered: frozenset[str]
+    # Of functions that the request forbids to call.
+    barred: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, tools: Tools) -> Names:
+        existing = frozenset(tool["function"]["name"] for tool in tools.functions)
+        return cls(tools.names, existing - tools.names)
+
+    def may_be_called(self, name: str) -> bool:
+        return 0 < len(name) <= _MAX_KEY_CHARS and name not in self.barred
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +103,12 @@ class Braces:
         return -1
 
 
-def object_head(text: str, at: int, names: AbstractSet[str]) -> Head:
-    """Read a call that is one JSON object, with its name and its arguments in it. Raises Wait, NoCall."""
+def object_head(text: str, at: int, names: Names, *, is_marked: bool) -> Head:
+    """Read a call that is one JSON object, with its name and its arguments in it. Raises Wait, NoCall.
+
+    `is_marked`: it stands behind a mark of calls. Without a mark, a name that is not offered needs arguments: the
+    object may be any other JSON.
+    """
     name: str | None = None
     begin = -1
     # Small models write them as a string that holds the object.
@@ -101,7 +129,7 @@ def object_head(text: str, at: int, names: AbstractSet[str]) -> Head:
             quoted, at = _quoted_object(text, at)
         elif key == "name" and name is None:
             name, at = _string(text, at)
-            if name not in names:
+            if not names.may_be_called(name):
                 raise NoCall
         elif key in _OTHER_KEYS:
             at = _skip_scalar(text, at)
@@ -112,10 +140,12 @@ def object_head(text: str, at: int, names: AbstractSet[str]) -> Head:
         raise NoCall
     if begin >= 0:
         return Head(name, begin, in_object=True)
+    if quoted is None and not is_marked and name not in names.offered:
+        raise NoCall
     return Head(name, after=at + 1, arguments=quoted or "{}")
 
 
-def named_head(text: str, at: int, names: AbstractSet[str], prefix: str) -> Head:
+def named_head(text: str, at: int, names: Names, prefix: str) -> Head:
     """Read a name that stands before its arguments, with marks between. Raises Wait, NoCall."""
     rest = text[at : at + len(prefix)]
     if prefix and len(rest) < len(prefix) and prefix.startswith(rest):
@@ -125,14 +155,30 @@ def named_head(text: str, at: int, names: AbstractSet[str], prefix: str) -> Head
     found = _NAME.match(text, at)
     if found is None:
         raise NoCall
-    if found.end() == len(text) and any(name.startswith(found[0]) for name in names):
+    if found.end() == len(text):
         raise Wait
-    if found[0] not in names:
-        raise NoCall
+    if found[0] not in names.offered:
+        return _other_head(text, at, names)
     begin = text.find("{", found.end(), found.end() + _MAX_FILLER_CHARS)
     if begin >= 0:
         return Head(found[0], begin)
     if len(text) - found.end() < _MAX_FILLER_CHARS:
+        raise Wait
+    raise NoCall
+
+
+def _other_head(text: str, at: int, names: Names) -> Head:
+    """Read a name that is not offered, with marks alone between it and its arguments. Raises Wait, NoCall."""
+    found = _ANY_NAME.match(text, at)
+    if found is None or not names.may_be_called(found[0]):
+        raise NoCall
+    marks = _MARKS.match(text, found.end(), found.end() + _MAX_FILLER_CHARS)
+    begin = marks.end() if marks else found.end()
+    if begin < len(text) and text[begin] == "{":
+        return Head(found[0], begin)
+    is_fence = text.endswith("```", at, begin) and "json".startswith(text[begin:])
+    may_go_on = begin == len(text) or text[begin] in _MARK_STARTS or is_fence
+    if may_go_on and len(text) - found.end() < _MAX_FILLER_CHARS:
         raise Wait
     raise NoCall
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from collections.abc import Set as AbstractSet
 
 import orjson
 
-from tokka.engine.reading.heads import object_text
+from tokka.engine.reading.heads import Names, object_text
 
 # A function's name, and its arguments.
 Call = tuple[str, str]
 
 
-def usable(found: Iterable[Call], names: AbstractSet[str]) -> list[Call]:
-    """Return the calls of functions that are there, with arguments that are an object or break off."""
-    return [(name, text) for name, arguments in found if name in names and (text := _object(arguments)) is not None]
+def usable(found: Iterable[Call], names: Names) -> list[Call]:
+    """Return the calls of functions that may be called, with arguments that are an object or break off."""
+    return [
+        (name, text)
+        for name, arguments in found
+        if names.may_be_called(name) and (text := _object(arguments)) is not None
+    ]
 
 
 def missing(ours: Sequence[Call], found: Sequence[Call]) -> list[Call] | None:

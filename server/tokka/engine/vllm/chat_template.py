@@ -12,10 +12,13 @@ from tokka.engine.template_rules import Messages, TemplateRules, find_rules
 from tokka.engine.vllm.client_marks import Placeholders, Signature
 from tokka.engine.vllm.control_tokens import ControlTokens, Written
 from tokka.engine.vllm.templates import knows_tools, reads, with_written
-from tokka.errors import InvalidRequest, UnsupportedParameter
+from tokka.errors import InvalidRequest
 
-# The field's name, and the variable's.
+# The names of the fields, and of the variables.
 _EFFORT = "reasoning_effort"
+_VERBOSITY = "verbosity"
+# What templates without an effort call it, on or off.
+_THINKING = ("enable_thinking", "thinking")
 
 
 class ChatTemplate:
@@ -29,7 +32,7 @@ class ChatTemplate:
         self._signature = Signature(control) if control else None
         self._placeholders = Placeholders(control) if control else None
         self._signed = cache(self._with_signature)
-        self._reads_effort = reads(template, _EFFORT)
+        self._switches = frozenset(name for name in (_EFFORT, _VERBOSITY, *_THINKING) if reads(template, name))
         self._knows_developer = "developer" in str(template)
         self._rules = TemplateRules()
         self._rules = find_rules(
@@ -51,7 +54,7 @@ class ChatTemplate:
 
     def apply(self, prompt: ChatPrompt) -> Written:
         """Return the conversation as the template writes it. Raises InvalidRequest."""
-        prompt = self._with_effort(prompt)
+        prompt = self._with_switches(prompt)
         try:
             if self._control is None or not self._control.are_in(prompt):
                 return Written(self._written(prompt))
@@ -116,15 +119,14 @@ class ChatTemplate:
             )
         )
 
-    def _with_effort(self, prompt: ChatPrompt) -> ChatPrompt:
-        if prompt.reasoning_effort is None:
-            return prompt
-        if not self._reads_effort:
-            raise UnsupportedParameter(
-                f"'{_EFFORT}' is not supported by this model: its chat template does not read it. Leave it out.",
-                param=_EFFORT,
-            )
-        return replace(prompt, template_kwargs={**prompt.template_kwargs, _EFFORT: prompt.reasoning_effort})
+    def _with_switches(self, prompt: ChatPrompt) -> ChatPrompt:
+        """Set the template's variables that a request sets by fields of its own; its variables win."""
+        effort = prompt.reasoning_effort
+        given: dict[str, Any] = {_EFFORT: effort, _VERBOSITY: prompt.verbosity}
+        if effort is not None and _EFFORT not in self._switches:
+            given |= dict.fromkeys(_THINKING, effort != "none")
+        known = {name: value for name, value in given.items() if value is not None and name in self._switches}
+        return replace(prompt, template_kwargs={**known, **prompt.template_kwargs}) if known else prompt
 
     def _known_role(self, message: dict[str, Any]) -> dict[str, Any]:
         """OpenAI's newer name for the system role, where the template does not know it."""

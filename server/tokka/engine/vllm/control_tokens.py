@@ -86,12 +86,15 @@ class ControlTokens:
         """Tell whether `token_ids` finds other tokens than the tokenizer alone."""
         return bool(written.client) or self._is_loose
 
-    def token_ids(self, written: Written) -> list[int]:
-        """Return the tokens of what a template wrote. Marks that a client wrote are text."""
+    def token_ids(self, written: Written, *, add_special_tokens: bool = False) -> list[int]:
+        """Return the tokens of what a template wrote. Marks that a client wrote are text.
+
+        `add_special_tokens`: add those that begin and end a text, if the tokenizer is a fast one.
+        """
         if self._backend is None:
             return self._joined_ids(written)
         text = written.text
-        encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        encoded = self._tokenizer(text, add_special_tokens=add_special_tokens, return_offsets_mapping=True)
         ids: list[int] = []
         client = iter((*written.client, (len(text) + 1, len(text) + 1)))
         begin, end = next(client)

@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from tokka.core import EngineStats, Event, GenerateRequest, ModelInfo, Prompt, TokensPrompt
+from tokka.core import Event, GenerateRequest, Prompt, TokensPrompt
 from tokka.engine.base import ReportPhase
 from tokka.engine.memory import settle_heap
 from tokka.engine.processes import EngineProcesses, kill_engine
@@ -32,6 +32,7 @@ from tokka.engine.vllm.parsers import Parsers, check_names
 from tokka.engine.vllm.render import Renderer
 from tokka.engine.vllm.warmup import warm_up
 from tokka.engine.vllm.weights import read_model_folder
+from tokka.engine_facts import EngineStats, ModelInfo
 from tokka.errors import ConfigurationError, EngineError, StartupError, TokkaError
 
 log = structlog.get_logger("tokka.engine")
@@ -244,6 +245,9 @@ class VllmEngine:
 
     async def detokenize(self, token_ids: Sequence[int], tenant: str) -> str:
         return await self._ready().language.renderer.decode_apart(token_ids, tenant)
+
+    async def token_texts(self, token_ids: Sequence[int], tenant: str) -> list[str]:
+        return await self._ready().language.renderer.token_texts(token_ids, tenant)
 
     def _ready(self) -> Generations:
         if self._generations is None:

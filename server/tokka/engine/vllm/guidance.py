@@ -14,7 +14,36 @@ KEPT = 32
 def take_ready_grammars() -> None:
     """Have vLLM use what was tried out, and nothing else; and end a request whose grammar fails while it runs."""
     from vllm.v1 import structured_output
-    from vllm.v1.structured_output.backend_guidance import GuidanceBackend, GuidanceGrammar
+    from vllm.v1.structured_output.backend_guidance import GuidanceBackend
+
+    Grammar = _bounded_grammar()  # noqa: N806
+
+    class Backend(GuidanceBackend):  # type: ignore[misc]
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            self._compiled: OrderedDict[str, Any] = OrderedDict()
+
+        def compile_grammar(self, _type: Any, grammar_spec: str, stop_token_ids: Any = None) -> Any:
+            """Compile once for all choices of a request, and for those that come again; copies cost nothing."""
+            matchers = self._compiled.pop(grammar_spec, None)
+            if matchers is None:
+                matchers = matchers_of(self.ll_tokenizer, grammar_spec)
+                if any(matcher is not None and matcher.is_error() for matcher in matchers):
+                    raise ValueError("the grammar does not compile")
+            self._compiled[grammar_spec] = matchers
+            if len(self._compiled) > KEPT:
+                self._compiled.popitem(last=False)
+            matcher, bound = matchers
+            grammar = Grammar(matcher.deep_copy(), self.ll_tokenizer, self.vocab_size)
+            grammar.bound = bound and bound.deep_copy()
+            return grammar
+
+    structured_output.GuidanceBackend = Backend
+
+
+def _bounded_grammar() -> Any:
+    """Return vLLM's class of a grammar, with a bound that is followed beside it."""
+    from vllm.v1.structured_output.backend_guidance import GuidanceGrammar
 
     class Grammar(GuidanceGrammar):  # type: ignore[misc]
         # Followed beside the grammar; None where there is none, or where the grammar has left it no way to go.
@@ -54,27 +83,7 @@ def take_ready_grammars() -> None:
         def _without_end(self, tokens: list[int]) -> list[int]:
             return [token for token in tokens if token != self.ll_tokenizer.eos_token]
 
-    class Backend(GuidanceBackend):  # type: ignore[misc]
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            self._compiled: OrderedDict[str, Any] = OrderedDict()
-
-        def compile_grammar(self, _type: Any, grammar_spec: str, stop_token_ids: Any = None) -> Grammar:
-            """Compile once for all choices of a request, and for those that come again; copies cost nothing."""
-            matchers = self._compiled.pop(grammar_spec, None)
-            if matchers is None:
-                matchers = matchers_of(self.ll_tokenizer, grammar_spec)
-                if any(matcher is not None and matcher.is_error() for matcher in matchers):
-                    raise ValueError("the grammar does not compile")
-            self._compiled[grammar_spec] = matchers
-            if len(self._compiled) > KEPT:
-                self._compiled.popitem(last=False)
-            matcher, bound = matchers
-            grammar = Grammar(matcher.deep_copy(), self.ll_tokenizer, self.vocab_size)
-            grammar.bound = bound and bound.deep_copy()
-            return grammar
-
-    structured_output.GuidanceBackend = Backend
+    return Grammar
 
 
 def _narrow(bitmask: Any, place: int, bound: Any) -> None:

@@ -90,6 +90,11 @@ class Renderer:
             )
         return self.decode(list(token_ids))
 
+    async def token_texts(self, token_ids: Sequence[int], tenant: str) -> list[str]:
+        """Return each token as the vocabulary has it. Raises ServerOverloaded."""
+        work = partial(self._tokenizer.convert_ids_to_tokens, list(token_ids))
+        return [str(text) for text in await self._apart(tenant, len(token_ids), work)]
+
     async def bad_words(self, words: Sequence[str], tenant: str) -> list[list[int]]:
         """Return the token sequences that must not come, as vLLM finds them. Raises InvalidRequest."""
         return await self._apart(tenant, sum(map(len, words)), partial(self._bad_words, words))
@@ -149,7 +154,7 @@ class Renderer:
         written = self._cut(written, keep, param)
         if to_run and keep is None:
             self._check_fits(written.text, param)
-        ids = self._token_ids(written, is_chat=param == "messages")
+        ids = self._token_ids(written, prompt)
         if not to_run:
             return ids
         if not ids and not written.text:
@@ -158,11 +163,13 @@ class Renderer:
             raise InvalidRequest("The prompt is empty. Send at least one token.", param=param)
         return ids
 
-    def _token_ids(self, written: Written, *, is_chat: bool) -> list[int]:
-        if is_chat and self._control and self._control.needs_care(written):
-            return self._control.token_ids(written)
+    def _token_ids(self, written: Written, prompt: ChatPrompt | TextPrompt) -> list[int]:
         # A template writes the special tokens itself.
-        ids: list[int] = self._tokenizer(written.text, add_special_tokens=not is_chat)["input_ids"]
+        is_chat = isinstance(prompt, ChatPrompt)
+        special = not is_chat if prompt.add_special_tokens is None else prompt.add_special_tokens
+        if is_chat and self._control and self._control.needs_care(written):
+            return self._control.token_ids(written, add_special_tokens=special)
+        ids: list[int] = self._tokenizer(written.text, add_special_tokens=special)["input_ids"]
         return ids
 
     def _document_start(self) -> list[int]:
