@@ -136,6 +136,8 @@ def text_chars(prompt: Prompt) -> int:
             return len(text)
         case ChatPrompt(messages=messages, tools=tools):
             written = sum(len(message.get("content") or "") for message in messages)
+            documents = prompt.template_kwargs.get("documents", ())
+            written += sum(len(text) for document in documents for text in document.values())
             return written + _TOOL_CHARS * len(tools.functions if tools else ())
         case TokensPrompt():
             return 0
@@ -200,6 +202,7 @@ class Sampling:
     bad_words: tuple[str, ...] = ()
     allowed_token_ids: tuple[int, ...] | None = None
     skip_special_tokens: bool = True
+    spaces_between_special_tokens: bool = True
     constraint: Constraint | None = None
 
 
@@ -215,7 +218,9 @@ class GenerateRequest:
     prompt_param: str = "messages"
     limit_param: str = "max_completion_tokens"
     echo: bool = False
+    # Tokens to keep of each prompt: its end, or its start where the right side is cut. -1: as many as leave room.
     truncate_prompt_tokens: int | None = None
+    truncation_side: Literal["left", "right"] = "left"
     timeout_s: float | None = None
     # Among its tenant's own requests; lower runs sooner.
     priority: int = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import httpx
@@ -73,6 +74,29 @@ async def test_logprobs_can_name_tokens_by_their_ids(client: httpx.AsyncClient) 
     answer = await asked(client, COMPLETIONS, logprobs=0, return_tokens_as_token_ids=True, return_token_ids=True)
     (choice,) = answer["choices"]
     assert choice["logprobs"]["tokens"] == [f"token_id:{token}" for token in choice["token_ids"]]
+
+
+@pytest.mark.parametrize(("path", "prefix"), [(CHAT, "chatcmpl-"), (COMPLETIONS, "cmpl-")])
+async def test_two_requests_may_have_the_same_request_id(client: httpx.AsyncClient, path: str, prefix: str) -> None:
+    fields = {"request_id": "my-1", "max_tokens": 20}
+    answers = await asyncio.gather(*(asked(client, path, n=n, **fields) for n in (1, 2)))
+    assert [answer["id"] for answer in answers] == [f"{prefix}my-1"] * 2
+    assert [len(answer["choices"]) for answer in answers] == [1, 2]
+
+
+async def test_prompt_is_cut_at_either_side(client: httpx.AsyncClient) -> None:
+    fields = {"truncate_prompt_tokens": 2, "return_token_ids": True}
+    sides = [(await asked(client, COMPLETIONS, truncation_side=side, **fields)) for side in ("left", "right", None)]
+    assert [bytes(side["choices"][0]["prompt_token_ids"]) for side in sides] == [b"ei", b"He", b"ei"]
+
+
+async def test_prompt_of_any_length_is_cut_to_what_fits(client: httpx.AsyncClient) -> None:
+    answer = await asked(client, COMPLETIONS, prompt="x" * 50_000, truncate_prompt_tokens=-1)
+    assert answer["usage"]["prompt_tokens"] == 4096 - GOOD[COMPLETIONS]["max_tokens"]
+
+
+async def test_documents_and_objects_for_the_template_are_taken(client: httpx.AsyncClient) -> None:
+    await asked(client, CHAT, documents=[{"title": "a", "text": "b"}], chat_template_kwargs={"x": {"y": [1]}})
 
 
 async def test_empty_prompt_has_no_tokens(client: httpx.AsyncClient) -> None:

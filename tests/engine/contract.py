@@ -228,6 +228,14 @@ class EngineContract:
         result = await collect(engine, ask(sampling=Sampling(max_tokens=1), truncate_prompt_tokens=2))
         assert result.prompts == [list(await engine.tokenize(PROMPT, TENANT))[-2:]]
 
+    async def test_truncation_of_the_right_keeps_the_start(self, engine: Engine) -> None:
+        asked = ask(sampling=Sampling(max_tokens=1), truncate_prompt_tokens=2, truncation_side="right")
+        assert (await collect(engine, asked)).prompts == [list(await engine.tokenize(PROMPT, TENANT))[:2]]
+
+    async def test_truncation_to_what_fits_cuts_a_prompt_of_any_length(self, engine: Engine) -> None:
+        asked = ask(TextPrompt("one two " * 20_000), sampling=Sampling(max_tokens=3), truncate_prompt_tokens=-1)
+        assert (await collect(engine, asked)).usage.completion_tokens == 3
+
     async def test_detokenize_undoes_tokenize(self, engine: Engine) -> None:
         text = TextPrompt("Hyvää päivää 🦌!")
         assert await engine.detokenize(await engine.tokenize(text, TENANT), TENANT) == text.text

@@ -10,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.protocol.streams import Shape, streams
-from tokka.core import Accepted, ChoiceDone, Event, Finished, TextDelta, TokenLogprob, ToolCallDelta, Usage
+from tokka.core import (
+    Accepted,
+    ChoiceDone,
+    Event,
+    Finished,
+    ReasoningDelta,
+    TextDelta,
+    TokenLogprob,
+    ToolCallDelta,
+    Usage,
+)
 from tokka.protocol.answers import ChatCompletion, ChatCompletionChunk
 from tokka.protocol.chat import ChatEncoder, ChatRequest
 from tokka.protocol.folding import dumps
@@ -199,6 +209,14 @@ def test_echo_puts_the_last_assistant_message_before_the_text() -> None:
         continue_final_message=True,
     )
     assert answer_of(asked, HELLO)["choices"][0]["message"]["content"] == "Oh, Hello"
+
+
+@pytest.mark.parametrize("include", [None, True, False])
+def test_reasoning_is_left_out_on_request(include: bool | None) -> None:
+    events = [HELLO[0], ReasoningDelta(0, "Hm."), *HELLO[1:]]
+    message = answer_of(request(include_reasoning=include), events)["choices"][0]["message"]
+    assert ("reasoning_content" in message) == (include is not False)
+    assert message["content"] == "Hello"
 
 
 def test_part_of_a_character_is_shown_as_its_bytes() -> None:

@@ -36,7 +36,7 @@ from tokka.core import (
 )
 from tokka.engine.base import ReportPhase
 from tokka.engine.choice import Choice
-from tokka.engine.length import allowed_tokens, truncate
+from tokka.engine.length import allowed_tokens, truncation
 from tokka.engine.reading.calls import FORMS, READABLE
 from tokka.engine.reading.readers import Readers, Reading
 from tokka.engine.reading.thinking import Thoughts
@@ -106,10 +106,9 @@ class FakeEngine:
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
         sampling = request.sampling
-        prompts = [
-            truncate(await self._ids_to_run(prompt, request.tenant), request.truncate_prompt_tokens)
-            for prompt in request.prompts
-        ]
+        prompts = [await self._ids_to_run(prompt, request.tenant) for prompt in request.prompts]
+        if kept := truncation(request, self._options.max_model_len):
+            prompts = list(map(kept.of, prompts))
         check_token_ids(sampling, VOCAB_SIZE)
         limits = [allowed_tokens(request, len(ids), self._options.max_model_len, self._cap) for ids in prompts]
         said = self._script_within(sampling.constraint)

@@ -51,9 +51,11 @@ from tokka.protocol.messages import (
     text_of,
     unknown_fields,
 )
+from tokka.protocol.template_values import Documents
 from tokka.protocol.tools import WireToolChoice, WireTools, calls_constraint, check_tools, tools_of
 from tokka.protocol.vllm_fields import CHAT_FIELDS, Neutral
 
+ID_PREFIX = "chatcmpl-"
 MAX_METADATA = 16
 
 
@@ -105,6 +107,10 @@ class ChatRequest(GenerationFields):
         None,
         description="How much the model reasons: the chat template's variable of this name. Templates that only know"
         " `enable_thinking` get false for `none`, else true. Models without such a variable ignore it.",
+    )
+    include_reasoning: bool | None = Field(None, description="false: leave the reasoning out of the answer.")
+    documents: Documents | None = Field(
+        None, description="Objects of texts for the chat template. Models whose template reads none ignore them."
     )
     verbosity: Literal["low", "medium", "high"] | None = Field(
         None, description="The chat template's variable of this name. Models without it ignore it."
@@ -175,7 +181,7 @@ class ChatRequest(GenerationFields):
             self.messages,
             self.add_generation_prompt,
             self.continue_final_message,
-            self.chat_template_kwargs,
+            {**(self.chat_template_kwargs or {}), **({"documents": self.documents} if self.documents else {})},
             self.called_tools,
             self.reasoning_effort,
             self.verbosity,
@@ -190,6 +196,7 @@ class ChatRequest(GenerationFields):
         return replace(
             super().answer_form(),
             alternatives=(self.top_logprobs or 0) if self.logprobs else None,
+            shows_reasoning=self.include_reasoning is not False,
             has_content=self.called_tools is None,
             echo=text_of(last.content) if self.echo and last.role == "assistant" else "",
         )
@@ -197,7 +204,7 @@ class ChatRequest(GenerationFields):
     def to_core(self) -> GenerateRequest:
         limit = self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
         return GenerateRequest(
-            id=new_id("chatcmpl-"),
+            id=new_id(ID_PREFIX),
             model=self.model,
             prompts=(self.prompt(),),
             sampling=self.sampling(
@@ -207,6 +214,7 @@ class ChatRequest(GenerationFields):
             ),
             limit_param="max_completion_tokens" if self.max_completion_tokens is not None else "max_tokens",
             truncate_prompt_tokens=self.truncate_prompt_tokens,
+            truncation_side=self.truncation_side or "left",
             timeout_s=self.timeout,
             priority=self.priority or 0,
             cache_salt=self.cache_salt,
@@ -218,7 +226,7 @@ class ChatEncoder(StreamEncoder):
 
     def __init__(self, form: AnswerForm, request_id: str, fingerprint: str) -> None:
         head = {
-            "id": request_id,
+            "id": f"{ID_PREFIX}{form.answer_id}" if form.answer_id else request_id,
             "object": "chat.completion.chunk",
             "created": now_s(),
             "model": form.model,
@@ -235,6 +243,8 @@ class ChatEncoder(StreamEncoder):
         match event:
             case TextDelta():
                 return self._delta(event)
+            case ReasoningDelta() if not self._form.shows_reasoning:
+                return []
             case ReasoningDelta(index, text):
                 choice = _choice(index, {"reasoning_content": text, "reasoning": text})
                 return [self._chunks.of_text(choice, text)]

@@ -29,6 +29,9 @@ class AnswerForm:
     continuous_usage: bool
     obfuscates: bool
     shows_token_ids: bool
+    # The client's own id for the answer, without the prefix of the endpoint.
+    answer_id: str | None = None
+    shows_reasoning: bool = True
     # Tokens of logprobs are named by their ids.
     names_ids: bool = False
     # False where tool calls may stand alone.

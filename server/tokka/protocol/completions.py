@@ -13,6 +13,7 @@ from pydantic import Field, PlainValidator, model_validator
 from tokka.core import (
     Accepted,
     ChoiceDone,
+    Constraint,
     Event,
     Finished,
     GenerateRequest,
@@ -38,10 +39,12 @@ from tokka.protocol.common import (
     prompt_logprobs_list,
     token_text,
 )
+from tokka.protocol.constraint import ResponseFormat, format_constraint
 from tokka.protocol.folding import JsonItems, JsonList, JsonObject, JsonText, Piece, RawJson
 from tokka.protocol.generation import MAX_CHOICES, GenerationFields
 from tokka.protocol.vllm_fields import COMPLETION_FIELDS, Neutral
 
+ID_PREFIX = "cmpl-"
 # What OpenAI generates when nothing is said. Small, so that nobody waits for a runaway base model.
 DEFAULT_MAX_TOKENS = 16
 MAX_PROMPTS = 1024
@@ -115,6 +118,7 @@ class CompletionRequest(GenerationFields):
     )
     best_of: int | None = Field(None, ge=1, le=20, description="Generate this many, return the n most likely.")
     logprobs: int | None = Field(None, ge=0, le=5, description="Report this many alternatives for each token.")
+    response_format: ResponseFormat | None = Field(None, description="The form of every choice's text.")
     suffix: Unsupported = None
 
     @model_validator(mode="after")
@@ -124,9 +128,15 @@ class CompletionRequest(GenerationFields):
             raise invalid(f"best_of ({self.best_of}) must be at least n ({n})", "best_of")
         if self.best_of is not None and self.best_of > n and self.stream:
             raise invalid("best_of above n cannot be streamed: the best is known at the end", "best_of")
+        if self.structured_outputs is not None and format_constraint(self.response_format) is not None:
+            raise invalid("response_format and structured_outputs exclude each other", "structured_outputs")
         if self.num_choices > MAX_CHOICES:
             raise invalid(f"prompts times choices may be at most {MAX_CHOICES}", "n" if n > 1 else "prompt")
         return self
+
+    @property
+    def constraint(self) -> Constraint | None:
+        return format_constraint(self.response_format) or super().constraint
 
     @property
     def candidates(self) -> int:
@@ -143,7 +153,7 @@ class CompletionRequest(GenerationFields):
     def to_core(self) -> GenerateRequest:
         ranks = self.candidates > (self.n or 1)
         return GenerateRequest(
-            id=new_id("cmpl-"),
+            id=new_id(ID_PREFIX),
             model=self.model,
             prompts=tuple(self.prompt),
             sampling=self.sampling(
@@ -156,6 +166,7 @@ class CompletionRequest(GenerationFields):
             limit_param="max_tokens",
             echo=bool(self.echo),
             truncate_prompt_tokens=self.truncate_prompt_tokens,
+            truncation_side=self.truncation_side or "left",
             timeout_s=self.timeout,
             priority=self.priority or 0,
             cache_salt=self.cache_salt,
@@ -167,7 +178,7 @@ class CompletionEncoder(StreamEncoder):
 
     def __init__(self, form: AnswerForm, request_id: str, fingerprint: str) -> None:
         head = {
-            "id": request_id,
+            "id": f"{ID_PREFIX}{form.answer_id}" if form.answer_id else request_id,
             "object": "text_completion",
             "created": now_s(),
             "model": form.model,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PlainValidator, model_validator
 
@@ -81,8 +81,11 @@ class GenerationFields(BodyModel, NeutralModel):
     stop_token_ids: Annotated[list[TokenId], Field(fail_fast=True)] | None = Field(None, max_length=128)
     include_stop_str_in_output: bool | None = Field(None, description="Return the stop string that matched, too.")
     ignore_eos: bool | None = Field(None, description="Go on after the end token, up to the length limit.")
-    truncate_prompt_tokens: int | None = Field(
-        None, ge=1, le=MAX_INT64, description="Keep only this many tokens of the prompt's end."
+    truncate_prompt_tokens: Literal[-1] | Annotated[int, Field(ge=1, le=MAX_INT64)] | None = Field(
+        None, description="Keep only this many tokens of the prompt. -1: as many as leave room for the answer."
+    )
+    truncation_side: Literal["left", "right"] | None = Field(
+        None, description="The side that is cut off. Default: `left`, which keeps the prompt's end."
     )
     timeout: float | None = Field(
         None,
@@ -124,6 +127,14 @@ class GenerationFields(BodyModel, NeutralModel):
     stream_options: StreamOptions | None = None
     echo: bool | None = None
     skip_special_tokens: bool | None = None
+    spaces_between_special_tokens: bool | None = Field(
+        None, description="Matters to vocabularies of whole words only. Default: true."
+    )
+    request_id: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9_.:-]{1,128}$",
+        description="The answer's id, behind `chatcmpl-` or `cmpl-`. Default: a random one.",
+    )
     return_token_ids: bool | None = Field(None, description="Return the token ids of prompt and choices.")
 
     # Scheduling
@@ -208,6 +219,7 @@ class GenerationFields(BodyModel, NeutralModel):
             continuous_usage=bool(options and options.continuous_usage_stats and options.include_usage is not False),
             obfuscates=bool(options and options.include_obfuscation),
             shows_token_ids=bool(self.return_token_ids),
+            answer_id=self.request_id,
             names_ids=bool(self.return_tokens_as_token_ids),
         )
 
@@ -245,5 +257,6 @@ class GenerationFields(BodyModel, NeutralModel):
             bad_words=tuple(self.bad_words or ()),
             allowed_token_ids=None if self.allowed_token_ids is None else tuple(self.allowed_token_ids),
             skip_special_tokens=self.skip_special_tokens is not False,
+            spaces_between_special_tokens=self.spaces_between_special_tokens is not False,
             constraint=self.constraint,
         )

@@ -62,9 +62,6 @@ GENERATION_FIELDS: Mapping[str, Neutral] = {
     "ec_transfer_params": Neutral(({},), _NO_TRANSFER),
     "vllm_xargs": Neutral(({},), "There are no extensions that could read it"),
     "logprob_token_ids": Neutral(([],), _NOT_YET),
-    "truncation_side": Neutral(("left",), _NOT_YET),
-    "request_id": Neutral((), _NOT_YET),
-    "spaces_between_special_tokens": Neutral((True,), _NOT_YET),
     "thinking_token_budget": Neutral((-1,), _NOT_YET),
     "session_id": Neutral((), "Prefixes are found in the cache without it", is_unknown=True),
 }
@@ -72,7 +69,6 @@ CHAT_FIELDS: Mapping[str, Neutral] = {
     **GENERATION_FIELDS,
     **_MULTIMODAL,
     "add_special_tokens": Neutral((False,), "The chat template writes the special tokens itself"),
-    "documents": Neutral(([],), _NOT_YET),
     "chat_template": Neutral((), _TEMPLATE),
     "return_prompt_text": Neutral(
         (False,), "The rendered prompt is not returned: send the messages to /tokenize, and its tokens to /detokenize"
@@ -81,7 +77,6 @@ CHAT_FIELDS: Mapping[str, Neutral] = {
 COMPLETION_FIELDS: Mapping[str, Neutral] = {
     **GENERATION_FIELDS,
     "add_special_tokens": Neutral((True,), "For a prompt without special tokens send the ids that /tokenize returns"),
-    "response_format": Neutral((), _NOT_YET),
     "prompt_embeds": Neutral((), "A prompt is text or token ids"),
 }
 TOKENIZE_FIELDS: Mapping[str, Neutral] = {**_MULTIMODAL, "chat_template": Neutral((), _TEMPLATE)}

@@ -10,7 +10,7 @@ from typing import Any
 
 from tokka.core import Accepted, ChoiceDone, Constraint, Event, Finished, GenerateRequest, TextPrompt, Usage
 from tokka.engine.inbox import EchoReady, Inbox
-from tokka.engine.length import allowed_tokens
+from tokka.engine.length import allowed_tokens, truncation
 from tokka.engine.reading.readers import Readers, Reading
 from tokka.engine.sampling import check_token_ids
 from tokka.engine.slices import Slices
@@ -121,8 +121,9 @@ class Generations:
     async def _prepare(self, request: GenerateRequest) -> _Prepared:
         language, sampling, slices = self.language, request.sampling, Slices()
         prompts = []
+        kept = truncation(request, self._limits.max_model_len)
         for prompt in request.prompts:
-            prompts.append(await language.renderer.token_ids(prompt, request.tenant, request.truncate_prompt_tokens))
+            prompts.append(await language.renderer.token_ids(prompt, request.tenant, kept))
             await slices.rest()
         check_token_ids(sampling, self._limits.vocab_size)
         limits = [

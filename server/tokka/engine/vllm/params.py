@@ -87,6 +87,7 @@ def _fields(sampling: Sampling, max_tokens: int, *, echo: bool, defaults: Mappin
         "ignore_eos": sampling.ignore_eos,
         "allowed_token_ids": list(sampling.allowed_token_ids) if sampling.allowed_token_ids is not None else None,
         "skip_special_tokens": sampling.skip_special_tokens,
+        "spaces_between_special_tokens": sampling.spaces_between_special_tokens,
     }
 
 
@@ -133,4 +134,5 @@ _TYPES: Mapping[str, type] = {
     "ignore_eos": bool,
     "allowed_token_ids": int,
     "skip_special_tokens": bool,
+    "spaces_between_special_tokens": bool,
 }
