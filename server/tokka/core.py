@@ -13,8 +13,8 @@ FinishReason = Literal["stop", "length", "tool_calls"]
 ToolChoice = Literal["none", "auto", "required", "named"]
 # `json`: a JSON Schema; `regex`: an expression; `choice`: a JSON list of strings; `grammar`: one in Lark or GBNF;
 # `calls`: a JSON object of `functions`, schemas by name that hold wherever a text calls one in the form of Hermes, and
-# `answer`: null, or the schema of an answer that calls none.
-ConstraintKind = Literal["json", "regex", "choice", "grammar", "calls"]
+# `answer`: null, or the schema of an answer that calls none; `tags`: a JSON list of what may stand in free text.
+ConstraintKind = Literal["json", "regex", "choice", "grammar", "calls", "tags"]
 # Why an engine serves no more: it ended, made no step with work to do, answered no call, or could not be rebuilt.
 DeathReason = Literal["died", "stalled", "unresponsive", "start_failed"]
 Outcome = Literal["stop", "length", "tool_calls", "aborted", "timeout", "rejected", "invalid", "error"]
@@ -87,6 +87,8 @@ class Tools:
     schemas: Mapping[str, Any] | None = None
     # The schema of an answer that calls none of them; None: any text.
     answer: Mapping[str, Any] | None = None
+    # The wire field that holds it, for error messages.
+    answer_param: str = "response_format"
 
     @property
     def names(self) -> frozenset[str]:

@@ -87,7 +87,7 @@ CASES: list[tuple[Any, ...]] = [
     ({"tools": [F], "tool_choice": allowed("f", mode="none")}, "tool_choice.allowed_tools.mode"),
     ({"tool_choice": allowed("f")}, "tool_choice"),
     ({"tools": [F], "response_format": {"type": "json_object"}, "ignore_eos": True}, "ignore_eos"),
-    ({"tools": [F], "structured_outputs": {"choice": ["a"]}}, "structured_outputs"),
+    ({"tools": [F], "structured_outputs": {"choice": ["a"]}}, "structured_outputs.choice"),
     ({"tools": [F], "tool_choice": "required", "min_tokens": 3}, "min_tokens"),
     ({"tools": [F], "tool_choice": named("f"), "ignore_eos": True}, "ignore_eos"),
     ({"tools": [tool(strict=True)], "bad_words": ["a"]}, "bad_words"),

@@ -22,7 +22,8 @@ from tokka.core import (
     Usage,
 )
 from tokka.protocol.answers import ChatCompletion, ChatCompletionChunk
-from tokka.protocol.chat import ChatEncoder, ChatRequest
+from tokka.protocol.chat import ChatRequest
+from tokka.protocol.chat_answer import ChatEncoder
 from tokka.protocol.folding import dumps
 
 USER = [{"role": "user", "content": "Hei"}]

@@ -12,7 +12,8 @@ from tokka.core import Accepted, ChoiceDone, Event, Finished, PromptLogprobs, Te
 from tokka.engine.answer_size import answer_bytes
 from tokka.errors import InvalidRequest
 from tokka.protocol.answers import ChatCompletion, Completion
-from tokka.protocol.chat import ChatEncoder, ChatRequest
+from tokka.protocol.chat import ChatRequest
+from tokka.protocol.chat_answer import ChatEncoder
 from tokka.protocol.completions import CompletionEncoder, CompletionRequest
 from tokka.protocol.validation import validated
 

@@ -279,8 +279,8 @@ def _check_prompt(request: GenerateRequest) -> None:
     prompt = request.prompts[0]
     if isinstance(prompt, ChatPrompt) and prompt.tools and prompt.tools.answer is not None:
         raise UnsupportedParameter(
-            "'response_format' beside tools needs a real engine: the scripted one follows no schema.",
-            param="response_format",
+            f"'{prompt.tools.answer_param}' beside tools needs a real engine: the scripted one follows no schema.",
+            param=prompt.tools.answer_param,
         )
 
 

@@ -201,6 +201,7 @@ def tools_of(
         if is_held
         else None,
         answer=answer,
+        answer_param="response_format" if form is None else form.param.partition(".")[0],
     )
 
 

@@ -85,14 +85,6 @@ TOOL_FIELDS: Mapping[str, Neutral] = {
 }
 
 
-STRUCTURED_FIELDS: Mapping[str, Neutral] = {
-    "disable_any_whitespace": Neutral((False,), _NOT_YET),
-    "disable_additional_properties": Neutral((False,), _NOT_YET),
-    "whitespace_pattern": Neutral((), _NOT_YET),
-    "structural_tag": Neutral((), _NOT_YET),
-}
-
-
 class NeutralModel(WireModel):
     """A body that may hold `neutral` fields: they are dropped before it is read."""
 
