@@ -205,6 +205,8 @@ class Sampling:
     allowed_token_ids: tuple[int, ...] | None = None
     skip_special_tokens: bool = True
     spaces_between_special_tokens: bool = True
+    # Tokens of reasoning, after which the engine ends it. None: as many as the model likes.
+    thinking_token_budget: int | None = None
     constraint: Constraint | None = None
 
 

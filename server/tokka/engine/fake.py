@@ -113,6 +113,7 @@ class FakeEngine:
         limits = [allowed_tokens(request, len(ids), self._options.max_model_len, self._cap) for ids in prompts]
         said = self._script_within(sampling.constraint)
         _check_prompt(request)
+        _check_budget(sampling)
         readers = self._readers(request)
         yield Accepted(tuple(prompts), tuple(limits))
         self._running += 1
@@ -281,6 +282,14 @@ def _check_prompt(request: GenerateRequest) -> None:
         raise UnsupportedParameter(
             f"'{prompt.tools.answer_param}' beside tools needs a real engine: the scripted one follows no schema.",
             param=prompt.tools.answer_param,
+        )
+
+
+def _check_budget(sampling: Sampling) -> None:
+    if sampling.thinking_token_budget is not None:
+        raise UnsupportedParameter(
+            "'thinking_token_budget' needs a real engine: the scripted one says what it says.",
+            param="thinking_token_budget",
         )
 
 

@@ -112,6 +112,13 @@ class GenerationFields(BodyModel, NeutralModel):
         None, min_length=1, max_length=8192
     )
 
+    thinking_token_budget: int | None = Field(
+        None,
+        ge=-1,
+        le=MAX_INT64,
+        description="Tokens of reasoning, after which it is ended. -1: no limit. Needs --reasoning-parser.",
+    )
+
     # Form of the answer
     structured_outputs: StructuredOutputs | None = Field(None, description="What every choice must match.")
 
@@ -188,6 +195,19 @@ class GenerationFields(BodyModel, NeutralModel):
             )
         return self
 
+    @property
+    def budget(self) -> int | None:
+        """The tokens of reasoning, if they are limited."""
+        return None if self.thinking_token_budget == -1 else self.thinking_token_budget
+
+    @model_validator(mode="after")
+    def _can_end_reasoning(self) -> Self:
+        # The engine would be left without any token it may choose.
+        for name in ("bad_words", "allowed_token_ids") if self.budget is not None else ():
+            if getattr(self, name):
+                raise invalid(f"{name} cannot be combined with thinking_token_budget: leave one out", name)
+        return self
+
     def refuse_beside(self, constraint: str) -> None:
         """Raise for what cannot be combined with a constraint: where that ends an answer these go on, without it; or
         they forbid the only token it allows."""
@@ -258,5 +278,6 @@ class GenerationFields(BodyModel, NeutralModel):
             allowed_token_ids=None if self.allowed_token_ids is None else tuple(self.allowed_token_ids),
             skip_special_tokens=self.skip_special_tokens is not False,
             spaces_between_special_tokens=self.spaces_between_special_tokens is not False,
+            thinking_token_budget=self.budget,
             constraint=self.constraint,
         )

@@ -62,7 +62,6 @@ GENERATION_FIELDS: Mapping[str, Neutral] = {
     "ec_transfer_params": Neutral(({},), _NO_TRANSFER),
     "vllm_xargs": Neutral(({},), "There are no extensions that could read it"),
     "logprob_token_ids": Neutral(([],), _NOT_YET),
-    "thinking_token_budget": Neutral((-1,), _NOT_YET),
     "session_id": Neutral((), "Prefixes are found in the cache without it", is_unknown=True),
 }
 CHAT_FIELDS: Mapping[str, Neutral] = {

@@ -22,7 +22,7 @@ from tokka.engine.vllm.outputs import PromptOutputs
 from tokka.engine.vllm.params import is_greedy, sampling_params
 from tokka.engine.vllm.parsers import Parsers
 from tokka.engine.vllm.render import Renderer
-from tokka.errors import EngineDied
+from tokka.errors import EngineDied, InvalidRequest, UnsupportedParameter
 
 # Events of one request that are passed on at once. More of them come from many choices.
 _FEW_EVENTS = 8
@@ -131,6 +131,8 @@ class Generations:
             for ids in prompts
         ]
         constraint = language.parsers.constraint(request)
+        if sampling.thinking_token_budget is not None:
+            self._check_budget(constraint)
         copies = sampling.n if is_greedy(sampling, self._defaults) else 1
         choices = len(prompts) * sampling.n // copies
         grammar = None
@@ -142,6 +144,18 @@ class Generations:
         if reading is not None and language.parsers.shows_special(reading):
             request = replace(request, sampling=replace(sampling, skip_special_tokens=False))
         return _Prepared(request, prompts, limits, copies, constraint, grammar, bad_words, reading)
+
+    def _check_budget(self, constraint: Constraint | None) -> None:
+        """Raise InvalidRequest for a limit of reasoning that the engine cannot keep."""
+        name = "thinking_token_budget"
+        config = self._llm.vllm_config.reasoning_config
+        if config is None or not config.enabled:
+            raise UnsupportedParameter(
+                f"'{name}' needs a server that tells this model's reasoning apart, with --reasoning-parser.", param=name
+            )
+        if constraint is not None:
+            # Both decide on the next token: none might be left.
+            raise InvalidRequest(f"{name} cannot be combined with {constraint.param}: leave one out.", param=name)
 
     def _outputs(self, prepared: _Prepared, at: int, inbox: Inbox) -> PromptOutputs:
         request = prepared.request

@@ -88,12 +88,18 @@ def _fields(sampling: Sampling, max_tokens: int, *, echo: bool, defaults: Mappin
         "allowed_token_ids": list(sampling.allowed_token_ids) if sampling.allowed_token_ids is not None else None,
         "skip_special_tokens": sampling.skip_special_tokens,
         "spaces_between_special_tokens": sampling.spaces_between_special_tokens,
+        "thinking_token_budget": _budget(sampling.thinking_token_budget, max_tokens),
     }
 
 
 def _prompt_logprobs(sampling: Sampling, *, echo: bool) -> int | None:
     asked = (sampling.prompt_logprobs, sampling.logprobs if echo else None)
     return max((number for number in asked if number is not None), default=None)
+
+
+def _budget(tokens: int | None, max_tokens: int) -> int | None:
+    # One that cannot run out costs the engine work and may be too large for its tensors.
+    return None if tokens is None or tokens >= max_tokens else tokens
 
 
 def _seed(seed: int | None) -> int | None:
@@ -114,7 +120,7 @@ def _check_types(fields: Mapping[str, Any]) -> None:
                 raise EngineError(f"The server built an invalid value for {name}; the request was not run.", param=name)
 
 
-_OPTIONAL = {"seed", "logit_bias", "logprobs", "prompt_logprobs", "allowed_token_ids"}
+_OPTIONAL = {"seed", "logit_bias", "logprobs", "prompt_logprobs", "allowed_token_ids", "thinking_token_budget"}
 _TYPES: Mapping[str, type] = {
     "n": int,
     "max_tokens": int,
@@ -135,4 +141,5 @@ _TYPES: Mapping[str, type] = {
     "allowed_token_ids": int,
     "skip_special_tokens": bool,
     "spaces_between_special_tokens": bool,
+    "thinking_token_budget": int,
 }
