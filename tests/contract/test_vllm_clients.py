@@ -108,4 +108,21 @@ async def test_streamed_completion_begins_with_its_prompt_s_token_ids(client: ht
     body = {**GOOD[COMPLETIONS], "stream": True, "return_token_ids": True}
     first, *others = chunks_of((await client.post(COMPLETIONS, json=body)).text)
     assert first["choices"][0]["prompt_token_ids"] == [72, 101, 105]
-    assert [choice for chunk in others for choice in chunk["choices"] if "prompt_token_ids" in choice] == []
+    assert [choice for chunk in others for choice in chunk["choices"] if choice["prompt_token_ids"] is not None] == []
+
+
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+async def test_plain_answer_has_the_keys_that_clients_read(client: httpx.AsyncClient, path: str) -> None:
+    answer = await asked(client, path)
+    (choice,) = answer["choices"]
+    place = answer if path == CHAT else choice
+    assert (place["prompt_token_ids"], place["prompt_logprobs"], choice["token_ids"]) == (None, None, None)
+
+
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+async def test_every_chunk_has_token_ids_when_they_are_asked_for(client: httpx.AsyncClient, path: str) -> None:
+    body = {**GOOD[path], "stream": True, "return_token_ids": True}
+    chunks = chunks_of((await client.post(path, json=body)).text)
+    ids = [token for chunk in chunks for choice in chunk["choices"] for token in choice["token_ids"]]
+    plain = await asked(client, path, return_token_ids=True)
+    assert ids == plain["choices"][0]["token_ids"]

@@ -18,7 +18,10 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 CHAT = "/v1/chat/completions"
 # Tokens that the model's training did not need, and the marks that take their places.
 MARKS = {"<empty_output>": "<think>", "<file_sep>": "</think>"}
-TEMPLATE = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n<think>\n"
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "<|im_start|>assistant\n<think>\n"
+)
 
 
 @pytest.fixture(scope="module")

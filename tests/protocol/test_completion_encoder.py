@@ -50,7 +50,7 @@ def joined(chunks: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
             whole["token_ids"] += part.get("token_ids", [])
             whole["finish_reason"] = part["finish_reason"] or whole["finish_reason"]
             whole["stop"] = part.get("stop_reason", whole["stop"])
-            whole["prompt"] = part.get("prompt_token_ids", whole["prompt"])
+            whole["prompt"] = part.get("prompt_token_ids") or whole["prompt"]
     return choices
 
 
@@ -85,7 +85,7 @@ def test_joined_chunks_equal_the_plain_answer(case: Case) -> None:
         assert streamed[choice["index"]] == {
             "text": choice["text"],
             "logprobs": {name: values for name, values in (choice["logprobs"] or {}).items() if values},
-            "token_ids": choice.get("token_ids", []),
+            "token_ids": choice.get("token_ids") or [],
             "finish_reason": choice["finish_reason"],
             "stop": choice["stop_reason"],
             "prompt": choice.get("prompt_token_ids"),

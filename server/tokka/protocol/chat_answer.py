@@ -133,14 +133,16 @@ class ChatFold(Fold):
 
     def pieces(self) -> list[Piece]:
         choices = (_finished_choice(self._choices[index]) for index in sorted(self._choices))
-        of_prompt = {"prompt_logprobs": self._prompt_logprobs} if self._prompt_logprobs else {}
-        return JsonObject({**self._answer, "choices": JsonItems(choices), **of_prompt}).pieces()
+        # Clients of vLLM read these without asking whether they are there.
+        of_prompt = {"prompt_token_ids": None, "prompt_logprobs": self._prompt_logprobs or None}
+        return JsonObject({**of_prompt, **self._answer, "choices": JsonItems(choices)}).pieces()
 
 
 def _empty_choice(index: int, logprobs: bool) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": JsonText(), "refusal": None, "annotations": []}
     scores = JsonList() if logprobs else None
-    return {"index": index, "message": message, "logprobs": scores, "finish_reason": None, "stop_reason": None}
+    ending = {"finish_reason": None, "stop_reason": None, "token_ids": None}
+    return {"index": index, "message": message, "logprobs": scores, **ending}
 
 
 def _fold_choice(folded: dict[str, Any], choice: dict[str, Any]) -> None:

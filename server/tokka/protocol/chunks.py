@@ -64,6 +64,8 @@ class Chunks:
 
     def of(self, choice: dict[str, Any]) -> dict[str, Any]:
         """Return the chunk of a choice."""
+        if self.shows_token_ids:
+            choice.setdefault("token_ids", [])
         chunk = {**self._head, "choices": [choice]}
         if self._continuous:
             # Details are known at the end only.
@@ -156,7 +158,8 @@ class ChunkTemplate:
 def fold_ending(folded: dict[str, Any], choice: dict[str, Any]) -> None:
     """Add a chunk's token ids and reasons to the folded choice."""
     if "token_ids" in choice:
-        folded.setdefault("token_ids", JsonList()).extend(choice["token_ids"])
+        folded["token_ids"] = folded["token_ids"] or JsonList()
+        folded["token_ids"].extend(choice["token_ids"])
     if choice["finish_reason"]:
         folded["finish_reason"] = choice["finish_reason"]
         folded["stop_reason"] = choice["stop_reason"]

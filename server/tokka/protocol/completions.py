@@ -269,9 +269,11 @@ class CompletionEncoder(StreamEncoder):
 
     def _text_choice(self, index: int, text: str) -> dict[str, Any]:
         choice: dict[str, Any] = {"index": index, "text": text, "logprobs": None, "finish_reason": None}
-        if self._chunks.shows_token_ids and index not in self._begun:
+        if self._chunks.shows_token_ids:
+            is_first = index not in self._begun
             self._begun.add(index)
-            choice["prompt_token_ids"] = list(self._prompt_token_ids[index // self._candidates])
+            own = self._prompt_token_ids[index // self._candidates]
+            choice["prompt_token_ids"] = list(own) if is_first else None
         return choice
 
     def _ended(self, event: ChoiceDone) -> dict[str, Any]:
@@ -350,7 +352,10 @@ def _empty_choice(logprobs: bool) -> dict[str, Any]:
     scores = None
     if logprobs:
         scores = {name: JsonList() for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset")}
-    return {"index": 0, "text": JsonText(), "logprobs": scores, "finish_reason": None, "stop_reason": None}
+    ending = {"finish_reason": None, "stop_reason": None, "token_ids": None}
+    # Clients of vLLM read these without asking whether they are there.
+    of_prompt = {"prompt_token_ids": None, "prompt_logprobs": None}
+    return {"index": 0, "text": JsonText(), "logprobs": scores, **ending, **of_prompt}
 
 
 def _fold_choice(folded: dict[str, Any], choice: dict[str, Any]) -> None:
@@ -360,8 +365,9 @@ def _fold_choice(folded: dict[str, Any], choice: dict[str, Any]) -> None:
             folded["logprobs"][name].extend(values)
     fold_ending(folded, choice)
     if "prompt_logprobs" in choice:
-        folded.setdefault("prompt_logprobs", JsonList()).extend(choice["prompt_logprobs"])
-    if "prompt_token_ids" in choice:
+        folded["prompt_logprobs"] = folded["prompt_logprobs"] or JsonList()
+        folded["prompt_logprobs"].extend(choice["prompt_logprobs"])
+    if choice.get("prompt_token_ids"):
         folded["prompt_token_ids"] = choice["prompt_token_ids"]
 
 

@@ -34,7 +34,6 @@ class Neutral:
         )
 
 
-_NOT_YET = "This server does not support it yet"
 _TEXT_ONLY = "Only text is served here"
 _NO_TRANSFER = "Caches are not moved between servers here"
 _NO_BEAMS = "Beam search is not supported: ask for several choices with n"
@@ -61,7 +60,9 @@ GENERATION_FIELDS: Mapping[str, Neutral] = {
     "kv_transfer_params": Neutral(({},), _NO_TRANSFER),
     "ec_transfer_params": Neutral(({},), _NO_TRANSFER),
     "vllm_xargs": Neutral(({},), "There are no extensions that could read it"),
-    "logprob_token_ids": Neutral(([],), _NOT_YET),
+    "logprob_token_ids": Neutral(
+        ([],), "The engine would mix it up with the logprobs of other requests: use top_logprobs or logit_bias"
+    ),
     "session_id": Neutral((), "Prefixes are found in the cache without it", is_unknown=True),
 }
 CHAT_FIELDS: Mapping[str, Neutral] = {
