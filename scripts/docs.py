@@ -1,4 +1,4 @@
-"""Write docs/settings.md, docs/metrics.md and docs/openapi.json from the code; with --check only compare.
+"""Write settings.md, metrics.md, vllm.md and openapi.json in docs/ from the code; with --check only compare.
 
 A document that is written by hand beside the code is wrong after the first change to either.
 """
@@ -8,13 +8,34 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import NoneType
+
+from pydantic.fields import FieldInfo
 
 from tokka.app import create_server
 from tokka.cli.options import default_of
 from tokka.engine.fake import FakeEngine, FakeOptions
 from tokka.observability.metrics import Metrics
+from tokka.protocol.chat import ChatRequest
+from tokka.protocol.common import WireModel
+from tokka.protocol.completions import CompletionRequest
+from tokka.protocol.constraint import StructuredOutputs
+from tokka.protocol.generation import StreamOptions
+from tokka.protocol.models import DetokenizeRequest, TokenizeRequest
+from tokka.protocol.tools import Tool
+from tokka.protocol.vllm_fields import NeutralModel
 from tokka.settings import Settings
 
+# What the page of vLLM's fields calls each body, or part of one.
+BODIES: dict[str, type[WireModel]] = {
+    "/v1/chat/completions": ChatRequest,
+    "/v1/completions": CompletionRequest,
+    "`structured_outputs`": StructuredOutputs,
+    "`stream_options`": StreamOptions,
+    "An entry of `tools`, and its `function`": Tool,
+    "/tokenize": TokenizeRequest,
+    "/detokenize": DetokenizeRequest,
+}
 DOCS = Path(__file__).parent.parent / "docs"
 
 
@@ -56,6 +77,37 @@ def metrics_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def vllm_page() -> str:
+    lines = [
+        "# Fields of vLLM's requests",
+        "",
+        "Made by `scripts/docs` from `server/tokka/protocol/vllm_fields.py`.",
+        "",
+        "Every field of vLLM's request classes is supported, or accepted when it is neutral: its value says no more",
+        "than its absence. Null is neutral for every field. Any other value is refused by name, with the reason",
+        "below. A test walks vLLM's own classes.",
+    ]
+    for place, model in BODIES.items():
+        fields = model.model_fields.items()
+        supported = [field.alias or name for name, field in fields if not _is_unsupported(field)]
+        lines += ["", f"## {place}", "", f"Supported: {', '.join(f'`{name}`' for name in sorted(supported))}."]
+        if unsupported := [name for name, field in fields if _is_unsupported(field)]:
+            lines += [
+                "",
+                f"Fields of OpenAI that must be null: {', '.join(f'`{name}`' for name in sorted(unsupported))}.",
+            ]
+        if issubclass(model, NeutralModel) and model.neutral:
+            lines += ["", "| accepted | when | why other values are refused |", "|---|---|---|"]
+        for name, row in sorted(model.neutral.items() if issubclass(model, NeutralModel) else ()):
+            values = ", ".join(f"`{json.dumps(value)}`" for value in (None, *row.values))
+            lines.append(f"| `{name}` | {values} | {row.reason} |")
+    return "\n".join(lines) + "\n"
+
+
+def _is_unsupported(field: FieldInfo) -> bool:
+    return field.annotation is NoneType
+
+
 def openapi_document() -> str:
     settings = Settings(engine="fake")
     app = create_server(settings, lambda: FakeEngine(FakeOptions())).app
@@ -63,7 +115,12 @@ def openapi_document() -> str:
 
 
 def main() -> int:
-    pages = {"settings.md": settings_page(), "metrics.md": metrics_page(), "openapi.json": openapi_document()}
+    pages = {
+        "settings.md": settings_page(),
+        "metrics.md": metrics_page(),
+        "vllm.md": vllm_page(),
+        "openapi.json": openapi_document(),
+    }
     if "--check" not in sys.argv:
         for name, text in pages.items():
             (DOCS / name).write_text(text, encoding="utf-8")

@@ -20,7 +20,9 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 # Installed by scripts/install on its own: it is not on PyPI.
 TORCH = next(
-    line.split()[0] for line in (ROOT / "requirements" / "torch.txt").read_text(encoding="utf-8").splitlines() if line[0] != "#"
+    line.split()[0]
+    for line in (ROOT / "requirements" / "torch.txt").read_text(encoding="utf-8").splitlines()
+    if line[0] != "#"
 )
 
 # Requirements that a CPU text server never imports.

@@ -25,11 +25,9 @@ from tokka.core import (
     ANONYMOUS,
     Accepted,
     ChoiceDone,
-    EngineStats,
     Event,
     Finished,
     GenerateRequest,
-    ModelInfo,
     Prompt,
     RequestRecord,
     Sampling,
@@ -41,6 +39,7 @@ from tokka.core import (
 from tokka.dispatch import Dispatcher
 from tokka.engine.base import ReportPhase
 from tokka.engine.supervisor import Supervisor
+from tokka.engine_facts import EngineStats, ModelInfo
 from tokka.errors import Draining, EngineError, InvalidRequest, ModelNotFound, ModelStarting, ServerOverloaded
 from tokka.protocol.completions import CompletionEncoder
 from tokka.settings import Settings

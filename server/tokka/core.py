@@ -13,8 +13,8 @@ FinishReason = Literal["stop", "length", "tool_calls"]
 ToolChoice = Literal["none", "auto", "required", "named"]
 # `json`: a JSON Schema; `regex`: an expression; `choice`: a JSON list of strings; `grammar`: one in Lark or GBNF;
 # `calls`: a JSON object of `functions`, schemas by name that hold wherever a text calls one in the form of Hermes, and
-# `answer`: null, or the schema of an answer that calls none.
-ConstraintKind = Literal["json", "regex", "choice", "grammar", "calls"]
+# `answer`: null, or the schema of an answer that calls none; `tags`: a JSON list of what may stand in free text.
+ConstraintKind = Literal["json", "regex", "choice", "grammar", "calls", "tags"]
 # Why an engine serves no more: it ended, made no step with work to do, answered no call, or could not be rebuilt.
 DeathReason = Literal["died", "stalled", "unresponsive", "start_failed"]
 Outcome = Literal["stop", "length", "tool_calls", "aborted", "timeout", "rejected", "invalid", "error"]
@@ -93,6 +93,8 @@ class Tools:
     schemas: Mapping[str, Any] | None = None
     # The schema of an answer that calls none of them; None: any text.
     answer: Mapping[str, Any] | None = None
+    # The wire field that holds it, for error messages.
+    answer_param: str = "response_format"
 
     @property
     def names(self) -> frozenset[str]:
@@ -142,6 +144,8 @@ def text_chars(prompt: Prompt) -> int:
             return len(text)
         case ChatPrompt(messages=messages, tools=tools):
             written = sum(len(message.get("content") or "") for message in messages)
+            documents = prompt.template_kwargs.get("documents", ())
+            written += sum(len(text) for document in documents for text in document.values())
             return written + _TOOL_CHARS * len(tools.functions if tools else ())
         case TokensPrompt():
             return 0
@@ -197,6 +201,8 @@ class Sampling:
     logit_bias: Mapping[int, float] | None = None
     # Alternatives reported beside each sampled token; 0: the sampled token's own logprob only.
     logprobs: int | None = None
+    # As `logprobs`, for each token of the prompt.
+    prompt_logprobs: int | None = None
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     include_stop: bool = False
@@ -204,6 +210,9 @@ class Sampling:
     bad_words: tuple[str, ...] = ()
     allowed_token_ids: tuple[int, ...] | None = None
     skip_special_tokens: bool = True
+    spaces_between_special_tokens: bool = True
+    # Tokens of reasoning, after which the engine ends it. None: as many as the model likes.
+    thinking_token_budget: int | None = None
     constraint: Constraint | None = None
 
 
@@ -219,7 +228,9 @@ class GenerateRequest:
     prompt_param: str = "messages"
     limit_param: str = "max_completion_tokens"
     echo: bool = False
+    # Tokens to keep of each prompt: its end, or its start where the right side is cut. -1: as many as leave room.
     truncate_prompt_tokens: int | None = None
+    truncation_side: Literal["left", "right"] = "left"
     timeout_s: float | None = None
     # Among its tenant's own requests; lower runs sooner.
     priority: int = 0
@@ -262,6 +273,18 @@ class PromptEcho:
     prompt_index: int
     text: str
     logprobs: tuple[TokenLogprob, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class PromptLogprobs:
+    """The logprobs of some of a prompt's tokens, in order (only if `prompt_logprobs` was asked for).
+
+    `ranks`: the place of each token among all tokens by likelihood, from 1; 0 for the prompt's first.
+    """
+
+    prompt_index: int
+    tokens: tuple[TokenLogprob, ...]
+    ranks: tuple[int, ...]
 
 
 # Not frozen: there is one for every token, and a frozen one takes three times as long to make.
@@ -334,39 +357,7 @@ class Finished:
     usage: Usage
 
 
-Event = Accepted | PromptEcho | TextDelta | ReasoningDelta | ToolCallDelta | ChoiceDone | Finished
-
-
-@dataclass(frozen=True, slots=True)
-class ModelInfo:
-    """What is known of the served model once the engine is ready."""
-
-    max_model_len: int
-    vocab_size: int
-    engine: str
-    engine_version: str
-    has_chat_template: bool
-    # Sequences the engine works on at once, over all copies of the model.
-    max_running: int = 256
-    # Tokens it computes in one step, prompts included; None: as many as there are.
-    step_tokens: int | None = None
-    # GPUs it is spread over, all copies of the model together; 0 on a CPU.
-    gpus: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class EngineStats:
-    """A snapshot for gauges, admission and the watchdog; taking it never blocks."""
-
-    running: int = 0
-    waiting: int = 0
-    kv_cache_usage: float = 0.0
-    # Given to the engine and not finished, as far as both sides know.
-    unfinished: int = 0
-    # Steps that worked on something, since the start.
-    steps: int = 0
-    # Why the engine can serve no more; None while it can, as far as it knows itself.
-    death: str | None = None
+Event = Accepted | PromptEcho | PromptLogprobs | TextDelta | ReasoningDelta | ToolCallDelta | ChoiceDone | Finished
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from tokka.core import (
     Outcome,
     Prompt,
     PromptEcho,
+    PromptLogprobs,
     ReasoningDelta,
     RequestRecord,
     TextDelta,
@@ -276,7 +277,7 @@ class Dispatcher:
                         self._completed(run)
                         yield event
                         return
-                    case Accepted() | PromptEcho() | ReasoningDelta() | ToolCallDelta():
+                    case Accepted() | PromptEcho() | PromptLogprobs() | ReasoningDelta() | ToolCallDelta():
                         pass
                 yield event
         except TimeoutError:

@@ -17,7 +17,7 @@ MODULES = sorted(
 )
 
 LAYERS = [
-    "core errors",
+    "core engine_facts errors",
     "settings observability bench turns",
     "protocol store",
     "engine admission accounts",

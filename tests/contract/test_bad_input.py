@@ -212,7 +212,6 @@ COMPLETION_FIELDS: list[tuple[str, str, str | None]] = [
 ]
 TOKENIZE_FIELDS: list[tuple[str, str, str | None]] = [
     ("prompt", "5", None),
-    ("prompt", '""', None),
     ("prompt", "null", None),
     ("messages", json.dumps([USER]), "prompt"),
     ("messages", "[]", None),

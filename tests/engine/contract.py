@@ -23,6 +23,7 @@ from tokka.core import (
     GenerateRequest,
     Prompt,
     PromptEcho,
+    PromptLogprobs,
     Sampling,
     TextDelta,
     TextPrompt,
@@ -213,9 +214,27 @@ class EngineContract:
         assert b"".join(token.bytes for token in echo.logprobs).decode() == PROMPT.text
         assert [token.logprob is None for token in echo.logprobs] == [True] + [False] * (len(echo.logprobs) - 1)
 
+    async def test_prompt_logprobs_score_each_prompt_but_its_first_token(self, engine: Engine) -> None:
+        prompts = (PROMPT, TextPrompt("One, two"))
+        result = await collect(engine, ask(*prompts, sampling=Sampling(n=2, max_tokens=1, prompt_logprobs=2)))
+        for number, ids in enumerate(result.prompts):
+            parts = [event for event in result.events if isinstance(event, PromptLogprobs)]
+            tokens = [token for part in parts if part.prompt_index == number for token in part.tokens]
+            assert [token.id for token in tokens] == ids
+            assert [token.logprob is None for token in tokens] == [True] + [False] * (len(ids) - 1)
+            assert {len(token.top) for token in tokens[1:]} == {2}
+
     async def test_truncation_keeps_the_end_of_the_prompt(self, engine: Engine) -> None:
         result = await collect(engine, ask(sampling=Sampling(max_tokens=1), truncate_prompt_tokens=2))
         assert result.prompts == [list(await engine.tokenize(PROMPT, TENANT))[-2:]]
+
+    async def test_truncation_of_the_right_keeps_the_start(self, engine: Engine) -> None:
+        asked = ask(sampling=Sampling(max_tokens=1), truncate_prompt_tokens=2, truncation_side="right")
+        assert (await collect(engine, asked)).prompts == [list(await engine.tokenize(PROMPT, TENANT))[:2]]
+
+    async def test_truncation_to_what_fits_cuts_a_prompt_of_any_length(self, engine: Engine) -> None:
+        asked = ask(TextPrompt("one two " * 20_000), sampling=Sampling(max_tokens=3), truncate_prompt_tokens=-1)
+        assert (await collect(engine, asked)).usage.completion_tokens == 3
 
     async def test_detokenize_undoes_tokenize(self, engine: Engine) -> None:
         text = TextPrompt("Hyvää päivää 🦌!")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.engine.contract import EngineContract, ask, collect
-from tokka.core import Constraint, ConstraintKind, Sampling, TextPrompt, TokensPrompt
+from tokka.core import Constraint, ConstraintKind, GenerateRequest, Sampling, TextPrompt, TokensPrompt
 from tokka.engine.fake import ANSWER, EOS, VOCAB_SIZE, FakeEngine, FakeOptions
 from tokka.errors import UnsupportedParameter
 
@@ -93,8 +93,13 @@ async def test_the_end_token_has_no_text(engine: FakeEngine) -> None:
     assert await engine.detokenize([ord("a"), EOS, ord("b")], "tenant") == "ab"
 
 
-async def test_an_empty_text_is_the_beginning_of_a_document(engine: FakeEngine) -> None:
-    assert await engine.tokenize(TextPrompt(""), "tenant") == [256]
+async def test_empty_text_is_counted_as_no_token(engine: FakeEngine) -> None:
+    assert list(await engine.tokenize(TextPrompt(""), "tenant")) == []
+
+
+async def test_empty_text_is_run_as_the_beginning_of_a_document(engine: FakeEngine) -> None:
+    result = await collect(engine, GenerateRequest("r", "m", (TextPrompt(""),), Sampling(max_tokens=1)))
+    assert result.prompts == [[256]]
 
 
 async def test_a_token_prompt_is_taken_as_it_is(engine: FakeEngine) -> None:

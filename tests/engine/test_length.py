@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.engine.contract import ask
 from tokka.core import GenerateRequest, Sampling
-from tokka.engine.length import allowed_tokens, truncate
+from tokka.engine.length import Truncation, allowed_tokens, truncation
 from tokka.errors import ContextLengthExceeded, InvalidRequest
 
 
@@ -91,16 +91,35 @@ def test_what_is_allowed_fits_context_and_cap(
     assert max_tokens in (None, allowed)
 
 
-@given(st.lists(st.integers(0, 9), max_size=8), st.none() | st.integers(1, 10))
-def test_truncation_keeps_the_last_tokens(ids: list[int], keep: int | None) -> None:
-    kept = truncate(ids, keep)
-    assert len(kept) == (len(ids) if keep is None else min(keep, len(ids)))
-    assert list(kept) == ids[len(ids) - len(kept) :]
-
-
 def test_model_default_bounds_a_request_without_limit() -> None:
     bounds: dict[str, Any] = {"prompt_tokens": 10, "max_model_len": 100, "default": 30}
     assert allowed_tokens(limited(None), cap=None, **bounds) == 30
     assert allowed_tokens(limited(None), cap=20, **bounds) == 20
     assert allowed_tokens(limited(60), cap=None, **bounds) == 60
     assert allowed_tokens(limited(None, default_max_tokens=16), cap=None, **bounds) == 16
+
+
+@given(st.lists(st.integers(0, 9), max_size=8), st.integers(1, 10))
+def test_truncation_keeps_one_side_of_the_tokens(ids: list[int], keep: int) -> None:
+    last, first = Truncation(keep).of(ids), Truncation(keep, cuts_end=True).of(ids)
+    assert len(last) == len(first) == min(keep, len(ids))
+    assert list(last) == ids[len(ids) - len(last) :]
+    assert list(first) == ids[: len(first)]
+
+
+@given(st.none() | st.integers(0, 200), st.none() | st.just(16), st.integers(0, 20), st.sampled_from(["left", "right"]))
+def test_truncation_to_what_fits_leaves_room_for_the_answer(
+    max_tokens: int | None, default: int | None, min_tokens: int, side: Any
+) -> None:
+    sampling = Sampling(max_tokens=max_tokens, default_max_tokens=default, min_tokens=min_tokens)
+    request = ask(sampling=sampling, truncate_prompt_tokens=-1, truncation_side=side, prompt_param="prompt")
+    kept = truncation(request, 100)
+    assert kept is not None
+    assert kept.cuts_end == (side == "right")
+    assert 1 <= kept.keep < 100
+    if min_tokens <= (default or 99 if max_tokens is None else max_tokens) < 100:
+        assert allowed_tokens(request, kept.keep, 100, None) >= 1 - (max_tokens == 0)
+
+
+def test_request_without_truncation_keeps_all_of_its_prompts() -> None:
+    assert truncation(ask(), 100) is None

@@ -12,11 +12,11 @@ import pytest
 
 import tokka.engine.supervisor
 from tests.supervised import supervisor_of, until
-from tokka.core import EngineStats, ModelInfo
 from tokka.engine.base import ReportPhase
 from tokka.engine.fake import FakeEngine, FakeOptions
 from tokka.engine.restart import RestartPolicy
 from tokka.engine.supervisor import TRANSITIONS, Progress, State
+from tokka.engine_facts import EngineStats, ModelInfo
 from tokka.errors import EngineError, ModelStarting, StartupError
 
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from tokka.core import EngineStats, Key, RequestRecord
+from tokka.core import Key, RequestRecord
+from tokka.engine_facts import EngineStats
 from tokka.observability.metrics import ENGINE_STATES, OUTCOMES, Metrics
 
 RECORD = RequestRecord(

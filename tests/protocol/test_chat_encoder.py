@@ -10,9 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.protocol.streams import Shape, streams
-from tokka.core import Accepted, ChoiceDone, Event, Finished, TextDelta, TokenLogprob, ToolCallDelta, Usage
+from tokka.core import (
+    Accepted,
+    ChoiceDone,
+    Event,
+    Finished,
+    ReasoningDelta,
+    TextDelta,
+    TokenLogprob,
+    ToolCallDelta,
+    Usage,
+)
 from tokka.protocol.answers import ChatCompletion, ChatCompletionChunk
-from tokka.protocol.chat import ChatEncoder, ChatRequest
+from tokka.protocol.chat import ChatRequest
+from tokka.protocol.chat_answer import ChatEncoder
 from tokka.protocol.folding import dumps
 
 USER = [{"role": "user", "content": "Hei"}]
@@ -84,7 +95,7 @@ def test_joined_deltas_equal_the_plain_answer(conversation: tuple[dict[str, Any]
             "content": choice["message"]["content"],
             "role": choice["message"]["role"],
             "logprobs": (choice["logprobs"] or {"content": []})["content"],
-            "token_ids": choice.get("token_ids", []),
+            "token_ids": choice.get("token_ids") or [],
             "finish_reason": choice["finish_reason"],
             "stop": choice["stop_reason"],
         }
@@ -99,7 +110,7 @@ def test_plain_answer_holds_all_text_and_tokens_of_the_events(
         deltas = [event for event in events if isinstance(event, TextDelta) and event.index == choice["index"]]
         assert choice["message"]["content"] == "".join(delta.text for delta in deltas)
         if fields["return_token_ids"]:
-            assert choice.get("token_ids", []) == [token for delta in deltas for token in delta.token_ids]
+            assert choice.get("token_ids") or [token for delta in deltas for token in delta.token_ids] == []
         if "logprobs" in fields:
             scored = [token.logprob for delta in deltas for token in delta.logprobs or ()]
             assert [token["logprob"] for token in (choice["logprobs"] or {"content": []})["content"]] == scored
@@ -189,7 +200,7 @@ def test_a_step_without_text_still_delivers_its_token_ids() -> None:
 
 def test_token_ids_of_the_prompt_are_returned_on_request() -> None:
     assert answer_of(request(return_token_ids=True), HELLO)["prompt_token_ids"] == [1, 2, 3]
-    assert "prompt_token_ids" not in answer_of(request(), HELLO)
+    assert answer_of(request(), HELLO)["prompt_token_ids"] is None
 
 
 def test_echo_puts_the_last_assistant_message_before_the_text() -> None:
@@ -199,6 +210,14 @@ def test_echo_puts_the_last_assistant_message_before_the_text() -> None:
         continue_final_message=True,
     )
     assert answer_of(asked, HELLO)["choices"][0]["message"]["content"] == "Oh, Hello"
+
+
+@pytest.mark.parametrize("include", [None, True, False])
+def test_reasoning_is_left_out_on_request(include: bool | None) -> None:
+    events = [HELLO[0], ReasoningDelta(0, "Hm."), *HELLO[1:]]
+    message = answer_of(request(include_reasoning=include), events)["choices"][0]["message"]
+    assert ("reasoning_content" in message) == (include is not False)
+    assert message["content"] == "Hello"
 
 
 def test_part_of_a_character_is_shown_as_its_bytes() -> None:

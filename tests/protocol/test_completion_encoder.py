@@ -50,7 +50,7 @@ def joined(chunks: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
             whole["token_ids"] += part.get("token_ids", [])
             whole["finish_reason"] = part["finish_reason"] or whole["finish_reason"]
             whole["stop"] = part.get("stop_reason", whole["stop"])
-            whole["prompt"] = part.get("prompt_token_ids", whole["prompt"])
+            whole["prompt"] = part.get("prompt_token_ids") or whole["prompt"]
     return choices
 
 
@@ -85,7 +85,7 @@ def test_joined_chunks_equal_the_plain_answer(case: Case) -> None:
         assert streamed[choice["index"]] == {
             "text": choice["text"],
             "logprobs": {name: values for name, values in (choice["logprobs"] or {}).items() if values},
-            "token_ids": choice.get("token_ids", []),
+            "token_ids": choice.get("token_ids") or [],
             "finish_reason": choice["finish_reason"],
             "stop": choice["stop_reason"],
             "prompt": choice.get("prompt_token_ids"),
@@ -266,6 +266,24 @@ def test_prompt_token_ids_belong_to_the_choice_s_own_prompt() -> None:
     events[0] = Accepted(((1,), (2, 3)))
     answer = answer_of(request(prompt=["a", "b"], return_token_ids=True), events)
     assert [choice["prompt_token_ids"] for choice in answer["choices"]] == [[1], [2, 3]]
+
+
+def test_first_chunk_of_a_choice_has_its_prompt_token_ids() -> None:
+    events = whole(2, one_choice(0, "a"), one_choice(1, "b"))
+    events[0] = Accepted(((1,), (2, 3)))
+    chunks = chunks_of(request(prompt=["a", "b"], return_token_ids=True, stream=True), events)
+    shown: dict[int, list[Any]] = {0: [], 1: []}
+    for chunk in chunks:
+        for choice in chunk["choices"]:
+            shown[choice["index"]].append(choice.get("prompt_token_ids"))
+    assert shown == {0: [[1], None], 1: [[2, 3], None]}
+
+
+@pytest.mark.parametrize("include", [None, False])
+def test_no_usage_is_sent_when_include_usage_is_false(include: bool | None) -> None:
+    options = {"include_usage": include, "continuous_usage_stats": True}
+    chunks = chunks_of(request(stream=True, stream_options=options), whole(1, one_choice(0, "a")))
+    assert ["usage" in chunk for chunk in chunks] == [include is None] * len(chunks)
 
 
 @given(cases(), st.booleans(), st.booleans())

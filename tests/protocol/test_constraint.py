@@ -179,7 +179,3 @@ def test_what_contradicts_a_response_format_is_refused(field: dict[str, Any]) ->
 def test_two_forms_at_once_are_refused() -> None:
     fields = {"response_format": {"type": "json_object"}, "structured_outputs": {"json_object": True}}
     assert "exclude each other" in refused(ChatRequest, fields)
-
-
-def test_completions_know_no_response_format() -> None:
-    assert refused(CompletionRequest, {"response_format": {"type": "text"}})

@@ -18,7 +18,8 @@ from aitta_client.api.errors import (
 from aitta_client.api.wrappers import ModelData
 
 from tokka.api.errors import body_of_error, speaks_oauth
-from tokka.core import Downtime, ModelInfo
+from tokka.core import Downtime
+from tokka.engine_facts import ModelInfo
 from tokka.errors import InvalidApiKey, Maintenance, ModelStarting, RateLimited, TokkaError, UnknownUrl
 from tokka.protocol import hal
 

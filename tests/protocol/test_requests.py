@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from tokka.core import ChatPrompt, GenerateRequest, TextPrompt, TokensPrompt
+from tokka.core import ChatPrompt, GenerateRequest, TextPrompt, TokensPrompt, text_chars
 from tokka.protocol.chat import ChatRequest
 from tokka.protocol.completions import DEFAULT_MAX_TOKENS, CompletionRequest
 from tokka.protocol.messages import RESERVED_TEMPLATE_KWARGS
@@ -152,6 +152,7 @@ INTEGERS = {
     "min_tokens": (-1, 2**63),
     "truncate_prompt_tokens": (0, 2**63),
     "n": (0, 129),
+    "prompt_logprobs": (-1, 21),
     "top_k": (-2, 2**31),
     "seed": (-(2**63) - 1, 2**63),
     "priority": (-(2**31) - 1, 2**31),
@@ -220,7 +221,16 @@ def test_the_numeric_fields_under_test_are_all_there_are() -> None:
         assert numeric == {*INTEGERS, *FLOATS, *own}
 
 
-BOOLEANS = ["stream", "echo", "ignore_eos", "include_stop_str_in_output", "skip_special_tokens", "return_token_ids"]
+BOOLEANS = [
+    "return_tokens_as_token_ids",
+    "stream",
+    "echo",
+    "ignore_eos",
+    "include_stop_str_in_output",
+    "skip_special_tokens",
+    "spaces_between_special_tokens",
+    "return_token_ids",
+]
 
 
 @pytest.mark.parametrize("raw", ['"true"', "1", "0", "[]", "{}", '"yes"'])
@@ -271,6 +281,12 @@ def test_what_is_not_a_boolean_is_refused(model: type[BaseModel], name: str, raw
         ("cache_salt", '"a b"'),
         ("cache_salt", '"a\\n"'),
         ("cache_salt", "1"),
+        ("request_id", '""'),
+        ("request_id", '"a b"'),
+        ("request_id", '"a\\n"'),
+        ("request_id", json.dumps("x" * 129)),
+        ("truncation_side", '"middle"'),
+        ("truncate_prompt_tokens", "-2"),
         ("user", "1"),
         ("user", json.dumps("x" * 1025)),
         ("model", '""'),
@@ -321,7 +337,7 @@ def test_a_completion_field_is_unknown_to_chats(name: str) -> None:
     "fields",
     [
         {"top_logprobs": 3},
-        {"top_logprobs": 0, "logprobs": False},
+        {"top_logprobs": 1, "logprobs": False},
         {"continue_final_message": True},
         {"continue_final_message": True, "add_generation_prompt": True, "messages": [ASSISTANT]},
         {"stream_options": {"include_usage": True}},
@@ -340,9 +356,15 @@ def test_a_completion_field_is_unknown_to_chats(name: str) -> None:
         {"modalities": ["audio"]},
         {"response_format": {"type": "json_object"}, "structured_outputs": {"regex": "a"}},
         {"tools": [], "tool_choice": "required"},
-        {"tool_choice": "none"},
+        {"tool_choice": "auto"},
+        {"parallel_tool_calls": False},
         {"functions": []},
         {"reasoning_effort": "lowest"},
+        {"documents": [{"text": 1}]},
+        {"documents": ["text"]},
+        {"documents": [{"text": "a"}] * 257},
+        {"documents": [{str(number): "a" for number in range(17)}]},
+        {"include_reasoning": "no"},
         {"reasoning_effort": "low", "chat_template_kwargs": {"reasoning_effort": "low"}},
     ],
 )
@@ -350,17 +372,49 @@ def test_a_chat_that_makes_no_sense_here_is_refused(fields: dict[str, Any]) -> N
     assert refused(ChatRequest, json.dumps({**CHAT, **fields}))
 
 
+def test_documents_are_a_variable_of_the_template() -> None:
+    asked = chat(documents=[{"text": "abc"}], chat_template_kwargs={"x": 1})
+    assert asked.prompt().template_kwargs == {"x": 1, "documents": [{"text": "abc"}]}
+    assert text_chars(asked.prompt()) - text_chars(chat().prompt()) == 3
+
+
+def test_completion_takes_a_response_format() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string"}}}
+    form = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
+    own = completion(response_format=form).to_core().sampling.constraint
+    assert own == chat(response_format=form).to_core().sampling.constraint
+    assert own is not None
+    assert completion(response_format={"type": "text"}).to_core().sampling.constraint is None
+
+
+def test_truncation_may_take_what_fits_from_either_side() -> None:
+    for request in (chat, completion):
+        core = request(truncate_prompt_tokens=-1, truncation_side="right").to_core()
+        assert (core.truncate_prompt_tokens, core.truncation_side) == (-1, "right")
+
+
 @pytest.mark.parametrize("name", sorted(RESERVED_TEMPLATE_KWARGS))
 def test_template_variables_may_not_replace_the_template_s_own(name: str) -> None:
     assert refused(ChatRequest, json.dumps({**CHAT, "chat_template_kwargs": {name: "x"}}))
 
 
-@pytest.mark.parametrize("raw", ['{"x": NaN}', '{"x": Infinity}', '{"x": []}', '{"x": {}}', '{"1x": 1}', '{"": 1}'])
-def test_template_variables_are_plain_finite_values(raw: str) -> None:
+@pytest.mark.parametrize(
+    "raw",
+    [
+        '{"x": NaN}',
+        '{"x": [Infinity]}',
+        '{"1x": 1}',
+        '{"": 1}',
+        '{"x": ' + "[" * 17 + "]" * 17 + "}",
+        json.dumps({"x": [0] * 1024}),
+        json.dumps({"x": {"a" * 2049: "b" * 2048}}),
+    ],
+)
+def test_template_variables_are_finite_and_of_bounded_size(raw: str) -> None:
     assert refused(ChatRequest, with_field(ChatRequest, "chat_template_kwargs", raw))
 
 
-@pytest.mark.parametrize("value", [True, 1, 1.5, "x", None])
+@pytest.mark.parametrize("value", [True, 1, 1.5, "x", None, {"a": [{"b": 1}, []]}, ["x", 1.5, None]])
 def test_template_variables_reach_the_template_as_they_are(value: Any) -> None:
     prompt = chat(chat_template_kwargs={"x": value}).prompt()
     assert prompt.template_kwargs == {"x": value}
@@ -373,6 +427,8 @@ def test_template_variables_reach_the_template_as_they_are(value: Any) -> None:
         {"best_of": 1, "n": 2},
         {"best_of": 2, "stream": True},
         {"suffix": "x"},
+        {"response_format": {"type": "json_object"}, "structured_outputs": {"regex": "a"}},
+        {"response_format": {"type": "xml"}},
         {"prompt": ["x"] * 1025},
         {"prompt": ["x"] * 513, "n": 2},
         {"prompt": ["x"] * 513, "best_of": 2},
@@ -532,7 +588,6 @@ def test_tokenize_counts_a_chat_as_the_chat_endpoint_does() -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        *("{}", '{"prompt": "a", "messages": [{"role": "user", "content": "a"}]}', '{"prompt": ""}', '{"prompt": 1}'),
         *('{"messages": []}', '{"prompt": "a", "unknown": 1}', '{"prompt": "a", "model": ""}', '{"prompt": ["a"]}'),
         '{"messages": [{"role": "user", "content": "a"}], "continue_final_message": true}',
         '{"messages": [{"role": "assistant", "content": "a"}], "continue_final_message": true, '

@@ -12,7 +12,8 @@ from starlette.responses import JSONResponse
 
 from tokka.api.deps import CurrentKey, CurrentServices, Services
 from tokka.api.document import oauth_errors
-from tokka.core import Key, ModelInfo
+from tokka.core import Key
+from tokka.engine_facts import ModelInfo
 from tokka.errors import WorkerNotFound
 from tokka.protocol import hal
 from tokka.protocol.moments import iso_of

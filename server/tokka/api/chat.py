@@ -10,7 +10,8 @@ from starlette.responses import Response
 from tokka.api.deps import CurrentCall, documented_body
 from tokka.api.document import CHAT_RESPONSES
 from tokka.api.respond import GenerationResponse
-from tokka.protocol.chat import ChatEncoder, ChatRequest
+from tokka.protocol.chat import ChatRequest
+from tokka.protocol.chat_answer import ChatEncoder
 
 router = APIRouter(tags=["generate"])
 _EXAMPLE: dict[str, Any] = {

@@ -20,4 +20,7 @@ def answer_bytes(request: GenerateRequest, accepted: Accepted) -> int:
     if request.echo:
         # Once, however many choices show it.
         tokens += sum(map(len, accepted.prompt_token_ids))
-    return tokens * per_token
+    size = tokens * per_token
+    if sampling.prompt_logprobs is not None:
+        size += sum(map(len, accepted.prompt_token_ids)) * _LOGPROB_BYTES * (1 + sampling.prompt_logprobs)
+    return size

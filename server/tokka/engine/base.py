@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Protocol
 
-from tokka.core import EngineStats, Event, GenerateRequest, ModelInfo, Prompt
+from tokka.core import Event, GenerateRequest, Prompt
+from tokka.engine_facts import EngineStats, ModelInfo
 
 # Called with a phase ("installing model", "loading weights", "warming up") and a detail for people.
 ReportPhase = Callable[[str, str], None]

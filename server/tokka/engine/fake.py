@@ -20,14 +20,13 @@ from tokka.core import (
     ChatPrompt,
     ChoiceDone,
     Constraint,
-    EngineStats,
     Event,
     Finished,
     FinishReason,
     GenerateRequest,
-    ModelInfo,
     Prompt,
     PromptEcho,
+    PromptLogprobs,
     Sampling,
     TextDelta,
     TextPrompt,
@@ -37,11 +36,12 @@ from tokka.core import (
 )
 from tokka.engine.base import ReportPhase
 from tokka.engine.choice import Choice
-from tokka.engine.length import allowed_tokens, truncate
+from tokka.engine.length import allowed_tokens, truncation
 from tokka.engine.reading.calls import FORMS, READABLE
 from tokka.engine.reading.readers import Readers, Reading
 from tokka.engine.reading.thinking import Thoughts
 from tokka.engine.sampling import check_token_ids
+from tokka.engine_facts import EngineStats, ModelInfo
 from tokka.errors import (
     ConfigurationError,
     EngineDied,
@@ -106,14 +106,14 @@ class FakeEngine:
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
         sampling = request.sampling
-        prompts = [
-            truncate(await self.tokenize(prompt, request.tenant), request.truncate_prompt_tokens)
-            for prompt in request.prompts
-        ]
+        prompts = [await self._ids_to_run(prompt, request.tenant) for prompt in request.prompts]
+        if kept := truncation(request, self._options.max_model_len):
+            prompts = list(map(kept.of, prompts))
         check_token_ids(sampling, VOCAB_SIZE)
         limits = [allowed_tokens(request, len(ids), self._options.max_model_len, self._cap) for ids in prompts]
         said = self._script_within(sampling.constraint)
         _check_prompt(request)
+        _check_budget(sampling)
         readers = self._readers(request)
         yield Accepted(tuple(prompts), tuple(limits))
         self._running += 1
@@ -124,6 +124,8 @@ class FakeEngine:
             for at, (ids, limit) in enumerate(zip(prompts, limits, strict=True)):
                 if request.echo:
                     yield PromptEcho(at, _decode(ids), _prompt_logprobs(ids, sampling.logprobs))
+                if (scored := _prompt_logprobs(ids, sampling.prompt_logprobs)) is not None:
+                    yield PromptLogprobs(at, scored, (0, *(1 for _ in scored[1:])))
                 running = [_Script(at * sampling.n + i, sampling, limit, said) for i in range(sampling.n)]
                 while running:
                     await self._pause(self._options.token_delay_s)
@@ -150,17 +152,14 @@ class FakeEngine:
         ids: Sequence[int]
         match prompt:
             case TextPrompt(text):
-                # Nothing said: the beginning of a document.
-                ids = text.encode() or [EOS]
+                ids = text.encode()
             case TokensPrompt(token_ids):
                 ids = token_ids
             case ChatPrompt() if not self._options.has_chat_template:
                 raise NoChatTemplate
             case ChatPrompt(messages=messages):
                 ids = "".join(f"{m['role']}: {m.get('content') or ''}\n" for m in messages).encode()
-        if not ids:
-            raise InvalidRequest("The prompt is empty. Send at least one token.", param="prompt")
-        if max(ids) >= VOCAB_SIZE or min(ids) < 0:
+        if max(ids, default=0) >= VOCAB_SIZE or min(ids, default=0) < 0:
             raise InvalidRequest(f"The prompt holds a token id outside the vocabulary of {VOCAB_SIZE}.", param="prompt")
         return ids
 
@@ -171,6 +170,10 @@ class FakeEngine:
         if max(token_ids, default=0) >= VOCAB_SIZE or min(token_ids, default=0) < 0:
             raise InvalidRequest(f"tokens holds an id outside the vocabulary of {VOCAB_SIZE}.", param="tokens")
         return _decode(token_ids)
+
+    async def _ids_to_run(self, prompt: Prompt, tenant: str) -> Sequence[int]:
+        # Nothing said: the beginning of a document.
+        return await self.tokenize(prompt, tenant) or [EOS]
 
     async def ping(self) -> None:
         if self._stalled:
@@ -277,8 +280,16 @@ def _check_prompt(request: GenerateRequest) -> None:
     prompt = request.prompts[0]
     if isinstance(prompt, ChatPrompt) and prompt.tools and prompt.tools.answer is not None:
         raise UnsupportedParameter(
-            "'response_format' beside tools needs a real engine: the scripted one follows no schema.",
-            param="response_format",
+            f"'{prompt.tools.answer_param}' beside tools needs a real engine: the scripted one follows no schema.",
+            param=prompt.tools.answer_param,
+        )
+
+
+def _check_budget(sampling: Sampling) -> None:
+    if sampling.thinking_token_budget is not None:
+        raise UnsupportedParameter(
+            "'thinking_token_budget' needs a real engine: the scripted one says what it says.",
+            param="thinking_token_budget",
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from tokka.core import GenerateRequest
 from tokka.errors import ContextLengthExceeded, InvalidRequest
@@ -59,6 +60,26 @@ def allowed_tokens(
     return allowed
 
 
-def truncate(token_ids: Sequence[int], keep: int | None) -> Sequence[int]:
-    """Keep the last `keep` tokens of a prompt: what came last matters most to its continuation."""
-    return token_ids if keep is None or keep >= len(token_ids) else token_ids[-keep:]
+@dataclass(frozen=True, slots=True)
+class Truncation:
+    """Keep this many tokens of a prompt: the last ones, or the first ones if its end is cut."""
+
+    keep: int
+    cuts_end: bool = False
+
+    def of(self, token_ids: Sequence[int]) -> Sequence[int]:
+        if self.keep >= len(token_ids):
+            return token_ids
+        return token_ids[: self.keep] if self.cuts_end else token_ids[-self.keep :]
+
+
+def truncation(request: GenerateRequest, max_model_len: int) -> Truncation | None:
+    """Return what a request keeps of its prompts; None: all of them."""
+    keep, sampling = request.truncate_prompt_tokens, request.sampling
+    if keep is None:
+        return None
+    if keep < 0:
+        asked = sampling.default_max_tokens if sampling.max_tokens is None else sampling.max_tokens
+        # An engine cannot run for no token at all.
+        keep = max(1, max_model_len - max(1, asked or 0, sampling.min_tokens))
+    return Truncation(keep, request.truncation_side == "right")

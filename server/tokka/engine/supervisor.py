@@ -16,11 +16,12 @@ from typing import Any, Literal, NoReturn
 
 import structlog
 
-from tokka.core import DeathReason, EngineStats, ModelInfo
+from tokka.core import DeathReason
 from tokka.engine import processes
 from tokka.engine.base import Engine
 from tokka.engine.restart import RestartPolicy
 from tokka.engine.watchdog import Sight, Watchdog
+from tokka.engine_facts import EngineStats, ModelInfo
 from tokka.errors import MAX_RETRY_AFTER_S, ModelStarting, StartupError
 
 log = structlog.get_logger("tokka.engine")

@@ -9,7 +9,8 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from tokka.core import DeathReason, EngineStats, Outcome, RequestRecord
+from tokka.core import DeathReason, Outcome, RequestRecord
+from tokka.engine_facts import EngineStats
 from tokka.observability.loop_turns import Turn
 
 _LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)

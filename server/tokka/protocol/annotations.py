@@ -5,9 +5,19 @@ JSON Schema takes every keyword it does not know for an annotation, and any form
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from tokka.protocol.json_schema import FORMATS, KEYWORDS, MAX_SCHEMA_DEPTH, is_annotation, mapped
+from pydantic import PlainValidator
+
+from tokka.protocol.json_schema import (
+    FORMATS,
+    KEYWORDS,
+    MAX_SCHEMA_DEPTH,
+    is_annotation,
+    mapped,
+    parsed,
+    schema_text,
+)
 
 # Not enforced here, and not to be ignored: they do say what is valid, or how to read what does.
 _RULES = frozenset(
@@ -55,3 +65,11 @@ def _says_nothing(name: str, value: Any) -> bool:
     if name in KEYWORDS or name in _RULES or name.startswith("$"):
         return name == "uniqueItems" and value is False
     return not is_annotation(name)
+
+
+def loose_schema_text(schema: Any) -> str:
+    """As `schema_text`, with annotations of any kind."""
+    return schema_text(without_annotations(parsed(schema)))
+
+
+SchemaText = Annotated[str, PlainValidator(loose_schema_text, json_schema_input_type=dict[str, Any])]

@@ -50,6 +50,16 @@ class TopLogprob(_Answer):
     bytes: list[int]
 
 
+class PromptTokenLogprob(_Answer):
+    logprob: float
+    rank: int = Field(description="The token's place among all tokens by likelihood, from 1.")
+    decoded_token: str
+
+
+# For each token of the prompt, by token id: the token itself and the alternatives. Null for the first token.
+PromptLogprobList = list[dict[str, PromptTokenLogprob] | None]
+
+
 class ChatTokenLogprob(TopLogprob):
     top_logprobs: list[TopLogprob]
 
@@ -99,6 +109,7 @@ class ChatCompletion(_Answer):
     choices: list[ChatChoice]
     usage: UsageObject
     prompt_token_ids: list[int] | None = None
+    prompt_logprobs: PromptLogprobList | None = None
 
 
 class FunctionDelta(_Answer):
@@ -161,6 +172,7 @@ class CompletionChoice(_Answer):
     stop_reason: str | int | None = None
     token_ids: list[int] | None = None
     prompt_token_ids: list[int] | None = None
+    prompt_logprobs: PromptLogprobList | None = None
 
 
 class Completion(_Answer):

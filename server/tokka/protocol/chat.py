@@ -1,41 +1,31 @@
-"""POST /v1/chat/completions: the request, and the encoder from events to chunks."""
+"""The request of POST /v1/chat/completions."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
-from typing import Annotated, Any, Literal, Self, assert_never
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from tokka.core import (
-    Accepted,
     ChatPrompt,
-    ChoiceDone,
     Constraint,
-    Event,
-    Finished,
     GenerateRequest,
     IgnoredFields,
-    PromptEcho,
-    ReasoningDelta,
-    TextDelta,
-    TokenLogprob,
-    ToolCallDelta,
     Tools,
 )
-from tokka.protocol.chunks import AnswerForm, Chunks, Fold, StreamEncoder, fold_ending
+from tokka.protocol.chat_answer import CHAT_ID_PREFIX
+from tokka.protocol.chunks import AnswerForm
 from tokka.protocol.common import (
     Unsupported,
     WireModel,
     bounded_dict,
     invalid,
     new_id,
-    now_s,
-    token_text,
 )
 from tokka.protocol.constraint import ResponseFormat, format_constraint
-from tokka.protocol.folding import JsonItems, JsonList, JsonObject, JsonText, Piece
 from tokka.protocol.generation import GenerationFields
 from tokka.protocol.messages import (
     MAX_MESSAGES,
@@ -48,7 +38,9 @@ from tokka.protocol.messages import (
     text_of,
     unknown_fields,
 )
+from tokka.protocol.template_values import Documents
 from tokka.protocol.tools import WireToolChoice, WireTools, calls_constraint, check_tools, tools_of
+from tokka.protocol.vllm_fields import CHAT_FIELDS, Neutral
 
 MAX_METADATA = 16
 
@@ -73,6 +65,8 @@ _Metadata = Annotated[
 
 
 class ChatRequest(GenerationFields):
+    neutral: ClassVar[Mapping[str, Neutral]] = CHAT_FIELDS
+
     messages: Annotated[list[Message], Field(fail_fast=True)] = Field(min_length=1, max_length=MAX_MESSAGES)
     max_tokens: int | None = Field(
         None, ge=1, le=2**63 - 1, description="Older name of max_completion_tokens, which wins over it."
@@ -100,6 +94,10 @@ class ChatRequest(GenerationFields):
         description="How much the model reasons: the chat template's variable of this name. Templates that only know"
         " `enable_thinking` get false for `none`, else true. Models without such a variable ignore it.",
     )
+    include_reasoning: bool | None = Field(None, description="false: leave the reasoning out of the answer.")
+    documents: Documents | None = Field(
+        None, description="Objects of texts for the chat template. Models whose template reads none ignore them."
+    )
     verbosity: Literal["low", "medium", "high"] | None = Field(
         None, description="The chat template's variable of this name. Models without it ignore it."
     )
@@ -124,7 +122,7 @@ class ChatRequest(GenerationFields):
 
     @model_validator(mode="after")
     def _chat_consistent(self) -> Self:
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise invalid("top_logprobs needs logprobs: true", "top_logprobs")
         if self.structured_outputs is not None and format_constraint(self.response_format) is not None:
             raise invalid("response_format and structured_outputs exclude each other", "structured_outputs")
@@ -140,18 +138,27 @@ class ChatRequest(GenerationFields):
     def _check_tools_alone(self) -> None:
         if self.called_tools is None:
             return
-        if self.structured_outputs is not None:
-            # Held to it a model could not write a call.
-            name = "structured_outputs"
-            raise invalid(f"{name} cannot be combined with tools: leave one out, or send tool_choice: none", name)
+        form = self._form
+        if form is not None and form.kind != "json":
+            raise invalid(
+                f"{form.param} cannot be combined with tools: only JSON can be told from a call. Leave one out, or send"
+                " tool_choice: none",
+                form.param,
+            )
         if self.called_tools.schemas:
-            self.refuse_beside("response_format" if self.called_tools.answer else "strict functions")
+            self.refuse_beside(self.called_tools.answer_param if self.called_tools.answer else "strict functions")
 
     @cached_property
     def called_tools(self) -> Tools | None:
         """The tools, unless none may be called."""
-        form = format_constraint(self.response_format)
-        return tools_of(self.tools, self.tool_choice, self.parallel_tool_calls, form)
+        form = self._form
+        answer = form if form is not None and form.kind == "json" else None
+        return tools_of(self.tools, self.tool_choice, self.parallel_tool_calls, answer)
+
+    @cached_property
+    def _form(self) -> Constraint | None:
+        """What an answer that calls nothing must match."""
+        return format_constraint(self.response_format) or super().constraint
 
     @cached_property
     def _held_to_calls(self) -> Constraint | None:
@@ -162,14 +169,14 @@ class ChatRequest(GenerationFields):
         if self.called_tools is not None:
             # A form beside tools is theirs to keep.
             return self._held_to_calls
-        return format_constraint(self.response_format) or super().constraint
+        return self._form
 
     def prompt(self) -> ChatPrompt:
         return chat_prompt(
             self.messages,
             self.add_generation_prompt,
             self.continue_final_message,
-            self.chat_template_kwargs,
+            {**(self.chat_template_kwargs or {}), **({"documents": self.documents} if self.documents else {})},
             self.called_tools,
             self.reasoning_effort,
             self.verbosity,
@@ -184,6 +191,7 @@ class ChatRequest(GenerationFields):
         return replace(
             super().answer_form(),
             alternatives=(self.top_logprobs or 0) if self.logprobs else None,
+            shows_reasoning=self.include_reasoning is not False,
             has_content=self.called_tools is None,
             echo=text_of(last.content) if self.echo and last.role == "assistant" else "",
         )
@@ -191,7 +199,7 @@ class ChatRequest(GenerationFields):
     def to_core(self) -> GenerateRequest:
         limit = self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
         return GenerateRequest(
-            id=new_id("chatcmpl-"),
+            id=new_id(CHAT_ID_PREFIX),
             model=self.model,
             prompts=(self.prompt(),),
             sampling=self.sampling(
@@ -201,171 +209,8 @@ class ChatRequest(GenerationFields):
             ),
             limit_param="max_completion_tokens" if self.max_completion_tokens is not None else "max_tokens",
             truncate_prompt_tokens=self.truncate_prompt_tokens,
+            truncation_side=self.truncation_side or "left",
             timeout_s=self.timeout,
             priority=self.priority or 0,
             cache_salt=self.cache_salt,
         )
-
-
-class ChatEncoder(StreamEncoder):
-    """Events in, chunks out. The plain answer is the `ChatFold` of the same chunks."""
-
-    def __init__(self, form: AnswerForm, request_id: str, fingerprint: str) -> None:
-        head = {
-            "id": request_id,
-            "object": "chat.completion.chunk",
-            "created": now_s(),
-            "model": form.model,
-            "system_fingerprint": fingerprint,
-            "service_tier": "default",
-        }
-        self._form = form
-        self._logprobs = form.alternatives is not None
-        super().__init__(Chunks(form, head), scored=self._logprobs)
-        # Choices whose chunks have text or calls.
-        self._begun: set[int] = set()
-
-    def feed(self, event: Event) -> list[dict[str, Any]]:
-        match event:
-            case TextDelta():
-                return self._delta(event)
-            case ReasoningDelta(index, text):
-                choice = _choice(index, {"reasoning_content": text, "reasoning": text})
-                return [self._chunks.of_text(choice, text)]
-            case ToolCallDelta():
-                self._begun.add(event.index)
-                choice = _choice(event.index, {"tool_calls": [_call_delta(event)]})
-                return [self._chunks.of_text(choice, event.arguments)]
-            case ChoiceDone():
-                choice = {**_choice(event.index, self._last_delta(event.index)), "finish_reason": event.finish_reason}
-                return [self._chunks.of({**choice, "stop_reason": event.stop_reason})]
-            case Accepted():
-                return self._begin(event)
-            case Finished(usage):
-                return self._chunks.end(usage)
-            case PromptEcho():
-                return []
-            case _:
-                assert_never(event)
-
-    def fold(self) -> Fold:
-        return ChatFold(self._logprobs)
-
-    def _begin(self, event: Accepted) -> list[dict[str, Any]]:
-        self._chunks.begin(event.prompt_token_ids)
-        chunks = []
-        # A message that is calls alone has no content.
-        content = self._form.echo if self._form.echo or self._form.has_content else None
-        for index in range(self._form.choices):
-            chunk = self._chunks.of(_choice(index, {"role": "assistant", "content": content, "refusal": None}))
-            if self._chunks.shows_token_ids and index == 0:
-                chunk["prompt_token_ids"] = list(event.prompt_token_ids[0])
-            chunks.append(chunk)
-        return chunks
-
-    def _delta(self, event: TextDelta) -> list[dict[str, Any]]:
-        if not self._chunks.count(event):
-            return []
-        choice = self._text_choice(event.index, event.text)
-        if self._logprobs:
-            choice["logprobs"] = _logprobs_object(event.logprobs or ())
-        return [self._chunks.of_delta(choice, event)]
-
-    def _last_delta(self, index: int) -> dict[str, Any]:
-        """Return empty content for a choice that was to be calls alone and has neither calls nor text."""
-        has_content = self._form.echo or self._form.has_content or index in self._begun
-        return {} if has_content else {"content": ""}
-
-    def _text_choice(self, index: int, text: str) -> dict[str, Any]:
-        self._begun.add(index)
-        return _choice(index, {"content": text})
-
-
-def _choice(index: int, delta: dict[str, Any]) -> dict[str, Any]:
-    return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
-
-
-def _call_delta(event: ToolCallDelta) -> dict[str, Any]:
-    if event.name is None:
-        return {"index": event.call_index, "function": {"arguments": event.arguments}}
-    function = {"name": event.name, "arguments": event.arguments}
-    return {"index": event.call_index, "id": new_id("call_"), "type": "function", "function": function}
-
-
-class ChatFold(Fold):
-    """The chat.completion object that a stream of chunks adds up to."""
-
-    def __init__(self, logprobs: bool) -> None:
-        self._logprobs = logprobs
-        self._answer: dict[str, Any] = {}
-        self._choices: dict[int, dict[str, Any]] = {}
-
-    def add(self, chunk: dict[str, Any]) -> None:
-        self._answer = self._answer or {**chunk, "object": "chat.completion"}
-        self._answer["usage"] = chunk["usage"]
-        for choice in chunk["choices"]:
-            index = choice["index"]
-            if (folded := self._choices.get(index)) is None:
-                folded = self._choices[index] = _empty_choice(index, self._logprobs)
-            _fold_choice(folded, choice)
-
-    def pieces(self) -> list[Piece]:
-        choices = (_finished_choice(self._choices[index]) for index in sorted(self._choices))
-        return JsonObject({**self._answer, "choices": JsonItems(choices)}).pieces()
-
-
-def _empty_choice(index: int, logprobs: bool) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": "assistant", "content": JsonText(), "refusal": None, "annotations": []}
-    scores = JsonList() if logprobs else None
-    return {"index": index, "message": message, "logprobs": scores, "finish_reason": None, "stop_reason": None}
-
-
-def _fold_choice(folded: dict[str, Any], choice: dict[str, Any]) -> None:
-    message, delta = folded["message"], choice["delta"]
-    if text := delta.get("content"):
-        message["content"].add(text)
-    if reasoning := delta.get("reasoning_content"):
-        message.setdefault("reasoning_content", JsonText()).add(reasoning)
-    for piece in delta.get("tool_calls", ()):
-        _fold_call(message.setdefault("tool_calls", []), piece)
-    if logprobs := choice["logprobs"]:
-        folded["logprobs"].extend(logprobs["content"])
-    fold_ending(folded, choice)
-
-
-def _fold_call(calls: list[dict[str, Any]], piece: dict[str, Any]) -> None:
-    function = piece["function"]
-    if piece["index"] == len(calls):
-        calls.append({"id": piece["id"], "name": function["name"], "arguments": JsonText()})
-    calls[piece["index"]]["arguments"].add(function["arguments"])
-
-
-def _finished_choice(folded: dict[str, Any]) -> JsonObject:
-    message = folded["message"]
-    calls = message.get("tool_calls", [])
-    if calls:
-        message["tool_calls"] = JsonItems(map(_finished_call, calls))
-    if calls and not message["content"]:
-        # As at OpenAI: null where there are calls and nothing beside them.
-        message["content"] = None
-    if "reasoning_content" in message:
-        message["reasoning"] = message["reasoning_content"]
-    scores = folded["logprobs"]
-    logprobs = None if scores is None else JsonObject({"content": scores, "refusal": None})
-    return JsonObject({**folded, "message": JsonObject(message), "logprobs": logprobs})
-
-
-def _finished_call(call: dict[str, Any]) -> JsonObject:
-    function = JsonObject({"name": call["name"], "arguments": call["arguments"]})
-    return JsonObject({"id": call["id"], "type": "function", "function": function})
-
-
-def _logprobs_object(tokens: tuple[TokenLogprob, ...]) -> dict[str, Any]:
-    return {
-        "content": [{**_logprob(token), "top_logprobs": [_logprob(top) for top in token.top]} for token in tokens],
-        "refusal": None,
-    }
-
-
-def _logprob(token: TokenLogprob) -> dict[str, Any]:
-    return {"token": token_text(token), "logprob": token.logprob, "bytes": list(token.bytes)}

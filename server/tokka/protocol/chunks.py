@@ -29,6 +29,11 @@ class AnswerForm:
     continuous_usage: bool
     obfuscates: bool
     shows_token_ids: bool
+    # The client's own id for the answer, without the prefix of the endpoint.
+    answer_id: str | None = None
+    shows_reasoning: bool = True
+    # Tokens of logprobs are named by their ids.
+    names_ids: bool = False
     # False where tool calls may stand alone.
     has_content: bool = True
     # Text that goes before each choice's own.
@@ -59,6 +64,8 @@ class Chunks:
 
     def of(self, choice: dict[str, Any]) -> dict[str, Any]:
         """Return the chunk of a choice."""
+        if self.shows_token_ids:
+            choice.setdefault("token_ids", [])
         chunk = {**self._head, "choices": [choice]}
         if self._continuous:
             # Details are known at the end only.
@@ -66,6 +73,11 @@ class Chunks:
         elif self._usage:
             chunk["usage"] = None
         return chunk
+
+    def of_prompt(self, **fields: Any) -> dict[str, Any]:
+        """Return a chunk that says something of the prompt and of no choice."""
+        chunk = {**self._head, "choices": [], **fields}
+        return {**chunk, "usage": None} if self._usage else chunk
 
     def of_delta(self, choice: dict[str, Any], event: TextDelta) -> dict[str, Any]:
         """Return the chunk of a choice with new text."""
@@ -146,7 +158,8 @@ class ChunkTemplate:
 def fold_ending(folded: dict[str, Any], choice: dict[str, Any]) -> None:
     """Add a chunk's token ids and reasons to the folded choice."""
     if "token_ids" in choice:
-        folded.setdefault("token_ids", JsonList()).extend(choice["token_ids"])
+        folded["token_ids"] = folded["token_ids"] or JsonList()
+        folded["token_ids"].extend(choice["token_ids"])
     if choice["finish_reason"]:
         folded["finish_reason"] = choice["finish_reason"]
         folded["stop_reason"] = choice["stop_reason"]

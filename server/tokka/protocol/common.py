@@ -10,7 +10,7 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from tokka.core import IgnoredFields, TokenLogprob, Usage
+from tokka.core import IgnoredFields, PromptLogprobs, TokenLogprob, Usage
 
 # Longer than any context; the limit of a body, a setting, is usually below it.
 MAX_TEXT_CHARS = 8 * 1024 * 1024
@@ -113,6 +113,23 @@ def now_s() -> int:
     return int(time.time())
 
 
+def prompt_logprobs_list(event: PromptLogprobs) -> list[dict[str, Any] | None]:
+    """Return the logprobs in the form of vLLM: for each token an object by token id, null for the prompt's first."""
+    return [_by_id(token, rank) for token, rank in zip(event.tokens, event.ranks, strict=True)]
+
+
+def _by_id(token: TokenLogprob, rank: int) -> dict[str, Any] | None:
+    if token.logprob is None:
+        return None
+    ranked = {token.id: (rank, token)}
+    for place, top in enumerate(token.top, 1):
+        ranked.setdefault(top.id, (place, top))
+    return {
+        str(number): {"logprob": own.logprob, "rank": place, "decoded_token": own.text}
+        for number, (place, own) in ranked.items()
+    }
+
+
 def padding(text: str) -> str:
     """Return random characters that make text and padding a multiple of 32 characters long, at least one."""
     return secrets.token_urlsafe(32)[: 32 - len(text) % 32]
@@ -141,8 +158,13 @@ def usage_object(usage: Usage) -> dict[str, Any]:
     }
 
 
-def token_text(token: TokenLogprob, prefix: str = "") -> str:
-    r"""Return a token's text, or its bytes as `\xf0\x9f` where it holds only a part of a character, as OpenAI does."""
+def token_text(token: TokenLogprob, prefix: str = "", *, as_id: bool = False) -> str:
+    r"""Return a token's text, or its bytes as `\xf0\x9f` where it holds only a part of a character, as OpenAI does.
+
+    `as_id`: return its id instead, in the form of vLLM.
+    """
+    if as_id:
+        return f"token_id:{token.id}"
     if "\ufffd" not in token.text or not token.bytes:
         return token.text
     return prefix + "".join(f"\\x{byte:02x}" for byte in token.bytes)

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import codecs
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Annotated, Any, Self, assert_never
+from typing import Annotated, Any, ClassVar, Self, assert_never
 
 from pydantic import Field, PlainValidator, model_validator
 
 from tokka.core import (
     Accepted,
     ChoiceDone,
+    Constraint,
     Event,
     Finished,
     GenerateRequest,
     Prompt,
     PromptEcho,
+    PromptLogprobs,
     ReasoningDelta,
     TextDelta,
     TextPrompt,
@@ -34,11 +36,15 @@ from tokka.protocol.common import (
     invalid,
     new_id,
     now_s,
+    prompt_logprobs_list,
     token_text,
 )
+from tokka.protocol.constraint import ResponseFormat, format_constraint
 from tokka.protocol.folding import JsonItems, JsonList, JsonObject, JsonText, Piece, RawJson
 from tokka.protocol.generation import MAX_CHOICES, GenerationFields
+from tokka.protocol.vllm_fields import COMPLETION_FIELDS, Neutral
 
+ID_PREFIX = "cmpl-"
 # What OpenAI generates when nothing is said. Small, so that nobody waits for a runaway base model.
 DEFAULT_MAX_TOKENS = 16
 MAX_PROMPTS = 1024
@@ -104,12 +110,15 @@ _WirePrompt = (
 
 
 class CompletionRequest(GenerationFields):
+    neutral: ClassVar[Mapping[str, Neutral]] = COMPLETION_FIELDS
+
     prompt: Annotated[list[Prompt], PlainValidator(_prompts, json_schema_input_type=_WirePrompt)] = Field(
         description="A string, a list of strings, a list of token ids or a list of such lists. "
         "Null or empty text: the beginning of a document."
     )
     best_of: int | None = Field(None, ge=1, le=20, description="Generate this many, return the n most likely.")
     logprobs: int | None = Field(None, ge=0, le=5, description="Report this many alternatives for each token.")
+    response_format: ResponseFormat | None = Field(None, description="The form of every choice's text.")
     suffix: Unsupported = None
 
     @model_validator(mode="after")
@@ -119,9 +128,15 @@ class CompletionRequest(GenerationFields):
             raise invalid(f"best_of ({self.best_of}) must be at least n ({n})", "best_of")
         if self.best_of is not None and self.best_of > n and self.stream:
             raise invalid("best_of above n cannot be streamed: the best is known at the end", "best_of")
+        if self.structured_outputs is not None and format_constraint(self.response_format) is not None:
+            raise invalid("response_format and structured_outputs exclude each other", "structured_outputs")
         if self.num_choices > MAX_CHOICES:
             raise invalid(f"prompts times choices may be at most {MAX_CHOICES}", "n" if n > 1 else "prompt")
         return self
+
+    @property
+    def constraint(self) -> Constraint | None:
+        return format_constraint(self.response_format) or super().constraint
 
     @property
     def candidates(self) -> int:
@@ -138,7 +153,7 @@ class CompletionRequest(GenerationFields):
     def to_core(self) -> GenerateRequest:
         ranks = self.candidates > (self.n or 1)
         return GenerateRequest(
-            id=new_id("cmpl-"),
+            id=new_id(ID_PREFIX),
             model=self.model,
             prompts=tuple(self.prompt),
             sampling=self.sampling(
@@ -151,6 +166,7 @@ class CompletionRequest(GenerationFields):
             limit_param="max_tokens",
             echo=bool(self.echo),
             truncate_prompt_tokens=self.truncate_prompt_tokens,
+            truncation_side=self.truncation_side or "left",
             timeout_s=self.timeout,
             priority=self.priority or 0,
             cache_salt=self.cache_salt,
@@ -162,7 +178,7 @@ class CompletionEncoder(StreamEncoder):
 
     def __init__(self, form: AnswerForm, request_id: str, fingerprint: str) -> None:
         head = {
-            "id": request_id,
+            "id": f"{ID_PREFIX}{form.answer_id}" if form.answer_id else request_id,
             "object": "text_completion",
             "created": now_s(),
             "model": form.model,
@@ -171,11 +187,14 @@ class CompletionEncoder(StreamEncoder):
         self._n = form.choices
         self._candidates = form.candidates
         self._is_scored = form.alternatives is not None
+        self._names_ids = form.names_ids
         super().__init__(Chunks(form, head), scored=self._is_scored)
         # By choice, and by prompt.
         self._offsets: dict[int, _TextOffset] = {}
         self._echo_offsets: dict[int, _TextOffset] = {}
         self._prompt_token_ids: tuple[Any, ...] = ()
+        # Choices that have a chunk already.
+        self._begun: set[int] = set()
         self._tokens_of: dict[int, int] = {}
         # Mean logprob per token of each finished candidate, for best_of.
         self._scores: dict[int, float] = {}
@@ -198,6 +217,8 @@ class CompletionEncoder(StreamEncoder):
                 return self._chunks.end(usage)
             case PromptEcho():
                 return self._echo(event)
+            case PromptLogprobs():
+                return self._prompt_scores(event)
             case ReasoningDelta() | ToolCallDelta():
                 # Of conversations only.
                 return []
@@ -213,9 +234,16 @@ class CompletionEncoder(StreamEncoder):
         text, logprobs = RawJson(event.text), None
         if self._is_scored and event.logprobs:
             offset = self._echo_offsets.setdefault(event.prompt_index, _TextOffset())
-            logprobs = {name: RawJson(values) for name, values in _logprobs_object(offset, event.logprobs).items()}
+            logprobs = {name: RawJson(values) for name, values in self._logprobs(offset, event.logprobs).items()}
         for index in range(first, first + self._candidates):
             yield self._chunks.of({**self._text_choice(index, ""), "text": text, "logprobs": logprobs})
+
+    def _prompt_scores(self, event: PromptLogprobs) -> Iterator[dict[str, Any]]:
+        """Yield the same logprobs for each choice of the prompt. They are encoded once."""
+        first = event.prompt_index * self._candidates
+        scores = RawJson(prompt_logprobs_list(event))
+        for index in range(first, first + self._candidates):
+            yield self._chunks.of({**self._text_choice(index, ""), "prompt_logprobs": scores})
 
     def _delta(self, event: TextDelta) -> list[dict[str, Any]]:
         self._tokens_of[event.index] = self._tokens_of.get(event.index, 0) + len(event.token_ids)
@@ -226,8 +254,11 @@ class CompletionEncoder(StreamEncoder):
     def _choice(self, index: int, text: str, logprobs: tuple[TokenLogprob, ...] | None) -> dict[str, Any]:
         choice = self._text_choice(index, text)
         if logprobs and self._is_scored:
-            choice["logprobs"] = _logprobs_object(self._offset(index), logprobs)
+            choice["logprobs"] = self._logprobs(self._offset(index), logprobs)
         return choice
+
+    def _logprobs(self, offset: _TextOffset, tokens: tuple[TokenLogprob, ...]) -> dict[str, Any]:
+        return _logprobs_object(offset, tokens, as_ids=self._names_ids)
 
     def _offset(self, index: int) -> _TextOffset:
         """Return where a choice's text has got to, behind its echoed prompt."""
@@ -237,21 +268,24 @@ class CompletionEncoder(StreamEncoder):
         return offset
 
     def _text_choice(self, index: int, text: str) -> dict[str, Any]:
-        return {"index": index, "text": text, "logprobs": None, "finish_reason": None}
+        choice: dict[str, Any] = {"index": index, "text": text, "logprobs": None, "finish_reason": None}
+        if self._chunks.shows_token_ids:
+            is_first = index not in self._begun
+            self._begun.add(index)
+            own = self._prompt_token_ids[index // self._candidates]
+            choice["prompt_token_ids"] = list(own) if is_first else None
+        return choice
 
     def _ended(self, event: ChoiceDone) -> dict[str, Any]:
         choice = self._choice(event.index, "", None)
-        choice |= {"finish_reason": event.finish_reason, "stop_reason": event.stop_reason}
-        if self._chunks.shows_token_ids:
-            choice["prompt_token_ids"] = list(self._prompt_token_ids[event.index // self._candidates])
-        return choice
+        return choice | {"finish_reason": event.finish_reason, "stop_reason": event.stop_reason}
 
 
-def _logprobs_object(offset: _TextOffset, tokens: tuple[TokenLogprob, ...]) -> dict[str, Any]:
+def _logprobs_object(offset: _TextOffset, tokens: tuple[TokenLogprob, ...], *, as_ids: bool) -> dict[str, Any]:
     return {
-        "tokens": [token_text(token, "bytes:") for token in tokens],
+        "tokens": [token_text(token, "bytes:", as_id=as_ids) for token in tokens],
         "token_logprobs": [token.logprob for token in tokens],
-        "top_logprobs": [_top(token) for token in tokens],
+        "top_logprobs": [_top(token, as_ids) for token in tokens],
         "text_offset": [offset.advance(token) for token in tokens],
     }
 
@@ -275,11 +309,11 @@ class _TextOffset:
         return at
 
 
-def _top(token: TokenLogprob) -> dict[str, float | None] | None:
+def _top(token: TokenLogprob, as_ids: bool) -> dict[str, float | None] | None:
     """The alternatives by text, the token itself among them; None where nothing was predicted (a prompt's first)."""
     if token.logprob is None:
         return None
-    return {token_text(top, "bytes:"): top.logprob for top in (*token.top, token)}
+    return {token_text(top, "bytes:", as_id=as_ids): top.logprob for top in (*token.top, token)}
 
 
 class CompletionFold(Fold):
@@ -318,7 +352,10 @@ def _empty_choice(logprobs: bool) -> dict[str, Any]:
     scores = None
     if logprobs:
         scores = {name: JsonList() for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset")}
-    return {"index": 0, "text": JsonText(), "logprobs": scores, "finish_reason": None, "stop_reason": None}
+    ending = {"finish_reason": None, "stop_reason": None, "token_ids": None}
+    # Clients of vLLM read these without asking whether they are there.
+    of_prompt = {"prompt_token_ids": None, "prompt_logprobs": None}
+    return {"index": 0, "text": JsonText(), "logprobs": scores, **ending, **of_prompt}
 
 
 def _fold_choice(folded: dict[str, Any], choice: dict[str, Any]) -> None:
@@ -327,7 +364,10 @@ def _fold_choice(folded: dict[str, Any], choice: dict[str, Any]) -> None:
         for name, values in logprobs.items():
             folded["logprobs"][name].extend(values)
     fold_ending(folded, choice)
-    if "prompt_token_ids" in choice:
+    if "prompt_logprobs" in choice:
+        folded["prompt_logprobs"] = folded["prompt_logprobs"] or JsonList()
+        folded["prompt_logprobs"].extend(choice["prompt_logprobs"])
+    if choice.get("prompt_token_ids"):
         folded["prompt_token_ids"] = choice["prompt_token_ids"]
 
 

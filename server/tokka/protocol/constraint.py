@@ -6,13 +6,14 @@ import re
 from typing import Annotated, Any, Literal, Self
 
 import orjson
-from pydantic import AfterValidator, Field, PlainValidator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, model_validator
 
 from tokka.core import Constraint
-from tokka.protocol.annotations import without_annotations
+from tokka.protocol.annotations import SchemaText, loose_schema_text
 from tokka.protocol.closing import closed
-from tokka.protocol.common import WireModel, invalid
-from tokka.protocol.json_schema import MAX_SCHEMA_BYTES, errors_below, parsed, schema_text
+from tokka.protocol.common import WireModel, invalid, unsupported
+from tokka.protocol.json_schema import MAX_SCHEMA_BYTES, errors_below, mapped, schema_text
+from tokka.protocol.structural_tag import StructuralTagFormat, parsed_tag
 
 MAX_REGEX_CHARS = 8192
 MAX_CONSTRAINT_CHOICES = 4096
@@ -21,15 +22,12 @@ MAX_GRAMMAR_CHARS = 64 * 1024
 MAX_CHOICE_CHARS = 64 * 1024
 # Ways around the bounds of json_schema.py.
 _INLINE = re.compile(r"%(json|llguidance)\b")
+_MAX_WHITESPACE_CHARS = 256
+# Blanks, or a set of characters, each optional.
+_OPTIONAL_BLANKS = re.compile(r"(?:(?:\[(?:[^\]\\]|\\.)+\]|\\[sntr]|[ \t\n\r])(?:[*?]|\{0,\d*\}))*")
 _ANY_OBJECT = '{"type":"object"}'
 
 
-def _text_not_strict(schema: Any) -> str:
-    """As `schema_text`, with annotations of any kind."""
-    return schema_text(without_annotations(parsed(schema)))
-
-
-_SchemaText = Annotated[str, PlainValidator(_text_not_strict, json_schema_input_type=dict[str, Any])]
 _Schema = Annotated[Any, PlainValidator(lambda value: value, json_schema_input_type=dict[str, Any])]
 
 
@@ -41,6 +39,14 @@ def _only_true(value: bool) -> bool:
 
 # Not a Literal: that takes 1 as well.
 _True = Annotated[bool, AfterValidator(_only_true), Field(json_schema_extra={"const": True})]
+
+
+def _allows_none(pattern: str) -> str:
+    if len(pattern) > _MAX_WHITESPACE_CHARS or not _OPTIONAL_BLANKS.fullmatch(pattern):
+        raise unsupported(
+            "JSON is written without whitespace here: send a pattern that allows none, as [ ]? or \\s*, or leave it out"
+        )
+    return pattern
 
 
 class TextFormat(WireModel):
@@ -70,7 +76,7 @@ class NamedSchema(WireModel):
     def _is_enforceable(self) -> Self:
         if self.schema_ is not None:
             with errors_below(".schema"):
-                self.schema_ = schema_text(self.schema_) if self.strict else _text_not_strict(self.schema_)
+                self.schema_ = schema_text(self.schema_) if self.strict else loose_schema_text(self.schema_)
         return self
 
 
@@ -79,13 +85,15 @@ class JsonSchemaFormat(WireModel):
     json_schema: NamedSchema
 
 
-ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
+ResponseFormat = Annotated[
+    TextFormat | JsonObjectFormat | JsonSchemaFormat | StructuralTagFormat, Field(discriminator="type")
+]
 
 
 class StructuredOutputs(WireModel):
     """Exactly one of these."""
 
-    json_: _SchemaText | None = Field(None, alias="json", description="A JSON Schema, or its text.")
+    json_: SchemaText | None = Field(None, alias="json", description="A JSON Schema, or its text.")
     regex: str | None = Field(None, min_length=1, max_length=MAX_REGEX_CHARS, description="The whole answer matches.")
     choice: Annotated[list[Annotated[str, Field(min_length=1)]], Field(fail_fast=True)] | None = Field(
         None, min_length=1, max_length=MAX_CONSTRAINT_CHOICES, description="The answer is one of these."
@@ -94,12 +102,22 @@ class StructuredOutputs(WireModel):
         None, min_length=1, max_length=MAX_GRAMMAR_CHARS, description="A context-free grammar in Lark or GBNF."
     )
     json_object: _True | None = Field(None, description="Any JSON object.")
+    structural_tag: Annotated[StructuralTagFormat, BeforeValidator(parsed_tag)] | None = Field(
+        None, description="Free text with tags in it, or its JSON text."
+    )
+    disable_any_whitespace: bool | None = Field(None, description="Changes nothing: JSON is written without any.")
+    disable_additional_properties: bool | None = Field(
+        None, description="true: close objects that have `patternProperties`, too. Others are closed unless open."
+    )
+    whitespace_pattern: Annotated[str, AfterValidator(_allows_none)] | None = Field(
+        None, description="Has to allow no whitespace at all, which is what JSON is written with here."
+    )
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
-        given = [self.json_, self.regex, self.choice, self.grammar, self.json_object]
+        given = [self.json_, self.regex, self.choice, self.grammar, self.json_object, self.structural_tag]
         if sum(value is not None for value in given) != 1:
-            raise invalid("Exactly one of json, regex, choice, grammar and json_object must be given")
+            raise invalid("Exactly one of json, regex, choice, grammar, json_object and structural_tag must be given")
         if (chars := sum(map(len, self.choice or ()))) > MAX_CHOICE_CHARS:
             raise invalid(
                 f"The choices have at most {MAX_CHOICE_CHARS} characters together; these have {chars}", "choice"
@@ -111,25 +129,43 @@ class StructuredOutputs(WireModel):
     def constraint(self) -> Constraint:
         at = "structured_outputs"
         if self.json_ is not None:
-            return _json_constraint(self.json_, f"{at}.json")
+            schema = orjson.loads(self.json_)
+            if self.disable_additional_properties:
+                schema = _with_no_others(schema)
+            return _json_constraint(schema, f"{at}.json")
         if self.regex is not None:
             return Constraint("regex", self.regex, f"{at}.regex")
         if self.choice is not None:
             return Constraint("choice", orjson.dumps(self.choice).decode(), f"{at}.choice")
         if self.grammar is not None:
             return Constraint("grammar", self.grammar, f"{at}.grammar")
+        if self.structural_tag is not None:
+            return self.structural_tag.constraint(f"{at}.structural_tag")
         return Constraint("json", _ANY_OBJECT, f"{at}.json_object")
 
 
-def format_constraint(form: TextFormat | JsonObjectFormat | JsonSchemaFormat | None) -> Constraint | None:
+def format_constraint(form: ResponseFormat | None) -> Constraint | None:
     """Return what a response format holds an answer to."""
     match form:
         case JsonSchemaFormat():
-            return _json_constraint(form.json_schema.schema_ or _ANY_OBJECT, "response_format.json_schema.schema")
+            schema = orjson.loads(form.json_schema.schema_ or _ANY_OBJECT)
+            return _json_constraint(schema, "response_format.json_schema.schema")
+        case StructuralTagFormat():
+            return form.constraint("response_format")
         case JsonObjectFormat():
             return Constraint("json", _ANY_OBJECT, "response_format.type")
     return None
 
 
-def _json_constraint(schema: str, param: str) -> Constraint:
-    return Constraint("json", orjson.dumps(closed(orjson.loads(schema))).decode(), param)
+def _json_constraint(schema: dict[str, Any], param: str) -> Constraint:
+    return Constraint("json", orjson.dumps(closed(schema)).decode(), param)
+
+
+def _with_no_others(schema: Any) -> Any:
+    """Return a checked schema of which every object with named properties holds no others, unless it says so."""
+    if not isinstance(schema, dict):
+        return schema
+    result = {name: mapped(name, value, lambda _, below: _with_no_others(below)) for name, value in schema.items()}
+    if "properties" in result or "patternProperties" in result:
+        result.setdefault("additionalProperties", False)
+    return result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PlainValidator, model_validator
 
@@ -12,10 +12,12 @@ from tokka.core import Constraint, GenerateRequest, IgnoredFields, Sampling
 from tokka.protocol.chunks import AnswerForm
 from tokka.protocol.common import MAX_INT64, BodyModel, Int64, TokenId, WireModel, bounded_dict, invalid, only_neutral
 from tokka.protocol.constraint import StructuredOutputs
+from tokka.protocol.vllm_fields import NeutralModel
 
 MAX_STOPS = 16
 MAX_STOP_CHARS = 256
 MAX_BIASES = 1024
+MAX_PROMPT_LOGPROBS = 20
 MAX_CHOICES = 1024  # prompts times choices of one request
 # Choices of a request times what it lists for each of them: words, biases, token ids. Each choice is sent them anew.
 MAX_LISTED = 65_536
@@ -64,7 +66,7 @@ class StreamOptions(WireModel):
     include_obfuscation: bool | None = Field(None, description="Pad chunks, so that their sizes say less of the text.")
 
 
-class GenerationFields(BodyModel):
+class GenerationFields(BodyModel, NeutralModel):
     """Fields of both endpoints. Where OpenAI states a bound it is the same here."""
 
     model: str = Field(min_length=1, max_length=512, description="One of the names in `/v1/models`.")
@@ -79,8 +81,11 @@ class GenerationFields(BodyModel):
     stop_token_ids: Annotated[list[TokenId], Field(fail_fast=True)] | None = Field(None, max_length=128)
     include_stop_str_in_output: bool | None = Field(None, description="Return the stop string that matched, too.")
     ignore_eos: bool | None = Field(None, description="Go on after the end token, up to the length limit.")
-    truncate_prompt_tokens: int | None = Field(
-        None, ge=1, le=MAX_INT64, description="Keep only this many tokens of the prompt's end."
+    truncate_prompt_tokens: Literal[-1] | Annotated[int, Field(ge=1, le=MAX_INT64)] | None = Field(
+        None, description="Keep only this many tokens of the prompt. -1: as many as leave room for the answer."
+    )
+    truncation_side: Literal["left", "right"] | None = Field(
+        None, description="The side that is cut off. Default: `left`, which keeps the prompt's end."
     )
     timeout: float | None = Field(
         None,
@@ -107,14 +112,36 @@ class GenerationFields(BodyModel):
         None, min_length=1, max_length=8192
     )
 
+    thinking_token_budget: int | None = Field(
+        None,
+        ge=-1,
+        le=MAX_INT64,
+        description="Tokens of reasoning, after which it is ended. -1: no limit. Needs --reasoning-parser.",
+    )
+
     # Form of the answer
     structured_outputs: StructuredOutputs | None = Field(None, description="What every choice must match.")
 
     # Output
+    prompt_logprobs: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_PROMPT_LOGPROBS,
+        description="Report the logprob of each prompt token, and this many alternatives. Not with stream: true.",
+    )
+    return_tokens_as_token_ids: bool | None = Field(None, description="Name the tokens of logprobs as `token_id:5`.")
     stream: bool | None = Field(None, description="Send server-sent events as the text is generated.")
     stream_options: StreamOptions | None = None
     echo: bool | None = None
     skip_special_tokens: bool | None = None
+    spaces_between_special_tokens: bool | None = Field(
+        None, description="Matters to vocabularies of whole words only. Default: true."
+    )
+    request_id: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9_.:-]{1,128}$",
+        description="The answer's id, behind `chatcmpl-` or `cmpl-`. Default: a random one.",
+    )
     return_token_ids: bool | None = Field(None, description="Return the token ids of prompt and choices.")
 
     # Scheduling
@@ -135,6 +162,8 @@ class GenerationFields(BodyModel):
     def _consistent(self) -> Self:
         if self.stream_options is not None and not self.stream:
             raise invalid("stream_options is only allowed with stream: true", "stream_options")
+        if self.prompt_logprobs is not None and self.stream:
+            raise invalid("prompt_logprobs cannot be streamed: send stream: false", "prompt_logprobs")
         return self
 
     @model_validator(mode="after")
@@ -166,6 +195,19 @@ class GenerationFields(BodyModel):
             )
         return self
 
+    @property
+    def budget(self) -> int | None:
+        """The tokens of reasoning, if they are limited."""
+        return None if self.thinking_token_budget == -1 else self.thinking_token_budget
+
+    @model_validator(mode="after")
+    def _can_end_reasoning(self) -> Self:
+        # The engine would be left without any token it may choose.
+        for name in ("bad_words", "allowed_token_ids") if self.budget is not None else ():
+            if getattr(self, name):
+                raise invalid(f"{name} cannot be combined with thinking_token_budget: leave one out", name)
+        return self
+
     def refuse_beside(self, constraint: str) -> None:
         """Raise for what cannot be combined with a constraint: where that ends an answer these go on, without it; or
         they forbid the only token it allows."""
@@ -194,9 +236,11 @@ class GenerationFields(BodyModel):
             candidates=self.n or 1,
             alternatives=None,
             include_usage=bool(options and options.include_usage),
-            continuous_usage=bool(options and options.continuous_usage_stats),
+            continuous_usage=bool(options and options.continuous_usage_stats and options.include_usage is not False),
             obfuscates=bool(options and options.include_obfuscation),
             shows_token_ids=bool(self.return_token_ids),
+            answer_id=self.request_id,
+            names_ids=bool(self.return_tokens_as_token_ids),
         )
 
     @abstractmethod
@@ -225,6 +269,7 @@ class GenerationFields(BodyModel):
             seed=self.seed,
             logit_bias=None if self.logit_bias is None else {int(k): float(v) for k, v in self.logit_bias.items()},
             logprobs=logprobs,
+            prompt_logprobs=self.prompt_logprobs,
             stop=tuple(self.stop),
             stop_token_ids=tuple(self.stop_token_ids or ()),
             include_stop=bool(self.include_stop_str_in_output),
@@ -232,5 +277,7 @@ class GenerationFields(BodyModel):
             bad_words=tuple(self.bad_words or ()),
             allowed_token_ids=None if self.allowed_token_ids is None else tuple(self.allowed_token_ids),
             skip_special_tokens=self.skip_special_tokens is not False,
+            spaces_between_special_tokens=self.spaces_between_special_tokens is not False,
+            thinking_token_budget=self.budget,
             constraint=self.constraint,
         )

@@ -12,7 +12,8 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, Field
 
-from tokka.core import Downtime, ModelInfo
+from tokka.core import Downtime
+from tokka.engine_facts import ModelInfo
 from tokka.protocol.moments import iso_of
 
 Capability = Literal["openai-chat-completion"]

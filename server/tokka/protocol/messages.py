@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from tokka.core import ChatPrompt, Tools
 from tokka.protocol.common import OpenModel, Text, Unsupported, WireModel, bounded_dict, invalid, unsupported
+from tokka.protocol.template_values import TemplateValue
 
 MAX_MESSAGES = 4096
 MAX_PARTS = 1024
@@ -34,9 +35,8 @@ def _no_reserved_names(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-_TemplateValue = bool | int | float | Annotated[str, Field(max_length=4096)] | None
 TemplateKwargs = Annotated[
-    dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")], _TemplateValue],
+    dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")], TemplateValue],
     bounded_dict(MAX_TEMPLATE_KWARGS),
     AfterValidator(_no_reserved_names),
     Field(json_schema_extra={"additionalProperties": False, "maxProperties": MAX_TEMPLATE_KWARGS}),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -20,6 +20,7 @@ from tokka.protocol.messages import (
     unknown_fields,
 )
 from tokka.protocol.tools import WireTools, check_tools, tools_of
+from tokka.protocol.vllm_fields import TOKENIZE_FIELDS, Neutral, NeutralModel
 
 
 def model_object(name: str, created: int, max_model_len: int | None) -> dict[str, Any]:
@@ -51,13 +52,14 @@ class ParsedDetokenize:
     ignored: IgnoredFields
 
 
-class TokenizeRequest(BodyModel):
+class TokenizeRequest(BodyModel, NeutralModel):
     """Either a text or the messages of a chat."""
 
+    neutral: ClassVar[Mapping[str, Neutral]] = TOKENIZE_FIELDS
     model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["prompt"]}, {"required": ["messages"]}]})
 
     model: str | None = Field(None, min_length=1, max_length=512)
-    prompt: Annotated[str, Field(min_length=1, max_length=MAX_TEXT_CHARS)] | None = None
+    prompt: Annotated[str, Field(max_length=MAX_TEXT_CHARS)] | None = None
     messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
@@ -128,7 +130,6 @@ class ModelList(BaseModel):
 class TokenizeResponse(BaseModel):
     tokens: list[int]
     count: int
-    root: str
     max_model_len: int | None
     token_strs: list[str] | None = None
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
 import orjson
 from pydantic import Field, PlainValidator, model_validator
@@ -14,6 +14,7 @@ from tokka.protocol.closing import closed
 from tokka.protocol.common import WireModel, invalid
 from tokka.protocol.json_schema import MAX_SCHEMA_BYTES, MAX_SCHEMA_DEPTH, errors_below, mapped, schema_text
 from tokka.protocol.messages import FunctionName
+from tokka.protocol.vllm_fields import TOOL_FIELDS, Neutral, NeutralModel
 from tokka.protocol.widening import LESS, Width, widened
 
 MAX_TOOLS = 128
@@ -61,7 +62,9 @@ def _parts(value: Any) -> Sequence[Any]:
     return [part for part in value if isinstance(part, dict | list)]
 
 
-class FunctionTool(WireModel):
+class FunctionTool(NeutralModel):
+    neutral: ClassVar[Mapping[str, Neutral]] = TOOL_FIELDS
+
     name: FunctionName
     description: str | None = Field(None, max_length=MAX_DESCRIPTION_CHARS)
     parameters: Annotated[
@@ -81,7 +84,9 @@ class FunctionTool(WireModel):
         return self
 
 
-class Tool(WireModel):
+class Tool(NeutralModel):
+    neutral: ClassVar[Mapping[str, Neutral]] = TOOL_FIELDS
+
     type: Literal["function"]
     function: FunctionTool
 
@@ -122,10 +127,10 @@ WireToolChoice = Literal["none", "auto", "required"] | Annotated[NamedTool | All
 def check_tools(tools: Sequence[Tool] | None, choice: WireToolChoice | None, parallel: bool | None) -> None:
     """Raise for a list that is too large or ambiguous, and for a choice that is not in it."""
     if not tools:
-        # An empty list is no list. Clients that send it send what goes with a list, too.
+        # An empty list is no list. Clients that send it send what goes with a list, and clients of vLLM its defaults.
         is_harmless = tools is not None and choice in (None, "none", "auto")
-        for name, value in (("tool_choice", choice), ("parallel_tool_calls", parallel)):
-            if value is not None and not is_harmless:
+        for name, value, neutral in (("tool_choice", choice, "none"), ("parallel_tool_calls", parallel, True)):
+            if value not in (None, neutral) and not is_harmless:
                 raise invalid(f"{name} is only allowed with tools: leave it out, or send tools", name)
         return
     names: set[str] = set()
@@ -196,6 +201,7 @@ def tools_of(
         if is_held
         else None,
         answer=answer,
+        answer_param="response_format" if form is None else form.param.partition(".")[0],
     )
 
 

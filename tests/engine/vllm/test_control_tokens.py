@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.engine.vllm.tokenizer import byte_tokenizer
+from tokka.engine.length import Truncation
 from tokka.engine.vllm.client_marks import Signature
 from tokka.engine.vllm.control_tokens import ControlTokens, Written
 from tokka.engine.vllm.render import Renderer
@@ -424,7 +425,24 @@ async def test_a_prompt_s_end_is_the_end_of_its_tokens(keep: int) -> None:
     prompt = ChatRequest.model_validate({"model": "m", "messages": [user(EVIL * 3)]}).prompt()
     whole = await renderer("qwen_3").token_ids(prompt, "tenant")
     # A mark that is cut by its characters is no mark: the cut text is long enough for all the tokens that are kept.
-    assert await renderer("qwen_3").token_ids(prompt, "tenant", keep) == whole[-keep:]
+    assert await renderer("qwen_3").token_ids(prompt, "tenant", Truncation(keep)) == whole[-keep:]
+
+
+@pytest.mark.parametrize("keep", [1, 5, 17, 40, 200])
+async def test_prompt_cut_at_its_right_has_the_first_tokens(keep: int) -> None:
+    prompt = ChatRequest.model_validate({"model": "m", "messages": [user(EVIL * 3)]}).prompt()
+    whole = await renderer("qwen_3").token_ids(prompt, "tenant")
+    assert await renderer("qwen_3").token_ids(prompt, "tenant", Truncation(keep, cuts_end=True)) == whole[:keep]
+
+
+@pytest.mark.parametrize("place", ["document", "variable"])
+async def test_control_tokens_in_what_a_template_is_given_are_text(place: str) -> None:
+    template = "{{ documents }}{{ x }}{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"
+    given = {"documents": [{"text": EVIL}]} if place == "document" else {"chat_template_kwargs": {"x": [{"y": EVIL}]}}
+    prompt = ChatRequest.model_validate({"model": "m", "messages": [user("a")], **given}).prompt()
+    ids = await Renderer(tokenizer(), template, 1000, len(tokenizer())).token_ids(prompt, "tenant")
+    assert control(ids) == ["<|im_start|>", "<|im_end|>"]
+    assert "im_end" in text_of(ids).replace("<|im_end|>", "", 1)
 
 
 async def test_a_text_completion_is_raw() -> None:

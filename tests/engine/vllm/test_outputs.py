@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from tokka.core import ChoiceDone, Sampling, TextDelta, TokenLogprob
+from tokka.core import ChoiceDone, PromptEcho, PromptLogprobs, Sampling, TextDelta, TokenLogprob
 from tokka.engine.inbox import EchoReady, Inbox
 from tokka.engine.vllm.decode import Vocabulary
 from tokka.engine.vllm.outputs import PromptOutputs
@@ -142,7 +142,7 @@ async def echo_of(sampling: Sampling, text: str, token_ids: list[int], scores: A
     prompt = Prompt(sampling, token_ids=token_ids, echo=text)
     prompt.sequence.begin(0, scores)
     assert await prompt.inbox.get() == [EchoReady(0)]
-    parts = list(prompt.outputs.echo_parts())
+    parts = [part for part in prompt.outputs.prompt_parts() if isinstance(part, PromptEcho)]
     assert "".join(part.text for part in parts) == text
     return [token for part in parts for token in part.logprobs or ()]
 
@@ -158,6 +158,39 @@ async def test_echo_scores_every_token_but_the_first() -> None:
     echo = await echo_of(Sampling(logprobs=1), text, [*map(ord, text)], scores)
     assert [(token.text, token.logprob) for token in echo[:2]] == [("H", None), ("i", -1.0)]
     assert "".join(token.text for token in echo) == text
+
+
+async def test_prompt_logprobs_come_in_parts_with_their_ranks() -> None:
+    text = "Hi" * 100
+    prompt = Prompt(Sampling(prompt_logprobs=1), token_ids=[*map(ord, text)])
+    ids = np.array([[ord(char), EOS] for char in text[1:]])
+    prompt.sequence.begin(0, LogprobsLists(ids, np.full(ids.shape, -1.0), np.arange(1, len(text))))
+    assert await prompt.inbox.get() == [EchoReady(0)]
+    parts = [part for part in prompt.outputs.prompt_parts() if isinstance(part, PromptLogprobs)]
+    assert max(len(part.tokens) for part in parts) <= 64
+    tokens = [token for part in parts for token in part.tokens]
+    assert [(token.text, token.logprob) for token in tokens[:2]] == [("H", None), ("i", -1.0)]
+    assert "".join(token.text for token in tokens) == text
+    assert [top.id for top in tokens[1].top] == [EOS]
+    assert [rank for part in parts for rank in part.ranks] == list(range(len(text)))
+
+
+async def test_prompt_of_one_token_is_scored_with_none() -> None:
+    prompt = Prompt(Sampling(prompt_logprobs=1), token_ids=[ord("H")])
+    prompt.sequence.begin(0, None)
+    (part,) = prompt.outputs.prompt_parts()
+    assert isinstance(part, PromptLogprobs)
+    assert [token.logprob for token in part.tokens] == [None]
+
+
+async def test_echo_and_prompt_logprobs_have_their_own_alternatives() -> None:
+    prompt = Prompt(Sampling(logprobs=1, prompt_logprobs=2), token_ids=[ord("H"), ord("i")], echo="Hi")
+    rows = LogprobsLists(np.array([[ord("i"), ord("a"), ord("b")]]), np.array([[-3.0, -1.0, -2.0]]), np.array([3]))
+    prompt.sequence.begin(0, rows)
+    *echo, _, scored = prompt.outputs.prompt_parts()
+    assert isinstance(scored, PromptLogprobs)
+    assert [len(token.top) for part in echo if isinstance(part, PromptEcho) for token in part.logprobs or ()] == [0, 1]
+    assert [len(token.top) for token in scored.tokens] == [2]
 
 
 async def test_alternatives_come_behind_the_token_in_their_order() -> None:

@@ -27,6 +27,21 @@ def test_what_a_request_leaves_open_comes_from_the_model() -> None:
     assert fields(Sampling())["temperature"] == 1.0
 
 
+def test_spaces_between_special_tokens_reach_the_engine() -> None:
+    assert fields(Sampling())["spaces_between_special_tokens"] is True
+    assert fields(Sampling(spaces_between_special_tokens=False))["spaces_between_special_tokens"] is False
+
+
+def test_prompt_logprobs_are_as_many_as_echo_or_field_asks_for() -> None:
+    def asked(sampling: Sampling, *, echo: bool) -> Any:
+        return _fields(sampling, 10, echo=echo, defaults={})["prompt_logprobs"]
+
+    assert asked(Sampling(logprobs=5), echo=False) is None
+    assert asked(Sampling(logprobs=5, prompt_logprobs=3), echo=False) == 3
+    assert asked(Sampling(logprobs=5, prompt_logprobs=3), echo=True) == 5
+    assert asked(Sampling(prompt_logprobs=0), echo=True) == 0
+
+
 def test_zero_top_p_means_greedy() -> None:
     assert is_greedy(Sampling(top_p=0.0), {})
     assert fields(Sampling(top_p=0.0, n=4))["n"] == 1

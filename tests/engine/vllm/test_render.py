@@ -256,3 +256,14 @@ async def test_of_several_templates_the_one_that_fits_is_used(tools: Any, shown:
     several = Renderer(tokenizer, None, max_model_len=100_000, vocab_size=EOS + 1)
     prompt = ChatRequest.model_validate({"model": "m", "messages": [USER], "tools": tools}).prompt()
     assert several.decode(await several.token_ids(prompt, "tenant")).startswith(shown)
+
+
+async def test_documents_and_variables_reach_the_template() -> None:
+    template = "{% for d in documents %}[{{ d.title }}: {{ d.text }}]{% endfor %}{{ x.y[0] }}{{ messages[0].content }}"
+    asked = {
+        "documents": [{"title": "a", "text": "b"}, {"title": "c", "text": "d"}],
+        "chat_template_kwargs": {"x": {"y": ["z"]}},
+    }
+    prompt = ChatRequest.model_validate({"model": "m", "messages": [USER], **asked}).prompt()
+    shown = renderer(template).decode(await renderer(template).token_ids(prompt, "tenant"))
+    assert shown == f"[a: b][c: d]z{USER['content']}"

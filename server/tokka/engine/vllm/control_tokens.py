@@ -42,6 +42,12 @@ class Written:
     text: str
     client: Sequence[Place] = ()
 
+    def first(self, chars: int) -> Written:
+        """Return its first characters."""
+        if len(self.text) <= chars:
+            return self
+        return Written(self.text[:chars], [(begin, end) for begin, end in self.client if begin < chars])
+
     def last(self, chars: int) -> Written:
         """Return its last characters."""
         cut = len(self.text) - chars

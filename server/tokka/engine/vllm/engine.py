@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from tokka.core import EngineStats, Event, GenerateRequest, ModelInfo, Prompt, TokensPrompt
+from tokka.core import Event, GenerateRequest, Prompt, TokensPrompt
 from tokka.engine.base import ReportPhase
 from tokka.engine.exits import oom_kills
 from tokka.engine.memory import settle_heap
@@ -35,6 +35,7 @@ from tokka.engine.vllm.parsers import Parsers
 from tokka.engine.vllm.render import Renderer
 from tokka.engine.vllm.warmup import warm_up
 from tokka.engine.vllm.weights import read_hub_model, read_model_folder
+from tokka.engine_facts import EngineStats, ModelInfo
 from tokka.errors import ConfigurationError, EngineError, StartupError, TokkaError
 
 log = structlog.get_logger("tokka.engine")

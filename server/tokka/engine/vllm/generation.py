@@ -10,7 +10,7 @@ from typing import Any
 
 from tokka.core import Accepted, ChoiceDone, Constraint, Event, Finished, GenerateRequest, TextPrompt, Usage
 from tokka.engine.inbox import EchoReady, Inbox
-from tokka.engine.length import allowed_tokens
+from tokka.engine.length import allowed_tokens, truncation
 from tokka.engine.reading.readers import Readers, Reading
 from tokka.engine.sampling import check_token_ids
 from tokka.engine.slices import Slices
@@ -22,7 +22,7 @@ from tokka.engine.vllm.outputs import PromptOutputs
 from tokka.engine.vllm.params import is_greedy, sampling_params
 from tokka.engine.vllm.parsers import Parsers
 from tokka.engine.vllm.render import Renderer
-from tokka.errors import EngineDied
+from tokka.errors import EngineDied, InvalidRequest, UnsupportedParameter
 
 # Events of one request that are passed on at once. More of them come from many choices.
 _FEW_EVENTS = 8
@@ -99,7 +99,7 @@ class Generations:
                         if len(events) > _FEW_EVENTS:
                             await slices.rest()
                         if isinstance(event, EchoReady):
-                            for part in outputs[event.prompt_index].echo_parts():
+                            for part in outputs[event.prompt_index].prompt_parts():
                                 yield part
                                 await slices.rest()
                             continue
@@ -123,8 +123,9 @@ class Generations:
     async def _prepare(self, request: GenerateRequest) -> _Prepared:
         language, sampling, slices = self.language, request.sampling, Slices()
         prompts = []
+        kept = truncation(request, self._limits.max_model_len)
         for prompt in request.prompts:
-            prompts.append(await language.renderer.token_ids(prompt, request.tenant, request.truncate_prompt_tokens))
+            prompts.append(await language.renderer.token_ids(prompt, request.tenant, kept))
             await slices.rest()
         check_token_ids(sampling, self._limits.vocab_size)
         bounds = self._limits
@@ -133,6 +134,8 @@ class Generations:
             for ids in prompts
         ]
         constraint = language.parsers.constraint(request)
+        if sampling.thinking_token_budget is not None:
+            self._check_budget(constraint)
         copies = sampling.n if is_greedy(sampling, self._defaults) else 1
         choices = len(prompts) * sampling.n // copies
         grammar = None
@@ -144,6 +147,18 @@ class Generations:
         if reading is not None and language.parsers.shows_special(reading):
             request = replace(request, sampling=replace(sampling, skip_special_tokens=False))
         return _Prepared(request, prompts, limits, copies, constraint, grammar, bad_words, reading)
+
+    def _check_budget(self, constraint: Constraint | None) -> None:
+        """Raise InvalidRequest for a limit of reasoning that the engine cannot keep."""
+        name = "thinking_token_budget"
+        config = self._llm.vllm_config.reasoning_config
+        if config is None or not config.enabled:
+            raise UnsupportedParameter(
+                f"'{name}' needs a server that tells this model's reasoning apart, with --reasoning-parser.", param=name
+            )
+        if constraint is not None:
+            # Both decide on the next token: none might be left.
+            raise InvalidRequest(f"{name} cannot be combined with {constraint.param}: leave one out.", param=name)
 
     def _outputs(self, prepared: _Prepared, at: int, inbox: Inbox) -> PromptOutputs:
         request = prepared.request

@@ -27,6 +27,7 @@ from tokka.engine.sandbox import restrict
 from tokka.engine.vllm.child import end_with, leave_interrupts_to_the_server
 from tokka.engine.vllm.json_bounds import json_rules, with_bounded_multiples
 from tokka.engine.vllm.limits import COMPILE_S, FEW_CHOICES, STATES, matcher_of, with_limit
+from tokka.engine.vllm.tag_grammar import is_told_from_json, tags_grammar
 from tokka.protocol.json_schema import subschemas
 
 # The largest that the bounds of protocol/ let through takes half of it, and the engine keeps some tens.
@@ -98,6 +99,8 @@ class Compiler:
                 case "calls":
                     held = orjson.loads(text)
                     return LLMatcher.grammar_from_lark(calls_grammar(**held, added=self._added))
+                case "tags":
+                    return LLMatcher.grammar_from_lark(tags_grammar(orjson.loads(text), _tag_content, self._added))
                 case _:
                     return LLMatcher.grammar_from_lark(any_to_lark(text))
         except Exception as error:
@@ -112,6 +115,8 @@ class Compiler:
             case "calls":
                 held = orjson.loads(text)
                 return calls_bound(held["answer"], parallel=held["parallel"], added=self._added)
+            case "tags" if is_told_from_json(tags := orjson.loads(text)):
+                return f"{tags_grammar(tags, lambda _: 'json_text', self._added)}\n{json_rules()}"
         return ""
 
     def _fault(self, grammar: str, states: int, steps: int) -> str:
@@ -182,6 +187,10 @@ def calls_grammar(
     return "\n".join(lines)
 
 
+def _tag_content(schema: dict[str, Any]) -> str:
+    return f"%json {orjson.dumps({**schema, 'x-guidance': _HERMES_JSON}).decode()}"
+
+
 def calls_bound(answer: dict[str, Any] | None, *, parallel: bool, added: frozenset[str]) -> str:
     """Return what bounds texts of `calls_grammar`."""
     lines = _frame(is_free=answer is None, parallel=parallel, added=added)
@@ -206,11 +215,13 @@ def _frame(*, is_free: bool, parallel: bool, added: frozenset[str]) -> list[str]
 
 def _with_bounds(kind: str, text: str) -> str:
     """Return a constraint with bounds that only the schemas in it can keep."""
-    if kind not in ("json", "calls") or '"multipleOf"' not in text:
+    if kind not in ("json", "calls", "tags") or '"multipleOf"' not in text:
         return text
     held = orjson.loads(text)
     if kind == "json":
         return orjson.dumps(with_bounded_multiples(held)).decode()
+    if kind == "tags":
+        return orjson.dumps([{**tag, "schema": with_bounded_multiples(tag["schema"])} for tag in held]).decode()
     functions = {name: with_bounded_multiples(schema) for name, schema in held["functions"].items()}
     return orjson.dumps({**held, "functions": functions, "answer": with_bounded_multiples(held["answer"])}).decode()
 

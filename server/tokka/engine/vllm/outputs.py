@@ -6,14 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from tokka.core import ChoiceDone, FinishReason, PromptEcho, Sampling, TextDelta, TokenLogprob
+from tokka.core import ChoiceDone, FinishReason, PromptEcho, PromptLogprobs, Sampling, TextDelta, TokenLogprob
 from tokka.engine.choice import Choice
 from tokka.engine.inbox import EchoReady, Inbox
 from tokka.engine.vllm.decode import Vocabulary
 from tokka.engine.vllm.failures import EndedByEngine
 
-# Tokens of an echoed prompt that become events at once: 2 ms with 20 alternatives each.
-_ECHO_TOKENS = 64
+# Tokens of a prompt that become events at once: 2 ms with 20 alternatives each.
+_PART_TOKENS = 64
 
 
 class PromptOutputs:
@@ -68,15 +68,22 @@ class PromptOutputs:
         """Note that a sequence has its first token, so that the prompt is computed. `scores`: vLLM's LogprobsTensors of
         the prompt's second to last token, one row a token."""
         self.cached_tokens = max(self.cached_tokens, cached_tokens)
-        if self._echo is not None and not self._has_begun:
+        if not self._has_begun and (self._echo is not None or self._sampling.prompt_logprobs is not None):
             self._prompt_scores = scores
             self._inbox.echo(EchoReady(self._prompt_index))
         self._has_begun = True
 
-    def echo_parts(self) -> Iterator[PromptEcho]:
-        """Yield the echoed prompt once: its text with the first tokens' logprobs, then those of the others."""
-        text, self._echo = self._echo or "", None
+    def prompt_parts(self) -> Iterator[PromptEcho | PromptLogprobs]:
+        """Yield once what was asked of the prompt, in parts."""
+        text, self._echo = self._echo, None
         scores, self._prompt_scores = self._prompt_scores, None
+        if text is not None:
+            yield from self._echo_parts(text, scores)
+        if self._sampling.prompt_logprobs is not None:
+            yield from self._scored_parts(self._sampling.prompt_logprobs, scores)
+
+    def _echo_parts(self, text: str, scores: Any) -> Iterator[PromptEcho]:
+        """Yield the echoed prompt: its text with the first token's logprob, then those of the others."""
         if self._sampling.logprobs is None or scores is None:
             yield PromptEcho(self._prompt_index, text, None)
             return
@@ -85,10 +92,16 @@ class PromptOutputs:
             # The tokenizer put it before the text, so it takes no room in it.
             first = replace(first, bytes=b"")
         yield PromptEcho(self._prompt_index, text, (first,))
-        ids, logprobs, *_ = scores
-        for at in range(0, len(ids), _ECHO_TOKENS):
-            rows = zip(ids[at : at + _ECHO_TOKENS].tolist(), logprobs[at : at + _ECHO_TOKENS].tolist(), strict=True)
-            yield PromptEcho(self._prompt_index, "", tuple(self._scored(*row) for row in rows))
+        for part in _parts(scores):
+            tokens = tuple(self._scored(ids, logprobs) for ids, logprobs, _ in part)
+            yield PromptEcho(self._prompt_index, "", tokens)
+
+    def _scored_parts(self, wanted: int, scores: Any) -> Iterator[PromptLogprobs]:
+        """Yield the logprobs of the prompt's tokens. `scores` is None for a prompt of one token."""
+        yield PromptLogprobs(self._prompt_index, (self._table.logprob(self._token_ids[0], None),), (0,))
+        for part in _parts(scores) if scores is not None else ():
+            tokens = tuple(self._scored(ids, logprobs, wanted) for ids, logprobs, _ in part)
+            yield PromptLogprobs(self._prompt_index, tokens, tuple(rank for *_, rank in part))
 
     def waits(self) -> bool:
         """Tell whether the tokens of a sequence may as well be taken with those that come next: one by one they cost
@@ -139,14 +152,23 @@ class PromptOutputs:
         hidden = self._sampling.skip_special_tokens and self._table.is_special(token.id)
         return replace(token, bytes=b"") if hidden else token
 
-    def _scored(self, ids: list[int], logprobs: list[float]) -> TokenLogprob:
-        """Return a token with its logprob and the alternatives asked for.
+    def _scored(self, ids: list[int], logprobs: list[float], wanted: int | None = None) -> TokenLogprob:
+        """Return a token with its logprob and the alternatives wanted; None: as many as `logprobs` asks for.
 
         `ids`, `logprobs`: the token's own, then those of the likeliest tokens in order.
         """
-        wanted = self._sampling.logprobs or 0
+        if wanted is None:
+            wanted = self._sampling.logprobs or 0
         top = map(self._table.logprob, ids[1 : wanted + 1], logprobs[1 : wanted + 1])
         return self._table.logprob(ids[0], logprobs[0], tuple(top))
+
+
+def _parts(scores: Any) -> Iterator[list[tuple[list[int], list[float], int]]]:
+    """Yield the rows of vLLM's scores in parts: ids and logprobs as `_scored` takes them, and the token's rank."""
+    ids, logprobs, ranks, *_ = scores
+    for at in range(0, len(ids), _PART_TOKENS):
+        columns = (column[at : at + _PART_TOKENS].tolist() for column in (ids, logprobs, ranks))
+        yield list(zip(*columns, strict=True))
 
 
 class SequenceOutputs:

@@ -82,12 +82,24 @@ def _fields(sampling: Sampling, max_tokens: int, *, echo: bool, defaults: Mappin
         "seed": _seed(sampling.seed),
         "logit_bias": dict(sampling.logit_bias) if sampling.logit_bias else None,
         "logprobs": sampling.logprobs,
-        "prompt_logprobs": sampling.logprobs if echo else None,
+        "prompt_logprobs": _prompt_logprobs(sampling, echo=echo),
         "stop_token_ids": list(sampling.stop_token_ids),
         "ignore_eos": sampling.ignore_eos,
         "allowed_token_ids": list(sampling.allowed_token_ids) if sampling.allowed_token_ids is not None else None,
         "skip_special_tokens": sampling.skip_special_tokens,
+        "spaces_between_special_tokens": sampling.spaces_between_special_tokens,
+        "thinking_token_budget": _budget(sampling.thinking_token_budget, max_tokens),
     }
+
+
+def _prompt_logprobs(sampling: Sampling, *, echo: bool) -> int | None:
+    asked = (sampling.prompt_logprobs, sampling.logprobs if echo else None)
+    return max((number for number in asked if number is not None), default=None)
+
+
+def _budget(tokens: int | None, max_tokens: int) -> int | None:
+    # One that cannot run out costs the engine work and may be too large for its tensors.
+    return None if tokens is None or tokens >= max_tokens else tokens
 
 
 def _seed(seed: int | None) -> int | None:
@@ -108,7 +120,7 @@ def _check_types(fields: Mapping[str, Any]) -> None:
                 raise EngineError(f"The server built an invalid value for {name}; the request was not run.", param=name)
 
 
-_OPTIONAL = {"seed", "logit_bias", "logprobs", "prompt_logprobs", "allowed_token_ids"}
+_OPTIONAL = {"seed", "logit_bias", "logprobs", "prompt_logprobs", "allowed_token_ids", "thinking_token_budget"}
 _TYPES: Mapping[str, type] = {
     "n": int,
     "max_tokens": int,
@@ -128,4 +140,6 @@ _TYPES: Mapping[str, type] = {
     "ignore_eos": bool,
     "allowed_token_ids": int,
     "skip_special_tokens": bool,
+    "spaces_between_special_tokens": bool,
+    "thinking_token_budget": int,
 }

@@ -75,12 +75,12 @@ class Parsers:
             if tools.answer is None:
                 return None
             raise InvalidRequest(
-                "With this model response_format cannot be combined with tools that it may call or not, since its "
-                "calls are not in the form of Hermes. Leave one out, or send tool_choice: none or required.",
-                param="response_format",
+                f"With this model {tools.answer_param} cannot be combined with tools that it may call or not, since "
+                "its calls are not in the form of Hermes. Leave one out, or send tool_choice: none or required.",
+                param=tools.answer_param,
             )
         text = orjson.dumps({"functions": tools.schemas, "answer": tools.answer, "parallel": tools.parallel}).decode()
-        return Constraint("calls", text, "tools" if tools.answer is None else "response_format")
+        return Constraint("calls", text, "tools" if tools.answer is None else tools.answer_param)
 
     def shows_special(self, reading: Reading) -> bool:
         """Whether special tokens are part of the text: those that mark calls or thoughts."""

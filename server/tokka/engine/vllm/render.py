@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from tokka.core import ChatPrompt, Prompt, TextPrompt, TokensPrompt, text_chars
-from tokka.engine.length import truncate
+from tokka.engine.length import Truncation
 from tokka.engine.vllm.chat_template import ChatTemplate
 from tokka.engine.vllm.control_tokens import ControlTokens, Written
 from tokka.engine.vllm.templates import removed_by
@@ -67,16 +67,17 @@ class Renderer:
         return self._chat.problem() if self._chat else None
 
     async def token_ids(
-        self, prompt: Prompt, tenant: str, keep: int | None = None, *, to_run: bool = True
+        self, prompt: Prompt, tenant: str, kept: Truncation | None = None, *, to_run: bool = True
     ) -> list[int]:
-        """Return the prompt's tokens, the last `keep` of them. Raises InvalidRequest, ServerOverloaded.
+        """Return the prompt's tokens, those that are kept of them. Raises InvalidRequest, ServerOverloaded.
 
-        `to_run`: refuse a text that cannot fit the context without tokenising all of it.
+        `to_run`: begin a document where there is no text, and refuse a text that cannot fit the context without
+        tokenising all of it.
         """
         if isinstance(prompt, TokensPrompt):
-            return self._checked(truncate(prompt.token_ids, keep))
-        ids = await self._apart(tenant, text_chars(prompt), partial(self._render, prompt, keep, to_run))
-        return list(truncate(ids, keep))
+            return self._checked(kept.of(prompt.token_ids) if kept else prompt.token_ids)
+        ids = await self._apart(tenant, text_chars(prompt), partial(self._render, prompt, kept, to_run))
+        return list(kept.of(ids)) if kept else ids
 
     async def decode_apart(self, token_ids: Sequence[int], tenant: str) -> str:
         """Like `decode`, off the event loop: for as many tokens as a client likes. Raises InvalidRequest."""
@@ -142,7 +143,7 @@ class Renderer:
             )
         return found
 
-    def _render(self, prompt: ChatPrompt | TextPrompt, keep: int | None, to_run: bool) -> list[int]:
+    def _render(self, prompt: ChatPrompt | TextPrompt, kept: Truncation | None, to_run: bool) -> list[int]:
         match prompt:
             case TextPrompt(text):
                 written, param = Written(text), "prompt"
@@ -150,10 +151,12 @@ class Renderer:
                 raise NoChatTemplate
             case ChatPrompt():
                 written, param = self._chat.apply(prompt), "messages"
-        written = self._cut(written, keep, param)
-        if to_run and keep is None:
+        written = self._cut(written, kept, param)
+        if to_run and kept is None:
             self._check_fits(written.text, param)
         ids = self._token_ids(written, prompt)
+        if not to_run:
+            return ids
         if not ids and not written.text:
             ids = self._document_start()
         if not ids:
@@ -174,10 +177,11 @@ class Renderer:
         starts = (self._tokenizer.bos_token_id, self._tokenizer.eos_token_id)
         return [start for start in starts if start is not None][:1]
 
-    def _cut(self, written: Written, keep: int | None, param: str) -> Written:
+    def _cut(self, written: Written, kept: Truncation | None, param: str) -> Written:
         """Return what is tokenised of a text of any length."""
-        if keep is not None:
-            return written.last(min(self._most_chars, keep * self._longest_token_chars))
+        if kept is not None:
+            chars = min(self._most_chars, kept.keep * self._longest_token_chars)
+            return written.first(chars) if kept.cuts_end else written.last(chars)
         if len(written.text) <= self._most_chars:
             return written
         raise ContextLengthExceeded(

@@ -1,0 +1,99 @@
+"""Fields of vLLM on the real engine."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.program import Program
+from tests.wire import post
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
+
+CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+MODEL = "SmolLM2-135M-Instruct"
+CITY = {"type": "object", "properties": {"city": {"enum": ["Oulu", "Turku"]}}, "required": ["city"]}
+
+
+@pytest.fixture(scope="module")
+def client(smollm2: Program) -> Iterator[httpx.Client]:
+    with smollm2.client() as client:
+        yield client
+
+
+def completion(client: httpx.Client, prompt: Any = "Helsinki is the capital of", **fields: Any) -> Any:
+    body = {"model": MODEL, "prompt": prompt, "temperature": 0, "max_tokens": 4, **fields}
+    return post(client, TEXT, body)
+
+
+def chat(client: httpx.Client, **fields: Any) -> Any:
+    messages = [{"role": "user", "content": "Say <f>"}]
+    return post(client, CHAT, {"model": MODEL, "messages": messages, "temperature": 0, "max_tokens": 30, **fields})
+
+
+def test_prompt_logprobs_are_those_of_an_echo(client: httpx.Client) -> None:
+    (echoed,) = completion(client, echo=True, logprobs=2)["choices"]
+    (scored,) = completion(client, prompt_logprobs=2, return_token_ids=True)["choices"]
+    ids, entries = scored["prompt_token_ids"], scored["prompt_logprobs"]
+    assert entries[0] is None
+    own = [entry[str(token)] for token, entry in zip(ids[1:], entries[1:], strict=True)]
+    wanted = echoed["logprobs"]["token_logprobs"][1 : len(ids)]
+    assert [one["logprob"] for one in own] == pytest.approx(wanted, abs=1e-4)
+    assert [one["decoded_token"] for one in own] == echoed["logprobs"]["tokens"][1 : len(ids)]
+    for entry in entries[1:]:
+        ranked = sorted(entry.values(), key=lambda one: one["rank"])
+        assert [one["rank"] for one in ranked][:2] == [1, 2]
+        assert [one["logprob"] for one in ranked] == sorted((one["logprob"] for one in ranked), reverse=True)
+
+
+def test_chat_s_prompt_is_scored(client: httpx.Client) -> None:
+    answer = chat(client, prompt_logprobs=0, return_token_ids=True, max_tokens=1)
+    assert len(answer["prompt_logprobs"]) == len(answer["prompt_token_ids"])
+    assert [len(entry) for entry in answer["prompt_logprobs"][1:]] == [1] * (len(answer["prompt_token_ids"]) - 1)
+
+
+def test_prompt_is_cut_at_its_right_side(client: httpx.Client) -> None:
+    whole = post(client, "/tokenize", {"prompt": "one two three four five"})["tokens"]
+    answer = completion(
+        client, "one two three four five", truncate_prompt_tokens=2, truncation_side="right", return_token_ids=True
+    )
+    assert answer["choices"][0]["prompt_token_ids"] == whole[:2]
+
+
+def test_prompt_of_any_length_is_cut_to_what_fits(client: httpx.Client) -> None:
+    length = client.get("/v1/models").json()["data"][0]["max_model_len"]
+    answer = completion(client, "one two three " * length, truncate_prompt_tokens=-1)
+    assert answer["usage"]["prompt_tokens"] == length - 4
+    assert answer["usage"]["completion_tokens"] <= 4
+
+
+def test_completion_keeps_a_response_format(client: httpx.Client) -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "city", "schema": CITY}}
+    (choice,) = completion(client, response_format=form, max_tokens=30)["choices"]
+    assert json.loads(choice["text"])["city"] in ("Oulu", "Turku")
+
+
+@pytest.mark.parametrize("place", ["response_format", "structured_outputs"])
+def test_structural_tag_is_kept(client: httpx.Client, place: str) -> None:
+    # Any answer begins with a letter, so each of them is a trigger.
+    triggers = [chr(ord("A") + number) for number in range(16)]
+    structures = [{"begin": letter, "schema": CITY, "end": ";"} for letter in triggers]
+    form = {"type": "structural_tag", "structures": structures, "triggers": triggers}
+    fields = {place: form if place == "response_format" else {"structural_tag": json.dumps(form)}}
+    bias = {str(post(client, "/tokenize", {"prompt": "A"})["tokens"][0]): 100}
+    (choice,) = chat(client, logit_bias=bias, **fields)["choices"]
+    assert re.match(r'^A\{"city": "(Oulu|Turku)"\};', choice["message"]["content"]), choice
+
+
+def test_json_beside_tools_holds_for_an_answer_without_calls(client: httpx.Client) -> None:
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    # Nothing that a call could begin with.
+    bias = {str(post(client, "/tokenize", {"prompt": "<tool_call>"})["tokens"][0]): -100}
+    (choice,) = chat(client, tools=tools, structured_outputs={"json": CITY}, logit_bias=bias)["choices"]
+    assert choice["finish_reason"] == "stop"
+    assert json.loads(choice["message"]["content"])["city"] in ("Oulu", "Turku")
