@@ -89,7 +89,7 @@ def with_hashes(lines: list[str]) -> str:
             input="\n".join(lines),
             env={**os.environ, "PYTHONPATH": tool},
             stdout=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
             check=True,
         ).stdout
 

@@ -160,6 +160,8 @@ class _Worker:
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
         await self._process.wait()
+        # Its pipes would be closed by the garbage collector, which warns of them.
+        cast(Any, self._process)._transport.close()
 
 
 class _Plain(pickle.Unpickler):
