@@ -30,6 +30,7 @@ def install() -> None:
     _enable_amx()
     _let_compiled_code_load()
     _take_ready_grammars()
+    _keep_logprobs_apart()
 
 
 def end_with(parent_pid: int) -> None:
@@ -77,6 +78,12 @@ def _take_ready_grammars() -> None:
     from tokka.engine.vllm.guidance import take_ready_grammars
 
     take_ready_grammars()
+
+
+def _keep_logprobs_apart() -> None:
+    from tokka.engine.vllm.listed_logprobs import keep_logprobs_apart
+
+    keep_logprobs_apart()
 
 
 def _let_compiled_code_load() -> None:
