@@ -145,9 +145,9 @@ CHAT_FIELDS: list[tuple[str, str, str | None]] = [
     ("messages", json.dumps([{**USER, "content": [{"type": "text", "text": 5}]}]), "messages[0].content[0].text"),
     ("messages", json.dumps([{**USER, "content": [{"text": "a"}]}]), "messages[0].content[0].type"),
     ("messages", json.dumps([{**USER, "name": "a b"}]), "messages[0].name"),
-    ("messages", '[{"role": "assistant"}]', "messages[0].content"),
+    ("messages", '[{"role": "assistant", "content": 5}]', "messages[0].content"),
     ("messages", '[{"role": "tool", "content": "a"}]', "messages[0].tool_call_id"),
-    ("messages", json.dumps([{**ASSISTANT, "tool_calls": []}]), "messages[0].tool_calls"),
+    ("messages", json.dumps([{**ASSISTANT, "tool_calls": {}}]), "messages[0].tool_calls"),
     ("messages", json.dumps([{**ASSISTANT, "tool_calls": [{**CALL, "id": ""}]}]), "messages[0].tool_calls[0].id"),
     (
         "messages",
@@ -174,7 +174,6 @@ UNSUPPORTED: list[tuple[str, str, str | None]] = [
     ("structured_outputs", '{"regex": "a"}', "structured_outputs.regex"),
     ("functions", "[]", None),
     ("function_call", '"none"', None),
-    ("reasoning_effort", '"low"', None),
     ("audio", "{}", None),
     ("response_format", '{"type": "json_object"}', "response_format.type"),
     (
@@ -349,7 +348,7 @@ NO_JSON: list[bytes] = [
     b'{"a":' * 100_000,
     raw(CHAT, "metadata", '{"a":' * 300 + "1" + "}" * 300).encode(),
     GOOD_CHAT.encode("utf-16"),
-    b"\xef\xbb\xbf" + GOOD_CHAT.encode(),
+    b"\xef\xbb\xbf" * 2 + GOOD_CHAT.encode(),
     b"\x00" * 100,
 ]
 

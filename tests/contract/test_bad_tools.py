@@ -36,6 +36,7 @@ def allowed(*names: str, mode: str = "auto") -> dict[str, Any]:
 F = tool()
 # (fields of the body, the param of the error, its code if it is another one)
 CASES: list[tuple[Any, ...]] = [
+    ({"tools": [], "tool_choice": "required"}, "tool_choice"),
     ({"tools": {}}, "tools"),
     ({"tools": "f"}, "tools"),
     ({"tools": [5]}, "tools[0]"),

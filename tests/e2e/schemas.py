@@ -9,7 +9,16 @@ from tokka.protocol.json_schema import FORMATS
 
 NAMES = ["name", "id", "a b", "", "ä🦌", 'quo"te', "$ref", "type", "0", "very_long_" * 6]
 PATTERNS = ["^[a-z]+$", "^(a|b)*$", r"^\d{3}-\d{2}$", "x", "^.{0,40}$", "(a+)+$", "(", "(?=a)", r"\p{Lu}", "[", "^$"]
-UNENFORCED = ["not", "if", "uniqueItems", "contains", "propertyNames", "dependentRequired", "x-guidance", "nullable"]
+UNENFORCED = [
+    "not",
+    "if",
+    "uniqueItems",
+    "contains",
+    "propertyNames",
+    "dependentRequired",
+    "x-guidance",
+    "unevaluatedItems",
+]
 
 
 def schema(seed: int) -> dict[str, Any]:

@@ -303,3 +303,68 @@ def test_beside_a_response_format_the_answer_has_it_or_calls(client: httpx.Clien
         assert set(json.loads(choice["message"]["content"])) == {"warm"}
     (forced,) = post(client, CHAT, {**body, "tool_choice": "required"})["choices"]
     assert calls_of(forced)
+
+
+# -- objects are closed, and numbers end
+
+OPEN = {
+    "type": "object",
+    "properties": {"path": {"enum": ["a.txt", "b.txt"]}, "offset": {"type": "integer"}},
+    "required": ["path"],
+}
+OPEN_TOOLS = [{"type": "function", "function": {"name": "read", "description": "Read a file.", "parameters": OPEN}}]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_required_calls_hold_only_declared_arguments(client: httpx.Client, seed: int) -> None:
+    body = {**BODY, "tools": OPEN_TOOLS, "tool_choice": "required", "parallel_tool_calls": False}
+    answer = post(client, CHAT, {**body, "max_completion_tokens": 80, "temperature": 1.5, "seed": seed})
+    (choice,) = answer["choices"]
+    assert choice["finish_reason"] == "tool_calls"
+    for _, arguments in calls_of(choice):
+        pairs = json.loads(arguments, object_pairs_hook=list)
+        assert {"path"} <= {name for name, _ in pairs} <= {"path", "offset"}
+        assert len({name for name, _ in pairs}) == len(pairs)
+
+
+@pytest.mark.parametrize("parameters", [None, {}, {"type": "object", "properties": {}}], ids=str)
+def test_a_function_without_properties_is_called_without(client: httpx.Client, parameters: Any) -> None:
+    tools = [{"type": "function", "function": {"name": "list_files", "parameters": parameters}}]
+    for choice in ("required", {"type": "function", "function": {"name": "list_files"}}):
+        answer = post(client, CHAT, {**BODY, "tools": tools, "tool_choice": choice, "parallel_tool_calls": False})
+        assert calls_of(answer["choices"][0]) == [("list_files", "{}")]
+
+
+def test_an_integer_argument_ends(client: httpx.Client) -> None:
+    seven = {str(post(client, "/tokenize", {"prompt": "7"})["tokens"][0]): 100}
+    parameters = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    tools = [{"type": "function", "function": {"name": "f", "parameters": parameters}}]
+    body = {**BODY, "tools": tools, "tool_choice": {"type": "function", "function": {"name": "f"}}}
+    answer = post(client, CHAT, {**body, "logit_bias": seven, "temperature": 0})
+    assert calls_of(answer["choices"][0]) == [("f", '{"n":' + "7" * 19 + "}")]
+
+
+def test_a_message_of_the_openai_stream_helper_goes_back(openai: OpenAI) -> None:
+    with openai.chat.completions.stream(
+        model=MODEL, messages=ASK, tools=TOOLS, tool_choice="required", max_completion_tokens=400
+    ) as events:
+        message = events.get_final_completion().choices[0].message
+    assert message.tool_calls
+    results: list[Any] = [{"role": "tool", "tool_call_id": call.id, "content": []} for call in message.tool_calls]
+    history: list[Any] = [*ASK, message, *results]
+    answer = openai.chat.completions.create(model=MODEL, messages=history, tools=TOOLS, max_completion_tokens=5)
+    assert answer.choices[0].finish_reason in ("stop", "length", "tool_calls")
+
+
+def test_effort_and_verbosity_change_nothing_here(client: httpx.Client) -> None:
+    body = {"model": MODEL, "messages": ASK, "max_completion_tokens": 5, "temperature": 0}
+    plain = post(client, CHAT, body)
+    given = post(client, CHAT, {**body, "reasoning_effort": "none", "verbosity": "low"})
+    assert (given["choices"], given["usage"]["prompt_tokens"]) == (plain["choices"], plain["usage"]["prompt_tokens"])
+
+
+def test_tokenize_counts_tools_as_a_chat_does(client: httpx.Client) -> None:
+    answer = post(client, "/tokenize", {"messages": ASK, "tools": TOOLS, "return_token_strs": True})
+    chat = post(client, CHAT, {**BODY, "max_completion_tokens": 1})
+    assert answer["count"] == len(answer["token_strs"]) == chat["usage"]["prompt_tokens"]
+    assert answer["token_strs"][0] == "<|im_start|>"

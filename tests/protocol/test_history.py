@@ -100,6 +100,8 @@ def test_fields_that_routers_add_pass_when_neutral(name: str) -> None:
             assert model.model_validate_json(json.dumps({**body, name: value}))
         with pytest.raises(ValidationError, match=f"Only {str(NEUTRAL[name]).lower()} is supported"):
             model.model_validate_json(json.dumps({**body, name: not NEUTRAL[name]}))
+        with pytest.raises(ValidationError, match="valid boolean"):
+            model.model_validate_json(json.dumps({**body, name: int(NEUTRAL[name])}))
 
 
 # -- unknown fields of the body

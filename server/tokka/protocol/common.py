@@ -65,15 +65,20 @@ class BodyModel(WireModel):
         return IgnoredFields(self._ignored_names)
 
 
-def only_neutral(value: bool) -> AfterValidator:
-    """Accept a field of other servers with the value that changes nothing here."""
+def only_neutral(value: bool) -> tuple[Any, Any]:
+    """Accept a field of other servers with the value that changes nothing here.
+
+    A literal would not do: to pydantic, 0 is False.
+    """
+    said = str(value).lower()
 
     def check(given: bool | None) -> bool | None:
         if given is not None and given is not value:
-            raise unsupported(f"Only {str(value).lower()} is supported here: leave it out")
+            raise unsupported(f"Only {said} is supported here: leave it out")
         return given
 
-    return AfterValidator(check)
+    documented = Field(description=f"Only {said}, which changes nothing.", json_schema_extra={"enum": [value, None]})
+    return AfterValidator(check), documented
 
 
 def bounded_dict(most: int) -> BeforeValidator:

@@ -29,8 +29,8 @@ _LogitBias = Annotated[
     bounded_dict(MAX_BIASES),
     Field(json_schema_extra={"additionalProperties": False, "maxProperties": MAX_BIASES}),
 ]
-_True = Annotated[bool | None, only_neutral(True), Field(description="Only true, which changes nothing.")]
-_False = Annotated[bool | None, only_neutral(False), Field(description="Only false, which changes nothing.")]
+_True = Annotated[bool | None, *only_neutral(True)]
+_False = Annotated[bool | None, *only_neutral(False)]
 _WireStop = _StopString | Annotated[list[_StopString], Field(max_length=MAX_STOPS)] | None
 
 

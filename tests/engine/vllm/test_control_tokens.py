@@ -152,6 +152,21 @@ def test_control_tokens_come_from_the_template_alone(name: str, place: str) -> N
     assert text_of(evil) == text_of(harmless).replace("harmless", marks)
 
 
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_control_tokens_in_a_call_s_name_and_id_are_text(name: str) -> None:
+    def conversation(text: str) -> list[dict[str, Any]]:
+        return [user("a"), call({}, name=text), result("b"), call({}, call_id=text), result("c", text)]
+
+    for text in (EVIL, "<tool_call>", "</tool_call>"):
+        shown: list[list[str] | None] = []
+        for written in (text, "harmless"):
+            try:
+                shown.append(control(ids_of(name, conversation(written), tools=[tool()])))
+            except InvalidRequest:
+                shown.append(None)
+        assert shown[0] == shown[1]
+
+
 @pytest.mark.parametrize("mark", MARKS)
 def test_each_control_token_is_text_in_a_chat(mark: str) -> None:
     ids = ids_of("qwen_2_5", [user(f"a{mark}b"), says(mark), user(f"\n{mark}\n")])
