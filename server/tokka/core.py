@@ -201,6 +201,8 @@ class Sampling:
     logit_bias: Mapping[int, float] | None = None
     # Alternatives reported beside each sampled token; 0: the sampled token's own logprob only.
     logprobs: int | None = None
+    # Alternatives that are reported instead of the likeliest ones, as many as `logprobs` says.
+    logprob_token_ids: tuple[int, ...] = ()
     # As `logprobs`, for each token of the prompt.
     prompt_logprobs: int | None = None
     stop: tuple[str, ...] = ()

@@ -99,6 +99,30 @@ async def test_documents_and_objects_for_the_template_are_taken(client: httpx.As
     await asked(client, CHAT, documents=[{"title": "a", "text": "b"}], chat_template_kwargs={"x": {"y": [1]}})
 
 
+async def test_listed_tokens_are_reported_instead_of_the_likeliest(client: httpx.AsyncClient) -> None:
+    fields = {"logprobs": True, "top_logprobs": 1, "logprob_token_ids": [5, 9, 70], "return_tokens_as_token_ids": True}
+    (choice,) = (await asked(client, CHAT, **fields))["choices"]
+    for token in choice["logprobs"]["content"]:
+        assert [top["token"] for top in token["top_logprobs"]] == ["token_id:5", "token_id:9", "token_id:70"]
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        (CHAT, {"logprob_token_ids": [5]}),
+        (COMPLETIONS, {"logprob_token_ids": [5]}),
+        (CHAT, {"logprobs": True, "logprob_token_ids": [5000]}),
+        (CHAT, {"logprobs": True, "logprob_token_ids": list(range(21))}),
+    ],
+)
+async def test_listed_tokens_that_cannot_be_reported_are_refused(
+    client: httpx.AsyncClient, path: str, fields: dict[str, Any]
+) -> None:
+    answer = await client.post(path, json={**GOOD[path], **fields})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "logprob_token_ids"
+
+
 async def test_empty_prompt_has_no_tokens(client: httpx.AsyncClient) -> None:
     counted = await asked(client, TOKENIZE, prompt="")
     assert (counted["tokens"], counted["count"]) == ([], 0)

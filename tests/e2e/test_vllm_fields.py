@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import takewhile
 from typing import Any
 
 import httpx
@@ -49,6 +51,31 @@ def test_prompt_logprobs_are_those_of_an_echo(client: httpx.Client) -> None:
         ranked = sorted(entry.values(), key=lambda one: one["rank"])
         assert [one["rank"] for one in ranked][:2] == [1, 2]
         assert [one["logprob"] for one in ranked] == sorted((one["logprob"] for one in ranked), reverse=True)
+
+
+def test_listed_tokens_leave_other_requests_their_likeliest_ones(client: httpx.Client) -> None:
+    """Both kinds in the same steps of the engine: each gets what it gets alone."""
+    listed = {"logprobs": 1, "logprob_token_ids": [11, 7, 500], "return_tokens_as_token_ids": True}
+    asked = [{"logprobs": 5}, listed, {"logprobs": 0}, {**listed, "logprob_token_ids": [3]}, {"logprobs": 2}, {}]
+    alone = [completion(client, max_tokens=24, **fields)["choices"][0]["logprobs"] for fields in asked]
+    with ThreadPoolExecutor(len(asked)) as pool:
+        jobs = [pool.submit(completion, client, max_tokens=24, **fields) for fields in asked]
+        together = [job.result()["choices"][0]["logprobs"] for job in jobs]
+    for fields, one, other in zip(asked, alone, together, strict=True):
+        if one is None:
+            assert other is None
+            continue
+        # Another batch may round another way, and another token be the likeliest from then on.
+        same = list(takewhile(lambda pair: pair[0] == pair[1], zip(one["tokens"], other["tokens"], strict=True)))
+        assert len(same) >= 4
+        for mine, theirs in zip(one["top_logprobs"][: len(same)], other["top_logprobs"], strict=False):
+            assert len(mine) == len(theirs)
+            assert "logprob_token_ids" not in fields or mine.keys() == theirs.keys()
+            assert max(mine.values()) == pytest.approx(max(theirs.values()), abs=0.5)
+            assert min(mine.values()) == pytest.approx(min(theirs.values()), abs=0.5)
+    for tops in alone[1]["top_logprobs"]:
+        assert {"token_id:11", "token_id:7", "token_id:500"} <= tops.keys()
+        assert all(-100 < score < 0 for score in tops.values())
 
 
 def test_chat_s_prompt_is_scored(client: httpx.Client) -> None:

@@ -153,6 +153,7 @@ INTEGERS = {
     "truncate_prompt_tokens": (0, 2**63),
     "n": (0, 129),
     "prompt_logprobs": (-1, 21),
+    "thinking_token_budget": (-2, 2**63),
     "top_k": (-2, 2**31),
     "seed": (-(2**63) - 1, 2**63),
     "priority": (-(2**31) - 1, 2**31),

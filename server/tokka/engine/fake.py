@@ -255,7 +255,7 @@ class _Script:
             scored = self._sampling.logprobs is not None
             return None, ChoiceDone(self._index, "length", None, 0.0 if scored else None)
         token = self._next_token()
-        logprob = _logprob(token, self._sampling.logprobs)
+        logprob = _logprob(token, self._sampling.logprobs, self._sampling.logprob_token_ids)
         reason, end_token = self._end_with(token)
         return self._choice.take((token,), reason, end_token, None if logprob is None else (logprob,))
 
@@ -297,13 +297,13 @@ def _decode(token_ids: Sequence[int]) -> str:
     return bytes(token for token in token_ids if token < EOS).decode(errors="replace")
 
 
-def _logprob(token: int, alternatives: int | None) -> TokenLogprob | None:
+def _logprob(token: int, alternatives: int | None, listed: Sequence[int] = ()) -> TokenLogprob | None:
     if alternatives is None:
         return None
     raw = bytes([token]) if token < EOS else b""
     top = tuple(
-        TokenLogprob(other, chr(other) if other < 128 else "\ufffd", bytes([other]), -0.25 * (rank + 1))
-        for rank, other in enumerate((token + k) % EOS for k in range(alternatives))
+        TokenLogprob(other, chr(other) if other < 128 else "\ufffd", bytes([other % EOS]), -0.25 * (rank + 1))
+        for rank, other in enumerate(listed or [(token + k) % EOS for k in range(alternatives)])
     )
     return TokenLogprob(token, raw.decode(errors="replace"), raw, -0.25, top)
 

@@ -12,6 +12,7 @@ def check_token_ids(sampling: Sampling, vocab_size: int) -> None:
         "logit_bias": sampling.logit_bias or (),
         "stop_token_ids": sampling.stop_token_ids,
         "allowed_token_ids": sampling.allowed_token_ids or (),
+        "logprob_token_ids": sampling.logprob_token_ids,
     }
     for param, ids in ids_by_param.items():
         for token in ids:

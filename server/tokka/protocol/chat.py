@@ -124,6 +124,8 @@ class ChatRequest(GenerationFields):
     def _chat_consistent(self) -> Self:
         if self.top_logprobs and not self.logprobs:
             raise invalid("top_logprobs needs logprobs: true", "top_logprobs")
+        if self.logprob_token_ids and not self.logprobs:
+            raise invalid("logprob_token_ids needs logprobs: true", "logprob_token_ids")
         if self.structured_outputs is not None and format_constraint(self.response_format) is not None:
             raise invalid("response_format and structured_outputs exclude each other", "structured_outputs")
         for name in ("reasoning_effort", "verbosity"):

@@ -128,6 +128,8 @@ class CompletionRequest(GenerationFields):
             raise invalid(f"best_of ({self.best_of}) must be at least n ({n})", "best_of")
         if self.best_of is not None and self.best_of > n and self.stream:
             raise invalid("best_of above n cannot be streamed: the best is known at the end", "best_of")
+        if self.logprob_token_ids and self.logprobs is None:
+            raise invalid("logprob_token_ids needs logprobs", "logprob_token_ids")
         if self.structured_outputs is not None and format_constraint(self.response_format) is not None:
             raise invalid("response_format and structured_outputs exclude each other", "structured_outputs")
         if self.num_choices > MAX_CHOICES:

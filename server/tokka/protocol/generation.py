@@ -17,6 +17,7 @@ from tokka.protocol.vllm_fields import NeutralModel
 MAX_STOPS = 16
 MAX_STOP_CHARS = 256
 MAX_BIASES = 1024
+# Of the prompt's tokens, and listed ones.
 MAX_PROMPT_LOGPROBS = 20
 MAX_CHOICES = 1024  # prompts times choices of one request
 # Choices of a request times what it lists for each of them: words, biases, token ids. Each choice is sent them anew.
@@ -129,6 +130,11 @@ class GenerationFields(BodyModel, NeutralModel):
         le=MAX_PROMPT_LOGPROBS,
         description="Report the logprob of each prompt token, and this many alternatives. Not with stream: true.",
     )
+    logprob_token_ids: Annotated[list[TokenId], Field(fail_fast=True)] | None = Field(
+        None,
+        max_length=MAX_PROMPT_LOGPROBS,
+        description="Report these tokens beside each token instead of the likeliest ones. Needs logprobs.",
+    )
     return_tokens_as_token_ids: bool | None = Field(None, description="Name the tokens of logprobs as `token_id:5`.")
     stream: bool | None = Field(None, description="Send server-sent events as the text is generated.")
     stream_options: StreamOptions | None = None
@@ -184,6 +190,7 @@ class GenerationFields(BodyModel, NeutralModel):
             "logit_bias": self.logit_bias,
             "stop_token_ids": self.stop_token_ids,
             "allowed_token_ids": self.allowed_token_ids,
+            "logprob_token_ids": self.logprob_token_ids,
         }
         sizes = {name: len(value or ()) for name, value in lists.items()}
         listed = sum(sizes.values())
@@ -268,7 +275,8 @@ class GenerationFields(BodyModel, NeutralModel):
             repetition_penalty=self.repetition_penalty,
             seed=self.seed,
             logit_bias=None if self.logit_bias is None else {int(k): float(v) for k, v in self.logit_bias.items()},
-            logprobs=logprobs,
+            logprobs=len(self.logprob_token_ids) if self.logprob_token_ids else logprobs,
+            logprob_token_ids=tuple(self.logprob_token_ids or ()),
             prompt_logprobs=self.prompt_logprobs,
             stop=tuple(self.stop),
             stop_token_ids=tuple(self.stop_token_ids or ()),

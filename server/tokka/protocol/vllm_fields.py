@@ -60,9 +60,6 @@ GENERATION_FIELDS: Mapping[str, Neutral] = {
     "kv_transfer_params": Neutral(({},), _NO_TRANSFER),
     "ec_transfer_params": Neutral(({},), _NO_TRANSFER),
     "vllm_xargs": Neutral(({},), "There are no extensions that could read it"),
-    "logprob_token_ids": Neutral(
-        ([],), "The engine would mix it up with the logprobs of other requests: use top_logprobs or logit_bias"
-    ),
     "session_id": Neutral((), "Prefixes are found in the cache without it", is_unknown=True),
 }
 CHAT_FIELDS: Mapping[str, Neutral] = {

@@ -37,6 +37,7 @@ def install() -> None:
     _take_ready_grammars()
     _refuse_missing_weights()
     _tell_how_workers_end()
+    _keep_logprobs_apart()
 
 
 def end_with(parent_pid: int) -> None:
@@ -123,6 +124,12 @@ def _tell_exit(processes: list[Any], timeout_s: float | None) -> None:
         process.join(_EXIT_S)
         if process.exitcode:
             sys.stderr.write(f"Worker proc {process.name} died unexpectedly (exit code: {process.exitcode})\n")
+
+
+def _keep_logprobs_apart() -> None:
+    from tokka.engine.vllm.listed_logprobs import keep_logprobs_apart
+
+    keep_logprobs_apart()
 
 
 def _let_compiled_code_load() -> None:

@@ -82,6 +82,7 @@ def _fields(sampling: Sampling, max_tokens: int, *, echo: bool, defaults: Mappin
         "seed": _seed(sampling.seed),
         "logit_bias": dict(sampling.logit_bias) if sampling.logit_bias else None,
         "logprobs": sampling.logprobs,
+        "logprob_token_ids": list(sampling.logprob_token_ids) or None,
         "prompt_logprobs": _prompt_logprobs(sampling, echo=echo),
         "stop_token_ids": list(sampling.stop_token_ids),
         "ignore_eos": sampling.ignore_eos,
@@ -120,7 +121,15 @@ def _check_types(fields: Mapping[str, Any]) -> None:
                 raise EngineError(f"The server built an invalid value for {name}; the request was not run.", param=name)
 
 
-_OPTIONAL = {"seed", "logit_bias", "logprobs", "prompt_logprobs", "allowed_token_ids", "thinking_token_budget"}
+_OPTIONAL = {
+    "seed",
+    "logit_bias",
+    "logprobs",
+    "logprob_token_ids",
+    "prompt_logprobs",
+    "allowed_token_ids",
+    "thinking_token_budget",
+}
 _TYPES: Mapping[str, type] = {
     "n": int,
     "max_tokens": int,
@@ -135,6 +144,7 @@ _TYPES: Mapping[str, type] = {
     "seed": int,
     "logit_bias": float,
     "logprobs": int,
+    "logprob_token_ids": int,
     "prompt_logprobs": int,
     "stop_token_ids": int,
     "ignore_eos": bool,
