@@ -50,6 +50,19 @@ def test_chat(client: OpenAI, server) -> None:
     assert answer._request_id
 
 
+def test_unset_fields_of_vllm_and_its_keys_are_taken(client: OpenAI, server) -> None:
+    unset = {"prompt_logprobs": None, "use_beam_search": False, "add_special_tokens": False, "request_id": "mine"}
+    answer = client.chat.completions.create(model=server.model, messages=HELLO, extra_body=unset)
+    (choice,) = answer.choices
+    assert (answer.id, choice.message.content) == ("chatcmpl-mine", server.answer)
+    # Absent keys would be an AttributeError.
+    assert (answer.prompt_logprobs, choice.token_ids) == (None, None)
+    scored = client.completions.create(model=server.model, prompt="Hello", extra_body={"prompt_logprobs": 1})
+    assert len(scored.choices[0].prompt_logprobs) == len(b"Hello")
+    with pytest.raises(openai.BadRequestError, match="Beam search is not supported"):
+        client.chat.completions.create(model=server.model, messages=HELLO, extra_body={"use_beam_search": True})
+
+
 async def test_async_chat_answers_several_at_once(async_client: AsyncOpenAI, server) -> None:
     limits = range(1, 9)
     answers = await asyncio.gather(

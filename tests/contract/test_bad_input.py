@@ -167,7 +167,7 @@ CHAT_FIELDS: list[tuple[str, str, str | None]] = [
     ("service_tier", '"gold"', None),
     ("continue_final_message", "true", None),
     ("chat_template_kwargs", '{"messages": "a"}', None),
-    ("chat_template_kwargs", '{"x": []}', "chat_template_kwargs.x"),
+    ("chat_template_kwargs", '{"x": [NaN]}', "chat_template_kwargs.x"),
     ("prompt", '"Hei"', None),
 ]
 UNSUPPORTED: list[tuple[str, str, str | None]] = [

@@ -89,7 +89,6 @@ NEUTRAL = {
     "separate_reasoning": True,
     "stream_reasoning": True,
     "return_hidden_states": False,
-    "include_reasoning": True,
 }
 
 

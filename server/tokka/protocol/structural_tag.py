@@ -53,7 +53,7 @@ def _only_false(value: bool) -> bool:
     return value
 
 
-_False = Annotated[bool, AfterValidator(_only_false)]
+_False = Annotated[bool, AfterValidator(_only_false), Field(json_schema_extra={"const": False})]
 
 
 class TriggeredTags(WireModel):
