@@ -57,7 +57,7 @@ class Client:
         """The locked version."""
         if self.home == "node":
             return str(json.loads(self.lock.read_text())["packages"][f"node_modules/{self.package}"]["version"])
-        return re.findall(rf"^{re.escape(self.package)}==(.+)$", self.lock.read_text(), re.MULTILINE)[0]
+        return re.findall(rf"^{re.escape(self.package)}==(\S+)", self.lock.read_text(), re.MULTILINE)[0]
 
     @property
     def is_installed(self) -> bool:
