@@ -257,7 +257,7 @@ class VllmEngine:
         limits = Limits(max_model_len, vocab_size, self._options.max_completion_tokens, defaults.get("max_tokens"))
         self._generations = Generations(self._llm, language, limits, defaults)
         scheduler = self._llm.vllm_config.scheduler_config
-        ranks = self._llm.vllm_config.parallel_config.world_size
+        ranks, cache = self._llm.vllm_config.parallel_config.world_size, self._llm.vllm_config.cache_config
         return ModelInfo(
             max_model_len=max_model_len,
             vocab_size=vocab_size,
@@ -266,9 +266,10 @@ class VllmEngine:
             has_chat_template=renderer.has_chat_template,
             max_running=scheduler.max_num_seqs * self._options.data_parallel_size,
             step_tokens=scheduler.max_num_batched_tokens * self._options.data_parallel_size,
-            kv_tokens=self._llm.vllm_config.cache_config.kv_cache_size_tokens * self._options.data_parallel_size,
+            # vLLM does not say it of every kind of cache.
+            kv_tokens=(cache.kv_cache_size_tokens or 0) * self._options.data_parallel_size or None,
             copies=self._options.data_parallel_size,
-            caches_prefixes=bool(self._llm.vllm_config.cache_config.enable_prefix_caching),
+            caches_prefixes=bool(cache.enable_prefix_caching),
             gpus=0 if self._cpu else ranks * self._options.data_parallel_size,
         )
 
