@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from tests.program import Program, failing, running
 from tests.store.databases import Postgres
 from tokka.cli import app
-from tokka.errors import ConfigurationError
+from tokka.errors import ConfigurationError, StartupError
 from tokka.settings import Settings, exposed_files, load_settings, visible_options, with_secrets
 
 KEYS = {
@@ -47,7 +47,7 @@ def loaded(**flags: Any) -> Settings:
 
 
 def refusal(**flags: Any) -> str:
-    with pytest.raises(ConfigurationError) as refused:
+    with pytest.raises(StartupError) as refused:
         loaded(**flags)
     return str(refused.value)
 

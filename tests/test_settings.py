@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tokka.errors import ConfigurationError
+from tokka.errors import StartupError
 from tokka.settings import EMBEDDED_MODEL, Settings, is_loopback, load_settings, parse_size
 
 
@@ -28,7 +28,7 @@ def config(tmp_path: Path) -> Path:
 
 
 def refusal(flags: dict[str, Any], config: Path | None = None) -> str:
-    with pytest.raises(ConfigurationError) as refused:
+    with pytest.raises(StartupError) as refused:
         load_settings(flags, config)
     return str(refused.value)
 

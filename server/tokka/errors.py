@@ -271,6 +271,11 @@ class TemporaryError(StartupError):
     exit_code = 1
 
 
+def unreadable(message: str, error: OSError) -> StartupError:
+    """Return the error of a file that cannot be read: its file system may be mounted late."""
+    return (ConfigurationError if is_lasting(error) else TemporaryError)(message)
+
+
 def is_lasting(error: OSError) -> bool:
     """Tell whether a system error stays until somebody does something about it."""
     return error.errno in _LASTING

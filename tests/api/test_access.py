@@ -57,7 +57,6 @@ def test_probes_and_pages_need_no_key(client: httpx.Client, path: str) -> None:
         "/ui",
         "//ui/x/page.js",
         "/ui/../v1/models",
-        "/docs/",
     ],
 )
 def test_everything_else_needs_one(guarded: Program, client: httpx.Client, path: str) -> None:

@@ -71,6 +71,12 @@ def test_open_path_answers_with_a_slash_at_its_end(client: httpx.Client, path: s
     assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
 
 
+def test_reference_answers_with_a_slash_at_its_end(client: httpx.Client) -> None:
+    page = client.get("/docs/", follow_redirects=True)
+    assert (page.status_code, page.url.path) == (200, "/docs")
+    assert client.get("/openapi.json/").json() == client.get("/openapi.json").json()
+
+
 @pytest.mark.parametrize(
     ("path", "served"),
     [

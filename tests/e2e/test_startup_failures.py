@@ -137,7 +137,7 @@ def test_unix_socket_in_a_missing_folder(tmp_path: Path) -> None:
 
 
 def test_missing_config_file(tmp_path: Path) -> None:
-    assert "none.yaml" in line_of("--engine", "fake", "--config", str(tmp_path / "none.yaml"), code=2)
+    assert "none.yaml" in line_of("--engine", "fake", "--config", str(tmp_path / "none.yaml"), code=1)
 
 
 def test_config_file_with_an_unknown_option(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_unknown_engine_argument(model: Path) -> None:
 
 
 def test_missing_chat_template(model: Path, tmp_path: Path) -> None:
-    assert "none.jinja" in line_of(str(model), "--chat-template", str(tmp_path / "none.jinja"), code=2)
+    assert "none.jinja" in line_of(str(model), "--chat-template", str(tmp_path / "none.jinja"), code=1)
 
 
 def test_broken_chat_template_names_the_line(model: Path, tmp_path: Path) -> None:

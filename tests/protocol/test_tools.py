@@ -68,6 +68,11 @@ def test_a_function_without_properties_takes_no_arguments(parameters: Any, stric
     assert first == {**(parameters or {"type": "object", "properties": {}}), "additionalProperties": False}
 
 
+def test_properties_that_are_null_are_none() -> None:
+    (first, *_) = levels(held(NAMED, tool("f", {"type": "object", "properties": None})))
+    assert first == {"type": "object", "additionalProperties": False}
+
+
 def test_a_widened_schema_is_closed_unless_it_lost_names() -> None:
     lost = {**properties(x=PATH), "if": {"required": ["x"]}, "then": {"properties": {"y": {}}}}
     (first, *_) = levels(held(NAMED, tool("f", lost)))

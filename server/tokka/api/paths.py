@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 # Probes and the version.
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/startupz", "/health", "/version"})
+DOCUMENT = "/openapi.json"
 # The same API by another address, for clients of Aitta.
 ALIAS_ROOT = "/openai"
 ALIAS = f"{ALIAS_ROOT}/v1/"
@@ -29,7 +30,8 @@ def served_path(path: str, root_path: str = "") -> str:
     if path.startswith(ALIAS):
         return path[len(ALIAS_ROOT) :]
     # Probes are often configured with a slash at the end.
-    return path[:-1] if path[:-1] in OPEN_PATHS and path[-1] == "/" else path
+    bare = path[:-1]
+    return bare if path[-1:] == "/" and (bare in OPEN_PATHS or bare == DOCUMENT) else path
 
 
 def meant(path: str, known: Iterable[str]) -> str | None:

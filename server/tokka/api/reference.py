@@ -8,7 +8,7 @@ from pathlib import Path
 
 import fastapi_offline
 from fastapi import APIRouter
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
 router = APIRouter(include_in_schema=False)
@@ -67,6 +67,12 @@ _HEADERS = {
 @router.get("/docs")
 async def reference() -> Response:
     return Response(_PAGE, headers=_HEADERS, media_type="text/html")
+
+
+@router.get("/docs/")
+async def reference_below() -> Response:
+    # Its relative addresses hold where there is no slash at the end.
+    return RedirectResponse("../docs")
 
 
 def assets() -> StaticFiles:

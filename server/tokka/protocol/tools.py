@@ -33,6 +33,9 @@ def _parameters(value: Any) -> dict[str, Any] | None:
         return None
     if not isinstance(value, dict):
         raise invalid("Input should be an object: a JSON Schema")
+    if value.get("properties", value) is None:
+        # As some serialisers write none.
+        value = {name: below for name, below in value.items() if name != "properties"}
     if not _is_within(value, MAX_SCHEMA_DEPTH * 2):
         raise invalid(f"A schema nests at most {MAX_SCHEMA_DEPTH * 2} objects and lists deep")
     try:

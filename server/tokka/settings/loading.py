@@ -10,7 +10,7 @@ import yaml
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
-from tokka.errors import ConfigurationError
+from tokka.errors import ConfigurationError, unreadable
 from tokka.settings.secrets import forget_secrets
 from tokka.settings.settings import Settings
 
@@ -70,7 +70,7 @@ def _read_file(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except OSError as error:
-        raise ConfigurationError(f"cannot read the config file {path}: {error.strerror}") from None
+        raise unreadable(f"cannot read the config file {path}: {error.strerror}", error) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         # Not the error itself: it quotes the file, which may hold keys.
         raise ConfigurationError(f"the config file {path} is not YAML{_place_of(error)}") from None

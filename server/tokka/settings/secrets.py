@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tokka.errors import ConfigurationError
+from tokka.errors import ConfigurationError, unreadable
 from tokka.settings.settings import Settings
 from tokka.settings.values import is_key
 
@@ -99,7 +99,7 @@ def _lines_of(path: Path, option: str) -> list[tuple[int, str]]:
         if _SECRET.fullmatch(str(path)):
             plain = option.removesuffix("-file")
             raise ConfigurationError(f"{option}: it must name a file; give the secret itself as {plain}") from None
-        raise ConfigurationError(f"{option}: cannot read {path}: {error.strerror}") from None
+        raise unreadable(f"{option}: cannot read {path}: {error.strerror}", error) from None
     except UnicodeDecodeError:
         raise ConfigurationError(f"{option}: {path} is not a text file") from None
     bare = [(number, _COMMENT.sub("", line).strip()) for number, line in enumerate(text.split("\n"), start=1)]

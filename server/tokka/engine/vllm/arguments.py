@@ -17,7 +17,7 @@ from tokka.engine.vllm.devices import choose_tensor_parallel, visible_devices
 from tokka.engine.vllm.machine import GIB, available_memory_bytes
 from tokka.engine.vllm.parser_names import check_parser_names
 from tokka.engine.vllm.weights import ModelFiles, read_config
-from tokka.errors import ConfigurationError, StartupError
+from tokka.errors import ConfigurationError, StartupError, unreadable
 from tokka.settings import Settings, expanded, parse_size
 
 log = structlog.get_logger("tokka.engine")
@@ -195,9 +195,10 @@ def _cache_dir(path: Path) -> Path:
 def _read_template(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not text"
-        raise ConfigurationError(f"--chat-template {path} cannot be read: {reason}") from None
+    except OSError as error:
+        raise unreadable(f"--chat-template {path} cannot be read: {error.strerror}", error) from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"--chat-template {path} cannot be read: not text") from None
 
 
 def _cpu_cache_bytes(options: VllmOptions, files: ModelFiles) -> int:
