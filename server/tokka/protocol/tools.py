@@ -33,9 +33,6 @@ def _parameters(value: Any) -> dict[str, Any] | None:
         return None
     if not isinstance(value, dict):
         raise invalid("Input should be an object: a JSON Schema")
-    if value.get("properties", value) is None:
-        # As some serialisers write none.
-        value = {name: below for name, below in value.items() if name != "properties"}
     if not _is_within(value, MAX_SCHEMA_DEPTH * 2):
         raise invalid(f"A schema nests at most {MAX_SCHEMA_DEPTH * 2} objects and lists deep")
     try:
@@ -46,7 +43,8 @@ def _parameters(value: Any) -> dict[str, Any] | None:
         raise invalid(f"A schema has at most {MAX_SCHEMA_BYTES} bytes; this one has {size}")
     if value.get("type", "object") != "object":
         raise invalid("The arguments of a function are an object: its type must be 'object'", ".type")
-    return value
+    # Some serialisers write null for no properties.
+    return {name: below for name, below in value.items() if name != "properties" or below is not None}
 
 
 def _is_within(value: Any, depth: int) -> bool:

@@ -16,7 +16,8 @@ from tests.engine.vllm.tokenizer import byte_tokenizer
 from tokka.core import ChatPrompt, ChoiceDone, GenerateRequest, ReasoningDelta, Sampling, TextDelta, ToolCallDelta
 from tokka.engine.reading.calls import FORMS, UNKNOWN
 from tokka.engine.reading.readers import Readers
-from tokka.engine.vllm.parsers import Parsers, check_names
+from tokka.engine.vllm.parser_names import check_parser_names
+from tokka.engine.vllm.parsers import Parsers
 from tokka.errors import ConfigurationError
 
 # What torch and vLLM say of themselves when they are imported.
@@ -155,10 +156,10 @@ def test_thoughts_that_never_end_are_thoughts() -> None:
 
 def test_a_parser_that_is_not_there_is_refused_with_those_that_are() -> None:
     with pytest.raises(ConfigurationError, match=r"--tool-call-parser nope: .*hermes.*mistral"):
-        check_names("nope", None)
+        check_parser_names("nope", None)
     with pytest.raises(ConfigurationError, match=r"--reasoning-parser nope: .*deepseek_r1.*qwen3"):
-        check_names(None, "nope")
-    check_names("hermes", "qwen3")
+        check_parser_names(None, "nope")
+    check_parser_names("hermes", "qwen3")
 
 
 def test_a_parser_that_does_not_fit_the_model_is_refused() -> None:
