@@ -342,7 +342,7 @@ def test_a_completion_field_is_unknown_to_chats(name: str) -> None:
         {"continue_final_message": True},
         {"continue_final_message": True, "add_generation_prompt": True, "messages": [ASSISTANT]},
         {"stream_options": {"include_usage": True}},
-        {"stream": False, "stream_options": {}},
+        {"stream": False, "stream_options": {"include_usage": False}},
         {"messages": []},
         {"messages": [{"role": "tool", "content": "a"}]},
         {"messages": [{"role": "user", "content": None}]},
@@ -602,3 +602,8 @@ def test_tokenize_refuses_what_the_chat_endpoint_would(body: str) -> None:
 @pytest.mark.parametrize("body", ["{}", '{"tokens": null}', '{"tokens": [-1]}', '{"tokens": ["1"]}', '{"tokens": 1}'])
 def test_detokenize_takes_only_a_list_of_ids(body: str) -> None:
     assert refused(DetokenizeRequest, body)
+
+
+@pytest.mark.parametrize("model", [ChatRequest, CompletionRequest])
+def test_empty_stream_options_ask_for_nothing(model: type[BaseModel]) -> None:
+    assert not refused(model, with_field(model, "stream_options", "{}"))

@@ -166,7 +166,8 @@ class GenerationFields(BodyModel, NeutralModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.stream_options is not None and not self.stream:
+        # An empty object asks for nothing: vLLM takes it, too.
+        if self.stream_options is not None and self.stream_options.model_fields_set and not self.stream:
             raise invalid("stream_options is only allowed with stream: true", "stream_options")
         if self.prompt_logprobs is not None and self.stream:
             raise invalid("prompt_logprobs cannot be streamed: send stream: false", "prompt_logprobs")
