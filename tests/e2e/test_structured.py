@@ -222,7 +222,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({_S: {"json_object": True, "json": {}}}, _S),
     ({_S: {"json_object": False}}, f"{_S}.json_object"),
     ({_S: "a"}, _S),
-    ({_S: {"structural_tag": "{}"}}, f"{_S}.structural_tag"),
+    ({_S: {"structural_tag": "{}"}}, f"{_S}.structural_tag.type"),
     ({_S: {"regex": ""}}, f"{_S}.regex"),
     ({_S: {"regex": 5}}, f"{_S}.regex"),
     ({_S: {"regex": "("}}, f"{_S}.regex"),
