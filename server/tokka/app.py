@@ -37,7 +37,6 @@ from tokka.api.paths import ServedPath
 from tokka.api.reference import ASSETS, assets
 from tokka.dispatch import Dispatcher
 from tokka.engine.base import Engine
-from tokka.engine.factory import engine_factory
 from tokka.engine.restart import RestartPolicy
 from tokka.engine.supervisor import Supervisor
 from tokka.errors import ConfigurationError
@@ -48,8 +47,6 @@ from tokka.settings import Settings, parse_size
 if TYPE_CHECKING:
     from tokka.accounts.ledger import Ledger
     from tokka.accounts.oidc import TokenVerifier
-
-__all__ = ["Server", "create_server", "engine_factory", "measure_event_loop_lag"]
 
 _LAG_INTERVAL_S = 0.5
 # Of a request's body, for each token of the model's context: a prompt of that length fits as text, as ids and with

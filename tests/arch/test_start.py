@@ -15,7 +15,8 @@ def test_command_line_imports_no_engine_and_no_web_framework() -> None:
 
 def test_server_over_the_fake_engine_imports_no_engine() -> None:
     script = (
-        "import sys; from tokka.app import engine_factory, create_server; from tokka.settings import Settings\n"
+        "import sys; from tokka.app import create_server; from tokka.engine.factory import engine_factory\n"
+        "from tokka.settings import Settings\n"
         "s = Settings(engine='fake'); create_server(s, engine_factory(s))\n"
         "print([m for m in ('vllm', 'torch', 'transformers', 'sqlalchemy', 'alembic') if m in sys.modules])"
     )
@@ -25,7 +26,8 @@ def test_server_over_the_fake_engine_imports_no_engine() -> None:
 
 def test_a_model_that_is_not_there_is_told_before_the_engine_is_imported() -> None:
     script = (
-        "import asyncio, sys; from tokka.app import engine_factory; from tokka.errors import StartupError\n"
+        "import asyncio, sys, tokka.app; from tokka.engine.factory import engine_factory\n"
+        "from tokka.errors import StartupError\n"
         "from tokka.settings import Settings\n"
         "try: asyncio.run(engine_factory(Settings(model='/none'))().start(lambda *_: None))\n"
         "except StartupError as error: print(error, [m for m in ('vllm', 'torch', 'transformers') if m in sys.modules])"

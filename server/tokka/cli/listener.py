@@ -16,7 +16,7 @@ from tokka.errors import ConfigurationError, TemporaryError, is_lasting
 from tokka.settings import Settings
 
 # Connections that wait to be accepted.
-_BACKLOG = 2048
+BACKLOG = 2048
 # Unsent bytes of a response that the kernel takes. By itself it takes 4 MB, and a client that does not read would seem
 # to.
 _UNSENT_BYTES = 64 << 10
@@ -47,7 +47,7 @@ def open_for_connections(listeners: Sequence[socket.socket], settings: Settings)
     """Take connections from now on. Raises StartupError."""
     try:
         for listener in listeners:
-            listener.listen(_BACKLOG)
+            listener.listen(BACKLOG)
     except OSError as error:
         # Another server has bound the same address meanwhile.
         raise _refusal(settings, error) from None

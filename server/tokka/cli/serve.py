@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import resource
 import signal
 import socket
 import time
@@ -19,7 +18,8 @@ from tokka.api.connections import RESERVE, Connections, Limits
 from tokka.api.http_protocol import bounded_protocol
 from tokka.app import Server, create_server, measure_event_loop_lag
 from tokka.cli.access import check_access
-from tokka.cli.listener import open_for_connections, url_of
+from tokka.cli.listener import BACKLOG, open_for_connections, url_of
+from tokka.cli.open_files import open_files
 from tokka.engine.base import Engine
 from tokka.engine.processes import end_resource_tracker, kill_children
 from tokka.observability.lines import LineWriter
@@ -28,11 +28,9 @@ from tokka.settings import Settings, parse_size
 
 log = structlog.get_logger("tokka.serve")
 
-_BACKLOG = 2048
 # After the drain nothing is left but connections that refuse to end.
 _CLOSE_CONNECTIONS_S = 3
-_OPEN_FILES = 65536
-# Of them for all else: the engine's sockets and pipes, libraries, what is read now and then.
+# Of the open files, for all else: the engine's sockets and pipes, libraries, what is read now and then.
 _OTHER_FILES = 128 + RESERVE
 _SAFE_KEY_CHARS = 16
 
@@ -176,7 +174,7 @@ def _http_config(settings: Settings, server: Server) -> uvicorn.Config:
             header_bytes=parse_size(settings.max_header_size),
             header_s=settings.header_timeout,
             write_s=settings.write_timeout,
-            max_connections=max(1, min(settings.max_connections, _open_files() - _OTHER_FILES)),
+            max_connections=max(1, min(settings.max_connections, open_files() - _OTHER_FILES)),
             max_per_address=settings.max_connections_per_address,
         ),
         server.metrics.count_cut,
@@ -190,14 +188,9 @@ def _http_config(settings: Settings, server: Server) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
-        backlog=_BACKLOG,
+        backlog=BACKLOG,
         timeout_keep_alive=settings.idle_timeout,
         timeout_graceful_shutdown=_CLOSE_CONNECTIONS_S,
         # Behind a proxy the peer's address is in no decision of ours, so no header may change it.
         proxy_headers=False,
     )
-
-
-def _open_files() -> int:
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return _OPEN_FILES if soft == resource.RLIM_INFINITY else soft

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import resource
 import sys
 import traceback
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from typing import Any
 import structlog
 
 from tokka.cli.listener import bound
+from tokka.cli.open_files import raise_open_files
 from tokka.engine.factory import engine_factory
 from tokka.engine.processes import end_resource_tracker
 from tokka.engine.suggestions import did_you_mean
@@ -33,7 +33,6 @@ from tokka.settings import (
 
 log = structlog.get_logger("tokka.serve")
 
-_OPEN_FILES = 65536
 _STDERR = 2
 # Unknown variables for which a known one is suggested.
 _MOST_NAMED = 5
@@ -49,7 +48,7 @@ def run(flags: dict[str, Any], config: Path | None) -> int:
         with _surroundings(settings) as lines:
             _warn_of_exposed_secrets(settings, flags)
             _warn_of_unknown_variables()
-            _raise_open_files()
+            raise_open_files()
             create_engine = engine_factory(settings)
             with bound(settings) as listeners:
                 # Only now: the web framework takes longer to import than all checks before it.
@@ -105,11 +104,3 @@ def _warn_of_unknown_variables() -> None:
         known = [variable_of(name) for name in Settings.model_fields]
         meant = "".join(did_you_mean(name, known) for name in names[:_MOST_NAMED])
         log.warning("unknown_variables", variables=names, remedy=f"see docs/settings.md for the names{meant}")
-
-
-def _raise_open_files() -> None:
-    """Each stream is a file; the usual soft limit of 1024 is reached long before the engine's."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
