@@ -7,18 +7,15 @@ that are parsed within some milliseconds are parsed here; the others go to a pro
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import io
-import os
 import pickle
-import sys
-from asyncio.subprocess import DEVNULL, PIPE, Process
+from asyncio.subprocess import Process
 from typing import Any, Protocol, TypeVar, cast
 
 import structlog
 
 from tokka.core import IgnoredFields
-from tokka.engine.sandbox import bare_environment
+from tokka.engine.confined import end_confined, start_confined
 from tokka.errors import InternalError, InvalidRequest, ServerOverloaded
 from tokka.parsing.worker import ANSWER_HEADER, IGNORE_UNKNOWN, PARSABLE, QUESTION_HEADER, REFUSALS
 from tokka.protocol.common import BodyModel
@@ -117,14 +114,7 @@ class BodyParser:
         raise InvalidRequest("The body takes too much memory to read. Send a smaller one.")
 
     async def _start(self) -> _Worker:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "tokka.parsing.worker", str(os.getpid()), *self._options),
-            stdin=PIPE,
-            stdout=PIPE,
-            stderr=DEVNULL,
-            env=bare_environment(),
-        )
-        worker = _Worker(process)
+        worker = _Worker(await start_confined("tokka.parsing.worker", *self._options))
         self._workers.add(worker)
         return worker
 
@@ -157,11 +147,7 @@ class _Worker:
 
     async def end(self) -> None:
         self.is_alive = False
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
-        await self._process.wait()
-        # Its pipes would be closed by the garbage collector, which warns of them.
-        cast(Any, self._process)._transport.close()
+        await end_confined(self._process)
 
 
 class _Plain(pickle.Unpickler):

@@ -17,10 +17,10 @@ import pytest
 from tests.engine.vllm.tokenizer import byte_tokenizer, word_tokenizer
 from tests.program import eventually, runs
 from tokka.core import Constraint, ConstraintKind
+from tokka.engine.confined import start_confined
 from tokka.engine.processes import COMPILER_NAME, activity
 from tokka.engine.vllm import compile_queue
 from tokka.engine.vllm.compile_queue import MAX_QUEUED
-from tokka.engine.vllm.compiler_process import _started as start_process
 from tokka.engine.vllm.grammars import Grammars
 from tokka.engine.vllm.limits import COMPILE_S
 from tokka.errors import EngineDied, EngineError, InvalidRequest, ServerOverloaded, UnsupportedParameter
@@ -386,11 +386,11 @@ async def test_tenant_pays_for_the_process_it_ended(grammars: Grammars) -> None:
 async def test_process_that_cannot_be_started_fails_the_request_only(
     grammars: Grammars, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def no_memory() -> None:
+    async def no_memory(*_: object, **__: object) -> None:
         raise OSError("Cannot allocate memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr("tokka.engine.vllm.compiler_process._started", no_memory)
+        patch.setattr("tokka.engine.vllm.compiler_process.start_confined", no_memory)
         with pytest.raises(EngineError, match="could not be started"):
             await grammars.grammar(GOOD)
     assert await grammars.grammar(GOOD)
@@ -399,13 +399,13 @@ async def test_process_that_cannot_be_started_fails_the_request_only(
 async def test_closing_during_a_start_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     started, go_on = asyncio.Event(), asyncio.Event()
 
-    async def held() -> asyncio.subprocess.Process:
-        process = await start_process()
+    async def held(module: str, *, line_bytes: int) -> asyncio.subprocess.Process:
+        process = await start_confined(module, line_bytes=line_bytes)
         started.set()
         await go_on.wait()
         return process
 
-    monkeypatch.setattr("tokka.engine.vllm.compiler_process._started", held)
+    monkeypatch.setattr("tokka.engine.vllm.compiler_process.start_confined", held)
     grammars = Grammars(byte_tokenizer(), processes=1)
     starting = asyncio.create_task(grammars.start())
     await started.wait()

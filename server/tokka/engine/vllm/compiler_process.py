@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import sys
-from asyncio.subprocess import DEVNULL, PIPE, Process
+from asyncio.subprocess import Process
 from signal import SIGPROF
 from typing import Any
 
 import orjson
 import structlog
 
-from tokka.engine.sandbox import bare_environment
+from tokka.engine.confined import end_confined, start_confined
 from tokka.engine.vllm.compile_queue import WAIT_S
 from tokka.engine.vllm.limits import COMPILE_S
 from tokka.engine.vllm.verdicts import Verdict
@@ -78,7 +75,7 @@ class CompilerProcess:
             raise EngineDied
         if self._process is None or self._process.returncode is not None:
             try:
-                self._process = await _started()
+                self._process = await start_confined("tokka.engine.vllm.grammar", line_bytes=_LINE_BYTES)
                 if self._closed:
                     # `close` ran meanwhile and did not see this process.
                     await self._end()
@@ -112,19 +109,4 @@ class CompilerProcess:
     async def _end(self) -> None:
         process, self._process = self._process, None
         if process is not None:
-            # A signal to a process that ends by itself could replace the exit code, which tells why it ended.
-            if process.stdout is None or not process.stdout.at_eof():
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
-            await process.wait()
-
-
-async def _started() -> Process:
-    return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "tokka.engine.vllm.grammar", str(os.getpid())),
-        stdin=PIPE,
-        stdout=PIPE,
-        stderr=DEVNULL,
-        limit=_LINE_BYTES,
-        env=bare_environment(),
-    )
+            await end_confined(process)
