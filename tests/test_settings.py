@@ -12,7 +12,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tokka.errors import StartupError
-from tokka.settings import EMBEDDED_MODEL, Settings, is_loopback, load_settings, parse_size
+from tokka.loopback import is_loopback
+from tokka.settings import EMBEDDED_MODEL, Settings, load_settings, parse_size
 
 
 @pytest.fixture(autouse=True)

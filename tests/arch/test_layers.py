@@ -17,7 +17,7 @@ MODULES = sorted(
 )
 
 LAYERS = [
-    "core engine_facts errors",
+    "core engine_facts errors loopback",
     "settings observability bench turns",
     "protocol store",
     "engine admission accounts",

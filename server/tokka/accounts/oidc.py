@@ -23,7 +23,7 @@ from tokka.accounts.jwks import SUPPORTED, KeySet
 from tokka.accounts.keys import REFUSAL
 from tokka.core import Key, KeyScope
 from tokka.errors import ConfigurationError, InvalidApiKey, IssuerUnavailable, SignerUnknown
-from tokka.settings import is_loopback
+from tokka.loopback import is_loopback
 
 log = structlog.get_logger("tokka.oidc")
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import ssl
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
+
+from tokka.loopback import is_loopback
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,16 +20,6 @@ class Address:
     # Before /v1.
     prefix: str
     tls: ssl.SSLContext | None
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether a host is this machine itself."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def client_options(url: str) -> dict[str, Any]:

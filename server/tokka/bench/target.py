@@ -9,8 +9,9 @@ from typing import Any
 import httpx
 import psutil
 
-from tokka.bench.address import Address, address_of, client_options, is_loopback
+from tokka.bench.address import Address, address_of, client_options
 from tokka.bench.failure import BenchFailedError
+from tokka.loopback import is_loopback
 
 # A listing is cheap, but the server may be busy.
 _TIMEOUT_S = 10.0

@@ -4,14 +4,13 @@ from tokka.settings.fields import EMBEDDED_MODEL
 from tokka.settings.loading import load_settings, unknown_variables, variable_of
 from tokka.settings.secrets import exposed_files, read_database_url, visible_options, with_secrets
 from tokka.settings.settings import Settings
-from tokka.settings.values import expanded, is_loopback, parse_size
+from tokka.settings.values import expanded, parse_size
 
 __all__ = [
     "EMBEDDED_MODEL",
     "Settings",
     "expanded",
     "exposed_files",
-    "is_loopback",
     "load_settings",
     "parse_size",
     "read_database_url",

@@ -10,8 +10,9 @@ from typing import Any
 from pydantic import ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
+from tokka.loopback import is_loopback
 from tokka.settings.fields import EMBEDDED_MODEL, Options
-from tokka.settings.values import is_key, is_loopback, parse_size, parse_weight
+from tokka.settings.values import is_key, parse_size, parse_weight
 
 _SIZES = ("max_body_size", "max_header_size", "body_memory", "answer_memory")
 

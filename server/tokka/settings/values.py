@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from pathlib import Path
 
@@ -33,15 +32,6 @@ def parse_weight(item: str) -> tuple[str, float]:
 def is_key(text: str) -> bool:
     """Tell whether a text can be sent as a key."""
     return bool(text) and text.isascii() and text.isprintable() and " " not in text
-
-
-def is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def expanded(path: Path) -> Path:
