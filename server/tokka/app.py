@@ -33,8 +33,8 @@ from tokka.api.middleware import (
     KeyLimits,
     RequestContext,
 )
-from tokka.api.paths import ServedPath
-from tokka.api.reference import ASSETS, assets
+from tokka.api.paths import REFERENCE_ASSETS, ServedPath
+from tokka.api.reference import assets
 from tokka.dispatch import Dispatcher
 from tokka.engine.base import Engine
 from tokka.engine.restart import RestartPolicy
@@ -196,7 +196,7 @@ def _create_app(settings: Settings, services: Services) -> FastAPI:
     app.router.routes.append(document_route(app))
     for router in ROUTERS:
         app.include_router(router)
-    app.mount(ASSETS, assets(), name="docs-assets")
+    app.mount(REFERENCE_ASSETS, assets(), name="docs-assets")
     app.add_exception_handler(HTTPException, raise_routing_error)
     # Added last is outermost. Errors are rendered inside CORS: a page may read why it was refused.
     app.add_middleware(HeadAsGet)

@@ -13,13 +13,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tokka.accounts.keys import KeyRing
 from tokka.api.direct import Sign, indirect_sign
-from tokka.api.paths import DOCUMENT, OPEN_PATHS
+from tokka.api.paths import DOCUMENT, OPEN_PATHS, REFERENCE_ASSETS
 from tokka.core import ANONYMOUS, Key, KeyScope
 from tokka.errors import PermissionDenied, SignerUnknown
 
 # The chat page asks for a key itself; the API's reference holds no secret. What they call needs a key.
 _OPEN_PAGES = frozenset({"/", "/docs", "/docs/", DOCUMENT})
-_OPEN_FOLDERS = ("/ui/", "/docs-assets/")
+_OPEN_FOLDERS = ("/ui/", f"{REFERENCE_ASSETS}/")
 METRICS = "/metrics"
 _ADMIN = "/admin/"
 

@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from tokka import __version__
 from tokka.api.errors import speaks_oauth
-from tokka.api.paths import ALIAS, ALIAS_ROOT, OPEN_PATHS
+from tokka.api.paths import ALIAS, ALIAS_ROOT, DOCUMENT, OPEN_PATHS
 from tokka.protocol.admin import NewKeyRequest, RotateRequest
 from tokka.protocol.answers import ChatCompletion, ChatCompletionChunk, Completion, ErrorBody
 from tokka.protocol.chat import ChatRequest
@@ -108,7 +108,7 @@ def document_route(app: FastAPI) -> Route:
     async def document(_: Request) -> JSONResponse:
         return JSONResponse(await asyncio.to_thread(app.openapi))
 
-    return Route("/openapi.json", document, include_in_schema=False)
+    return Route(DOCUMENT, document, include_in_schema=False)
 
 
 def _build(app: FastAPI, root_path: str) -> dict[str, Any]:

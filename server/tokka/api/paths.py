@@ -10,6 +10,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 # Probes and the version.
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/startupz", "/health", "/version"})
 DOCUMENT = "/openapi.json"
+# The files of the API's reference.
+REFERENCE_ASSETS = "/docs-assets"
 # The same API by another address, for clients of Aitta.
 ALIAS_ROOT = "/openai"
 ALIAS = f"{ALIAS_ROOT}/v1/"

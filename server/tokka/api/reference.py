@@ -11,9 +11,10 @@ from fastapi import APIRouter
 from starlette.responses import RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
+from tokka.api.page import page_headers
+
 router = APIRouter(include_in_schema=False)
 
-ASSETS = "/docs-assets"
 _START = """
 SwaggerUIBundle({
   url: "openapi.json",
@@ -44,22 +45,8 @@ _PAGE = f"""<!DOCTYPE html>
 """
 _START_HASH = base64.b64encode(hashlib.sha256(_START.encode()).digest()).decode()
 _HEADERS = {
-    "content-security-policy": "; ".join(
-        (
-            "default-src 'none'",
-            f"script-src 'self' 'sha256-{_START_HASH}'",
-            "style-src 'self'",
-            "img-src 'self' data:",
-            "connect-src 'self'",
-            "base-uri 'none'",
-            "form-action 'none'",
-            "frame-ancestors 'none'",
-        )
-    ),
-    "x-content-type-options": "nosniff",
+    **page_headers(f"'self' 'sha256-{_START_HASH}'"),
     "x-frame-options": "DENY",
-    "referrer-policy": "no-referrer",
-    "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-cache",
 }
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from tokka.api.page import page_headers
 from tokka.errors import UnknownUrl
 
 router = APIRouter(include_in_schema=False)
@@ -25,27 +26,8 @@ _TYPES = {
 }
 # Where the page names its files; their modules name each other relative to it.
 _PLACEHOLDER = b"ui/VERSION/"
-# Nothing from elsewhere, nothing inline, and text never becomes markup: what a model writes cannot run.
-_POLICY = "; ".join(
-    (
-        "default-src 'none'",
-        "script-src 'self'",
-        "style-src 'self'",
-        "img-src 'self' data:",
-        "connect-src 'self'",
-        "base-uri 'none'",
-        "form-action 'none'",
-        "frame-ancestors 'none'",
-        "require-trusted-types-for 'script'",
-        "trusted-types 'none'",
-    )
-)
-_HEADERS = {
-    "content-security-policy": _POLICY,
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cross-origin-resource-policy": "same-origin",
-}
+# Text never becomes markup: what a model writes cannot run.
+_HEADERS = page_headers("'self'", "require-trusted-types-for 'script'", "trusted-types 'none'")
 
 
 @dataclass(frozen=True, slots=True)
