@@ -66,7 +66,7 @@ def key_object(row: KeyRow, now_s: float) -> dict[str, Any]:
         "scopes": sorted(row.scopes),
         "models": None if row.models is None else sorted(row.models),
         "limits": asdict(row.limits),
-        "status": status_of(row, now_s),
+        "status": row.status(now_s),
         "created_at": row.created_at,
         "expires_at": row.expires_at,
         "revoked_at": row.revoked_at,
@@ -76,12 +76,6 @@ def key_object(row: KeyRow, now_s: float) -> dict[str, Any]:
 
 def issued_object(issued: Issued, now_s: float) -> dict[str, Any]:
     return {**key_object(issued.row, now_s), "key": issued.secret}
-
-
-def status_of(row: KeyRow, now_s: float) -> str:
-    if row.revoked_at is not None:
-        return "revoked"
-    return "expired" if row.expires_at is not None and row.expires_at <= now_s else "active"
 
 
 def page_of(rows: Sequence[KeyRow], after: str | None, limit: int) -> tuple[list[KeyRow], bool]:

@@ -100,7 +100,7 @@ class KeyRing:
 
     def stored(self, now_s: float) -> int:
         """Return the number of active keys in the database."""
-        return sum(_is_active(row, now_s) for row in self._rows.values())
+        return sum(row.status(now_s) == "active" for row in self._rows.values())
 
     def unusable(self, now_s: float) -> int:
         """Return the number of keys in the database that are revoked or expired."""
@@ -121,7 +121,7 @@ class KeyRing:
     def apply(self, rows: Iterable[KeyRow], now_s: float) -> None:
         """Take over keys that are new or have changed; what is older than what is known already is left out."""
         for row in rows:
-            self._is_protected = self._is_protected or _is_active(row, now_s)
+            self._is_protected = self._is_protected or row.status(now_s) == "active"
             known = self._rows.get(row.id)
             if known and known.revision > row.revision:
                 continue
@@ -212,10 +212,6 @@ def _credential_of(authorization: str | None) -> str:
     """Return what an Authorization header holds of a credential, which may be nothing."""
     scheme, _, credential = (authorization or "").partition(" ")
     return credential.strip() if scheme.lower() == "bearer" else ""
-
-
-def _is_active(row: KeyRow, now_s: float) -> bool:
-    return row.revoked_at is None and (row.expires_at is None or now_s < row.expires_at)
 
 
 def _entries_of(row: KeyRow) -> list[_Entry]:

@@ -46,7 +46,7 @@ def create(
     config: Config = None,
 ) -> None:
     """Make a key and print its secret, this once. The secret is the last line."""
-    from tokka.accounts.answers import new_key, status_of
+    from tokka.accounts.answers import new_key
 
     limits = {
         "rpm": rpm,
@@ -65,7 +65,7 @@ def create(
         fail("--expires: it must be in the future")
         raise
     with opened(state_dir, database_url, config, create=True) as ledger:
-        is_first = all(status_of(row, time.time()) != "active" for row in ledger.all_keys())
+        is_first = all(row.status(time.time()) != "active" for row in ledger.all_keys())
         issued = ledger.create(new, int(time.time()))
     if is_first and not (as_json or quiet):
         print("This is the only active key: from now on, servers with this database ask everyone for a key.")

@@ -8,6 +8,7 @@ from typing import Literal
 from tokka.core import KeyScope, Limits
 
 GroupBy = Literal["key", "tenant", "model", "day", "hour"]
+KeyStatus = Literal["active", "expired", "revoked"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,11 @@ class KeyRow:
     previous_token_key: str | None = None
     # Of the change that wrote this row; given by the database.
     revision: int = 0
+
+    def status(self, now_s: float) -> KeyStatus:
+        if self.revoked_at is not None:
+            return "revoked"
+        return "expired" if self.expires_at is not None and self.expires_at <= now_s else "active"
 
 
 @dataclass(frozen=True, slots=True)
