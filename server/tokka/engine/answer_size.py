@@ -16,11 +16,11 @@ def answer_bytes(request: GenerateRequest, accepted: Accepted) -> int:
     per_token = _TEXT_BYTES
     if sampling.logprobs is not None:
         per_token += _LOGPROB_BYTES * (1 + sampling.logprobs)
-    tokens = sum(accepted.allowed_tokens) * sampling.n
+    tokens, prompt_tokens = sum(accepted.allowed_tokens) * sampling.n, sum(map(len, accepted.prompt_token_ids))
     if request.echo:
         # Once, however many choices show it.
-        tokens += sum(map(len, accepted.prompt_token_ids))
+        tokens += prompt_tokens
     size = tokens * per_token
     if sampling.prompt_logprobs is not None:
-        size += sum(map(len, accepted.prompt_token_ids)) * _LOGPROB_BYTES * (1 + sampling.prompt_logprobs)
+        size += prompt_tokens * _LOGPROB_BYTES * (1 + sampling.prompt_logprobs)
     return size

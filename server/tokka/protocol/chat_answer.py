@@ -28,7 +28,7 @@ class ChatEncoder(StreamEncoder):
 
     def __init__(self, form: AnswerForm, request_id: str, fingerprint: str) -> None:
         head = {
-            "id": f"{CHAT_ID_PREFIX}{form.answer_id}" if form.answer_id else request_id,
+            "id": form.id_of(CHAT_ID_PREFIX, request_id),
             "object": "chat.completion.chunk",
             "created": now_s(),
             "model": form.model,

@@ -39,6 +39,10 @@ class AnswerForm:
     # Text that goes before each choice's own.
     echo: str = ""
 
+    def id_of(self, prefix: str, request_id: str) -> str:
+        """Return the answer's id: the client's own behind the endpoint's prefix, or that of the request."""
+        return f"{prefix}{self.answer_id}" if self.answer_id else request_id
+
 
 class Chunks:
     """Builds the chunks of one answer around an endpoint's own choices, and counts its tokens on the way."""

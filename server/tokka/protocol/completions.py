@@ -180,7 +180,7 @@ class CompletionEncoder(StreamEncoder):
 
     def __init__(self, form: AnswerForm, request_id: str, fingerprint: str) -> None:
         head = {
-            "id": f"{ID_PREFIX}{form.answer_id}" if form.answer_id else request_id,
+            "id": form.id_of(ID_PREFIX, request_id),
             "object": "text_completion",
             "created": now_s(),
             "model": form.model,
