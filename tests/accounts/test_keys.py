@@ -195,9 +195,9 @@ def test_what_is_older_than_what_is_known_changes_nothing() -> None:
 def test_stale_row_holds_up_no_revocation_beside_it() -> None:
     keys = ring(row(revision=2), row(new_secret(), id="key_2"))
     other = new_secret()
-    keys.apply([row(revision=1), row(other, id="key_2", revision=2)])
+    keys.apply([row(revision=1), row(other, id="key_2", revision=2)], NOW)
     assert keys.verify(f"Bearer {other}", NOW).id == "key_2"
-    keys.apply([row(revision=1), row(other, id="key_2", revoked_at=int(NOW), revision=3)])
+    keys.apply([row(revision=1), row(other, id="key_2", revoked_at=int(NOW), revision=3)], NOW)
     refusal(f"Bearer {other}", keys)
 
 
