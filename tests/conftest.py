@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -44,6 +45,14 @@ TENANT_KEYS = tuple(word for key in TENANTS for word in ("--api-key", key))
 # A shared machine pauses now and then; how long one example takes is no fact about the code.
 settings.register_profile("tokka", deadline=None)
 settings.load_profile("tokka")
+
+
+@pytest.fixture
+def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the settings of whoever runs the tests out of the environment."""
+    for name in list(os.environ):
+        if name.upper().startswith("TOKKA_"):
+            monkeypatch.delenv(name)
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import codecs
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
+import orjson
 from hypothesis import strategies as st
 
 from tokka.core import (
@@ -17,10 +20,27 @@ from tokka.core import (
     TokenLogprob,
     Usage,
 )
+from tokka.protocol.chunks import StreamEncoder
+from tokka.protocol.folding import dumps
 
 # Characters of one to four bytes.
 texts = st.text("ab ä€🦌", max_size=12)
 logprobs = st.floats(-30, 0)
+
+
+def chunks_of(encoder: StreamEncoder, events: Iterable[Event]) -> list[dict[str, Any]]:
+    """Return the stream of an answer, as a client reads it."""
+    return [orjson.loads(dumps(chunk)) for event in events for chunk in encoder.feed(event)]
+
+
+def answer_of(encoder: StreamEncoder, events: Iterable[Event]) -> dict[str, Any]:
+    """Return the plain answer, as a client reads it."""
+    fold = encoder.fold()
+    for event in events:
+        for chunk in encoder.feed(event):
+            fold.add(chunk)
+    answer: dict[str, Any] = orjson.loads(b"".join(fold.pieces()))
+    return answer
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.protocol import streams as streaming
 from tests.protocol.streams import Shape, streams
 from tokka.core import (
     Accepted,
@@ -24,7 +25,6 @@ from tokka.core import (
 from tokka.protocol.answers import ChatCompletion, ChatCompletionChunk
 from tokka.protocol.chat import ChatRequest
 from tokka.protocol.chat_answer import ChatEncoder
-from tokka.protocol.folding import dumps
 
 USER = [{"role": "user", "content": "Hei"}]
 FINISHED = Finished(Usage(3, 2, 1))
@@ -42,18 +42,11 @@ def request(**fields: Any) -> ChatRequest:
 
 
 def chunks_of(asked: ChatRequest, events: list[Event]) -> list[dict[str, Any]]:
-    encoder = ChatEncoder(asked.answer_form(), "chatcmpl-1", "fp_1")
-    return [orjson.loads(dumps(chunk)) for event in events for chunk in encoder.feed(event)]
+    return streaming.chunks_of(ChatEncoder(asked.answer_form(), "chatcmpl-1", "fp_1"), events)
 
 
 def answer_of(asked: ChatRequest, events: list[Event]) -> dict[str, Any]:
-    encoder = ChatEncoder(asked.answer_form(), "chatcmpl-1", "fp_1")
-    fold = encoder.fold()
-    for event in events:
-        for chunk in encoder.feed(event):
-            fold.add(chunk)
-    answer: dict[str, Any] = orjson.loads(b"".join(fold.pieces()))
-    return answer
+    return streaming.answer_of(ChatEncoder(asked.answer_form(), "chatcmpl-1", "fp_1"), events)
 
 
 def joined(chunks: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.protocol import streams as streaming
 from tests.protocol.streams import Shape, streams
 from tokka.core import Accepted, ChoiceDone, Event, Finished, PromptEcho, TextDelta, TokenLogprob, Usage
 from tokka.protocol.answers import Completion
 from tokka.protocol.completions import CompletionEncoder, CompletionRequest
-from tokka.protocol.folding import dumps
 
 
 def request(**fields: Any) -> CompletionRequest:
@@ -21,18 +21,11 @@ def request(**fields: Any) -> CompletionRequest:
 
 
 def chunks_of(asked: CompletionRequest, events: list[Event]) -> list[dict[str, Any]]:
-    encoder = CompletionEncoder(asked.answer_form(), "cmpl-1", "fp_1")
-    return [orjson.loads(dumps(chunk)) for event in events for chunk in encoder.feed(event)]
+    return streaming.chunks_of(CompletionEncoder(asked.answer_form(), "cmpl-1", "fp_1"), events)
 
 
 def answer_of(asked: CompletionRequest, events: list[Event]) -> dict[str, Any]:
-    encoder = CompletionEncoder(asked.answer_form(), "cmpl-1", "fp_1")
-    fold = encoder.fold()
-    for event in events:
-        for chunk in encoder.feed(event):
-            fold.add(chunk)
-    answer: dict[str, Any] = orjson.loads(b"".join(fold.pieces()))
-    return answer
+    return streaming.answer_of(CompletionEncoder(asked.answer_form(), "cmpl-1", "fp_1"), events)
 
 
 def joined(chunks: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:

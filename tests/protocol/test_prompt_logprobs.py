@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.protocol import streams as streaming
 from tests.protocol.test_requests import CHAT, COMPLETION
 from tokka.core import Accepted, ChoiceDone, Event, Finished, PromptLogprobs, TextDelta, TokenLogprob, Usage
 from tokka.engine.answer_size import answer_bytes
@@ -45,12 +46,7 @@ WANTED = [
 
 def answer_of(model: Any, encoder: Any, body: dict[str, Any], events: list[Event]) -> Any:
     asked = validated(model, json.dumps(body).encode())
-    made = encoder(asked.answer_form(), "id", "fp")
-    fold = made.fold()
-    for event in events:
-        for chunk in made.feed(event):
-            fold.add(chunk)
-    return json.loads(b"".join(fold.pieces()))
+    return streaming.answer_of(encoder(asked.answer_form(), "id", "fp"), events)
 
 
 def whole(*events: Event, choices: int = 1) -> list[Event]:
