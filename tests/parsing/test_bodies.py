@@ -16,6 +16,7 @@ import psutil
 import pytest
 import uvloop
 
+from tokka.engine.confined import start_confined
 from tokka.engine.processes import PARSER_NAME
 from tokka.errors import InvalidRequest, ServerOverloaded, UnsupportedParameter
 from tokka.observability.loop_turns import LoopTurns, Turn
@@ -109,6 +110,27 @@ async def test_body_parser_goes_on_when_a_process_is_killed(bodies: BodyParser) 
         if process.name() == PARSER_NAME:
             process.kill()
     assert (await bodies.parse(ChatRequest, large(CHAT), "tenant")).form.model == "m"
+
+
+async def test_closing_during_a_start_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    started, go_on = asyncio.Event(), asyncio.Event()
+    processes: list[asyncio.subprocess.Process] = []
+
+    async def held(module: str, *arguments: str) -> asyncio.subprocess.Process:
+        processes.append(await start_confined(module, *arguments))
+        started.set()
+        await go_on.wait()
+        return processes[0]
+
+    monkeypatch.setattr("tokka.parsing.bodies.start_confined", held)
+    parser = BodyParser()
+    parsing = asyncio.create_task(parser.parse(ChatRequest, large(CHAT), "tenant"))
+    await started.wait()
+    await parser.close()
+    go_on.set()
+    with pytest.raises(ServerOverloaded, match="stopping"):
+        await parsing
+    assert processes[0].returncode is not None
 
 
 async def test_body_parser_finishes_for_others_when_one_leaves(bodies: BodyParser) -> None:

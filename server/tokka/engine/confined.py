@@ -34,6 +34,8 @@ async def end_confined(process: Process) -> None:
     if process.stdout is None or not process.stdout.at_eof():
         with contextlib.suppress(ProcessLookupError):
             process.kill()
-    await process.wait()
-    # Its pipes would be closed by the garbage collector, which warns of them.
-    cast(Any, process)._transport.close()
+    try:
+        await process.wait()
+    finally:
+        # Its pipes would be closed by the garbage collector, which warns of them.
+        cast(Any, process)._transport.close()

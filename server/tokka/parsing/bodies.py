@@ -90,7 +90,7 @@ class BodyParser:
     async def _parse_apart(self, kind: str, raw: bytes) -> Any:
         for _ in range(2):
             if self._is_closed:
-                raise ServerOverloaded("The server is stopping.", retry_after_s=_RETRY_AFTER_S)
+                raise _stopping()
             worker = self._idle.pop() if self._idle else await self._start()
             try:
                 answer = await worker.ask(kind, raw)
@@ -115,8 +115,16 @@ class BodyParser:
 
     async def _start(self) -> _Worker:
         worker = _Worker(await start_confined("tokka.parsing.worker", *self._options))
+        if self._is_closed:
+            # `close` ran meanwhile and did not see this process.
+            await worker.end()
+            raise _stopping()
         self._workers.add(worker)
         return worker
+
+
+def _stopping() -> ServerOverloaded:
+    return ServerOverloaded("The server is stopping.", retry_after_s=_RETRY_AFTER_S)
 
 
 class _Worker:

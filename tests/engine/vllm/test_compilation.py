@@ -197,7 +197,7 @@ def test_explicit_eager_or_not_wins(tmp_path: Path) -> None:
 
 
 def test_code_that_cannot_be_sealed_is_no_reason_to_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(_self: Path, _text: str) -> None:
+    def full(_self: Path, _text: str, encoding: str) -> None:
         raise OSError(28, "No space left on device")
 
     (tmp_path / "torch_compile_cache").mkdir()
