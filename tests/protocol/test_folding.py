@@ -32,16 +32,21 @@ def test_list_grows_to_the_list_of_its_parts(parts: list[tuple[bool, list[Any]]]
     assert orjson.loads(b"".join(grown.pieces())) == [value for _, part in parts for value in part]
 
 
-def test_object_holds_grown_and_plain_values() -> None:
+@given(st.lists(st.tuples(st.text(max_size=3), st.booleans(), values), min_size=1, unique_by=lambda field: field[0]))
+def test_object_holds_grown_and_plain_values(fields: list[tuple[str, bool, list[Any]]]) -> None:
+    mixed: dict[str, Any] = {}
+    for name, is_grown, value in fields:
+        mixed[name] = JsonList() if is_grown else value
+        if is_grown:
+            mixed[name].extend(value)
+    assert orjson.loads(b"".join(JsonObject(mixed).pieces())) == {name: value for name, _, value in fields}
+
+
+def test_items_hold_objects() -> None:
     text = JsonText()
     text.add('a "quoted" ä')
-    fields = {"plain": [1, None], "text": text, "empty": JsonItems([]), "items": JsonItems([JsonObject({"x": text})])}
-    assert orjson.loads(b"".join(JsonObject(fields).pieces())) == {
-        "plain": [1, None],
-        "text": 'a "quoted" ä',
-        "empty": [],
-        "items": [{"x": 'a "quoted" ä'}],
-    }
+    items = JsonItems([JsonObject({"x": text}), JsonObject({"y": RawJson(1), "x": text, "z": JsonItems([])})])
+    assert orjson.loads(b"".join(items.pieces())) == [{"x": 'a "quoted" ä'}, {"y": 1, "x": 'a "quoted" ä', "z": []}]
 
 
 def test_echo_is_held_once_for_all_choices() -> None:

@@ -21,6 +21,7 @@ from tokka.cli.access import check_access
 from tokka.cli.listener import BACKLOG, open_for_connections, url_of
 from tokka.cli.open_files import open_files
 from tokka.engine.base import Engine
+from tokka.engine.memory import settle_heap
 from tokka.engine.processes import end_resource_tracker, kill_children
 from tokka.observability.lines import LineWriter
 from tokka.observability.loop_turns import LoopTurns
@@ -49,6 +50,8 @@ async def serve(
         if not await _has_opened_accounts(server):
             return 0
         _check_access(settings, server)
+        # What is imported by now lives until the end: a look at all of it would hold the event loop for 0.1 s.
+        settle_heap()
         open_for_connections(listeners, settings)
         url = url_of(listeners, settings)
         log.info("listening", url=url, version=__version__, pid=os.getpid(), chat="/", docs="/docs")

@@ -113,10 +113,24 @@ class JsonObject(Grown):
 
     def pieces(self) -> list[Piece]:
         pieces: list[Piece] = []
+        # Neighbours without pieces of their own are written at once: an answer may have a thousand choices.
+        plain: dict[str, Any] = {}
         for name, value in self._fields.items():
-            pieces.append((b"," if pieces else b"{") + orjson.dumps(name) + b":")
-            pieces += value.pieces() if isinstance(value, Grown) else (dumps(value),)
-        return [*pieces, b"}"]
+            if isinstance(value, Grown):
+                pieces.append((b"," if pieces else b"{") + _leading(plain) + orjson.dumps(name) + b":")
+                pieces += value.pieces()
+                plain = {}
+            else:
+                plain[name] = value
+        last = dumps(plain)[1:]
+        if not pieces:
+            return [b"{" + last]
+        return [*pieces, b"," + last if plain else last]
+
+
+def _leading(fields: Mapping[str, Any]) -> bytes:
+    """Return the JSON of fields that others follow."""
+    return dumps(fields)[1:-1] + b"," if fields else b""
 
 
 class JsonItems(Grown):
