@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from llguidance import LLTokenizer
+from llguidance import LLMatcher, LLTokenizer
 
 from tests.engine.vllm.tokenizer import EOS, byte_tokenizer
 from tokka.engine.vllm.json_bounds import json_rules
@@ -64,3 +64,37 @@ _values = st.recursive(
 @given(_values, st.sampled_from([(",", ":"), (", ", ": ")]), st.booleans())
 def test_what_python_writes_fits(value: Any, separators: tuple[str, str], ascii_only: bool) -> None:
     assert fits(json.dumps(value, separators=separators, ensure_ascii=ascii_only))
+
+
+@pytest.mark.parametrize("prefix", ["", "-"])
+@pytest.mark.parametrize(
+    "bounds",
+    [
+        {},
+        {"minimum": 0},
+        {"maximum": 0.7},
+        {"exclusiveMinimum": 0},
+        {"exclusiveMaximum": 0},
+        {"exclusiveMinimum": 0, "maximum": 1},
+        {"exclusiveMinimum": 1, "exclusiveMaximum": 2},
+        {"minimum": -1, "maximum": 1},
+        {"exclusiveMinimum": -2.5, "exclusiveMaximum": -2.25},
+    ],
+    ids=str,
+)
+def test_number_of_zeros_ends_whatever_bounds_it(bounds: dict[str, float], prefix: str) -> None:
+    schema = json.dumps({"type": "number", **bounds})
+    both = [LLMatcher(TOKENIZER, LLMatcher.grammar_from_json_schema(schema)), BOUND.deep_copy()]
+    text = ""
+    # A model that likes zeros best.
+    wanted = [*prefix, *"0.123456789-"]
+    while not all(matcher.is_accepting() for matcher in both) or len(text) < 3:
+        digit = next((one for one in wanted if all(m.deep_copy().consume_token(ord(one)) for m in both)), None)
+        if digit is None:
+            break
+        for matcher in both:
+            matcher.consume_token(ord(digit))
+        text += digit
+        wanted = list("0.123456789-")
+        assert len(text) < 60, text
+    assert all(matcher.is_accepting() for matcher in both), text

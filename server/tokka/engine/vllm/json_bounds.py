@@ -53,12 +53,24 @@ def with_bounded_multiples(schema: Any) -> Any:
 
 def _number() -> str:
     # Zeros before the first other digit do not count.
-    fractions = [rf"0\.(?:0{{0,{_FRACTION_DIGITS}}}[1-9][0-9]{{0,{_FRACTION_DIGITS - 1}}}|0{{1,{_FRACTION_DIGITS}}})"]
+    after_zeros = rf"0{{0,{_FRACTION_DIGITS}}}[1-9](?:{_digits(0, _FRACTION_DIGITS - 1)})"
+    fractions = [rf"0\.(?:{after_zeros}|0{{1,{_FRACTION_DIGITS}}})"]
     fractions += [
-        rf"[1-9][0-9]{{{digits - 1}}}\.[0-9]{{1,{_FRACTION_DIGITS - digits}}}" for digits in range(1, _FRACTION_DIGITS)
+        rf"[1-9][0-9]{{{whole - 1}}}\.(?:{_digits(1, _FRACTION_DIGITS - whole)})"
+        for whole in range(1, _FRACTION_DIGITS)
     ]
     scaled = rf"(?:{'|'.join(fractions)}|[0-9])(?:[eE][+-]?[0-9]{{1,2}})?"
     return rf"-?(?:{_up_to(str(_MAX_INT64))}|{scaled})"
+
+
+def _digits(least: int, most: int) -> str:
+    """Return an expression for so many digits, of which the last possible one is no zero.
+
+    Beside an exclusive bound the library lets a fraction end with another digit only, and would go on without end.
+    """
+    if least == most:
+        return rf"[0-9]{{{most}}}"
+    return rf"[0-9]{{{least},{most - 1}}}|[0-9]{{{most - 1}}}[1-9]"
 
 
 def _up_to(most: str) -> str:
