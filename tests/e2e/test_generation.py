@@ -173,6 +173,14 @@ def test_each_of_several_choices_is_answered(client: httpx.Client) -> None:
     assert answer["usage"]["completion_tokens"] == 24
 
 
+def test_seed_of_a_prompt_that_takes_several_steps_is_served(client: httpx.Client) -> None:
+    # Steps compute 512 tokens.
+    body = completion("word " * 1500, temperature=1.0, seed=1, max_tokens=8, ignore_eos=True)
+    first = post(client, TEXT, body)["choices"][0]["text"]
+    assert first
+    assert post(client, TEXT, {**body, "prompt": "Word " + "word " * 1499, "n": 2})["choices"]
+
+
 def test_seed_repeats_a_sampled_answer(client: httpx.Client) -> None:
     def poem(seed: int, n: int = 1) -> list[str]:
         # One choice is alone in its batch, however busy the machine is: only then does the engine repeat itself.

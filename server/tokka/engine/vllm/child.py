@@ -38,6 +38,7 @@ def install() -> None:
     _refuse_missing_weights()
     _tell_how_workers_end()
     _keep_logprobs_apart()
+    _rewind_generators()
 
 
 def end_with(parent_pid: int) -> None:
@@ -130,6 +131,15 @@ def _keep_logprobs_apart() -> None:
     from tokka.engine.vllm.listed_logprobs import keep_logprobs_apart
 
     keep_logprobs_apart()
+
+
+def _rewind_generators() -> None:
+    from tokka.engine.vllm.machine import is_cpu_build
+
+    if is_cpu_build():
+        from tokka.engine.vllm.seeded_chunks import rewind_generators
+
+        rewind_generators()
 
 
 def _let_compiled_code_load() -> None:
