@@ -8,6 +8,8 @@ import time
 
 import uvloop
 
+from tests.program import TURN_BOUND_S, running
+from tests.wire import metric
 from tokka.observability.loop_turns import LoopTurns, Turn
 
 
@@ -74,3 +76,12 @@ def test_loop_turns_tell_other_threads_apart() -> None:
     seen = asyncio.run(beside_a_thread())
     assert max(turn.cpu_s for turn in seen) < 0.05
     assert max(turn.threads_s for turn in seen) > 0.02
+
+
+def test_answers_of_many_choices_leave_the_loop_free() -> None:
+    with running("--engine", "fake") as program, program.client() as client:
+        # Several, since the garbage collector looks at everything now and then.
+        for _ in range(12):
+            answer = client.post("/v1/completions", json={"model": "fake", "prompt": [[0]] * 1024, "max_tokens": 1})
+            assert len(answer.json()["choices"]) == 1024
+        assert metric(client, "tokka_event_loop_longest_turn_seconds") <= TURN_BOUND_S
