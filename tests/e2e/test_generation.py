@@ -145,6 +145,8 @@ def test_stream_adds_up_to_the_plain_answer(client: httpx.Client, text: str, fie
 )
 def test_stream_counts_what_it_sends(client: httpx.Client, fields: dict[str, Any]) -> None:
     body = chat("Write only these: 🦌 ä ö 日本語", return_token_ids=True, ignore_eos=True, **fields)
+    # An end token that is ignored may come by chance.
+    body["skip_special_tokens"] = False
     chunks = stream(client, CHAT, {**body, "stream_options": {"include_usage": True}})
     for index in range(fields.get("n", 1)):
         parts = [choice for chunk in chunks for choice in chunk["choices"] if choice["index"] == index]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from functools import cache
@@ -11,9 +12,10 @@ from typing import Any
 import pytest
 
 from tests.engine.vllm.tokenizer import EOS, fast_tokenizer
+from tokka.core import TextPrompt
 from tokka.engine.template_rules import TemplateRules
 from tokka.engine.vllm.render import Renderer
-from tokka.errors import InvalidRequest
+from tokka.errors import EngineDied, InvalidRequest
 from tokka.protocol.chat import ChatRequest
 from tokka.protocol.common import new_id
 
@@ -267,3 +269,19 @@ async def test_documents_and_variables_reach_the_template() -> None:
     prompt = ChatRequest.model_validate({"model": "m", "messages": [USER], **asked}).prompt()
     shown = renderer(template).decode(await renderer(template).token_ids(prompt, "tenant"))
     assert shown == f"[a: b][c: d]z{USER['content']}"
+
+
+async def test_texts_on_their_way_are_refused_when_the_engine_is_closed() -> None:
+    own = Renderer(fast_tokenizer(), None, max_model_len=100_000, vocab_size=EOS + 1)
+    texts = [asyncio.create_task(own.token_ids(TextPrompt("word " * 5_000), "tenant")) for _ in range(6)]
+    # Two of them get to a thread.
+    for _ in range(5):
+        await asyncio.sleep(0)
+    own.close()
+    results = await asyncio.gather(*texts, return_exceptions=True)
+    refused = [result for result in results if isinstance(result, Exception)]
+    # Those that a thread worked on are served.
+    assert len(refused) == 4
+    assert {type(error) for error in refused} == {EngineDied}
+    with pytest.raises(EngineDied):
+        await own.token_texts([1], "tenant")

@@ -13,7 +13,7 @@ from tokka.engine.length import Truncation
 from tokka.engine.vllm.chat_template import ChatTemplate
 from tokka.engine.vllm.control_tokens import ControlTokens, Written
 from tokka.engine.vllm.templates import removed_by
-from tokka.errors import ContextLengthExceeded, InvalidRequest, NoChatTemplate
+from tokka.errors import ContextLengthExceeded, EngineDied, InvalidRequest, NoChatTemplate
 from tokka.turns import Capacity, FairTurns
 
 T = TypeVar("T")
@@ -57,6 +57,7 @@ class Renderer:
         self._most_chars = max(_MOST_CHARS, _MOST_CHARS_PER_TOKEN * max_model_len)
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="render")
         self._turns = FairTurns(Capacity(_THREADS, _LONG_CHARS, _WAITING_CHARS))
+        self._is_closed = False
 
     @property
     def has_chat_template(self) -> bool:
@@ -100,14 +101,20 @@ class Renderer:
         return await self._apart(tenant, sum(map(len, words)), partial(self._bad_words, words))
 
     async def _apart(self, tenant: str, cost: int, work: Callable[[], T]) -> T:
-        loop = asyncio.get_running_loop()
-        return await self._turns.run(tenant, cost + 1, lambda: loop.run_in_executor(self._pool, work))
+        return await self._turns.run(tenant, cost + 1, lambda: self._submitted(work))
+
+    def _submitted(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        if self._is_closed:
+            raise EngineDied
+        return asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     def decode(self, token_ids: list[int]) -> str:
         return str(self._tokenizer.decode(token_ids, skip_special_tokens=False))
 
     def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """End the threads when they have done what they work on. Texts that wait for one are refused: EngineDied."""
+        self._is_closed = True
+        self._pool.shutdown(wait=False)
 
     def _checked(self, token_ids: Sequence[int]) -> list[int]:
         # One too long to run is refused for that, later, and need not be looked through.
