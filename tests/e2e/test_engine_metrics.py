@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -52,3 +53,12 @@ def test_engine_metrics_count_users_requests_only(fresh: Program) -> None:
         eventually(lambda: client.get("/readyz").status_code == 200, within_s=READY_TIMEOUT_S)
         # A new engine begins at zero, and its first requests are not counted either.
         assert counted(client) == {}
+
+
+def test_many_may_scrape_at_once(fresh: Program) -> None:
+    def scrape(_: int) -> list[int]:
+        with fresh.client() as client:
+            return [client.get("/metrics").status_code for _ in range(40)]
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(scrape, range(8))) == [[200] * 40] * 8

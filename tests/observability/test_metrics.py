@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+import threading
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -138,6 +140,7 @@ def test_the_engine_s_numbers_are_read_when_scraped() -> None:
     metrics = Metrics()
     metrics.watch(lambda: stats[0], lambda: 10, lambda: 32, lambda: 1.5)
     stats[0] = EngineStats(running=3, waiting=4)
+    metrics.look()
     assert value(metrics, "tokka_requests_running") == 3.0
     assert value(metrics, "tokka_requests_waiting") == 14.0
     assert value(metrics, "tokka_admission_limit") == 32.0
@@ -156,6 +159,26 @@ def test_tenants_beyond_a_thousand_share_one_label() -> None:
 def test_two_servers_in_one_process_count_apart() -> None:
     observed()
     assert samples(Metrics().registry.collect(), "tokka_requests_total") == {}
+
+
+async def test_what_is_watched_belongs_to_the_loop_and_is_not_read_while_another_thread_writes() -> None:
+    readers: list[int] = []
+
+    def read() -> int:
+        readers.append(threading.get_ident())
+        return 0
+
+    metrics = Metrics()
+    metrics.watch(lambda: EngineStats(running=read()), read, read, read)
+    metrics.watch_state(lambda: read() == 0, read, read)
+    metrics.watch_turns(read)
+    metrics.watch_log(read)
+    metrics.watch_connections(read)
+    await asyncio.to_thread(metrics.render)
+    assert readers == []
+    metrics.look()
+    # The engine's are read for what runs and for what waits.
+    assert readers == [threading.get_ident()] * 11
 
 
 def test_the_text_is_what_prometheus_reads() -> None:

@@ -182,7 +182,7 @@ def _http_config(settings: Settings, server: Server) -> uvicorn.Config:
         ),
         server.metrics.count_cut,
     )
-    server.metrics.connections.set_function(lambda: connections.count)
+    server.metrics.watch_connections(lambda: connections.count)
     return uvicorn.Config(
         server.app,
         http=bounded_protocol(connections, lambda: server.admission.is_draining),

@@ -35,6 +35,8 @@ class Metrics:
         self.registry = CollectorRegistry()
         # (name, type, labels, meaning) of every metric, for docs/metrics.md.
         self.catalogue: list[tuple[str, str, tuple[str, ...], str]] = []
+        # Each sets one number to what somebody else keeps.
+        self._reads: list[Callable[[], None]] = []
         self._requests = self._counter(
             "requests", "Generation requests by how they ended.", ["model", "endpoint", "outcome"]
         )
@@ -65,9 +67,9 @@ class Metrics:
         self.set_engine_state("stopped")
 
     def _declare_engine(self) -> None:
-        self.running = self._gauge("requests_running", "Choices the engine is working on.")
-        self.waiting = self._gauge("requests_waiting", "Choices waiting for the engine.")
-        self.admission_limit = self._gauge("admission_limit", "Choices that may run at once now; follows --slo-tpot.")
+        self._running = self._gauge("requests_running", "Choices the engine is working on.")
+        self._waiting = self._gauge("requests_waiting", "Choices waiting for the engine.")
+        self._admission_limit = self._gauge("admission_limit", "Choices that may run at once now; follows --slo-tpot.")
         self._state = self._gauge("engine_state", "1 for the state the engine is in, else 0.", ["state"])
         self._restarts = self._counter(
             "engine_restarts",
@@ -79,7 +81,7 @@ class Metrics:
             self._restarts.labels(reason)
 
     def _declare_process(self) -> None:
-        self.connections = self._gauge("connections", "Open connections.")
+        self._connections = self._gauge("connections", "Open connections.")
         self._cuts = self._counter(
             "connections_cut",
             "Connections ended by us: a head that did not come (header_timeout), an answer that was not read "
@@ -159,29 +161,45 @@ class Metrics:
         cpu_s: Callable[[], float],
     ) -> None:
         """Read the engine's and admission's numbers and our CPU time when scraped, never on the request path."""
-        self.admission_limit.set_function(limit)
-        self.running.set_function(lambda: stats().running)
-        self.waiting.set_function(lambda: queued() + stats().waiting)
-        self.registry.register(_Read(*_FRONTEND_CPU, cpu_s))
+        self._read(self._admission_limit, limit)
+        self._read(self._running, lambda: stats().running)
+        self._read(self._waiting, lambda: queued() + stats().waiting)
+        self._read(self._kept(*_FRONTEND_CPU), cpu_s)
 
     def watch_state(self, is_up: Callable[[], bool], pending: Callable[[], int], dropped: Callable[[], int]) -> None:
-        self._database_up.set_function(is_up)
-        self._usage_pending.set_function(pending)
-        self.registry.register(_Read(*_DROPPED_USAGE, dropped))
+        self._read(self._database_up, is_up)
+        self._read(self._usage_pending, pending)
+        self._read(self._kept(*_DROPPED_USAGE), dropped)
 
     def observe_turn(self, turn: Turn) -> None:
         self._turns.observe(turn.cpu_s)
         self._threads_held.observe(turn.threads_s)
 
     def watch_turns(self, longest_s: Callable[[], float]) -> None:
-        self._longest_turn.set_function(longest_s)
+        self._read(self._longest_turn, longest_s)
 
     def watch_log(self, dropped_lines: Callable[[], int]) -> None:
-        self.registry.register(_Read(*_DROPPED_LINES, dropped_lines))
+        self._read(self._kept(*_DROPPED_LINES), dropped_lines)
+
+    def watch_connections(self, count: Callable[[], int]) -> None:
+        self._read(self._connections, count)
+
+    def look(self) -> None:
+        """Read what is watched. It belongs to the event loop: another thread would meet it half changed."""
+        for read in self._reads:
+            read()
 
     def render(self) -> bytes:
-        """Return Prometheus text: ours, then vLLM's and the process's."""
+        """Return Prometheus text: ours as of the last look, then vLLM's and the process's. Any thread may call it."""
         return generate_latest(self.registry) + generate_latest(REGISTRY)
+
+    def _read(self, number: Gauge | _Kept, value: Callable[[], float]) -> None:
+        self._reads.append(lambda: number.set(value()))
+
+    def _kept(self, name: str, meaning: str) -> _Kept:
+        kept = _Kept(f"tokka_{name}", meaning)
+        self.registry.register(kept)
+        return kept
 
     def _counter(self, name: str, meaning: str, labels: Sequence[str]) -> Counter:
         self._describe(f"{name}_total", "counter", labels, meaning)
@@ -201,13 +219,16 @@ class Metrics:
         self.catalogue.append((f"tokka_{name}", kind, tuple(labels), meaning))
 
 
-class _Read(Collector):
-    """A counter that somebody else keeps, read when scraped."""
+class _Kept(Collector):
+    """A counter that somebody else keeps."""
 
-    def __init__(self, name: str, meaning: str, value: Callable[[], float]) -> None:
-        self._name = f"tokka_{name}"
+    def __init__(self, name: str, meaning: str) -> None:
+        self._name = name
         self._meaning = meaning
+        self._value = 0.0
+
+    def set(self, value: float) -> None:
         self._value = value
 
     def collect(self) -> list[Metric]:
-        return [CounterMetricFamily(self._name, self._meaning, self._value())]
+        return [CounterMetricFamily(self._name, self._meaning, self._value)]
