@@ -106,6 +106,47 @@ def test_prompts_are_those_of_the_file(fake: Program, tmp_path: Path) -> None:
     assert figures["prompt_tokens_mean"] > 200
 
 
+def test_trace_is_replayed_at_its_own_pace(fake: Program, tmp_path: Path) -> None:
+    file = tmp_path / "trace.csv"
+    rows = [f"{at / 10},{20 + at},{1 + at % 3}" for at in range(12)]
+    file.write_text("\n".join(["arrival_s,prompt_tokens,output_tokens", *rows]))
+    done = bench(fake.url, "--trace", str(file), "--duration", "1.05", "--warmup", "0", "--json")
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)["runs"][0]["figures"]
+    assert figures["completed"] == figures["offered"] == 11
+    assert figures["output_tokens_mean"] == 1.9
+
+
+def test_trace_can_be_made_and_lengths_may_be_of_a_range(fake: Program) -> None:
+    done = bench(fake.url, "--trace", "made", "--rate", "20", *SHORT, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["runs"][0]["figures"]["completed"] > 0
+    lengths = ("--prompt-tokens", "1-200", "--max-tokens", "2-60")
+    done = bench(fake.url, "--concurrency", "2", *lengths, *SHORT, "--json")
+    assert 2 < json.loads(done.stdout)["runs"][0]["figures"]["output_tokens_mean"] < 60
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--trace", "none.csv"), "--trace none.csv: No such file"),
+        (("--trace", "made"), "--trace made needs --rate"),
+        (("--trace", "made", "--concurrency", "2"), "leave --concurrency out"),
+        (("--trace", "made", "--rate", "1", "--prompts", "x"), "leave --prompts out"),
+        (("--prompt-tokens", "0"), "--prompt-tokens 0: write tokens"),
+        (("--max-tokens", "9-5"), "--max-tokens 9-5: write tokens"),
+    ],
+)
+def test_trace_or_lengths_that_cannot_be_are_refused(fake: Program, arguments: tuple[str, ...], reason: str) -> None:
+    assert reason in wrong(bench(fake.url, *arguments))
+
+
+def test_trace_shorter_than_the_run_is_refused(fake: Program, tmp_path: Path) -> None:
+    file = tmp_path / "trace.csv"
+    file.write_text("arrival_s,prompt_tokens,output_tokens\n0,1,1\n5,1,1\n")
+    assert "--trace lasts 5 s" in wrong(bench(fake.url, "--trace", str(file)))
+
+
 def test_picture_is_a_png(fake: Program, tmp_path: Path) -> None:
     picture = tmp_path / "load.png"
     done = bench(fake.url, "--rate", "20,40", *SHORT, "--max-tokens", "4", "--plot", str(picture))

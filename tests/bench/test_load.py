@@ -21,7 +21,8 @@ from tests.program import Program, eventually
 from tokka.bench.cpu import Cpu
 from tokka.bench.failure import BenchFailedError
 from tokka.bench.load import Run, run
-from tokka.bench.plan import Plan, Tenant, arrivals
+from tokka.bench.plan import Plan, Tenant, poisson
+from tokka.bench.sizes import Span
 
 TTFT_S = 0.05
 GAP_S = 0.02
@@ -232,7 +233,7 @@ def test_cpu_time_is_that_of_the_process_and_all_under_it() -> None:
 
 def test_open_loop_that_does_not_fit_into_memory_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tokka.bench.load.MAX_WRITTEN_BYTES", 1 << 20)
-    plan = Plan("http://127.0.0.1:1", "m", (Tenant("all", rate=1000),), prompt_tokens=1000)
+    plan = Plan("http://127.0.0.1:1", "m", (Tenant("all", rate=1000),), prompt_tokens=Span(1000, 1000))
     with pytest.raises(BenchFailedError, match="more than 1 MiB; lower --duration"):
         run(plan)
 
@@ -255,7 +256,7 @@ def test_every_request_is_accounted_for(fake: Program, api: str) -> None:
     )
     records, found = run(plan)
     steady = [record for record in records if record.tenant == "steady"]
-    assert [record.due_s for record in steady] == arrivals(40, 1.2, random.Random("1 steady"))
+    assert [record.due_s for record in steady] == poisson(40, 1.2, random.Random("1 steady"))
     assert {record.outcome for record in records} == {"completed"}
     assert {record.tokens for record in steady} == {64}
     assert {record.tokens for record in records if record.tenant == "users"} == {8}

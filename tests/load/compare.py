@@ -32,6 +32,8 @@ from tests.load.report import best_goodput, tables
 from tokka.bench.figures import Figures
 from tokka.bench.load import run
 from tokka.bench.plan import Plan, Tenant
+from tokka.bench.sizes import span_of
+from tokka.bench.trace import trace_of
 
 IDLE_S = 30.0
 # Kernels, caches and connections are warm after it, and Tokka's controller has seen steps.
@@ -117,8 +119,9 @@ class Bench:
             warmup_s=min(chosen.warmup, seconds / 2),
             grace_s=chosen.grace,
             seed=seed,
-            prompt_tokens=chosen.prompt_tokens,
-            max_tokens=chosen.max_tokens,
+            prompt_tokens=span_of("--prompt-tokens", chosen.prompt_tokens),
+            max_tokens=span_of("--max-tokens", chosen.max_tokens),
+            trace=trace_of(chosen.trace),
             slo_ttft_s=chosen.slo_ttft,
             slo_tpot_s=chosen.slo_tpot,
             pid=server.process.pid,
@@ -231,8 +234,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--times", type=_numbers, default=[0.5, 1, 2, 5], help="multiples of the capacity")
     parser.add_argument("--capacity", type=float, help="requests a second; default: what the ladder finds")
     parser.add_argument("--many", type=int, default=40, help="open requests of the other tenant")
-    parser.add_argument("--prompt-tokens", type=int, default=64)
-    parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--prompt-tokens", default="64", help="or a range, 20-8000: each doubling as likely")
+    parser.add_argument("--max-tokens", default="64", help="or a range")
+    parser.add_argument("--trace", help="a CSV, or 'made': arrivals and lengths as of a real service, at each rate")
     parser.add_argument("--slo-ttft", type=float, default=1.0)
     parser.add_argument("--slo-tpot", type=float, default=0.1)
     parser.add_argument("--tokka-options", default="", help="added to Tokka's command line, as in '--engine fake'")

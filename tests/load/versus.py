@@ -30,6 +30,7 @@ import psutil
 from tests.faults.servers import NAME, Server, model_folder, serving
 from tokka.bench.load import run
 from tokka.bench.plan import Plan, Tenant
+from tokka.bench.sizes import Span
 from tokka.settings import parse_size
 
 ROOT = Path(__file__).parents[2]
@@ -82,8 +83,8 @@ def measure(server: Server, load: Load, seed: int, seconds: float) -> Line:
         warmup_s=seconds / 4,
         grace_s=20,
         stream=load.stream,
-        prompt_tokens=20,
-        max_tokens=load.tokens,
+        prompt_tokens=Span(20, 20),
+        max_tokens=Span(load.tokens, load.tokens),
         seed=seed,
         pid=server.process.pid,
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import itertools
 import random
 import resource
 import time
@@ -19,7 +18,7 @@ from tokka.bench.connection import Answer, Pool, head_of
 from tokka.bench.cpu import Cpu
 from tokka.bench.failure import BenchFailedError
 from tokka.bench.figures import Figures, Window, cpu_figures, summary
-from tokka.bench.plan import Plan, Tenant, arrivals
+from tokka.bench.plan import Plan, Tenant, due, sizes
 from tokka.bench.record import Record
 from tokka.bench.request import requests_of
 
@@ -116,22 +115,21 @@ class Run:
 
     def _open(self, tenant: Tenant) -> list[_Load]:
         plan = self._plan
-        assert tenant.rate is not None
         chance = random.Random(f"{plan.seed} {tenant.name}")
-        moments = arrivals(tenant.rate, plan.duration_s, chance, burst=plan.burst, most=plan.max_requests + 1)
-        self._is_spent |= len(moments) > plan.max_requests
-        del moments[plan.max_requests :]
+        arrivals = due(plan, tenant, chance)
+        self._is_spent |= len(arrivals) > plan.max_requests
+        del arrivals[plan.max_requests :]
         # Written before the run: what is written during it is late.
         requests, size = [], 0
-        for request in itertools.islice(requests_of(plan, tenant, chance), len(moments)):
+        for request in requests_of(plan, tenant, chance, ((one.prompt_tokens, one.max_tokens) for one in arrivals)):
             requests.append(request)
             size += len(request)
             if size > MAX_WRITTEN_BYTES:
                 raise BenchFailedError(
-                    f"the requests of {plan.duration_s:g} s at {tenant.rate:g}/s take more than "
+                    f"the requests of {plan.duration_s:g} s at {tenant.rate or 0:g}/s take more than "
                     f"{MAX_WRITTEN_BYTES >> 20} MiB; lower --duration, --rate, --requests or --prompt-tokens"
                 )
-        return [self._send_all(tenant, list(zip(moments, requests, strict=True)))]
+        return [self._send_all(tenant, list(zip((one.at_s for one in arrivals), requests, strict=True)))]
 
     async def _send_all(self, tenant: Tenant, due: list[tuple[float, bytes]]) -> None:
         async with asyncio.TaskGroup() as group:
@@ -146,7 +144,7 @@ class Run:
 
     async def _user(self, tenant: Tenant, chance: random.Random) -> None:
         plan = self._plan
-        requests = requests_of(plan, tenant, chance)
+        requests = requests_of(plan, tenant, chance, sizes(plan, tenant, chance))
         # Not all at once: users who begin together go on together.
         await asyncio.sleep(chance.uniform(0, plan.warmup_s / 2))
         while self._now_s() < plan.duration_s:

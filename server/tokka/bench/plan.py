@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tokka.bench.prompts import Content
+from tokka.bench.sizes import Span
+from tokka.bench.trace import Arrival, Trace
+
+SIXTY_FOUR = Span(64, 64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +46,11 @@ class Plan:
     stream: bool = True
     # If there are none, random words.
     prompts: tuple[Content, ...] = ()
-    prompt_tokens: int = 64
+    prompt_tokens: Span = SIXTY_FOUR
     same_prompt: bool = False
-    max_tokens: int = 64
+    max_tokens: Span = SIXTY_FOUR
+    # When open loops' requests are due and how long they are; None: Poisson arrivals, of the lengths above.
+    trace: Trace | None = None
     # Answers of exactly so many tokens.
     ignore_eos: bool = True
     seed: int = 1
@@ -58,7 +66,23 @@ class Plan:
     pid: int | None = None
 
 
-def arrivals(
+def due(plan: Plan, tenant: Tenant, chance: random.Random) -> list[Arrival]:
+    """Return what a tenant whose loop is open sends in a run; one more than the plan allows if it would be more."""
+    assert tenant.rate is not None
+    most = plan.max_requests + 1
+    if plan.trace is not None:
+        return list(itertools.islice(plan.trace.arrivals(tenant.rate, plan.duration_s, chance), most))
+    moments = poisson(tenant.rate, plan.duration_s, chance, burst=plan.burst, most=most)
+    return [Arrival(at_s, *size) for at_s, size in zip(moments, sizes(plan, tenant, chance), strict=False)]
+
+
+def sizes(plan: Plan, tenant: Tenant, chance: random.Random) -> Iterator[tuple[int, int]]:
+    """Yield the tokens of prompts and answers, without end."""
+    while True:
+        yield plan.prompt_tokens.draw(chance), tenant.max_tokens or plan.max_tokens.draw(chance)
+
+
+def poisson(
     rate: float, duration_s: float, chance: random.Random, *, burst: int = 1, most: int | None = None
 ) -> list[float]:
     """Return the moments of a Poisson process; of one that is slower by so much, each moment so many times."""

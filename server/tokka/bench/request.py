@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import orjson
@@ -13,8 +13,8 @@ from tokka.bench.plan import Plan, Tenant
 from tokka.bench.prompts import Content, synthetic
 
 
-def requests_of(plan: Plan, tenant: Tenant, chance: random.Random) -> Iterator[bytes]:
-    """Yield a tenant's requests without end."""
+def requests_of(plan: Plan, tenant: Tenant, chance: random.Random, sizes: Iterable[tuple[int, int]]) -> Iterator[bytes]:
+    """Yield a tenant's requests, one for each size: tokens of the prompt, and of the answer at most."""
     address = address_of(plan.url)
     path = "/v1/chat/completions" if plan.api == "chat" else "/v1/completions"
     head = f"POST {address.prefix}{path} HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Type: application/json\r\n"
@@ -23,27 +23,26 @@ def requests_of(plan: Plan, tenant: Tenant, chance: random.Random) -> Iterator[b
     if plan.new_connections:
         head += "Connection: close\r\n"
     # The same name in both APIs, the older one: every server knows it.
-    fields: dict[str, Any] = {"model": plan.model, "max_tokens": tenant.max_tokens or plan.max_tokens}
+    fields: dict[str, Any] = {"model": plan.model}
     if plan.stream:
         fields |= {"stream": True, "stream_options": {"include_usage": True}}
     if plan.ignore_eos:
         fields["ignore_eos"] = True
-    for content in _contents(plan, chance):
-        body = orjson.dumps({**fields, **_for_api(content, plan.api)})
+    given = _given(plan, chance) if plan.prompts else None
+    same = synthetic(plan.prompt_tokens.highest, random.Random(plan.seed)) if plan.same_prompt else None
+    for prompt_tokens, max_tokens in sizes:
+        # A prompt of its own for each, so that no prefix is cached, unless asked.
+        content = next(given) if given else same or synthetic(prompt_tokens, chance)
+        body = orjson.dumps({**fields, "max_tokens": max_tokens, **_for_api(content, plan.api)})
         yield f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
-def _contents(plan: Plan, chance: random.Random) -> Iterator[Content]:
-    if plan.prompts:
-        # Users who begin with the same prompt would share its cache.
-        first = chance.randrange(len(plan.prompts))
-        while True:
-            yield from plan.prompts[first:]
-            first = 0
-    same = synthetic(plan.prompt_tokens, random.Random(plan.seed))
+def _given(plan: Plan, chance: random.Random) -> Iterator[Content]:
+    # Users who begin with the same prompt would share its cache.
+    first = chance.randrange(len(plan.prompts))
     while True:
-        # A prompt of its own for each, so that no prefix is cached, unless asked.
-        yield same if plan.same_prompt else synthetic(plan.prompt_tokens, chance)
+        yield from plan.prompts[first:]
+        first = 0
 
 
 def _for_api(content: Content, api: str) -> Content:

@@ -14,6 +14,7 @@ import typer
 
 if TYPE_CHECKING:
     from tokka.bench.session import Line, Load, Session
+    from tokka.bench.trace import Trace as TraceSource
 
 MAX_RATE = 100_000
 # A client has no more ports to one server.
@@ -30,11 +31,15 @@ Warmup = Annotated[float, typer.Option(min=0, help="Seconds of them, at the begi
 Grace = Annotated[float, typer.Option(min=0, max=3600, help="Seconds to wait for open answers after that.")]
 Requests = Annotated[int, typer.Option(min=1, max=1_000_000, help="Most requests of a run, warm-up included.")]
 Connections = Annotated[int, typer.Option(min=1, max=60_000, help="Most open connections; further requests wait.")]
-PromptTokens = Annotated[int, typer.Option(min=1, max=1_000_000, help="Synthetic prompts: words, about a token each.")]
+PromptTokens = Annotated[str, typer.Option(help="Synthetic prompts: words, about a token each. Or a range, 20-8000.")]
 SamePrompt = Annotated[
     bool, typer.Option("--same-prompt", help="Synthetic: one for all, so that its prefix is cached.")
 ]
-MaxTokens = Annotated[int, typer.Option(min=1, max=1_000_000, help="Tokens of each answer.")]
+MaxTokens = Annotated[str, typer.Option(help="Tokens of each answer. Or a range, 1-800.")]
+Trace = Annotated[
+    str | None,
+    typer.Option(help="Open loop: arrivals and lengths of a CSV, at its pace or at --rate.", metavar="FILE|made"),
+]
 Prompts = Annotated[
     Path | None,
     typer.Option(help="A prompt on each line; a .jsonl: {'prompt'} or {'messages'} on each.", metavar="FILE"),
@@ -72,10 +77,11 @@ def bench(
     new_connections: Connect = False,
     api: Annotated[Api, typer.Option(help="Which of both.")] = "chat",
     stream: Annotated[bool, typer.Option(help="Without: no TTFT, ITL, TPOT, goodput.")] = True,
-    prompt_tokens: PromptTokens = 64,
+    prompt_tokens: PromptTokens = "64",
     same_prompt: SamePrompt = False,
     prompts: Prompts = None,
-    max_tokens: MaxTokens = 64,
+    max_tokens: MaxTokens = "64",
+    trace: Trace = None,
     ignore_eos: IgnoreEos = None,
     model: Annotated[str | None, typer.Option(help="Default: the first one the server has.")] = None,
     api_key: ApiKey = "",
@@ -122,11 +128,17 @@ def _session(options: dict[str, Any]) -> Session:
     from tokka.bench.plan import Plan
     from tokka.bench.prompts import read_prompts
     from tokka.bench.session import Session
+    from tokka.bench.sizes import span_of
     from tokka.bench.target import find
+    from tokka.bench.trace import RecordedTrace
 
     if options["warmup"] >= options["duration"]:
         raise BenchFailedError(f"--warmup {options['warmup']:g} leaves nothing of --duration {options['duration']:g}")
-    loads = loads_of(options["rate"] or [], options["concurrency"] or [])
+    trace, rates = _trace(options), options["rate"] or []
+    if isinstance(trace, RecordedTrace) and not rates:
+        rates = [f"{trace.rate:.6g}"]
+    loads = loads_of(rates, options["concurrency"] or [])
+    _check_lasts(trace, loads, options["duration"])
     if (most := max((load.concurrency or 0 for load in loads), default=0)) > options["connections"]:
         raise BenchFailedError(f"--concurrency {most} needs as many --connections, which are {options['connections']}")
     prompts = read_prompts(options["prompts"], options["api"]) if options["prompts"] else ()
@@ -145,9 +157,10 @@ def _session(options: dict[str, Any]) -> Session:
         api=options["api"],
         stream=options["stream"],
         prompts=prompts,
-        prompt_tokens=options["prompt_tokens"],
+        prompt_tokens=span_of("--prompt-tokens", options["prompt_tokens"]),
         same_prompt=options["same_prompt"],
-        max_tokens=options["max_tokens"],
+        max_tokens=span_of("--max-tokens", options["max_tokens"]),
+        trace=trace,
         ignore_eos=not prompts if ignore_eos is None else ignore_eos,
         seed=options["seed"],
         burst=options["burst"],
@@ -158,6 +171,31 @@ def _session(options: dict[str, Any]) -> Session:
         slo_tpot_s=options["slo_tpot"],
     )
     return Session(targets, loads, plan, options["rounds"] if options["compare"] else 1)
+
+
+def _trace(options: dict[str, Any]) -> TraceSource | None:
+    from tokka.bench.failure import BenchFailedError
+    from tokka.bench.trace import MADE, trace_of
+
+    name = options["trace"]
+    if name is not None:
+        for option in ("concurrency", "prompts"):
+            if options[option]:
+                raise BenchFailedError(f"--trace has arrivals and lengths of its own; leave --{option} out")
+        if name == MADE and not options["rate"]:
+            raise BenchFailedError(f"--trace {MADE} needs --rate, requests a second on average")
+    return trace_of(name)
+
+
+def _check_lasts(trace: TraceSource | None, loads: Sequence[Load], duration_s: float) -> None:
+    from tokka.bench.failure import BenchFailedError
+    from tokka.bench.trace import RecordedTrace
+
+    if not isinstance(trace, RecordedTrace):
+        return
+    for load in loads:
+        if (lasts_s := trace.lasts_s(load.rate or trace.rate)) < duration_s:
+            raise BenchFailedError(f"--trace lasts {lasts_s:.0f} s at {load.label}; make --duration shorter than that")
 
 
 def loads_of(rates: Sequence[str], concurrencies: Sequence[str]) -> list[Load]:
