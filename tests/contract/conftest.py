@@ -30,6 +30,7 @@ async def serving(
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         await server.supervisor.close()
+        await server.bodies.close()
 
 
 @pytest.fixture
