@@ -17,8 +17,7 @@ MODULES = sorted(
 )
 
 LAYERS = [
-    "step_costs errors loopback",
-    "core engine_facts",
+    "core engine_facts errors loopback",
     "settings observability bench turns",
     "protocol store",
     "engine admission accounts",
