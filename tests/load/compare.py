@@ -74,6 +74,10 @@ class Bench:
     def __init__(self, chosen: argparse.Namespace) -> None:
         self.chosen = chosen
         self.contenders = [contender_of(name, chosen) for name in chosen.servers]
+        # Once, and before a server is started: what is wrong is told at once.
+        self.prompt_tokens = span_of("--prompt-tokens", chosen.prompt_tokens)
+        self.max_tokens = span_of("--max-tokens", chosen.max_tokens)
+        self.trace = trace_of(chosen.trace) if chosen.trace else None
         self.lines: list[Figures] = []
         if chosen.out.exists():
             self.lines = [json.loads(line) for line in chosen.out.read_text().splitlines()]
@@ -119,9 +123,9 @@ class Bench:
             warmup_s=min(chosen.warmup, seconds / 2),
             grace_s=chosen.grace,
             seed=seed,
-            prompt_tokens=span_of("--prompt-tokens", chosen.prompt_tokens),
-            max_tokens=span_of("--max-tokens", chosen.max_tokens),
-            trace=trace_of(chosen.trace),
+            prompt_tokens=self.prompt_tokens,
+            max_tokens=self.max_tokens,
+            trace=self.trace,
             slo_ttft_s=chosen.slo_ttft,
             slo_tpot_s=chosen.slo_tpot,
             pid=server.process.pid,

@@ -17,7 +17,6 @@ from typing import Protocol
 
 from tokka.bench.failure import BenchFailedError
 
-MADE = "made"
 MAX_ARRIVALS = 1_000_000
 # Names of the three columns, as files that are in use have them: moment, tokens of the prompt, tokens of the answer.
 _COLUMNS = (
@@ -44,12 +43,24 @@ class Arrival:
 
 
 class Trace(Protocol):
+    @property
+    def rate(self) -> float | None:
+        """Its own requests a second; None: it has none, and needs to be told one."""
+
+    def lasts_s(self, rate: float) -> float:
+        """Return how long it goes on at this many requests a second."""
+
     def arrivals(self, rate: float, duration_s: float, chance: random.Random) -> Iterator[Arrival]:
         """Yield what arrives within the duration, in order, at this many requests a second on average."""
 
 
 class MadeTrace:
-    """A new one for each seed."""
+    """A new one for each seed, without end."""
+
+    rate = None
+
+    def lasts_s(self, rate: float) -> float:
+        return math.inf
 
     def arrivals(self, rate: float, duration_s: float, chance: random.Random) -> Iterator[Arrival]:
         until_s = 0.0
@@ -80,11 +91,9 @@ class RecordedTrace:
         return self._arrivals[-1].at_s * self.rate / rate
 
 
-def trace_of(name: str | None) -> Trace | None:
+def trace_of(name: str) -> Trace:
     """Return what `--trace` names: a file, or `made`. Raises BenchFailedError."""
-    if name is None:
-        return None
-    return MadeTrace() if name == MADE else read_trace(Path(name))
+    return MadeTrace() if name == "made" else read_trace(Path(name))
 
 
 def read_trace(path: Path) -> RecordedTrace:
@@ -128,11 +137,7 @@ def _seconds(moment: str) -> float:
     try:
         seconds = float(moment)
     except ValueError:
-        # A date; more digits of a second than Python reads are cut off.
-        head, dot, fraction = moment.partition(".")
-        digits = fraction[: len(fraction) - len(fraction.lstrip("0123456789"))]
-        zone = fraction[len(digits) :]
-        seconds = datetime.fromisoformat(f"{head}{dot}{digits[:6].ljust(6, '0') if dot else ''}{zone}").timestamp()
+        seconds = datetime.fromisoformat(moment).timestamp()
     if not math.isfinite(seconds):
         raise ValueError(moment)
     return seconds

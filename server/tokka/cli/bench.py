@@ -130,12 +130,11 @@ def _session(options: dict[str, Any]) -> Session:
     from tokka.bench.session import Session
     from tokka.bench.sizes import span_of
     from tokka.bench.target import find
-    from tokka.bench.trace import RecordedTrace
 
     if options["warmup"] >= options["duration"]:
         raise BenchFailedError(f"--warmup {options['warmup']:g} leaves nothing of --duration {options['duration']:g}")
     trace, rates = _trace(options), options["rate"] or []
-    if isinstance(trace, RecordedTrace) and not rates:
+    if trace is not None and trace.rate is not None and not rates:
         rates = [f"{trace.rate:.6g}"]
     loads = loads_of(rates, options["concurrency"] or [])
     _check_lasts(trace, loads, options["duration"])
@@ -175,26 +174,24 @@ def _session(options: dict[str, Any]) -> Session:
 
 def _trace(options: dict[str, Any]) -> TraceSource | None:
     from tokka.bench.failure import BenchFailedError
-    from tokka.bench.trace import MADE, trace_of
+    from tokka.bench.trace import trace_of
 
-    name = options["trace"]
-    if name is not None:
-        for option in ("concurrency", "prompts"):
-            if options[option]:
-                raise BenchFailedError(f"--trace has arrivals and lengths of its own; leave --{option} out")
-        if name == MADE and not options["rate"]:
-            raise BenchFailedError(f"--trace {MADE} needs --rate, requests a second on average")
-    return trace_of(name)
+    if (name := options["trace"]) is None:
+        return None
+    for option in ("concurrency", "prompts"):
+        if options[option]:
+            raise BenchFailedError(f"--trace has arrivals and lengths of its own; leave --{option} out")
+    trace = trace_of(name)
+    if trace.rate is None and not options["rate"]:
+        raise BenchFailedError(f"--trace {name} needs --rate, requests a second on average")
+    return trace
 
 
 def _check_lasts(trace: TraceSource | None, loads: Sequence[Load], duration_s: float) -> None:
     from tokka.bench.failure import BenchFailedError
-    from tokka.bench.trace import RecordedTrace
 
-    if not isinstance(trace, RecordedTrace):
-        return
     for load in loads:
-        if (lasts_s := trace.lasts_s(load.rate or trace.rate)) < duration_s:
+        if trace and load.rate and (lasts_s := trace.lasts_s(load.rate)) < duration_s:
             raise BenchFailedError(f"--trace lasts {lasts_s:.0f} s at {load.label}; make --duration shorter than that")
 
 
