@@ -34,6 +34,8 @@ _CLOSE_CONNECTIONS_S = 3
 # Of the open files, for all else: the engine's sockets and pipes, libraries, what is read now and then.
 _OTHER_FILES = 128 + RESERVE
 _SAFE_KEY_CHARS = 16
+# A second signal means at once: a log that nobody reads holds up the end no longer than this.
+_LAST_LINES_S = 0.2
 
 
 async def serve(
@@ -44,7 +46,7 @@ async def serve(
     server.metrics.watch_log(lambda: lines.dropped)
     turns = LoopTurns(server.metrics.observe_turn)
     server.metrics.watch_turns(lambda: turns.longest_s)
-    _drain_on_signals(server)
+    _drain_on_signals(server, lines)
     try:
         # First what can be wrong, then what takes long.
         if not await _has_opened_accounts(server):
@@ -143,7 +145,7 @@ async def _drain(settings: Settings, server: Server) -> None:
         server.admission.refuse_waiting()
 
 
-def _drain_on_signals(server: Server) -> None:
+def _drain_on_signals(server: Server, lines: LineWriter) -> None:
     """Let SIGTERM, SIGINT and SIGHUP drain the server, and the second SIGTERM or SIGINT end the process at once."""
     signalled = False
 
@@ -152,6 +154,7 @@ def _drain_on_signals(server: Server) -> None:
         if signalled:
             kill_children()
             end_resource_tracker()
+            lines.finish(_LAST_LINES_S)
             os._exit(1)
         signalled = True
         server.drain()
