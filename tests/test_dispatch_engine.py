@@ -59,7 +59,7 @@ async def test_engine_stops_before_the_place_is_given_away() -> None:
             async for event in endless(asked):
                 yield event
         finally:
-            running_at_end.append(b.admission.policy.running)
+            running_at_end.append(b.admission.policy.batch.choices)
 
     async with bench(script) as b:
         generation = await b.dispatcher.open(request(), record(), allowance())

@@ -22,6 +22,7 @@ from tests.wire import chunks_of
 from tokka.app import Server
 from tokka.dispatch import Dispatcher
 from tokka.engine.fake import FakeOptions
+from tokka.engine_facts import EngineStats
 
 FIRST, SECOND = TENANTS
 ENDLESS = {"max_tokens": 4000, "ignore_eos": True}
@@ -75,7 +76,7 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
 async def apart(token_delay_s: float = 0.0, **settings: Any) -> AsyncIterator[Apart]:
     options = FakeOptions(die_on="POISON", token_delay_s=token_delay_s)
     async with serving(options, **{"api_key": TENANTS, **settings}) as server:
-        running = asyncio.create_task(server.admission.run(lambda: 0))
+        running = asyncio.create_task(server.admission.run(EngineStats))
         yield Apart(server)
         running.cancel()
 

@@ -18,8 +18,9 @@ from tokka.accounts.keys import KeyRing
 from tokka.admission.allowance import Allowances
 from tokka.admission.controller import AdmissionController
 from tokka.admission.memory import MemoryBudget
-from tokka.admission.policy import AdmissionPolicy, Bounds, Targets
+from tokka.admission.policy import AdmissionPolicy, Bounds
 from tokka.admission.quarantine import Quarantine, strikes_before
+from tokka.admission.targets import Targets, interactive
 from tokka.api import ROUTERS
 from tokka.api.access import AccessRules, Authentication
 from tokka.api.deps import Services
@@ -77,14 +78,16 @@ class Server:
 
 def create_server(settings: Settings, create_engine: Callable[[], Engine]) -> Server:
     metrics = Metrics()
-    admission = AdmissionController(_policy(settings), queue_timeout_s=settings.queue_timeout)
+    admission = AdmissionController(
+        _policy(settings), queue_timeout_s=settings.queue_timeout, on_error=metrics.observe_prediction
+    )
     stop = asyncio.Event()
 
     def on_state(state: str) -> None:
         if not admission.is_draining:
             metrics.set_engine_state(state)
         if supervisor.info:
-            admission.resize(supervisor.info.max_running, supervisor.info.step_tokens)
+            admission.resize(supervisor.info)
 
     def drain() -> None:
         admission.start_draining()
@@ -183,7 +186,10 @@ def _policy(settings: Settings) -> AdmissionPolicy:
         settings.max_waiting_per_tenant,
         settings.max_waiting_tokens_per_tenant,
     )
-    return AdmissionPolicy(bounds, Targets(settings.slo_ttft, settings.slo_tpot), settings.tenant_weights)
+    given = Targets(settings.slo_ttft, settings.slo_tpot)
+    if settings.slo == "interactive":
+        return AdmissionPolicy(bounds, given, settings.tenant_weights, targets_of=interactive)
+    return AdmissionPolicy(bounds, given, settings.tenant_weights)
 
 
 def _create_app(settings: Settings, services: Services) -> FastAPI:

@@ -14,10 +14,11 @@ from tokka.accounts.downtimes import Downtimes
 from tokka.admission.allowance import Allowance
 from tokka.admission.controller import AdmissionController, Slot
 from tokka.admission.memory import MemoryBudget, Share
+from tokka.admission.prefixes import Prefix, PrefixIndex
 from tokka.admission.prompt_estimate import PromptEstimate
 from tokka.admission.quarantine import Quarantine
 from tokka.admission.suspects import TRIAL_S, EngineState, Held, Subject, Trial
-from tokka.admission.ticket import Ticket
+from tokka.admission.ticket import NO_LIMIT, Ticket
 from tokka.core import (
     ANONYMOUS,
     Accepted,
@@ -79,6 +80,9 @@ class Dispatcher:
         self._quarantine = quarantine
         self._answer_memory = answer_memory
         self._estimate = PromptEstimate()
+        self._prefixes = PrefixIndex()
+        # The engine whose cache the index knows.
+        self._prefixes_of = 0
         self._names = tuple(names)
         self._downtimes = downtimes or Downtimes()
         self._request_timeout_s = request_timeout_s
@@ -105,11 +109,14 @@ class Dispatcher:
         `allowance`: what was taken from the key's limits for this request; the caller settles it.
         """
         subject = Subject((record.key or ANONYMOUS).tenant, request)
-        ticket = self._ticket(request, record, allowance, subject)
-        deadline = self._deadline(request, record.arrived_s)
+        own = self._own(request, record, deadline := self._deadline(request, record.arrived_s))
+        prefix = self._prefix(own)
+        ticket = self._ticket(request, record, allowance, subject, prefix)
         async with AsyncExitStack() as stack:
-            rendered = await self._render(self._own(request, record, deadline), record, allowance, deadline, stack)
+            rendered = await self._render(own, record, allowance, deadline, stack)
             ticket.prompt_tokens = rendered.prompt_tokens
+            ticket.cached_tokens = int(prefix.share * rendered.prompt_tokens)
+            ticket.most_tokens = max((1, *rendered.accepted.allowed_tokens))
             # Without a pause before `admit`: a trial that needs an idle engine must not begin on a busy one.
             self._judge(subject, ticket, is_idle=not self._admission.open_requests)
             slot = await stack.enter_async_context(self._admission.admit(ticket, left_s(deadline)))
@@ -123,14 +130,23 @@ class Dispatcher:
             if trial is not None:
                 self._quarantine.begin(trial, rendered.engine_number, time.monotonic())
                 stack.callback(self._quarantine.over, trial)
-            run = _Run(request, record, slot, subject, trial, rendered.engine_number, deadline)
+            self._prefixes.add(prefix)
+            run = _Run(request, record, slot, subject, trial, rendered.engine_number, deadline, prefix)
             metered = self._metered(rendered, run)
             stack.push_async_callback(metered.aclose)
             stack.callback(_settle, record)
             return Generation(metered, stack.pop_all())
 
+    def _prefix(self, own: GenerateRequest) -> Prefix:
+        """Return what the engine has probably computed of the prompts already."""
+        supervisor, info = self._supervisor, self._supervisor.info
+        if supervisor.starts != self._prefixes_of and info is not None:
+            self._prefixes_of = supervisor.starts
+            self._prefixes.resize(info.kv_tokens if info.caches_prefixes else None)
+        return self._prefixes.look(own.cache_salt, own.prompts)
+
     def _ticket(
-        self, request: GenerateRequest, record: RequestRecord, allowance: Allowance, subject: Subject
+        self, request: GenerateRequest, record: RequestRecord, allowance: Allowance, subject: Subject, prefix: Prefix
     ) -> Ticket:
         """Return the request's ticket, if nothing refuses it that is known before it is rendered."""
         key = record.key or ANONYMOUS
@@ -139,6 +155,8 @@ class Dispatcher:
         choices = len(request.prompts) * request.sampling.n
         size = self._estimate.size(request.prompts)
         ticket = Ticket(key.tenant, choices, record.arrived_s, size.likely, priority=request.priority)
+        ticket.cached_tokens = int(prefix.share * size.likely)
+        ticket.most_tokens, ticket.is_exact = self._most_tokens(request, key), request.sampling.ignore_eos
         # What costs nothing comes first; nobody waits in turn for an engine that is not there.
         self._admission.check_open()
         self._downtimes.check(time.time())
@@ -148,6 +166,13 @@ class Dispatcher:
         self._admission.check_room(ticket)
         allowance.prepare(size.least, time.monotonic())
         return ticket
+
+    def _most_tokens(self, request: GenerateRequest, key: Key) -> int:
+        """Return the longest that a choice can become, as far as is known before the prompt has been counted."""
+        sampling, info = request.sampling, self._supervisor.info
+        asked = sampling.default_max_tokens if sampling.max_tokens is None else sampling.max_tokens
+        limits = (asked, key.limits.max_completion_tokens, info.max_model_len if info else None, NO_LIMIT)
+        return max(1, min(limit for limit in limits if limit is not None))
 
     def _own(self, request: GenerateRequest, record: RequestRecord, deadline: float | None) -> GenerateRequest:
         """Return the request as the engine gets it: with what its key and its deadline make of it."""
@@ -274,6 +299,8 @@ class Dispatcher:
                         record.cached_tokens = usage.cached_tokens
                         record.completion_tokens = usage.completion_tokens
                         record.outcome = outcome
+                        run.slot.is_whole = True
+                        self._prefixes.correct(run.prefix, usage.cached_tokens / max(1, usage.prompt_tokens))
                         self._completed(run)
                         yield event
                         return
@@ -327,6 +354,7 @@ class _Run:
     trial: Trial | None
     engine_number: int
     deadline: float | None
+    prefix: Prefix
 
 
 def _outcome_of(error: Exception) -> Outcome:

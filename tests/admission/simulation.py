@@ -1,52 +1,53 @@
 """An engine that is only arithmetic, and virtual requests that arrive at it through the admission policy.
 
-A step computes a token for each running choice and up to `step_tokens` of the prompts that wait for their first one;
-it takes `base_s` and some more for each. Time is a number here: an hour of load is simulated in seconds.
+The arithmetic is that of the scripted engine (`engine/scripted_steps.py`), with a clock that is a number: an hour of
+load is simulated in seconds. The policy learns what a step costs from the steps, as in the program.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
 import random
-from collections import defaultdict
+import time
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 
-from tokka.admission.policy import AdmissionPolicy, Bounds, Decision, Targets
+from tokka.admission.policy import AdmissionPolicy, Bounds, Decision
+from tokka.admission.targets import Targets
 from tokka.admission.ticket import Ticket
+from tokka.engine_facts import EngineStats, ModelInfo
 from tokka.errors import ServerOverloaded
+from tokka.step_costs import StepCostLearner
 
 _LOOK_EVERY_S = 0.1
+TARGETS = Targets(ttft_s=1.0, tpot_s=0.05)
 
 
 @dataclass(frozen=True)
 class StepModel:
-    """Like the embedded model on two cores: 25 ms alone, 60 ms at 32 choices."""
+    """Like a GPU; seconds, and tokens."""
 
-    base_s: float = 0.025
-    per_choice_s: float = 0.0011
-    per_prompt_token_s: float = 0.0006
-    step_tokens: int = 512
-    # Of the steps, how many take four times as long: another program has the processor.
+    step_s: float = 0.012
+    per_choice_s: float = 0.0001
+    per_prompt_token_s: float = 0.00002
+    step_tokens: int = 8192
+    max_running: int = 256
+    kv_tokens: int = 0
+    # Standard deviation of a step's time, of its logarithm; and of the steps, how many take four times as long.
+    noise: float = 0.0
     disturbed: float = 0.0
 
-    def step_s(self, decoding: int, prompt_tokens: int, dice: random.Random) -> float:
-        step_s = self.base_s + self.per_choice_s * decoding + self.per_prompt_token_s * prompt_tokens
-        return step_s * 4 if dice.random() < self.disturbed else step_s
+    def seconds_of(self, decoding: int, prompt_tokens: int) -> float:
+        return self.step_s + self.per_choice_s * decoding + self.per_prompt_token_s * prompt_tokens
 
-    def undisturbed(self) -> StepModel:
-        """Return the engine that is as fast on average, and steady."""
-        slower = 1 + 3 * self.disturbed
-        return StepModel(
-            self.base_s * slower, self.per_choice_s * slower, self.per_prompt_token_s * slower, self.step_tokens
-        )
-
-    def capacity(self, prompt_tokens: int, tokens: int, tpot_s: float) -> float:
-        """Return the requests per second that can be served at this pace, by the arithmetic itself."""
-        # At L running, L/tokens requests end in each step and as many prompts are computed.
-        per_choice_s = self.per_choice_s + self.per_prompt_token_s * prompt_tokens / tokens
-        running = (tpot_s - self.base_s) / per_choice_s
-        return running / (tokens * tpot_s)
+    def seconds(self, decoding: int, prompt_tokens: int, dice: random.Random) -> float:
+        seconds = self.seconds_of(decoding, prompt_tokens)
+        if self.noise:
+            seconds *= math.exp(dice.gauss(0.0, self.noise))
+        return seconds * 4 if self.disturbed and dice.random() < self.disturbed else seconds
 
 
 @dataclass(eq=False)
@@ -58,8 +59,13 @@ class Virtual:
     prompt_tokens: int = 40
     tokens: int = 64
     priority: int = 0
+    # The limit it sets; None: its true length is its limit.
+    most_tokens: int | None = 1024
+    # Its client goes when it has got so many tokens.
+    leaves_after: int | None = None
+    cached_tokens: int = 0
     ticket: Ticket | None = None
-    left_of_prompt: int = 0
+    to_compute: int = 0
     got: int = 0
     first_s: float | None = None
     last_s: float | None = None
@@ -71,26 +77,39 @@ class Virtual:
         assert self.first_s is not None
         return self.first_s - self.at_s
 
-    def is_good(self, ttft_s: float, tpot_s: float) -> bool:
+    def is_good(self, targets: Targets = TARGETS) -> bool:
         if self.first_s is None or self.last_s is None or self.got < self.tokens:
             return False
-        return self.ttft_s <= ttft_s and (self.last_s - self.first_s) / (self.tokens - 1) <= tpot_s
+        further = max(1, self.tokens - 1)
+        return self.ttft_s <= (targets.ttft_s or math.inf) and (self.last_s - self.first_s) / further <= (
+            targets.tpot_s or math.inf
+        )
 
 
 @dataclass
 class Simulation:
     policy: AdmissionPolicy
     model: StepModel
+    seed: int = 7
     now_s: float = 0.0
-    most_running: int = 0
     done: list[Virtual] = field(default_factory=list)
-    served_tokens: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    _arrivals: list[tuple[float, int, Virtual]] = field(default_factory=list)
-    _by_ticket: dict[Ticket, Virtual] = field(default_factory=dict)
-    _running: list[Virtual] = field(default_factory=list)
-    _dice: random.Random = field(default_factory=lambda: random.Random(7))
-    _next_look_s: float = 0.0
-    _count: int = 0
+    # Seconds of this machine that the policy took, and its decisions.
+    policy_s: float = 0.0
+    events: int = 0
+    preemptions: int = 0
+    steps: int = 0
+    # From when to when the engine is how much slower.
+    slow: list[tuple[float, float, float]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._arrivals: list[tuple[float, int, Virtual]] = []
+        self._by_ticket: dict[Ticket, Virtual] = {}
+        self._running: list[Virtual] = []
+        self._waiting: deque[Virtual] = deque()
+        self._dice = random.Random(self.seed)
+        self._next_look_s = 0.0
+        self._count = 0
+        self._learner = StepCostLearner()
 
     def add(self, requests: Iterable[Virtual]) -> None:
         for request in requests:
@@ -100,49 +119,96 @@ class Simulation:
     def run(self, until_s: float) -> None:
         """Let time pass. Requests that are open at the end stay out of `done`."""
         while self.now_s < until_s:
-            if not self._running and not self.policy.queue:
+            if not self._running and not self._waiting and not self.policy.queue:
                 if not self._arrivals:
                     return
                 self._pass_to(self._arrivals[0][0])
             else:
                 self._step()
 
+    def measure(self) -> None:
+        """Do what an engine does before it is ready: a step alone, a full chunk, a batch."""
+        batch = min(32, self.model.max_running)
+        for decoding, prompt in ((1, 0),) * 6 + ((0, self.model.step_tokens),) * 3 + ((batch, 0),) * 6:
+            self._learner.add(self.model.seconds(decoding, prompt, self._dice), decoding, prompt)
+
+    def describe(self) -> ModelInfo:
+        model = self.model
+        return ModelInfo(
+            0, 0, "", "", False, model.max_running, model.step_tokens, model.kv_tokens or None, 1, self._learner.costs
+        )
+
     def finished(self, request: Virtual) -> None:
         """For a test that keeps a number of requests open: called when one has ended."""
 
     def _step(self) -> None:
-        budget = self.model.step_tokens
-        computed = 0
-        decoding = [request for request in self._running if request.left_of_prompt == 0]
-        finishing = []
+        self._take_in()
+        self._make_room()
+        decoding, finishing, computed = [], [], 0
+        chunk = self.model.step_tokens if len(self._running) == 1 else self.model.step_tokens // 2
         for request in self._running:
-            if request.left_of_prompt and budget:
-                part = min(budget, request.left_of_prompt)
-                request.left_of_prompt -= part
-                budget -= part
-                computed += part
-                if not request.left_of_prompt:
-                    finishing.append(request)
-        self._pass_to(self.now_s + self.model.step_s(len(decoding), computed, self._dice))
+            if not request.to_compute:
+                decoding.append(request)
+                continue
+            part = min(request.to_compute, chunk, self.model.step_tokens - computed)
+            request.to_compute -= part
+            computed += part
+            if part and not request.to_compute:
+                finishing.append(request)
+        seconds = self.model.seconds(len(decoding), computed, self._dice)
+        for from_s, until_s, factor in self.slow:
+            seconds *= factor if from_s <= self.now_s < until_s else 1.0
+        self._pass_to(self.now_s + seconds)
+        self.steps += 1
+        self._learner.add(seconds, len(decoding), computed, sum(r.prompt_tokens + r.got for r in decoding))
         for request in [*decoding, *finishing]:
             self._give_token(request)
 
+    def _held(self) -> int:
+        return sum(request.prompt_tokens - request.to_compute + request.got for request in self._running)
+
+    def _take_in(self) -> None:
+        while self._waiting and len(self._running) < self.model.max_running:
+            first = self._waiting[0]
+            if self.model.kv_tokens and self._running and self._held() + first.to_compute > self.model.kv_tokens:
+                return
+            self._running.append(self._waiting.popleft())
+
+    def _make_room(self) -> None:
+        model, running = self.model, self._running
+        while model.kv_tokens and len(running) > 1 and self._held() + len(running) > model.kv_tokens:
+            last = running.pop()
+            last.to_compute = last.prompt_tokens + last.got
+            self._waiting.appendleft(last)
+            self.preemptions += 1
+
     def _give_token(self, request: Virtual) -> None:
-        assert request.ticket is not None
+        ticket = request.ticket
+        assert ticket is not None
         request.got += 1
-        request.first_s = request.first_s or self.now_s
         request.last_s = self.now_s
-        self.served_tokens[request.tenant] += 1
-        self._apply(self.policy.produced(request.ticket, 1, self.now_s))
-        if request.got == request.tokens:
+        ticket.tokens, ticket.last_token_s = request.got, self.now_s
+        self.policy.charge(ticket, 1)
+        if request.first_s is None:
+            request.first_s = ticket.first_token_s = self.now_s
+            self._apply(self._timed(lambda: self.policy.begin(ticket, self.now_s)))
+        if request.got in (request.tokens, request.leaves_after):
             self._running.remove(request)
             self.done.append(request)
-            self._apply(self.policy.ended(request.ticket, request.got, self.now_s))
+            whole = request.got == request.tokens
+            self._apply(self._timed(lambda: self.policy.end(ticket, self.now_s, is_whole=whole)))
             self.finished(request)
+
+    def _timed(self, decide: object) -> list[Decision]:
+        began_s = time.thread_time()
+        decisions = decide()  # type: ignore[operator]
+        self.policy_s += time.thread_time() - began_s
+        self.events += 1
+        return decisions  # type: ignore[no-any-return]
 
     def _pass_to(self, then_s: float) -> None:
         while True:
-            arrival_s = self._arrivals[0][0] if self._arrivals else float("inf")
+            arrival_s = self._arrivals[0][0] if self._arrivals else math.inf
             event_s = min(arrival_s, self._next_look_s)
             if event_s > then_s:
                 break
@@ -151,25 +217,42 @@ class Simulation:
                 self._arrive(heapq.heappop(self._arrivals)[2])
             else:
                 self._next_look_s = self.now_s + _LOOK_EVERY_S
-                self._apply(self.policy.look(0, self.now_s))
+                stats = self._stats()
+                self._apply(self._timed(partial(self.policy.observe, stats, self.now_s)))
         self.now_s = max(self.now_s, then_s)
 
+    def _stats(self) -> EngineStats:
+        usage = self._held() / self.model.kv_tokens if self.model.kv_tokens else 0.0
+        running, waiting = len(self._running), len(self._waiting)
+        return EngineStats(
+            running, waiting, usage, running + waiting, self.steps, self.preemptions, self._learner.costs
+        )
+
     def _arrive(self, request: Virtual) -> None:
-        ticket = request.ticket = Ticket(request.tenant, 1, self.now_s, request.prompt_tokens, request.priority)
+        most = request.most_tokens if request.most_tokens is not None else request.tokens
+        ticket = request.ticket = Ticket(
+            request.tenant,
+            1,
+            self.now_s,
+            request.prompt_tokens,
+            request.cached_tokens,
+            most,
+            is_exact=request.most_tokens is None,
+            priority=request.priority,
+        )
         self._by_ticket[ticket] = request
-        self._apply(self.policy.arrive(ticket, self.now_s))
+        self._apply(self._timed(lambda: self.policy.arrive(ticket, self.now_s)))
 
     def _apply(self, decisions: list[Decision]) -> None:
         for decision in decisions:
-            request = self._by_ticket[decision.ticket]
+            request = self._by_ticket.pop(decision.ticket)
             if decision.refusal:
                 request.refusal, request.refused_s = decision.refusal, self.now_s
                 self.done.append(request)
                 self.finished(request)
             else:
-                request.left_of_prompt = request.prompt_tokens
-                self._running.append(request)
-                self.most_running = max(self.most_running, len(self._running))
+                request.to_compute = max(1, request.prompt_tokens - request.cached_tokens)
+                self._waiting.append(request)
 
 
 def poisson(rate: float, until_s: float, seed: int, **fields: object) -> list[Virtual]:
@@ -181,14 +264,43 @@ def poisson(rate: float, until_s: float, seed: int, **fields: object) -> list[Vi
     return arrivals
 
 
+def mixed(rate: float, until_s: float, seed: int, **fields: object) -> list[Virtual]:
+    """Return Poisson arrivals of prompts of 20 to 8,000 tokens and answers of 1 to 800, each doubling as likely."""
+    rng = random.Random(seed)
+    arrivals, at_s = [], 0.0
+    while (at_s := at_s + rng.expovariate(rate)) < until_s:
+        prompt = int(math.exp(rng.uniform(math.log(20), math.log(8000))))
+        tokens = int(math.exp(rng.uniform(0.0, math.log(801))))
+        arrivals.append(Virtual(at_s, prompt_tokens=prompt, tokens=tokens, **fields))  # type: ignore[arg-type]
+    return arrivals
+
+
+def trace(rate: float, until_s: float, seed: int, most_tokens: int | None = 1024) -> list[Virtual]:
+    """Return a synthetic trace of the shape that Azure published for conversations in 2023: arrivals in bursts, prompts
+    and answers log-normal with medians of 1,000 and 130 tokens."""
+    rng = random.Random(seed)
+    arrivals: list[Virtual] = []
+    window_s = 5.0
+    for window in range(int(until_s / window_s)):
+        # A gamma-distributed rate makes counts that vary more than Poisson's, as theirs do.
+        here = rate * rng.gammavariate(2.0, 0.5)
+        at_s = window * window_s
+        while (at_s := at_s + rng.expovariate(max(here, 1e-3))) < (window + 1) * window_s:
+            prompt = int(min(8000, max(3, rng.lognormvariate(math.log(1000), 0.9))))
+            tokens = int(min(1000, max(1, rng.lognormvariate(math.log(130), 1.0))))
+            arrivals.append(Virtual(at_s, prompt_tokens=prompt, tokens=tokens, most_tokens=most_tokens))
+    return arrivals
+
+
 def simulation(
     targets: Targets | None = None,
     model: StepModel | None = None,
-    most: int = 256,
     bounds: Bounds | None = None,
     weights: dict[str, float] | None = None,
+    kind: type[Simulation] = Simulation,
 ) -> Simulation:
-    model = model or StepModel()
     policy = AdmissionPolicy(bounds or Bounds(512), targets or Targets(), weights)
-    policy.resize(most, model.step_tokens, 0.0)
-    return Simulation(policy, model)
+    sim = kind(policy, model or StepModel())
+    sim.measure()
+    policy.resize(sim.describe(), 0.0)
+    return sim

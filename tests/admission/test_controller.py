@@ -11,10 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tokka.admission.controller
-from tests.admission.controllers import controller
+from tests.admission.controllers import controller, engine_of
 from tokka.admission.controller import AdmissionController
-from tokka.admission.policy import AdmissionPolicy, Bounds, Decision, Targets
+from tokka.admission.policy import AdmissionPolicy, Bounds, Decision
+from tokka.admission.targets import Targets
 from tokka.admission.ticket import Ticket
+from tokka.engine_facts import EngineStats
 from tokka.errors import Draining, RequestTimeout, ServerOverloaded, TokkaError
 
 
@@ -146,7 +148,7 @@ async def test_turn_of_a_cancelled_owner_goes_to_the_next(cancelled_first: bool)
     # The turn and the cancellation come in one tick: the owner has not run in between.
     if cancelled_first:
         gone.task.cancel()
-    admission.resize(2)
+    admission.resize(engine_of(2))
     if not cancelled_first:
         gone.task.cancel()
     await asyncio.gather(gone.task, return_exceptions=True)
@@ -154,7 +156,7 @@ async def test_turn_of_a_cancelled_owner_goes_to_the_next(cancelled_first: bool)
     assert [one.is_running for one in (running, gone, last)] == [True, False, True]
     await running.end()
     await last.end()
-    assert (admission.policy.running, admission.open_requests) == (0, 0)
+    assert (admission.policy.batch.choices, admission.open_requests) == (0, 0)
 
 
 @pytest.mark.parametrize("cancelled_first", [True, False])
@@ -168,7 +170,7 @@ async def test_refusal_of_a_cancelled_owner_leaves_no_trace(cancelled_first: boo
     gone.task.cancel()
     await asyncio.gather(gone.task, return_exceptions=True)
     await running.end()
-    assert (admission.policy.running, admission.open_requests) == (0, 0)
+    assert (admission.policy.batch.choices, admission.open_requests) == (0, 0)
 
 
 async def test_ended_requests_are_forgotten() -> None:
@@ -188,7 +190,7 @@ async def test_a_larger_engine_lets_those_who_wait_in() -> None:
     admission = controller(1, max_waiting=8)
     requests = [Request(admission) for _ in range(3)]
     await settle()
-    admission.resize(3)
+    admission.resize(engine_of(3))
     await settle()
     assert all(request.is_running for request in requests)
     for request in requests:
@@ -249,45 +251,54 @@ async def test_idle_waits_for_the_last_request() -> None:
 
 
 class Recorder(AdmissionPolicy):
-    """Notes what it is told of the tokens that requests were given."""
+    """Notes what it is told of requests that run."""
 
     def __init__(self, max_waiting: int = 0) -> None:
         super().__init__(Bounds(max_waiting), Targets())
-        self.told: list[tuple[int, float]] = []
-        self.total: int | None = None
-        self.looks: list[int] = []
+        self.begun: list[tuple[int, float]] = []
+        self.charged: list[int] = []
+        self.ends: list[tuple[int, bool]] = []
+        self.looks: list[EngineStats] = []
 
-    def produced(self, ticket: Ticket, tokens: int, now_s: float) -> list[Decision]:
-        self.told.append((tokens, now_s))
-        return super().produced(ticket, tokens, now_s)
+    def begin(self, ticket: Ticket, now_s: float) -> list[Decision]:
+        self.begun.append((ticket.tokens, now_s))
+        return super().begin(ticket, now_s)
 
-    def ended(self, ticket: Ticket, tokens: int, now_s: float) -> list[Decision]:
-        self.total = tokens
-        return super().ended(ticket, tokens, now_s)
+    def charge(self, ticket: Ticket, tokens: int) -> None:
+        self.charged.append(tokens)
+        super().charge(ticket, tokens)
 
-    def look(self, engine_waiting: int, now_s: float) -> list[Decision]:
-        self.looks.append(engine_waiting)
-        return super().look(engine_waiting, now_s)
+    def end(self, ticket: Ticket, now_s: float, *, is_whole: bool) -> list[Decision]:
+        self.ends.append((ticket.tokens, is_whole))
+        return super().end(ticket, now_s, is_whole=is_whole)
+
+    def observe(self, stats: EngineStats, now_s: float) -> list[Decision]:
+        self.looks.append(stats)
+        return super().observe(stats, now_s)
 
 
-async def test_slot_reports_first_tokens_at_once_the_rest_at_its_end() -> None:
+@pytest.mark.parametrize("is_whole", [True, False])
+async def test_slot_reports_first_tokens_at_once_the_rest_at_its_end(is_whole: bool) -> None:
     policy = Recorder()
     admission = AdmissionController(policy, queue_timeout_s=60)
-    async with admission.admit(ticket()) as slot:
+    one = ticket()
+    async with admission.admit(one) as slot:
         slot.produced(2, 100.0)
-        assert policy.told == [(2, 100.0)]
+        assert (policy.begun, one.first_token_s) == ([(2, 100.0)], 100.0)
         slot.produced(3, 101.0)
         slot.produced(4, 102.0)
-        assert policy.told == [(2, 100.0)]
-    assert policy.told == [(2, 100.0), (7, 102.0)]
-    assert policy.total == 9
+        slot.is_whole = is_whole
+        assert policy.charged == []
+    assert (policy.begun, policy.charged) == ([(2, 100.0)], [9])
+    assert (one.first_token_s, one.last_token_s) == (100.0, 102.0)
+    assert policy.ends == [(9, is_whole)]
 
 
 async def test_slot_that_was_given_nothing_reports_nothing() -> None:
     policy = Recorder()
     async with AdmissionController(policy, queue_timeout_s=60).admit(ticket()):
         pass
-    assert (policy.told, policy.total) == ([], 0)
+    assert (policy.begun, policy.charged, policy.ends) == ([], [], [(0, False)])
 
 
 @pytest.mark.parametrize("cancelled_first", [True, False])
@@ -298,27 +309,32 @@ async def test_turn_that_nobody_took_counts_as_served_nothing(cancelled_first: b
     await settle()
     if cancelled_first:
         gone.task.cancel()
-    admission.resize(2)
+    admission.resize(engine_of(2))
     gone.task.cancel()
     await asyncio.gather(gone.task, return_exceptions=True)
-    assert policy.total == 0
+    assert policy.ends == [(0, False)]
     await running.end()
 
 
 async def test_policy_looks_at_what_slots_were_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokka.admission.controller, "_LOOK_EVERY_S", 0.0)
-    policy = Recorder()
-    admission = AdmissionController(policy, queue_timeout_s=60)
-    looking: asyncio.Task[None] = asyncio.create_task(admission.run(lambda: 5))
+    policy, stats, errors = Recorder(), EngineStats(running=5), list[tuple[str, float]]()
+    admission = AdmissionController(policy, queue_timeout_s=60, on_error=lambda *error: errors.append(error))
+    looking: asyncio.Task[None] = asyncio.create_task(admission.run(lambda: stats))
     async with admission.admit(ticket()) as slot:
         slot.produced(1, 100.0)
         slot.produced(2, 101.0)
         await settle()
-        assert policy.told == [(1, 100.0), (2, 101.0)]
+        assert policy.charged == [3]
+        slot.produced(4, 102.0)
+        await settle()
+        assert policy.charged == [3, 4]
+    policy.errors.append(("ttft", 0.5))
     looks = len(policy.looks)
     await settle()
     assert len(policy.looks) > looks > 1
-    assert set(policy.looks) == {5}
+    assert set(policy.looks) == {stats}
+    assert errors == [("ttft", 0.5)]
     looking.cancel()
     await asyncio.gather(looking, return_exceptions=True)
 

@@ -6,13 +6,21 @@ import re
 
 import pytest
 
-from tokka.admission.policy import AdmissionPolicy, Bounds, Decision, Targets
+from tokka.admission.policy import AdmissionPolicy, Bounds, Decision
+from tokka.admission.targets import Targets
 from tokka.admission.ticket import Ticket
+from tokka.engine_facts import EngineStats, ModelInfo
 from tokka.errors import ServerOverloaded
+from tokka.step_costs import StepCosts
+
+# A token takes 0.1 s, whatever runs; a prompt of a thousand tokens as long again.
+COSTS = StepCosts(fixed_s=0.1, per_prompt_token_s=0.0001)
+GPU = StepCosts(fixed_s=0.012, per_choice_s=0.0001, per_prompt_token_s=0.00002)
+IDLE, WAITING = EngineStats(), EngineStats(waiting=1)
 
 
-def ticket(tenant: str = "a", choices: int = 1, tokens: int = 10, at_s: float = 0.0) -> Ticket:
-    return Ticket(tenant, choices, at_s, tokens)
+def ticket(tenant: str = "a", choices: int = 1, tokens: int = 10, at_s: float = 0.0, most: int = 10) -> Ticket:
+    return Ticket(tenant, choices, at_s, tokens, most_tokens=most, is_exact=True)
 
 
 def policy(
@@ -21,9 +29,12 @@ def policy(
     targets: Targets | None = None,
     step_tokens: int | None = None,
     weights: dict[str, float] | None = None,
+    costs: StepCosts | None = COSTS,
+    kv_tokens: int | None = None,
 ) -> AdmissionPolicy:
     made = AdmissionPolicy(bounds or Bounds(8), targets or Targets(), weights)
-    made.resize(most, step_tokens, 0.0)
+    info = ModelInfo(4096, 256, "test", "", False, most, step_tokens, kv_tokens, costs=costs)
+    made.resize(info, 0.0)
     return made
 
 
@@ -35,11 +46,22 @@ def refused(decisions: list[Decision]) -> list[Ticket]:
     return [decision.ticket for decision in decisions if decision.refusal is not None]
 
 
+def produce(made: AdmissionPolicy, one: Ticket, tokens: int, now_s: float) -> list[Decision]:
+    """Give a running request tokens, as a slot does."""
+    one.tokens += tokens
+    one.last_token_s = now_s
+    made.charge(one, tokens)
+    if one.first_token_s is not None:
+        return []
+    one.first_token_s = now_s
+    return made.begin(one, now_s)
+
+
 def serve(made: AdmissionPolicy, one: Ticket, from_s: float, to_s: float, tokens: int = 10) -> list[Decision]:
     """Give a running request its first token and its end."""
-    made.produced(one, 1, from_s)
-    made.produced(one, tokens - 1, to_s)
-    return made.ended(one, tokens, to_s)
+    produce(made, one, 1, from_s)
+    produce(made, one, tokens - 1, to_s)
+    return made.end(one, to_s, is_whole=True)
 
 
 def test_what_ends_makes_room_for_what_waits() -> None:
@@ -48,7 +70,7 @@ def test_what_ends_makes_room_for_what_waits() -> None:
     assert runs(made.arrive(first, 0.0)) == [first]
     assert made.arrive(second, 0.0) == []
     assert runs(serve(made, first, 0.1, 1.0)) == [second]
-    assert (second.admitted_s, made.running, made.queue.choices) == (1.0, 1, 0)
+    assert (second.started_s, made.batch.choices, made.queue.choices) == (1.0, 1, 0)
 
 
 def test_a_tenant_with_more_waiting_makes_room_for_one_with_less() -> None:
@@ -83,18 +105,18 @@ def test_prompts_that_wait_are_bounded_but_one_may_be_of_any_length(bounds: Boun
 
 def test_a_prompt_beyond_one_step_waits_until_those_before_it_have_their_first_token() -> None:
     made = policy(most=8, step_tokens=100)
-    first, second = ticket(tokens=80), ticket(tokens=30)
+    first, second = ticket(tokens=80), ticket(tokens=60)
     assert runs(made.arrive(first, 0.0)) == [first]
     assert made.arrive(second, 0.0) == []
-    assert runs(made.produced(first, 1, 0.5)) == [second]
+    assert runs(produce(made, first, 1, 0.5)) == [second]
 
 
 def test_a_prompt_longer_than_a_step_runs_when_no_other_is_being_computed() -> None:
     made = policy(most=8, step_tokens=100)
-    first, long = ticket(tokens=20), ticket(tokens=4000)
+    first, long = ticket(tokens=80), ticket(tokens=4000)
     made.arrive(first, 0.0)
     assert made.arrive(long, 0.0) == []
-    assert runs(made.produced(first, 1, 0.5)) == [long]
+    assert runs(produce(made, first, 1, 0.5)) == [long]
 
 
 def test_a_prompt_that_may_not_wait_begins_beside_others() -> None:
@@ -110,23 +132,7 @@ def test_a_request_ended_before_its_first_token_frees_its_prompts_place() -> Non
     first, second = ticket(tokens=80), ticket(tokens=80)
     made.arrive(first, 0.0)
     made.arrive(second, 0.0)
-    assert runs(made.ended(first, 0, 0.1)) == [second]
-
-
-def test_nothing_more_is_given_to_an_engine_that_keeps_requests_waiting() -> None:
-    made = policy(most=8)
-    made.arrive(ticket(), 0.0)
-    made.look(engine_waiting=1, now_s=0.1)
-    second = ticket()
-    assert made.arrive(second, 0.2) == []
-    assert runs(made.look(engine_waiting=0, now_s=0.3)) == [second]
-
-
-def test_an_idle_engine_gets_work_whatever_was_last_seen_of_it() -> None:
-    made = policy(most=8)
-    made.look(engine_waiting=1, now_s=0.1)
-    only = ticket()
-    assert runs(made.arrive(only, 0.2)) == [only]
+    assert runs(made.end(first, 0.1, is_whole=False)) == [second]
 
 
 def test_nobody_overtakes_a_large_request_that_is_next() -> None:
@@ -140,58 +146,6 @@ def test_nobody_overtakes_a_large_request_that_is_next() -> None:
     assert runs(serve(made, running[0], 0.2, 1.0)) == []
     assert runs(serve(made, running[1], 0.2, 1.0)) == []
     assert runs(serve(made, running[2], 0.2, 1.0)) == [large]
-
-
-def test_with_a_pace_to_keep_a_tenant_with_nothing_running_may_start_above_the_limit() -> None:
-    made = policy(most=100, targets=Targets(tpot_s=0.1))
-    crowd = [ticket("crowd") for _ in range(made.limit.value)]
-    for one in crowd:
-        assert runs(made.arrive(one, 0.0)) == [one]
-    assert made.arrive(ticket("crowd"), 0.0) == []
-    newcomer = ticket("single")
-    # It is next in turn, for it was served nothing; and one more fits.
-    assert runs(made.arrive(newcomer, 0.0)) == [newcomer]
-    assert made.arrive(ticket("single"), 0.0) == []
-
-
-def test_what_would_miss_the_target_is_refused_at_once_and_told_when_to_come_back() -> None:
-    made = policy(most=1, targets=Targets(ttft_s=1.0))
-    first = ticket()
-    made.arrive(first, 0.0)
-    second = ticket()
-    made.arrive(second, 0.0)
-    # Answers take four seconds each.
-    assert runs(serve(made, first, 0.1, 4.0)) == []
-    assert refused(made.look(0, 4.0)) == []
-    third = ticket(at_s=4.0)
-    made.arrive(third, 4.0)
-    (decision,) = made.arrive(ticket(at_s=4.0), 4.0)
-    assert decision.refusal is not None
-    assert "more than its target of 1 s" in decision.refusal.message
-    assert 3 <= (decision.refusal.retry_after_s or 0) <= 9
-
-
-def test_what_has_waited_too_long_after_all_is_refused_before_it_costs_anything() -> None:
-    made = policy(most=1, targets=Targets(ttft_s=1.0))
-    made.arrive(ticket(), 0.0)
-    second = ticket()
-    # How long answers take is not known yet, so it may wait.
-    assert made.arrive(second, 0.0) == []
-    assert made.look(0, 0.9) == []
-    assert refused(made.look(0, 1.1)) == [second]
-    assert made.queue.choices == 0
-
-
-def test_a_crowd_is_told_to_come_back_one_after_the_other() -> None:
-    made = policy(most=1, bounds=Bounds(0))
-    first = ticket()
-    made.arrive(first, 0.0)
-    serve(made, first, 0.1, 2.0)
-    made.arrive(ticket(), 2.0)
-    told = [
-        decision.refusal.retry_after_s for _ in range(3) for decision in made.arrive(ticket(), 2.0) if decision.refusal
-    ]
-    assert told == [pytest.approx(2.0), pytest.approx(4.0), pytest.approx(6.0)]
 
 
 def test_the_door_says_what_the_queue_would() -> None:
@@ -212,8 +166,8 @@ def test_ticket_alone_holds_others_up_for_its_time() -> None:
     alone.alone_s = 5.0
     assert runs(made.arrive(alone, 0.0)) == [alone]
     assert made.arrive(waiting, 1.0) == []
-    assert made.look(0, 4.9) == []
-    assert runs(made.look(0, 5.0)) == [waiting]
+    assert made.observe(IDLE, 4.9) == []
+    assert runs(made.observe(IDLE, 5.0)) == [waiting]
     assert runs(made.arrive(ticket("c"), 5.1))
 
 
@@ -223,7 +177,7 @@ def test_ticket_alone_lets_others_in_when_it_ends() -> None:
     alone.alone_s = 5.0
     made.arrive(alone, 0.0)
     made.arrive(waiting, 1.0)
-    assert runs(made.ended(alone, 0, 2.0)) == [waiting]
+    assert runs(made.end(alone, 2.0, is_whole=False)) == [waiting]
     assert runs(made.arrive(ticket("c"), 2.1))
 
 
@@ -238,34 +192,155 @@ def test_leaving_the_queue_lets_the_next_one_in() -> None:
     assert made.leave(large, 0.2) == []
 
 
-def test_a_client_that_does_not_read_says_nothing_about_the_pace() -> None:
-    made = policy(most=100, targets=Targets(tpot_s=0.1))
-    reading, stalled = ticket("reads"), [ticket("stalls") for _ in range(10)]
-    for one in (reading, *stalled):
-        made.arrive(one, 0.0)
-        made.produced(one, 1, 0.1)
-    now_s = 0.1
-    while now_s < 20.0:
-        now_s += 0.05
-        made.produced(reading, 1, now_s)
-        made.look(0, now_s)
-    assert made.limit.pace_s == pytest.approx(0.05, rel=0.1)
-    assert made.limit.value >= 8
-    # It reads on, and what has gathered comes at once.
-    made.produced(stalled[0], 390, now_s)
-    made.look(0, now_s + 0.1)
-    assert made.limit.pace_s == pytest.approx(0.05, rel=0.2)
+def test_engine_that_keeps_requests_waiting_is_given_no_more() -> None:
+    made = policy(most=8)
+    made.arrive(ticket(), 0.0)
+    # Seen once it may be the moment between two steps.
+    made.observe(WAITING, 0.1)
+    assert runs(made.arrive(ticket(), 0.15))
+    made.observe(WAITING, 0.2)
+    second = ticket()
+    assert made.arrive(second, 0.25) == []
+    assert runs(made.observe(IDLE, 0.3)) == [second]
 
 
-def test_an_engine_that_is_slow_for_all_is_not_taken_for_clients_that_do_not_read() -> None:
-    made = policy(most=100, targets=Targets(tpot_s=0.1))
-    everyone = [ticket() for _ in range(16)]
-    for one in everyone:
-        made.arrive(one, 0.0)
-        made.produced(one, 1, 0.1)
-    for step in range(1, 20):
-        made.look(0, 0.1 + 0.4 * step)
-        for one in everyone:
-            made.produced(one, 1, 0.1 + 0.4 * step)
-    assert made.limit.pace_s == pytest.approx(0.4, rel=0.2)
-    assert made.limit.value < 16
+def test_idle_engine_gets_work_whatever_was_seen_of_it() -> None:
+    made = policy(most=8)
+    made.observe(WAITING, 0.1)
+    made.observe(WAITING, 0.2)
+    only = ticket()
+    assert runs(made.arrive(only, 0.3)) == [only]
+
+
+# -- with targets
+
+
+def test_places_are_as_many_as_keep_the_pace() -> None:
+    made = policy(most=1000, targets=Targets(tpot_s=0.05), costs=GPU)
+    # Of the target a little is kept back.
+    assert made.batch.limit == int((0.97 * 0.05 - 0.012) / 0.0001)
+    assert policy(most=1000, costs=GPU).batch.limit == 1000
+
+
+def test_idle_server_takes_a_burst_as_far_as_the_targets_allow() -> None:
+    made = policy(most=256, targets=Targets(1.0, 0.05), costs=GPU, step_tokens=8192, bounds=Bounds(512))
+    burst = [ticket(tokens=60, most=100) for _ in range(100)]
+    assert all(refused(made.arrive(one, 0.0)) == [] for one in burst)
+
+
+def test_probes_do_not_change_what_a_burst_may_do() -> None:
+    made = policy(most=256, targets=Targets(1.0, 0.05), costs=GPU, step_tokens=8192)
+    for at in range(60):
+        probe = ticket(tokens=5, at_s=float(at), most=1)
+        made.arrive(probe, float(at))
+        serve(made, probe, at + 0.06, at + 0.06, tokens=1)
+    burst = [ticket(tokens=60, at_s=60.5, most=100) for _ in range(20)]
+    assert [runs(made.arrive(one, 60.5)) for one in burst] == [[one] for one in burst]
+
+
+def test_tenant_with_nothing_running_may_start_above_the_places() -> None:
+    made = policy(most=100, targets=Targets(tpot_s=0.05), costs=GPU)
+    crowd = [ticket("crowd") for _ in range(made.batch.limit)]
+    for one in crowd:
+        assert runs(made.arrive(one, 0.0)) == [one]
+    assert made.arrive(ticket("crowd"), 0.0) == []
+    newcomer = ticket("single")
+    assert runs(made.arrive(newcomer, 0.0)) == [newcomer]
+
+
+def test_long_prompts_go_one_at_a_time_and_short_ones_beside() -> None:
+    made = policy(most=100, targets=Targets(5.0, 0.2), costs=GPU, step_tokens=8192)
+    assert runs(made.arrive(ticket(tokens=20_000), 0.0))
+    assert made.arrive(ticket(tokens=20_000), 0.0) == []
+    short = ticket("c", tokens=100)
+    assert runs(made.arrive(short, 0.0)) == [short]
+
+
+def test_prompt_waits_while_it_would_break_a_pace() -> None:
+    made = policy(most=100, targets=Targets(5.0, 0.05), costs=GPU, step_tokens=8192)
+    one = ticket(most=10)
+    made.arrive(one, 0.0)
+    produce(made, one, 1, 0.02)
+    # Of its nine tokens each has 0.036 s to spare: a third of a second in all, of which this prompt takes more.
+    long = ticket(tokens=20_000)
+    assert made.arrive(long, 0.02) == []
+    produce(made, one, 9, 0.2)
+    assert runs(made.end(one, 0.2, is_whole=True)) == [long]
+
+
+def test_request_waits_for_memory() -> None:
+    made = policy(most=100, targets=Targets(60.0, 0.2), costs=GPU, kv_tokens=1000)
+    first, second = ticket(tokens=400, most=200), ticket(tokens=400, most=200)
+    assert runs(made.arrive(first, 0.0)) == [first]
+    assert made.arrive(second, 0.0) == []
+    assert runs(serve(made, first, 0.1, 2.0, tokens=200)) == [second]
+
+
+def test_cached_prompt_costs_what_is_not_cached() -> None:
+    made = policy(most=100, costs=GPU)
+    cached = Ticket("a", 1, 0.0, 10_000, cached_tokens=9_900)
+    assert made.batch.own_prompt_s(cached) == made.batch.own_prompt_s(ticket(tokens=100))
+
+
+def test_what_would_miss_the_target_is_refused_at_once() -> None:
+    made = policy(most=1, targets=Targets(ttft_s=1.0))
+    first = ticket(most=40)
+    made.arrive(first, 0.0)
+    (decision,) = made.arrive(ticket(), 0.0)
+    assert decision.refusal is not None
+    assert "more than its target of 1 s" in decision.refusal.message
+    # When the first has ended, and not as long before as one may wait: it may take a little longer.
+    assert 4.0 < (decision.refusal.retry_after_s or 0) < 4.5
+
+
+def test_lengths_that_nobody_has_seen_are_taken_to_be_long() -> None:
+    told = []
+    for ended in (0, 30):
+        made = policy(most=10, targets=Targets(ttft_s=0.1), costs=GPU)
+        for _ in range(ended):
+            one = Ticket("a", 1, 0.0, 10, most_tokens=1000)
+            made.arrive(one, 0.0)
+            serve(made, one, 0.1, 0.2, tokens=10)
+        decisions = [made.arrive(Ticket("a", 1, 1.0, 10, most_tokens=1000), 1.0) for _ in range(11)]
+        (decision,) = decisions[-1]
+        assert decision.refusal is not None
+        told.append(decision.refusal.retry_after_s or 0.0)
+    # Answers of some 400 tokens, each token 13 ms; then answers of 10.
+    assert told[0] > 4
+    assert told[1] < 2
+
+
+def test_what_was_let_in_and_waits_too_long_is_refused() -> None:
+    made = policy(most=1, targets=Targets(ttft_s=1.0))
+    made.arrive(ticket(most=5), 0.0)
+    second = ticket()
+    # It should take half a second, and does not end.
+    assert made.arrive(second, 0.0) == []
+    assert made.observe(IDLE, 0.8) == []
+    assert refused(made.observe(IDLE, 1.1)) == [second]
+    assert made.queue.choices == 0
+
+
+def test_crowd_is_told_to_come_back_one_after_the_other() -> None:
+    made = policy(most=1, bounds=Bounds(0))
+    made.arrive(ticket(most=20), 0.0)
+    refusals = [decision.refusal for _ in range(3) for decision in made.arrive(ticket(most=20), 0.0)]
+    told = [refusal.retry_after_s for refusal in refusals if refusal]
+    assert told == [pytest.approx(2.0, abs=0.2), pytest.approx(4.0, abs=0.2), pytest.approx(6.0, abs=0.2)]
+
+
+def test_without_known_costs_nobody_is_refused_for_time() -> None:
+    made = policy(most=1, targets=Targets(1.0, 0.05), costs=None)
+    made.arrive(ticket(), 0.0)
+    assert made.arrive(ticket(), 0.0) == []
+
+
+def test_client_that_does_not_read_holds_no_prompt_back() -> None:
+    made = policy(most=100, targets=Targets(5.0, 0.05), costs=GPU, step_tokens=8192)
+    stalled = ticket(most=10)
+    made.arrive(stalled, 0.0)
+    produce(made, stalled, 1, 0.02)
+    made.observe(IDLE, 0.1)
+    assert made.arrive(long := ticket("b", tokens=20_000), 0.1) == []
+    # Nothing for more than half a second.
+    assert runs(made.observe(IDLE, 0.7)) == [long]

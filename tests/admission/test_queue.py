@@ -12,7 +12,7 @@ from tokka.admission.ticket import Ticket
 
 
 def ticket(tenant: str, choices: int = 1, prompt_tokens: int = 10, priority: int = 0) -> Ticket:
-    return Ticket(tenant, choices, 0.0, prompt_tokens, priority)
+    return Ticket(tenant, choices, 0.0, prompt_tokens, priority=priority)
 
 
 def next_of(queue: FairQueue) -> Ticket | None:

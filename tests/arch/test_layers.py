@@ -17,7 +17,8 @@ MODULES = sorted(
 )
 
 LAYERS = [
-    "core engine_facts errors loopback",
+    "step_costs errors loopback",
+    "core engine_facts",
     "settings observability bench turns",
     "protocol store",
     "engine admission accounts",

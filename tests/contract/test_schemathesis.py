@@ -16,7 +16,8 @@ from schemathesis.specs.openapi.checks import negative_data_rejection
 
 from tests.program import Program, running
 from tokka.app import create_server
-from tokka.engine.fake import VOCAB_SIZE, FakeEngine, FakeOptions
+from tokka.engine.fake import FakeEngine, FakeOptions
+from tokka.engine.script import VOCAB_SIZE
 from tokka.protocol.answers import ChatCompletionChunk, Completion, ErrorBody
 from tokka.settings import Settings
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from tests.engine.contract import EngineContract, ask, collect
 from tokka.core import Constraint, ConstraintKind, GenerateRequest, Sampling, TextPrompt, TokensPrompt
-from tokka.engine.fake import ANSWER, EOS, VOCAB_SIZE, FakeEngine, FakeOptions
+from tokka.engine.fake import ANSWER, FakeEngine, FakeOptions
+from tokka.engine.script import EOS, VOCAB_SIZE
 from tokka.errors import UnsupportedParameter
 
 ANSWER_BYTES = ANSWER.encode()

@@ -56,7 +56,7 @@ _F_SETPIPE_SZ = 1031
 
 def engine_killed(kind: str) -> Figures:
     with serving(kind) as server:
-        return _hit(server, server.child("EngineCore"), signal.SIGKILL, endless(20, "hit"))
+        return _hit(server, server.child("EngineCore"), signal.SIGKILL, endless(20, "hit", max_tokens=800))
 
 
 def engine_frozen(kind: str) -> Figures:
@@ -74,7 +74,7 @@ def worker_killed(kind: str) -> Figures:
         config = model / "config.json"
         config.write_text(json.dumps({**json.loads(config.read_text()), "seq_length": 8192}))
         with serving(kind, model=model, ranks=2) as server:
-            return _hit(server, server.child("Worker"), signal.SIGKILL, endless(20, "hit"))
+            return _hit(server, server.child("Worker"), signal.SIGKILL, endless(20, "hit", max_tokens=800))
 
 
 def _hit(server: Server, victim: psutil.Process, number: int, bodies: list[dict[str, Any]]) -> Figures:

@@ -95,7 +95,10 @@ def streaming(program: Program, bodies: list[dict[str, Any]], key: str = "none")
 
 
 def endless(count: int, mark: str, max_tokens: int = 7000) -> list[dict[str, Any]]:
-    """Return requests that run for minutes if nothing stops them, no two of them alike."""
+    """Return requests that run to their `max_tokens` if nothing stops them, no two of them alike.
+
+    All of them have to fit into the KV cache: what does not is not begun.
+    """
     return [
         {"prompt": f"{mark} {place}: once upon a time", "max_tokens": max_tokens, "ignore_eos": True}
         for place in range(count)

@@ -39,7 +39,7 @@ def assert_dies_and_recovers(program: Program, mark: str, victim: psutil.Process
     """Hit the engine's process with 20 streams running, and hold what follows against the targets."""
     with program.client() as client:
         restarts = metric(client, "tokka_engine_restarts_total", reason=reason)
-        with streaming(program, endless(20, mark)) as streams:
+        with streaming(program, endless(20, mark, max_tokens=800)) as streams:
             hit_s = time.monotonic()
             victim.send_signal(number)
             unready_s = eventually(lambda: client.get("/readyz").status_code == 503, within_s=30)

@@ -177,8 +177,8 @@ async def test_what_is_watched_belongs_to_the_loop_and_is_not_read_while_another
     await asyncio.to_thread(metrics.render)
     assert readers == []
     metrics.look()
-    # The engine's are read for what runs and for what waits.
-    assert readers == [threading.get_ident()] * 11
+    # The engine's are read for what runs, for what waits and for what was put back.
+    assert readers == [threading.get_ident()] * 12
 
 
 def test_the_text_is_what_prometheus_reads() -> None:

@@ -8,9 +8,14 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import NoReturn
 
-from tokka.admission.policy import RETRY_AFTER_S, AdmissionPolicy, Decision
+import structlog
+
+from tokka.admission.policy import RETRY_AFTER_S, AdmissionPolicy, Decision, Prediction
 from tokka.admission.ticket import Ticket
+from tokka.engine_facts import EngineStats, ModelInfo
 from tokka.errors import Draining, RequestTimeout, TokkaError
+
+log = structlog.get_logger("tokka.admission")
 
 # Of a second; several looks in the time of one answer.
 _LOOK_EVERY_S = 0.1
@@ -22,28 +27,39 @@ class Slot:
     def __init__(self, controller: AdmissionController, ticket: Ticket) -> None:
         self._controller = controller
         self._ticket = ticket
-        self._reported = 0
-        self.tokens = 0
+        self._charged = 0
+        # The engine came to the end of it by itself.
+        self.is_whole = False
 
     def produced(self, tokens: int, now_s: float) -> None:
-        """Note tokens the request was given. The policy hears of the first at once, of others when it looks."""
-        self.tokens += tokens
-        self._ticket.last_token_s = now_s
-        if not self._reported:
-            self.report()
+        """Note tokens the request was given. The policy hears of the first at once; of others it reads the ticket."""
+        ticket = self._ticket
+        ticket.tokens += tokens
+        ticket.last_token_s = now_s
+        if ticket.first_token_s is None:
+            ticket.first_token_s = now_s
+            self._controller.apply(self._controller.policy.begin(ticket, now_s))
 
-    def report(self) -> None:
-        """Tell the policy what has come since it was told last."""
-        if tokens := self.tokens - self._reported:
-            self._reported = self.tokens
-            self._controller.apply(self._controller.policy.produced(self._ticket, tokens, self._ticket.last_token_s))
+    def charge(self) -> None:
+        """Charge the tenant for what has come since it was charged last."""
+        if tokens := self._ticket.tokens - self._charged:
+            self._charged = self._ticket.tokens
+            self._controller.policy.charge(self._ticket, tokens)
 
 
 class AdmissionController:
     """Knows every open request from its arrival to its end."""
 
-    def __init__(self, policy: AdmissionPolicy, *, queue_timeout_s: float) -> None:
+    def __init__(
+        self,
+        policy: AdmissionPolicy,
+        *,
+        queue_timeout_s: float,
+        on_error: Callable[[Prediction, float], None] = lambda _, __: None,
+    ) -> None:
+        """`on_error`: takes the errors of predictions, in seconds."""
         self.policy = policy
+        self._on_error = on_error
         self._queue_timeout_s = queue_timeout_s
         self._turns: dict[Ticket, asyncio.Future[None]] = {}
         self._slots: set[Slot] = set()
@@ -68,18 +84,23 @@ class AdmissionController:
     @property
     def limit(self) -> int:
         """Choices that may run at once now."""
-        return self.policy.limit.value
+        return self.policy.batch.limit
 
-    def resize(self, most: int, step_tokens: int | None = None) -> None:
-        """Take over what the engine can run at once; what runs already stays."""
-        self.apply(self.policy.resize(most, step_tokens, time.monotonic()))
+    def resize(self, model: ModelInfo) -> None:
+        """Take over what the engine can run at once, and what its steps cost; what runs already stays."""
+        before = self.policy.targets
+        self.apply(self.policy.resize(model, time.monotonic()))
+        if (now := self.policy.targets) != before:
+            log.info("targets", ttft_s=now.ttft_s, tpot_s=now.tpot_s, choices=self.limit)
 
-    async def run(self, engine_waiting: Callable[[], int]) -> NoReturn:
-        """Let the policy look at the pace and the queue, again and again."""
+    async def run(self, stats: Callable[[], EngineStats]) -> NoReturn:
+        """Let the policy look at the engine and the queue, again and again."""
         while True:
             for slot in self._slots:
-                slot.report()
-            self.apply(self.policy.look(engine_waiting(), time.monotonic()))
+                slot.charge()
+            self.apply(self.policy.observe(stats(), time.monotonic()))
+            while self.policy.errors:
+                self._on_error(*self.policy.errors.popleft())
             await asyncio.sleep(_LOOK_EVERY_S)
 
     def check_room(self, ticket: Ticket) -> None:
@@ -105,8 +126,8 @@ class AdmissionController:
                 yield slot
             finally:
                 self._slots.discard(slot)
-                slot.report()
-                self.apply(self.policy.ended(ticket, slot.tokens, time.monotonic()))
+                slot.charge()
+                self.apply(self.policy.end(ticket, time.monotonic(), is_whole=slot.is_whole))
         finally:
             self._open_requests -= 1
             if not self._open_requests:
@@ -146,7 +167,7 @@ class AdmissionController:
             turn.result()
         except TimeoutError:
             self._give_up(ticket, turn)
-            after_s = self.policy.retry_after_s(time.monotonic())
+            after_s = self.policy.retry_after_s(ticket, time.monotonic())
             raise RequestTimeout(
                 f"The request waited {limit_s:g} s for its turn and was given up. Send it again later, or allow it a "
                 "longer timeout.",
@@ -162,7 +183,7 @@ class AdmissionController:
         """Take a ticket back whose owner has left, also one whose turn came at that very moment."""
         now_s = time.monotonic()
         if turn.done() and not turn.cancelled() and turn.exception() is None:
-            self.apply(self.policy.ended(ticket, 0, now_s))
+            self.apply(self.policy.end(ticket, now_s, is_whole=False))
         else:
             self.apply(self.policy.leave(ticket, now_s))
 
@@ -171,7 +192,7 @@ class AdmissionController:
         if turn is None or turn.done():
             if refusal is None:
                 # Its owner has been cancelled and has not run since; nobody else will give the room back.
-                self.apply(self.policy.ended(ticket, 0, time.monotonic()))
+                self.apply(self.policy.end(ticket, time.monotonic(), is_whole=False))
         elif refusal is None:
             turn.set_result(None)
         else:

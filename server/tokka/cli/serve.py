@@ -89,7 +89,7 @@ async def _serve_http(settings: Settings, server: Server, listeners: list[socket
     http = _HttpServer(_http_config(settings, server))
     serving = asyncio.create_task(http.serve(sockets=listeners))
     stopping = asyncio.create_task(server.stop.wait())
-    admitting = asyncio.create_task(server.admission.run(lambda: server.supervisor.stats().waiting))
+    admitting = asyncio.create_task(server.admission.run(server.supervisor.stats))
     aside = [
         asyncio.create_task(measure_event_loop_lag(server.metrics)),
         asyncio.create_task(_announce(settings, server, turns)),

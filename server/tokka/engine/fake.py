@@ -8,39 +8,35 @@ first; other constraints it cannot follow and refuses. Calls and thoughts in its
 from __future__ import annotations
 
 import asyncio
-import codecs
 import contextlib
 import json
-from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from tokka import __version__
 from tokka.core import (
     Accepted,
     ChatPrompt,
-    ChoiceDone,
     Constraint,
     Event,
     Finished,
-    FinishReason,
     GenerateRequest,
     Prompt,
     PromptEcho,
     PromptLogprobs,
     Sampling,
-    TextDelta,
     TextPrompt,
-    TokenLogprob,
     TokensPrompt,
     Usage,
 )
 from tokka.engine.base import ReportPhase
-from tokka.engine.choice import Choice
 from tokka.engine.length import allowed_tokens, truncation
 from tokka.engine.reading.calls import FORMS, READABLE
 from tokka.engine.reading.readers import Readers, Reading
 from tokka.engine.reading.thinking import Thoughts
 from tokka.engine.sampling import check_token_ids
+from tokka.engine.script import EOS, VOCAB_SIZE, Script, decode, length_of, prompt_logprobs
+from tokka.engine.scripted_steps import ScriptedSequence, StepLoop, StepModel
 from tokka.engine_facts import EngineStats, ModelInfo
 from tokka.errors import (
     ConfigurationError,
@@ -50,8 +46,6 @@ from tokka.errors import (
     UnsupportedParameter,
 )
 
-EOS = 256
-VOCAB_SIZE = 257
 ANSWER = (
     "Päivää! This is Tokka's scripted engine 🦌. It says the same every time, so clients can be built without a model."
 )
@@ -59,14 +53,24 @@ ANSWER = (
 
 @dataclass(frozen=True, slots=True)
 class FakeOptions:
-    """Settable with --engine-arg; delays in seconds. A prompt that holds `die_on` or `stall_on` ends or freezes it."""
+    """Settable with --engine-arg; delays in seconds. A prompt that holds `die_on` or `stall_on` ends or freezes it.
+
+    With `step_s` it is as fast as a GPU; `scripted_steps.py` explains the options for that. The delays for a prompt and
+    a token are for an engine without steps, which gives each request the same.
+    """
 
     start_delay_s: float = 0.0
     prefill_delay_s: float = 0.0
     token_delay_s: float = 0.0
     answer: str = ANSWER
-    max_model_len: int = 4096
+    # Default: 4096, or 131072 with `step_s`.
+    max_model_len: int = 0
     max_running: int = 256
+    step_s: float = 0.0
+    per_choice_s: float = 0.0
+    per_prompt_token_s: float = 0.0
+    step_tokens: int = 0
+    kv_tokens: int = 0
     has_chat_template: bool = True
     # How calls in its answer are written.
     calls: str = "hermes"
@@ -74,6 +78,23 @@ class FakeOptions:
     thinks: bool = False
     die_on: str = ""
     stall_on: str = ""
+
+    @property
+    def context(self) -> int:
+        return self.max_model_len or (131_072 if self.step_s else 4096)
+
+    def steps(self) -> StepModel | None:
+        """Return the arithmetic of its steps, None if it has none."""
+        if not self.step_s:
+            return None
+        return StepModel(
+            step_s=self.step_s,
+            per_choice_s=self.per_choice_s,
+            per_prompt_token_s=self.per_prompt_token_s,
+            step_tokens=self.step_tokens,
+            max_running=self.max_running,
+            kv_tokens=self.kv_tokens,
+        )
 
 
 class FakeEngine:
@@ -89,6 +110,8 @@ class FakeEngine:
         self._steps = 0
         self._death: str | None = None
         self._stalled = False
+        steps = options.steps()
+        self._loop = StepLoop(steps, lambda: self._stalled) if steps else None
         # Set when nothing that runs can go on: the engine has died or was closed.
         self._ended = asyncio.Event()
 
@@ -96,56 +119,48 @@ class FakeEngine:
         report("loading weights", "the scripted engine has none")
         await asyncio.sleep(self._options.start_delay_s)
         return ModelInfo(
-            max_model_len=self._options.max_model_len,
+            max_model_len=self._options.context,
             vocab_size=VOCAB_SIZE,
             engine="fake",
             engine_version=__version__,
             has_chat_template=self._options.has_chat_template,
             max_running=self._options.max_running,
+            step_tokens=self._options.step_tokens or None,
+            kv_tokens=self._options.kv_tokens or None,
+            costs=self._loop.costs() if self._loop else None,
         )
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
         sampling = request.sampling
         prompts = [await self._ids_to_run(prompt, request.tenant) for prompt in request.prompts]
-        if kept := truncation(request, self._options.max_model_len):
+        if kept := truncation(request, self._options.context):
             prompts = list(map(kept.of, prompts))
         check_token_ids(sampling, VOCAB_SIZE)
-        limits = [allowed_tokens(request, len(ids), self._options.max_model_len, self._cap) for ids in prompts]
+        limits = [allowed_tokens(request, len(ids), self._options.context, self._cap) for ids in prompts]
         said = self._script_within(sampling.constraint)
         _check_prompt(request)
         _check_budget(sampling)
         readers = self._readers(request)
         yield Accepted(tuple(prompts), tuple(limits))
-        self._running += 1
-        try:
+        lengths = [length_of(sampling, limit, said) for limit in limits]
+        with self._sequences(prompts, sampling.n, lengths) as sequences:
             self._obey(prompts)
-            await self._pause(self._options.prefill_delay_s)
+            await self._prefill()
             completion_tokens = 0
             for at, (ids, limit) in enumerate(zip(prompts, limits, strict=True)):
                 if request.echo:
-                    yield PromptEcho(at, _decode(ids), _prompt_logprobs(ids, sampling.logprobs))
-                if (scored := _prompt_logprobs(ids, sampling.prompt_logprobs)) is not None:
+                    yield PromptEcho(at, decode(ids), prompt_logprobs(ids, sampling.logprobs))
+                if (scored := prompt_logprobs(ids, sampling.prompt_logprobs)) is not None:
                     yield PromptLogprobs(at, scored, (0, *(1 for _ in scored[1:])))
-                running = [_Script(at * sampling.n + i, sampling, limit, said) for i in range(sampling.n)]
+                scripts = [Script(at * sampling.n + i, sampling, limit, said) for i in range(sampling.n)]
+                running = list(scripts)
                 while running:
-                    await self._pause(self._options.token_delay_s)
-                    for script in list(running):
-                        delta, done = script.step()
-                        if done is not None:
-                            running.remove(script)
-                            completion_tokens += script.num_tokens
-                        if readers is not None:
-                            for event in readers.read_step(delta, done):
-                                yield event
-                            continue
-                        if delta is not None:
-                            yield delta
-                        if done is not None:
-                            yield done
+                    await self._token(sequences[at] if sequences else None, running[0].num_tokens + 1)
+                    for event in _step(running, readers):
+                        yield event
+                completion_tokens += sum(script.num_tokens for script in scripts)
             thought = readers.reasoning_tokens if readers else 0
             yield Finished(Usage(sum(map(len, prompts)), completion_tokens, reasoning_tokens=thought))
-        finally:
-            self._running -= 1
 
     async def tokenize(self, prompt: Prompt, tenant: str) -> Sequence[int]:
         # Bytes are a sequence of token ids already: a list of a long text would hold the event loop.
@@ -169,7 +184,7 @@ class FakeEngine:
     async def detokenize(self, token_ids: Sequence[int], tenant: str) -> str:
         if max(token_ids, default=0) >= VOCAB_SIZE or min(token_ids, default=0) < 0:
             raise InvalidRequest(f"tokens holds an id outside the vocabulary of {VOCAB_SIZE}.", param="tokens")
-        return _decode(token_ids)
+        return decode(token_ids)
 
     async def _ids_to_run(self, prompt: Prompt, tenant: str) -> Sequence[int]:
         # Nothing said: the beginning of a document.
@@ -180,10 +195,49 @@ class FakeEngine:
             await self._ended.wait()
 
     def stats(self) -> EngineStats:
+        if self._loop is not None:
+            return replace(self._loop.stats(), death=self._death)
         return EngineStats(running=self._running, unfinished=self._running, steps=self._steps, death=self._death)
 
     async def close(self) -> None:
+        self._end()
+
+    @contextlib.contextmanager
+    def _sequences(
+        self, prompts: Sequence[Sequence[int]], choices: int, lengths: Sequence[int]
+    ) -> Iterator[list[ScriptedSequence]]:
+        """Give the prompts to the engine's steps, if it has any, and take them back at the end."""
+        sequences: list[ScriptedSequence] = []
+        self._running += 1
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._leave)
+            if loop := self._loop:
+                sequences = [ScriptedSequence(len(ids), choices, n) for ids, n in zip(prompts, lengths, strict=True)]
+                for sequence in sequences:
+                    loop.add(sequence)
+                    stack.callback(loop.remove, sequence)
+            yield sequences
+
+    def _leave(self) -> None:
+        self._running -= 1
+
+    async def _prefill(self) -> None:
+        if self._loop is None:
+            await self._pause(self._options.prefill_delay_s)
+
+    async def _token(self, sequence: ScriptedSequence | None, number: int) -> None:
+        """Return when the choices of a prompt have got their token of this number. Raises EngineDied."""
+        if sequence is None:
+            await self._pause(self._options.token_delay_s)
+            return
+        await sequence.token(number)
+        if self._ended.is_set():
+            raise EngineDied
+
+    def _end(self) -> None:
         self._ended.set()
+        if self._loop is not None:
+            self._loop.end()
 
     def _readers(self, request: GenerateRequest) -> Readers | None:
         prompt = request.prompts[0]
@@ -211,10 +265,10 @@ class FakeEngine:
 
     def _obey(self, prompts: Sequence[Sequence[int]]) -> None:
         """Die or freeze if a prompt says so."""
-        texts = [_decode(ids) for ids in prompts]
+        texts = [decode(ids) for ids in prompts]
         if self._options.die_on and any(self._options.die_on in text for text in texts):
             self._death = "a prompt said so"
-            self._ended.set()
+            self._end()
         if self._options.stall_on and any(self._options.stall_on in text for text in texts):
             self._stalled = True
 
@@ -233,47 +287,19 @@ class FakeEngine:
         self._steps += 1
 
 
-class _Script:
-    """What one choice is given, a token a step."""
-
-    def __init__(self, index: int, sampling: Sampling, limit: int, script: bytes) -> None:
-        self._index = index
-        self._sampling = sampling
-        self._limit = limit
-        self._script = script
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._choice = Choice(
-            index, sampling, lambda token: "" if token == EOS else self._decoder.decode(bytes([token]))
-        )
-
-    @property
-    def num_tokens(self) -> int:
-        return self._choice.num_tokens
-
-    def step(self) -> tuple[TextDelta | None, ChoiceDone | None]:
-        if self._limit == 0:
-            scored = self._sampling.logprobs is not None
-            return None, ChoiceDone(self._index, "length", None, 0.0 if scored else None)
-        token = self._next_token()
-        logprob = _logprob(token, self._sampling.logprobs, self._sampling.logprob_token_ids)
-        reason, end_token = self._end_with(token)
-        return self._choice.take((token,), reason, end_token, None if logprob is None else (logprob,))
-
-    def _end_with(self, token: int) -> tuple[FinishReason | None, int | None]:
-        """Return why this token, the next one, ends the choice, and its id if the client named it."""
-        may_stop = self.num_tokens >= self._sampling.min_tokens
-        if token == EOS:
-            return "stop", None
-        if token in self._sampling.stop_token_ids and may_stop:
-            return "stop", token
-        return ("length" if self.num_tokens + 1 == self._limit else None), None
-
-    def _next_token(self) -> int:
-        at = self.num_tokens % (len(self._script) + 1)
-        if at < len(self._script):
-            return self._script[at]
-        wants_more = self._sampling.ignore_eos or self.num_tokens < self._sampling.min_tokens
-        return ord(" ") if wants_more else EOS
+def _step(running: list[Script], readers: Readers | None) -> Iterator[Event]:
+    """Give each running choice its next token; those that end are taken out."""
+    for script in list(running):
+        delta, done = script.step()
+        if done is not None:
+            running.remove(script)
+        if readers is not None:
+            yield from readers.read_step(delta, done)
+            continue
+        if delta is not None:
+            yield delta
+        if done is not None:
+            yield done
 
 
 def _check_prompt(request: GenerateRequest) -> None:
@@ -291,25 +317,3 @@ def _check_budget(sampling: Sampling) -> None:
             "'thinking_token_budget' needs a real engine: the scripted one says what it says.",
             param="thinking_token_budget",
         )
-
-
-def _decode(token_ids: Sequence[int]) -> str:
-    return bytes(token for token in token_ids if token < EOS).decode(errors="replace")
-
-
-def _logprob(token: int, alternatives: int | None, listed: Sequence[int] = ()) -> TokenLogprob | None:
-    if alternatives is None:
-        return None
-    raw = bytes([token]) if token < EOS else b""
-    top = tuple(
-        TokenLogprob(other, chr(other) if other < 128 else "\ufffd", bytes([other % EOS]), -0.25 * (rank + 1))
-        for rank, other in enumerate(listed or [(token + k) % EOS for k in range(alternatives)])
-    )
-    return TokenLogprob(token, raw.decode(errors="replace"), raw, -0.25, top)
-
-
-def _prompt_logprobs(ids: Sequence[int], alternatives: int | None) -> tuple[TokenLogprob, ...] | None:
-    if alternatives is None:
-        return None
-    first = TokenLogprob(ids[0], _decode(ids[:1]), bytes(token for token in ids[:1] if token < EOS), None)
-    return (first, *(scored for token in ids[1:] if (scored := _logprob(token, alternatives))))

@@ -16,6 +16,7 @@ from tokka.observability.loop_turns import Turn
 _LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
 _TURN_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _TPOT_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5)
+_ERROR_BUCKETS_S = (-10, -1, -0.3, -0.1, -0.03, -0.01, -0.003, 0, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 10)
 _MAX_TENANTS = 1000
 ENGINE_STATES = ("stopped", "starting", "ready", "draining", "failed")
 OUTCOMES = get_args(Outcome)
@@ -25,6 +26,7 @@ _DROPPED_USAGE = (
     "usage_dropped",
     "Requests missing in the usage: the database could not be written for so long that memory was full.",
 )
+_PREEMPTIONS = ("preemptions", "Requests that the engine put back for want of KV cache memory, to be computed again.")
 _DROPPED_LINES = ("log_lines_dropped", "Log lines lost because nobody read them or the disk was full.")
 
 
@@ -69,6 +71,13 @@ class Metrics:
     def _declare_engine(self) -> None:
         self._running = self._gauge("requests_running", "Choices the engine is working on.")
         self._waiting = self._gauge("requests_waiting", "Choices waiting for the engine.")
+        self._prediction_errors = self._histogram(
+            "prediction_error_seconds",
+            "What took longer than admission predicted, negative what was faster: the time to the first token (ttft), "
+            "and for each further one (pace).",
+            _ERROR_BUCKETS_S,
+            ["of"],
+        )
         self._admission_limit = self._gauge("admission_limit", "Choices that may run at once now; follows --slo-tpot.")
         self._state = self._gauge("engine_state", "1 for the state the engine is in, else 0.", ["state"])
         self._restarts = self._counter(
@@ -108,7 +117,7 @@ class Metrics:
             "state_database_up", "1 while keys and usage can be read and written, else 0; requests do not need it."
         )
         self._usage_pending = self._gauge("usage_pending", "Entries of usage that are not in the database yet.")
-        for name, meaning in (_FRONTEND_CPU, _DROPPED_USAGE, _DROPPED_LINES):
+        for name, meaning in (_FRONTEND_CPU, _PREEMPTIONS, _DROPPED_USAGE, _DROPPED_LINES):
             self._describe(f"{name}_total", "counter", (), meaning)
 
     def observe(self, record: RequestRecord, now_s: float) -> None:
@@ -147,6 +156,9 @@ class Metrics:
         for known in ENGINE_STATES:
             self._state.labels(known).set(known == state)
 
+    def observe_prediction(self, of: str, error_s: float) -> None:
+        self._prediction_errors.labels(of).observe(error_s)
+
     def count_cut(self, reason: str) -> None:
         self._cuts.labels(reason).inc()
 
@@ -165,6 +177,7 @@ class Metrics:
         self._read(self._running, lambda: stats().running)
         self._read(self._waiting, lambda: queued() + stats().waiting)
         self._read(self._kept(*_FRONTEND_CPU), cpu_s)
+        self._read(self._kept(*_PREEMPTIONS), lambda: stats().preemptions)
 
     def watch_state(self, is_up: Callable[[], bool], pending: Callable[[], int], dropped: Callable[[], int]) -> None:
         self._read(self._database_up, is_up)

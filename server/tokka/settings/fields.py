@@ -225,6 +225,12 @@ class Options(BaseSettings):
     tenant_weight: Strings = Field(
         [], description="TENANT=WEIGHT: this tenant's share of a busy engine, as a multiple of the others'."
     )
+    slo: Literal["interactive"] | None = Field(
+        None,
+        description="Targets by name. `interactive`: 1 s to the first token and 0.05 s for each further one, or on a"
+        " slower engine four full steps and three lone ones, as measured at the start. --slo-ttft and --slo-tpot hold"
+        " beside it.",
+    )
     slo_ttft: float | None = Field(
         None,
         gt=0,

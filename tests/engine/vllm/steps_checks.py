@@ -236,3 +236,85 @@ def test_values_observed_together_count_like_those_observed_one_by_one() -> None
         counts = [registry.get_sample_value(f"{name}_bucket", {"le": bound}) for name in ("one", "all")]
         assert counts[0] == counts[1]
     assert registry.get_sample_value("all_sum") == pytest.approx(sum(values))
+
+
+# -- how long steps took
+
+
+def timed_step(at_s: float, *, running: int, scheduled_s: float | None = None, copy: int = 0, **details: Any) -> Any:
+    """Return a step that ended then; `details`: what it computed. `scheduled_s`: when its new request was scheduled."""
+    from vllm.v1.engine import EngineCoreEvent, EngineCoreEventType, EngineCoreOutput, EngineCoreOutputs
+    from vllm.v1.metrics.stats import SchedulerIterationDetails, SchedulerStats
+
+    events = [EngineCoreEvent(EngineCoreEventType.SCHEDULED, scheduled_s)] if scheduled_s is not None else None
+    computed = {"num_ctx_requests": 0, "num_ctx_tokens": 0, "num_generation_requests": 0, "num_generation_tokens": 0}
+    known = SchedulerIterationDetails(iteration_index=0, elapsed_ms=1.0, **{**computed, **details})
+    stats = SchedulerStats(num_running_reqs=running, kv_cache_usage=0.5, iteration_details=known)
+    outputs = [EngineCoreOutput("one", [5], events=events)]
+    return EngineCoreOutputs(engine_index=copy, outputs=outputs, scheduler_stats=stats, timestamp=at_s)
+
+
+class Learner:
+    """Takes what a learner takes."""
+
+    costs = None
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[Any, ...]] = []
+
+    def add(self, *step: Any) -> None:
+        self.steps.append((round(step[0], 6), *step[1:]))
+
+
+def times_of(learner: Learner) -> Any:
+    from tokka.engine.vllm.step_times import StepTimes
+
+    times = StepTimes()
+    times._learner = learner  # type: ignore[assignment]
+    times.learn(kv_tokens=1000)
+    return times
+
+
+def test_step_took_the_time_since_the_one_before() -> None:
+    learner = Learner()
+    times = times_of(learner)
+    times.add(timed_step(10.0, running=1, scheduled_s=9.9, num_ctx_requests=1, num_ctx_tokens=30))
+    times.add(timed_step(10.02, running=1, num_generation_requests=1, num_generation_tokens=1))
+    assert learner.steps == [(0.1, 0, 30, 500, None), (0.02, 1, 0, 500, None)]
+
+
+def test_step_after_idleness_took_the_time_since_it_was_scheduled() -> None:
+    learner = Learner()
+    times = times_of(learner)
+    times.add(timed_step(10.0, running=0, scheduled_s=9.9, num_ctx_requests=1, num_ctx_tokens=30))
+    times.add(timed_step(60.0, running=1, scheduled_s=59.8, num_ctx_requests=1, num_ctx_tokens=30))
+    # Of a part of a prompt alone nobody knows when it began.
+    times.add(timed_step(61.0, running=0, num_generation_requests=1, num_generation_tokens=1))
+    times.add(timed_step(90.0, running=1, num_ctx_requests=1, num_ctx_tokens=30))
+    assert [step[0] for step in learner.steps] == [0.1, 0.2, 1.0]
+
+
+def test_steps_of_copies_are_timed_apart() -> None:
+    learner = Learner()
+    times = times_of(learner)
+    for copy in (0, 1):
+        times.add(timed_step(10.0 + copy, running=1, scheduled_s=9.9 + copy, copy=copy, num_generation_requests=1))
+    times.add(timed_step(11.5, running=1, copy=1, num_generation_requests=1))
+    assert [step[0] for step in learner.steps] == [0.1, 0.1, 0.5]
+
+
+def test_what_is_computed_anew_counts_as_a_prompt() -> None:
+    learner = Learner()
+    times = times_of(learner)
+    times.add(timed_step(10.0, running=2, scheduled_s=9.9, num_generation_requests=2, num_generation_tokens=400))
+    assert learner.steps == [(0.1, 2, 398, 500, None)]
+
+
+def test_steps_of_a_start_are_not_learnt_and_details_taken_away() -> None:
+    from tokka.engine.vllm.step_times import StepTimes
+
+    times = StepTimes()
+    one = timed_step(10.0, running=1, scheduled_s=9.9, num_generation_requests=1)
+    times.add(one)
+    assert one.scheduler_stats.iteration_details is None
+    assert times.costs is None

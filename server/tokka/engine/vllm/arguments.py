@@ -132,6 +132,8 @@ def engine_arguments(options: VllmOptions, model: str, files: ModelFiles, *, cpu
         "pipeline_parallel_size": options.pipeline_parallel_size,
         "data_parallel_size": options.data_parallel_size,
         "kv_cache_memory_bytes": options.kv_cache_bytes,
+        # What each step computed: admission learns from it what steps cost.
+        "enable_logging_iteration_details": True,
         # Where nobody has said so: until compilation.py has chosen.
         "enforce_eager": cpu if options.enforce_eager is None else options.enforce_eager,
     }

@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from tokka.engine.vllm.model_defaults import model_defaults
 from tokka.engine.vllm.output import EngineOutput
 from tokka.engine.vllm.parsers import Parsers
 from tokka.engine.vllm.render import Renderer
-from tokka.engine.vllm.warmup import warm_up
+from tokka.engine.vllm.warmup import measure_steps, warm_up
 from tokka.engine.vllm.weights import read_hub_model, read_model_folder
 from tokka.engine_facts import EngineStats, ModelInfo
 from tokka.errors import ConfigurationError, EngineError, StartupError, TokkaError
@@ -73,6 +74,7 @@ class VllmEngine:
         try:
             constrained = await self._ready().language.grammars.start()
             await warm_up(self.generate, TokensPrompt(_warmup_ids(info)), constrained=constrained)
+            info = await self._measured(info)
         except TokkaError as error:
             # What a client would be told hides the cause.
             reason = self._death() or self._cause(error.__cause__ or error)
@@ -82,6 +84,13 @@ class VllmEngine:
         await asyncio.to_thread(seal_compiled, self._cache_root)
         await asyncio.to_thread(settle_heap)
         return info
+
+    async def _measured(self, info: ModelInfo) -> ModelInfo:
+        """Learn what steps cost from the steps that say most: one alone, full ones, a batch."""
+        times = self._llm.output_processor.stats.times
+        times.learn((info.kv_tokens or 0) // info.copies)
+        await measure_steps(self.generate, info)
+        return replace(info, costs=times.costs)
 
     async def ping(self) -> None:
         # Any call that the engine's own loop has to answer; its health flag is set on this side.
@@ -102,6 +111,8 @@ class VllmEngine:
             # Both sides must think so: one alone may be stale or have leaked, and a healthy engine would be killed.
             unfinished=min(given, running + waiting),
             steps=sum(copy.steps for copy in copies),
+            preemptions=sum(copy.preemptions for copy in copies),
+            costs=self._llm.output_processor.stats.times.costs if self._llm else None,
             death=self._death(),
         )
 
@@ -216,7 +227,14 @@ class VllmEngine:
         disable_envs_cache()
         # In no variable of this frame: vLLM keeps errors of its imports, and with them the frames that imported, for
         # ever.
-        return made_fast(AsyncLLM.from_engine_args(engine_args, usage_context=UsageContext.OPENAI_API_SERVER))
+        usage = UsageContext.OPENAI_API_SERVER
+        config = engine_args.create_engine_config(usage)
+        if "long_prefill_token_threshold" not in arguments:
+            # vLLM gives a long prompt the whole step; half of it lets a short one in beside it.
+            scheduler = config.scheduler_config
+            half = max(1, scheduler.max_num_batched_tokens // 2)
+            scheduler.long_prefill_token_threshold = min(half, config.model_config.max_model_len)
+        return made_fast(AsyncLLM.from_vllm_config(config, usage_context=usage))
 
     def _describe(self) -> ModelInfo:
         config = self._llm.model_config
@@ -239,7 +257,7 @@ class VllmEngine:
         limits = Limits(max_model_len, vocab_size, self._options.max_completion_tokens, defaults.get("max_tokens"))
         self._generations = Generations(self._llm, language, limits, defaults)
         scheduler = self._llm.vllm_config.scheduler_config
-        ranks = self._llm.vllm_config.parallel_config.world_size
+        ranks, cache = self._llm.vllm_config.parallel_config.world_size, self._llm.vllm_config.cache_config
         return ModelInfo(
             max_model_len=max_model_len,
             vocab_size=vocab_size,
@@ -248,6 +266,10 @@ class VllmEngine:
             has_chat_template=renderer.has_chat_template,
             max_running=scheduler.max_num_seqs * self._options.data_parallel_size,
             step_tokens=scheduler.max_num_batched_tokens * self._options.data_parallel_size,
+            # vLLM does not say it of every kind of cache.
+            kv_tokens=(cache.kv_cache_size_tokens or 0) * self._options.data_parallel_size or None,
+            copies=self._options.data_parallel_size,
+            caches_prefixes=bool(cache.enable_prefix_caching),
             gpus=0 if self._cpu else ranks * self._options.data_parallel_size,
         )
 

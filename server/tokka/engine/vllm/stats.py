@@ -11,6 +11,8 @@ from typing import Any
 
 from vllm.v1.metrics.loggers import PrometheusStatLogger, StatLoggerManager
 
+from tokka.engine.vllm.step_times import StepTimes
+
 _RECORD_EVERY_S = 0.1
 
 
@@ -21,6 +23,8 @@ class LatestStats:
     scheduler: Any = None
     # Steps that worked on something: the scheduler also turns over with work that it cannot place.
     steps: int = 0
+    # Requests that were put back for want of memory.
+    preemptions: int = 0
 
 
 class StepStats:
@@ -34,6 +38,7 @@ class StepStats:
 
     def __init__(self, manager: StatLoggerManager | None) -> None:
         self.latest: defaultdict[int, LatestStats] = defaultdict(LatestStats)
+        self.times = StepTimes()
         self._manager = manager
         self._records = False
         self._histograms: Mapping[int, Any] = {}
@@ -53,6 +58,8 @@ class StepStats:
             latest.scheduler = scheduler
         if iteration is not None or (scheduler is not None and scheduler.num_running_reqs):
             latest.steps += 1
+        if iteration is not None:
+            latest.preemptions += iteration.num_preempted_reqs
         if not self._records:
             return
         if not self._waiting:

@@ -80,6 +80,7 @@ class _Step:
         self._at += _PART
         is_done = self._at >= len(step.outputs)
         if is_done:
+            self._steps.stats.times.add(step)
             self._steps.update_scheduler_stats(step.scheduler_stats)
             self._steps.stats.add(step.engine_index, step.scheduler_stats, self._iteration)
         return processed.reqs_to_abort, is_done

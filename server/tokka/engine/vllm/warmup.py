@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable
 
 from tokka.core import Constraint, Event, GenerateRequest, Sampling, TokensPrompt
+from tokka.engine_facts import ModelInfo
 
 Generate = Callable[[GenerateRequest], AsyncGenerator[Event, None]]
 
@@ -27,6 +29,13 @@ _KINDS = {
 # Its first use reads the tokenizer into another form.
 _CONSTRAINED = Sampling(default_max_tokens=4, temperature=0.0, constraint=Constraint("regex", "[a-z ]{4,}", ""))
 
+# What is measured: tokens of a choice, choices of a batch, prompts that fill a step.
+_MEASURED_TOKENS, _MEASURED_BATCH, _MEASURED_FILLS = 8, 16, 2
+# Tokens of a first prompt that tells how long a full one will take, and the most seconds for a full one on each copy.
+_MEASURED_PART, _MOST_S = 512, 2.0
+_ONE_TOKEN = Sampling(max_tokens=1, temperature=0.0, ignore_eos=True)
+_MEASURED = Sampling(max_tokens=_MEASURED_TOKENS, temperature=0.0, ignore_eos=True)
+
 
 async def warm_up(generate: Generate, prompt: TokensPrompt, *, constrained: bool) -> None:
     """Run each kind alone, then all together, so that batches of one and of several are known."""
@@ -36,6 +45,31 @@ async def warm_up(generate: Generate, prompt: TokensPrompt, *, constrained: bool
     # Scoring a prompt takes another path through the sampler.
     await _drain(generate(_request("scored", prompt, Sampling(max_tokens=0, logprobs=1), echo=True)))
     await asyncio.gather(*(_drain(generate(_request(f"{name}-2", prompt, kind))) for name, kind in kinds.items()))
+
+
+async def measure_steps(generate: Generate, info: ModelInfo) -> None:
+    """Run what shows what a step costs: one choice alone, prompts that fill a step, a batch."""
+    copies = info.copies
+    # Tokens that no other prompt begins with: nothing of them is in the prefix cache.
+    fill = max(1, min((info.step_tokens or 1) // copies, info.max_model_len - _MEASURED_TOKENS - 1))
+    part = min(fill, _MEASURED_PART)
+    batch = min(_MEASURED_BATCH * copies, info.max_running)
+    for at in range(copies):
+        await _drain(generate(_request(f"alone-{at}", _prompt(info, 1, at), _MEASURED)))
+    began_s = time.monotonic()
+    for at in range(copies):
+        await _drain(generate(_request(f"part-{at}", _prompt(info, part, at), _ONE_TOKEN)))
+    # On a CPU a full step may take half a minute: then a part of it has to say what the rest costs.
+    if (time.monotonic() - began_s) * fill / part < _MOST_S:
+        for at in range(copies, copies + _MEASURED_FILLS * copies):
+            await _drain(generate(_request(f"fill-{at}", _prompt(info, fill, at), _ONE_TOKEN)))
+    await asyncio.gather(
+        *(_drain(generate(_request(f"batch-{at}", _prompt(info, 1, at), _MEASURED))) for at in range(batch))
+    )
+
+
+def _prompt(info: ModelInfo, tokens: int, number: int) -> TokensPrompt:
+    return TokensPrompt(tuple((3 + number + place * (number + 7)) % info.vocab_size for place in range(tokens)))
 
 
 def _request(name: str, prompt: TokensPrompt, sampling: Sampling, echo: bool = False) -> GenerateRequest:

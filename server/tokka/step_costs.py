@@ -1,0 +1,219 @@
+"""What a step of an engine costs: the formula, and how it is learnt from the steps themselves. Pure.
+
+A step takes a fixed time, and some for each choice that decodes, for each prompt token computed in it, and for each
+token of context that the decoding choices attend to. The learner keeps the mean time of each kind of step it has seen
+and fits the four parts to these means. A mean is never forgotten, so an hour without prompts does not change what a
+prompt is known to cost. How fast the machine runs at present is one factor for all kinds, and follows within seconds.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+# Steps of one kind before their mean is trusted alone; until then their median stands for it.
+_FEW = 5
+# Steps that a mean goes back: it belongs to the engine, not to the last minutes.
+_MEMORY_STEPS = 2000
+# Seconds of work that the factor of speed goes back.
+_SPEED_MEMORY_S = 0.8
+# A step that took longer than this many times what was expected was disturbed: it counts as so many.
+_LARGEST_RATIO = 2.0
+# Steps between two fits; fewer at the beginning, when each one tells something new.
+_FIT_EVERY = 64
+# Against parts that the steps seen cannot tell apart, as shares of what is fitted.
+_RIDGE = (1e-6, 1e-5, 1e-5, 1e-2)
+_PARTS = len(_RIDGE)
+_CHOICES = [parts for size in range(1, _PARTS + 1) for parts in itertools.combinations(range(_PARTS), size)]
+
+
+@dataclass(frozen=True, slots=True)
+class StepCosts:
+    """Seconds of one step: as learnt, and `pace` times that at present."""
+
+    fixed_s: float
+    per_choice_s: float = 0.0
+    per_prompt_token_s: float = 0.0
+    per_context_token_s: float = 0.0
+    pace: float = 1.0
+    # Tokens that a decoding choice is given in a step: more than 1 with speculative decoding.
+    tokens_per_step: float = 1.0
+    # What is measured of the formula's value, for batches of 1, of 2 and 3, of 4 to 7 choices and so on.
+    stairs: tuple[float, ...] = ()
+
+    def step_s(self, decoding: float, prompt_tokens: float = 0.0, context_tokens: float = 0.0) -> float:
+        """Return how long a step takes that computes this much."""
+        decode_s = self.fixed_s + self.per_choice_s * decoding + self.per_context_token_s * context_tokens
+        return self.pace * (decode_s * self._stair(decoding) + self.per_prompt_token_s * prompt_tokens)
+
+    def prompt_s(self, tokens: float) -> float:
+        """Return how much longer a step takes for prompt tokens that are computed in it."""
+        return self.pace * self.per_prompt_token_s * tokens
+
+    def token_s(self, decoding: float, context_tokens: float = 0.0) -> float:
+        """Return how long a choice waits for its next token while nothing but decoding goes on."""
+        return self.step_s(decoding, 0.0, context_tokens) / self.tokens_per_step
+
+    def _stair(self, decoding: float) -> float:
+        if not self.stairs:
+            return 1.0
+        return self.stairs[min(len(self.stairs), max(1, int(decoding).bit_length())) - 1]
+
+
+@dataclass(slots=True)
+class _Kind:
+    """Steps of about the same size: what they computed, and the seconds they took at the usual pace."""
+
+    count: int = 0
+    decoding: float = 0.0
+    prompt_tokens: float = 0.0
+    context_tokens: float = 0.0
+    seconds: float = 0.0
+    first: list[float] = field(default_factory=list)
+
+    def add(self, decoding: int, prompt_tokens: int, context_tokens: int, seconds: float) -> None:
+        self.count += 1
+        share = 1 / min(self.count, _MEMORY_STEPS)
+        self.decoding += share * (decoding - self.decoding)
+        self.prompt_tokens += share * (prompt_tokens - self.prompt_tokens)
+        self.context_tokens += share * (context_tokens - self.context_tokens)
+        if self.count <= _FEW:
+            self.first.append(seconds)
+            self.seconds = statistics.median(self.first)
+        else:
+            # As the pace is averaged: another kind of mean would push the two apart, without end.
+            self.seconds *= _clipped(seconds / self.seconds) ** share
+
+    @property
+    def parts(self) -> tuple[float, float, float, float]:
+        return 1.0, self.decoding, self.prompt_tokens, self.context_tokens
+
+
+class StepCostLearner:
+    """Learns the costs of one copy of the model from its steps."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[tuple[int, int, int], _Kind] = {}
+        self._costs: StepCosts | None = None
+        self._log_pace = 0.0
+        self._tokens_per_step = 1.0
+        self._steps = 0
+        self._next_fit = 1
+
+    @property
+    def costs(self) -> StepCosts | None:
+        """What is known by now; None before the first step."""
+        if self._costs is None:
+            return None
+        return replace(self._costs, pace=math.exp(self._log_pace), tokens_per_step=self._tokens_per_step)
+
+    def add(
+        self, seconds: float, decoding: int, prompt_tokens: int, context_tokens: int = 0, generated: int | None = None
+    ) -> None:
+        """Take a step: how long it took, the choices that decoded in it, the prompt tokens it computed, the context of
+        those that decoded, and how many tokens they were given (None: one each)."""
+        key = (decoding.bit_length(), prompt_tokens.bit_length(), (context_tokens // 1024).bit_length())
+        kind = self._kinds.setdefault(key, _Kind())
+        self._follow_pace(seconds, kind, decoding, prompt_tokens, context_tokens)
+        kind.add(decoding, prompt_tokens, context_tokens, seconds / math.exp(self._log_pace))
+        if decoding and generated is not None:
+            self._tokens_per_step += (generated / decoding - self._tokens_per_step) / min(self._steps + 1, 256)
+        self._steps += 1
+        # A kind that is new may tell what a part costs that nothing has told before: a batch, after steps of one alone.
+        if self._steps >= self._next_fit or kind.count in (1, _FEW):
+            self._next_fit = self._steps + min(self._steps, _FIT_EVERY)
+            self._costs = fit(list(self._kinds.values()))
+
+    def _follow_pace(self, seconds: float, kind: _Kind, decoding: int, prompt_tokens: int, context_tokens: int) -> None:
+        if self._costs is None:
+            return
+        # The mean of its own kind says more than the formula, which smooths the stairs of batch sizes.
+        formula_s = self._costs.step_s(decoding, prompt_tokens, context_tokens)
+        expected_s = kind.seconds if kind.count >= _FEW else formula_s
+        if expected_s <= 0:
+            # Nothing is known of the part that this step is made of.
+            return
+        # What both cannot explain in a kind that is hardly known is no sign of the machine's speed.
+        trust = 1.0 if kind.count >= _FEW else 0.2
+        expected_s *= math.exp(self._log_pace)
+        # By the time expected: weighed by what they took, slow steps would count for more than fast ones.
+        share = trust * (1 - math.exp(-expected_s / _SPEED_MEMORY_S))
+        self._log_pace += share * math.log(_clipped(seconds / expected_s))
+
+
+def _clipped(ratio: float) -> float:
+    return min(_LARGEST_RATIO, max(1 / _LARGEST_RATIO, ratio))
+
+
+def fit(kinds: Sequence[_Kind]) -> StepCosts:
+    """Fit the parts to the means, each weighed by its relative error; no part is negative."""
+    fixed_s, per_choice_s, per_prompt_token_s, per_context_token_s = _least_squares(kinds)
+    costs = StepCosts(fixed_s, per_choice_s, per_prompt_token_s, per_context_token_s)
+    return replace(costs, stairs=_stairs(kinds, costs))
+
+
+def _least_squares(kinds: Sequence[_Kind]) -> list[float]:
+    """Solve the normal equations, each part in units of its own size, with no part below zero.
+
+    The best such solution is the best one of the parts that are above zero in it: of the fifteen choices of parts, the
+    one without a negative part that explains most.
+    """
+    rows = [([part / kind.seconds for part in kind.parts], min(kind.count, 32)) for kind in kinds]
+    scales = [math.sqrt(sum(weight * row[at] ** 2 for row, weight in rows)) or 1.0 for at in range(_PARTS)]
+    matrix = [[_RIDGE[i] if i == j else 0.0 for j in range(_PARTS)] for i in range(_PARTS)]
+    right = [0.0] * _PARTS
+    for row, weight in rows:
+        scaled = [value / scale for value, scale in zip(row, scales, strict=True)]
+        for i in range(_PARTS):
+            right[i] += weight * scaled[i]
+            for j in range(_PARTS):
+                matrix[i][j] += weight * scaled[i] * scaled[j]
+    best, explained = [0.0] * _PARTS, 0.0
+    for active in _CHOICES:
+        found = _solve([[*(matrix[i][j] for j in active), right[i]] for i in active])
+        gain = sum(right[part] * value for part, value in zip(active, found, strict=True))
+        if gain > explained and min(found) >= 0:
+            best, explained = [0.0] * _PARTS, gain
+            for part, value in zip(active, found, strict=True):
+                best[part] = value
+    return [value / scale for value, scale in zip(best, scales, strict=True)]
+
+
+def _solve(matrix: list[list[float]]) -> list[float]:
+    """Gauss with pivots; the last column is the right side. The ridge keeps the matrix regular."""
+    size = len(matrix)
+    for at in range(size):
+        pivot = max(range(at, size), key=lambda row: abs(matrix[row][at]))
+        matrix[at], matrix[pivot] = matrix[pivot], matrix[at]
+        for row in range(size):
+            if row != at:
+                factor = matrix[row][at] / matrix[at][at]
+                matrix[row] = [a - factor * b for a, b in zip(matrix[row], matrix[at], strict=True)]
+    return [matrix[at][size] / matrix[at][at] for at in range(size)]
+
+
+def _stairs(kinds: Sequence[_Kind], costs: StepCosts) -> tuple[float, ...]:
+    """Return what is measured of the formula's value, for each doubling of the choices that decode."""
+    measured: dict[int, list[tuple[float, int]]] = {}
+    for kind in kinds:
+        if kind.prompt_tokens < 1 <= kind.decoding and kind.count >= _FEW:
+            formula_s = costs.step_s(kind.decoding, 0.0, kind.context_tokens)
+            if formula_s <= 0:
+                continue
+            weight = min(kind.count, 32)
+            measured.setdefault(int(kind.decoding).bit_length(), []).append((kind.seconds / formula_s, weight))
+    if not measured:
+        return ()
+    ratios = {
+        size: sum(ratio * weight for ratio, weight in seen) / sum(weight for _, weight in seen)
+        for size, seen in measured.items()
+    }
+    stairs, last = [], 1.0
+    for size in range(1, max(ratios) + 1):
+        last = ratios.get(size, last)
+        stairs.append(last)
+    # Beyond the largest batch seen the formula stands for itself.
+    return (*stairs, 1.0)
