@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Ask one question; the whole answer comes as one JSON object.
+# Ask one question and print the response, one JSON object.
 set -euo pipefail
 
 fail() {

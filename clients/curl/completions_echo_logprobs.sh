@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Continue a text as a base model does: echo returns the prompt, too, and logprobs says how likely each token was.
+# Complete a text without a chat. `echo` also returns the prompt; `logprobs` gives the log-probability of each token.
 set -euo pipefail
 
 fail() {
@@ -32,6 +32,6 @@ print("text:         ", choice["text"])
 print("finish_reason:", choice["finish_reason"])
 print("logprob  token")
 for token, logprob in zip(scored["tokens"], scored["token_logprobs"]):
-    # Nothing comes before the first token, so nothing predicted it.
+    # The first token has no logprob, because no token precedes it.
     print("      -" if logprob is None else f"{logprob:7.2f}", repr(token), sep="  ")
 ' <<<"$answer"

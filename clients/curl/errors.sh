@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What a refusal looks like: an HTTP status, and a body that names the field (param) and the reason (code).
+# Show refusals: an HTTP status, and a body that names the field (param) and the reason (code).
 set -euo pipefail
 
 fail() {
@@ -12,7 +12,7 @@ auth="Authorization: Bearer ${TOKKA_API_KEY:-none}"
 models=$(curl -sS --fail-with-body "$url/v1/models" -H "$auth") || fail "$models"
 model=$(python3 -c 'import json, sys; print(json.load(sys.stdin)["data"][0]["id"])' <<<"$models")
 
-# refused STATUS BODY: send a chat request that must be answered with this status.
+# refused STATUS BODY: send a chat request and fail unless the response has this status.
 refused() {
   local answer status
   answer=$(curl -sS -w '\n%{http_code}' "$url/v1/chat/completions" -H "$auth" -H "Content-Type: application/json" -d "$2")

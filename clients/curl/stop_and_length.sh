@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What ends an answer: the model, a stop string, or the length limit. finish_reason and stop_reason say which.
+# Show the three ways an answer ends: the model, a stop string, or the length limit. finish_reason and stop_reason say which.
 set -euo pipefail
 
 fail() {
@@ -12,7 +12,7 @@ auth="Authorization: Bearer ${TOKKA_API_KEY:-none}"
 models=$(curl -sS --fail-with-body "$url/v1/models" -H "$auth") || fail "$models"
 model=$(python3 -c 'import json, sys; print(json.load(sys.stdin)["data"][0]["id"])' <<<"$models")
 
-# ask TITLE FIELDS: the same question, with these fields added to the request.
+# ask TITLE FIELDS: ask the same question with these fields added to the request.
 ask() {
   local answer
   answer=$(

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Ask one question; the answer comes piece by piece, each a line that begins with "data: ".
+# Ask one question and stream the answer. Each event is a line that begins with "data: ".
 set -euo pipefail
 
 fail() {
@@ -12,7 +12,7 @@ auth="Authorization: Bearer ${TOKKA_API_KEY:-none}"
 models=$(curl -sS --fail-with-body "$url/v1/models" -H "$auth") || fail "$models"
 model=$(python3 -c 'import json, sys; print(json.load(sys.stdin)["data"][0]["id"])' <<<"$models")
 
-# -N: show each piece when it arrives.
+# -N: print each event when it arrives.
 stream() {
   curl -sSN --fail-with-body "$url/v1/chat/completions" -H "$auth" -H "Content-Type: application/json" -d @- <<JSON
 {
@@ -26,7 +26,7 @@ stream() {
 JSON
 }
 
-# The status was sent before the first piece, so only the stream itself can say how it ended.
+# The status came before the first event, so only the stream itself shows whether it is complete.
 end=missing
 while IFS= read -r line || [[ -n $line ]]; do
   printf '%s\n' "$line"

@@ -1,4 +1,4 @@
-// Why an answer ends where it does: the model, a stop string, or the length limit. finish_reason and stop_reason tell.
+// Show the three ways an answer ends: the model, a stop string, or the length limit. finish_reason and stop_reason say which.
 import OpenAI from "openai";
 
 const url = process.env.TOKKA_URL ?? "http://127.0.0.1:8000";
@@ -18,7 +18,7 @@ async function main() {
     const [choice] = answer.choices;
     console.log(`\n${title}`);
     console.log("  answer:", JSON.stringify(choice.message.content));
-    // stop_reason is an extension of this server: the stop string or token id that matched.
+    // stop_reason is a Tokka extension: the stop string or token id that matched.
     console.log(`  finish_reason: ${choice.finish_reason}, stop_reason: ${choice.stop_reason}`);
     console.log(`  tokens written: ${answer.usage.completion_tokens}`);
   }
@@ -33,7 +33,7 @@ async function main() {
     max_completion_tokens: 300,
     stop: ["."],
   });
-  // A field that OpenAI does not have is sent like any other.
+  // Send Tokka's own fields like any other.
   await ask("4. include_stop_str_in_output. The same, with the full stop.", {
     max_completion_tokens: 300,
     stop: ["."],

@@ -1,4 +1,4 @@
-// Print the answer while it is written, and at the end what it cost.
+// Stream an answer and print its usage at the end.
 import OpenAI from "openai";
 
 const url = process.env.TOKKA_URL ?? "http://127.0.0.1:8000";
@@ -19,7 +19,7 @@ async function main() {
   let finishReason = null;
   let usage = null;
   for await (const chunk of stream) {
-    // The chunk with the usage is the last one and has no choices.
+    // The last chunk has the usage and no choices.
     usage = chunk.usage ?? usage;
     for (const choice of chunk.choices) {
       finishReason = choice.finish_reason ?? finishReason;

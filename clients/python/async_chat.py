@@ -1,4 +1,4 @@
-"""Ask several questions at once; the server works on all of them together."""
+"""Ask several questions at once; the server processes them together."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""Continue a text without a chat: what base models are for. Also how likely each token was."""
+"""Complete a text without a chat, as base models do, and print the log-probability of each prompt token."""
 
 import os
 import sys
@@ -14,18 +14,18 @@ def main() -> None:
     client = OpenAI(base_url=f"{URL}/v1", api_key=API_KEY)
     model = client.models.list().data[0].id
 
-    # Without max_tokens it would be 16 tokens.
+    # The default of max_tokens is 16.
     answer = client.completions.create(model=model, prompt=PROMPT, max_tokens=24, temperature=0)
     print("Prompt:", PROMPT)
     print("Continued:", answer.choices[0].text)
     print("finish_reason:", answer.choices[0].finish_reason)
 
-    # echo and max_tokens=0: nothing is written, the prompt itself is scored.
+    # echo with max_tokens=0 generates no token and scores the prompt.
     scored = client.completions.create(model=model, prompt=PROMPT, max_tokens=0, echo=True, logprobs=1)
     choice = scored.choices[0]
     print("\nHow likely the prompt is, token by token (logprob: 0 is certain):")
     for token, logprob in zip(choice.logprobs.tokens, choice.logprobs.token_logprobs, strict=True):
-        # Nothing comes before the first token, so nothing predicted it.
+        # The first token has no logprob, because no token precedes it.
         print("      -" if logprob is None else f"{logprob:7.2f}", repr(token), sep="  ")
     print(f"{scored.usage.prompt_tokens} tokens read, {scored.usage.completion_tokens} written")
 

@@ -1,6 +1,7 @@
-"""Why an answer ends where it does, and how to say where it should.
+"""Show the ways an answer ends, and how to control its end.
 
-Most answers that look broken were cut off: nobody set max_completion_tokens, or set it too low. finish_reason tells.
+If an answer is cut off (finish_reason "length"), it hit a token limit, often the default one. Raise
+max_completion_tokens.
 """
 
 import os
@@ -17,7 +18,7 @@ def show(title: str, answer) -> None:
     print(f"\n{title}")
     for choice in answer.choices:
         text = choice.message.content if hasattr(choice, "message") else choice.text
-        # stop_reason is an extension of this server: the stop string or token id that matched.
+        # stop_reason is a Tokka extension: the stop string or token id that matched.
         stop_reason = (choice.model_extra or {}).get("stop_reason")
         print(f"  answer: {text!r}")
         print(f"  finish_reason: {choice.finish_reason}, stop_reason: {stop_reason}")
@@ -48,7 +49,7 @@ def main() -> None:
         temperature=0,
         max_completion_tokens=300,
         stop=["."],
-        # What OpenAI does not have goes into extra_body.
+        # Tokka's own fields go into extra_body.
         extra_body={"include_stop_str_in_output": True},
     )
     show("5. include_stop_str_in_output: the same, with the full stop.", answer)

@@ -1,4 +1,4 @@
-"""Print the answer while it is written, and at the end what it cost."""
+"""Stream an answer and print its usage at the end."""
 
 import os
 import sys
@@ -26,7 +26,7 @@ def main() -> None:
     first = 0.0
     finish_reason = usage = None
     for chunk in stream:
-        # The chunk with the usage is the last one and has no choices.
+        # The last chunk has the usage and no choices.
         usage = chunk.usage or usage
         for choice in chunk.choices:
             finish_reason = choice.finish_reason or finish_reason

@@ -1,4 +1,4 @@
-"""Let the model call functions of yours: it says which and with what, you run them and tell it what came out."""
+"""Let the model call your functions: it returns tool calls, you run them and send the results back."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def get_weather(city: str) -> str:
 
 
 def run(name: str, arguments: str) -> str:
-    """Return what a call gives. A model may write what it likes: whatever goes wrong is told to it."""
+    """Run a tool call and return its result. The model may write invalid calls, so errors go back as the result."""
     try:
         return {"get_weather": get_weather}[name](**json.loads(arguments))
     except (KeyError, TypeError, ValueError) as error:
@@ -44,7 +44,7 @@ def main() -> None:
     messages = [{"role": "user", "content": QUESTION}]
     print("Question:", QUESTION)
 
-    # tool_choice="required" would make any model call one, whether it is good at it or not.
+    # tool_choice="required" forces a call with any model, even one without training for tools.
     answer = client.chat.completions.create(
         model=model, messages=messages, tools=TOOLS, max_completion_tokens=200, temperature=0
     )
@@ -56,7 +56,7 @@ def main() -> None:
             result = run(call.function.name, call.function.arguments)
             print(f"Call: {call.function.name}({call.function.arguments}) = {result}")
             messages.append({"role": "tool", "tool_call_id": call.id, "content": result})
-        # No more calls: an answer is wanted now.
+        # Forbid further calls, so that the model answers.
         answer = client.chat.completions.create(
             model=model, messages=messages, tools=TOOLS, tool_choice="none", max_completion_tokens=200, temperature=0
         )

@@ -1,4 +1,4 @@
-"""One Chromium for all tests of the page; each test has a profile of its own."""
+"""Fixtures of the page tests: one Chromium for all tests, and a separate profile for each test."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.web.visitor import Visitor, visit
 KEY = "tk-key-of-the-page-tests"
 SLOW_ANSWER = "Once upon a time there was a reindeer who wrote slowly. " * 20
 
-# What a model might write, and every kind of Markdown with it.
+# Attacks that a model might write, in every kind of Markdown.
 ATTACKS = """# <img src=x onerror=alert(1)>
 
 <script>alert(2)</script> **<svg onload=alert(3)>**
@@ -54,7 +54,7 @@ async def browser() -> AsyncIterator[Browser]:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def visitor(browser: Browser) -> AsyncIterator[Visitor]:
-    """Somebody at a desk. In the end nothing may have gone wrong in the browser."""
+    """Yield a visitor with a desktop window; check at the end that nothing went wrong in the browser."""
     context = await browser.new_context(viewport={"width": 1280, "height": 800})
     await context.grant_permissions(["clipboard-read", "clipboard-write"])
     visitor = await visit(context)
@@ -65,7 +65,7 @@ async def visitor(browser: Browser) -> AsyncIterator[Visitor]:
 
 @pytest.fixture(scope="session")
 def slow() -> Iterator[Program]:
-    """Writes 50 characters a second, and wants a key."""
+    """Start a server that writes 50 characters a second and requires a key."""
     script = ["--engine-arg", f"answer={SLOW_ANSWER}", "--engine-arg", "token_delay_s=0.02"]
     with running("--engine", "fake", "--api-key", KEY, *script) as program:
         yield program
@@ -79,7 +79,7 @@ def hostile() -> Iterator[Program]:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def guest(visitor: Visitor, slow: Program) -> Visitor:
-    """Somebody with a key at the slow server."""
+    """Return a visitor with a key, on the page of the slow server."""
     await visitor.page.add_init_script(f"sessionStorage.setItem('tokka.key', '{KEY}')")
     await visitor.open(slow.url)
     return visitor

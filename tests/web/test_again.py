@@ -1,4 +1,4 @@
-"""When something comes in between: a busy server, a refusal, another model, a key for none, somebody else's answer."""
+"""Interruptions: a busy server, a refusal, another model, a key without models, and a response from another program."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MODELS = "**/v1/models"
 
 
 async def hang(route: Route) -> None:
-    """Leave it without an answer."""
+    """Leave the request without a response."""
 
 
 async def test_a_busy_server_can_be_asked_at_once_each_time(visitor: Visitor, fake: Program) -> None:
@@ -43,7 +43,7 @@ async def test_an_answer_stays_if_the_one_to_replace_it_is_refused(visitor: Visi
     error = {"error": {"message": "This is not allowed today.", "code": "refused"}}
     await visitor.page.route(CHAT, lambda route: route.fulfill(status=400, json=error), times=1)
     await visitor.button("Regenerate").click()
-    await expect(visitor.at("#notice")).to_have_text("This is not allowed today. The answer from before is kept.")
+    await expect(visitor.at("#notice")).to_have_text("This is not allowed today. The earlier answer is kept.")
     for _ in range(2):
         await expect(visitor.last).to_contain_text(ANSWER)
         await expect(visitor.last).to_contain_text("Finished")
@@ -71,7 +71,7 @@ async def test_an_answer_stays_if_the_one_to_replace_it_is_stopped_or_left(visit
 
 
 async def meet_another_model(visitor: Visitor, fake: Program) -> None:
-    """Open the page when the server had another model than it has now."""
+    """Open the page while the server lists another model than it has afterwards."""
     visitor.provoked.add(404)
     former = {"object": "list", "data": [{"id": "former-model", "max_model_len": 4096}]}
     await visitor.page.route(MODELS, lambda route: route.fulfill(json=former))
@@ -95,7 +95,7 @@ async def test_a_server_that_comes_back_is_asked_for_its_models(visitor: Visitor
     assert await visitor.ask("Hei") == ANSWER
     await expect(visitor.at("#model")).to_have_value(fake.model)
     assert [body["model"] for body in visitor.bodies("/v1/chat/completions")] == ["former-model", fake.model]
-    # The browser logs the failed try.
+    # The browser logs the failed request.
     assert all("ERR_FAILED" in trouble for trouble in visitor.troubles)
     visitor.troubles.clear()
 
@@ -110,7 +110,7 @@ async def test_a_key_for_no_model_can_be_changed(visitor: Visitor, fake: Program
     await visitor.page.route(MODELS, limit)
     await visitor.page.add_init_script("sessionStorage.setItem('tokka.key', 'limited')")
     await visitor.open(fake.url, ready=False)
-    await expect(visitor.at("#notice")).to_contain_text("This key may use none of the models that are served here.")
+    await expect(visitor.at("#notice")).to_contain_text("This key cannot use any model of this server.")
     await visitor.at("#notice").get_by_role("button", name="Change the key").click()
     await visitor.page.get_by_label("API key").fill("better")
     await visitor.page.keyboard.press("Enter")
@@ -122,9 +122,9 @@ async def test_a_key_for_no_model_can_be_changed(visitor: Visitor, fake: Program
 async def test_what_somebody_else_answers_is_said(visitor: Visitor, fake: Program, body: str) -> None:
     await visitor.page.route(MODELS, lambda route: route.fulfill(body=body), times=1)
     await visitor.open(fake.url, ready=False)
-    await expect(visitor.at("#notice")).to_contain_text("What answered is not the Tokka server")
+    await expect(visitor.at("#notice")).to_contain_text("This response is not from the Tokka server")
     assert await visitor.ask("Hei") == ANSWER
     await expect(visitor.at("#notice")).to_be_hidden()
     await visitor.page.route(CHAT, lambda route: route.fulfill(body=f"data: <p>\n\n{body}"), times=1)
     await visitor.say("And you?")
-    await expect(visitor.last).to_contain_text("What answered is not the Tokka server")
+    await expect(visitor.last).to_contain_text("This response is not from the Tokka server")

@@ -1,4 +1,4 @@
-"""Talking: send, stop, continue, regenerate, remove, and what is asked of the server for it."""
+"""Conversations: send, stop, continue, regenerate, remove, and the requests that the page sends for them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def test_the_real_model_answers_and_goes_on_where_it_was_cut(visitor: Visi
     await visitor.set("Temperature", "0")
     await visitor.set("Longest answer, in tokens", "4")
     cut = await visitor.ask("What is the capital of Japan?")
-    await expect(visitor.last.locator(".ending")).to_contain_text("Reached the limit of length")
+    await expect(visitor.last.locator(".ending")).to_contain_text("Reached the length limit")
     await expect(visitor.last.locator(".figures")).to_contain_text("4 tokens")
     await visitor.set("Longest answer, in tokens", "")
     await visitor.button("Continue").click()
@@ -43,7 +43,7 @@ async def test_an_answer_is_shown_with_its_ending_and_its_tokens(visitor: Visito
     assert await visitor.ask("Hei") == ANSWER
     await expect(visitor.last.locator(".ending")).to_contain_text("Finished")
     await expect(visitor.last.locator(".figures")).to_contain_text(f"{len(ANSWER.encode()) + 1} tokens")
-    # Said once, when it is complete.
+    # The page announces the answer once, when it is complete.
     await expect(visitor.at("#announcer")).to_have_text(f"{ANSWER} Finished")
 
 
@@ -76,7 +76,7 @@ async def test_length_and_stop_are_controlled_to_the_token(visitor: Visitor, fak
     await visitor.page.reload()
     await expect(visitor.at("#count")).to_contain_text("tokens")
     await visitor.ask("Hei")
-    await expect(visitor.last.locator(".ending")).to_contain_text("Reached the limit of length")
+    await expect(visitor.last.locator(".ending")).to_contain_text("Reached the length limit")
     await expect(visitor.last.locator(".figures")).to_contain_text("300 tokens")
     (body,) = visitor.bodies("/v1/chat/completions")
     wanted = {
@@ -88,7 +88,7 @@ async def test_length_and_stop_are_controlled_to_the_token(visitor: Visitor, fak
         "ignore_eos": True,
     }
     assert {name: body[name] for name in wanted} == wanted
-    # What is in force is in sight.
+    # Advanced settings that are in force are visible.
     await expect(visitor.page.get_by_label("Stop token ids")).to_be_visible()
     await visitor.button("Reset").click()
     await visitor.set("Stop strings", "scripted")
@@ -158,7 +158,7 @@ async def test_to_open_what_is_open_changes_nothing(guest: Visitor) -> None:
 async def test_whoever_is_back_at_once_sees_how_the_answer_ended(guest: Visitor) -> None:
     await guest.say("Tell me a story")
     await expect(guest.last).to_contain_text("Once upon")
-    # Faster than the request is aborted.
+    # Both clicks come before the abort of the request takes effect.
     await guest.page.evaluate(
         """() => {
           document.getElementById("new").click();
@@ -182,7 +182,7 @@ async def test_remove_takes_back_the_last_turn_and_returns_its_question(visitor:
     await visitor.open(fake.url)
     await visitor.ask("One")
     await visitor.ask("Two")
-    await visitor.button("Remove turn").click()
+    await visitor.button("Remove").click()
     await expect(visitor.answers).to_have_count(1)
     await expect(visitor.at("#draft")).to_have_value("Two")
     await visitor.ask("Three")
@@ -200,7 +200,7 @@ async def test_copy_gives_the_text_as_the_model_wrote_it(visitor: Visitor, fake:
 
 async def test_tokens_of_draft_and_conversation_are_counted(visitor: Visitor, fake: Program) -> None:
     await visitor.open(fake.url)
-    # The scripted engine's tokens are bytes: `user: ` and a line end around each message.
+    # The scripted engine's tokens are bytes. Each message has `user: ` before it and a line end after it.
     await expect(visitor.at("#count")).to_have_text("7 of 4,096 tokens · 4,089 left")
     await visitor.at("#draft").fill("Hei")
     await expect(visitor.at("#count")).to_have_text("Draft 3 · 10 of 4,096 tokens · 4,086 left")
@@ -222,7 +222,7 @@ async def test_what_the_server_refuses_is_said_in_its_words(visitor: Visitor, fa
     await visitor.say("x" * 5000)
     await expect(visitor.last).to_contain_text("maximum context length is 4096 tokens")
     await expect(visitor.button("Retry")).to_be_visible()
-    await visitor.button("Remove turn").click()
+    await visitor.button("Remove").click()
     await visitor.ask("Hei")
     assert [message["content"] for message in visitor.bodies("/v1/chat/completions")[-1]["messages"]] == ["Hei"]
 
@@ -261,7 +261,7 @@ async def test_the_key_is_asked_for_and_stays_in_the_tab(visitor: Visitor, slow:
     visitor.provoked.add(401)
     await visitor.open(slow.url, ready=False)
     await expect(visitor.page.get_by_role("dialog")).to_have_accessible_description(
-        "Enter the one you were given. It stays in this tab and is gone when you close it."
+        "Enter your API key. It stays in this tab and is deleted when you close it."
     )
     field = visitor.page.get_by_label("API key")
     await field.fill("wrong")

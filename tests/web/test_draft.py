@@ -1,4 +1,4 @@
-"""What is written and not sent yet stays, and the keys do what they do elsewhere."""
+"""Drafts: unsent text stays, and the Enter key works as in other programs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def test_a_question_taken_back_goes_before_the_draft(visitor: Visitor, fak
     await visitor.open(fake.url)
     await visitor.ask("First")
     await visitor.at("#draft").fill("Second")
-    await visitor.button("Remove turn").click()
+    await visitor.button("Remove").click()
     await expect(visitor.at("#draft")).to_have_value("First\n\nSecond")
 
 

@@ -1,4 +1,4 @@
-"""A page of another site, in a real browser, against a server without keys on the reader's own machine."""
+"""A page of another site, in a real browser, gets nothing from a server without keys on the same machine."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 SITE = "https://evil.example"
 REBOUND = "rebound.example"
-# As other browsers, and Chromium before its checks of the local network. The second name points at this machine.
+# Like other browsers, and Chromium before its local network checks. REBOUND resolves to this machine.
 ARGUMENTS = ["--disable-features=LocalNetworkAccessChecks", f"--host-resolver-rules=MAP {REBOUND} 127.0.0.1"]
-# Every way a page can send something; returns what it could read.
+# Sends requests in every way that a page can; returns the paths that it could read.
 CALLS = """async server => {
     const read = [];
     const attempt = async (path, options) => {
@@ -51,7 +51,7 @@ STATUSES = """async () => {
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def context(browser: Browser) -> AsyncIterator[BrowserContext]:
-    # `browser` skips where there is none; this one has other arguments.
+    # `browser` skips the test if there is no Chromium; this instance has other arguments.
     async with async_playwright() as playwright:
         other = await playwright.chromium.launch(executable_path=shutil.which("chromium"), args=ARGUMENTS)
         yield await other.new_context()

@@ -1,4 +1,4 @@
-"""What the browser keeps: conversations across reloads, within its means."""
+"""Conversations in the browser's storage: across reloads, and with a full, blocked or damaged storage."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tokka.engine.fake import ANSWER
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 CHOICE = "#conversations .title"
-# Leaves no room in the storage.
+# Fills the storage completely.
 FILL = """() => {
   for (let size = 1 << 22; size; size >>= 1) {
     try { localStorage.setItem(`rest ${size}`, 'x'.repeat(size)); } catch { /* too much */ }
@@ -39,7 +39,7 @@ async def test_an_answer_that_a_reload_cuts_stays_as_far_as_it_came(guest: Visit
     await expect(guest.last).to_contain_text("Once upon a time")
     await guest.page.reload()
     await expect(guest.last).to_contain_text("Once upon a time")
-    await expect(guest.last).to_contain_text("Cut off when the page was left")
+    await expect(guest.last).to_contain_text("Cut off when the page was closed")
     await expect(guest.button("Continue")).to_be_visible()
 
 
@@ -133,7 +133,7 @@ async def test_the_oldest_of_more_than_a_hundred_makes_room(visitor: Visitor, fa
     await visitor.open(fake.url)
     await expect(visitor.at(CHOICE)).to_have_count(100)
     await visitor.ask("Hei")
-    await expect(visitor.at("#notice")).to_contain_text("the oldest one made room")
+    await expect(visitor.at("#notice")).to_contain_text("The oldest one was deleted")
     await expect(visitor.at(CHOICE)).to_have_count(100)
     await expect(visitor.button("Number 0")).to_have_count(0)
     await expect(visitor.button("Number 1")).to_have_count(1)

@@ -1,4 +1,4 @@
-"""Markdown as it is shown: right, the same however it arrives, never markup, and never slow."""
+"""Markdown on the page: correct, the same for any pieces of the text, never executed, and never slow."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ SHOWN = (
     "<hr>CODE:text:open &lt;b&gt; fence\n\ttab"
 )
 
-# Shows a text in pieces; returns the markup, with a code block as its language and text, and the milliseconds it took.
+# Shows a text in pieces; returns the markup and the milliseconds it took. A code block becomes its language and text.
 SHOW = """async ([module, pieces]) => {
   const { Prose } = await import(module);
   const root = document.createElement('div');
@@ -81,7 +81,7 @@ async def test_nothing_of_an_answer_or_a_question_runs(visitor: Visitor, hostile
     links = await turns.locator("a").evaluate_all("links => links.map(link => [link.href, link.rel])")
     assert {rel for _, rel in links} == {"noopener noreferrer"}
     assert all(href.startswith(("https://evil.example/pixel", "https://good.example/")) for href, _ in links)
-    # Kept, and shown again, it is as harmless; that no dialog opened and nothing was fetched, the visitor notes.
+    # The stored text is as harmless after a reload. The visitor notes dialogs and foreign requests.
     await visitor.page.reload()
     await expect(visitor.last).to_contain_text("<script>alert(2)</script>")
 
@@ -109,7 +109,7 @@ async def test_the_cost_of_a_text_grows_with_its_length(visitor: Visitor, fake: 
     module = await visitor.module("prose.js")
     lines = ["word *and* `more` ", "- item of a list\n", "a line of\n\na paragraph\n", "| a | b |\n|---|---|\n", "> "]
     for piece in [*lines, "**", "[", "`", "[a](", "<", "\\", "https://", "```\n"]:
-        # 30 frames of one long answer: what takes the square of its length would take minutes.
+        # 30 frames of one long answer: a quadratic cost would take minutes.
         pieces = [piece * (30_000 // len(piece) // 30)] * 30
         _, took_ms = await visitor.page.evaluate(SHOW, [module, pieces])
         assert took_ms < 5000, piece

@@ -1,4 +1,4 @@
-"""Whoever reads: by keyboard, by ear, on a small screen, in the dark, from the middle of a long answer."""
+"""Reading: by keyboard, with a screen reader, on a small screen, in dark colours, in the middle of a long answer."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ async def test_a_conversation_needs_no_mouse(guest: Visitor) -> None:
     await expect(guest.at("#draft")).to_be_focused()
     await keys.press("Escape")
     await expect(guest.last).to_contain_text("Stopped by you")
-    # Back from the box: what can be done with the answer, in the order of reading.
+    # Shift+Tab leads from the message box back over the buttons of the answer.
     names = []
     for _ in range(4):
         await keys.press("Shift+Tab")
         names.append(await guest.page.evaluate("document.activeElement.innerText"))
-    assert names == ["Remove turn", "Regenerate", "Copy", "Continue"]
+    assert names == ["Remove", "Regenerate", "Copy", "Continue"]
     await keys.press("Enter")
     await expect(guest.button("Stop")).to_be_visible()
     await keys.press("Escape")
@@ -56,7 +56,7 @@ async def test_axe_finds_nothing(visitor: Visitor, hostile: Program) -> None:
         await visitor.page.set_viewport_size(size)
         for scheme in ("light", "dark"):
             await visitor.page.emulate_media(color_scheme=scheme)
-            # Axe brings its own script: through the debugger, past the page's policy.
+            # Axe injects its own script through the debugger, which bypasses the page's policy.
             found = await Axe().run(visitor.page)
             assert found.violations_count == 0, found.generate_report()
 
@@ -123,7 +123,7 @@ async def test_while_the_model_starts_its_phases_are_shown_and_what_was_said_is_
 
 
 async def test_a_server_that_is_gone_is_waited_for(guest: Visitor) -> None:
-    # The browser logs each failed try.
+    # The browser logs each failed request.
     await guest.page.route("**/v1/chat/completions", lambda route: route.abort(), times=1)
     await guest.page.route("**/startupz", lambda route: route.abort(), times=1)
     await guest.say("Tell me a story")
@@ -156,7 +156,7 @@ async def test_whoever_declines_the_key_is_told_what_to_do(visitor: Visitor, slo
     visitor.provoked.add(401)
     await visitor.open(slow.url, ready=False)
     await visitor.button("Cancel").click()
-    await expect(visitor.at("#notice")).to_contain_text("Without a key this server does not answer.")
+    await expect(visitor.at("#notice")).to_contain_text("This server needs a key.")
     await visitor.say("Tell me a story")
     await visitor.page.get_by_label("API key").fill(KEY)
     await visitor.page.keyboard.press("Enter")

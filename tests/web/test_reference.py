@@ -1,4 +1,4 @@
-"""The API's reference at /docs: Swagger UI under its policy, also below a prefix of a proxy."""
+"""The API reference at /docs: Swagger UI works under its content security policy, also below a proxy's prefix."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 async def test_the_reference_lists_the_api_and_calls_it(visitor: Visitor, fake: Program) -> None:
-    # The visitor notes every error of the console, such as a breach of the policy, and every foreign request.
+    # The visitor notes every console error, including breaches of the policy, and every foreign request.
     visitor.url = fake.url
     page = visitor.page
     await page.goto(f"{fake.url}/docs")

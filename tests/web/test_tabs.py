@@ -1,4 +1,4 @@
-"""Several tabs on the same conversations: what one writes the others read, and nobody loses a turn."""
+"""Several tabs on the same conversations: each tab shows the text of the others, and no message is lost."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def beside(first: Visitor) -> Visitor:
 
 
 def written(at_ms: str) -> str:
-    """Return a script that stores a conversation as another tab would that wrote it last at this time."""
+    """Return a script that stores a conversation as if another tab wrote it last at `at_ms`."""
     answer = {"role": "assistant", "text": "As far as it came", "model": "some-model"}
     conversation = {
         "id": "c",
@@ -124,7 +124,7 @@ async def test_whoever_reads_what_another_tab_writes_stays_where_they_are(guest:
     await other.at("#scroller").hover()
     await other.page.mouse.wheel(0, -5000)
     await expect(other.button("Latest")).to_be_visible()
-    # It was saved several times since.
+    # The writing tab has saved the conversation several times since.
     above, _ = await other.scrolled(0, 250)
     assert above == 0
     shown = """() => ({
@@ -145,7 +145,7 @@ async def test_a_tab_that_is_silent_writes_no_more(visitor: Visitor, fake: Progr
     await expect(visitor.last).to_contain_text("As far as it came")
     await expect(visitor.last).to_contain_text("Being written in another tab")
     await visitor.page.clock.fast_forward(71_000)
-    await expect(visitor.last).to_contain_text("Cut off when the page was left")
+    await expect(visitor.last).to_contain_text("Cut off when the page was closed")
     await expect(visitor.button("Continue")).to_be_visible()
 
 
@@ -153,7 +153,7 @@ async def test_what_a_tab_that_is_gone_wrote_is_open_to_all(visitor: Visitor, fa
     last = "localStorage.setItem('tokka.last', 'c');"
     await visitor.page.add_init_script(f"if (!localStorage.length) {{ {last} {written('Date.now() - 71000')} }}")
     await visitor.open(fake.url)
-    await expect(visitor.last).to_contain_text("Cut off when the page was left")
+    await expect(visitor.last).to_contain_text("Cut off when the page was closed")
     await expect(visitor.last.locator(".figures")).to_be_empty()
     await visitor.ask("And you?")
     await expect(visitor.at(".question")).to_have_text([NOBODY, "And you?"])
@@ -164,7 +164,7 @@ async def test_a_tab_that_wakes_up_leaves_what_was_written_since(guest: Visitor)
     await expect(guest.last).to_contain_text("Once upon")
     other = await visit(guest.page.context)
     await other.open(guest.url, ready=False)
-    # As if this tab had been silent for long, and the other one had gone on.
+    # Imitate another tab that continued the conversation during a long silence of the guest's tab.
     await other.page.evaluate(
         """() => {
           const name = Object.keys(localStorage).find((one) => one.startsWith("tokka.conversation."));

@@ -1,4 +1,4 @@
-"""Somebody with a browser: opens the page, writes, reads, and notices everything that is wrong."""
+"""A visitor with a browser: opens the page, writes, reads, and notes everything that goes wrong."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ SCROLLED = """async ([above, below]) => {
 
 @dataclass
 class Visitor:
+    """A tab with the page, its requests, and everything that went wrong in it."""
+
     page: Page
     url: str = ""
-    # What a page may never do: log an error, break its own policy, talk to anybody else.
+    # Errors that a page must not cause: logged errors, policy breaches, dialogs, requests to other hosts.
     troubles: list[str] = field(default_factory=list)
     # Statuses that this test provokes; the browser logs each as an error.
     provoked: set[int] = field(default_factory=set)
@@ -58,12 +60,12 @@ class Visitor:
         await self.at("#draft").press("Enter")
 
     async def ended(self) -> None:
-        """Wait until nothing is being written."""
+        """Wait until the answer has ended."""
         await expect(self.last.locator(".ending")).to_be_visible(timeout=ANSWER_MS)
         await expect(self.at("#send")).to_be_visible()
 
     async def ask(self, text: str) -> str:
-        """Say something; return the answer as it is shown."""
+        """Send a message; return the answer as the page shows it."""
         await self.say(text)
         await self.ended()
         return await self.last.locator(".prose").inner_text()
@@ -72,16 +74,16 @@ class Visitor:
         await self.page.get_by_label(label).fill(value)
 
     async def scrolled(self, above: int, below: int) -> tuple[float, float]:
-        """Wait until the conversation has so many pixels above what is shown and below; return both."""
+        """Wait for at least `above` pixels above the visible part and `below` pixels below it; return both."""
         top, rest = await self.page.evaluate(SCROLLED, [above, below])
         return top, rest
 
     async def leave(self) -> None:
-        """Close the page, before its server ends."""
+        """Close the page before its server ends."""
         await self.page.close()
 
     def bodies(self, path: str) -> list[dict[str, Any]]:
-        """Return what was posted there."""
+        """Return the JSON bodies of POST requests to this path."""
         return [r.post_data_json for r in self.requests if urlsplit(r.url).path == path and r.post_data_json]
 
     async def module(self, name: str) -> str:

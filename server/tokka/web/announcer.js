@@ -1,6 +1,6 @@
 import { byId } from "./element.js";
 
-/** Have screen readers say something when they are done with what they say now. */
+/** Queue a text for screen readers to read aloud. */
 export function announce(text) {
   byId("announcer").textContent = text;
 }

@@ -1,15 +1,15 @@
 import { messagesOf, textOf } from "./conversation.js";
 import { Refusal } from "./server.js";
 
-// A server that is busy or gone this often stays so; then the reader decides.
+// Maximum tries against a busy or unreachable server. After that the reader decides.
 const MAX_TRIES = 5;
 const TICK_MS = 250;
 
 /**
- * Has an answer written into the last turn of a conversation.
+ * Generates an answer into the last turn of a conversation.
  *
- * It waits for an engine that starts and for a server that is busy, asks for a key, and turns to completion where the
- * model cannot converse. However it goes, the turn has an ending afterwards.
+ * It waits for a starting engine or a busy server, asks for a key, and uses text completion for a base model. The turn
+ * always has an ending afterwards.
  */
 export class Answer {
   #parts;
@@ -20,7 +20,7 @@ export class Answer {
   }
 
   /**
-   * @param {object} conversation its last turn is the answer, empty or to be continued
+   * @param {object} conversation its last turn is the answer, empty or to continue
    * @param {AbortSignal} signal
    * @param {{onText: () => void, onUsage: (usage: object) => void, onWait: (message: string, seconds: number,
    *   goOn: () => void) => void}} listener
@@ -43,7 +43,7 @@ export class Answer {
     }
   }
 
-  /** Do what lets the next try succeed. @returns {Promise<boolean>} whether there is a point in one */
+  /** Remove the cause of a refusal. @returns {Promise<boolean>} whether to try again */
   async #overcome(refusal, turn, tries, signal, listener) {
     const { startup, key, models } = this.#parts;
     try {
@@ -70,9 +70,9 @@ export class Answer {
   }
 
   /**
-   * Learn which models there are by now, and ask the chosen one if the answer's is gone: what one has begun is no
-   * other's to go on with.
-   * @returns {Promise<boolean>} whether another is asked now
+   * Read the served models, and switch an empty answer to the chosen model if its own is gone. A different model must
+   * not continue an answer that has text.
+   * @returns {Promise<boolean>} whether the model has changed
    */
   async #takeServed(turn) {
     const { connection, models } = this.#parts;
@@ -92,7 +92,7 @@ export class Answer {
     const { server } = this.#parts;
     const [path, body] = turn.isPlain ? this.#completion(conversation, turn) : this.#chat(conversation, turn);
     const clock = new Clock(turn);
-    let ended = { reason: "error", message: "The server ended the answer without a reason." };
+    let ended = { reason: "error", message: "The answer ended without a finish reason." };
     for await (const chunk of server.generate(path, body, signal)) {
       const [choice] = chunk.choices;
       const text = choice?.delta?.content ?? choice?.text ?? "";
@@ -120,14 +120,14 @@ export class Answer {
     return {
       model: turn.model,
       stream: true,
-      // With every chunk, so that an answer that is stopped has its count, too.
+      // Usage with every chunk, so that a stopped answer has its token count, too.
       stream_options: { include_usage: true, continuous_usage_stats: true },
       ...this.#parts.settings.request(turn.isPlain),
     };
   }
 }
 
-/** Counts an answer's tokens and measures its pace. A continued answer keeps the tokens it had. */
+/** Counts an answer's tokens and measures its token rate. A continued answer keeps its earlier tokens. */
 class Clock {
   #turn;
   #begun;
@@ -152,7 +152,7 @@ class Clock {
   }
 }
 
-/** Wait as long as the server asked for, and show how long that is. */
+/** Wait for the server's `Retry-After`, and show the remaining seconds. */
 async function countdown(refusal, signal, { onWait }) {
   const untilMs = performance.now() + refusal.retryAfterS * 1000;
   await new Promise((resolve, reject) => {

@@ -1,6 +1,6 @@
 import { byId } from "./element.js";
 
-/** The one dialog of the page: a question with two answers, or with a text. */
+/** The page's only dialog: asks for a confirmation or a text. */
 export class Ask {
   #dialog = byId("ask");
   #input = byId("ask-input");
@@ -15,8 +15,8 @@ export class Ask {
   /**
    * Ask for a text.
    * @param {{title: string, text: string, label: string, yes: string, value?: string, isSecret?: boolean,
-   *   wrong?: string, check?: (text: string) => string}} question `check` returns what is wrong with the text, or ""
-   * @returns {Promise<string | null>} null if there is none
+   *   wrong?: string, check?: (text: string) => string}} question `check` returns an error for the text, or ""
+   * @returns {Promise<string | null>} null if the reader cancels
    */
   async text({ value = "", isSecret = false, wrong = "", check = () => "", ...question }) {
     this.#input.hidden = false;
@@ -50,7 +50,7 @@ export class Ask {
       };
       form.addEventListener("submit", agree, { signal });
       byId("ask-no").addEventListener("click", () => this.#dialog.close(), { signal });
-      // Also when Escape has closed it.
+      // Runs also if Escape closed the dialog.
       const settle = () => {
         ended.abort();
         this.#input.value = "";

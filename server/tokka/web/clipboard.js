@@ -5,7 +5,7 @@ const SHOWN_MS = 1500;
 
 /**
  * Return a button that copies a text.
- * @param {() => string} text asked for when it is pressed
+ * @param {() => string} text called when the button is pressed
  */
 export function copyButton(text, title) {
   const label = element("span", {}, "Copy");
@@ -27,7 +27,7 @@ async function write(text) {
   }
 }
 
-// A page that came over plain HTTP from another machine has no other.
+// The clipboard API is missing on a page loaded over plain HTTP from another machine.
 function writeTheOldWay(text) {
   const before = document.activeElement;
   const area = element("textarea", { class: "unseen", "aria-hidden": "true" });

@@ -2,14 +2,14 @@ import { byId } from "./element.js";
 
 const NAME = "tokka.draft";
 
-/** The box a message is written in, with its button: send, or stop. */
+/** The message box with its button: send or stop. */
 export class Composer {
   #form = byId("composer");
   #draft = byId("draft");
   #send = byId("send");
   #stop = byId("stop");
   #isBusy = false;
-  // A keyboard on glass has no Shift to hold: there Enter starts a line, and only the button sends.
+  // A touch keyboard cannot hold Shift, so there Enter starts a new line, and only the button sends.
   #touch = matchMedia("(pointer: coarse)");
 
   /** @param {{onSend: (text: string) => void, onStop: () => void, onInput: () => void}} listener */
@@ -29,7 +29,7 @@ export class Composer {
       this.#form.requestSubmit();
     });
     document.addEventListener("keydown", (event) => {
-      // One that closes a dialog or a panel is spent.
+      // Ignore an Escape that closes a dialog or a panel.
       const isSpent = event.defaultPrevented || document.querySelector("dialog[open]");
       if (event.key === "Escape" && this.#isBusy && !isSpent) onStop();
     });
@@ -48,22 +48,22 @@ export class Composer {
     this.#fit();
   }
 
-  /** It was sent. What was written since, or is another text, stays. */
+  /** Clear the box after a send, unless it contains another text by now. */
   sent(text) {
     if (this.text === text) this.text = "";
   }
 
-  /** Put a text before what is written. */
+  /** Insert a text before the draft. */
   putBack(text) {
     this.text = [text, this.text].filter((one) => one.trim()).join("\n\n");
   }
 
-  /** Show what a message is for: an answer, or with a base model the rest of a text. */
+  /** Set the placeholder: a base model continues a text instead of answering a message. */
   set isBase(isBase) {
     this.#draft.placeholder = isBase ? "Write the beginning of a text" : "Write a message";
   }
 
-  /** While an answer is written there is a button to stop it. */
+  /** Show the stop button while an answer is being generated, otherwise the send button. */
   set isBusy(isBusy) {
     const hadFocus = [this.#send, this.#stop].includes(document.activeElement);
     this.#isBusy = isBusy;
@@ -88,7 +88,7 @@ export class Composer {
     try {
       sessionStorage.setItem(NAME, this.text);
     } catch {
-      // Then a reload loses it.
+      // Without storage a reload loses the draft.
     }
   }
 
@@ -101,7 +101,7 @@ export class Composer {
   }
 }
 
-/** Tell whether the key ends what an input method composes: Safari ends composing first, and tells by 229 only. */
+/** Return whether the key ends an input method's composition. Safari ends it before the event and only sends 229. */
 function isComposing({ isComposing, keyCode }) {
   return isComposing || keyCode === 229;
 }

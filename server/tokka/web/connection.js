@@ -3,10 +3,10 @@ import { notice } from "./notice.js";
 import { Refusal } from "./server.js";
 
 const RETRY_MS = 2000;
-const NO_KEY = "Without a key this server does not answer. Send a message to be asked again.";
-const NO_MODEL = "This key may use none of the models that are served here.";
+const NO_KEY = "This server needs a key. Send a message to be asked for it again.";
+const NO_MODEL = "This key cannot use any model of this server.";
 
-/** What this page knows of its server: which models it serves, its version, and whether it is ready. */
+/** Reads the server's models and version, and waits until it is ready. */
 export class Connection {
   #server;
   #startup;
@@ -21,17 +21,17 @@ export class Connection {
     this.#models = models;
   }
 
-  /** Learn which models there are, and wait until the engine is ready. A notice says what is in the way. */
+  /** Read the models and wait until the engine is ready. On a problem, show a notice. */
   async open() {
     notice("");
     try {
       await this.readModels();
-      // A link carries no key.
+      // The link to the docs cannot carry a key.
       byId("docs").hidden = Boolean(this.#key.value);
       const { version } = await this.#server.version();
       byId("version").textContent = `Tokka ${version}`;
       await this.#startup.untilReady();
-      // Only now is the length of the context known.
+      // The context length is known only now.
       await this.readModels();
     } catch (error) {
       if (!(error instanceof Refusal)) throw error;
@@ -45,7 +45,7 @@ export class Connection {
     }
   }
 
-  /** Learn which models there are now. Throws Refusal. */
+  /** Read the served models. Throws Refusal. */
   async readModels() {
     const models = await this.#server.models();
     this.#models.show(models);

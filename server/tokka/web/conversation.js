@@ -3,8 +3,8 @@
  * history.js), or null.
  *
  * A turn is `{role: "user", text}` or `{role: "assistant", text, reasoning, model, isPlain, ending, tokens, ttftMs,
- * rate, former}`; `ending` is null until the answer is complete (see ending.js), `isPlain`: a base model's text,
- * `former`: the answer that this one shall replace.
+ * rate, former}`. `ending` is null until the answer is complete (see ending.js). `isPlain` marks a base model's text.
+ * `former` is the answer that this one will replace.
  */
 
 const TITLE_CHARS = 60;
@@ -35,15 +35,15 @@ export function addAnswer(conversation, model, isPlain) {
   return conversation.turns.at(-1);
 }
 
-/** Begin the last answer anew. The former one is kept with it until it is known to be replaced. */
+/** Restart the last answer. The new one keeps the former one until it has replaced it. */
 export function renewAnswer(conversation, model, isPlain) {
   const former = conversation.turns.pop();
   addAnswer(conversation, model, isPlain).former = former.text ? former : null;
 }
 
 /**
- * Nothing is being written any more: the former answer comes back if nothing came of the last one.
- * @returns {boolean} whether it did
+ * End the generation of the last answer. Restore the former answer if the last one stayed without a result.
+ * @returns {boolean} whether the former answer is back
  */
 export function settleAnswer(conversation) {
   const turn = conversation.turns.at(-1);
@@ -54,14 +54,14 @@ export function settleAnswer(conversation) {
   return !isReplaced;
 }
 
-/** Take back the last question and what came of it. @returns {string} the question */
+/** Remove the last question and its answer. @returns {string} the question */
 export function removeLast(conversation) {
   const at = conversation.turns.findLastIndex((turn) => turn.role === "user");
   const [question] = conversation.turns.splice(Math.max(0, at));
   return question?.role === "user" ? question.text : "";
 }
 
-/** Return the messages a chat is sent as. Templates want turns to alternate: questions without an answer become one. */
+/** Return the messages of a chat request. Templates need alternating roles, so unanswered questions are joined. */
 export function messagesOf(conversation, draft = "") {
   const messages = [];
   if (conversation.system.trim()) messages.push({ role: "system", content: conversation.system });
@@ -75,7 +75,7 @@ export function messagesOf(conversation, draft = "") {
   return messages;
 }
 
-/** Return the text a base model goes on with. */
+/** Return the text that a base model continues. */
 export function textOf(conversation, draft = "") {
   return conversation.turns.map((turn) => turn.text).join("") + draft;
 }

@@ -4,14 +4,14 @@ import { Refusal } from "./server.js";
 
 const PAUSE_MS = 250;
 
-/** Counts, as the server would, the tokens of conversation and draft, and shows what is left of the context. */
+/** Shows the server's token counts of conversation and draft, and the rest of the context. */
 export class Counter {
   #line = byId("count");
   #server;
   #models;
   #timer = 0;
   #running = new AbortController();
-  // Tokens without a draft, for each state of conversation and model that was counted last.
+  // Tokens without the draft, for the last counted conversation and model.
   #base = { key: "", count: 0 };
 
   constructor(server, models) {
@@ -19,7 +19,7 @@ export class Counter {
     this.#models = models;
   }
 
-  /** Count when there is a pause; what is counted now is out of date. */
+  /** Count after a pause in typing. Abort the count in progress, which is out of date. */
   refresh(conversation, draft) {
     this.#drop();
     this.#running = new AbortController();
@@ -27,7 +27,7 @@ export class Counter {
     this.#timer = setTimeout(() => void this.#count(conversation, draft, signal), PAUSE_MS);
   }
 
-  /** Show what the server counted while it writes an answer. */
+  /** Show the server's count while it generates an answer. */
   follow({ total_tokens: count }) {
     const { length } = this.#models;
     if (!length) return;
@@ -35,7 +35,7 @@ export class Counter {
     this.#show({ count, max_model_len: length }, 0);
   }
 
-  /** Show nothing: what there is to count changes elsewhere. */
+  /** Show nothing, because another tab is changing the conversation. */
   clear() {
     this.#drop();
     this.#line.textContent = "";
@@ -77,7 +77,7 @@ export class Counter {
       return this.#server.count({ model, prompt }, signal);
     }
     const messages = messagesOf(conversation, draft);
-    // What a first question would cost at least, and whether the model takes one at all.
+    // Count an empty question, to get its minimum and to learn whether the model has a chat template.
     if (!messages.some((message) => message.role === "user")) messages.push({ role: "user", content: "" });
     return this.#server.count({ model, messages }, signal);
   }

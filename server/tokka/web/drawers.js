@@ -1,6 +1,6 @@
 import { byId } from "./element.js";
 
-/** The panels at both sides: beside the conversation where there is room, over it where there is not. */
+/** The side panels. They are beside the conversation if there is room, otherwise over it. */
 export class Drawers {
   #main = document.querySelector("main");
   #wide = { sidebar: matchMedia("(min-width: 800px)"), settings: matchMedia("(min-width: 1180px)") };
@@ -26,13 +26,13 @@ export class Drawers {
     this.#set(name, true);
   }
 
-  /** Close it, and give the focus back to what opens it. */
+  /** Close a panel and focus the button that opens it. */
   close(name) {
     this.#set(name, false);
     opener(name).focus();
   }
 
-  /** Close what covers the conversation. @returns {boolean} whether there was anything */
+  /** Close the panels that cover the conversation. @returns {boolean} whether there were any */
   closeOverlays() {
     const covering = Object.keys(this.#wide).filter((name) => this.#covers(name));
     for (const name of covering) this.close(name);
@@ -47,7 +47,7 @@ export class Drawers {
   #set(name, open) {
     byId("page").classList.toggle(`with-${name}`, open);
     opener(name).setAttribute("aria-expanded", String(open));
-    // What is covered is not there for keys and screen readers.
+    // Hide covered content from keys and screen readers.
     this.#main.inert = Object.keys(this.#wide).some((other) => this.#covers(other));
   }
 

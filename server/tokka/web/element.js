@@ -1,5 +1,5 @@
 /**
- * Make a DOM element. Text stays text: nothing here, or anywhere on this page, reads markup.
+ * Make a DOM element. Text stays text: no code of this page parses markup.
  * @param {string} tag
  * @param {Record<string, unknown>} attributes `on…` are listeners; false and null leave an attribute out
  * @param {...(Node | string)} children
@@ -21,7 +21,7 @@ export function byId(id) {
   return document.getElementById(id);
 }
 
-/** Return one of the page's icons, for eyes only. */
+/** Return one of the page's icons, hidden from screen readers. */
 export function icon(name) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   const use = document.createElementNS("http://www.w3.org/2000/svg", "use");

@@ -1,6 +1,6 @@
 /**
- * How an answer ended: `{reason, stop?, message?}` with the reasons `stop` and `length` of the server, `stopped` by the
- * reader, `error`, and null where the page was left while it was written.
+ * How an answer ended: `{reason, stop?, message?}`. The reason is `stop` or `length` from the server, `stopped` by the
+ * reader, or `error`. The ending is null if the page was closed while the answer was being generated.
  */
 
 /** @returns {string} the ending in words */
@@ -9,19 +9,19 @@ export function ending(turn) {
   switch (reason) {
     case "stop":
       if (stop === null || stop === undefined) return "Finished";
-      return typeof stop === "number" ? `Stopped at the token ${stop}` : `Stopped at ${JSON.stringify(stop)}`;
+      return typeof stop === "number" ? `Stopped at token ${stop}` : `Stopped at ${JSON.stringify(stop)}`;
     case "length":
-      return stop === "timeout" ? "The server's time was over" : "Reached the limit of length";
+      return stop === "timeout" ? "Reached the time limit" : "Reached the length limit";
     case "stopped":
       return "Stopped by you";
     case "error":
       return message;
     default:
-      return "Cut off when the page was left";
+      return "Cut off when the page was closed";
   }
 }
 
-/** Tell whether there is more to come of this answer. */
+/** Return whether the answer can be continued. */
 export function isUnfinished(turn) {
   return turn.text !== "" && turn.ending?.reason !== "stop";
 }
@@ -30,11 +30,11 @@ export function isFailure(turn) {
   return turn.ending?.reason === "error";
 }
 
-/** @returns {string} what the answer took, as far as it is known */
+/** @returns {string} the known figures: tokens, token rate and time to first token */
 export function figures(turn) {
   const parts = [];
   if (turn.tokens) parts.push(turn.tokens === 1 ? "1 token" : `${turn.tokens.toLocaleString("en")} tokens`);
   if (turn.rate) parts.push(`${turn.rate < 10 ? turn.rate.toFixed(1) : Math.round(turn.rate)} tokens/s`);
-  if (turn.ttftMs !== null) parts.push(`first after ${(turn.ttftMs / 1000).toFixed(2)} s`);
+  if (turn.ttftMs !== null) parts.push(`first token after ${(turn.ttftMs / 1000).toFixed(2)} s`);
   return parts.join(" · ");
 }

@@ -15,12 +15,12 @@ export async function* eventsOf(body) {
       rest = events.pop();
       for (const event of events) {
         const lines = event.split("\n").filter((line) => line.startsWith("data:"));
-        // Without data it is a comment that keeps the connection alive.
+        // An event without data is a keep-alive comment.
         if (lines.length) yield lines.map((line) => line.slice(5).trimStart()).join("\n");
       }
     }
   } finally {
-    // Whoever stops reading wants the server to stop writing.
+    // If the caller stops reading, the server must stop generating.
     reader.cancel().catch(() => {});
   }
 }

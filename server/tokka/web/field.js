@@ -1,6 +1,6 @@
 import { element } from "./element.js";
 
-/** One setting: a label, a control of its kind, what it means, and what is wrong with its value. */
+/** One setting: label, control, hint and error. */
 export class Field {
   #isSwitch;
   #isNumber;
@@ -9,7 +9,7 @@ export class Field {
 
   /**
    * @param {{name: string, label: string, hint?: string, kind?: "number" | "text" | "lines" | "prose" | "switch",
-   *   empty?: string, isHalf?: boolean}} form anything else is a bound of a number
+   *   empty?: string, isHalf?: boolean}} form other entries are bounds of a number
    */
   constructor({ name, label, hint = "", kind = "number", empty, isHalf = false, ...bounds }) {
     const id = `option-${name}`;
@@ -23,7 +23,7 @@ export class Field {
     this.node = element("div", { class: isHalf ? "option half" : "option" }, ...head, this.#hint, this.#wrong);
   }
 
-  /** What it holds, as it is kept; "" if it is not set. */
+  /** The value as stored text; "" if not set. */
   get text() {
     if (this.#isSwitch) return this.input.checked ? "on" : "";
     return this.input.value;
@@ -31,11 +31,11 @@ export class Field {
 
   set text(text) {
     if (this.#isSwitch) this.input.checked = text === "on";
-    // Set anew it would lose the place in it.
+    // Assign only a change, because an assignment moves the cursor.
     else if (this.input.value !== text) this.input.value = text;
   }
 
-  /** What it asks for: a number, a text or true; null if it is not set, or wrong. */
+  /** The value for a request: a number, a text or true; null if not set or invalid. */
   get value() {
     if (this.text === "" || this.isWrong) return null;
     if (this.#isSwitch) return true;
@@ -46,7 +46,7 @@ export class Field {
     this.input.placeholder = words;
   }
 
-  /** It can be read only, for a reason that stands below it; "" if it can be written. */
+  /** Make the field read-only and show the reason below it; "" makes it editable. */
   set lock(reason) {
     this.input.readOnly = reason !== "";
     this.#wrong.textContent = reason;
@@ -56,7 +56,7 @@ export class Field {
     return !this.input.validity.valid;
   }
 
-  /** @param {string} wrong what is wrong beyond its bounds, or "" */
+  /** @param {string} wrong an error beyond the field's own bounds, or "" */
   check(wrong) {
     this.input.setCustomValidity(wrong);
     this.#wrong.textContent = this.input.validationMessage;

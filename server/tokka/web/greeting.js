@@ -7,20 +7,20 @@ const SUGGESTIONS = [
 ];
 const BASE_SUGGESTIONS = ["Helsinki is the capital of", "Once upon a time", "The three laws of"];
 
-/** What stands where no turn is yet: whom one talks to, and what one could say. */
+/** Shown in an empty conversation: the model's name and suggestions. */
 export class Greeting {
   #section = byId("greeting");
 
-  /** @param {(text: string) => void} onChoose a suggestion was taken */
+  /** @param {(text: string) => void} onChoose called with the chosen suggestion */
   constructor(onChoose) {
     this.onChoose = onChoose;
   }
 
   show({ isBase, chosen }) {
     this.#section.hidden = false;
-    byId("greeting-title").textContent = isBase ? `Begin a text, ${chosen} goes on` : `Talk to ${chosen}`;
+    byId("greeting-title").textContent = isBase ? `Start a text and ${chosen} continues it` : `Talk to ${chosen}`;
     byId("greeting-text").textContent = isBase
-      ? "This is a base model: it has no chat template and cannot answer a conversation. It continues what you write."
+      ? "This is a base model: it has no chat template and cannot chat. It continues your text."
       : "Conversations stay in this browser.";
     const suggestions = isBase ? BASE_SUGGESTIONS : SUGGESTIONS;
     byId("suggestions").replaceChildren(...suggestions.map((text) => this.#suggestion(text)));

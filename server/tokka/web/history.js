@@ -4,24 +4,24 @@ const PREFIX = "tokka.conversation.";
 const LAST = "tokka.last";
 const FRESH = "tokka.system";
 const MAX_CONVERSATIONS = 100;
-// Of this page for as long as it is not left: what is written when it goes is written no more.
+// Identifies this tab as a writer. Each page load has a new id, because the former page writes no more.
 const TAB = Math.random().toString(36).slice(2);
-// A browser lets a hidden tab save once a minute only.
+// Milliseconds after which a silent writer counts as gone. Browsers let a hidden tab save only once a minute.
 const SILENT_MS = 70_000;
-const BLOCKED = "This browser keeps no history here: its storage is blocked for this page.";
-const FULL = "This browser's storage is full: what you write now is not kept. Delete old conversations.";
-const MADE_ROOM = `The newest ${MAX_CONVERSATIONS} conversations are kept: the oldest one made room.`;
+const BLOCKED = "Conversations are not saved: this browser's storage is blocked for this page.";
+const FULL = "This browser's storage is full, so new messages are not saved. Delete old conversations.";
+const MADE_ROOM = `This page keeps the newest ${MAX_CONVERSATIONS} conversations. The oldest one was deleted.`;
 
 /**
- * The conversations this browser keeps, each under its own name. Without storage they live as long as the page.
+ * The stored conversations of this browser, one per storage key. Without storage they live as long as the page.
  *
- * While a tab writes a conversation it is that tab's alone: each time it is saved it says who writes, and when.
+ * While a tab writes a conversation, no other tab may write it: each save stores the writing tab and the time.
  */
 export class History {
   #storage;
   #kept = new Map();
   #claimed = new Set();
-  /** What came in the way of the last that was saved. */
+  /** The problem of the last save, or "". */
   problem = "";
 
   constructor() {
@@ -35,7 +35,7 @@ export class History {
     this.refresh();
   }
 
-  /** Read what another tab has written under this name, or without one everything. What is written here stays. */
+  /** Read another tab's change under this name, or all names without one. Conversations claimed here stay unchanged. */
   refresh(name = null) {
     const names = name === null ? Object.keys(this.#storage ?? {}) : [name];
     for (const one of names.filter((text) => text.startsWith(PREFIX))) {
@@ -52,7 +52,7 @@ export class History {
     return [...this.#kept.values()].sort((one, other) => other.updatedMs - one.updatedMs);
   }
 
-  /** Return the conversation this browser had open last; null if there is none, or another tab writes it. */
+  /** Return the conversation that was open last; null without one, or if another tab is writing it. */
   last() {
     const id = this.#storage?.getItem(LAST);
     return this.elsewhereMs(id) ? null : this.get(id);
@@ -62,14 +62,14 @@ export class History {
     return this.#kept.get(id) ?? null;
   }
 
-  /** Return for how long, unless it is heard of again, another tab counts as writing this conversation; else 0. */
+  /** Return the milliseconds until another tab's claim on this conversation expires; 0 without a claim. */
   elsewhereMs(id) {
     const writer = this.#kept.get(id)?.writer;
     if (!writer || writer.tab === TAB) return 0;
     return Math.max(0, writer.atMs + SILENT_MS - Date.now());
   }
 
-  /** Keep the conversation. `problem` says what came in the way. */
+  /** Save the conversation and set `problem`. */
   save(conversation) {
     conversation.writer = this.#claimed.has(conversation.id) ? { tab: TAB, atMs: Date.now() } : null;
     this.#kept.set(conversation.id, conversation);
@@ -80,16 +80,16 @@ export class History {
     this.problem = isStored ? (oldest.length ? MADE_ROOM : "") : FULL;
   }
 
-  /** This tab writes the conversation, until it is released. */
+  /** Claim the conversation for this tab until `release`. */
   claim(conversation) {
     this.#claimed.add(conversation.id);
     this.save(conversation);
   }
 
   /**
-   * Save it as far as it has come.
-   * @returns {boolean} false if it is this tab's no more: it was removed, or while this tab was asleep another began
-   *   to write it, and theirs stays
+   * Save the present state of a claimed conversation.
+   * @returns {boolean} false if this tab has lost it: it was removed, or another tab began to write it while this tab
+   *   was asleep, and the other tab's version stays
    */
   saveClaimed(conversation) {
     const { id, updatedMs } = conversation;
@@ -102,7 +102,7 @@ export class History {
     return !isTaken;
   }
 
-  /** It is written no more. */
+  /** Save the conversation and end this tab's claim. */
   release(conversation) {
     this.#claimed.delete(conversation.id);
     this.saveClaimed(conversation);
@@ -118,7 +118,7 @@ export class History {
     this.#write(() => this.#storage?.removeItem(PREFIX + id));
   }
 
-  /** The system prompt of a conversation without turns, which is not kept yet: it stays in this tab. */
+  /** The system prompt of a conversation without turns. The conversation is not stored yet, so it stays in this tab. */
   get fresh() {
     try {
       return sessionStorage.getItem(FRESH) ?? "";
@@ -131,12 +131,12 @@ export class History {
     this.#write(() => sessionStorage.setItem(FRESH, system));
   }
 
-  /** Keep nothing from now on. */
+  /** Save nothing from now on. */
   close() {
     this.#storage = null;
   }
 
-  /** @returns {boolean} whether it could be written */
+  /** @returns {boolean} whether the write succeeded */
   #write(write) {
     try {
       write();
@@ -147,7 +147,7 @@ export class History {
   }
 }
 
-/** Return a stored conversation if it has the form of one: anything may have been written there. */
+/** Return a stored conversation, or null if it is invalid: other code may have written there. */
 function sound(json) {
   try {
     const { id, title, isNamed, updatedMs, system, turns, writer } = JSON.parse(json);

@@ -6,12 +6,12 @@ const BARE_URL = /https?:\/\/[^\s<>"'`]{1,2000}/y;
 const BRACKETED_URL = /<((?:https?:\/\/|mailto:)[^\s<>]{1,2000})>/y;
 const SAFE_PROTOCOLS = new Set(["http:", "https:", "mailto:"]);
 const TAGS = { "*1": "em", "_1": "em", "*2": "strong", "_2": "strong", "~2": "s" };
-// Deeper is no emphasis, and longer no label: whatever the text, its cost stays in proportion to its length.
+// Maximum depth of emphasis, and maximum characters of a label and a URL. They keep the cost linear in the length.
 const MAX_DEPTH = 8;
 const MAX_LABEL = 300;
 const MAX_URL = 2000;
 
-/** Return the Markdown of one block as nodes. HTML in it is text like any other. */
+/** Return the Markdown of one block as nodes. HTML in it stays text. */
 export function inline(text) {
   return new Inline(text, true).read();
 }
@@ -21,11 +21,11 @@ class Inline {
   #links;
   #at = 0;
   #root = document.createDocumentFragment();
-  // Text that is not in a node yet: one node for all of it costs less than many.
+  // Text without a node yet: one node for all of it costs less than many.
   #pending = "";
-  // What is open, innermost last.
+  // Open emphasis elements, innermost last.
   #open = [];
-  // Runs of backticks that nothing closes.
+  // Lengths of backtick runs without a closing run.
   #lonely = new Set();
 
   constructor(text, links) {
@@ -61,7 +61,7 @@ class Inline {
     (this.#open.at(-1)?.node ?? this.#root).append(node);
   }
 
-  /** Say so much of the text as it stands. */
+  /** Output this many characters literally. */
   #literal(length) {
     this.#say(this.#text.slice(this.#at, this.#at + length));
     this.#at += length;
@@ -78,7 +78,7 @@ class Inline {
       case "[":
         return this.#link(0);
       case "!":
-        // A picture would be fetched from elsewhere: its place is a link.
+        // Show a link instead of a picture, which the browser would fetch from another server.
         return this.#text[this.#at + 1] === "[" ? this.#link(1) : this.#literal(1);
       case "<":
         return this.#url(BRACKETED_URL);
@@ -100,7 +100,7 @@ class Inline {
     } else this.#literal(1);
   }
 
-  // Chat models mean their line ends, as in verses.
+  // Chat models use line ends on purpose, as in verses.
   #lineEnd() {
     this.#append(element("br"));
     this.#at += 1;
@@ -133,7 +133,7 @@ class Inline {
     let left = runLength(this.#text, this.#at);
     const before = this.#text[this.#at - 1] ?? " ";
     const after = this.#text[this.#at + left] ?? " ";
-    // snake_case_names are no emphasis.
+    // snake_case_names are not emphasis.
     const mayOpen = /\S/.test(after) && !(mark === "_" && isWord(before));
     const mayClose = /\S/.test(before) && !(mark === "_" && isWord(after));
     while (left) {
@@ -162,7 +162,7 @@ class Inline {
     return this.#open.findLastIndex((entry) => entry.mark === mark && entry.size <= most);
   }
 
-  /** The innermost emphasis was none: nothing closed it. */
+  /** Turn the innermost emphasis back into text, because it was never closed. */
   #abandon() {
     this.#flush();
     const { node, mark, size } = this.#open.pop();
@@ -190,7 +190,7 @@ class Inline {
     const target = label && targetAt(this.#text, label.end);
     if (!target) return this.#literal(1 + bang);
     const inside = new Inline(label.text || (bang ? "picture" : target.url), false).read();
-    // A link that leads nowhere safe is its label.
+    // Show only the label of a link with an unsafe target.
     this.#append(anchor(target.url, inside) ?? inside);
     this.#at = target.end;
   }
@@ -211,7 +211,7 @@ function isWord(character) {
   return /[\p{L}\p{N}]/u.test(character);
 }
 
-/** Return the text between brackets and where it ended, or null. */
+/** Return the text between brackets and its end, or null. */
 function labelAt(text, at) {
   let depth = 0;
   for (let end = at; end < Math.min(text.length, at + MAX_LABEL); end += 1) {
@@ -222,7 +222,7 @@ function labelAt(text, at) {
   return null;
 }
 
-/** Return the address between parentheses, without its title, and where it ended, or null. */
+/** Return the address between parentheses, without its title, and its end, or null. */
 function targetAt(text, at) {
   if (text[at] !== "(") return null;
   let depth = 0;

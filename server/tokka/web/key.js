@@ -1,9 +1,9 @@
 const NAME = "tokka.key";
 const SENDABLE = /^[!-~]{1,512}$/;
-const NOT_SENDABLE = "A key has up to 512 letters, digits and signs, and no spaces.";
-const REFUSED = "The server refused this key. Check it, or ask whoever runs the server for one.";
+const NOT_SENDABLE = "A key has at most 512 letters, digits and symbols, and no spaces.";
+const REFUSED = "The server refused this key. Check it, or ask the server's operator for one.";
 
-/** The API key: kept for this tab alone, and asked for when the server wants one. */
+/** The API key: stored for this tab only, and requested when the server needs one. */
 export class Key {
   #ask;
   #button;
@@ -12,7 +12,7 @@ export class Key {
 
   /**
    * @param {import("./ask.js").Ask} ask
-   * @param {HTMLButtonElement} button changes the key; shown once there is one
+   * @param {HTMLButtonElement} button changes the key; visible once there is a key
    */
   constructor(ask, button) {
     this.#ask = ask;
@@ -20,15 +20,15 @@ export class Key {
     try {
       this.value = sessionStorage.getItem(NAME) ?? "";
     } catch {
-      // Blocked: then it is kept until the page is left.
+      // Storage is blocked: keep the key until the page is closed.
     }
     button.hidden = !this.value;
   }
 
   /**
-   * Ask for a key, once however many callers need one.
-   * @param {boolean} refused the server did not take the present one
-   * @returns {Promise<boolean>} whether there is a new one
+   * Ask for a key. Concurrent callers share one dialog.
+   * @param {boolean} refused the server refused the present key
+   * @returns {Promise<boolean>} whether there is a new key
    */
   async renew(refused) {
     this.#asking ??= this.#renew(refused).finally(() => (this.#asking = null));
@@ -37,8 +37,8 @@ export class Key {
 
   async #renew(refused) {
     const given = await this.#ask.text({
-      title: "This server wants a key",
-      text: "Enter the one you were given. It stays in this tab and is gone when you close it.",
+      title: "This server needs a key",
+      text: "Enter your API key. It stays in this tab and is deleted when you close it.",
       label: "API key",
       yes: "Use this key",
       isSecret: true,
@@ -51,7 +51,7 @@ export class Key {
     try {
       sessionStorage.setItem(NAME, this.value);
     } catch {
-      // See above.
+      // Storage is blocked, see above.
     }
     return true;
   }

@@ -1,10 +1,10 @@
 /**
- * Blocks of Markdown, as data. Each has its `type`, its `source`, and `from`, the number of its first line.
+ * Markdown blocks as data. Each has a `type`, its `source`, and `from`, the number of its first line.
  *
  * code {language, text} · heading {level, text} · rule · quote {text} · list {start, items: text[]} ·
  * table {head: text[], align: text[], rows: text[][]} · paragraph {text}
  *
- * Quotes and items hold blocks again; whoever shows them parses their text.
+ * Quotes and items contain blocks again; the renderer parses their text.
  */
 
 const FENCE = /^( *)(`{3,}|~{3,})([^`]*)$/;
@@ -13,13 +13,13 @@ const RULE = /^ {0,3}([-*_])(?: *\1){2,} *$/;
 const QUOTE = /^ {0,3}> ?/;
 const MARKER = /^( *)([-*+]|\d{1,9}[.)])( +|$)(.*)$/;
 const SEPARATOR = /^[ \t]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*$/;
-// From here on a line belongs to the item above it.
+// Minimum indentation, in spaces, of a line that belongs to the item above it.
 const NESTED_INDENT = 2;
 
 /** @returns {object[]} */
 export function parse(text) {
   const raw = text.split("\n");
-  // Tabs indent like four spaces, but in code they stay what they are.
+  // Tabs indent like four spaces, but stay tabs in code.
   const lines = raw.map((line) => line.replace(/^[ \t]+/, (indent) => indent.replaceAll("\t", "    ")));
   const blocks = [];
   let at = 0;
@@ -51,7 +51,7 @@ function codeAt(lines, at) {
   if (fence === undefined) return null;
   const inside = [];
   let to = at + 1;
-  // One that nothing closes goes on to the end: that is how it looks while it is being written.
+  // An unclosed block continues to the end of the text, because the answer is still being generated.
   for (; to < lines.length && !closes(lines[to], fence); to += 1) inside.push(dedent(lines[to], indent.length));
   const language = info.trim().split(/\s/, 1)[0].slice(0, 30);
   return { type: "code", language, text: inside.join("\n"), to: Math.min(lines.length, to + 1) };
@@ -149,12 +149,12 @@ function paragraphAt(lines, at) {
   return { type: "paragraph", text: lines.slice(at, to).map((line) => line.trim()).join("\n"), to };
 }
 
-/** Tell whether a block begins here although the line before belongs to another. */
+/** Return whether a block begins here, directly after a line of another block. */
 function begins(lines, at) {
   const line = lines[at];
   if (FENCE.test(line) || HEADING.test(line) || RULE.test(line) || QUOTE.test(line)) return true;
   const marker = markerOf(line);
-  // A year at the beginning of a line is no list.
+  // A number other than 1 at the beginning of a line may be a year, so it does not begin a list.
   if (marker?.rest && (marker.number === null || marker.number === 1)) return true;
   return beginsTable(lines, at);
 }

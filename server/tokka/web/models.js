@@ -2,20 +2,20 @@ import { byId, element } from "./element.js";
 
 const NAME = "tokka.model";
 
-/** The served models: which one is chosen, how long its context is, and whether it can converse. */
+/** The served models: the chosen one, its context length, and whether it is a base model. */
 export class Models {
   #select = byId("model");
   #lengths = new Map();
   #bases = new Set();
 
-  /** @param {() => void} onChange another model was chosen, or more is known about it */
+  /** @param {() => void} onChange called when the choice, or the knowledge about it, changes */
   constructor(onChange) {
     this.onChange = onChange;
     this.#select.addEventListener("change", () => {
       try {
         localStorage.setItem(NAME, this.chosen);
       } catch {
-        // Then it is chosen again next time.
+        // Storage is blocked: the reader chooses again next time.
       }
       onChange();
     });
@@ -27,7 +27,7 @@ export class Models {
     try {
       wanted ||= localStorage.getItem(NAME) ?? "";
     } catch {
-      // See above.
+      // Storage is blocked, see above.
     }
     this.#lengths = new Map(models.map((model) => [model.id, model.max_model_len]));
     this.#select.replaceChildren(...models.map((model) => element("option", { value: model.id }, model.id)));
@@ -39,7 +39,7 @@ export class Models {
     return this.#select.value;
   }
 
-  /** Tokens of context, or null while it is not known. */
+  /** Context length in tokens, or null while unknown. */
   get length() {
     return this.#lengths.get(this.chosen) ?? null;
   }
@@ -48,12 +48,12 @@ export class Models {
     return this.#lengths.has(model);
   }
 
-  /** Whether the chosen one only continues texts. */
+  /** Whether the chosen model is a base model, which only continues texts. */
   get isBase() {
     return this.#bases.has(this.chosen);
   }
 
-  /** The server said that this model has no chat template. */
+  /** Note that this model has no chat template. */
   noteBase(model) {
     if (this.#bases.has(model)) return;
     this.#bases.add(model);

@@ -28,9 +28,9 @@ import { Startup } from "./startup.js";
 import { Transcript } from "./transcript.js";
 
 const SAVE_EVERY_MS = 1000;
-const ELSEWHERE = "This conversation is being written in another tab: wait until it is done, or begin a new one.";
+const ELSEWHERE = "This conversation is being written in another tab. Wait until it is done, or start a new one.";
 
-/** The page: which conversation is open, and what happens when the reader does something. */
+/** The page: holds the open conversation and handles the reader's actions. */
 class Page {
   #ask = new Ask();
   #drawers = new Drawers();
@@ -48,9 +48,9 @@ class Page {
   #counter = new Counter(this.#server, this.#models);
   #greeting = new Greeting((text) => this.#send(text));
   #conversation = this.#history.last() ?? newConversation(this.#history.fresh);
-  // Ends when the tab that writes this conversation has been silent for long.
+  // Timer: fires when the tab that writes this conversation has been silent for too long.
   #listening = 0;
-  // Aborts the answer that is being written, if there is one.
+  // Aborts the answer in progress; null without one.
   #writing = null;
   #settings = new Settings((system) => this.#setSystem(system));
   #answer = new Answer({
@@ -81,7 +81,7 @@ class Page {
     byId("new").addEventListener("click", () => this.#open(newConversation(this.#conversation.system)));
     byId("change-key").addEventListener("click", () => this.#connection.changeKey());
     window.addEventListener("pagehide", () => this.#leave());
-    // Back from where a browser keeps pages whole: what was left there is out of date.
+    // A page restored from the browser's back/forward cache is out of date.
     window.addEventListener("pageshow", (event) => event.persisted && location.reload());
     window.addEventListener("storage", ({ key }) => this.#readOtherTab(key));
     this.#show();
@@ -89,7 +89,7 @@ class Page {
     await this.#connection.open();
   }
 
-  /** Keep the answer as far as it came. What the browser then does to its request is no ending of it. */
+  /** Save the partial answer. The browser then aborts its request, which must not count as an ending. */
   #leave() {
     if (!this.#writing) return;
     this.#history.release(this.#conversation);
@@ -102,7 +102,7 @@ class Page {
     this.#transcript.follow();
   }
 
-  /** Show what became of the conversation. What another tab writes is only read here, until that is done or silent. */
+  /** Show the conversation. While another tab writes it, this tab only reads, until the other is done or silent. */
   #update() {
     const elsewhereMs = this.#history.elsewhereMs(this.#conversation.id);
     clearTimeout(this.#listening);
@@ -121,7 +121,7 @@ class Page {
     return this.#history.elsewhereMs(id) > 0;
   }
 
-  /** Show what depends on the model or on which conversations there are. */
+  /** Update the parts that depend on the model or on the list of conversations. */
   #refresh() {
     this.#composer.isBase = this.#settings.isBase = this.#models.isBase;
     document.title = `${titleOf(this.#conversation)} – Tokka`;
@@ -138,14 +138,14 @@ class Page {
   }
 
   #count() {
-    // While an answer is written here the server counts; its length is known once the model is ready.
+    // While this tab generates an answer, the server counts. The context length is known once the model is ready.
     if (this.#writing || !this.#models.length) return;
     if (this.#isElsewhere()) this.#counter.clear();
     else this.#counter.refresh(this.#conversation, this.#composer.text);
   }
 
   async #send(text) {
-    // After the key was declined, or while nobody has answered yet.
+    // The reader has declined the key dialog, or the server has not answered yet.
     if (!this.#models.chosen) await this.#connection.open();
     if (!this.#models.chosen || this.#isHeldUp()) return;
     addQuestion(this.#conversation, text);
@@ -163,7 +163,7 @@ class Page {
     void this.#write();
   }
 
-  /** Have the last answer written, from its beginning or from where it ended. */
+  /** Generate the last answer, from its beginning or from its present end. */
   async #write() {
     if (this.#isHeldUp()) return;
     const conversation = this.#conversation;
@@ -195,11 +195,11 @@ class Page {
     const isFormerBack = settleAnswer(conversation);
     this.#history.release(conversation);
     if (this.#writing === writing) this.#rest();
-    // The reader may be elsewhere, or have been and be back.
+    // The reader may have opened another conversation, or returned from one.
     if (this.#writing || this.#conversation.id !== conversation.id) return;
     this.#conversation = this.#history.get(conversation.id) ?? conversation;
     this.#update();
-    if (isFormerBack && isFailure(turn)) notice(`${ending(turn)} The answer from before is kept.`);
+    if (isFormerBack && isFailure(turn)) notice(`${ending(turn)} The earlier answer is kept.`);
     announce(`${turn.text} ${ending(turn)}`);
   }
 
@@ -207,13 +207,13 @@ class Page {
     this.#writing?.abort();
   }
 
-  /** Nothing is being written for the reader any more. */
+  /** End the busy state after an answer. */
   #rest() {
     this.#writing = null;
     this.#composer.isBusy = false;
   }
 
-  /** Tell whether nothing can be sent now, and take the reader to the reason. */
+  /** Return whether sending is blocked now, and show the reason. */
   #isHeldUp() {
     if (this.#writing) return true;
     if (this.#isElsewhere()) {
@@ -231,7 +231,7 @@ class Page {
     this.#history.save(this.#conversation);
     this.#update();
     this.#composer.focus();
-    announce("The last turn was removed");
+    announce("The last question and its answer were removed");
   }
 
   #setSystem(system) {
@@ -258,13 +258,13 @@ class Page {
     if (this.#isElsewhere(id)) return notice(ELSEWHERE);
     const title = await this.#ask.text({
       title: "Rename",
-      text: "The conversation's name in the list:",
+      text: "The name of the conversation in the list:",
       label: "Name",
       value: titleOf(this.#history.get(id)),
       yes: "Rename",
-      check: (text) => (text.trim() ? "" : "A name has at least one character."),
+      check: (text) => (text.trim() ? "" : "Enter at least one character."),
     });
-    // As it is now: another tab may have written or removed it meanwhile.
+    // Read the conversation again: another tab may have changed or removed it.
     const conversation = this.#history.get(id);
     if (title === null || !conversation) return;
     if (this.#isElsewhere(id)) return notice(ELSEWHERE);
@@ -275,7 +275,7 @@ class Page {
 
   async #remove(id) {
     if (this.#isElsewhere(id)) return notice(ELSEWHERE);
-    const text = `“${titleOf(this.#history.get(id))}” is removed from this browser for good.`;
+    const text = `“${titleOf(this.#history.get(id))}” will be deleted from this browser permanently.`;
     if (!(await this.#ask.confirm({ title: "Delete this conversation?", text, yes: "Delete" }))) return;
     if (this.#isElsewhere(id)) return notice(ELSEWHERE);
     this.#history.remove(id);
@@ -284,7 +284,7 @@ class Page {
     byId("new").focus();
   }
 
-  /** Another tab has written something. */
+  /** Handle a change that another tab has stored. */
   #readOtherTab(name) {
     this.#history.refresh(name);
     const theirs = this.#history.get(this.#conversation.id);

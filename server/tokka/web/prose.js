@@ -3,18 +3,18 @@ import { element } from "./element.js";
 import { inline } from "./inline.js";
 import { parse } from "./markdown.js";
 
-// Deeper nesting is shown as text.
+// Maximum nesting depth. Deeper blocks are shown as text.
 const MAX_DEPTH = 8;
-// The page has headings of its own above these.
+// Levels to add to an answer's headings: the page has its own above them.
 const HEADING_OFFSET = 2;
-// What each node was made from.
+// From a node to the source it shows.
 const made = new WeakMap();
 
-/** An answer's Markdown as it grows: what is complete is never touched again, and of the rest only what changed. */
+/** Renders a growing answer's Markdown. Complete blocks stay untouched; of the others only changes are rendered. */
 export class Prose {
   #root;
   #text = "";
-  // So much of the text is in blocks that are complete, and so many they are.
+  // Characters in complete blocks, and the number of these blocks.
   #doneChars = 0;
   #doneBlocks = 0;
 
@@ -23,7 +23,7 @@ export class Prose {
     this.#root = root;
   }
 
-  /** @param {string} text all of it */
+  /** @param {string} text the whole text so far */
   show(text) {
     if (!text.startsWith(this.#text)) {
       this.#doneChars = this.#doneBlocks = 0;
@@ -35,7 +35,7 @@ export class Prose {
     this.#complete(tail, blocks);
   }
 
-  /** A block is complete once the next one has begun with a whole line: half a line may turn out to be anything. */
+  /** A block is complete once the next one has a whole line, because half a line may still become any block. */
   #complete(tail, blocks) {
     const lines = tail.split("\n");
     const last = blocks.findLastIndex((block) => block.from < lines.length - 1);
@@ -45,7 +45,7 @@ export class Prose {
   }
 }
 
-/** Make the children from `first` on show these blocks; keep those that do. */
+/** Make the children from `first` on show these blocks, and keep unchanged ones. */
 function fit(parent, first, blocks, depth) {
   blocks.forEach((block, at) => {
     const old = parent.children[first + at];
@@ -59,7 +59,7 @@ function fit(parent, first, blocks, depth) {
   while (parent.children.length > first + blocks.length) parent.lastElementChild.remove();
 }
 
-/** Return the node, brought up to date, if that is less work than a new one. */
+/** Update the node in place if that costs less than a new one; otherwise return null. */
 function grown(node, before, block, depth) {
   if (before.type !== block.type) return null;
   switch (block.type) {
@@ -116,7 +116,7 @@ function built(block, depth) {
 }
 
 function codeNode(block) {
-  // One text node that grows by others: setting it anew would cost its whole length each time.
+  // Append text nodes: setting the whole text would cost its length each time.
   const code = element("code", {}, block.text);
   const bar = element("div", { class: "bar" }, element("span", {}, block.language || "text"));
   bar.append(copyButton(() => code.textContent, "Copy this code"));

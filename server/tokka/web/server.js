@@ -1,11 +1,11 @@
 import { eventsOf } from "./events.js";
 
-/** Why there is no answer, in words for the reader. */
+/** A failed request, with a message for the reader. */
 export class Refusal extends Error {
   /**
    * @param {string} message
    * @param {{status?: number, code?: string | null, retryAfterS?: number | null}} details
-   *   `status`: 0 without an answer; `retryAfterS`: null if another try is of no use by itself
+   *   `status`: 0 without a response; `retryAfterS`: null if a retry alone cannot succeed
    */
   constructor(message, { status = 0, code = null, retryAfterS = null } = {}) {
     super(message);
@@ -15,7 +15,7 @@ export class Refusal extends Error {
   }
 }
 
-/** The server this page came from. Each method throws Refusal, or AbortError if its signal says so. */
+/** The server of this page. Each method throws Refusal, or AbortError if its signal is aborted. */
 export class Server {
   #key;
 
@@ -41,7 +41,7 @@ export class Server {
     return this.#read("tokenize", { body, signal });
   }
 
-  /** Yield the phases of the engine's start: at once the present one, at last `ready` or `stopped`. */
+  /** Yield the phases of the engine's start: first the present one, last `ready` or `stopped`. */
   async *phases() {
     const response = await this.#call("startupz", { accept: "text/event-stream" });
     for await (const data of this.#events(response)) yield parsed(data);
@@ -89,7 +89,7 @@ export class Server {
       response = await fetch(path, { method, headers, signal, body: body && JSON.stringify(body), cache: "no-store" });
     } catch (error) {
       if (error.name === "AbortError") throw error;
-      throw new Refusal("There is no connection to the server. Is it running?", { code: "unreachable" });
+      throw new Refusal("Cannot connect to the server. Is it running?", { code: "unreachable" });
     }
     if (!response.ok) throw await refusalOf(response);
     return response;
@@ -104,9 +104,9 @@ function parsed(text) {
   }
 }
 
-/** Somebody else answered, a proxy or a portal that wants a login. */
+/** Return the error for a foreign response, from a proxy or a login portal. */
 function unreadable() {
-  return new Refusal("What answered is not the Tokka server: is there a proxy before it? Try to load the page again.", {
+  return new Refusal("This response is not from the Tokka server. Is there a proxy in front of it? Reload the page.", {
     code: "unreadable",
   });
 }
@@ -116,11 +116,11 @@ async function refusalOf(response) {
   try {
     error = (await response.json()).error ?? {};
   } catch {
-    // A proxy's page, not the server's words.
+    // The body is a proxy's page, not the server's JSON.
   }
   const after = Number(response.headers.get("retry-after") ?? Number.NaN);
   const isHopeless = response.headers.get("x-should-retry") === "false" || ![429, 503].includes(response.status);
-  return new Refusal(error.message ?? `The server answered with status ${response.status}.`, {
+  return new Refusal(error.message ?? `The server responded with status ${response.status}.`, {
     status: response.status,
     code: error.code ?? null,
     retryAfterS: isHopeless || !Number.isFinite(after) ? null : after,

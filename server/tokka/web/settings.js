@@ -7,7 +7,7 @@ const MAX_STOPS = 16;
 const MAX_STOP_CHARS = 256;
 const MAX_STOP_TOKENS = 128;
 const MAX_TOKEN_ID = 2 ** 31 - 1;
-// A base model seldom ends by itself.
+// Default maximum tokens for a base model, which seldom ends by itself.
 const BASE_TOKENS = 200;
 const ELSEWHERE = "This conversation is being written in another tab.";
 const SYSTEM = { name: "system", label: "System prompt", kind: "prose", empty: "Default" };
@@ -20,7 +20,7 @@ const PLAIN = [
     label: "Stop strings",
     kind: "lines",
     empty: "None",
-    hint: "One a line, up to 16. The answer ends before the first that comes up. \\n is a line end, \\\\ a backslash.",
+    hint: "One a line, up to 16. The answer ends before the first match. \\n is a line break, \\\\ a backslash.",
   },
   { name: "temperature", label: "Temperature", empty: "Default", hint: "0 to 2", ...FRACTION, max: 2 },
   { name: "top_p", label: "Top p", empty: "Default", hint: "0 to 1", ...FRACTION, max: 1 },
@@ -37,7 +37,7 @@ const ADVANCED = [
     name: "min_tokens",
     label: "Shortest answer, in tokens",
     empty: "None",
-    hint: "Nothing ends it before.",
+    hint: "The answer cannot end earlier.",
     min: 0,
     step: 1,
   },
@@ -45,22 +45,22 @@ const ADVANCED = [
     name: "ignore_eos",
     label: "Ignore the end token",
     kind: "switch",
-    hint: "The model's own end does not end the answer: it goes on to its longest.",
+    hint: "Keep generating after the end-of-sequence token, up to the limit.",
   },
   {
     name: "stop_token_ids",
     label: "Stop token ids",
     kind: "text",
     empty: "None",
-    hint: "Numbers, by commas apart. The answer ends at the first that comes up.",
+    hint: "Numbers, separated by commas. The answer ends at the first match.",
   },
 ];
 
-/** What is asked of the model: the system prompt, which is the conversation's, and what the browser keeps for all. */
+/** The settings form: the conversation's system prompt, and the request fields stored for all conversations. */
 export class Settings {
   #form = byId("options");
   #fields = {};
-  #system = new Field({ ...SYSTEM, hint: "How the model shall behave in this conversation." });
+  #system = new Field({ ...SYSTEM, hint: "How the model should behave in this conversation." });
   #advanced = element("details", {}, element("summary", {}, "Advanced"));
 
   /** @param {(system: string) => void} onSystem */
@@ -76,7 +76,7 @@ export class Settings {
     });
     this.#restore();
     this.#check();
-    // What is in force is not out of sight.
+    // Open the section if one of its settings is in use.
     this.#advanced.open = ADVANCED.some(({ name }) => this.#fields[name].text !== "");
   }
 
@@ -84,12 +84,12 @@ export class Settings {
     this.#system.text = text;
   }
 
-  /** The conversation is another tab's for now, and its system prompt with it. */
+  /** Lock the system prompt while another tab writes the conversation. */
   set isElsewhere(isElsewhere) {
     this.#system.lock = isElsewhere ? ELSEWHERE : "";
   }
 
-  /** A base model's texts have a length even if none is given. */
+  /** Show the default length, which differs for a base model. */
   set isBase(isBase) {
     this.#fields.max_completion_tokens.empty = isBase ? String(BASE_TOKENS) : REST;
   }
@@ -105,7 +105,7 @@ export class Settings {
     input.focus();
   }
 
-  /** Return the fields of a request that these settings make. */
+  /** Return the request fields for these settings. */
   request(isBase) {
     const { max_completion_tokens: longest, stop, stop_token_ids: ids, ...others } = this.#fields;
     const limit = longest.value ?? (isBase ? BASE_TOKENS : null);
@@ -126,21 +126,21 @@ export class Settings {
     return forms.map((form) => (this.#fields[form.name] = new Field(form)).node);
   }
 
-  /** Say what is wrong beyond the bounds of single numbers. */
+  /** Check the rules beyond the bounds of single numbers. */
   #check() {
     const { stop, stop_token_ids: ids, seed, min_tokens: shortest, max_completion_tokens: longest } = this.#fields;
     const stops = stopsOf(stop.text);
     const isStopWrong = stops.length > MAX_STOPS || stops.some((text) => text.length > MAX_STOP_CHARS);
     const tokens = tokenIdsOf(ids.text);
-    // Also not for NaN.
+    // NaN fails the comparison, so it is invalid, too.
     const areTokens = tokens.length <= MAX_STOP_TOKENS && tokens.every((token) => token <= MAX_TOKEN_ID);
     for (const field of Object.values(this.#fields)) field.check("");
     const isTooLong = shortest.value !== null && longest.value !== null && shortest.value > longest.value;
     const isSeed = seed.value === null || Number.isSafeInteger(seed.value);
-    if (isStopWrong) stop.check(`Up to ${MAX_STOPS} of up to ${MAX_STOP_CHARS} characters.`);
-    if (!areTokens) ids.check(`Up to ${MAX_STOP_TOKENS} numbers, by commas apart.`);
+    if (isStopWrong) stop.check(`Up to ${MAX_STOPS} stop strings of up to ${MAX_STOP_CHARS} characters each.`);
+    if (!areTokens) ids.check(`Up to ${MAX_STOP_TOKENS} numbers, separated by commas.`);
     if (!isSeed) seed.check("A whole number, up to 2^53.");
-    if (isTooLong) shortest.check("No more than the longest answer.");
+    if (isTooLong) shortest.check("Must not exceed the longest answer.");
   }
 
   #reset() {
@@ -154,7 +154,7 @@ export class Settings {
     try {
       localStorage.setItem(NAME, JSON.stringify(values));
     } catch {
-      // They hold until the page is left.
+      // Storage is blocked: the settings last until the page is closed.
     }
   }
 
@@ -163,7 +163,7 @@ export class Settings {
       const values = JSON.parse(localStorage.getItem(NAME) ?? "{}");
       for (const [name, field] of Object.entries(this.#fields)) field.text = values[name] ?? "";
     } catch {
-      // Blocked, or not ours: none then.
+      // Storage is blocked or invalid: keep the defaults.
     }
   }
 }

@@ -14,12 +14,12 @@ export class Sidebar {
   /** @param {object[]} conversations  @param {string} openId */
   show(conversations, openId) {
     const shown = JSON.stringify([openId, conversations.map((one) => [one.id, titleOf(one)])]);
-    // A row that is made anew between press and release is not clicked.
+    // Keep the rows: a row replaced between press and release gets no click.
     if (shown === this.#shown) return;
     this.#shown = shown;
     const place = this.#focused();
     this.#list.replaceChildren(...conversations.map((one) => this.#row(one, one.id === openId)));
-    // The list was made anew under the reader's hands.
+    // Restore the focus in the new list.
     if (place) this.#list.querySelector(`[data-id="${place.id}"] [data-does=${place.does}]`)?.focus();
   }
 

@@ -5,12 +5,12 @@ import { Refusal } from "./server.js";
 const RETRY_MS = 2000;
 const TICK_MS = 1000;
 const TEXTS = {
-  starting: ["The model is starting", "The first answer comes as soon as it is ready. You can write already."],
-  failed: ["The engine stopped", "It is being started again. This page goes on by itself when it is ready."],
-  gone: ["No connection to the server", "This page tries again until the server answers. Is it running?"],
+  starting: ["The model is starting", "You can write already. The answer comes as soon as the model is ready."],
+  failed: ["The engine stopped", "The server is restarting it. This page continues when it is ready."],
+  gone: ["No connection to the server", "This page keeps trying. Is the server running?"],
 };
 
-/** Shows the phases of the engine's start, for as long as it is not ready. */
+/** Shows the phases of the engine's start until it is ready. */
 export class Startup {
   #server;
   #panel = byId("startup");
@@ -20,7 +20,7 @@ export class Startup {
   #kind = "";
   #beganMs = 0;
 
-  /** @param {() => void} onToggle it was shown or hidden */
+  /** @param {() => void} onToggle called when the panel is shown or hidden */
   constructor(server, onToggle) {
     this.#server = server;
     this.onToggle = onToggle;
@@ -30,7 +30,7 @@ export class Startup {
     return !this.#panel.hidden;
   }
 
-  /** Return when the engine is ready. Throws AbortError when the signal says that nobody waits any more. */
+  /** Wait until the engine is ready. Throws AbortError if the signal is aborted. */
   async untilReady(signal) {
     this.#following ??= this.#follow().finally(() => (this.#following = null));
     await Promise.race([this.#following, aborted(signal)]);

@@ -1,4 +1,4 @@
-// No module: it runs before the first paint, so that the page is not light before it is dark.
+// A classic script, because it must run before the first paint: otherwise a dark page is light at first.
 (() => {
   const NAME = "tokka.theme";
   const known = ["light", "dark"];
@@ -10,7 +10,7 @@
   try {
     stored = localStorage.getItem(NAME) ?? "auto";
   } catch {
-    // Blocked: as the system.
+    // Storage is blocked: use the system's theme.
   }
   apply(stored);
   document.addEventListener("DOMContentLoaded", () => {
@@ -21,7 +21,7 @@
       try {
         localStorage.setItem(NAME, select.value);
       } catch {
-        // It holds until the page is left.
+        // Storage is blocked: the choice lasts until the page is closed.
       }
     });
   });

@@ -1,10 +1,10 @@
 import { byId } from "./element.js";
 import { AnswerView, QuestionView } from "./turn.js";
 
-// So near to the end counts as there.
+// Pixels from the end that still count as the end.
 const NEAR_PX = 40;
 
-/** The turns of the open conversation. It follows its end as long as the reader is there, and no longer. */
+/** The turns of the open conversation. It scrolls with the text only while the reader is at the end. */
 export class Transcript {
   #turns = byId("turns");
   #scroller = byId("scroller");
@@ -21,7 +21,7 @@ export class Transcript {
       this.follow();
       this.#scroller.focus();
     });
-    // Also when a panel opens or the window changes.
+    // Keep the position also when a panel opens or the window changes.
     new ResizeObserver(() => this.#keepPlace()).observe(this.#turns);
     new ResizeObserver(() => this.#keepPlace()).observe(this.#scroller);
   }
@@ -32,7 +32,7 @@ export class Transcript {
   }
 
   /**
-   * Show what became of the conversation, and leave the reader where they are.
+   * Show the conversation and keep the scroll position.
    * @param {boolean} isElsewhere its last answer is being written in another tab
    */
   update({ turns }, isElsewhere = false) {
@@ -43,7 +43,7 @@ export class Transcript {
     this.settle(isElsewhere);
   }
 
-  /** The last answer is written from now on. @returns {AnswerView} */
+  /** Show the last answer as in progress. @returns {AnswerView} */
   begin() {
     for (const view of this.#views) view.settle(false);
     const view = this.#views.at(-1);
@@ -52,7 +52,7 @@ export class Transcript {
     return view;
   }
 
-  /** Show the last answer's new text with the next frame, however much comes until then. */
+  /** Show the last answer's new text with the next frame. Further calls until then are merged. */
   grow() {
     if (this.#frame) return;
     this.#frame = requestAnimationFrame(() => {
@@ -62,7 +62,7 @@ export class Transcript {
     });
   }
 
-  /** Nothing is being written here: show all of it, and what can be done with the last answer. */
+  /** Show the conversation as complete, with the actions of the last answer. */
   settle(isElsewhere = false) {
     cancelAnimationFrame(this.#frame);
     this.#frame = 0;
@@ -73,7 +73,7 @@ export class Transcript {
     this.#keepPlace();
   }
 
-  /** Go to the end and stay there. */
+  /** Scroll to the end and follow it. */
   follow() {
     this.#follows = true;
     this.#keepPlace();

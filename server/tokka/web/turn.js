@@ -3,7 +3,7 @@ import { element, icon } from "./element.js";
 import { ending, figures, isFailure, isUnfinished } from "./ending.js";
 import { Prose } from "./prose.js";
 
-/** What the reader wrote. */
+/** A message of the reader. */
 export class QuestionView {
   #text;
 
@@ -12,7 +12,7 @@ export class QuestionView {
     this.node = element("article", { class: "turn question", "aria-label": "You" }, element("div", {}, turn.text));
   }
 
-  /** @returns {boolean} whether this is a view of that turn */
+  /** @returns {boolean} whether this view shows the turn */
   take({ role, text }) {
     return role === "user" && text === this.#text;
   }
@@ -20,7 +20,7 @@ export class QuestionView {
   settle() {}
 }
 
-/** An answer, while it is written and after. */
+/** An answer, during generation and after it. */
 export class AnswerView {
   #turn;
   #body;
@@ -30,7 +30,7 @@ export class AnswerView {
   #waiting = element("p", { class: "waiting" });
   #foot = element("footer");
   #who = element("h2", { class: "who" });
-  // What the foot was made from.
+  // The state that the footer shows.
   #settled = "";
   #goOn = () => {};
 
@@ -46,7 +46,7 @@ export class AnswerView {
     this.show();
   }
 
-  /** Show this turn instead, with what is there already. @returns {boolean} whether it is an answer */
+  /** Show this turn instead and reuse the nodes. @returns {boolean} whether the turn is an answer */
   take(turn) {
     if (turn.role === "user") return false;
     const isSame = turn.text === this.#turn.text && turn.reasoning === this.#turn.reasoning;
@@ -55,13 +55,13 @@ export class AnswerView {
     return true;
   }
 
-  /** Show the text as far as it has come. */
+  /** Show the text so far. */
   show() {
     const { text, reasoning, isPlain, model } = this.#turn;
-    // Another model may have taken its place while the server was gone.
+    // The model may have changed while the server was unreachable.
     if (this.#who.textContent !== model) {
       this.#who.textContent = model;
-      this.node.setAttribute("aria-label", `Answer of ${model}`);
+      this.node.setAttribute("aria-label", `Answer from ${model}`);
     }
     this.#body.classList.toggle("plain", Boolean(isPlain));
     if (!isPlain) this.#prose.show(text);
@@ -70,7 +70,7 @@ export class AnswerView {
     this.#thoughts.textContent = reasoning ?? "";
   }
 
-  /** It is being written: only the text changes now. @param {string} words instead of how far it has come */
+  /** Show the answer as in progress. @param {string} words shown instead of the progress */
   begin(words = this.#progress) {
     this.node.setAttribute("aria-busy", "true");
     this.#foot.replaceChildren();
@@ -80,29 +80,29 @@ export class AnswerView {
     this.#dots(words);
   }
 
-  /** Text has come. */
+  /** Show new text. */
   grow() {
     this.show();
     this.#dots(this.#progress);
   }
 
-  /** The server is busy: say so, and until when. */
+  /** Show that the server is busy, and the seconds until the next try. */
   wait(message, seconds, goOn) {
     this.#goOn = goOn;
     const again = element("button", { type: "button", class: "small", onclick: () => this.#goOn() }, "Try now");
     const words = `${message} Trying again in ${seconds} s.`;
-    // The button stays the same one, so that it can be pressed.
+    // Keep the button: a replaced one would lose a press.
     if (this.#waiting.lastChild?.localName === "button") this.#waiting.firstChild.textContent = words;
     else this.#waiting.replaceChildren(element("span", {}, words), again);
   }
 
-  /** It is complete. @param {boolean} isLast the last one can be changed */
+  /** Show the answer as complete. @param {boolean} isLast only the last answer has actions that change it */
   settle(isLast) {
     const turn = this.#turn;
     this.node.removeAttribute("aria-busy");
     this.#waiting.hidden = true;
     const settled = JSON.stringify([isLast, turn.ending, turn.text !== "", figures(turn)]);
-    // Whoever is at a button of it stays there.
+    // Keep an unchanged footer, so that a focused button keeps the focus.
     if (settled === this.#settled) return;
     this.#settled = settled;
     this.node.classList.toggle("failed", isFailure(turn));
@@ -119,7 +119,7 @@ export class AnswerView {
   }
 
   #dots(words) {
-    // The dots stay the same ones, so that they keep their beat.
+    // Keep the dots, so that their animation does not restart.
     if (this.#waiting.firstChild?.className !== "dots") {
       this.#waiting.replaceChildren(element("span", { class: "dots", "aria-hidden": "true" }), element("span"));
     }
@@ -130,16 +130,16 @@ export class AnswerView {
     const turn = this.#turn;
     const bar = element("div", { class: "actions" });
     if (isLast && isUnfinished(turn)) {
-      const more = button("more", "Continue", "Go on where the answer ends", this.actions.resume);
+      const more = button("more", "Continue", "Continue from the end of the answer", this.actions.resume);
       more.classList.remove("quiet");
       bar.append(more);
     }
     if (turn.text) bar.append(copyButton(() => this.#turn.text, "Copy this answer"));
     if (!isLast) return bar;
     const isRetry = isFailure(turn) && !turn.text;
-    const [name, title] = isRetry ? ["Retry", "Ask again"] : ["Regenerate", "Have the answer written anew"];
+    const [name, title] = isRetry ? ["Retry", "Ask again"] : ["Regenerate", "Generate the answer again"];
     bar.append(button("again", name, title, this.actions.regenerate));
-    bar.append(button("remove", "Remove turn", "Take back the question and this answer", this.actions.remove));
+    bar.append(button("remove", "Remove", "Remove your last message and this answer", this.actions.remove));
     return bar;
   }
 }
