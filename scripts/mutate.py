@@ -1,7 +1,7 @@
-"""Print the mutants of a module that its tests do not notice: `mutate.py MODULE TESTS...`.
+"""Print the mutants of a module that its tests do not detect: `mutate.py MODULE TESTS...`.
 
-cosmic-ray makes and tests the mutants. To its operators this adds the removal of a statement and conditions that are
-always true or false: most mechanisms are lost that way. Exit code 1 if a mutant survives.
+cosmic-ray makes and tests the mutants. This adds two operators: removed statements, and conditions that are always true
+or false. Most mechanisms are lost in these ways. The exit code is 1 if a mutant survives.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from cosmic_ray.work_item import MutationSpec, TestOutcome
 from parso.python.tree import Keyword, Name
 
 ROOT = Path(__file__).parent.parent
-# Seconds for the tests of one mutant, in multiples of those without a mutant, and at least.
+# Time limit for the tests of one mutant: this many times the unmutated run, and at least this many seconds.
 PATIENCE, LEAST_S = 5, 20
-# cosmic-ray's operators that change what code does, not only which of many ways it fails.
+# cosmic-ray's operators that change the effect of code, not only the way it fails.
 KEPT = re.compile(
     r"tokka/.*|core/(ReplaceBinaryOperator_(Add_Sub|Sub_Add|Mul_Div|Div_Mul|FloorDiv_Mul|Mod_Add)"
     r"|ReplaceComparisonOperator_(Eq_NotEq|NotEq_Eq|Lt_LtE|Lt_GtE|LtE_Lt|LtE_Gt|Gt_GtE|Gt_LtE|GtE_Gt|GtE_Lt|Is_IsNot|IsNot_Is)"
     r"|ReplaceUnaryOperator_Delete_\w+|ReplaceTrueWithFalse|ReplaceFalseWithTrue|ReplaceAndWithOr|ReplaceOrWithAnd"
     r"|ReplaceBreakWithContinue|ReplaceContinueWithBreak|NumberReplacer|RemoveDecorator|ZeroIterationForLoop)"
 )
-# Lines whose mutants say nothing: options of dataclasses, bounds of constants, signatures with a bare `*`.
+# Lines with meaningless mutants: options of dataclasses, values of constants, signatures with a bare `*`.
 SKIPPED = re.compile(r"\s*@dataclass|\s*@property|_?[A-Z_]+(, _?[A-Z_]+)* = |.*\(self, \*,")
 
 
 class RemoveStatement(Operator):
-    """Replaces a statement of a function by `pass`."""
+    """Replace a statement of a function by `pass`."""
 
     SPARED: ClassVar = ("import_name", "import_from", "string", "strings", "global_stmt", "nonlocal_stmt")
 
@@ -60,7 +60,7 @@ class RemoveStatement(Operator):
 
 
 class FixCondition(Operator):
-    """Makes a condition always true, and always false. It is still computed, since it may bind a name."""
+    """Make a condition always true, and always false. It is still computed, since it may bind a name."""
 
     ENDS: ClassVar = ("or True", "and False")
 
@@ -89,7 +89,7 @@ class FixCondition(Operator):
 
 
 class Operators(dict[str, type[Operator]]):
-    """Provides the operators above as `tokka/NAME`."""
+    """Provide the operators above as `tokka/NAME`."""
 
     def __init__(self) -> None:
         super().__init__({one.__name__: one for one in (RemoveStatement, FixCondition)})
@@ -102,6 +102,7 @@ def _is_in_function(node: Any) -> bool:
 
 
 def mutants_of(module: Path) -> list[MutationSpec]:
+    """Return the module's mutants that are worth testing."""
     lines = module.read_text(encoding="utf-8").splitlines()
     with tempfile.TemporaryDirectory() as folder, use_db(f"{folder}/mutants") as work:
         init([module], work, {})
@@ -114,7 +115,7 @@ def mutants_of(module: Path) -> list[MutationSpec]:
 
 
 def seconds(command: str) -> float:
-    """Return how long the tests take as they are. Raises CalledProcessError if they fail."""
+    """Return the seconds that the tests take without a mutant. Raises CalledProcessError if they fail."""
     before = os.times().elapsed
     subprocess.run(shlex.split(command), check=True, stdout=sys.stderr)
     return os.times().elapsed - before
@@ -137,7 +138,7 @@ def main() -> int:
                 survivors += 1
                 changed = [line for line in (result.diff or "").splitlines() if re.match(r"[+-](?![+-]{2} )", line)]
                 print(f"line {mutant.start_pos[0]}:", result.test_outcome.value, *changed, sep="\n  ", flush=True)
-        print(f"{module}: {len(mutants)} mutants, {survivors} not noticed")
+        print(f"{module}: {len(mutants)} mutants, {survivors} not detected")
     return bool(survivors)
 
 

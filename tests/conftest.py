@@ -1,4 +1,4 @@
-"""Fixtures of the whole suite: one real engine for all tests that need it, tiny models made here."""
+"""Fixtures of the whole suite: shared servers, a tiny model made here, and a database server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.store.databases import Postgres, postgres_server
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how long the event loops of all servers were held, and which were held for too long."""
+    """Report the longest turn of all servers' event loops, and each turn that exceeded its bound."""
     if not LONGEST_TURNS:
         return
     longest = max(LONGEST_TURNS, key=lambda turn: turn.seconds)
@@ -42,14 +42,14 @@ def _too_long() -> list[LongestTurn]:
 
 TENANT_KEYS = tuple(word for key in TENANTS for word in ("--api-key", key))
 
-# A shared machine pauses now and then; how long one example takes is no fact about the code.
+# A shared machine pauses now and then, so the time of one example says nothing about the code.
 settings.register_profile("tokka", deadline=None)
 settings.load_profile("tokka")
 
 
 @pytest.fixture
 def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take the settings of whoever runs the tests out of the environment."""
+    """Remove the user's own settings from the environment."""
     for name in list(os.environ):
         if name.upper().startswith("TOKKA_"):
             monkeypatch.delenv(name)
@@ -76,7 +76,7 @@ def spares() -> Iterator[Iterator[Program]]:
 
 @pytest.fixture
 def fresh(spares: Iterator[Program]) -> Iterator[Program]:
-    """The embedded model on a server of this test's own, which it may break and end."""
+    """The embedded model on a separate server, which the test may break and end."""
     program = next(spares)
     yield program
     if program.process.poll() is None:
@@ -85,7 +85,7 @@ def fresh(spares: Iterator[Program]) -> Iterator[Program]:
 
 @pytest.fixture(scope="session")
 def two_of_tenants() -> Iterator[list[Program]]:
-    # The last of a crowd waits for all before it, on a slow machine for minutes.
+    # On a slow machine, the last of many requests waits for minutes.
     apart = ("--max-num-seqs", "4", "--queue-timeout", "600", "--metrics-open")
     sharing = ("--share-prefix-cache", "--stall-timeout", "3", "--engine-arg", "max_num_batched_tokens=65536")
     sharing += ("--metrics-open",)
@@ -95,28 +95,28 @@ def two_of_tenants() -> Iterator[list[Program]]:
 
 @pytest.fixture(scope="session")
 def tenants(two_of_tenants: list[Program]) -> Program:
-    """Two tenants, by the keys in TENANTS, on a real engine that runs four sequences at once."""
+    """A server for the two tenants of TENANTS, on a real engine that runs four sequences at once."""
     return two_of_tenants[0]
 
 
 @pytest.fixture(scope="session")
 def sharing(two_of_tenants: list[Program]) -> Program:
-    """The same two, who share what they cache, on an engine whose steps may be long and that is soon thought dead."""
+    """A server for the same tenants, with a shared prefix cache, long steps and a stall timeout of 3 s."""
     return two_of_tenants[1]
 
 
 @pytest.fixture(scope="session")
 def fake() -> Iterator[Program]:
-    """The scripted engine behind the real program."""
+    """The real program with the scripted engine."""
     with running("--engine", "fake") as program:
         yield program
 
 
 @pytest.fixture(scope="session")
 def bloom_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random BLOOM, Poro-34B's architecture, small enough for a CPU: a base model without chat template."""
+    """A random BLOOM, small enough for a CPU: Poro-34B's architecture, a base model without a chat template."""
     folder = tmp_path_factory.mktemp("models") / "tiny-bloom"
-    # Apart: torch stays out of the test process.
+    # A separate process keeps torch out of the test process.
     script = Path(__file__).parent / "models" / "make_bloom.py"
     subprocess.run([sys.executable, str(script), str(folder)], check=True, timeout=180, capture_output=True)
     return folder
@@ -124,6 +124,6 @@ def bloom_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
-    """A real PostgreSQL for all tests that need one; each takes a database of its own."""
+    """A real PostgreSQL for all tests that need one. Each test creates its own database."""
     with postgres_server() as server:
         yield server

@@ -1,4 +1,4 @@
-"""A real nginx in front of a server, with the configuration that a test gives."""
+"""Runs a real nginx in front of a server, with the configuration of a test."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 from tests.program import eventually, free_port
 
-# Debian puts it where only root's PATH looks.
+# Debian installs nginx in a folder that only root's PATH contains.
 _NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 _CONFIG = """
 {user}
@@ -45,7 +45,7 @@ http {{
 
 @contextmanager
 def nginx(location: str, upstream: str = "") -> Iterator[str]:
-    """Run nginx with these lines in its `location /` and before its `server`; yield its URL."""
+    """Run nginx with `location` inside its `location /` and `upstream` before its `server`; yield its URL."""
     if _NGINX is None:
         reason = "nginx is not installed; scripts/system-packages installs it"
         if os.environ.get("CI") == "true":
@@ -53,7 +53,7 @@ def nginx(location: str, upstream: str = "") -> Iterator[str]:
         pytest.skip(reason)
     folder = Path(tempfile.mkdtemp(prefix="tokka-nginx-"))
     port = free_port()
-    # Its worker has to reach a socket that only the server's user may use.
+    # The worker must reach a socket that only the server's user may use.
     user = "user root;" if os.geteuid() == 0 else ""
     config = folder / "nginx.conf"
     config.write_text(_CONFIG.format(user=user, folder=folder, port=port, location=location, upstream=upstream))

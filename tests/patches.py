@@ -1,4 +1,4 @@
-"""Changes to modules of the real program and of its engine's processes, for faults that nothing outside can cause."""
+"""Patches modules of the real program and its engine processes, for faults that cannot be caused from outside."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ exec({first!r})
 
 
 def patched(folder: Path, patches: Mapping[str, str], first: str = "") -> dict[str, str]:
-    """Return the environment in which each module named runs this code at its end, in every Python process.
+    """Return an environment in which each named module runs the given code at its end, in every Python process.
 
-    `first`: code that each process runs before all else.
+    `first`: code that each process runs at its start.
     """
     folder.mkdir(exist_ok=True)
     text = _SITECUSTOMIZE.format(patches=json.dumps(dict(patches)), first=first)

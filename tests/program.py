@@ -1,4 +1,4 @@
-"""The real program as tests run it: started on a free port, watched through its log, ended by its pid."""
+"""Runs the real program for tests: on a free port, watched through its log, ended by its pid."""
 
 from __future__ import annotations
 
@@ -24,36 +24,38 @@ import psutil
 from tests.wire import TLS
 
 TOKKA = Path(sys.executable).with_name("tokka")
-# A cold engine on a busy machine compiles helpers for a minute.
+# Maximum seconds until the program is ready. A cold engine on a busy machine compiles helpers for a minute.
 READY_TIMEOUT_S = 240
 EXIT_TIMEOUT_S = 60
-# An environment whose proxy nobody can reach.
+# Environment variables that name an unreachable proxy.
 NO_SUCH_PROXY = dict.fromkeys(("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy"), "http://127.0.0.1:9")
-# The keys of two.
+# The API keys of two tenants.
 TENANTS = ("first-tenant-0123456789", "second-tenant-0123456789")
 
 
 @dataclass(frozen=True)
 class LongestTurn:
-    """The longest turn of a server's event loop, in seconds of CPU, from when it was ready to its end."""
+    """The longest turn of a server's event loop between readiness and end, in seconds of CPU."""
 
     seconds: float
     bound_s: float
     command: str
 
 
-# Of all servers that have ended in order; tests/conftest.py looks at them when the run ends.
+# One entry per server that stopped cleanly. tests/conftest.py checks them when the test run ends.
 LONGEST_TURNS: list[LongestTurn] = []
-# What no request may exceed, whatever it holds.
+# Maximum CPU seconds of a turn, with requests of any content.
 TURN_BOUND_S = 0.05
-# Of a server that is sent hundreds of connections or requests in one moment: each takes its own small part.
+# Maximum CPU seconds of a turn with hundreds of connections or requests in one moment. Each takes a small part.
 FLOOD_TURN_BOUND_S = 0.5
 
 
 @dataclass
 class Program:
+    """A running program, its URL and its log."""
+
     process: subprocess.Popen[str]
-    # A file, not a pipe: a pipe nobody reads would stop the program.
+    # A file, because a full pipe without a reader would stop the program.
     errors: IO[str]
     url: str = ""
     model: str = ""
@@ -110,9 +112,9 @@ def running(
     open_files: int | None = None,
     turn_bound_s: float = TURN_BOUND_S,
 ) -> Iterator[Program]:
-    """Run `tokka serve` with these arguments on a free port; end it however the test ends.
+    """Run `tokka serve` with these arguments on a free port, and end it however the test ends.
 
-    `turn_bound_s`: CPU seconds that no turn of its event loop may exceed, or the whole run of the tests fails.
+    `turn_bound_s`: maximum CPU seconds of a turn of its event loop. A longer turn fails the whole test run.
     """
     state = tempfile.TemporaryDirectory(prefix="tokka-state-")
     command = [str(TOKKA), "serve", "--port", "0", "--log-format", "json", *arguments]
@@ -124,9 +126,9 @@ def running(
         stdout=subprocess.PIPE,
         stderr=errors,
         text=True,
-        # Never the user's own database.
+        # The program must not use the user's own database.
         env={**os.environ, "TOKKA_STATE_DIR": state.name, **(env or {})},
-        # A group of its own, as in a terminal.
+        # A separate process group, as in a terminal.
         start_new_session=True,
     )
     program = Program(process, errors)
@@ -161,7 +163,7 @@ def _note_longest_turn(program: Program, command: str, bound_s: float) -> None:
 
 @contextmanager
 def running_together(*commands: tuple[str, ...]) -> Iterator[list[Program]]:
-    """Run several at once. An engine starts on one core: two take little longer than one."""
+    """Run several programs at once. An engine starts on one core, so two take little longer than one."""
     with ExitStack() as stack:
         programs = [stack.enter_context(running(*arguments, wait=False)) for arguments in commands]
         for program in programs:
@@ -170,7 +172,7 @@ def running_together(*commands: tuple[str, ...]) -> Iterator[list[Program]]:
 
 
 def failing(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, list[str]]:
-    """Run `tokka serve` until it gives up; return its exit code and the lines on stderr."""
+    """Run `tokka serve` until it exits; return its exit code and the lines on stderr."""
     with tempfile.TemporaryDirectory(prefix="tokka-state-") as state:
         done = subprocess.run(
             [str(TOKKA), "serve", *arguments],
@@ -190,7 +192,7 @@ def free_port() -> int:
 
 
 def runs(process: psutil.Process) -> bool:
-    """Tell whether a process has not ended; one that nobody has waited for has."""
+    """Return whether a process still runs. A zombie does not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -198,7 +200,7 @@ def runs(process: psutil.Process) -> bool:
 
 
 def processes_with(environment: dict[str, str]) -> list[psutil.Process]:
-    """Return the running processes that were started with these variables, whoever their parent is now."""
+    """Return the running processes that were started with these variables, regardless of their parent."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -210,7 +212,7 @@ def processes_with(environment: dict[str, str]) -> list[psutil.Process]:
 
 
 def eventually(fact: Callable[[], bool], within_s: float) -> float:
-    """Return after how many seconds the fact held; fail if it did not within the time."""
+    """Wait until `fact` is true; return the seconds that it took. Fail after `within_s` seconds."""
     began = time.monotonic()
     while not fact():
         elapsed = time.monotonic() - began

@@ -1,4 +1,4 @@
-"""HTTP by hand: bytes to the server, and exactly what comes back, answer by answer."""
+"""HTTP by hand: sends bytes to the server and reads its responses unchanged, one by one."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from tests.program import Program
 
 @dataclass(frozen=True)
 class Answer:
+    """One response."""
+
     status: int
     headers: dict[str, str]
     body: bytes
@@ -40,7 +42,7 @@ class Connection:
             self.socket.bind((source, 0))
         self.socket.settimeout(30)
         self.socket.connect((at.hostname, at.port))
-        # Each send is a packet of its own.
+        # Each send is a separate packet.
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._file: IO[bytes] = self.socket.makefile("rb")
 
@@ -52,7 +54,7 @@ class Connection:
         self.socket.close()
 
     def answer(self, *, has_body: bool = True) -> Answer | None:
-        """Read one answer as its own headers frame it; None if the server has closed."""
+        """Read one response, framed by its own headers. Return None if the server has closed the connection."""
         status = self._file.readline()
         if not status:
             return None
@@ -61,7 +63,7 @@ class Connection:
         return Answer(int(status.split()[1]), headers, self._body(headers) if has_body else b"")
 
     def rest(self) -> bytes:
-        """Read what comes until the server closes; fail if it does not."""
+        """Read until the server closes the connection; fail if it does not."""
         data = b""
         with contextlib.suppress(ConnectionResetError):
             while piece := self._file.read1(65536):  # type: ignore[attr-defined]
@@ -91,7 +93,7 @@ def connection(program: Program, receive_bytes: int | None = None, source: str |
 
 
 def exchange(program: Program, *packets: bytes) -> list[Answer]:
-    """Send the packets on one connection, then ask for its end; return every answer before that."""
+    """Send the packets on one connection, then a request that closes it; return the responses before the last one."""
     with connection(program) as one:
         for packet in packets:
             one.send(packet)

@@ -1,4 +1,4 @@
-"""A supervisor over engines of a test's own, and a way to wait for what it does."""
+"""Builds a supervisor for a test's engines, and waits for its states."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def supervisor_of(create_engine: Callable[[], Engine], **changes: Any) -> Superv
 
 
 async def until(supervisor: Supervisor, fact: Callable[[Progress], bool]) -> Progress:
-    """Return the first progress for which the fact holds."""
+    """Return the first progress for which `fact` is true."""
     async with asyncio.timeout(5):
         async for progress in supervisor.changes():
             if fact(progress):

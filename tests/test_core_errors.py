@@ -1,4 +1,4 @@
-"""Errors: each class is a complete answer in OpenAI's form."""
+"""Errors: each class gives a complete response in OpenAI's format."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def kinds(base: type[TokkaError] = TokkaError) -> Iterator[type[TokkaError]]:
 
 
 ALL = sorted(set(kinds()), key=lambda kind: kind.__name__)
-# Of the HTTP protocol itself; imported so that they are among the subclasses.
+# Errors of the HTTP protocol itself, imported so that `kinds` finds them.
 assert {HeadersTooLarge, MalformedHttp, NoRoom} <= set(ALL)
 
 
@@ -65,7 +65,7 @@ def test_an_error_has_status_type_and_code(kind: type[TokkaError]) -> None:
     error = made(kind)
     assert 400 <= error.status < 600
     assert isinstance(error.code, str)
-    # OpenAI says with the type of a 429 what there was too much of.
+    # In OpenAI's API, the type of a 429 names the exceeded limit.
     by_status = {429: "insufficient_quota" if kind is QuotaExceeded else "tokens"}
     assert error.type == by_status.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
 

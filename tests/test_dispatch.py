@@ -1,4 +1,4 @@
-"""The spine: what was held is released however a generation ends, and each ends in exactly one outcome."""
+"""The dispatcher: a generation releases all that it held, however it ends, and has exactly one outcome."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def allowance() -> Allowance:
 
 @dataclass
 class ScriptedEngine:
-    """Runs one script for every request, and remembers whether each was closed."""
+    """Runs one script for every request, and counts the open generations."""
 
     script: Script
     open_generations: int = 0
@@ -120,7 +120,7 @@ async def faulty(request: GenerateRequest) -> AsyncGenerator[Event, None]:
 
 @dataclass
 class Bench:
-    """`engines`: all that were started, the present one last."""
+    """A dispatcher and its parts. `engines`: all started engines, the current one last."""
 
     engines: list[ScriptedEngine]
     supervisor: Supervisor
@@ -235,7 +235,7 @@ async def test_deadline_ends_every_open_choice_with_the_answer_so_far() -> None:
 
 
 async def holding(request: GenerateRequest) -> AsyncGenerator[Event, None]:
-    """Everything so far could still become a stop string."""
+    """Yield text that could still become a stop string, then wait for ever."""
     yield Accepted(([1, 2],))
     yield TextDelta(0, "a", (1,))
     yield TextDelta(0, "", (2,), held="bc")

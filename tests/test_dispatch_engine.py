@@ -1,4 +1,4 @@
-"""The engine behind a request: which one runs it, when it stops, and what is refused before the engine is asked."""
+"""The engine of a request: which engine runs it, when it stops, and refusals before it gets the request."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tokka.errors import Maintenance, ModelStarting
 
 
 async def queued(b: Bench) -> asyncio.Task[Generation]:
-    """Return a request that was rendered and waits for its place."""
+    """Return a request that is rendered and queued."""
     task = asyncio.create_task(b.dispatcher.open(request(), record(), allowance()))
     for _ in range(10):
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""What a key may use, on its way through the spine: reserved before the first token, settled after the last."""
+"""Limits of a key in the dispatcher: tokens are reserved before the first one and settled after the last."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def ask(max_tokens: int | None = None, n: int = 1) -> GenerateRequest:
 
 
 class Bench:
-    """A dispatcher, and what the middleware does for it."""
+    """A dispatcher, and the middleware's part of the work."""
 
     def __init__(self, dispatcher: Dispatcher, allowances: Allowances) -> None:
         self.dispatcher = dispatcher
@@ -56,7 +56,7 @@ class Bench:
         settle_allowance(self._held[id(seen)], seen, status)
 
     async def finish(self, generation: Generation, seen: RequestRecord) -> list[Any]:
-        """Run it to its end and count it."""
+        """Run a generation to its end and settle its allowance."""
         events = [event async for event in generation]
         await generation.aclose()
         self.settle(seen)
@@ -101,7 +101,7 @@ async def test_what_was_reserved_and_not_used_comes_back() -> None:
     async with dispatcher(answer="abc") as b:
         who = key(tpm=100)
         for _ in range(3):
-            # 10 of the prompt and 90 more are reserved; 14 are used.
+            # 70 tokens are reserved, 10 of them for the prompt; 14 are used.
             seen = record(who)
             try:
                 generation = await b.open(ask(max_tokens=60), seen)
@@ -129,7 +129,7 @@ async def test_an_open_request_gets_what_the_quota_leaves() -> None:
         seen = record(key(daily_tokens=100))
         events = await b.finish(await b.open(ask(n=2), seen), seen)
         assert [event.finish_reason for event in events if isinstance(event, ChoiceDone)] == ["length", "length"]
-        # 30 are left, 10 of them for the prompt.
+        # 30 tokens are left, 10 of them for the prompt.
         assert seen.prompt_tokens + seen.completion_tokens == 30
     async with dispatcher(Spent(day=91)) as b:
         with pytest.raises(QuotaExceeded):

@@ -1,4 +1,4 @@
-"""What becomes of requests that kill the engine, of their tenants and of everybody else, through the whole app."""
+"""Quarantine in the whole app: requests that kill the engine, their tenants, and other tenants."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ ENDLESS = {"max_tokens": 4000, "ignore_eos": True}
 
 
 class Apart:
-    """A server of two tenants whose engine dies of every prompt with POISON in it."""
+    """A server with two tenants. Its engine dies of every prompt with POISON in it."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
         self._client = httpx.AsyncClient(transport=httpx.ASGITransport(server.app), base_url="http://tokka")
 
     async def ask(self, tenant: str, prompt: str, **fields: Any) -> httpx.Response:
-        """Ask, and wait until the engine is ready afterwards."""
+        """Send a request, then wait until the engine is ready again."""
         body = {"model": "fake", "prompt": prompt, "max_tokens": 3, **fields}
         headers = {"authorization": f"Bearer {tenant}"}
         answer = await self._client.post("/v1/completions", json=body, headers=headers)
@@ -53,7 +53,7 @@ class Apart:
     async def running(self) -> None:
         """Wait until the engine works on a request."""
         async with asyncio.timeout(5):
-            while not self.server.supervisor.stats().running:  # noqa: ASYNC110 - the engine tells nobody
+            while not self.server.supervisor.stats().running:  # noqa: ASYNC110 - the engine has no event for it
                 await asyncio.sleep(0.001)
 
 
@@ -65,7 +65,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trials are short, and need not be waited for."""
+    """Make trials short, without a pause before them."""
     for module in (tokka.admission.quarantine, tokka.admission.suspects):
         monkeypatch.setattr(module, "PAUSE_S", 0.0)
     for module in (tokka.admission.quarantine, tokka.admission.suspects, tokka.dispatch):
@@ -84,7 +84,7 @@ async def apart(token_delay_s: float = 0.0, **settings: Any) -> AsyncIterator[Ap
 async def test_poison_of_one_tenant_is_held_for_it_alone() -> None:
     async with apart() as server:
         assert await server.statuses(*[(FIRST, "POISON")] * 3) == [500, 500, 400]
-        # Equal, and somebody else's.
+        # An equal request of another tenant.
         assert await server.statuses(*[(SECOND, "POISON")] * 3) == [500, 500, 400]
         assert await server.statuses((FIRST, "hello"), (SECOND, "hello")) == [200, 200]
         assert server.deaths == 4
@@ -97,7 +97,7 @@ async def test_tenant_of_variants_is_held_and_others_are_served() -> None:
             assert answer.status_code == (500 if number < 3 else 503)
             assert await server.statuses((SECOND, "hello")) == [200]
         assert answer.json()["error"]["code"] == "tenant_held"
-        assert "yours are held back" in answer.json()["error"]["message"]
+        assert "they are held back" in answer.json()["error"]["message"]
         assert 1 <= int(answer.headers["retry-after"]) <= 60
         assert await server.statuses((FIRST, "hello")) == [503]
         assert server.deaths == 3
@@ -122,7 +122,7 @@ async def test_bystander_with_endless_streams_is_served() -> None:
             await asyncio.gather(beside, return_exceptions=True)
             if number >= 2:
                 assert await server.statuses((SECOND, "hello")) == [200]
-        # The first tenant's one trial among them.
+        # One of the four is the first tenant's trial.
         assert statuses.count(500) == 4
         assert statuses[-1] == 503
         assert server.deaths == 4
@@ -136,7 +136,7 @@ async def test_death_in_a_trial_clears_the_bystander() -> None:
             await server.running()
             assert await server.statuses((FIRST, f"POISON {number}")) == [500]
             await beside
-        # Tried at once, and to blame alone.
+        # The first tenant is tried at once, and it alone is blamed.
         assert await server.statuses((FIRST, "POISON 4")) == [500]
         assert await server.statuses((SECOND, "hello")) == [200]
         assert server.deaths == 4
@@ -154,7 +154,7 @@ async def test_trial_ends_when_its_client_leaves() -> None:
         await server.running()
         left.cancel()
         await asyncio.gather(left, return_exceptions=True)
-        # There is one trial at a time, and this is the next one.
+        # Only one trial runs at a time, and this is the next one.
         assert await server.statuses((FIRST, "POISON 3")) == [500]
 
 
@@ -166,7 +166,7 @@ async def test_only_tenant_is_not_held_and_the_engine_given_up() -> None:
 
 
 async def suspect(server: Apart, prompt: str, deaths: int = 2, **fields: Any) -> None:
-    """Have the first tenant's request run in so many deaths."""
+    """Let the engine die `deaths` times while the first tenant's request runs."""
     for _ in range(deaths):
         asked = asyncio.create_task(server.ask(FIRST, prompt, **fields))
         await server.running()
@@ -266,7 +266,7 @@ async def test_held_tenant_without_a_token_is_ended() -> None:
         assert "had no token" in answer.json()["error"]["message"]
         (access,) = (line for line in lines if line["event"] == "request_finished")
         assert (access["outcome"], access["reason"]) == ("rejected", "tenant_held")
-        # It has shown nothing.
+        # The trial has proved nothing, so the tenant is still held.
         assert await server.statuses((FIRST, "POISON 3")) == [500]
         assert await server.statuses((FIRST, "hello")) == [503]
 
@@ -289,7 +289,7 @@ async def test_held_tenant_that_survives_goes_on_beside_others() -> None:
         await server.statuses(*((FIRST, f"POISON {number}") for number in range(3)))
         tried = asyncio.create_task(server.ask(FIRST, "long", max_tokens=200, ignore_eos=True))
         await server.running()
-        # This one waits for the end of the trial, not of the request.
+        # This request waits for the end of the trial, not of the long request.
         assert await server.statuses((SECOND, "hello")) == [200]
         assert not tried.done()
         assert await server.statuses((FIRST, "hello")) == [200]

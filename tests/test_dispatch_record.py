@@ -1,4 +1,4 @@
-"""What is written down of a generation, and what its key pays for it."""
+"""The record of a generation, and the charge to its key."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def cut_and_whole(request: GenerateRequest) -> AsyncGenerator[Event, None]
     await asyncio.sleep(0)
     yield TextDelta(1, "b", (1,))
     yield ChoiceDone(1, "stop")
-    # The engine knows of a token without text.
+    # The engine also counts a token without text.
     yield Finished(Usage(2, 3, 1))
 
 

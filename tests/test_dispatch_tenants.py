@@ -1,4 +1,4 @@
-"""What the engine is told about whose request it runs: the tenant, and the salt of its cached prompts."""
+"""The engine gets each request's tenant, and a salt that separates the tenants' cached prompts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tokka.core import Event, GenerateRequest, Key, RequestRecord
 
 
 class Recorder:
-    """An engine's script that notes the requests it was given."""
+    """A script of an engine that records its requests."""
 
     def __init__(self) -> None:
         self.seen: list[GenerateRequest] = []
@@ -29,7 +29,7 @@ async def run(b: Bench, tenant: str, salt: str | None = None) -> None:
 
 
 async def salts(*asked: tuple[str, str | None], shared: bool = False) -> list[str | None]:
-    """Return the salts that the engine was given for these tenants and salts of their clients."""
+    """Return the salts that the engine got for these tenants and their clients' own salts."""
     engine = Recorder()
     async with bench(engine, shares_prefix_cache=lambda: shared) as b:
         for tenant, salt in asked:

@@ -1,8 +1,8 @@
-"""What the server spends on a streamed token beside the engine may not creep up.
+"""The server's own cost of a streamed token must not grow.
 
-Two measures over the scripted engine, in this process: bytecodes, which are the same on every machine and every time,
-and CPU time relative to a loop of the same kind of work, which also sees what libraries do. A change that is worth more
-records its own figures here, and says why in its commit.
+The tests take two measures with the scripted engine, in this process. The number of bytecodes is the same on every
+machine and in every run. CPU time, relative to a loop of similar work, also includes the work of libraries. A change
+that is worth a higher cost records its own figures here, and its commit gives the reason.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tokka.app import Server
 from tokka.engine.fake import FakeOptions
 
 STREAMS = 32
-# Bytecodes for a token, and CPU time for a token in turns of the loop below. Recorded on 25 November 2026.
+# Bytecodes per token, and CPU time per token in turns of the loop below. Recorded on 25 November 2026.
 RECORDED_BYTECODES = 866.0
 RECORDED_TURNS = 6.1
 MOST_GROWTH = 1.15
@@ -30,7 +30,7 @@ ROUNDS = 9
 
 
 async def stream(server: Server, tokens: int) -> int:
-    """Run one streamed chat through the whole application; return how many bytes it sent."""
+    """Run one streamed chat through the whole application; return the number of bytes that it sent."""
     body = {"model": server.supervisor.info and "fake", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
     raw = json.dumps({**body, "max_completion_tokens": tokens, "ignore_eos": True}).encode()
     headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
@@ -53,7 +53,7 @@ async def stream(server: Server, tokens: int) -> int:
     async def receive() -> dict[str, Any]:
         nonlocal given
         if given:
-            # The client stays.
+            # The client stays connected.
             await asyncio.Event().wait()
         given = True
         return {"type": "http.request", "body": raw, "more_body": False}
@@ -73,7 +73,7 @@ async def streams(server: Server, tokens: int) -> None:
 
 
 async def turns(count: int) -> None:
-    """Do for each turn what no server can do without: wake a task, take a step of a generator, write a chunk."""
+    """Do the least work of any server in each turn: wake a task, advance a generator, write a chunk."""
 
     async def steps() -> AsyncIterator[dict[str, Any]]:
         for number in range(count):
@@ -126,6 +126,6 @@ async def test_a_streamed_token_takes_no_more_time_than_recorded() -> None:
         for _ in range(ROUNDS):
             ours.append(await cpu_s(lambda: streams(server, 100)) / (100 * STREAMS))
             theirs.append(await cpu_s(lambda: turns(100)) / (100 * STREAMS))
-    # The fastest of each: whatever else runs on the machine only ever adds.
+    # The fastest round of each, since other programs on the machine only add time.
     ratio = min(ours) / min(theirs)
     assert ratio <= RECORDED_TURNS * MOST_GROWTH, f"{min(ours) * 1e6:.1f} us for a token: {ratio:.2f} turns"

@@ -1,4 +1,4 @@
-"""Secrets: read from files, taken out of the environment, and in no child process."""
+"""Secrets: read from files, removed from the environment, and in no message and no child process."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_secret_in_place_of_its_file_is_not_shown(name: str, secret: str) -> Non
     assert "the-secret" not in message
 
 
-# -- what a refused setting held --------------------------------------------------------------------------------
+# -- secrets in refused settings -------------------------------------------------------------------------------
 
 WRONG_URLS = [
     *("postgresql://tokka:s3@cret@127.0.0.1:1/tokka", "postgresql://tokka:s3@cret/seaside@127.0.0.1:1/tokka"),
@@ -276,7 +276,7 @@ def test_secrets_leave_the_environment_when_read(monkeypatch: pytest.MonkeyPatch
     script = "import os; print(os.environ)"
     child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert not any(secret in child.stdout for secret in (*KEYS.values(), "the-password"))
-    # vLLM downloads with it, in a process of its own.
+    # vLLM downloads with this token, in a separate process.
     assert "the-token" in child.stdout
     assert "TOKKA_PORT" in child.stdout
 
@@ -293,7 +293,7 @@ def test_secrets_leave_the_environment_of_a_wrong_start(monkeypatch: pytest.Monk
 def test_no_child_process_has_a_secret_in_its_environment(postgres: Postgres) -> None:
     url = postgres.new_database()
     with running(env={**KEYS, "TOKKA_DATABASE_URL": url}) as program:
-        # A schema starts the process that compiles it.
+        # A constraint starts the process that compiles it.
         body = {"model": program.model, "prompt": "x", "max_tokens": 2, "structured_outputs": {"regex": "a|b"}}
         headers = {"authorization": f"Bearer {KEYS['TOKKA_API_KEY']}"}
         assert httpx.post(f"{program.url}/v1/completions", json=body, headers=headers, timeout=60).status_code == 200

@@ -1,4 +1,4 @@
-"""Settings: flags win over environment, file and defaults; every mistake names its place."""
+"""Settings: the precedence is flags, environment, file, defaults. The message for a mistake names its place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a step costs is learnt from steps: through noise and outliers, after hours without prompts, at any speed."""
+"""The cost of a step is learnt from steps, despite noise and outliers, hours without prompts, and changing speed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Step = tuple[int, int, int]
 
 
 def measured(noise: float = 0.05, outliers: float = 0.02, seed: int = 1) -> Callable[[Step, float], float]:
-    """Return a clock for steps: noisy, and some steps take four times as long."""
+    """Return a noisy clock for steps. Some steps take four times as long."""
     dice = random.Random(seed)
 
     def seconds(step: Step, factor: float = 1.0) -> float:
@@ -28,7 +28,7 @@ def measured(noise: float = 0.05, outliers: float = 0.02, seed: int = 1) -> Call
 
 
 def started(seconds: Callable[[Step, float], float]) -> StepCostLearner:
-    """Return a learner that knows what the start of an engine measures."""
+    """Return a learner with the measurements of an engine's start."""
     learner = StepCostLearner()
     for step in [(1, 0, 100)] * 8 + [(0, 8192, 0)] * 3 + [(32, 0, 3200)] * 8:
         learner.add(seconds(step, 1.0), *step)
@@ -68,7 +68,7 @@ def test_prompts_are_predicted_after_an_hour_of_decoding_alone() -> None:
     costs = costs_of(learner)
     for tokens in (100, 1000, 8192):
         step = (100, tokens, 60_000)
-        # Outliers are in the mean: one step in fifty takes four times as long.
+        # The mean includes the outliers: one step in fifty takes four times as long.
         assert costs.step_s(*step) == pytest.approx(1.04 * TRUE.step_s(*step), rel=0.15)
 
 
@@ -82,7 +82,7 @@ def test_machine_that_changes_its_speed_is_followed_within_three_seconds() -> No
             took_s = seconds(step, factor)
             learner.add(took_s, *step)
             passed_s += took_s
-        # Of prompts as well, none of which was seen at this speed.
+        # This holds for prompts, too, although none has run at this speed.
         for wanted in (step, (100, 8192, 60_000)):
             assert costs_of(learner).step_s(*wanted) == pytest.approx(factor * TRUE.step_s(*wanted), rel=0.2)
 
@@ -102,7 +102,7 @@ def test_batches_of_a_stair_are_told_apart() -> None:
     learner = StepCostLearner()
 
     def stairs(choices: int) -> float:
-        # As with CUDA graphs: what is between two sizes costs what the larger one costs.
+        # As with CUDA graphs, a batch between two sizes costs as much as the larger size.
         return 0.01 + 0.0002 * (1 << (choices - 1).bit_length())
 
     for _ in range(40):
@@ -132,12 +132,12 @@ def test_no_part_is_negative() -> None:
     assert min(parts) >= 0
 
 
-# Some end at once: a step that was late makes the next one of a timetable short.
+# Some steps end at once: in a fixed schedule, a late step makes the next one short.
 SECONDS = st.sampled_from([1e-6, 1e-4, 0.003, 0.012, 0.04, 1.0])
 STEPS = st.tuples(SECONDS, st.integers(0, 300), st.sampled_from([0, 0, 1, 4096, 8192]), st.integers(0, 50_000))
 
 
-# More context made the second kind faster: nothing was left that told what the first one costs.
+# The second kind has more context and is faster. No part was left to explain the cost of the first kind.
 @example([(0.0005, 32, 0, 0)] * 6 + [(1e-5, 32, 0, 3000)] * 5 + [(0.0005, 128, 0, 20_000)] * 5)
 @settings(max_examples=300)
 @given(st.lists(STEPS, max_size=60).map(lambda steps: steps * 5))
@@ -151,7 +151,7 @@ def test_no_steps_make_it_fail(steps: list[tuple[float, int, int, int]]) -> None
 
 
 def test_steps_that_had_no_context_are_not_taken_for_free() -> None:
-    # The start measures without any context; then context grows, and with it alone the steps.
+    # The start measures steps without context. Then the context grows, and with it the time of a step.
     learner = StepCostLearner()
     for step in [(1, 0, 0)] * 6 + [(0, 8192, 0)] * 3 + [(32, 0, 0)] * 6:
         learner.add(TRUE.step_s(*step), *step)

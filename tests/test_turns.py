@@ -1,4 +1,4 @@
-"""Turns are handed out fairly between tenants, and none gets lost, whoever gives up when."""
+"""Turns are fair between tenants, and no turn is lost, whenever a caller gives up."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TWO = Capacity(places=2, long_cost=1000, waiting_cost=100_000)
 
 
 def order_of(queue: TurnQueue) -> list[Any]:
-    """Run what is queued, one after the other; return it in the order in which it ran."""
+    """Run the queued jobs one after the other; return them in that order."""
     ran = []
     while (job := queue.next()) is not None:
         ran.append(job.turn)
@@ -98,13 +98,13 @@ def test_turn_queue_bounds_what_waits_of_all_tenants() -> None:
         queue.put("d", 1001, "d")
     queue.put("d", 1000, "d")
     order_of(queue)
-    # Nothing waits, and nothing is kept of a tenant.
+    # No job waits, so no entry of a tenant is kept.
     assert not queue._waiting_of
 
 
 def test_turn_queue_bounds_what_waits() -> None:
     queue = TurnQueue(ONE)
-    # Whatever its cost, a single job may wait.
+    # A single job may wait at any cost.
     queue.put("a", 20_000, "huge")
     with pytest.raises(ServerOverloaded) as refused:
         queue.put("b", 1, "next")
@@ -166,7 +166,7 @@ def test_turn_queue_remembers_the_tenants_seen_last(monkeypatch: pytest.MonkeyPa
 
 @given(st.integers(1, 3), st.lists(st.one_of(st.integers(1, 2000), st.none()), max_size=60))
 def test_turn_queue_never_runs_more_than_it_has_places(places: int, steps: list[int | None]) -> None:
-    """A step is a new job's cost, or the end of the oldest one that runs."""
+    """A step is the cost of a new job, or None for the end of the oldest running job."""
     queue = TurnQueue(Capacity(places, long_cost=1000, waiting_cost=10**9))
     running, waiting = [], 0
     for cost in steps:
@@ -180,7 +180,7 @@ def test_turn_queue_never_runs_more_than_it_has_places(places: int, steps: list[
             waiting -= 1
         assert len(running) <= places
         assert sum(job.cost >= 1000 for job in running) <= max(1, places - 1)
-        # No place is lost: with as few running as could never fill them, nothing waits.
+        # No place is lost: if no job runs, no job waits.
         assert running or not waiting
 
 
@@ -195,12 +195,12 @@ def test_turn_queue_gives_equal_shares_while_all_wait(jobs: list[tuple[str, int]
         served[job.tenant] += job.cost
         left[job.tenant] -= 1
         queue.done(job)
-    # A tenant is ahead of another by one job of each at the most.
+    # One tenant is ahead of another by at most one job of each.
     assert max(served[tenant] for tenant in left) - min(served[tenant] for tenant in left) <= 100
 
 
 class Gate:
-    """Jobs that end when they are told to."""
+    """Jobs that end when the test says so."""
 
     def __init__(self) -> None:
         self.began: list[str] = []
@@ -253,7 +253,7 @@ async def test_fair_turns_skip_a_waiting_job_that_was_cancelled() -> None:
     await settled()
     tasks[1].cancel()
     await settled()
-    # It held no place that could be free now.
+    # The cancelled job held no place, so none is free.
     assert gate.began == ["a"]
     gate.end("a")
     await settled()
@@ -266,7 +266,7 @@ async def test_fair_turns_lose_no_turn_whenever_its_owner_leaves(moment: int) ->
     tasks = [run(turns, gate, name) for name in ("a", "b", "c")]
     await settled()
     gate.end("a")
-    # At one of these moments the turn has come and its owner has not run since.
+    # At one of these moments, the owner has got its turn but has not run since.
     for _ in range(moment):
         await asyncio.sleep(0)
     tasks[1].cancel()
@@ -278,7 +278,7 @@ async def test_fair_turns_lose_no_turn_whenever_its_owner_leaves(moment: int) ->
     assert gate.began[-1] == "c"
     gate.end("c")
     assert await tasks[2] == "c"
-    # Its place is free, and nothing of the jobs is kept.
+    # The place is free, and no job is kept.
     assert await turns.run("d", 1, lambda: asyncio.sleep(0, "ran")) == "ran"
     assert not any(isinstance(value, set) and value for value in vars(turns).values())
 
@@ -319,7 +319,7 @@ async def test_fair_turns_hold_the_place_of_a_job_nobody_waits_for() -> None:
     await settled()
     abandoned.cancel()
     await settled()
-    # A thread cannot be stopped: its place is taken until it ends.
+    # A thread cannot be stopped, so it holds its place until it ends.
     assert gate.began == ["a"]
     gate.end("a")
     await settled()

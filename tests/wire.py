@@ -1,4 +1,4 @@
-"""A client as plain as can be: what the server really sent, not what a library made of it."""
+"""A minimal client. It shows the data that the server sent, not a library's reading of it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Any
 
 import httpx
 
-# Making one reads all certificates of the machine, 20 ms of CPU: one for all clients, who speak plain HTTP anyway.
+# One context for all clients, which speak plain HTTP anyway. Creating one reads all certificates of the machine: 20 ms
+# of CPU.
 TLS = ssl.create_default_context()
 
 
 def events(response: httpx.Response) -> list[dict[str, Any]]:
-    """Return the chunks of a stream that was ended properly."""
+    """Return the chunks of a stream; fail if it did not end properly."""
     *lines, rest = without_comments(response.text).split("\n\n")
     assert rest == ""
     assert all(line.startswith("data: ") for line in lines)
@@ -22,18 +23,18 @@ def events(response: httpx.Response) -> list[dict[str, Any]]:
 
 
 def chunks_of(text: str) -> list[dict[str, Any]]:
-    """Return the chunks of a stream, errors among them, however it ended."""
+    """Return the chunks of a stream, including errors, however it ended."""
     events = without_comments(text).split("\n\n")
     return [json.loads(event.removeprefix("data: ")) for event in events if event.startswith("data: {")]
 
 
 def without_comments(text: str) -> str:
-    """Return a stream without the comments that keep it alive."""
+    """Return a stream without its keep-alive comments."""
     return "".join(line for line in text.splitlines(keepends=True) if not line.startswith(":"))
 
 
 def raw_completion(body: dict[str, Any], **headers: str) -> bytes:
-    """Return a whole request as bytes, for those who send it by hand."""
+    """Return a whole request as bytes, for tests that send it by hand."""
     content = json.dumps(body).encode()
     fixed = {"Host": "localhost", "Content-Type": "application/json", "Content-Length": str(len(content))}
     lines = [f"{name.replace('_', '-')}: {value}" for name, value in {**fixed, **headers}.items()]
@@ -55,7 +56,7 @@ def stream(client: httpx.Client, path: str, body: dict[str, Any]) -> list[dict[s
 
 
 def text_of(chunks: list[dict[str, Any]], index: int = 0) -> str:
-    """Return the text a stream's chunks add up to, chat or completion."""
+    """Return the whole text of a stream's chunks, chat or completion."""
     parts = [choice for chunk in chunks for choice in chunk["choices"] if choice["index"] == index]
     return "".join(part["delta"].get("content") or "" if "delta" in part else part["text"] for part in parts)
 
@@ -67,7 +68,7 @@ def endings(chunks: list[dict[str, Any]]) -> list[tuple[int, str, Any]]:
 
 
 def folded(chunks: list[dict[str, Any]], index: int = 0) -> tuple[str, list[tuple[str, str]], str]:
-    """Return what a chat stream's deltas of a choice add up to: text, calls, finish_reason."""
+    """Return the sum of a chat stream's deltas of a choice: text, tool calls, finish_reason."""
     text, calls, finish = "", [], ""
     for chunk in chunks:
         for choice in chunk["choices"]:
@@ -85,22 +86,22 @@ def folded(chunks: list[dict[str, Any]], index: int = 0) -> tuple[str, list[tupl
 
 
 def calls_of(choice: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return name and arguments of each call in a plain answer's choice."""
+    """Return name and arguments of each tool call in a choice of a plain response."""
     calls = choice["message"].get("tool_calls", [])
     return [(call["function"]["name"], call["function"]["arguments"]) for call in calls]
 
 
 def metric(client: httpx.Client, name: str, **labels: str) -> float:
-    """Return the sum of a metric's series that have these labels."""
+    """Return the sum of a metric's series with these labels."""
     wanted = [f'{label}="{value}"' for label, value in labels.items()]
     lines = [line for line in client.get("/metrics").text.splitlines() if line.startswith((f"{name}{{", f"{name} "))]
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if all(one in line for one in wanted))
 
 
 def scores(client: httpx.Client, model: str, prompts: list[str]) -> list[float]:
-    """Return the logprob of each token of the prompts but the first ones, one prompt at a time.
+    """Return the logprobs of the prompts' tokens, except each first one. Sends one prompt at a time.
 
-    Shows that two engines compute the same. Texts that they generate may part at a tie.
+    They show whether two engines compute the same. Generated texts may diverge at a tie.
     """
     body = {"model": model, "max_tokens": 0, "echo": True, "logprobs": 0}
     answers = [post(client, "/v1/completions", {**body, "prompt": prompt}) for prompt in prompts]
@@ -108,8 +109,8 @@ def scores(client: httpx.Client, model: str, prompts: list[str]) -> list[float]:
 
 
 def forced(text: str) -> dict[str, Any]:
-    """Return the fields that let the model say this text alone.
+    """Return the fields that force the model to write exactly this text.
 
-    Two generations of the real engine may differ: under load a batch differs, and so do the last bits of its logits.
+    Two generations of the real engine may differ: under load the batches differ, and so do the last bits of the logits.
     """
     return {"structured_outputs": {"choice": [text]}}

@@ -1,4 +1,4 @@
-"""`python -m tokka`."""
+"""Runs the `tokka` program as `python -m tokka`."""
 
 from tokka.cli import main
 

@@ -1,4 +1,4 @@
-"""Composition root: builds every object once. The only module that picks concrete classes."""
+"""Composition root: builds the server's objects. Only this module picks concrete classes."""
 
 from __future__ import annotations
 
@@ -49,19 +49,20 @@ if TYPE_CHECKING:
     from tokka.accounts.ledger import Ledger
     from tokka.accounts.oidc import TokenVerifier
 
+# Seconds between two measurements of the event loop's lag.
 _LAG_INTERVAL_S = 0.5
-# Of a request's body, for each token of the model's context: a prompt of that length fits as text, as ids and with
-# images left out, in any language.
+# Maximum bytes of a request body, by default: this many per token of the model's context, within two bounds. A prompt
+# of full length fits in any language, as text or as token ids, without images.
 _BODY_BYTES_PER_TOKEN = 128
 _LEAST_BODY_BYTES = 1 << 20
 _MOST_BODY_BYTES = 32 << 20
-# Short: while the thread waits for another program's transaction, it does not look for revoked keys.
+# Maximum seconds to wait for another process's transaction. The waiting thread does not see revoked keys meanwhile.
 _BUSY_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """What `tokka serve` runs: the ASGI app, and the parts it starts, drains and stops."""
+    """The ASGI app, and the parts that `tokka serve` starts, drains and stops."""
 
     app: FastAPI
     supervisor: Supervisor
@@ -71,12 +72,13 @@ class Server:
     tokens: TokenVerifier | None
     bodies: BodyParser
     metrics: Metrics
-    # Refuses what is new and sets `stop`; what runs goes on.
+    # Refuses new requests and sets `stop`. In-flight requests continue.
     drain: Callable[[], None]
     stop: asyncio.Event
 
 
 def create_server(settings: Settings, create_engine: Callable[[], Engine]) -> Server:
+    """Build the server without starting it. Raises ConfigurationError if settings contradict each other."""
     metrics = Metrics()
     admission = AdmissionController(
         _policy(settings), queue_timeout_s=settings.queue_timeout, on_error=metrics.observe_prediction
@@ -150,7 +152,7 @@ def _create_dispatcher(
 
 def _create_accounts(settings: Settings, metrics: Metrics) -> tuple[Accounts, TokenVerifier | None]:
     def open_ledger() -> Ledger:
-        # Only now, in a thread: SQLAlchemy is imported while the engine starts already.
+        # Import SQLAlchemy late and in a thread, while the engine starts.
         from tokka.accounts.ledger import open_ledger  # noqa: PLC0415
 
         return open_ledger(settings.database_url, settings.state_dir, _BUSY_S)
@@ -165,9 +167,9 @@ def _create_accounts(settings: Settings, metrics: Metrics) -> tuple[Accounts, To
 def _create_tokens(settings: Settings) -> TokenVerifier | None:
     if settings.oidc_issuer is None:
         if settings.oidc_audience is not None:
-            raise ConfigurationError("--oidc-audience is of use with --oidc-issuer only; give both, or none")
+            raise ConfigurationError("--oidc-audience needs --oidc-issuer; set both, or neither")
         return None
-    # Only now: what checks signatures takes 0.2 s to import.
+    # Import late: the signature library takes 0.2 s to import.
     from tokka.accounts.oidc import TokenVerifier  # noqa: PLC0415
 
     return TokenVerifier(
@@ -193,7 +195,7 @@ def _policy(settings: Settings) -> AdmissionPolicy:
 
 
 def _create_app(settings: Settings, services: Services) -> FastAPI:
-    # The document and its page are routes of our own.
+    # The app adds its own routes for the OpenAPI document and its page.
     app = FastAPI(
         openapi_url=None, docs_url=None, redoc_url=None, title="Tokka", version=__version__, redirect_slashes=False
     )
@@ -204,7 +206,7 @@ def _create_app(settings: Settings, services: Services) -> FastAPI:
         app.include_router(router)
     app.mount(REFERENCE_ASSETS, assets(), name="docs-assets")
     app.add_exception_handler(HTTPException, raise_routing_error)
-    # Added last is outermost. Errors are rendered inside CORS: a page may read why it was refused.
+    # The middleware added last is outermost. CORS is outside ErrorRenderer, so that a web page can read errors.
     app.add_middleware(HeadAsGet)
     app.add_middleware(
         BodyLimit,
@@ -222,7 +224,7 @@ def _create_app(settings: Settings, services: Services) -> FastAPI:
             allow_origins=settings.cors_origin,
             allow_methods=["*"],
             allow_headers=["*"],
-            # A browser asks this when a page of the internet calls a server of a private network.
+            # A browser asks for this permission when a public web page calls a server in a private network.
             allow_private_network=True,
             expose_headers=["*"],
         )
@@ -234,7 +236,7 @@ def _create_app(settings: Settings, services: Services) -> FastAPI:
 
 
 def _body_limit(settings: Settings, supervisor: Supervisor) -> Callable[[], int]:
-    """Return what tells the largest body that is taken now."""
+    """Return a function for the current maximum of a body in bytes. It depends on the model by default."""
     if settings.max_body_size is not None:
         limit = parse_size(settings.max_body_size)
         return lambda: limit
@@ -247,7 +249,7 @@ def _body_limit(settings: Settings, supervisor: Supervisor) -> Callable[[], int]
 
 
 async def measure_event_loop_lag(metrics: Metrics) -> None:
-    """Keep the lag gauge up to date; runs until cancelled."""
+    """Update the gauge of the event loop's lag until cancelled."""
     while True:
         due = time.monotonic() + _LAG_INTERVAL_S
         await asyncio.sleep(_LAG_INTERVAL_S)

@@ -1,7 +1,4 @@
-"""The nouns every layer shares: what is asked of an engine, and the events it answers with.
-
-Plain frozen data, standard library only. Requests come from `protocol/`, events from `engine/`.
-"""
+"""Data types that all layers share: keys, engine requests (from `protocol/`) and events (from `engine/`)."""
 
 from __future__ import annotations
 
@@ -11,11 +8,11 @@ from typing import Any, Literal
 
 FinishReason = Literal["stop", "length", "tool_calls"]
 ToolChoice = Literal["none", "auto", "required", "named"]
-# `json`: a JSON Schema; `regex`: an expression; `choice`: a JSON list of strings; `grammar`: one in Lark or GBNF;
-# `calls`: a JSON object of `functions`, schemas by name that hold wherever a text calls one in the form of Hermes, and
-# `answer`: null, or the schema of an answer that calls none; `tags`: a JSON list of what may stand in free text.
+# `json`: a JSON Schema; `regex`: a regular expression; `choice`: a JSON list of strings; `grammar`: Lark or GBNF;
+# `calls`: a JSON object with `functions` (argument schemas by name, for tool calls in Hermes format), `answer` (schema
+# of text without tool calls, or null) and `parallel`; `tags`: a JSON list of tags that may occur in free text.
 ConstraintKind = Literal["json", "regex", "choice", "grammar", "calls", "tags"]
-# Why an engine serves no more: it ended, made no step with work to do, answered no call, or could not be rebuilt.
+# Why an engine stopped serving: it exited, made no step despite work, did not reply to a call, or failed to restart.
 DeathReason = Literal["died", "stalled", "unresponsive", "start_failed"]
 Outcome = Literal["stop", "length", "tool_calls", "aborted", "timeout", "rejected", "invalid", "error"]
 KeyScope = Literal["inference", "metrics", "admin"]
@@ -23,16 +20,16 @@ KeyScope = Literal["inference", "metrics", "admin"]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one key may use. None: no limit of its own."""
+    """Limits of one key. None: no limit. Tokens are prompt and completion together, except in max_completion_tokens."""
 
-    # Requests and tokens a minute; tokens are prompt and completion together, in all limits here.
+    # Requests and tokens per minute.
     rpm: int | None = None
     tpm: int | None = None
-    # Choices at once, waiting ones included.
+    # Choices at once, queued ones included.
     max_running: int | None = None
-    # Of one choice.
+    # Per choice.
     max_completion_tokens: int | None = None
-    # By the calendar, in UTC.
+    # Per calendar day and month, in UTC.
     daily_tokens: int | None = None
     monthly_tokens: int | None = None
 
@@ -43,29 +40,29 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A known credential. `tenant` is who is counted and shared between; scopes say what it may do."""
+    """A known credential. Usage and fair shares belong to `tenant`; `scopes` are the permissions."""
 
     id: str
     tenant: str
     scopes: frozenset[KeyScope]
     limits: Limits = Limits()
-    # Names it may use; None: all that are served.
+    # Model names that the key may use. None: all served names.
     models: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """Tokens a key has used in the present day and month, in UTC."""
+    """Tokens that a key has used in the current day and month, in UTC."""
 
     day: int = 0
     month: int = 0
-    # What this server may use before it has asked the others that share the key's quotas; None: it need not ask.
+    # Tokens left in this server's lease on a shared quota. None: it needs no lease.
     held: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Downtime:
-    """A window in which the operator lets nothing new run. Times are seconds since 1970, in UTC; `end` is past it."""
+    """A window in which servers refuse new requests. Times are seconds since 1970, in UTC; `end` is exclusive."""
 
     id: str
     begin: int
@@ -73,32 +70,32 @@ class Downtime:
     reason: str
 
 
-# Who sends a request that needs no key.
+# The key of a request that needs no key.
 ANONYMOUS = Key("anonymous", "anonymous", frozenset({"inference"}))
 
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """The functions a model may call, each as templates know it: `{"type": "function", "function": {...}}`."""
+    """The functions of a request, in the form that chat templates use: `{"type": "function", "function": {...}}`."""
 
     functions: tuple[dict[str, Any], ...]
     choice: ToolChoice = "auto"
-    # Only with the choice "named": the function that is called, whatever is asked.
+    # Only with the choice "named": the function that the model must call.
     name: str | None = None
-    # Of the functions those that may be called; None: all of them.
+    # Names of the functions that the model may call. None: all functions.
     allowed: frozenset[str] | None = None
-    # More than one call in an answer.
+    # Whether a choice may contain several tool calls.
     parallel: bool = True
-    # What holds for the arguments of each function even if the model chooses; None: nothing does.
+    # Enforced schemas of the arguments, by function, if the model chooses whether to call. None: not enforced.
     schemas: Mapping[str, Any] | None = None
-    # The schema of an answer that calls none of them; None: any text.
+    # The schema of text without tool calls. None: any text.
     answer: Mapping[str, Any] | None = None
-    # The wire field that holds it, for error messages.
+    # Wire field of `answer`, for error messages.
     answer_param: str = "response_format"
 
     @property
     def names(self) -> frozenset[str]:
-        """Those that may be called."""
+        """Names of the functions that the model may call."""
         if self.allowed is not None:
             return self.allowed
         return frozenset(tool["function"]["name"] for tool in self.functions)
@@ -106,15 +103,15 @@ class Tools:
 
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
-    """Messages in OpenAI's plain dict shape, to be rendered by the model's chat template."""
+    """Messages as plain dicts in OpenAI's format. The model's chat template renders them."""
 
     messages: tuple[dict[str, Any], ...]
-    # None: none, or none that may be called.
+    # None if the model may call no tools.
     tools: Tools | None = None
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    # How much the model is to think, for templates that tell it. None: as it likes.
+    # For templates that support it. None: the template's default.
     reasoning_effort: str | None = None
     verbosity: str | None = None
     add_special_tokens: bool | None = None
@@ -122,23 +119,26 @@ class ChatPrompt:
 
 @dataclass(frozen=True, slots=True)
 class TextPrompt:
+    """A prompt as text. `add_special_tokens`: add begin and end tokens; None: the default of the request's kind."""
+
     text: str
-    # Add the tokens that begin and end a text. None: as the kind of prompt has it.
     add_special_tokens: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TokensPrompt:
+    """A prompt as token ids."""
+
     token_ids: Sequence[int]
 
 
 Prompt = ChatPrompt | TextPrompt | TokensPrompt
-# A function's description and schema, about.
+# Estimated characters of a function's description and schema.
 _TOOL_CHARS = 400
 
 
 def text_chars(prompt: Prompt) -> int:
-    """Return about how many characters of a prompt are yet to be tokenised."""
+    """Return an estimate of the characters that the prompt's tokenisation has to process."""
     match prompt:
         case TextPrompt(text):
             return len(text)
@@ -153,7 +153,7 @@ def text_chars(prompt: Prompt) -> int:
 
 @dataclass(frozen=True, slots=True)
 class FunctionSchema:
-    """The parameters of one function, as the request gave them. A strict function's schema is never loosened."""
+    """The parameters of one function, as in the request. A strict function's schema is never loosened."""
 
     name: str
     parameters: Mapping[str, Any] | None
@@ -162,7 +162,7 @@ class FunctionSchema:
 
 @dataclass(frozen=True, slots=True)
 class RequiredCalls:
-    """What a constraint on tool calls is made of. `most_calls` is None for one named function: its arguments alone."""
+    """The source of a constraint on tool calls. `most_calls` is None for the arguments of one named function."""
 
     functions: tuple[FunctionSchema, ...]
     most_calls: int | None
@@ -170,24 +170,24 @@ class RequiredCalls:
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """What the whole text of every choice must match, unless its length limit or a stop string cuts it short."""
+    """The form that the whole text of every choice must have, unless a token limit or a stop string cuts it short."""
 
     kind: ConstraintKind
     text: str
     # Name of the wire field, for error messages.
     param: str
-    # Makes looser texts if this one cannot be compiled; None if the text must hold as it is.
+    # Source of looser schemas if `text` cannot be compiled. None: `text` must not be loosened.
     calls: RequiredCalls | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to choose tokens and when to stop. None means: the model's own default."""
+    """How to choose tokens and when to stop. None: the model's own default."""
 
     n: int = 1
-    # None: as much as the context, or the server's cap, leaves. 0: score the prompt, generate nothing.
+    # None: the rest of the context, or the server's cap. 0: score the prompt, generate nothing.
     max_tokens: int | None = None
-    # What a request without max_tokens gets if there is room for it.
+    # Replaces a missing max_tokens if there is room for it.
     default_max_tokens: int | None = None
     min_tokens: int = 0
     temperature: float | None = None
@@ -199,11 +199,11 @@ class Sampling:
     repetition_penalty: float | None = None
     seed: int | None = None
     logit_bias: Mapping[int, float] | None = None
-    # Alternatives reported beside each sampled token; 0: the sampled token's own logprob only.
+    # Number of alternatives reported for each sampled token. 0: only the logprob of the sampled token.
     logprobs: int | None = None
-    # Alternatives that are reported instead of the likeliest ones, as many as `logprobs` says.
+    # Alternatives to report instead of the likeliest ones. Their number is `logprobs`.
     logprob_token_ids: tuple[int, ...] = ()
-    # As `logprobs`, for each token of the prompt.
+    # Like `logprobs`, for each token of the prompt.
     prompt_logprobs: int | None = None
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
@@ -213,14 +213,14 @@ class Sampling:
     allowed_token_ids: tuple[int, ...] | None = None
     skip_special_tokens: bool = True
     spaces_between_special_tokens: bool = True
-    # Tokens of reasoning, after which the engine ends it. None: as many as the model likes.
+    # Maximum reasoning tokens. Beyond it, the engine ends the reasoning. None: no limit.
     thinking_token_budget: int | None = None
     constraint: Constraint | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:
-    """One request as the engine sees it: `len(prompts) * sampling.n` choices, numbered prompt by prompt."""
+    """One request for the engine. It has `len(prompts) * sampling.n` choices, numbered prompt by prompt."""
 
     id: str
     model: str
@@ -230,26 +230,26 @@ class GenerateRequest:
     prompt_param: str = "messages"
     limit_param: str = "max_completion_tokens"
     echo: bool = False
-    # Tokens to keep of each prompt: its end, or its start where the right side is cut. -1: as many as leave room.
+    # Tokens to keep of each prompt: its end, or its start if `truncation_side` is right. -1: as many as fit.
     truncate_prompt_tokens: int | None = None
     truncation_side: Literal["left", "right"] = "left"
     timeout_s: float | None = None
-    # Among its tenant's own requests; lower runs sooner.
+    # Order among the tenant's own requests. Lower runs sooner.
     priority: int = 0
     cache_salt: str | None = None
-    # Whose request it is, where the engine shares something between tenants.
+    # The sender's tenant, for resources of the engine that tenants share.
     tenant: str = ""
-    # What the key allows a choice, whatever the request asks for.
+    # The key's maximum tokens per choice. It caps `sampling.max_tokens`.
     max_tokens_cap: int | None = None
-    # Somebody reads along. If not, tokens may come in lumps.
+    # Whether the client reads tokens as they come. If not, the engine may send several steps' tokens together.
     stream: bool = True
-    # What `protocol.fingerprint` makes of it, if that was done already.
+    # The result of `protocol.fingerprint`, if already computed.
     fingerprint: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """One token with its logprob; `bytes` joined over a text are exactly its UTF-8."""
+    """One token with its logprob. The `bytes` of a text's tokens, joined, are exactly its UTF-8."""
 
     id: int
     text: str
@@ -260,17 +260,16 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The prompts are rendered and counted, and the engine refuses nothing any more. Always the first event; work
-    begins when the next one is asked for."""
+    """The engine has counted and accepted the prompts. Always the first event; asking for the next starts the work."""
 
     prompt_token_ids: tuple[Sequence[int], ...]
-    # What one choice may generate, prompt by prompt.
+    # Maximum tokens of one choice, prompt by prompt.
     allowed_tokens: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class PromptEcho:
-    """The prompt itself, before the first delta of its choices (only if `echo` was asked for)."""
+    """The prompt itself, before the first delta of its choices. Only with `echo`."""
 
     prompt_index: int
     text: str
@@ -279,9 +278,9 @@ class PromptEcho:
 
 @dataclass(frozen=True, slots=True)
 class PromptLogprobs:
-    """The logprobs of some of a prompt's tokens, in order (only if `prompt_logprobs` was asked for).
+    """The logprobs of some of a prompt's tokens, in order. Only with `prompt_logprobs`.
 
-    `ranks`: the place of each token among all tokens by likelihood, from 1; 0 for the prompt's first.
+    `ranks`: the rank of each token by likelihood, from 1. The prompt's first token has rank 0.
     """
 
     prompt_index: int
@@ -289,7 +288,7 @@ class PromptLogprobs:
     ranks: tuple[int, ...]
 
 
-# Not frozen: there is one for every token, and a frozen one takes three times as long to make.
+# Not frozen: there is one per token, and creating a frozen one takes three times as long.
 @dataclass(slots=True)
 class TextDelta:
     """New text of a choice. `text` is empty while a stop string or a UTF-8 character is incomplete."""
@@ -298,12 +297,12 @@ class TextDelta:
     text: str
     token_ids: Sequence[int]
     logprobs: tuple[TokenLogprob, ...] | None = None
-    # Generated but kept back, for whoever has to end the choice now.
+    # Generated but held back. Dispatch sends it if it has to end the choice now.
     held: str = ""
     held_logprobs: tuple[TokenLogprob, ...] = ()
 
     def add(self, later: TextDelta) -> None:
-        """Become this delta and the one behind it."""
+        """Append the choice's next delta to this one."""
         self.text += later.text
         self.token_ids = [*self.token_ids, *later.token_ids]
         if later.logprobs is not None:
@@ -313,7 +312,7 @@ class TextDelta:
 
 @dataclass(frozen=True, slots=True)
 class ReasoningDelta:
-    """New text of what the model thinks before it answers. Its tokens are those of the TextDelta behind it."""
+    """New reasoning text. The TextDelta that follows carries its tokens."""
 
     index: int
     text: str
@@ -321,9 +320,9 @@ class ReasoningDelta:
 
 @dataclass(frozen=True, slots=True)
 class ToolCallDelta:
-    """New text of a call's arguments; its name comes with the first. Its tokens are those of the TextDelta behind it.
+    """New text of a tool call's arguments. The first delta has the name. The TextDelta that follows carries its tokens.
 
-    The arguments joined are JSON, unless the choice was cut short or the model broke off.
+    The joined arguments are JSON, unless the choice was cut short or the model stopped inside them.
     """
 
     index: int
@@ -339,16 +338,17 @@ class ChoiceDone:
     index: int
     finish_reason: FinishReason
     stop_reason: str | int | None = None
-    # Sum over the choice's tokens, if logprobs were asked for.
+    # Sum over the choice's tokens. Only with logprobs.
     cumulative_logprob: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
+    """Token counts of a request. `reasoning_tokens` are part of `completion_tokens`."""
+
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
-    # Of the completion's.
     reasoning_tokens: int = 0
 
 
@@ -364,7 +364,7 @@ Event = Accepted | PromptEcho | PromptLogprobs | TextDelta | ReasoningDelta | To
 
 @dataclass(frozen=True, slots=True)
 class IgnoredFields:
-    """Unknown fields of a request that were ignored: the names of those of the body, and how many its messages hold."""
+    """Ignored unknown fields of a request: the names of the body's fields, and the number of fields in messages."""
 
     names: tuple[str, ...] = ()
     in_messages: int = 0
@@ -372,12 +372,12 @@ class IgnoredFields:
 
 @dataclass(slots=True)
 class RequestRecord:
-    """What one HTTP request did, filled in on its way and read once at its end by log and metrics."""
+    """Facts about one HTTP request. Each layer fills in its own; log and metrics read them once, at the end."""
 
     id: str
     arrived_s: float
     endpoint: str = ""
-    # None until the request has shown whose it is.
+    # None until the request is authenticated.
     key: Key | None = None
     model: str = ""
     stream: bool = False
@@ -389,7 +389,7 @@ class RequestRecord:
     outcome: Outcome | None = None
     reason: str | None = None
     ignored: IgnoredFields = IgnoredFields()
-    # In our own queue, before the engine.
+    # Time in Tokka's queue, before the engine.
     queue_s: float | None = None
     # Only with --log-prompts.
     prompt: list[dict[str, Any]] | None = None

@@ -1,4 +1,4 @@
-"""The spine: admit a request, start it on the engine, count what it does, release what it held."""
+"""The request path: admits a request, starts it on the engine, counts its tokens, and releases its resources."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ from tokka.engine.rendered import Rendered, left_s, next_event
 from tokka.engine.supervisor import Supervisor
 from tokka.errors import EngineDied, InvalidRequest, ModelNotFound, SlowReader, TenantHeld
 
-# Statuses of requests that were not served for reasons of the server's own, or of limits.
+# Statuses of requests that the server refused for its own reasons or because of a limit.
 _REFUSALS = frozenset({401, 403, 429, 500, 503, 504})
 
 
 class Generation:
-    """An admitted request: owns its admission, its stream of events, and the duty to release both."""
+    """An admitted request. It owns the admission slot and the stream of events, and releases both."""
 
     def __init__(self, events: AsyncGenerator[Event, None], resources: AsyncExitStack) -> None:
         self._events = events
@@ -58,11 +58,13 @@ class Generation:
         return self._events
 
     async def aclose(self) -> None:
-        """Stop the work if it is not finished. Safe to call twice, and when nothing was ever read."""
+        """Stop unfinished work and release everything. Safe to call twice, and before any event was read."""
         await self._resources.aclose()
 
 
 class Dispatcher:
+    """Connects admission, limits, quarantine and the engine for every request."""
+
     def __init__(
         self,
         supervisor: Supervisor,
@@ -81,21 +83,21 @@ class Dispatcher:
         self._answer_memory = answer_memory
         self._estimate = PromptEstimate()
         self._prefixes = PrefixIndex()
-        # The engine whose cache the index knows.
+        # Number of the engine that the index describes.
         self._prefixes_of = 0
         self._names = tuple(names)
         self._downtimes = downtimes or Downtimes()
         self._request_timeout_s = request_timeout_s
         self._shares_prefix_cache = shares_prefix_cache
-        # Of this process alone: salts of two runs have nothing to do with each other.
+        # Random per process, so that salts of two runs are unrelated.
         self._salt_key = secrets.token_bytes(32)
 
     def names(self, key: Key) -> tuple[str, ...]:
-        """Return the served names this key may use."""
+        """Return the served names that this key may use."""
         return tuple(name for name in self._names if key.models is None or name in key.models)
 
     def check_model(self, name: str | None, key: Key) -> None:
-        """Raise ModelNotFound unless this is a name the key may use; None stands for the only one there is."""
+        """Raise ModelNotFound unless the key may use this name. None stands for the server's only model."""
         names = self.names(key)
         if (name is None and not names) or (name is not None and name not in names):
             raise ModelNotFound(
@@ -104,9 +106,9 @@ class Dispatcher:
             )
 
     async def open(self, request: GenerateRequest, record: RequestRecord, allowance: Allowance) -> Generation:
-        """Admit the request and start it. Raises before any byte is sent, or returns a running generation.
+        """Admit and start a request. Return its generation, or raise a TokkaError before any byte is sent.
 
-        `allowance`: what was taken from the key's limits for this request; the caller settles it.
+        `allowance`: the request's part of the key's limits. The caller settles it.
         """
         subject = Subject((record.key or ANONYMOUS).tenant, request)
         own = self._own(request, record, deadline := self._deadline(request, record.arrived_s))
@@ -117,15 +119,15 @@ class Dispatcher:
             ticket.prompt_tokens = rendered.prompt_tokens
             ticket.cached_tokens = int(prefix.share * rendered.prompt_tokens)
             ticket.most_tokens = max((1, *rendered.accepted.allowed_tokens))
-            # Without a pause before `admit`: a trial that needs an idle engine must not begin on a busy one.
+            # No await between this and `admit`: a trial that needs an idle engine must not begin on a busy one.
             self._judge(subject, ticket, is_idle=not self._admission.open_requests)
             slot = await stack.enter_async_context(self._admission.admit(ticket, left_s(deadline)))
             queue_s = time.monotonic() - record.arrived_s
             await rendered.refresh()
-            # Once more: the engine may have died while the request waited.
+            # Judge again: the engine may have died while the request was queued.
             trial = self._judge(subject, ticket, is_idle=ticket.alone_s > 0)
             record.queue_s = queue_s
-            # Once more: the engine has stopped working on it before its place is given away.
+            # Push `aclose` again, above the slot: the engine must stop the work before the slot is released.
             stack.push_async_callback(rendered.aclose)
             if trial is not None:
                 self._quarantine.begin(trial, rendered.engine_number, time.monotonic())
@@ -138,7 +140,7 @@ class Dispatcher:
             return Generation(metered, stack.pop_all())
 
     def _prefix(self, own: GenerateRequest) -> Prefix:
-        """Return what the engine has probably computed of the prompts already."""
+        """Return the prompts' prefix, with the share that the engine has probably cached."""
         supervisor, info = self._supervisor, self._supervisor.info
         if supervisor.starts != self._prefixes_of and info is not None:
             self._prefixes_of = supervisor.starts
@@ -148,7 +150,7 @@ class Dispatcher:
     def _ticket(
         self, request: GenerateRequest, record: RequestRecord, allowance: Allowance, subject: Subject, prefix: Prefix
     ) -> Ticket:
-        """Return the request's ticket, if nothing refuses it that is known before it is rendered."""
+        """Return the request's ticket. Raises every refusal that does not need the rendered prompt."""
         key = record.key or ANONYMOUS
         self.check_model(request.model, key)
         record.model = request.model
@@ -157,7 +159,7 @@ class Dispatcher:
         ticket = Ticket(key.tenant, choices, record.arrived_s, size.likely, priority=request.priority)
         ticket.cached_tokens = int(prefix.share * size.likely)
         ticket.most_tokens, ticket.is_exact = self._most_tokens(request, key), request.sampling.ignore_eos
-        # What costs nothing comes first; nobody waits in turn for an engine that is not there.
+        # The cheapest checks come first. A request must not queue for an engine that is not ready.
         self._admission.check_open()
         self._downtimes.check(time.time())
         self._judge(subject, ticket, is_idle=not self._admission.open_requests)
@@ -168,21 +170,21 @@ class Dispatcher:
         return ticket
 
     def _most_tokens(self, request: GenerateRequest, key: Key) -> int:
-        """Return the longest that a choice can become, as far as is known before the prompt has been counted."""
+        """Return the maximum tokens of a choice, as far as known before the prompt is counted."""
         sampling, info = request.sampling, self._supervisor.info
         asked = sampling.default_max_tokens if sampling.max_tokens is None else sampling.max_tokens
         limits = (asked, key.limits.max_completion_tokens, info.max_model_len if info else None, NO_LIMIT)
         return max(1, min(limit for limit in limits if limit is not None))
 
     def _own(self, request: GenerateRequest, record: RequestRecord, deadline: float | None) -> GenerateRequest:
-        """Return the request as the engine gets it: with what its key and its deadline make of it."""
+        """Return the request for the engine, with the values that follow from its key and its deadline."""
         key = record.key or ANONYMOUS
         return replace(
             request,
             tenant=key.tenant,
             cache_salt=self._salt(request, record),
             max_tokens_cap=key.limits.max_completion_tokens,
-            # What a deadline may cut short has to be at hand when it does.
+            # A request with a deadline streams, so that its text so far is available at the deadline.
             stream=record.stream or deadline is not None,
         )
 
@@ -194,7 +196,7 @@ class Dispatcher:
         deadline: float | None,
         stack: AsyncExitStack,
     ) -> Rendered:
-        """Render the request and reserve what it can use. What is held is released by the stack."""
+        """Render the request, and reserve its tokens and memory. The stack releases them."""
         rendered = await Rendered.of(own, self._supervisor, deadline)
         stack.push_async_callback(rendered.aclose)
         self._estimate.learn(own.prompts, rendered.prompt_tokens)
@@ -208,7 +210,7 @@ class Dispatcher:
     async def tokenize(
         self, model: str | None, prompt: Prompt, record: RequestRecord, allowance: Allowance
     ) -> Sequence[int]:
-        """Return the prompt's tokens. They are taken from the key's limits as those of a generation are."""
+        """Return the prompt's tokens, and count them against the key's limits."""
         key = record.key or ANONYMOUS
         engine = self._engine_for(model, key)
         allowance.prepare(self._estimate.size([prompt]).least, time.monotonic())
@@ -220,14 +222,14 @@ class Dispatcher:
     async def detokenize(
         self, model: str | None, token_ids: Sequence[int], record: RequestRecord, allowance: Allowance
     ) -> str:
-        """Return the tokens' text. They are taken from the key's limits as those of a prompt are."""
+        """Return the tokens' text, and count the tokens against the key's limits."""
         key = record.key or ANONYMOUS
         engine = self._engine_for(model, key)
         self._charge(len(token_ids), record, allowance)
         return await engine.detokenize(token_ids, key.tenant)
 
     async def token_texts(self, tokens: Sequence[int], record: RequestRecord) -> list[str]:
-        """Return the text of each token that `tokenize` returned."""
+        """Return the text of each token from `tokenize`."""
         return await self._supervisor.engine().token_texts(tokens, (record.key or ANONYMOUS).tenant)
 
     def _charge(self, tokens: int, record: RequestRecord, allowance: Allowance) -> None:
@@ -235,12 +237,12 @@ class Dispatcher:
         record.prompt_tokens = tokens
 
     def _reserve_answer(self, request: GenerateRequest, rendered: Rendered, stack: AsyncExitStack) -> None:
-        """Hold memory for the longest answer this can become. Raises InvalidRequest, ServerOverloaded."""
+        """Reserve memory for the largest possible response. Raises InvalidRequest, ServerOverloaded."""
         size = answer_bytes(request, rendered.accepted)
         if size > self._answer_memory.limit:
             raise InvalidRequest(
-                f"The answer could take {size >> 20} MiB; this server has {self._answer_memory.limit >> 20} MiB for "
-                f"answers. Lower {request.limit_param}, n or the number of logprobs, or send stream: true.",
+                f"The response could take {size >> 20} MiB; the limit is {self._answer_memory.limit >> 20} MiB. "
+                f"Lower {request.limit_param}, n or the number of logprobs, or send stream: true.",
                 param=request.limit_param,
             )
         share = Share(self._answer_memory, request.tenant)
@@ -257,8 +259,7 @@ class Dispatcher:
         return arrived_s + min(limits) if limits else None
 
     def _judge(self, subject: Subject, ticket: Ticket, *, is_idle: bool) -> Trial | None:
-        """Return the trial in which the request may run, None if it may run as any other. Raises Quarantined and
-        TenantHeld."""
+        """Return the trial in which the request may run, or None if it needs none. Raises Quarantined, TenantHeld."""
         engine = EngineState(self._supervisor.starts, self._supervisor.served_s, is_idle)
         verdict = self._quarantine.judge(subject, engine, time.monotonic())
         if isinstance(verdict, Held):
@@ -267,14 +268,14 @@ class Dispatcher:
         return verdict
 
     def _salt(self, request: GenerateRequest, record: RequestRecord) -> str | None:
-        """Return what keeps a tenant's cached prompts to itself; a client's own salt divides them further."""
+        """Return the cache salt that separates tenants' cached prompts. A client's own salt separates further."""
         if self._shares_prefix_cache():
             return request.cache_salt
         text = f"{record.tenant}\0{request.cache_salt or ''}"
         return hmac.new(self._salt_key, text.encode(), hashlib.sha256).hexdigest()
 
     async def _metered(self, rendered: Rendered, run: _Run) -> AsyncGenerator[Event, None]:
-        """Pass the events on, count them, and end the generation at its deadline with the answer so far."""
+        """Yield the events and count their tokens. At the deadline, end the generation with the text so far."""
         request, record, events = run.request, run.record, rendered.events
         record.prompt_tokens = rendered.prompt_tokens
         unfinished: dict[int, TextDelta | None] = dict.fromkeys(range(len(request.prompts) * request.sampling.n))
@@ -292,7 +293,7 @@ class Dispatcher:
                         unfinished[event.index] = event
                     case ChoiceDone():
                         unfinished.pop(event.index, None)
-                        # Of several choices one that was cut short says most, and one with calls more than a text.
+                        # Several choices: `length` ranks first, then `tool_calls`, then `stop`.
                         if event.finish_reason == "length" or outcome == "stop":
                             outcome = event.finish_reason
                     case Finished(usage):
@@ -325,7 +326,7 @@ class Dispatcher:
             raise
 
     def _next_deadline(self, run: _Run) -> float | None:
-        """Return the time limit of the next event of a request on trial. End the trial if the request survived it."""
+        """Return the deadline of the next event of a request on trial. End the trial if the request survived it."""
         trial = run.trial
         if trial is None:
             return run.deadline
@@ -350,7 +351,7 @@ class _Run:
     record: RequestRecord
     slot: Slot
     subject: Subject
-    # None once it is survived.
+    # None once the request has survived the trial.
     trial: Trial | None
     engine_number: int
     deadline: float | None
@@ -369,7 +370,7 @@ def _outcome_of(error: Exception) -> Outcome:
 
 
 def _cut_short(unfinished: dict[int, TextDelta | None]) -> Iterator[Event]:
-    """End what is not finished: with what was kept back, and the reason."""
+    """Yield the held-back text of each unfinished choice, then its end."""
     for index, last in sorted(unfinished.items(), key=lambda entry: entry[0]):
         if last is not None and (last.held or last.held_logprobs):
             yield TextDelta(index, last.held, (), last.held_logprobs or None)
@@ -377,14 +378,14 @@ def _cut_short(unfinished: dict[int, TextDelta | None]) -> Iterator[Event]:
 
 
 def settle_allowance(allowance: Allowance, record: RequestRecord, status: int) -> None:
-    """Give back what a request has not used of its key's limits, after it has been counted.
+    """Return a request's unused tokens to its key's limits, after it has been counted.
 
-    `status`: of the answer, 0 if none was begun. What this server has refused costs the key nothing.
+    `status`: HTTP status of the response, 0 if none was begun. A request that the server refused costs nothing.
     """
     served = record.queue_s is not None or status not in _REFUSALS
     allowance.settle(record.prompt_tokens + record.completion_tokens, time.monotonic(), served=served)
 
 
 def _settle(record: RequestRecord) -> None:
-    """A generation closed before its end was given up by its client."""
+    """Record a generation without an outcome as aborted: its client closed it before the end."""
     record.outcome = record.outcome or "aborted"

@@ -1,4 +1,4 @@
-"""What an engine tells of itself: the model it serves, and what it is doing."""
+"""Data that an engine reports: the model it serves, and its current statistics."""
 
 from __future__ import annotations
 
@@ -9,40 +9,40 @@ from tokka.step_costs import StepCosts
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What is known of the served model once the engine is ready."""
+    """The served model and the engine's capacity, known once the engine is ready."""
 
     max_model_len: int
     vocab_size: int
     engine: str
     engine_version: str
     has_chat_template: bool
-    # Sequences the engine works on at once, over all copies of the model.
+    # Maximum sequences that run at once, over all copies of the model.
     max_running: int = 256
-    # Tokens it computes in one step, prompts included, over all copies; None: as many as there are.
+    # Maximum tokens computed in one step, prompts included, over all copies. None: no limit.
     step_tokens: int | None = None
-    # Tokens that its memory for running requests holds, over all copies; None: no bound.
+    # Tokens that fit into the KV cache, over all copies. None: no limit.
     kv_tokens: int | None = None
     copies: int = 1
-    # It keeps what it has computed of prompts for later ones that begin alike.
+    # The engine has a prefix cache.
     caches_prefixes: bool = False
-    # What its steps cost, as measured before it was ready.
+    # Step costs, measured before the engine was ready.
     costs: StepCosts | None = None
-    # GPUs it is spread over, all copies of the model together; 0 on a CPU.
+    # Number of GPUs, over all copies of the model. 0 on a CPU.
     gpus: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """A snapshot for gauges, admission and the watchdog; taking it never blocks."""
+    """A snapshot for gauges, admission and the watchdog. Taking one never blocks."""
 
     running: int = 0
     waiting: int = 0
     kv_cache_usage: float = 0.0
-    # Given to the engine and not finished, as far as both sides know.
+    # Requests that the engine has received and not finished, as far as both sides know.
     unfinished: int = 0
-    # Steps that worked on something, since the start; and requests put back for want of memory.
+    # Since the start: steps with work, and requests that the engine suspended for lack of memory.
     steps: int = 0
     preemptions: int = 0
     costs: StepCosts | None = None
-    # Why the engine can serve no more; None while it can, as far as it knows itself.
+    # Why the engine can no longer serve. None while it can, as far as the engine itself knows.
     death: str | None = None

@@ -1,4 +1,4 @@
-"""Every error the server can answer with: status, OpenAI type, code, and what the client may do about it."""
+"""Every error of the server: HTTP errors with status, OpenAI type, code and retry advice; and start-up errors."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-# The OpenAI clients ignore a longer Retry-After and give up instead of waiting.
+# Maximum seconds of Retry-After. The OpenAI clients ignore a longer one and give up instead of waiting.
 MAX_RETRY_AFTER_S = 120
-# Numbers of the system errors that stay until somebody acts: wrong permissions, wrong kinds of files, wrong names.
+# Numbers of system errors that stay until the operator acts: wrong permissions, wrong kinds of files, wrong names.
 _LASTING = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EINVAL}
-# Numbers of the errors with which a file system says that it has no locks.
+# Error numbers of a file system without locks.
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 class TokkaError(Exception):
-    """An expected refusal. Raised anywhere, rendered in `api/errors.py`; the message is shown to the client."""
+    """An expected HTTP error. Any layer raises it, `api/errors.py` renders it, and the client sees its message."""
 
     status = 500
     type = "server_error"
     code: str | None = "engine_error"
-    # What programs may read of the cause.
+    # The cause, for programs.
     details: Mapping[str, str] | None = None
 
     def __init__(
@@ -39,21 +39,24 @@ class TokkaError(Exception):
         self.should_retry = should_retry
 
     def headers(self) -> dict[str, str]:
+        """Return the response headers of this error."""
         headers = {}
         if self.retry_after_s is not None:
             after_s = max(1.0, min(MAX_RETRY_AFTER_S, self.retry_after_s))
             headers["retry-after"] = str(math.ceil(after_s))
-            # To the millisecond: the OpenAI clients prefer it, and do not come back as one crowd.
+            # The OpenAI clients prefer milliseconds, which spread their retries.
             headers["retry-after-ms"] = str(math.ceil(after_s * 1000))
         if self.should_retry is not None:
             headers["x-should-retry"] = "true" if self.should_retry else "false"
         return headers
 
     def body(self) -> dict[str, Any]:
+        """Return the JSON body in OpenAI's format."""
         fields = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
         return {"error": fields | self._details()}
 
     def oauth_body(self) -> dict[str, Any]:
+        """Return the JSON body in the format of OAuth."""
         return {"error": self.code or self.type, "error_description": self.message, **self._details()}
 
     def _details(self) -> dict[str, Any]:
@@ -61,31 +64,39 @@ class TokkaError(Exception):
 
 
 class InvalidRequest(TokkaError):
+    """A field of the request has an invalid value."""
+
     status, type, code = 400, "invalid_request_error", "invalid_value"
 
 
 class UnsupportedParameter(InvalidRequest):
+    """The request has a field that this server does not support."""
+
     code = "unsupported_parameter"
 
 
 class ContextLengthExceeded(InvalidRequest):
+    """Prompt and requested tokens do not fit the model's context."""
+
     code = "context_length_exceeded"
 
 
 class NoChatTemplate(InvalidRequest):
-    """A base model was sent a conversation. A code of its own: clients offer completion instead."""
+    """A base model got a chat request. The error has its own code so that clients can offer completion instead."""
 
     code = "no_chat_template"
 
     def __init__(self) -> None:
         super().__init__(
-            "This is a base model: it has no chat template, so it cannot answer a conversation. "
-            "Use /v1/completions, or have the server started with --chat-template FILE.",
+            "This is a base model. It has no chat template, so it cannot answer chat requests. "
+            "Use /v1/completions, or ask the operator to start the server with --chat-template FILE.",
             param="messages",
         )
 
 
 class InvalidApiKey(TokkaError):
+    """The request has no valid key."""
+
     status, type, code = 401, "invalid_request_error", "invalid_api_key"
 
     def headers(self) -> dict[str, str]:
@@ -93,29 +104,41 @@ class InvalidApiKey(TokkaError):
 
 
 class PermissionDenied(TokkaError):
+    """The key's scopes, or the access rule of a server without keys, do not allow this request."""
+
     status, type, code = 403, "invalid_request_error", "permission_denied"
 
 
 class ModelNotFound(TokkaError):
+    """The server does not serve this model, or not to this key."""
+
     status, type, code = 404, "invalid_request_error", "model_not_found"
 
 
 class WorkerNotFound(TokkaError):
+    """The server has no worker with this id."""
+
     status, type, code = 404, "invalid_request_error", "worker_not_found"
 
 
 class KeyNotFound(TokkaError):
+    """No active key has this id."""
+
     status, type, code = 404, "invalid_request_error", "key_not_found"
 
     def __init__(self, key_id: str) -> None:
-        super().__init__(f"There is no key `{key_id[:64]}`, or it was revoked. GET /admin/keys lists them.")
+        super().__init__(f"Key `{key_id[:64]}` was not found, or it was revoked. GET /admin/keys lists all keys.")
 
 
 class UnknownUrl(TokkaError):
+    """No route has this path."""
+
     status, type, code = 404, "invalid_request_error", "unknown_url"
 
 
 class MethodNotAllowed(TokkaError):
+    """The path does not allow this method. `allow`: the methods it allows, for the header of this name."""
+
     status, type, code = 405, "invalid_request_error", "method_not_allowed"
 
     def __init__(self, message: str, allow: str) -> None:
@@ -127,11 +150,13 @@ class MethodNotAllowed(TokkaError):
 
 
 class BodyTooLarge(TokkaError):
+    """The request body exceeds --max-body-size."""
+
     status, type, code = 413, "invalid_request_error", "request_too_large"
 
 
 class SlowRequest(TokkaError):
-    """The client takes too long to send its request."""
+    """The client took too long to send its request."""
 
     status, type, code = 408, "invalid_request_error", "request_timeout"
 
@@ -141,34 +166,36 @@ class SlowRequest(TokkaError):
 
 
 class UnsupportedMediaType(TokkaError):
+    """The request body has the wrong content type."""
+
     status, type, code = 415, "invalid_request_error", "unsupported_media_type"
 
 
 class InternalError(TokkaError):
-    """A fault of ours. The cause goes to the log, never into the answer."""
+    """A fault of the server. The cause goes to the log, never into the response."""
 
     code = "internal_error"
 
 
 class EngineError(TokkaError):
-    """The engine failed this request, or died with it."""
+    """The engine failed this request, or died while it worked on it."""
 
 
 class EngineDied(EngineError):
-    """The engine died while it worked on this request; the next one may well serve it."""
+    """The engine died while it worked on this request. The restarted engine may well serve it."""
 
     def __init__(self, message: str = "The engine stopped while it worked on this request.") -> None:
         super().__init__(message, should_retry=True)
 
 
 class SlowReader(TokkaError):
-    """A client reads its stream so slowly that the server would have to keep too much for it."""
+    """The client reads its stream so slowly that the server would have to buffer too much."""
 
     status, type, code = 408, "invalid_request_error", "slow_reader"
 
 
 class Quarantined(InvalidRequest):
-    """This request was running each time the engine died: sending it again would end everybody's."""
+    """This request was running each time the engine died. Running it again could end the requests of all clients."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, should_retry=False)
@@ -180,29 +207,29 @@ class TenantHeld(TokkaError):
     status, code = 503, "tenant_held"
 
     def __init__(self, message: str, left_s: float) -> None:
-        # A client would use up its retries before a time that is longer than it waits.
+        # If the time is longer than a client waits, its retries would all fail.
         super().__init__(message, retry_after_s=left_s, should_retry=None if left_s <= MAX_RETRY_AFTER_S else False)
 
 
 class RequestTimeout(TokkaError):
-    """The request's time was over before its first token."""
+    """The request timed out before its first token."""
 
     status, code = 504, "request_timeout"
 
 
 class RateLimited(TokkaError):
-    """This key's own limit. `type`: what there was too much of, as OpenAI says it."""
+    """The key's rate limit is exceeded. `type` is "requests" or "tokens", as in OpenAI's API."""
 
     status, code = 429, "rate_limit_exceeded"
 
     def __init__(self, message: str, *, of: Literal["requests", "tokens"], retry_after_s: float | None) -> None:
-        # What never fits is not worth another try.
+        # Without a time, the request exceeds the limit itself, so a retry cannot succeed.
         super().__init__(message, retry_after_s=retry_after_s, should_retry=None if retry_after_s else False)
         self.type = of
 
 
 class QuotaExceeded(TokkaError):
-    """The key has used what it may use today or this month; trying again soon does not help."""
+    """The key has used up its daily or monthly quota. A retry soon does not help."""
 
     status, type, code = 429, "insufficient_quota", "insufficient_quota"
 
@@ -211,25 +238,29 @@ class QuotaExceeded(TokkaError):
 
 
 class SignerUnknown(InvalidApiKey):
-    """No key in memory has signed the token; the issuer may have a newer one."""
+    """No issuer key in memory has signed the token. The issuer may have a newer key."""
 
 
 class IssuerUnavailable(TokkaError):
-    """Whether a token is good cannot be told: its issuer's keys could not be had."""
+    """The server cannot verify a token, because it could not fetch the issuer's keys."""
 
     status, code = 503, "issuer_unavailable"
 
 
 class ServerOverloaded(TokkaError):
+    """The server cannot take the request now, for example because the queue or a memory budget is full."""
+
     status, code = 503, "server_overloaded"
 
 
 class ModelStarting(TokkaError):
+    """The engine is starting or restarting."""
+
     status, code = 503, "model_starting"
 
 
 class Maintenance(TokkaError):
-    """An operator's downtime is under way. `begin` and `end` as clients read them; `left_s`: seconds to its end."""
+    """A downtime is under way. `begin` and `end`: its times as text; `left_s`: seconds until its end."""
 
     status, code = 503, "maintenance"
 
@@ -237,45 +268,47 @@ class Maintenance(TokkaError):
         super().__init__(
             f"The server is under maintenance from {begin} to {end}: {reason}. Send the request again after that.",
             retry_after_s=left_s,
-            # Else a client waits for the longest time there is, several times, and fails all the same.
+            # Otherwise a client waits for the maximum Retry-After several times, and fails all the same.
             should_retry=None if left_s <= MAX_RETRY_AFTER_S else False,
         )
         self.details = {"begin": begin, "end": end, "reason": reason}
 
 
 class StateUnavailable(TokkaError):
-    """The database of keys and usage cannot be asked. Only /admin needs it: all else goes on from memory."""
+    """The database of keys and usage is unavailable. Only /admin needs it; other requests use the copy in memory."""
 
     status, code = 503, "state_unavailable"
 
 
 class Draining(TokkaError):
+    """The server is draining and accepts no new requests."""
+
     status, code = 503, "draining"
 
 
 class StartupError(Exception):
-    """Why the server cannot start, as one line for the operator. Not an HTTP error."""
+    """The server cannot start. The message is one line for the operator. Not an HTTP error."""
 
     exit_code = 3
 
 
 class ConfigurationError(StartupError):
-    """The operator asked for something that no time can make possible, such as a wrong option."""
+    """The operator must change something, for example a wrong option. A later start cannot succeed by itself."""
 
     exit_code = 2
 
 
 class TemporaryError(StartupError):
-    """Something the server needs is not there yet, such as a database or an address: a later start may succeed."""
+    """Something that the server needs is not available yet, for example a database. A later start may succeed."""
 
     exit_code = 1
 
 
 def unreadable(message: str, error: OSError) -> StartupError:
-    """Return the error of a file that cannot be read: its file system may be mounted late."""
+    """Return the start-up error for an unreadable file. It is temporary if the file system may be mounted late."""
     return (ConfigurationError if is_lasting(error) else TemporaryError)(message)
 
 
 def is_lasting(error: OSError) -> bool:
-    """Tell whether a system error stays until somebody does something about it."""
+    """Tell whether a system error stays until the operator acts."""
     return error.errno in _LASTING

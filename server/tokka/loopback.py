@@ -1,4 +1,4 @@
-"""Whether a host is this machine itself."""
+"""Recognises hosts that are this machine."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ipaddress
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether a host, a name or an address without brackets, is this machine's own."""
+    """Tell whether a host is on loopback: `localhost`, or a loopback address without brackets."""
     if host == "localhost":
         return True
     try:

@@ -1,9 +1,9 @@
-"""What a step of an engine costs: the formula, and how it is learnt from the steps themselves. Pure.
+"""The time of an engine step: a cost formula, and a learner that fits it to measured steps. Pure.
 
-A step takes a fixed time, and some for each choice that decodes, for each prompt token computed in it, and for each
-token of context that the decoding choices attend to. The learner keeps the mean time of each kind of step it has seen
-and fits the four parts to these means. A mean is never forgotten, so an hour without prompts does not change what a
-prompt is known to cost. How fast the machine runs at present is one factor for all kinds, and follows within seconds.
+A step takes a fixed time, plus a time per decoding choice, per prompt token computed in it, and per token of context
+that the decoding choices attend to. The learner keeps the mean time of each kind of step and fits the four parts to
+these means. It never forgets a mean, so an hour without prompts does not change the known cost of a prompt. The current
+speed of the machine is one factor for all kinds, which adapts within seconds.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-# Steps of one kind before their mean is trusted alone; until then their median stands for it.
+# Number of steps after which the learner trusts a kind's mean. Until then, the mean is the median of the steps.
 _FEW = 5
-# Steps that a mean goes back: it belongs to the engine, not to the last minutes.
+# Number of steps that a mean covers. It is large because the mean describes the engine, not the last minutes.
 _MEMORY_STEPS = 2000
-# Seconds of work that the factor of speed goes back.
+# Seconds of work that the speed factor covers.
 _SPEED_MEMORY_S = 0.8
-# A step that took longer than this many times what was expected was disturbed: it counts as so many.
+# Maximum ratio between measured and expected time. A step beyond it was disturbed, and counts as this ratio.
 _LARGEST_RATIO = 2.0
-# Steps between two fits; fewer at the beginning, when each one tells something new.
+# Maximum number of steps between two fits. At the beginning fits are more frequent, because each step adds information.
 _FIT_EVERY = 64
-# Against parts that the steps seen cannot tell apart, as shares of what is fitted.
+# Ridge terms, relative to the fitted values. They decide between parts that the measured steps cannot tell apart.
 _RIDGE = (1e-6, 1e-5, 1e-5, 1e-2)
 _PARTS = len(_RIDGE)
 _CHOICES = [parts for size in range(1, _PARTS + 1) for parts in itertools.combinations(range(_PARTS), size)]
@@ -32,29 +32,29 @@ _CHOICES = [parts for size in range(1, _PARTS + 1) for parts in itertools.combin
 
 @dataclass(frozen=True, slots=True)
 class StepCosts:
-    """Seconds of one step: as learnt, and `pace` times that at present."""
+    """Learnt costs of one step in seconds. `pace`: the current factor on them."""
 
     fixed_s: float
     per_choice_s: float = 0.0
     per_prompt_token_s: float = 0.0
     per_context_token_s: float = 0.0
     pace: float = 1.0
-    # Tokens that a decoding choice is given in a step: more than 1 with speculative decoding.
+    # Tokens per decoding choice and step: more than 1 with speculative decoding.
     tokens_per_step: float = 1.0
-    # What is measured of the formula's value, for batches of 1, of 2 and 3, of 4 to 7 choices and so on.
+    # Measured time divided by the formula's time, for batches of 1, of 2 and 3, of 4 to 7 choices and so on.
     stairs: tuple[float, ...] = ()
 
     def step_s(self, decoding: float, prompt_tokens: float = 0.0, context_tokens: float = 0.0) -> float:
-        """Return how long a step takes that computes this much."""
+        """Return the seconds of a step with this work."""
         decode_s = self.fixed_s + self.per_choice_s * decoding + self.per_context_token_s * context_tokens
         return self.pace * (decode_s * self._stair(decoding) + self.per_prompt_token_s * prompt_tokens)
 
     def prompt_s(self, tokens: float) -> float:
-        """Return how much longer a step takes for prompt tokens that are computed in it."""
+        """Return the additional seconds of a step that also computes these prompt tokens."""
         return self.pace * self.per_prompt_token_s * tokens
 
     def token_s(self, decoding: float, context_tokens: float = 0.0) -> float:
-        """Return how long a choice waits for its next token while nothing but decoding goes on."""
+        """Return the seconds per token of a choice while all steps only decode."""
         return self.step_s(decoding, 0.0, context_tokens) / self.tokens_per_step
 
     def _stair(self, decoding: float) -> float:
@@ -65,7 +65,7 @@ class StepCosts:
 
 @dataclass(slots=True)
 class _Kind:
-    """Steps of about the same size: what they computed, and the seconds they took at the usual pace."""
+    """Steps of similar size: their mean work, and their mean seconds at pace 1."""
 
     count: int = 0
     decoding: float = 0.0
@@ -84,7 +84,7 @@ class _Kind:
             self.first.append(seconds)
             self.seconds = statistics.median(self.first)
         else:
-            # As the pace is averaged: another kind of mean would push the two apart, without end.
+            # A geometric mean, like the mean of the pace. With different means the two would drift apart forever.
             self.seconds *= _clipped(seconds / self.seconds) ** share
 
     @property
@@ -93,7 +93,7 @@ class _Kind:
 
 
 class StepCostLearner:
-    """Learns the costs of one copy of the model from its steps."""
+    """Learns the step costs of one copy of the model."""
 
     def __init__(self) -> None:
         self._kinds: dict[tuple[int, int, int], _Kind] = {}
@@ -105,7 +105,7 @@ class StepCostLearner:
 
     @property
     def costs(self) -> StepCosts | None:
-        """What is known by now; None before the first step."""
+        """The costs learnt so far. None before the first step."""
         if self._costs is None:
             return None
         return replace(self._costs, pace=math.exp(self._log_pace), tokens_per_step=self._tokens_per_step)
@@ -113,8 +113,11 @@ class StepCostLearner:
     def add(
         self, seconds: float, decoding: int, prompt_tokens: int, context_tokens: int = 0, generated: int | None = None
     ) -> None:
-        """Take a step: how long it took, the choices that decoded in it, the prompt tokens it computed, the context of
-        those that decoded, and how many tokens they were given (None: one each)."""
+        """Learn from a step that took `seconds`.
+
+        `decoding`: its decoding choices; `context_tokens`: their context; `generated`: their new tokens (None: one
+        each). `prompt_tokens`: the prompt tokens it computed.
+        """
         key = (decoding.bit_length(), prompt_tokens.bit_length(), (context_tokens // 1024).bit_length())
         kind = self._kinds.setdefault(key, _Kind())
         self._follow_pace(seconds, kind, decoding, prompt_tokens, context_tokens)
@@ -122,7 +125,7 @@ class StepCostLearner:
         if decoding and generated is not None:
             self._tokens_per_step += (generated / decoding - self._tokens_per_step) / min(self._steps + 1, 256)
         self._steps += 1
-        # A kind that is new may tell what a part costs that nothing has told before: a batch, after steps of one alone.
+        # A new kind may reveal the cost of a part for the first time, for example a batch after single choices.
         if self._steps >= self._next_fit or kind.count in (1, _FEW):
             self._next_fit = self._steps + min(self._steps, _FIT_EVERY)
             self._costs = fit(list(self._kinds.values()))
@@ -130,16 +133,16 @@ class StepCostLearner:
     def _follow_pace(self, seconds: float, kind: _Kind, decoding: int, prompt_tokens: int, context_tokens: int) -> None:
         if self._costs is None:
             return
-        # The mean of its own kind says more than the formula, which smooths the stairs of batch sizes.
+        # The mean of the step's kind is more accurate than the formula, which smooths the jumps between batch sizes.
         formula_s = self._costs.step_s(decoding, prompt_tokens, context_tokens)
         expected_s = kind.seconds if kind.count >= _FEW else formula_s
         if expected_s <= 0:
-            # Nothing is known of the part that this step is made of.
+            # The cost of this step's part is not known yet.
             return
-        # What both cannot explain in a kind that is hardly known is no sign of the machine's speed.
+        # For a kind with few steps, a deviation is a weak sign of the machine's speed.
         trust = 1.0 if kind.count >= _FEW else 0.2
         expected_s *= math.exp(self._log_pace)
-        # By the time expected: weighed by what they took, slow steps would count for more than fast ones.
+        # Weight by the expected time. With the measured time, slow steps would count more than fast ones.
         share = trust * (1 - math.exp(-expected_s / _SPEED_MEMORY_S))
         self._log_pace += share * math.log(_clipped(seconds / expected_s))
 
@@ -149,17 +152,17 @@ def _clipped(ratio: float) -> float:
 
 
 def fit(kinds: Sequence[_Kind]) -> StepCosts:
-    """Fit the parts to the means, each weighed by its relative error; no part is negative."""
+    """Fit the parts to the means by relative error. No part is negative."""
     fixed_s, per_choice_s, per_prompt_token_s, per_context_token_s = _least_squares(kinds)
     costs = StepCosts(fixed_s, per_choice_s, per_prompt_token_s, per_context_token_s)
     return replace(costs, stairs=_stairs(kinds, costs))
 
 
 def _least_squares(kinds: Sequence[_Kind]) -> list[float]:
-    """Solve the normal equations, each part in units of its own size, with no part below zero.
+    """Solve the normal equations, with each part scaled to its own size and no part below zero.
 
-    The best such solution is the best one of the parts that are above zero in it: of the fifteen choices of parts, the
-    one without a negative part that explains most.
+    The best nonnegative solution is also the best solution for its own positive parts. So solve for each of the fifteen
+    subsets of parts, and return the solution without a negative part that explains most.
     """
     rows = [([part / kind.seconds for part in kind.parts], min(kind.count, 32)) for kind in kinds]
     scales = [math.sqrt(sum(weight * row[at] ** 2 for row, weight in rows)) or 1.0 for at in range(_PARTS)]
@@ -183,7 +186,7 @@ def _least_squares(kinds: Sequence[_Kind]) -> list[float]:
 
 
 def _solve(matrix: list[list[float]]) -> list[float]:
-    """Gauss with pivots; the last column is the right side. The ridge keeps the matrix regular."""
+    """Solve by Gaussian elimination with pivots. The last column is the right side. The ridge keeps it regular."""
     size = len(matrix)
     for at in range(size):
         pivot = max(range(at, size), key=lambda row: abs(matrix[row][at]))
@@ -196,7 +199,7 @@ def _solve(matrix: list[list[float]]) -> list[float]:
 
 
 def _stairs(kinds: Sequence[_Kind], costs: StepCosts) -> tuple[float, ...]:
-    """Return what is measured of the formula's value, for each doubling of the choices that decode."""
+    """Return the ratio of measured to formula time for each doubling of the decoding choices."""
     measured: dict[int, list[tuple[float, int]]] = {}
     for kind in kinds:
         if kind.prompt_tokens < 1 <= kind.decoding and kind.count >= _FEW:
@@ -215,5 +218,5 @@ def _stairs(kinds: Sequence[_Kind], costs: StepCosts) -> tuple[float, ...]:
     for size in range(1, max(ratios) + 1):
         last = ratios.get(size, last)
         stairs.append(last)
-    # Beyond the largest batch seen the formula stands for itself.
+    # Beyond the largest measured batch, the formula holds as it is.
     return (*stairs, 1.0)

@@ -1,8 +1,8 @@
-"""Turns at a scarce helper (threads that render, processes that parse), fair between tenants.
+"""Fair queue between tenants for jobs of a scarce helper, like rendering threads or parser processes.
 
-Start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM 1996). A job's start tag is the later of the queue's virtual
-time and the end tag of its tenant's job before it. The job with the least start tag is next. So a tenant gets its share
-of the work, whatever the others send, and an idle tenant saves up nothing.
+It uses start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM 1996). A job's start tag is the maximum of the queue's
+virtual time and the end tag of the same tenant's previous job. The job with the lowest start tag is next. A tenant gets
+its share of the work regardless of the load of others, and an idle tenant saves up nothing.
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ from tokka.errors import ServerOverloaded
 
 T = TypeVar("T")
 _RETRY_AFTER_S = 2.0
-# End tags are kept for this many tenants that have nothing waiting.
+# Maximum tenants with a stored end tag.
 _MAX_TENANTS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """`places`: jobs at once. `long_cost`: jobs from this cost on never hold the last place. `waiting_cost`: the most
-    that may wait, half of it of one tenant."""
+    """Limits of a queue.
+
+    `places`: jobs at once. `long_cost`: from this cost on, a job never takes the last place. `waiting_cost`: maximum
+    total cost of waiting jobs, and half of it for one tenant.
+    """
 
     places: int
     long_cost: float
@@ -42,23 +45,23 @@ class _Job:
 
 
 class TurnQueue:
-    """Who is next. Pure: jobs come with a cost in any one unit, for instance bytes."""
+    """Picks the next job. Pure. Costs are in any one unit, for example bytes."""
 
     def __init__(self, capacity: Capacity) -> None:
         self._capacity = capacity
         self._virtual = 0.0
         self._ends: dict[str, float] = {}
-        # By whether they are long.
+        # Keyed by whether the job is long.
         self._waiting: dict[bool, list[_Job]] = {False: [], True: []}
         self._waiting_of: dict[str, float] = {}
         self._running = {False: 0, True: 0}
         self._count = 0
 
     def put(self, tenant: str, cost: float, turn: Any) -> _Job:
-        """Queue a job. Raises ServerOverloaded if too much waits."""
+        """Queue a job. Raises ServerOverloaded if the waiting jobs would cost too much."""
         waiting = sum(self._waiting_of.values())
         own = self._waiting_of.get(tenant, 0.0)
-        # A single job may wait whatever its cost is.
+        # If no job waits, a job of any cost may.
         if waiting and (
             waiting + cost > self._capacity.waiting_cost or (own and own + cost > self._capacity.waiting_cost / 2)
         ):
@@ -71,7 +74,7 @@ class TurnQueue:
         return job
 
     def next(self) -> _Job | None:
-        """Return the job whose turn it is and count it as running; None if no job may run now."""
+        """Return the next job and count it as running. Return None if no job may run now."""
         short, long = self._head(long=False), self._head(long=True)
         places = self._capacity.places
         if sum(self._running.values()) >= places:
@@ -92,7 +95,7 @@ class TurnQueue:
         self._running[self._is_long(job.cost)] -= 1
 
     def leave(self, job: _Job) -> None:
-        """Take out a waiting job whose owner has gone."""
+        """Remove a waiting job after its owner has gone."""
         job.left = True
         self._no_longer_waits(job)
 
@@ -120,17 +123,17 @@ class TurnQueue:
 
 
 class FairTurns:
-    """Runs jobs in the queue's order, as many at once as there are places. Belongs to one event loop."""
+    """Runs jobs in the queue's order, one per place at a time. Belongs to one event loop."""
 
     def __init__(self, capacity: Capacity) -> None:
         self._queue = TurnQueue(capacity)
         self._running: set[asyncio.Future[Any]] = set()
 
     async def run(self, tenant: str, cost: float, start: Callable[[], Awaitable[T]]) -> T:
-        """Return what `start` returns, called when it is this job's turn.
+        """Wait for the job's turn, call `start`, and return its result. Raises ServerOverloaded.
 
-        A caller that is cancelled while it waits gives up its turn. A job that has started goes on to its end, and
-        holds its place until then, for nothing can stop a thread. Raises ServerOverloaded.
+        A cancelled caller gives up its turn if it is still waiting. A started job runs to its end and holds its place
+        until then, because a thread cannot be stopped.
         """
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         job = self._queue.put(tenant, cost, turn)
@@ -139,7 +142,7 @@ class FairTurns:
             await turn
         except asyncio.CancelledError:
             if not turn.cancelled():
-                # Its turn came in the same moment.
+                # The job got its turn just before the cancellation.
                 self._end(job)
             elif not job.left:
                 self._queue.leave(job)
@@ -152,7 +155,7 @@ class FairTurns:
     def _hand_out(self) -> None:
         while (job := self._queue.next()) is not None:
             if job.turn.cancelled():
-                # Its owner was cancelled and has not run since.
+                # The owner was cancelled but has not run since.
                 job.left = True
                 self._queue.done(job)
             else:
@@ -161,7 +164,7 @@ class FairTurns:
     def _ended(self, job: _Job, running: asyncio.Future[Any]) -> None:
         self._running.discard(running)
         if not running.cancelled():
-            # Whoever asked for it may have left: then nobody else looks at its error.
+            # The caller may have left. Retrieve the error, or asyncio logs it as never retrieved.
             running.exception()
         self._end(job)
 

@@ -1,4 +1,4 @@
-"""The edge to the database, over a ledger that can be told to fail, to hang and to lose its answers."""
+"""Synchronisation with the database, on a ledger that can fail, hang and lose its replies."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ALICE = NewKey("alice", "t", frozenset({"inference"}))
 
 
 class Flaky:
-    """A real ledger whose writes fail when told to, before or after they are done."""
+    """A real ledger with writes that can fail on demand, before or after the commit."""
 
     def __init__(self, folder: Path) -> None:
         self.real = open_ledger(None, folder, 1.0)
@@ -84,7 +84,7 @@ async def test_a_failed_write_is_kept_and_made_up_for(accounts: Accounts, ledger
             await accounts.synchronize()
         assert (accounts.is_up, accounts.book.pending, requests(ledger)) == (False, 2, 0)
         ledger.before = lambda: None
-        # The batch that failed first, then what came after it.
+        # The failed batch is written first, then the usage after it.
         await accounts.synchronize()
         await accounts.synchronize()
     assert (accounts.is_up, accounts.book.pending, requests(ledger)) == (True, 0, 3)
@@ -172,7 +172,7 @@ async def test_what_hangs_is_given_up_and_its_outcome_is_found_out_later(
     monkeypatch.setattr(module, "_PATIENCE_S", 20)
     await accounts.synchronize()
     assert (accounts.is_up, accounts.book.pending, requests(ledger)) == (True, 0, 1)
-    # It had not begun, so it was taken back.
+    # The creation had not begun, so it was cancelled.
     assert accounts.ring.rows == []
 
 
@@ -257,11 +257,11 @@ async def test_a_key_made_after_its_admin_has_given_up_is_taken_over(accounts: A
     assert [row.id for row in accounts.ring.rows] == [issued.row.id]
 
 
-# -- tokens of keys that are older than what checks them ---------------------------------------------------------
+# -- tokens of keys without a stored public half ----------------------------------------------------------------
 
 
 def forget_token_keys(ledger: Ledger, row: KeyRow) -> None:
-    """Bring the row into the state that the migration leaves."""
+    """Bring the row into its state after the migration."""
     with ledger._database.transaction(write=True) as connection:
         keys.change(connection, replace(row, token_key=None, previous_token_key=None))
 
@@ -289,7 +289,7 @@ async def test_old_key_gets_no_token_while_the_database_is_down(accounts: Accoun
     ledger.learn = lambda _: fail()  # type: ignore[method-assign]
     with pytest.raises(StateUnavailable):
         await accounts.issue(f"Bearer {old.secret}")
-    # The key itself is good, and others get their tokens.
+    # The old key itself is valid, and other keys get their tokens.
     assert accounts.ring.verify(f"Bearer {old.secret}", time.time()).id == old.row.id
     assert await accounts.issue(f"Bearer {new.secret}")
 

@@ -1,4 +1,4 @@
-"""Downtimes in memory: which one is under way, and what is said of it."""
+"""Downtimes in memory: which one is current, the error that it causes, and the checks of new ones."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_a_time_with_its_zone_is_kept_in_utc(text: str, is_utc: str) -> None:
     ("text", "says"),
     [
         *((text, "has no time zone") for text in ("2027-01-15T10:00", "2027-01-15")),
-        *((text, "is no time") for text in ("", "tomorrow", "2h30m", "-2h", "2027-13-01T00:00Z", "12:00Z")),
+        *((text, "is not a time") for text in ("", "tomorrow", "2h30m", "-2h", "2027-13-01T00:00Z", "12:00Z")),
         *((text, "is not between 2000 and 2099") for text in ("0001-01-01T00:00+14:00", "9999-12-31T23:59-12:00")),
     ],
 )

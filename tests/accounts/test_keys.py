@@ -1,4 +1,4 @@
-"""Keys in memory: who a header belongs to, and one refusal for everything else."""
+"""Keys in memory: the key of each valid header, and one error for all others."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def test_previous_secret_without_a_time_is_refused() -> None:
 
 
 def test_token_of_the_previous_secret_outlives_a_rotation() -> None:
-    # An earlier version rotated the key, so what checks tokens of the new secret is not known.
+    # An earlier version rotated the key, so the public half for the new secret's tokens is missing.
     rotated = {"previous_digest": row().digest, "previous_until": int(NOW) + 60, "previous_token_key": row().token_key}
     keys = ring(row(new_secret(), token_key=None, **rotated))
     token = new_token("key_1", SECRET, NOW, None)
@@ -246,7 +246,7 @@ def test_a_secret_followed_by_more_than_a_key_can_have_is_refused() -> None:
 
 
 def operations(keys: KeyRing, header: str) -> int:
-    """Count the lines that a verification runs through, and its comparisons."""
+    """Count the lines and calls that a verification executes."""
     count = 0
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
@@ -255,7 +255,7 @@ def operations(keys: KeyRing, header: str) -> int:
         return trace
 
     before = sys.gettrace()
-    # A collection would run the finalizers of other tests, and count their lines.
+    # A garbage collection would run finalizers of other tests, and their lines would count.
     gc.disable()
     sys.settrace(trace)
     try:
@@ -290,7 +290,7 @@ def test_each_verification_compares_one_digest_in_constant_time(many: KeyRing, m
 
 
 class Issuer:
-    """Knows one token."""
+    """A verifier that accepts and records every token."""
 
     asked: list[str] = []
 

@@ -1,4 +1,4 @@
-"""Quotas shared by servers: leases never exceed what is left, and go where they are wanted."""
+"""Quotas shared by servers: leases never exceed the remaining tokens, and go to the servers that want them."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ def claim(in_use: int = 0, wanted: int = 0, floor: int = 0) -> Claim:
         (400, 1, claim(), {}, 400),
         (400, 1, claim(in_use=500), {}, 400),
         (400, 2, claim(), {}, 200),
-        # What another server holds is not taken from it, and what it has in use not counted as free.
+        # Another server's lease is not available, and its tokens in use are not free.
         (400, 2, claim(), {"b": Lease(400)}, 0),
         (400, 2, claim(), {"b": Lease(200, in_use=100)}, 150),
-        # What a server wants it gets before the rest is shared.
+        # A server gets its wanted tokens before the rest is shared.
         (100, 2, claim(wanted=80), {"b": Lease(0)}, 90),
         (100, 2, claim(), {"b": Lease(50, wanted=80)}, 10),
-        # Two that want the last tokens: the first by name gets them.
+        # Two servers want the last tokens: the first by name gets them.
         (100, 2, claim(wanted=60), {"b": Lease(40, wanted=60)}, 60),
         (100, 2, claim(wanted=60), {"0": Lease(40, wanted=60)}, 20),
-        # Requests may have taken the floor meanwhile.
+        # Requests may take the floor during the renewal.
         (100, 2, claim(floor=70), {"b": Lease(30)}, 70),
         (100, 2, claim(floor=70), {"b": Lease(50)}, 50),
     ],
@@ -76,7 +76,7 @@ def test_leases_never_exceed_what_is_left(left: int, steps: list[tuple[str, int,
 
 
 class Server:
-    """Accounts and allowances as a server has them, synchronised by the test."""
+    """The accounts and allowances of one server. The test synchronises them."""
 
     def __init__(self, folder: Path, url: str | None = None) -> None:
         self.accounts = Accounts(KeyRing(), lambda: open_ledger(url, folder, 1.0), is_optional=False)
@@ -95,7 +95,7 @@ class Server:
         allowance.settle(used, time.monotonic())
 
     def fill(self, key: Key, tokens: int) -> int:
-        """Reserve as often as this server lets; return the tokens."""
+        """Reserve until this server refuses. Return the reserved tokens."""
         reserved = 0
         with contextlib.suppress(QuotaExceeded, RateLimited):
             while True:
@@ -123,7 +123,7 @@ async def pair(tmp_path: Path, url: str | None) -> AsyncIterator[tuple[Server, S
 
 
 async def made(pair: tuple[Server, Server], limits: Limits = QUOTA) -> Key:
-    """Make a key and let both servers share it."""
+    """Create a key and share its quota between both servers."""
     issued = await pair[0].accounts.create(NewKey("a", "a", frozenset({"inference"}), limits))
     await synchronize(pair)
     return pair[0].accounts.ring.verify(f"Bearer {issued.secret}", time.time())
@@ -207,11 +207,11 @@ async def test_new_key_is_usable_where_it_was_made(pair: tuple[Server, Server]) 
     issued = await pair[0].accounts.create(NewKey("b", "b", frozenset({"inference"}), QUOTA))
     key = pair[0].accounts.ring.verify(f"Bearer {issued.secret}", time.time())
     assert pair[0].fill(key, 10) == 200
-    # The other server knows the key, and grants nothing before it has a lease.
+    # The other server knows the key, but grants nothing before it has a lease.
     pair[1].accounts.ring.apply([issued.row], time.time())
     assert pair[1].fill(key, 10) == 0
     await synchronize(pair)
-    # Half of the rest.
+    # Half of the remaining tokens.
     assert pair[1].fill(key, 10) == 100
 
 

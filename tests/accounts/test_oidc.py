@@ -1,4 +1,4 @@
-"""Tokens of an issuer: who they belong to, one refusal for everything else, and keys that follow the issuer's."""
+"""Tokens of an issuer: the tenant of each valid token, one error for all others, and keys that follow the issuer's."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from tokka.errors import ConfigurationError, InvalidApiKey, IssuerUnavailable
 ISSUER = "https://login.example.org/realms/lumi"
 AUDIENCE = "tokka"
 NOW = 1_800_000_000
-# By kid.
+# Generators of private keys, by key id.
 KINDS: dict[str, Callable[[], Any]] = {
     "rsa": lambda: rsa.generate_private_key(public_exponent=65537, key_size=2048),
     "other-rsa": lambda: rsa.generate_private_key(public_exponent=65537, key_size=2048),
@@ -63,7 +63,7 @@ def private(kid: str) -> Any:
 
 
 def jwk(name: str, /, *, secret: bool = False, **more: Any) -> dict[str, Any]:
-    """Return the key as its issuer publishes it; None takes a field out."""
+    """Return the key as its issuer publishes it. The value None removes a field."""
     kinds = {"rsa": "RS256", "other-rsa": "RS256", "ed25519": "EdDSA"}
     algorithm = jwt.get_algorithm_by_name(kinds.get(name, "ES256"))
     key = private(name) if secret else private(name).public_key()
@@ -73,7 +73,7 @@ def jwk(name: str, /, *, secret: bool = False, **more: Any) -> dict[str, Any]:
 
 
 def claims(**more: Any) -> dict[str, Any]:
-    """Return good claims with these changes; None takes one out."""
+    """Return valid claims with these changes. The value None removes a claim."""
     good = {"iss": ISSUER, "aud": AUDIENCE, "exp": NOW + 300, "iat": NOW, "sub": "alice", "scope": "openid inference"}
     return {name: value for name, value in {**good, **more}.items() if value is not None}
 
@@ -92,7 +92,7 @@ def part(value: Any) -> str:
 
 
 def forged(header: Any, content: Any, algorithm: str = "RS256", by: str = "rsa") -> str:
-    """Return a token with any header and content, rightly signed."""
+    """Return a correctly signed token with this header and content."""
     text = f"{part(header)}.{part(content)}"
     return f"{text}.{part(jwt.get_algorithm_by_name(algorithm).sign(text.encode(), private(by)))}"
 
@@ -208,7 +208,7 @@ def test_none_is_no_algorithm(signature: str) -> None:
     for name in ("none", "None", "NONE", "", "HS256"):
         token = f"{part({'alg': name, 'kid': 'rsa'})}.{part(claims())}.{signature}"
         refused(token)
-        # Nor does it wait for keys.
+        # It does not wait for keys either.
         refused(token, verifier_of())
 
 
@@ -234,7 +234,7 @@ def test_a_key_in_the_header_is_never_used(field: str) -> None:
     value = jwk("other-rsa") if field == "jwk" else "http://127.0.0.1:9/keys"
     for kid in ("rsa", "other-rsa", None):
         refused(signed(by="other-rsa", kid=kid, **{field: value}))
-    # Nor does it spoil a good token.
+    # The field does not invalidate a good token either.
     assert VERIFIER.verify(signed(**{field: value})).tenant == "oidc:alice"
 
 
@@ -266,7 +266,7 @@ def test_a_tampered_token_is_refused(algorithm: str) -> None:
 )
 def test_what_is_no_token_is_refused(token: str) -> None:
     refused(token)
-    # Nor does it wait for keys.
+    # It does not wait for keys either.
     refused(token, verifier_of())
 
 
@@ -361,7 +361,7 @@ def test_a_single_key_needs_no_name_and_one_of_several_does() -> None:
     refused(nameless)
     refused(nameless, verifier_of(jwk("rsa", kid=None), jwk("p256")))
     refused(nameless, verifier_of(jwk("other-rsa")))
-    # A name that a token states has to be the key's.
+    # A key id in the token must be the key's own.
     refused(signed(), verifier_of(jwk("rsa", kid=None)))
 
 
@@ -398,7 +398,7 @@ USELESS: list[Any] = [
 def test_a_key_of_no_use_is_left_out_and_costs_the_others_nothing(useless: Any) -> None:
     with pytest.raises(ValueError, match="no key"):
         verifier_of().use({"keys": [useless]})
-    # It does not count as one of several either.
+    # The useless key does not count as one of several either.
     assert verifier_of(useless, jwk("rsa")).verify(signed(kid=None)).tenant == "oidc:alice"
 
 
@@ -419,7 +419,7 @@ def test_a_key_set_of_no_use_is_refused_and_the_last_good_one_stays(document: An
 
 @pytest.fixture
 def checks(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """Signatures that have been checked."""
+    """Return a list of the signatures that were checked, in order."""
     seen: list[bytes] = []
     check = jwt.algorithms.RSAAlgorithm.verify
 
@@ -514,12 +514,12 @@ def test_an_issuer_needs_an_audience(audience: str | None) -> None:
 
 
 class Issuer:
-    """A real issuer on loopback, whose keys, answers and life the test decides."""
+    """A real issuer on loopback. The test sets its keys and replies, and starts and stops it."""
 
     def __init__(self, *kids: str, certificate: Path | None = None) -> None:
-        """`certificate`: with its private key; serve https."""
+        """Start the issuer. `certificate`: a file with certificate and private key, to serve https."""
         self.keys = [jwk(kid) for kid in kids]
-        # By path: what is answered instead.
+        # Replies that replace the usual ones, by path.
         self.answers: dict[str, Callable[[BaseHTTPRequestHandler], None]] = {}
         self.discovery: dict[str, Any] = {}
         self.asked: list[str] = []
@@ -535,7 +535,7 @@ class Issuer:
         return f"{self._scheme}://127.0.0.1:{self._port}/realms/lumi"
 
     def token(self, by: str = "rsa", *, algorithm: str = "RS256", kid: str | None = None, **changes: Any) -> str:
-        """Return a token that is good now."""
+        """Return a token that is valid now."""
         now = int(time.time())
         content = claims(**{"iss": self.url, "iat": now, "exp": now + 300, **changes})
         return signed(content, algorithm, by, kid=kid or by)
@@ -569,7 +569,7 @@ class Issuer:
             def do_GET(self) -> None:
                 issuer.asked_s.append(time.monotonic())
                 issuer.asked.append(self.path)
-                # Who has asked may have gone: that is what some tests are about.
+                # In some tests, the client leaves before the reply.
                 with contextlib.suppress(OSError):
                     issuer.answers.get(self.path, issuer.answer)(self)
 
@@ -622,7 +622,7 @@ async def following(issuer: Issuer, pace: Pace = FAST) -> AsyncIterator[TokenVer
 
 async def until(fact: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
-        # What is waited for happens in threads and in other programs.
+        # Other threads and processes change the fact, so there is no event to wait for.
         while not fact():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 
@@ -655,7 +655,7 @@ async def test_keys_are_looked_at_every_now_and_then(issuer: Issuer) -> None:
             await until(lambda: issuer.asked.count(KEYS) > 3)
             issuer.keys = [jwk("other-rsa"), jwk("rsa")]
             await until(lambda: is_accepted(verifier, issuer.token("other-rsa")))
-    # One line for each change, none for a look that found the same.
+    # One line for each change, none for a fetch of the same keys.
     assert [(line["event"], line["count"]) for line in logs] == [("oidc_keys_loaded", 1), ("oidc_keys_loaded", 2)]
 
 
@@ -672,7 +672,7 @@ async def test_rotation_is_noticed_by_the_first_token_of_the_new_key(issuer: Iss
 
 async def test_rotation_of_a_nameless_key_is_noticed_too(issuer: Issuer) -> None:
     issuer.keys = [jwk("rsa", kid=None)]
-    # Only when the keys are there: a token before them would have them fetched twice.
+    # Wait for the keys first: an earlier token would cause a second fetch.
     with capture_logs() as logs:
         async with following(issuer) as verifier:
             await until(lambda: bool(logs))
@@ -700,11 +700,11 @@ async def test_an_issuer_that_is_down_at_the_start_is_our_fault_until_it_is_up(i
     issuer.stop()
     with capture_logs() as logs:
         async with following(issuer) as verifier:
-            # Before the first answer, and after it.
+            # Before the first fetch has failed, and after it.
             assert unavailable(verifier, issuer.token()).status == 503
             await until(lambda: bool(logs))
             assert unavailable(verifier, issuer.token()).headers()["retry-after"] == "1"
-            # No keys are needed to see that these are no good.
+            # These tokens are refused without any key of the issuer.
             for bad in ("nonsense", "a.b.c", issuer.token(exp=5), issuer.token(aud="x"), issuer.token(iss="x")):
                 refused(bad, verifier)
             issuer.answers[DISCOVERY] = answer(503, b"")
@@ -727,7 +727,7 @@ async def test_an_issuer_that_goes_down_takes_no_known_key_along(issuer: Issuer)
             assert is_accepted(verifier, known)
             assert is_accepted(verifier, issuer.token(jti="new"))
             assert "Retry in 1 s" in unavailable(verifier, unknown).message
-            # Under a known name there is nothing that only the issuer could tell.
+            # The key id is known, so the token is refused without the issuer.
             refused(signed(claims(iss=issuer.url), by="other-rsa", kid="rsa"), verifier)
             issuer.keys = [jwk("rsa"), jwk("other-rsa")]
             issuer.start()
@@ -808,8 +808,8 @@ async def test_a_slow_issuer_holds_nobody_up(
         (KEYS, answer(200, b'{"keys": []}'), "no key"),
         (KEYS, answer(200, b'{"keys": 5}'), "not a list"),
         (KEYS, answer(200, b"{}", **{"content-length": "50"}), ""),
-        (DISCOVERY, answer(200, b'{"issuer": "https://evil.example", "jwks_uri": "https://x"}'), "is of the issuer"),
-        (DISCOVERY, answer(200, b"{}"), "is of the issuer"),
+        (DISCOVERY, answer(200, b'{"issuer": "https://evil.example", "jwks_uri": "https://x"}'), "another issuer"),
+        (DISCOVERY, answer(200, b"{}"), "another issuer"),
         (DISCOVERY, lambda request: request.wfile.write(b"nonsense\r\n\r\n"), ""),
         (DISCOVERY, lambda request: request.connection.close(), ""),
     ],
@@ -861,7 +861,7 @@ async def test_held_request_sees_keys_fetched_after_it_came(issuer: Issuer) -> N
         issuer.answers[KEYS] = old_keys
         refused(issuer.token("p256", algorithm="ES256"), verifier)
         await until(fetching.is_set)
-        # The fetch in flight has read the old keys.
+        # The running fetch has read the old keys.
         held = asyncio.create_task(verifier.renewed())
         await asyncio.sleep(0)
         del issuer.answers[KEYS]
@@ -886,7 +886,7 @@ async def test_held_request_gets_503_when_nobody_fetches(monkeypatch: pytest.Mon
 
 
 def certificate_of(folder: Path) -> tuple[Path, Path]:
-    """Return a private authority's certificate, and that of 127.0.0.1 with its key."""
+    """Return the certificate of a private authority, and one for 127.0.0.1 with its private key."""
     names = [x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, text)]) for text in ("authority", "127.0.0.1")]
     now = datetime.datetime.now(datetime.UTC)
 
@@ -908,7 +908,7 @@ def certificate_of(folder: Path) -> tuple[Path, Path]:
 
 async def test_private_authority_of_the_machine_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     authority, server = certificate_of(tmp_path)
-    # The machine's store, as OpenSSL finds it.
+    # Stands for the machine's certificate store.
     monkeypatch.setattr(
         ssl.SSLContext, "set_default_verify_paths", lambda context: context.load_verify_locations(authority)
     )

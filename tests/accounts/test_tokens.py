@@ -1,4 +1,4 @@
-"""Tokens of keys: what they may do, when they end, and that only their key makes them."""
+"""Tokens of API keys: their scopes and expiry, and that only the key itself can make them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def is_refused(keys: KeyRing, token: Token | str, now_s: float = NOW) -> bool:
     try:
         owner(keys, token, now_s)
     except InvalidApiKey as error:
-        # The same whatever was wrong.
+        # The error is the same for every invalid token.
         return error.body() == refusal("Bearer some-other-key", keys).body()
     return False
 
@@ -72,7 +72,7 @@ def test_a_token_expires_when_it_says() -> None:
     token = issued(keys)
     assert token.expires_in == LIFETIME_S
     assert owner(keys, token, NOW + LIFETIME_S - 1).id == ALICE.id
-    # Told apart from a wrong one, and only to who has it: its user else looks for a mistake in the key.
+    # Only the holder of an expired token gets this error. Otherwise, a user would look for a mistake in the key.
     with pytest.raises(InvalidApiKey, match=r"expired at 20\d\d-.*/authenticate_with_key"):
         owner(keys, token, NOW + LIFETIME_S)
     assert is_refused(keys, f"{token.text[:-3]}abc", NOW + LIFETIME_S)
@@ -83,7 +83,7 @@ def test_a_token_is_good_no_longer_than_its_key() -> None:
     token = issued(keys)
     assert token.expires_in == 60
     assert is_refused(keys, token, NOW + 60)
-    # Also where somebody has made one that says otherwise.
+    # Also if the token itself claims a later expiry.
     longer = new_token(ALICE.id, SECRET, NOW, None)
     assert not is_refused(keys, longer, NOW + 59)
     assert is_refused(keys, longer, NOW + 60)
@@ -97,7 +97,7 @@ def test_revoking_the_key_ends_its_tokens() -> None:
 
 
 def rotated(secret: str, **fields: Any) -> KeyRow:
-    """Return Alice's key with another secret, the one before it being good for 100 s more."""
+    """Return Alice's key with another secret. The previous secret is valid for 100 s more."""
     previous = {"previous_digest": ALICE.digest, "previous_token_key": ALICE.token_key}
     return row(secret, id=ALICE.id, previous_until=int(NOW) + 100, revision=2, **previous | fields)
 
@@ -161,7 +161,7 @@ def forged(secret: Any, algorithm: str | None = "HS256", kid: object = ALICE.id)
 
 
 def signed(claims: dict[str, Any] | bytes) -> str:
-    """Return a token that says anything at all, signed by the owner of Alice's key."""
+    """Return a token with any claims, signed with Alice's key."""
     payload = claims if isinstance(claims, bytes) else json.dumps(claims).encode()
     return jwt.PyJWS().encode(payload, _signing_key_of(SECRET), "EdDSA", headers={"kid": ALICE.id})
 
@@ -220,7 +220,7 @@ def test_token_of_another_lifetime_is_refused(times: dict[str, int]) -> None:
     assert is_refused(ring(ALICE), signed({**CLAIMS, **times}))
 
 
-# -- what is stored ---------------------------------------------------------------------------------------------
+# -- stored values ----------------------------------------------------------------------------------------------
 
 
 def contents(folder: Path) -> list[str]:
@@ -232,7 +232,7 @@ def contents(folder: Path) -> list[str]:
 
 
 def guesses(values: list[str]) -> Iterator[bytes]:
-    """Return what the values may be as keys: as text, as the bytes they are written for, and derived as before."""
+    """Yield the values as possible keys: as text, as bytes from hex, and derived from either with HMAC and HKDF."""
     for value in values:
         raw = [value.encode()]
         with suppress(ValueError):
@@ -253,7 +253,7 @@ def test_the_whole_database_makes_no_token(tmp_path: Path) -> None:
     for secret in (created.secret, rotated_key.secret):
         assert owner(keys, issued(keys, secret)).id == created.row.id
     values = contents(tmp_path)
-    # Else nothing was tried.
+    # Check that the guesses include all stored digests and public keys.
     assert {rows[0].digest, rows[0].token_key, rows[0].previous_digest, rows[0].previous_token_key} <= set(values)
     for guess in guesses(values):
         tokens = [raw_token("HS256", created.row.id, lambda text, key=guess: hmac.digest(key, text, "sha256"))]
@@ -264,7 +264,7 @@ def test_the_whole_database_makes_no_token(tmp_path: Path) -> None:
 
 
 def raw_token(algorithm: str, key_id: str, sign: Callable[[bytes], bytes]) -> str:
-    """Return a token made without the library, which refuses to use a public key as a secret."""
+    """Return a token made without the library, which refuses a public key as a secret."""
     head = {"alg": algorithm, "typ": "JWT", "kid": key_id}
     parts = [base64url_encode(json.dumps(part).encode()) for part in (head, {**CLAIMS, "sub": key_id})]
     text = b".".join(parts)
@@ -272,7 +272,7 @@ def raw_token(algorithm: str, key_id: str, sign: Callable[[bytes], bytes]) -> st
 
 
 def test_tokens_made_of_a_secret_are_known_without_it() -> None:
-    # That the test above could see a token.
+    # Show that the test above would detect a valid token.
     token = raw_token("EdDSA", ALICE.id, _signing_key_of(SECRET).sign)
     assert owner(ring(ALICE), token).id == ALICE.id
 
@@ -299,7 +299,7 @@ def test_only_the_key_itself_is_learnt_from(credential: str) -> None:
     assert ring(replace(ALICE, token_key=None)).unlearnt(f"Bearer {credential}", NOW) is None
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# -- length -----------------------------------------------------------------------------------------------------
 
 
 def test_a_token_is_as_short_as_a_credential_may_be() -> None:

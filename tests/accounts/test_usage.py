@@ -1,4 +1,4 @@
-"""The book of usage: sums that are exact whatever the order of writing, and quotas by the calendar."""
+"""Usage in memory: sums that are exact in any order of writes, and quotas by calendar day and month."""
 
 from __future__ import annotations
 
@@ -123,10 +123,10 @@ def test_beyond_its_bound_it_drops_counts_and_goes_on_with_what_it_has() -> None
     book.add(record(key=replace(KEY, id="k0")), NOON)
     assert (book.pending, book.dropped) == (2, 3)
     assert {row.key_id: row.requests for row in book.take()} == {"k0": 2, "k1": 1}
-    # Taken is not written.
+    # Taken entries still count as pending.
     book.add(record(), NOON)
     assert (book.pending, book.dropped) == (2, 4)
-    # A quota is kept all the same.
+    # Quotas still count dropped requests.
     assert book.spent("k4", NOON) == Spent(15, 15)
 
 

@@ -1,4 +1,4 @@
-"""A controller with bounds of a test's own."""
+"""Builds an admission controller with the bounds that a test gives."""
 
 from __future__ import annotations
 

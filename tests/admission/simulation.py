@@ -1,7 +1,7 @@
-"""An engine that is only arithmetic, and virtual requests that arrive at it through the admission policy.
+"""Simulates an engine in pure arithmetic. Virtual requests reach it through the real admission policy.
 
-The arithmetic is that of the scripted engine (`engine/scripted_steps.py`), with a clock that is a number: an hour of
-load is simulated in seconds. The policy learns what a step costs from the steps, as in the program.
+The arithmetic is the same as in the scripted engine (`engine/scripted_steps.py`). The clock is a number, so an hour of
+load takes seconds. The policy learns the cost of a step from the steps, as in the program.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TARGETS = Targets(ttft_s=1.0, tpot_s=0.05)
 
 @dataclass(frozen=True)
 class StepModel:
-    """Like a GPU; seconds, and tokens."""
+    """Timing and limits of a GPU-like engine, in seconds and tokens. `kv_tokens` 0: no limit."""
 
     step_s: float = 0.012
     per_choice_s: float = 0.0001
@@ -36,7 +36,7 @@ class StepModel:
     step_tokens: int = 8192
     max_running: int = 256
     kv_tokens: int = 0
-    # Standard deviation of a step's time, of its logarithm; and of the steps, how many take four times as long.
+    # Standard deviation of the logarithm of a step's time, and share of steps that take four times as long.
     noise: float = 0.0
     disturbed: float = 0.0
 
@@ -52,16 +52,16 @@ class StepModel:
 
 @dataclass(eq=False)
 class Virtual:
-    """A virtual request, and what became of it."""
+    """A virtual request and its result."""
 
     at_s: float
     tenant: str = "a"
     prompt_tokens: int = 40
     tokens: int = 64
     priority: int = 0
-    # The limit it sets; None: its true length is its limit.
+    # Token limit of the request; None: its true length.
     most_tokens: int | None = 1024
-    # Its client goes when it has got so many tokens.
+    # Number of tokens after which the client disconnects.
     leaves_after: int | None = None
     cached_tokens: int = 0
     ticket: Ticket | None = None
@@ -88,17 +88,19 @@ class Virtual:
 
 @dataclass
 class Simulation:
+    """Runs virtual requests through the policy and a simulated engine."""
+
     policy: AdmissionPolicy
     model: StepModel
     seed: int = 7
     now_s: float = 0.0
     done: list[Virtual] = field(default_factory=list)
-    # Seconds of this machine that the policy took, and its decisions.
+    # CPU seconds that the policy used, and the number of calls to it.
     policy_s: float = 0.0
     events: int = 0
     preemptions: int = 0
     steps: int = 0
-    # From when to when the engine is how much slower.
+    # Slow periods of the engine: start and end in seconds, and the factor on the time of a step.
     slow: list[tuple[float, float, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -117,7 +119,7 @@ class Simulation:
             heapq.heappush(self._arrivals, (request.at_s, self._count, request))
 
     def run(self, until_s: float) -> None:
-        """Let time pass. Requests that are open at the end stay out of `done`."""
+        """Advance the clock up to `until_s`. Requests that are open then are not in `done`."""
         while self.now_s < until_s:
             if not self._running and not self._waiting and not self.policy.queue:
                 if not self._arrivals:
@@ -127,7 +129,7 @@ class Simulation:
                 self._step()
 
     def measure(self) -> None:
-        """Do what an engine does before it is ready: a step alone, a full chunk, a batch."""
+        """Measure steps as an engine does before it is ready: single choices, full chunks, batches."""
         batch = min(32, self.model.max_running)
         for decoding, prompt in ((1, 0),) * 6 + ((0, self.model.step_tokens),) * 3 + ((batch, 0),) * 6:
             self._learner.add(self.model.seconds(decoding, prompt, self._dice), decoding, prompt)
@@ -139,7 +141,7 @@ class Simulation:
         )
 
     def finished(self, request: Virtual) -> None:
-        """For a test that keeps a number of requests open: called when one has ended."""
+        """Called when a request has ended. Subclasses override it to send the next request."""
 
     def _step(self) -> None:
         self._take_in()
@@ -256,7 +258,7 @@ class Simulation:
 
 
 def poisson(rate: float, until_s: float, seed: int, **fields: object) -> list[Virtual]:
-    """Return arrivals at this rate, the same for the same seed."""
+    """Return Poisson arrivals at `rate` requests per second. The same seed gives the same arrivals."""
     rng = random.Random(seed)
     arrivals, at_s = [], 0.0
     while (at_s := at_s + rng.expovariate(rate)) < until_s:
@@ -265,7 +267,7 @@ def poisson(rate: float, until_s: float, seed: int, **fields: object) -> list[Vi
 
 
 def mixed(rate: float, until_s: float, seed: int, **fields: object) -> list[Virtual]:
-    """Return Poisson arrivals of prompts of 20 to 8,000 tokens and answers of 1 to 800, each doubling as likely."""
+    """Return Poisson arrivals with log-uniform lengths: prompts of 20 to 8,000 tokens, answers of 1 to 800."""
     rng = random.Random(seed)
     arrivals, at_s = [], 0.0
     while (at_s := at_s + rng.expovariate(rate)) < until_s:
@@ -276,13 +278,15 @@ def mixed(rate: float, until_s: float, seed: int, **fields: object) -> list[Virt
 
 
 def trace(rate: float, until_s: float, seed: int, most_tokens: int | None = 1024) -> list[Virtual]:
-    """Return a synthetic trace of the shape that Azure published for conversations in 2023: arrivals in bursts, prompts
-    and answers log-normal with medians of 1,000 and 130 tokens."""
+    """Return a synthetic trace with the shape of the conversations that Azure published in 2023.
+
+    Arrivals come in bursts. Prompts and answers are log-normal, with medians of 1,000 and 130 tokens.
+    """
     rng = random.Random(seed)
     arrivals: list[Virtual] = []
     window_s = 5.0
     for window in range(int(until_s / window_s)):
-        # A gamma-distributed rate makes counts that vary more than Poisson's, as theirs do.
+        # With a gamma-distributed rate, counts vary more than Poisson counts, as in the published trace.
         here = rate * rng.gammavariate(2.0, 0.5)
         at_s = window * window_s
         while (at_s := at_s + rng.expovariate(max(here, 1e-3))) < (window + 1) * window_s:

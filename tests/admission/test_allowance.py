@@ -1,4 +1,4 @@
-"""Allowances: what is reserved cannot be used twice, what was not used comes back, a refusal says which limit."""
+"""Allowances: reserved tokens cannot be used twice, unused tokens come back, and a refusal names the limit."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_requests_a_minute() -> None:
     assert isinstance(refused, RateLimited)
     assert (refused.type, refused.code, refused.retry_after_s) == ("requests", "rate_limit_exceeded", pytest.approx(30))
     assert refused.headers() == {"retry-after": "30", "retry-after-ms": "30000"}
-    assert "2 requests a minute, 0 are left, 1 are wanted." in refused.message
+    assert "2 requests a minute, 0 are left, and this request needs 1." in refused.message
     book.open(limited, 30.0)
 
 
@@ -91,7 +91,7 @@ def test_choices_at_once() -> None:
     first = book.open(limited, 0.0)
     first.run(2)
     assert isinstance(refusal(book.open(limited, 0.0).run, 2), RateLimited)
-    # It fits once nothing else runs.
+    # It fits once the running choices have ended, so a retry makes sense.
     assert refusal(book.open(limited, 0.0).run, 3).retry_after_s
     book.open(limited, 0.0).run(1)
     first.settle(0, 0.0)
@@ -134,7 +134,7 @@ def test_refusal_counts_what_the_request_holds_itself() -> None:
     book.open(limited, 0.0).reserve(60, 0.0)
     second = book.open(limited, 0.0)
     second.prepare(30, 0.0)
-    assert "40 are left, 50 are wanted" in refusal(second.reserve, 50, 0.0).message
+    assert "40 are left, and this request needs 50" in refusal(second.reserve, 50, 0.0).message
 
 
 @pytest.mark.parametrize(("limit", "spent"), [("daily_tokens", Spent(day=90)), ("monthly_tokens", Spent(month=90))])
@@ -148,7 +148,7 @@ def test_a_quota_counts_what_was_spent_and_what_runs(limit: str, spent: Spent) -
     assert refused.code == "insufficient_quota"
     assert refused.headers() == {"x-should-retry": "false"}
     second.reserve(2, 0.0)
-    # Used up: the next one need not even be rendered.
+    # The quota is used up, so the next request is refused before it is rendered.
     assert isinstance(refusal(book.open, limited, 0.0), QuotaExceeded)
 
 
@@ -168,7 +168,7 @@ def test_quota_gives_back_what_a_request_reserved() -> None:
 
 def test_overspent_quota_has_nothing_left() -> None:
     message = refusal(allowances(Spent(day=120)).open, key(daily_tokens=100), 0.0).message
-    assert "0 are left, and this request may take 1" in message
+    assert "0 are left, and it may use 1" in message
 
 
 def test_room_is_the_least_of_what_is_left() -> None:
@@ -227,7 +227,7 @@ def test_allowance_that_never_ran_frees_no_place() -> None:
     running = book.open(limited, 0.0)
     running.run(1)
     book.open(limited, 0.0).settle(0, 0.0)
-    assert "1 run" in refusal(book.open(limited, 0.0).run, 1).message
+    assert "1 are in flight" in refusal(book.open(limited, 0.0).run, 1).message
     running.settle(0, 0.0)
     book.open(limited, 0.0).run(1)
 
@@ -242,4 +242,4 @@ def test_allowance_without_a_prepared_prompt_costs_no_token() -> None:
 
 def test_quota_tells_how_many_tokens_are_left() -> None:
     allowance = allowances(Spent(day=7)).open(key(daily_tokens=10), 0.0)
-    assert "3 are left, and this request may take 4" in refusal(allowance.reserve, 4, 0.0).message
+    assert "3 are left, and it may use 4" in refusal(allowance.reserve, 4, 0.0).message

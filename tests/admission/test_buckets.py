@@ -1,4 +1,4 @@
-"""Token buckets: never more than was saved up and has come in since, and an exact word on when there will be enough."""
+"""Token buckets: they give at most the saved and refilled tokens, and predict exactly when there are enough."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Admission: a bound on what runs and on what waits, turns in order, nothing leaked, nothing new while draining."""
+"""The admission controller: bounds on running and queued choices, the order of the queue, no leaks, draining."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def refusal(admission: AdmissionController, choices: int = 1) -> TokkaErro
 
 
 class Request:
-    """A request in a task of its own, from its arrival until it is told to end."""
+    """A request in its own task, from its arrival until `end` is called."""
 
     def __init__(self, admission: AdmissionController, choices: int = 1, timeout_s: float | None = None) -> None:
         self.is_running = False
@@ -52,7 +52,7 @@ class Request:
 
 
 async def settle() -> None:
-    """Let every task go as far as it can."""
+    """Let every task run as far as it can."""
     for _ in range(10):
         await asyncio.sleep(0)
 
@@ -145,7 +145,7 @@ async def test_turn_of_a_cancelled_owner_goes_to_the_next(cancelled_first: bool)
     admission = controller(1, max_waiting=8)
     running, gone, last = Request(admission), Request(admission), Request(admission)
     await settle()
-    # The turn and the cancellation come in one tick: the owner has not run in between.
+    # The turn and the cancellation come in the same tick, so the owner does not run in between.
     if cancelled_first:
         gone.task.cancel()
     admission.resize(engine_of(2))
@@ -181,7 +181,7 @@ async def test_ended_requests_are_forgotten() -> None:
         await request.end()
     await asyncio.gather(refused.task, return_exceptions=True)
     for part in (admission, admission.policy, admission.policy.queue):
-        # What each tenant was served is kept on purpose.
+        # The counters of served tokens are kept on purpose.
         kept = {name: value for name, value in vars(part).items() if isinstance(value, (dict, set)) and value}
         assert kept.keys() <= {"_served"}
 
@@ -251,7 +251,7 @@ async def test_idle_waits_for_the_last_request() -> None:
 
 
 class Recorder(AdmissionPolicy):
-    """Notes what it is told of requests that run."""
+    """A policy that records its events."""
 
     def __init__(self, max_waiting: int = 0) -> None:
         super().__init__(Bounds(max_waiting), Targets())

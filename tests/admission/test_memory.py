@@ -1,4 +1,4 @@
-"""Bytes that requests hold are bounded, for all and for one tenant, and come back however a request ends."""
+"""Memory budgets: the bytes that requests hold are bounded, in total and per tenant, and are always given back."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_memory_share_grows_and_is_released_once() -> None:
     share.release()
     share.release()
     assert budget.held == 0
-    # Tenants come and go for months.
+    # Tenants come and go for months, so their entries must go, too.
     assert not budget._held_of
 
 

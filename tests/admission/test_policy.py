@@ -1,4 +1,4 @@
-"""The policy's single decisions: who is let in past whom, who makes room for whom, and what a refusal says."""
+"""Single decisions of the policy: which requests start, which leave the queue for others, and texts of refusals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tokka.engine_facts import EngineStats, ModelInfo
 from tokka.errors import ServerOverloaded
 from tokka.step_costs import StepCosts
 
-# A token takes 0.1 s, whatever runs; a prompt of a thousand tokens as long again.
+# A token takes 0.1 s with any batch. A prompt of 1,000 tokens adds another 0.1 s.
 COSTS = StepCosts(fixed_s=0.1, per_prompt_token_s=0.0001)
 GPU = StepCosts(fixed_s=0.012, per_choice_s=0.0001, per_prompt_token_s=0.00002)
 IDLE, WAITING = EngineStats(), EngineStats(waiting=1)
@@ -47,7 +47,7 @@ def refused(decisions: list[Decision]) -> list[Ticket]:
 
 
 def produce(made: AdmissionPolicy, one: Ticket, tokens: int, now_s: float) -> list[Decision]:
-    """Give a running request tokens, as a slot does."""
+    """Give tokens to a running request, as a slot does."""
     one.tokens += tokens
     one.last_token_s = now_s
     made.charge(one, tokens)
@@ -58,7 +58,7 @@ def produce(made: AdmissionPolicy, one: Ticket, tokens: int, now_s: float) -> li
 
 
 def serve(made: AdmissionPolicy, one: Ticket, from_s: float, to_s: float, tokens: int = 10) -> list[Decision]:
-    """Give a running request its first token and its end."""
+    """Give a running request its first token at `from_s`, and its other tokens and its end at `to_s`."""
     produce(made, one, 1, from_s)
     produce(made, one, tokens - 1, to_s)
     return made.end(one, to_s, is_whole=True)
@@ -91,7 +91,7 @@ def test_the_bound_of_one_tenant_is_its_own_affair() -> None:
     assert made.arrive(ticket("crowd"), 0.0) == []
     (decision,) = made.arrive(ticket("crowd"), 0.0)
     assert decision.refusal is not None
-    assert "1 choices of yours wait already, of at most 1" in decision.refusal.message
+    assert "1 of your choices are queued already; the maximum is 1" in decision.refusal.message
     assert made.arrive(ticket("other"), 0.0) == []
 
 
@@ -156,7 +156,7 @@ def test_the_door_says_what_the_queue_would() -> None:
     made.arrive(ticket(), 0.0)
     with pytest.raises(ServerOverloaded, match="its queue is full") as refused:
         made.check_room(ticket(), 0.0)
-    # Others' load is nobody's business: the one number is when to come back.
+    # The message must not reveal the load of other tenants. Its only number is the time until a retry.
     assert re.findall(r"\d+", refused.value.message) == [f"{refused.value.retry_after_s:.0f}"]
 
 
@@ -195,7 +195,7 @@ def test_leaving_the_queue_lets_the_next_one_in() -> None:
 def test_engine_that_keeps_requests_waiting_is_given_no_more() -> None:
     made = policy(most=8)
     made.arrive(ticket(), 0.0)
-    # Seen once it may be the moment between two steps.
+    # A single look may fall between two steps, so it does not count.
     made.observe(WAITING, 0.1)
     assert runs(made.arrive(ticket(), 0.15))
     made.observe(WAITING, 0.2)
@@ -217,7 +217,7 @@ def test_idle_engine_gets_work_whatever_was_seen_of_it() -> None:
 
 def test_places_are_as_many_as_keep_the_pace() -> None:
     made = policy(most=1000, targets=Targets(tpot_s=0.05), costs=GPU)
-    # Of the target a little is kept back.
+    # Admission steers to 97 % of the target.
     assert made.batch.limit == int((0.97 * 0.05 - 0.012) / 0.0001)
     assert policy(most=1000, costs=GPU).batch.limit == 1000
 
@@ -261,7 +261,7 @@ def test_prompt_waits_while_it_would_break_a_pace() -> None:
     one = ticket(most=10)
     made.arrive(one, 0.0)
     produce(made, one, 1, 0.02)
-    # Of its nine tokens each has 0.036 s to spare: a third of a second in all, of which this prompt takes more.
+    # Each of its nine tokens has 0.036 s to spare, a third of a second in total. This prompt takes 0.4 s.
     long = ticket(tokens=20_000)
     assert made.arrive(long, 0.02) == []
     produce(made, one, 9, 0.2)
@@ -289,7 +289,8 @@ def test_what_would_miss_the_target_is_refused_at_once() -> None:
     (decision,) = made.arrive(ticket(), 0.0)
     assert decision.refusal is not None
     assert "more than its target of 1 s" in decision.refusal.message
-    # When the first has ended, and not as long before as one may wait: it may take a little longer.
+    # The retry is due when the first request has ended. The time that the retry itself may wait is not subtracted,
+    # because the first request may take a little longer.
     assert 4.0 < (decision.refusal.retry_after_s or 0) < 4.5
 
 
@@ -305,7 +306,7 @@ def test_lengths_that_nobody_has_seen_are_taken_to_be_long() -> None:
         (decision,) = decisions[-1]
         assert decision.refusal is not None
         told.append(decision.refusal.retry_after_s or 0.0)
-    # Answers of some 400 tokens, each token 13 ms; then answers of 10.
+    # Without observed lengths, answers of about 400 tokens of 13 ms each are assumed; after 30 answers, of 10 tokens.
     assert told[0] > 4
     assert told[1] < 2
 
@@ -314,7 +315,7 @@ def test_what_was_let_in_and_waits_too_long_is_refused() -> None:
     made = policy(most=1, targets=Targets(ttft_s=1.0))
     made.arrive(ticket(most=5), 0.0)
     second = ticket()
-    # It should take half a second, and does not end.
+    # The first request should take 0.5 s, but it does not end.
     assert made.arrive(second, 0.0) == []
     assert made.observe(IDLE, 0.8) == []
     assert refused(made.observe(IDLE, 1.1)) == [second]
@@ -342,5 +343,5 @@ def test_client_that_does_not_read_holds_no_prompt_back() -> None:
     produce(made, stalled, 1, 0.02)
     made.observe(IDLE, 0.1)
     assert made.arrive(long := ticket("b", tokens=20_000), 0.1) == []
-    # Nothing for more than half a second.
+    # The client has got no token for more than 0.5 s.
     assert runs(made.observe(IDLE, 0.7)) == [long]

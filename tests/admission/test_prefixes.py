@@ -1,4 +1,4 @@
-"""Beginnings that the engine has computed are found again, by text, and forgotten when they are not there any more."""
+"""The prefix index: it finds computed prefixes by their text, and forgets prefixes that the engine has dropped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many tokens a prompt has is known about before it is tokenised, and never thought to be too many."""
+"""The estimate of a prompt's tokens: it learns from tokenised prompts, and its minimum stays low."""
 
 from __future__ import annotations
 
@@ -28,6 +28,6 @@ def test_estimate_does_not_learn_from_short_prompts() -> None:
     long = [TextPrompt("x" * 1000)]
     before = estimate.size(long)
     for _ in range(100):
-        # The template around it has more tokens than it.
+        # The template has more tokens than the message.
         estimate.learn([ChatPrompt(({"role": "user", "content": "Hi"},))], 40)
     assert estimate.size(long) == before

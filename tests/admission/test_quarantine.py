@@ -1,4 +1,4 @@
-"""Requests and tenants that seem to kill the engine are held back; nobody else is."""
+"""Quarantine: it holds the requests and tenants that seem to kill the engine, and no others."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def subject(text: str = "kill", tenant: str = "a", **fields: object) -> Subject:
 
 
 class Server:
-    """A server's engines, one after the other, as quarantine sees them. Time passes only where it is said."""
+    """A server's consecutive engines, as quarantine sees them. Only `die` and the tests advance the time."""
 
     def __init__(self, hold_s: float = HOLD_S, *, strikes: int = 3, has_others: bool = True) -> None:
         self.quarantine = Quarantine(hold_s, strikes=strikes, has_others=lambda: has_others)
@@ -29,7 +29,7 @@ class Server:
         self.ready_s = self.now_s
 
     def die(self, *running: Subject, served_s: float = 1.0) -> None:
-        """Serve for so long, die with these requests running, and get the next engine ready at once."""
+        """Serve for at least `served_s`, die with these requests running, and make the next engine ready at once."""
         self.now_s = max(self.now_s, self.ready_s + served_s)
         for one in running:
             self.quarantine.ran_at_death(one, self.engine, self.now_s - self.ready_s, self.now_s)
@@ -43,7 +43,7 @@ class Server:
         return self.judge(one) is None
 
     def trial(self, one: Subject) -> Trial:
-        """Begin the trial that this request gets."""
+        """Begin this request's trial."""
         trial = self.judge(one)
         assert isinstance(trial, Trial)
         self.quarantine.begin(trial, self.engine, self.now_s)
@@ -55,7 +55,7 @@ class Server:
         return held
 
     def attack(self, *beside: Subject, tenant: str = "a", deaths: int = 3) -> None:
-        """Die of another request each time."""
+        """Die `deaths` times, each time of a different request of this tenant."""
         for _ in range(deaths):
             self.die(subject(f"variant {self.engine}", tenant), *beside)
 
@@ -81,7 +81,7 @@ def test_request_of_two_deaths_is_held() -> None:
     server.die(subject())
     server.now_s += 10
     assert server.held(subject()) == Held(of_request=True, left_s=HOLD_S - 10)
-    # Of the same tenant, too.
+    # Other requests of the same tenant are free.
     assert server.is_free(subject("hello"))
     assert server.is_free(subject(sampling=Sampling(n=2)))
 
@@ -111,7 +111,7 @@ def test_request_is_free_again_after_its_time() -> None:
     server.die(subject())
     server.now_s += HOLD_S
     assert server.is_free(subject())
-    # And begins anew.
+    # The count of its deaths starts again.
     server.die(subject())
     assert server.is_free(subject())
 
@@ -155,7 +155,7 @@ def test_held_request_is_tried_alone_once_the_engine_served() -> None:
     assert server.held(subject(), is_idle=False)
     trial = server.trial(subject())
     assert (trial.of_request, trial.is_alone, trial.must_end) == (True, True, True)
-    # One at a time on the whole server.
+    # The whole server runs one trial at a time.
     assert server.held(subject())
 
 
@@ -261,7 +261,7 @@ def test_held_tenant_runs_alone_once_the_engine_served() -> None:
     assert server.held(subject("hello"), is_idle=False).left_s == TRIAL_S
     trial = server.trial(subject("hello"))
     assert (trial.of_request, trial.is_alone, trial.must_end) == (False, True, False)
-    # One request at a time.
+    # The tenant runs one request at a time.
     assert server.held(subject("hello, too"))
     server.quarantine.survived(trial)
     assert server.is_free(subject("hello, too"))
@@ -287,7 +287,7 @@ def test_bystanders_are_tried_at_once_beside_others() -> None:
     server.quarantine.completed(subject("y", "c"), server.now_s)
     trial = server.trial(subject("x", "b"))
     assert not trial.is_alone
-    # Of the same tenant all may run; another tenant waits for its trial.
+    # All requests of this tenant may run. Other tenants wait for their trials.
     assert server.is_free(subject("more", "b"))
     assert server.held(subject("y", "c")).left_s == TRIAL_S
     assert server.held(subject("poison")).left_s == TRIAL_S
@@ -308,7 +308,7 @@ def test_death_in_a_trial_is_blamed_on_its_tenant_alone() -> None:
     server.trial(poison)
     server.die(beside, poison)
     assert server.is_free(beside)
-    # Now it was alone, and that is known.
+    # The tenant alone is blamed for this death, so its pause is longer.
     assert server.held(subject("hello")).left_s == 2 * PAUSE_S
 
 
@@ -317,7 +317,7 @@ def test_trial_undecided_when_the_engine_freezes_is_blamed() -> None:
     beside = subject("x", "b")
     server.attack(beside)
     server.trial(subject("freezing"))
-    # The watchdog needs longer than a trial.
+    # The watchdog takes longer than a trial to notice.
     server.now_s += 20
     assert server.judge(subject("other", "b"))
     server.die(subject("freezing"), subject("z", "c"), served_s=20)
@@ -339,7 +339,7 @@ def test_trial_left_early_does_not_let_a_tenant_go() -> None:
     server.attack(subject("x", "b"))
     server.quarantine.over(server.trial(subject("hello")))
     assert server.held(subject("hello")).left_s == 2 * TRIAL_S
-    # And another tenant gets its turn.
+    # Another tenant gets its trial.
     assert isinstance(server.judge(subject("other", "b")), Trial)
 
 

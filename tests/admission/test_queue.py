@@ -1,4 +1,4 @@
-"""The queue: fair between tenants by tokens served, in order within one, and nobody passed over for ever."""
+"""The queue: fair between tenants by served tokens, ordered within a tenant, and without starvation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def next_of(queue: FairQueue) -> Ticket | None:
 
 
 def turns(queue: FairQueue, count: int, tokens: int = 10) -> list[str]:
-    """Serve so many requests, one after the other; return whose they were."""
+    """Serve `count` requests one after the other; return their tenants."""
     served = []
     for _ in range(count):
         turn = next_of(queue)
@@ -83,7 +83,7 @@ def test_idling_earns_nothing() -> None:
     turns(queue, 50)
     for _ in range(50):
         queue.put(ticket("back"))
-    # Not fifty in a row for having been away.
+    # The returning tenant does not get 50 turns in a row.
     assert Counter(turns(queue, 20)) == {"busy": 10, "back": 10}
 
 
@@ -123,7 +123,7 @@ sizes = st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 100), st.integ
 
 @given(sizes)
 def test_served_tokens_of_tenants_that_wait_differ_by_two_requests_at_most(asked: list[tuple[str, int, int]]) -> None:
-    # The bound of the paper: whatever the sizes, as long as all of them always have something waiting.
+    # The paper's bound. It holds for any sizes while each tenant has queued requests.
     queue, waiting, served = FairQueue(), Counter[str](), Counter[str]()
     tokens: dict[Ticket, int] = {}
     largest = max(prompt + OUTPUT_COST * output for _, prompt, output in asked)

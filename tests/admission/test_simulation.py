@@ -1,6 +1,7 @@
-"""The policy against a simulated engine with the speed of a GPU: goodput at any load, bursts, fairness, memory.
+"""The policy on a simulated engine with the speed of a GPU: goodput at any load, bursts, fairness, memory.
 
-Thousands of virtual requests; the figures are facts about the decisions alone, the same on every machine.
+The tests send thousands of virtual requests. Except for the time of a decision, the figures depend only on the
+decisions, so they are the same on every machine.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from tokka.admission.queue import OUTPUT_COST
 from tokka.admission.targets import Targets
 from tokka.engine_facts import ModelInfo
 
-# Requests per second of the mixed load that the engine can serve at the promised pace, found by search: with a policy
-# that knows all lengths and refuses only what it must.
+# Requests per second of the mixed load that the engine can serve within the targets. Found by search, with a policy
+# that knows all lengths and refuses as few requests as possible.
 CAPACITY = 19.7
 FROM_S, TO_S = 10.0, 70.0
 
 
 def loaded(sim: Simulation, load: Iterable[Virtual]) -> list[Virtual]:
-    """Return the requests that arrived once the load was steady, after all of them have ended."""
+    """Run the load; return the ended requests that arrived while it was steady, between FROM_S and TO_S."""
     sim.add(load)
     sim.run(TO_S + 40)
     return [request for request in sim.done if FROM_S <= request.at_s < TO_S]
@@ -60,7 +61,7 @@ def test_burst_after_a_minute_of_probes_is_served(requests: int, prompt_tokens: 
 
 def test_burst_is_the_first_that_a_fresh_server_sees() -> None:
     sim = simulation(TARGETS)
-    # A second's worth of 60 % of what the engine can do.
+    # One second of load at 60 % of the engine's capacity, in one moment.
     sim.add(at_once(mixed(0.6 * CAPACITY, 1.0, seed=5)))
     sim.run(60.0)
     assert not any(request.refusal for request in sim.done)
@@ -73,7 +74,7 @@ def at_once(load: list[Virtual]) -> list[Virtual]:
 
 
 class Returning(Simulation):
-    """Who is sent away comes back when told, once."""
+    """Refused requests come back once, at the time of their Retry-After."""
 
     def finished(self, request: Virtual) -> None:
         if request.refusal and request.priority == 0:
@@ -90,7 +91,7 @@ def test_retry_after_comes_true_after_a_burst(requests: int, prompt_tokens: int,
     back = [request for request in sim.done if request.priority]
     assert len(back) > requests / 3
     assert len(served(back)) >= 0.95 * len(back)
-    # Nor is it much later than need be: as long as the engine takes for all of them.
+    # The last request does not come back much later than the engine needs for all of them.
     model = sim.model
     work_s = requests * (prompt_tokens * model.per_prompt_token_s + tokens * model.seconds_of(256, 0) / 256)
     assert max(request.at_s for request in back) <= 20 + 1.3 * work_s + 2.0
@@ -118,7 +119,7 @@ def test_goodput_does_not_collapse_above_capacity(load: float, most_tokens: int 
 
 
 def test_goodput_does_collapse_without_targets() -> None:
-    # What the test above would see if nothing steered.
+    # The load of the test above, without targets.
     requests = loaded(simulation(Targets(), bounds=Bounds(10_000)), mixed(2 * CAPACITY, TO_S, seed=3))
     assert share((request.is_good() for request in requests), requests) < 0.1
 
@@ -165,12 +166,12 @@ def test_single_requests_beside_a_tenant_with_long_prompts_are_served() -> None:
     single = [request for request in sim.done if request.tenant == "single"]
     waits = sorted(request.ttft_s for request in served(single))
     assert len(waits) == 70
-    # Alone it takes 0.013 s; a full step takes 0.18 s.
+    # Alone, a request takes 0.013 s to its first token. A full step takes 0.18 s.
     assert waits[int(0.95 * len(waits))] <= 0.013 + 2.5 * 0.18
 
 
 class Closed(Simulation):
-    """Each tenant keeps its number of requests open."""
+    """Each tenant always keeps the same number of requests open."""
 
     def finished(self, request: Virtual) -> None:
         pause_s = (request.refusal.retry_after_s or 1.0) if request.refusal else 0.0
@@ -187,12 +188,12 @@ def closed(
     weights: dict[str, float] | None = None,
     until_s: float = 300.0,
 ) -> Closed:
-    # A step takes as long as on the embedded model: 32 places are few.
+    # A step takes as long as with the embedded model, so 32 places are few.
     sim = simulation(targets, StepModel(0.01, 0.0025, 0.0002, 512, most), weights=weights, kind=Closed)
     assert isinstance(sim, Closed)
     for name, like in tenants.items():
         for place in range(counts[name]):
-            # Lengths vary as people's do: equal ones would end together for ever.
+            # Lengths vary, as in real use. Requests of equal length would always end together.
             tokens = max(1, like.tokens * (50 + 100 * place // counts[name]) // 100)
             sim.add([Virtual(0.01 * place, name, like.prompt_tokens, tokens)])
     sim.run(until_s)
@@ -204,7 +205,7 @@ def of(sim: Simulation, tenant: str, after_s: float = 60.0) -> list[Virtual]:
 
 
 def costs_of(sim: Simulation) -> dict[str, float]:
-    """Return what each tenant was served, as it is charged."""
+    """Return the cost of the tokens that each tenant was served, as the queue charges it."""
     costs = defaultdict[str, float](float)
     for request in sim.done:
         costs[request.tenant] += (request.prompt_tokens + OUTPUT_COST * request.got) if request.got else 0.0
@@ -233,7 +234,7 @@ def test_single_requests_beside_a_crowd_are_not_starved(targets: Targets) -> Non
     crowd = sorted(request.ttft_s for request in of(sim, "crowd"))
     assert len(single) > 25
     assert waits[len(waits) // 2] < 0.5
-    # The crowd waits for itself; with targets it is refused instead.
+    # The crowd's requests wait for each other. With targets they are refused instead.
     assert targets.ttft_s or crowd[len(crowd) // 2] > 5.0
 
 
@@ -250,7 +251,7 @@ def test_short_prompts_and_long_ones_beside_each_other_are_served() -> None:
 
 
 class Blind(Simulation):
-    """The policy is not told of the engine's memory."""
+    """Hides the engine's memory from the policy."""
 
     def describe(self) -> ModelInfo:
         return replace(super().describe(), kv_tokens=None)
@@ -276,7 +277,7 @@ def test_bursty_trace_is_served_as_well_as_by_the_best_fixed_limit(seed: int) ->
 
 
 def good_with_limit(seed: int, limit: int, waiting: int) -> int:
-    """Return the good requests of a server without targets that lets so many run and wait."""
+    """Return the number of good requests without targets, with this many places and queued choices."""
     sim = simulation(Targets(), StepModel(max_running=limit), bounds=Bounds(waiting))
     sim.add(trace(14.0, 180.0, seed))
     sim.run(260.0)
@@ -287,7 +288,7 @@ def test_decisions_take_little_time_and_no_memory() -> None:
     sim = simulation(TARGETS)
     sim.add(mixed(1.5 * CAPACITY, 60.0, seed=3))
     sim.run(100.0)
-    # 20 us on a quiet machine; this one may be shared.
+    # Measured: 20 us on a quiet machine. This machine may be shared.
     assert sim.policy_s / sim.events < 200e-6
     policy = sim.policy
     assert not policy.queue

@@ -1,4 +1,4 @@
-"""Targets by name follow what the engine can do."""
+"""Named targets follow the engine's speed. Targets in seconds stay as given."""
 
 from __future__ import annotations
 

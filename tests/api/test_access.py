@@ -1,4 +1,4 @@
-"""Access: deny by default, one refusal for every wrong key, and only direct requests without keys."""
+"""Access: denied by default, one error for all wrong keys, and direct requests only on a server without keys."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_probes_and_pages_need_no_key(client: httpx.Client, path: str) -> None:
     ],
 )
 def test_everything_else_needs_one(guarded: Program, client: httpx.Client, path: str) -> None:
-    # The whole address: the client would take what follows two slashes for a host.
+    # A full URL, because httpx would read the part after two slashes as a host.
     answer = client.get(guarded.url + path)
     assert answer.status_code == 401
     assert answer.json()["error"]["code"] == "invalid_api_key"
@@ -68,7 +68,7 @@ def test_everything_else_needs_one(guarded: Program, client: httpx.Client, path:
 
 @pytest.mark.parametrize("folder", ["/ui", "/docs-assets", "/docs"])
 def test_an_open_folder_does_not_open_what_is_beside_it(guarded: Program, folder: str) -> None:
-    # Sent as it is: httpx would take the dots out.
+    # http.client sends the path unchanged. httpx would remove the dots.
     address = urlsplit(guarded.url)
     connection = HTTPConnection(str(address.hostname), address.port or 80, timeout=10)
     with closing(connection):

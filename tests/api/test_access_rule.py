@@ -1,4 +1,4 @@
-"""Who needs a key: one rule at the start, said in the log, and kept while the server runs."""
+"""The access rule: set and logged at the start. A first key closes a running server, and no revocation reopens it."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def keys(folder: Path, *arguments: str) -> str:
 
 
 def made(folder: Path, *options: str) -> str:
-    """Make a key; return its id."""
+    """Create a key and return its id."""
     keys(folder, "create", "--name", "a", *options)
     return keys(folder, "list").splitlines()[-1].split()[0]
 
 
 @pytest.fixture(params=["revoked", "expired"])
 def unusable(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """The folder of a database whose only key is of no use."""
+    """Return the folder of a database with one key, which is revoked or expired."""
     if request.param == "revoked":
         keys(tmp_path, "revoke", made(tmp_path))
     else:
@@ -142,7 +142,7 @@ def test_first_key_closes_a_running_server_and_is_said(tmp_path: Path, options: 
         assert status(program, secret) == 200
         keys(tmp_path, "revoke", keys(tmp_path, "list").splitlines()[-1].split()[0])
         eventually(lambda: status(program, secret) == 401, within_s=2)
-        # Revoking the last key does not open a server that runs.
+        # Revoking the last key does not open a running server.
         assert status(program) == 401
 
 

@@ -1,4 +1,4 @@
-"""/admin/keys and /admin/usage over the real program: what is taken and refused, and that it is in effect at once."""
+"""/admin/keys and /admin/usage on the real server: valid and invalid requests, and changes that apply at once."""
 
 from __future__ import annotations
 

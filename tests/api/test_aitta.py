@@ -1,4 +1,4 @@
-"""Aitta's own client package against the real program: what its users do goes on with another address."""
+"""Aitta's own client package on the real server: its users' programs work after a change of the address."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tokka.accounts.tokens import _signing_key_of
 
 ADMIN_KEY = "the-admin-key-of-the-test"
 KEY = "the-user-key-of-the-test"
-# With a slash, as on Aitta, and another name for the same model.
+# Two names of one model. The first one has a slash, as on Aitta.
 NAME, ALIAS = "LumiOpen/Poro-34B-chat", "poro"
 
 
@@ -73,7 +73,7 @@ def token_of(program: Program, secret: str = KEY) -> str:
     return token
 
 
-# -- what users of the package do -------------------------------------------------------------------------------
+# -- use of the package -----------------------------------------------------------------------------------------
 
 
 def test_a_models_address_goes_into_the_openai_package_as_it_is(program: Program) -> None:
@@ -86,7 +86,7 @@ def test_a_models_address_goes_into_the_openai_package_as_it_is(program: Program
     assert answer.usage
     assert answer.usage.completion_tokens == 5
     chat.close()
-    # To all that counts it is the one API there is.
+    # Metrics and the access log have one path for both prefixes.
     with httpx.Client(base_url=program.url, headers={"authorization": f"Bearer {ADMIN_KEY}"}) as http:
         assert metric(http, "tokka_requests_total", endpoint="/v1/chat/completions", model=NAME) >= 1
         assert metric(http, "tokka_tokens_total", tenant="key-1", kind="completion") >= 5
@@ -143,7 +143,7 @@ def test_machine_and_load_are_told_to_admin_keys_alone(program: Program) -> None
         worker = get(program, "/worker/poro/1", secret).json()
         assert ({"running", "waiting"} <= set(worker)) is is_admin
         assert ("running" in worker or "waiting" in worker) is is_admin
-        # Aitta's client reads both.
+        # Aitta's client reads the metadata with and without the machine's data.
         assert Model.load(ALIAS, aitta(program, ADMIN_KEY if is_admin else KEY)).get_metadata().resources.ram_mb >= 0
 
 
@@ -193,7 +193,7 @@ def test_token_that_no_server_hands_out_is_a_401(program: Program) -> None:
 
     def status(**changed: Any) -> int:
         own = {name: value for name, value in (claims | changed).items() if value != "missing"}
-        # The owner of a key can sign anything with it.
+        # The owner of a key can sign any claims with it.
         token = jwt.PyJWS().encode(json.dumps(own).encode(), _signing_key_of(KEY), "EdDSA", headers={"kid": "key-1"})
         return get(program, "/v1/models", token).status_code
 
@@ -297,7 +297,7 @@ def test_a_key_that_asks_too_often_is_told_when_to_come_back_and_the_package_doe
 
 @contextmanager
 def downtime(program: Program, folder: Path, begin: int, end: int) -> Iterator[str]:
-    """Plan a downtime as `tokka downtime` does; the program has heard of it, and forgets it afterwards."""
+    """Add a downtime as `tokka downtime` does. Yield its id once the server knows it, and remove it afterwards."""
     now = int(time.time())
     planned = new_downtime(now + begin, now + end, "new GPUs", now)
 
@@ -331,7 +331,7 @@ def test_what_runs_goes_on_and_what_is_new_is_refused_with_the_window(program: P
             with pytest.raises(ServiceUnderMaintenanceError) as raised:
                 client.get_model_list()
             ready = httpx.get(f"{program.url}/readyz")
-            # Who waits for the end may ask for it.
+            # A client that waits for the end of the downtime can still use these endpoints.
             assert get(program, "/worker/poro/1", ADMIN_KEY).json()["running"] == 1
             assert get(program, "/authenticate_with_key").status_code == 200
         rest = list(lines)

@@ -1,4 +1,4 @@
-"""Which connection makes room for a new one: decided on paper, without sockets."""
+"""Limits and eviction of connections, tested without sockets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from tokka.api.connections import RESERVE, Caller, Connections, Cut, Limits, Stage, address_of
 
 HERE, THERE = "127.0.0.1", "192.0.2.7"
-# In the order in which they make room; a group makes room by age.
+# The eviction order. In a group, the connection that has been in it longest is evicted first.
 ORDER: list[set[tuple[Caller, Stage]]] = [
     {("stranger", "stalled"), ("stranger", "delivering"), ("anonymous", "delivering")},
     {("stranger", "waiting")},
@@ -28,6 +28,8 @@ NEVER: set[tuple[Caller, Stage]] = {
 
 
 class One:
+    """A connection that records its eviction."""
+
     evicted = False
 
     def evict(self) -> None:
@@ -35,7 +37,7 @@ class One:
 
 
 def full(*places: tuple[Caller, Stage], per_address: int | None = None) -> tuple[Connections, list[One]]:
-    """Return a registry that is full of connections in these places, oldest first."""
+    """Return a registry at its limit, with connections in these places, oldest first."""
     cuts: list[Cut] = []
     limits = Limits(1000, 1, 1, len(places), per_address)
     connections = Connections(limits, cuts.append)
@@ -60,7 +62,7 @@ def test_ranks_make_room_in_order() -> None:
     for newcomer in newcomers:
         if connections.opened(newcomer, HERE) != "welcome":
             break
-        # Nobody evicts the newcomer itself.
+        # Prevent the eviction of the newcomer itself.
         connections.place(newcomer, "keyed", "answering")
         evicted += [place for one, place in zip(ones, places, strict=True) if one.evicted and place not in evicted]
     assert [group for group in ORDER for _ in group] == [
@@ -104,7 +106,7 @@ def test_evicted_room_is_free_at_once() -> None:
 def test_newcomers_beyond_the_bound_are_in_the_reserve() -> None:
     connections, _ = full(("keyed", "answering"))
     newcomers = [One() for _ in range(RESERVE + 2)]
-    # Nor does one of them make another welcome.
+    # Evicting one newcomer from the reserve does not admit another.
     assert {connections.opened(one, HERE) for one in newcomers} == {"full"}
     assert [one.evicted for one in newcomers] == [True] * 2 + [False] * RESERVE
     assert connections.count == 1 + RESERVE
@@ -122,7 +124,7 @@ def test_reserve_is_freed_by_its_own_connections() -> None:
 
 
 def at_its_bound(*places: tuple[Caller, Stage]) -> tuple[Connections, list[One]]:
-    """Return a registry with room, in which one address has as many connections as it may have."""
+    """Return a registry with room, and one address at its own limit."""
     connections, ones = full(*places, per_address=len(places))
     connections.limits = replace(connections.limits, max_connections=100)
     return connections, ones
@@ -156,7 +158,7 @@ def test_address_without_connections_is_forgotten() -> None:
     connections, (busy,) = full(("keyed", "answering"), per_address=2)
     for number in range(200):
         one = One()
-        # The first half finds no room.
+        # The first half is refused: the busy connection takes the only place.
         connections.opened(one, f"10.0.0.{number}")
         connections.closed(one)
         if number == 100:

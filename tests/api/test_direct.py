@@ -1,4 +1,4 @@
-"""Direct requests: what a head shows of a proxy or of a page of another site."""
+"""Direct requests: the headers and peers that show a proxy or a page of another site."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_a_page_of_another_site_is_a_sign(origin: str) -> None:
 
 
 def test_a_page_behind_a_proxy_is_of_another_site() -> None:
-    # The proxy puts its own name for the server into Host; the browser's Origin stays.
+    # The proxy replaces Host with its own name for the server. The browser's Origin stays.
     assert "another site" in str(sign({"origin": "https://llm.example", "sec-fetch-site": "same-origin"}))
 
 

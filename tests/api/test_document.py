@@ -1,4 +1,4 @@
-"""What the OpenAPI document says of every endpoint."""
+"""The OpenAPI document: the responses and aliases of every endpoint."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]
 def test_what_any_request_may_meet_is_in_each_endpoint(document: dict[str, Any]) -> None:
     for path, operation in operations(document):
         assert "431" in operation["responses"], path
-        # A key of an issuer that cannot be asked, an engine that starts, a downtime.
+        # Causes: an issuer that is down, an engine that starts, a downtime.
         assert "503" in operation["responses"] or path in OPEN_PATHS, path
         assert ("408" in operation["responses"]) == ("requestBody" in operation), path
 

@@ -1,4 +1,4 @@
-"""What goes over the socket: limits of the head, broken HTTP, ids, silence, and what the log says of it."""
+"""HTTP over the socket: limits of headers, malformed HTTP, request ids, silent streams, and log lines."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def client(fake: Program) -> Iterator[httpx.Client]:
 
 
 def raw(program: Program, data: bytes) -> tuple[int, dict[str, str], dict[str, dict[str, str]]]:
-    """Send bytes, return status, headers and JSON body of the answer."""
+    """Send bytes. Return the status, headers and JSON body of the response."""
     address = urlsplit(program.url)
     with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
         connection.sendall(data)
@@ -93,7 +93,7 @@ def test_silent_stream_is_kept_alive() -> None:
         text = client.post("/v1/completions", json=body).text
         assert text.count(": keep-alive\n") >= 3
         assert text.endswith("data: [DONE]\n\n")
-        # No empty line but behind data: to some readers it ends an event, whatever came before.
+        # An empty line comes only after data, because some readers end an event at each empty line.
         lines = text.split("\n")
         assert all(before.startswith("data: ") for before, line in pairwise(lines[:-1]) if not line)
 
@@ -141,7 +141,7 @@ def test_unix_socket_is_closed_to_others_on_the_machine(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         with running("--engine", "fake", "--uds", str(path)):
-            # To connect takes the right to write.
+            # Connecting needs write permission.
             assert stat.S_IMODE(path.stat().st_mode) & 0o007 == 0
     finally:
         os.umask(before)

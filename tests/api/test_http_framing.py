@@ -1,4 +1,4 @@
-"""Where a request ends in the bytes of a connection, however they were cut on the way."""
+"""Framing finds the end of each request, however the bytes of the connection are split."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ REQUESTS = st.lists(
 
 
 class Reader:
-    """Parses slice by slice, and notes which requests one slice touches."""
+    """A parser that is fed slice by slice. It fails if one slice touches two requests."""
 
     def __init__(self) -> None:
         self.framing = Framing()

@@ -1,4 +1,4 @@
-"""The protocol in this process: its own delays are not the client's, and a finished request is freed at once."""
+"""The protocol in this process: deadlines exclude our own delays, ended requests are freed, connections have ranks."""
 
 from __future__ import annotations
 
@@ -30,13 +30,15 @@ STREAM = raw_completion({"model": "fake", "prompt": "x", "max_tokens": 3, "strea
 
 
 class Listener(uvicorn.Server):
+    """A uvicorn server that leaves the signal handlers alone."""
+
     @contextlib.contextmanager
     def capture_signals(self) -> Any:
         yield
 
 
 class Wire:
-    """A client without a loop, so that it goes on while the server's loop is held up."""
+    """A client without an event loop, so that it works while the server's loop is blocked."""
 
     def __init__(self, port: int, receive_bytes: int | None = None) -> None:
         self.socket = socket.socket()
@@ -49,7 +51,7 @@ class Wire:
         return await asyncio.to_thread(self.socket.recv, 65536)
 
     async def read_bytes(self, count: int) -> None:
-        """Read so many bytes or a few more; fail if the server closes before."""
+        """Read at least `count` bytes. Fails if the server closes before."""
         while count > 0:
             piece = await self.read()
             assert piece, f"closed with {count} bytes to come"
@@ -60,7 +62,7 @@ class Wire:
 async def listening(
     app: Any = None, send_bytes: int | None = None, limit_s: float = 30
 ) -> AsyncIterator[tuple[int, Connections, list[Cut]]]:
-    """Serve the application, or the scripted engine's, on the loop that the program uses."""
+    """Serve `app`, or the application with the scripted engine. Yield the port, the registry and the cuts."""
     cuts: list[Cut] = []
     connections = Connections(Limits(65536, limit_s, limit_s, 1000), cuts.append)
     async with serving(FakeOptions()) as server:
@@ -87,16 +89,16 @@ async def listening(
 
 
 async def until(fact: Callable[[], bool]) -> None:
-    """Return as soon as the fact holds; fail if it never does."""
+    """Return as soon as the fact holds. Fails after 10 s."""
     async with asyncio.timeout(10):
         while not fact():  # noqa: ASYNC110 - the protocol has no event to wait for
             await asyncio.sleep(0.001)
 
 
 async def held_up(meanwhile: Callable[[], None]) -> None:
-    """Keep the loop from running, for longer than a limit and what it is allowed on top.
+    """Block the loop for longer than a time limit and its tolerance, then call `meanwhile`.
 
-    In the callback of a socket: behind those the loop runs its timers, before it looks at what has arrived meanwhile.
+    This runs in a socket's callback: after it, the loop runs its timers before it reads data that arrived meanwhile.
     """
     loop = asyncio.get_running_loop()
     began, held_up = asyncio.Event(), socket.socketpair()
@@ -201,7 +203,7 @@ def test_finished_request_is_freed_without_the_collector(request_: bytes) -> Non
                 before = alive()
                 for _ in range(20):
                     await ask()
-                # The last one may still be on its way out.
+                # The last request may not be freed yet.
                 assert alive() <= before + 2
             finally:
                 gc.enable()
@@ -235,7 +237,7 @@ def test_failure_behind_a_client_that_has_left_raises_no_more() -> None:
     on_uvloop(test)
 
 
-# -- how soon a connection makes room
+# -- the eviction rank of a connection
 
 POST = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\n"
 KEYED = Key("key-1", "key-1", frozenset({"inference"}))
@@ -243,7 +245,7 @@ LARGE = 4 << 20
 
 
 class App:
-    """Answers with `size` bytes once it `may_answer`, the holder of the `key`, or a stranger."""
+    """An application that sends `size` bytes once `may_answer` is set. Without a `key`, its client is a stranger."""
 
     def __init__(self, key: Key | None = None, size: int = 2) -> None:
         self.key = key
@@ -317,7 +319,7 @@ def test_answered_request_that_owes_its_body_has_a_rank(key: Key | None, rank: R
 
 
 def test_short_response_is_known_to_be_unread() -> None:
-    """What uvloop takes before it tells the writer to wait counts as unread, too."""
+    """Bytes that uvloop takes before it pauses the writer count as unread, too."""
     size = 40_000
 
     async def test() -> None:
@@ -328,7 +330,7 @@ def test_short_response_is_known_to_be_unread() -> None:
             wire.socket.sendall(GET * 2)
             await until(lambda: any(one.flow.write_paused for one in connections._ranks))  # type: ignore[attr-defined]
             await rank_is(connections, None)
-            # Nor has the next request begun.
+            # The next request has not begun either.
             (one,) = connections._ranks
             assert one._ahead == GET  # type: ignore[attr-defined]
             await wire.read_bytes(2 * size)

@@ -1,4 +1,4 @@
-"""Tokens of an issuer against the real program: what they may do, and an issuer that comes and goes."""
+"""Tokens of an issuer on the real server: their scopes, key rotation, and an issuer that is down."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_every_wrong_token_gets_the_answer_of_a_wrong_key(guarded: Program, last
 def test_long_tokens_are_whole_and_their_tenants_told_apart(guarded: Program, lasting: Issuer) -> None:
     groups = ["g" * 40] * 100
     for tenant in ("alice", "bob", "key-1"):
-        # They differ where a key has ended long ago.
+        # The tokens share their first 46 characters, the length of a generated key.
         token = lasting.token(groups=groups, sub=tenant)
         assert len(token) > 5000
         with guarded.client() as client:
@@ -105,7 +105,7 @@ def test_long_tokens_are_whole_and_their_tenants_told_apart(guarded: Program, la
 
 
 def test_an_issuer_alone_closes_the_server(lasting: Issuer) -> None:
-    # Beyond loopback too, where a server without keys does not start.
+    # Also beyond loopback, where a server without keys does not start.
     for host in ("127.0.0.1", "0.0.0.0"):
         with (
             running("--engine", "fake", "--host", host, "--oidc-issuer", lasting.url, *AUDIENCE) as program,
@@ -119,7 +119,7 @@ def test_rotation_is_noticed_without_a_restart(issuer: Issuer) -> None:
     with running("--engine", "fake", "--oidc-issuer", issuer.url, *AUDIENCE) as program:
         eventually(lambda: ask(program, issuer.token()).status_code == 200, 60)
         issuer.keys = [jwk("other-rsa")]
-        # The first request already: it is held until the issuer's keys are there.
+        # The first request succeeds: the server holds it until it has the issuer's new keys.
         assert ask(program, issuer.token("other-rsa")).status_code == 200
         assert ask(program, issuer.token()).status_code == 401
         eventually(lambda: events(program) == ["oidc_keys_loaded"] * 2, 5)
@@ -137,7 +137,7 @@ def test_new_key_of_an_issuer_that_is_down_gets_503(issuer: Issuer) -> None:
     with running("--engine", "fake", "--oidc-issuer", issuer.url, *AUDIENCE) as program:
         eventually(lambda: ask(program, issuer.token()).status_code == 200, 60)
         issuer.stop()
-        # The server has yet to find out that the issuer is down.
+        # The server does not know yet that the issuer is down.
         answer = ask(program, issuer.token("other-rsa"))
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
         assert answer.json()["error"]["code"] == "issuer_unavailable"
@@ -158,7 +158,7 @@ def test_an_issuer_that_is_down_is_nobodys_wrong_token(issuer: Issuer) -> None:
         eventually(lambda: ask(program, issuer.token()).status_code == 200, 60)
         issuer.stop()
         assert ask(program, issuer.token(jti="new")).status_code == 200
-        # Lines gather before they are written.
+        # The server writes log lines in batches, so they may arrive late.
         eventually(lambda: events(program) == ["oidc_issuer_down", "oidc_keys_loaded"], 5)
 
 

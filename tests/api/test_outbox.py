@@ -1,4 +1,4 @@
-"""Writes of one turn of the event loop leave together, in their order, before whatever ends the connection."""
+"""Writes of one event loop iteration are sent together, in their order, before the connection is closed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tokka.api.outbox import BatchedTransport, Outbox
 
 
 class Transport:
-    """Notes what is done to it, in a list it shares with others."""
+    """A transport that records its calls in a list shared with other transports."""
 
     def __init__(self, name: str, done: list[tuple[str, Any]]) -> None:
         self._name = name
@@ -28,7 +28,7 @@ class Transport:
 
 
 class Lost(Transport):
-    """What the client has left, as uvloop has it then."""
+    """A transport that its client has left. A write raises, as in uvloop."""
 
     def is_closing(self) -> bool:
         return True
@@ -44,7 +44,7 @@ def batched(*names: str) -> tuple[list[tuple[str, Any]], list[BatchedTransport]]
 
 
 async def turn() -> None:
-    """Return when all that was ready has run, and what that made ready."""
+    """Let the ready callbacks run, and the callbacks that they schedule."""
     await asyncio.sleep(0)
     await asyncio.sleep(0)
 
@@ -111,7 +111,7 @@ async def test_large_writes_do_not_wait_for_the_end_of_the_turn() -> None:
     done, (transport,) = batched("t")
     for _ in range(3):
         transport.write(b"x" * 40_000)
-    # The transport knows of them, and can tell the writer to wait.
+    # Above the limit, the transport gets the bytes at once, so that it can pause the writer.
     assert done == [("t write", b"x" * 80_000)]
     assert transport.get_write_buffer_size() == 40_100
     await turn()

@@ -1,4 +1,4 @@
-"""Paths: a probe with a slash at its end, a prefix of a proxy, and what a wrong path may have meant."""
+"""Paths: a trailing slash on probes, a proxy's prefix, and suggestions for wrong paths."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_long_path_is_compared_with_nothing() -> None:
     ],
 )
 def test_unknown_url_error_names_the_right_path(fake: Program, client: httpx.Client, path: str, right: str) -> None:
-    # The whole address: the client would take what follows two slashes for a host.
+    # A full URL, because httpx would read the part after two slashes as a host.
     error = client.post(fake.url + path, json={}).json()["error"]
     assert error["code"] == "unknown_url"
     if right:

@@ -1,4 +1,4 @@
-"""A proxy on the same machine does not open a server without keys; with keys it serves through one."""
+"""A proxy on the same machine does not open a server without keys. A server with keys works behind a proxy."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tests.program import Program, running
 ADMIN_KEY = "the-admin-key-of-the-test"
 PUBLIC = "llm.example.org"
 QUESTION = {"model": "fake", "prompt": "x", "max_tokens": 2}
-# What a location may say besides proxy_pass. nginx's own headers are `Host: <name in proxy_pass>` and
-# `Connection: close`, with HTTP/1.0.
+# Directives of a location besides proxy_pass. By default, nginx sends HTTP/1.0 with `Host: <name in proxy_pass>` and
+# `Connection: close`.
 PLAIN = ""
 NAMED = "proxy_set_header Host $host;"
 FORWARDED = "proxy_http_version 1.1; proxy_set_header Connection ''; proxy_set_header X-Forwarded-For $remote_addr;"
 REAL_IP = "proxy_http_version 1.1; proxy_set_header Connection ''; proxy_set_header X-Real-IP $remote_addr;"
-# Nothing tells this one from a program on the machine.
+# The server cannot tell this proxy from a program on the same machine.
 SILENT = "proxy_http_version 1.1; proxy_set_header Connection '';"
 
 
@@ -35,7 +35,7 @@ def socket_path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(params=["tcp", "unix"])
 def upstream(request: pytest.FixtureRequest, fake: Program) -> str:
-    """The address of a server without keys, as proxy_pass has it."""
+    """Return the address of a server without keys, in the form of proxy_pass."""
     return fake.url if request.param == "tcp" else f"http://unix:{request.getfixturevalue('socket_path')}"
 
 
@@ -47,7 +47,7 @@ def refusal(answer: httpx.Response) -> str:
 
 
 def calls(url: str) -> Iterator[httpx.Response]:
-    """Call what a public client of the proxy would."""
+    """Send the requests that a public client of the proxy would send."""
     with httpx.Client(base_url=url, headers={"host": PUBLIC}) as client:
         yield client.get("/v1/models")
         yield client.post("/v1/completions", json=QUESTION)
@@ -71,7 +71,7 @@ def test_nginx_does_not_open_a_server_without_keys(upstream: str, more: str) -> 
         for answer in calls(url):
             body: dict[str, Any] = answer.json()
             if isinstance(body["error"], str):
-                # Aitta's paths have the form of OAuth.
+                # Aitta's paths send errors in OAuth's form.
                 assert (answer.status_code, body["error"]) == (403, "permission_denied")
             else:
                 refusal(answer)

@@ -1,4 +1,4 @@
-"""The API's reference over HTTP: its policy, its files, and no key."""
+"""The API reference over HTTP: its content security policy and its files."""
 
 from __future__ import annotations
 

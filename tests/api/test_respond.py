@@ -1,4 +1,4 @@
-"""What is written around a generation's events: nothing behind the end of a stream."""
+"""Bytes around a generation's events: comments in a silent stream, and nothing after the end of a stream."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KEEP_ALIVE_S = 0.02
 
 
 class Generation:
-    """Ends without an event, after a while."""
+    """A generation that ends without an event after `after_s` seconds."""
 
     def __init__(self, after_s: float) -> None:
         self._after_s = after_s
@@ -33,7 +33,7 @@ class Generation:
 
 
 async def written_to_a_slow_reader(after_s: float, ends_after_s: float) -> list[bytes]:
-    """Return what is written when the client takes this long to read the end of its stream."""
+    """Return the written bytes if the client reads the end of its stream after `ends_after_s` seconds."""
     written: list[bytes] = []
 
     async def write(message: Any) -> None:
@@ -47,7 +47,7 @@ async def written_to_a_slow_reader(after_s: float, ends_after_s: float) -> list[
     async def receive() -> Any:
         if messages:
             return messages.pop()
-        # The client stays.
+        # The client stays connected.
         await asyncio.Event().wait()
         return None
 

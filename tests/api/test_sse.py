@@ -1,4 +1,4 @@
-"""Events that every reader takes apart alike, whatever it holds to be the end of a line."""
+"""Server-sent events: all readers split them alike, whichever characters they treat as line ends."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.program import Program, running
 from tests.wire import post, stream, text_of
 from tokka.api import sse
 
-# All that `str.splitlines` splits at, and the neighbours of those in UTF-8.
+# All line ends of `str.splitlines`, and characters with neighbouring bytes in UTF-8.
 LINE_ENDS = "\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
 NEIGHBOURS = "\xa8\xa9\u0145\u2027\u202a\u2828\u8028\U00020028å“”…\x7f"
 ANSWER = f"one\x85two\u2028three\u2029four {NEIGHBOURS} äö 你好 🦌"
@@ -42,7 +42,7 @@ def program() -> Iterator[Program]:
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
 def test_reader_of_lines_gets_whole_events(program: Program, path: str) -> None:
-    """httpx splits at U+2028, U+2029 and U+0085; many clients are built on it."""
+    """httpx, on which many clients are built, also splits at U+2028, U+2029 and U+0085."""
     asked = {"messages": [{"role": "user", "content": "x"}]} if "chat" in path else {"prompt": "x", "max_tokens": 200}
     with program.client() as client:
         body = {"model": program.model, **asked}

@@ -1,4 +1,4 @@
-"""The chat page over HTTP: open to all, kept by browsers while it is the same, and nothing runs that is not ours."""
+"""The chat page over HTTP: it needs no key, browsers cache it until it changes, and only its own scripts may run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def client(fake: Program) -> Iterator[httpx.Client]:
 
 
 def files_of(client: httpx.Client) -> list[str]:
-    """Return the addresses of all files that the page names."""
+    """Return the paths of all files that the page loads."""
     return [f"/{path}" for path in re.findall(r'(?:href|src)="(ui/[^"]+)"', client.get("/").text)]
 
 

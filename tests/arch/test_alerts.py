@@ -1,4 +1,4 @@
-"""An alert over a metric that does not exist never fires, and nobody notices."""
+"""The alerts use only metrics that exist. An alert on another metric would silently never fire."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the shipped deployment files promise, tried with the program itself."""
+"""The shipped deployment files, tried with the program itself: the systemd unit, health checks, the LUMI job."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_the_systemd_unit_serves_with_a_key_only(tmp_path: Path) -> None:
     assert (code, len(lines)) == (1, 1)
     (tmp_path / "api-key").write_text(f"{KEY}\n")
     with running("--engine", "fake", *options, env={**env, "TOKKA_API_KEY_FILE": ""}) as program:
-        # A variable in the administrator's file does not take the key away.
+        # An empty variable in the administrator's file does not remove the key.
         assert httpx.get(f"{program.url}/v1/models").status_code == 401
         headers = {"authorization": f"Bearer {KEY}"}
         assert httpx.get(f"{program.url}/v1/models", headers=headers).status_code == 200
@@ -58,7 +58,7 @@ def test_the_systemd_unit_asserts_its_key_file() -> None:
 
 
 def health_checks() -> dict[str, list[str]]:
-    """Return the commands of the image and of the compose files, by their files."""
+    """Return the health check commands of the image and of the compose files, by file name."""
     docker = (ROOT / "Dockerfile").read_text()
     found = re.search(r"HEALTHCHECK (?:.*\\\n)*\s*CMD (\[.*\])", docker)
     assert found
@@ -85,11 +85,11 @@ def test_health_check_goes_past_a_proxy(fake: Program, name: str, check: list[st
 def test_systemd_unit_tries_again_unless_nothing_can_mend_it() -> None:
     assert values("Restart") == ["on-failure"]
     assert values("RestartPreventExitStatus") == ["2"]
-    # No number of late starts makes it give up.
+    # systemd never gives up, however often a start fails.
     assert values("StartLimitIntervalSec") == ["0"]
 
 
-# Says which state folder it was given, and adds a line to the database there.
+# A stub of singularity. Prints the database and its state folder, then appends a line to the database.
 SINGULARITY = """#!/bin/sh
 cat "$SINGULARITYENV_TOKKA_STATE_DIR/tokka.db" 2>/dev/null
 echo "$SINGULARITYENV_TOKKA_STATE_DIR"
@@ -122,7 +122,7 @@ def test_lumi_job_keeps_its_database_where_locks_are(tmp_path: Path) -> None:
         assert state in done.stdout.splitlines()
         assert not Path(state).exists()
         outputs.append(done.stdout)
-    # The second job has what the first one has left.
+    # The second job finds the database of the first one.
     assert "job 11" in outputs[1]
     assert (tmp_path / "scratch" / "state" / "tokka.db").read_text() == "job 11\njob 12\n"
     assert sorted(path.name for path in (tmp_path / "scratch").iterdir()) == ["api-key", "cache", "state"]

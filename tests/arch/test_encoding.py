@@ -1,4 +1,4 @@
-"""Text files are UTF-8: without a name Python takes the encoding of the locale, which may be ASCII in a container."""
+"""Code opens text files as UTF-8. Python's default is the locale's encoding, which may be ASCII in a container."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 MODULES = sorted([*(ROOT / "server").rglob("*.py"), *(ROOT / "scripts").glob("*.py")])
 READERS = {"read_text", "write_text"}
-# Functions that open a file in the mode of an argument.
+# Functions that open a file in a mode given as an argument.
 OPENERS = {"open", "fdopen", "NamedTemporaryFile", "TemporaryFile"}
 RUNNERS = {"run", "Popen", "check_output"}
 

@@ -1,6 +1,6 @@
-"""A module may import its own package and lower layers only; some libraries only in one place.
+"""A module imports only its own package and lower layers. Some libraries are imported in one place only.
 
-Without this, vllm creeps out of its corner and `tokka --help` takes ten seconds.
+Otherwise imports of vllm spread, and `tokka --help` takes ten seconds.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def test_module_imports_only_lower_layers(path: Path) -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_database_is_asked_by_accounts_alone(path: Path) -> None:
-    # A request that waits for the database is one that ends with it.
+    # A request that waits for the database fails when the database does.
     here = path.relative_to(ROOT)
     if here.parts[0] not in ("store", "accounts", "cli", "app.py"):
         assert "store" not in map(package_of, imported(path)), f"{here} may not import store"
@@ -86,13 +86,13 @@ def test_the_load_generator_is_no_part_of_the_server(path: Path) -> None:
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_environment_is_read_in_settings_alone(path: Path) -> None:
     here = str(path.relative_to(ROOT))
-    # The engine's processes are configured through the environment; those in a sandbox get less of it.
+    # Engine processes are configured through the environment. Sandboxed processes get only a part of it.
     if not here.startswith(("settings/", "engine/vllm", "engine/sandbox")):
         assert "os.environ" not in path.read_text(), f"{here} touches the environment"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_events_are_written_in_one_place(path: Path) -> None:
-    # `tokka chat` and `tokka bench` read them.
+    # `tokka chat` and `tokka bench` read the events.
     if str(path.relative_to(ROOT)) not in ("api/sse.py", "cli/chat.py", "bench/record.py"):
         assert not re.search(r"""["'\\n]data: """, path.read_text())

@@ -1,4 +1,4 @@
-"""Files and functions stay small enough to be read at once."""
+"""Files and functions are small enough to be read at once: at most 400 and 50 lines."""
 
 from __future__ import annotations
 
@@ -24,5 +24,5 @@ def test_file_has_at_most_400_lines_and_functions_50(path: Path) -> None:
 def test_file_of_the_page_has_at_most_400_lines_of_120_characters(path: Path) -> None:
     lines = path.read_text().splitlines()
     assert len(lines) <= 400
-    # Pictures are drawn in one line.
+    # Each path of a picture is one line.
     assert [line for line in lines if len(line) > 120 and "<path" not in line] == []

@@ -1,4 +1,4 @@
-"""The program without an engine is instant: nothing heavy is imported before it is needed."""
+"""The program starts at once without an engine: heavy modules are imported only when they are needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Packages are installed by hash and images by digest; the program's lock lacks packages that it never imports."""
+"""Packages are pinned by hash and base images by digest. The program's lock lacks packages that it never imports."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
-# Each file that installs from a lock file.
+# Files that install from a lock file.
 INSTALLING = ["scripts/install", "scripts/clients", "scripts/mutate", "Dockerfile"]
 
 
 def requirements(lock: Path) -> list[str]:
-    """Return the requirements of a lock file, each in one line."""
+    """Return the requirements of a lock file, one per line."""
     lines = lock.read_text().replace("\\\n", " ").splitlines()
     return [line for line in lines if line and not line.startswith("#")]
 
@@ -49,5 +49,5 @@ def test_lock_of_the_program_lacks_what_is_not_imported() -> None:
     lock = runpy.run_path(str(ROOT / "scripts" / "lock.py"))
     assert names("cpu.txt") & (lock["LEFT_OUT"] | lock["COMPARED"]) == set()
     assert lock["COMPARED"] <= names("dev.txt")
-    # Nothing is pinned twice, by two versions.
+    # No package is in both lock files, where its versions could differ.
     assert names("cpu.txt") & names("dev.txt") == set()

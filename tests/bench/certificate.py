@@ -1,4 +1,4 @@
-"""A certificate for this machine that only who is told so trusts."""
+"""A self-signed certificate for 127.0.0.1. Only a client that gets the file trusts it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 
 def self_signed(folder: Path) -> tuple[Path, ssl.SSLContext]:
-    """Return the certificate's file and what a server needs to show it."""
+    """Return the certificate's file, and the TLS context of a server that presents it."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "bench")])
     now = datetime.datetime.now(datetime.UTC)

@@ -1,4 +1,4 @@
-"""Requests as they might have gone, and answers as they come."""
+"""Builds records of requests, and responses as bytes of HTTP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server of a few lines: it answers what it is told to, at known times, and remembers what it saw."""
+"""A scripted HTTP server. It sends the test's responses at known times and records the requests."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ END = b"0\r\n\r\n"
 
 @dataclass
 class Seen:
+    """The server's URL, and the requests that it has got."""
+
     url: str = ""
     heads: list[str] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
     running: int = 0
     most_running: int = 0
-    # Set whenever a request has come.
+    # Notified when a request has arrived.
     came: asyncio.Condition = field(default_factory=asyncio.Condition)
 
 

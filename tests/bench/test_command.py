@@ -1,4 +1,4 @@
-"""`tokka bench` as it is run."""
+"""`tokka bench` as a program: tables, JSON and pictures, wrong usage, and how it finds the server's process."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def bench(*arguments: str, env: dict[str, str] | None = None) -> subprocess.Comp
 
 
 def wrong(done: subprocess.CompletedProcess[str], code: int = 2) -> str:
-    """Return the last line on stderr of a command that could not do its work."""
+    """Return the last line on stderr of a failed command."""
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     assert code == 1 or len(done.stderr.splitlines()) == 1
@@ -70,7 +70,7 @@ def test_json_tells_what_was_run_and_what_came_of_it(fake: Program, tmp_path: Pa
     kept = json.loads(out.read_text())
     assert kept["figures"] == figures
     assert "tk-secret" not in out.read_text() + done.stdout
-    # Added to, not written over.
+    # The second run appends to the file.
     bench(fake.url, *options)
     assert len(out.read_text().splitlines()) == 2
 
@@ -154,7 +154,7 @@ def test_picture_is_a_png(fake: Program, tmp_path: Path) -> None:
     assert picture.read_bytes().startswith(PNG)
 
 
-# -- what the user can do something about
+# -- mistakes that the user can fix
 
 
 def test_wrong_usage_is_one_line(fake: Program, tmp_path: Path) -> None:
@@ -225,12 +225,12 @@ def test_load_that_is_none_is_refused(rates: list[str], concurrencies: list[str]
         loads_of(rates, concurrencies)
 
 
-# -- which server it is
+# -- the server and its process
 
 
 def test_server_on_this_machine_is_found_by_its_socket(fake: Program) -> None:
     assert find(fake.url, model=None, key="", pid=None).pid == fake.process.pid
-    # The base URL of OpenAI's clients.
+    # The base URL as OpenAI's clients take it.
     assert find(f"{fake.url}/v1/", model=fake.model, key="", pid=None).url == fake.url
 
 

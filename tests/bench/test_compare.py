@@ -1,4 +1,4 @@
-"""Two servers in turn: the order, the ratios, who is ahead."""
+"""Comparison of two servers that run in turn: the order, the ratios, and which server is ahead."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_order_changes_from_round_to_round() -> None:
 
 
 def test_ratio_is_the_median_of_those_within_each_round() -> None:
-    # The machine was twice as fast in the last round; the ratio of the medians would be 3 / 2.
+    # The machine was twice as fast in the last round. The ratio of the medians is also 1.5 here.
     found = by_name([run(2), run(3), run(8)], [run(2), run(2), run(4)])["goodput"]
     assert (found.first, found.second) == (3, 2)
     assert found.ratios == (1, 1.5, 2)

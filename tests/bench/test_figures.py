@@ -1,4 +1,4 @@
-"""The arithmetic over many requests."""
+"""The figures of a run: percentiles, latencies, goodput, refusals, tokens, concurrency, CPU time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The runner: against a server of a few lines whose times are known, and against the real program."""
+"""The load generator, against a scripted server with known times and against the real program."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tokka.bench.sizes import Span
 
 TTFT_S = 0.05
 GAP_S = 0.02
-# Timers of the loop may be early by their resolution.
+# Seconds by which a timer of the event loop may fire early: its resolution.
 EARLY_S = 0.002
 TOLD = {"duration_s": 0.5, "warmup_s": 0, "grace_s": 20}
 
@@ -54,7 +54,7 @@ async def test_times_are_those_of_the_server() -> None:
         assert record.e2e_s is not None
         assert record.e2e_s >= TTFT_S + 3 * GAP_S - 4 * EARLY_S
         assert record.e2e_s >= record.ttft_s + sum(record.itl_s)
-    # A busy machine may join two reads; not half of them.
+    # A busy machine may join two reads, but not half of them.
     assert figures["itl_s"]["p50"] >= GAP_S - EARLY_S
     assert figures["events_per_token"] == 0.5
     assert figures["concurrency"] <= 1
@@ -70,7 +70,7 @@ async def test_closed_loop_has_as_many_requests_open_as_users() -> None:
 
 async def test_open_loop_does_not_wait_for_answers() -> None:
     async def together(seen: Seen, writer: asyncio.StreamWriter) -> None:
-        # Nobody has an answer before the last has asked: who waited for one would wait for ever.
+        # No request gets its response before the last one has arrived. A loop that waited for responses would hang.
         async with seen.came:
             await seen.came.wait_for(lambda: len(seen.heads) >= 10)
         await at_once(seen, writer)
@@ -88,7 +88,7 @@ async def test_connections_are_bounded_and_what_waits_for_one_counts() -> None:
         records, figures = await Run(plan).go()
     assert seen.most_running == 1
     assert figures["connections_opened"] == 1
-    # From when it was due: the last has waited for those before it.
+    # TTFT counts from the due time. The last request waited for the three before it.
     assert max(record.ttft_s or 0 for record in records) > 3 * (TTFT_S + 3 * GAP_S) - 0.1
 
 
@@ -110,7 +110,7 @@ async def test_run_ends_with_its_last_request(tenant: Tenant) -> None:
     took_s = time.monotonic() - began_s
     assert took_s < 30
     assert len(records) == len(seen.heads) == figures["completed"] == 6
-    # Over the time it took and not over the minute.
+    # The rate is over the time of the run, not over the planned minute.
     assert figures["completed_per_s"] > 6 / took_s
 
 
@@ -161,7 +161,7 @@ async def test_https_is_measured_and_its_certificate_checked(tmp_path: Path, mon
     async with scripted(at_once, context) as seen:
         plan = Plan(seen.url, "m", (Tenant("all", concurrency=1),), max_requests=1, **TOLD)
         distrusted, _ = await Run(plan).go()
-        # OpenSSL's own variable for who is trusted.
+        # OpenSSL's own variable for trusted certificates.
         monkeypatch.setenv("SSL_CERT_FILE", str(file))
         trusted, _ = await Run(plan).go()
     assert [(record.outcome, record.code) for record in distrusted] == [("failed", "SSLCertVerificationError")]
@@ -213,13 +213,13 @@ def test_server_that_ends_between_has_no_cpu_time() -> None:
 
 
 def test_cpu_time_is_that_of_the_process_and_all_under_it() -> None:
-    # The parent sleeps, the child works.
+    # The parent waits, the child works.
     work = "import time\nwhile time.process_time() < 0.3: pass\nprint(flush=True)\ninput()"
     script = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {work!r}])"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", script], **pipes) as parent:
         assert parent.stdout is not None
-        # Not before the child is there; its first half is not watched.
+        # Wait until the child exists. Its CPU time before the first mark does not count.
         eventually(lambda: bool(psutil.Process(parent.pid).children()), 30)
         cpu = Cpu(parent.pid)
         cpu.mark()
@@ -248,7 +248,7 @@ def test_every_request_is_accounted_for(fake: Program, api: str) -> None:
         warmup_s=0.2,
         grace_s=30,
         api=api,
-        # How fast a shared machine answers is no fact about the code.
+        # The speed of a shared machine says nothing about the code.
         slo_ttft_s=60,
         slo_tpot_s=60,
         new_connections=api == "completions",

@@ -1,4 +1,4 @@
-"""When requests arrive, and what they ask."""
+"""The plan of a run: the arrival times and the prompts of its requests."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_arrivals_are_a_poisson_process() -> None:
     moments = poisson(10, 2000, random.Random(3))
     gaps = [after - before for before, after in pairwise(moments)]
     assert len(moments) == pytest.approx(20_000, rel=0.03)
-    # Exponential gaps: as much deviation as mean.
+    # The standard deviation of exponential gaps equals their mean.
     mean = sum(gaps) / len(gaps)
     assert sum((gap - mean) ** 2 for gap in gaps) / len(gaps) == pytest.approx(mean**2, rel=0.05)
     assert moments[0] > 0
@@ -42,7 +42,7 @@ def test_bursts_keep_the_rate() -> None:
 
 
 def test_arrivals_are_no_more_than_wanted() -> None:
-    # Of a rate whose arrivals would take all memory.
+    # Without the limit, the arrivals at this rate would take all memory.
     moments = poisson(1e9, 1e9, random.Random(3), burst=8, most=20)
     assert len(moments) == 20
 

@@ -1,4 +1,4 @@
-"""What is read of a file of prompts."""
+"""Files of prompts: plain text and JSONL, and errors that name the line or the file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_plain_file_has_a_prompt_on_each_line(tmp_path: Path) -> None:
 
 def test_jsonl_has_prompts_and_conversations(tmp_path: Path) -> None:
     file = tmp_path / "prompts.jsonl"
-    # A name that is not ours may be there too: data sets have ids.
+    # Unknown fields are allowed, since data sets have ids.
     file.write_text(f'{{"prompt":"one","id":7}}\n{MESSAGES}\n')
     one, two = read_prompts(file, "chat")
     assert one == {"prompt": "one"}
@@ -34,8 +34,8 @@ def test_jsonl_has_prompts_and_conversations(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "there is no line in it"),
-        ("not json", "line 1 is no JSON"),
+        ("", "the file has no lines"),
+        ("not json", "line 1 is not JSON"),
         ('{"prompt":"a"}\n\n{"prompt":1}', 'line 3 is not {"prompt": "..."}'),
         (MESSAGES, "line 1 has messages; use --api chat"),
     ],

@@ -1,4 +1,4 @@
-"""What is read of an answer, and what one request comes to."""
+"""The record of a request, read from the bytes of its response: times, tokens, outcome and error."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_answer_is_read_however_it_was_cut(size: int) -> None:
     assert len(record.events_s) == 2
     assert record.first_s is not None
     assert record.last_s is not None
-    # The event was there when its last byte was.
+    # An event has arrived when its last byte has.
     assert record.first_s >= (len(HEAD + chunked(role, text)) - 3) // size * size
     assert record.last_s <= len(HEAD + chunked(role, text, text, end))
 
@@ -59,7 +59,7 @@ def test_answer_that_broke_off_has_failed_and_one_still_open_is_cut() -> None:
     broken.read(Answer([piece], ended_s=2.0), began_s=0)
     still_open.read(Answer([piece]), began_s=0)
     assert (broken.outcome, still_open.outcome) == ("failed", "cut")
-    # Only `usage` tells tokens.
+    # Only `usage` gives the number of tokens.
     assert (still_open.tokens, len(still_open.events_s)) == (0, 1)
 
 

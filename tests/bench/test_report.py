@@ -1,4 +1,4 @@
-"""What is kept of the runs, and what is said of those that went wrong."""
+"""The report: commands without keys, warnings about troubled runs, and metrics defined as in docs/bench.md."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def test_troubles_tell_code_reason_and_remedy() -> None:
     assert troubles([{"load": "5/s", "url": "http://a", "figures": figures}]) == [
         "5/s on http://a: 2 requests ended with 503 server_overloaded: Come later.",
         "5/s on http://a: 1 requests ended with broken",
-        "5/s on http://a: 3 answers came without usage; their tokens do not count",
+        "5/s on http://a: 3 responses had no usage; their tokens do not count",
         "5/s on http://a: the client was late by 20 ms (p99): this machine is too busy to measure on",
-        "5/s on http://a: 4 requests were still open at the end; --grace waits for longer",
+        "5/s on http://a: 4 requests were still open at the end; raise --grace to wait longer",
     ]
 
 

@@ -1,4 +1,4 @@
-"""Which runs there are, in which order, and what differs between them."""
+"""The runs of a session: their order, their seeds, and the model, key and process of each server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TARGETS = (Target("http://a", "one", "key-a", {}, 1), Target("http://b", "two", 
 
 @pytest.fixture
 def plans(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
-    """The runs that were asked for, none of which is made; each leaves something open."""
+    """Collect the plans of the runs instead of running them. Each run reports one open request."""
     asked: list[Plan] = []
 
     def run(plan: Plan) -> tuple[list[object], dict[str, object]]:
@@ -43,7 +43,7 @@ def test_servers_take_turns_under_the_same_arrivals(plans: list[Plan], monkeypat
         ("http://a", "1/s", 1),
     ]
     assert told[-1] == "run 8 of 8: x2 on http://a, 30 s"
-    # What one run left open does not burden the next; after the last there is none.
+    # A rest keeps the open requests of a run from burdening the next one. The last run needs no rest.
     assert len(rests) == 7
 
 

@@ -1,4 +1,4 @@
-"""Traces of real services as loads: files that are in use are read, made ones have the published shape."""
+"""Traces of real services as loads: known file formats are read, and generated traces have the published shape."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ def test_recorded_trace_is_stretched_to_the_rate_and_cut_at_the_duration(tmp_pat
     [
         ("", "first line must name the columns arrival_s, prompt_tokens, output_tokens"),
         ("a,b\n1,2\n", "first line must name the columns"),
-        (OURS + "x,1,1\n", "line 5 is not a moment"),
-        (OURS + "nan,1,1\n", "line 5 is not a moment"),
-        (OURS + "13,1\n", "line 5 is not a moment"),
-        ("arrival_s,prompt_tokens,output_tokens\n1,1,1\n", "two requests with answers, at two moments"),
-        ("arrival_s,prompt_tokens,output_tokens\n1,1,1\n1,1,1\n", "two requests with answers, at two moments"),
+        (OURS + "x,1,1\n", "line 5 is not a time"),
+        (OURS + "nan,1,1\n", "line 5 is not a time"),
+        (OURS + "13,1\n", "line 5 is not a time"),
+        ("arrival_s,prompt_tokens,output_tokens\n1,1,1\n", "two requests with completions, at different times"),
+        ("arrival_s,prompt_tokens,output_tokens\n1,1,1\n1,1,1\n", "two requests with completions, at different times"),
     ],
 )
 def test_file_of_another_form_is_refused_with_the_reason(text: str, reason: str, tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_made_trace_has_the_published_shape() -> None:
     assert statistics.median(one.prompt_tokens for one in arrivals) == pytest.approx(1000, rel=0.05)
     assert statistics.median(one.max_tokens for one in arrivals) == pytest.approx(130, rel=0.05)
     assert all(before.at_s < after.at_s for before, after in pairwise(arrivals))
-    # Counts of five seconds: Poisson's would vary as much as their mean, these about twenty times as much.
+    # Counts in five seconds. The variance of Poisson counts equals their mean; here it is about 20 times the mean.
     counts = [0] * 1000
     for one in arrivals:
         counts[int(one.at_s / 5)] += 1

@@ -1,4 +1,4 @@
-"""`tokka chat` as its user has it: turns in, answers out, plain words when something is wrong."""
+"""`tokka chat`: messages in, responses out, and errors in plain words."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_history_goes_with_each_turn_and_can_be_taken_back() -> None:
     sizes = [line["prompt_tokens"] for line in program.log if line.get("path") == "/v1/chat/completions"]
     one, two, three, four = sizes
     assert one < two
-    # "Three" instead of "Two": two letters more, at the same place.
+    # "Three" replaces "Two" and is two letters longer. The scripted engine has one token per byte.
     assert three == two + 2
     assert four == one + 1
 

@@ -1,4 +1,4 @@
-"""`tokka downtime`: ids that scripts can take, times in UTC, one line for each mistake."""
+"""`tokka downtime`: ids that scripts can read, times in UTC, and one line for each error."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_without_a_begin_it_begins_now(tmp_path: Path) -> None:
     ("options", "says"),
     [
         (["--end", "2098-12-01T08:00"], "--end: '2098-12-01T08:00' has no time zone"),
-        (["--begin", "soon", "--end", "2h"], "--begin: 'soon' is no time"),
+        (["--begin", "soon", "--end", "2h"], "--begin: 'soon' is not a time"),
         (["--begin", "2h", "--end", "1h"], "--end: it must be after the begin"),
         (["--begin", "2020-01-01T00:00Z", "--end", "2020-01-02T00:00Z"], "--end: it must be in the future"),
         (["--end", "2h", "--reason", ""], "--reason: write one line"),
@@ -55,4 +55,4 @@ def test_a_mistake_is_one_line_that_names_the_option(tmp_path: Path, options: li
 
 def test_removing_what_is_not_there_says_so(tmp_path: Path) -> None:
     tokka(tmp_path, "keys", "create", "--name", "a")
-    assert "there is no downtime 'down_1'" in tokka(tmp_path, "downtime", "remove", "down_1", code=2).stderr
+    assert "downtime 'down_1' not found" in tokka(tmp_path, "downtime", "remove", "down_1", code=2).stderr

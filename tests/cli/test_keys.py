@@ -1,4 +1,4 @@
-"""`tokka keys` and `tokka usage`: secrets that scripts can take, one line for each mistake."""
+"""`tokka keys` and `tokka usage`: secrets that scripts can read, and one line for each error."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_key_is_made_with_all_that_was_said_of_it(tmp_path: Path) -> None:
     options += ["--daily-tokens", "5", "--monthly-tokens", "6", "--models", "a,b", "--expires", "2099-12-31"]
     tokka(tmp_path, "keys", "create", "--name", "alice", "--tenant", "lab", "--scope", "inference,admin", *options)
     (made,) = listed(tmp_path)
-    assert made["name"], made["tenant"] == ("alice", "lab")
+    assert (made["name"], made["tenant"]) == ("alice", "lab")
     assert made["scopes"] == ["admin", "inference"]
     assert made["models"] == ["a", "b"]
     assert made["expires_at"] == 4102358400
@@ -185,7 +185,7 @@ def test_a_database_that_cannot_be_used_is_one_line_too(tmp_path: Path) -> None:
 
 
 def test_the_settings_of_the_server_name_the_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Also those which say how to serve: they are not the command's business.
+    # The command ignores settings that only affect serving.
     monkeypatch.setenv("TOKKA_HOST", "0.0.0.0")
     (tmp_path / "tokka.yaml").write_text(f"state_dir: {tmp_path / 'file'}\n")
     runner = CliRunner()
@@ -237,7 +237,7 @@ def test_usage_as_a_table_json_and_csv(used: Path) -> None:
         "completion_tokens": 5,
         "total_tokens": 15,
     }
-    # No spreadsheet runs a tenant's name.
+    # The quote keeps a spreadsheet from running a tenant's name as a formula.
     (row,) = csv.DictReader(io.StringIO(tokka(used, "usage", *by, "--format", "csv").stdout))
     assert row == {name: str(value) for name, value in entry.items()} | {"tenant": "'=t,1"}
 

@@ -1,4 +1,4 @@
-"""The server's sockets: both families of addresses, names, and who may connect to a unix socket."""
+"""The server's sockets: IPv4 and IPv6 addresses, host names, and the permissions of a unix socket."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def mode_of(path: Path) -> int:
 
 
 def another_group() -> grp.struct_group:
-    """Return a group that files can be given to: root may take any, others one of their own."""
+    """Return a group for a file: root may use any group, other users one of their own."""
     mine = set(os.getgroups())
     usable = [one for one in grp.getgrall() if os.geteuid() == 0 or one.gr_gid in mine]
     return next((one for one in usable if one.gr_gid != os.getegid()), grp.getgrgid(os.getegid()))
@@ -64,7 +64,7 @@ def test_name_with_an_ipv6_address_alone_is_bound(monkeypatch: pytest.MonkeyPatc
 
 
 def test_family_that_is_missing_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The address of another machine stands for a family without an interface: the same error.
+    # An address of another machine causes the same error as a family without an interface.
     monkeypatch.setattr(socket, "getaddrinfo", found((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "2001:db8::1")))
     with bound(settings(host="localhost")) as listeners:
         assert [listener.getsockname()[0] for listener in listeners] == ["127.0.0.1"]

@@ -1,4 +1,4 @@
-"""`tokka plan`: what it prints, and its errors."""
+"""`tokka plan`: its output and its errors."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_folder_with_a_config_alone_is_enough(tmp_path: Path) -> None:
     [
         (["Poro-34B"], "--gpu NAME"),
         (["Poro-34B", "--gpu", "h100", "--memory", "80"], "--gpu NAME"),
-        (["Poro-34B", "--gpu", "tpu"], "known are"),
+        (["Poro-34B", "--gpu", "tpu"], "--gpu tpu is unknown"),
         (["Poro-34B", "--gpu", "h100", "--quantization", "q2"], "--quantization q2"),
         (["./nothing", "--gpu", "h100"], "does not exist"),
     ],
@@ -113,4 +113,4 @@ def test_a_hub_that_cannot_be_reached_says_what_to_do(monkeypatch: pytest.Monkey
     done = tokka("plan", "somebody/something", "--gpu", "h100")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert "download it and give its folder" in line
+    assert "download the model and give its folder" in line

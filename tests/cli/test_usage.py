@@ -1,4 +1,4 @@
-"""The command line itself: help, version, wrong usage."""
+"""The command line: help, version and usage errors."""
 
 from __future__ import annotations
 

@@ -8,14 +8,14 @@ import java.net.http.HttpResponse.BodyHandlers;
 import java.util.List;
 import java.util.stream.Stream;
 
-/** Asks a server as Java's HttpClient does by default: it offers HTTP/2 with the first request of a connection. */
+/** Sends requests with the defaults of Java's HttpClient, which offers HTTP/2 in the first request of a connection. */
 class Upgrade {
     public static void main(String[] arguments) throws Exception {
         URI uri = URI.create(arguments[0] + "/v1/chat/completions");
         String plain = arguments[1];
         String stream = arguments[2];
         byte[] bytes = plain.getBytes("UTF-8");
-        // Without a length the body is chunked.
+        // A publisher without a length sends a chunked body.
         BodyPublisher chunked = BodyPublishers.ofByteArrays(List.of(bytes));
         for (BodyPublisher body : List.of(BodyPublishers.ofString(plain), BodyPublishers.ofString(plain), chunked)) {
             HttpResponse<String> answer = HttpClient.newHttpClient().send(request(uri, body), BodyHandlers.ofString());

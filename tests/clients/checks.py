@@ -1,4 +1,4 @@
-"""The clients of docs/clients.md: where each is installed, and how its check is run."""
+"""The clients of docs/clients.md: the environment of each, and the run of its check."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NO_MODEL = "no-such-model"
 ASK = "What is the weather in Oulu?"
 PERSON = "Matti Virtanen is 42 years old. Who is he? Answer as JSON."
 
-# Nothing is told to anybody: what each client would send home or fetch is off, and the checks watch that it is.
+# Turns off the clients' telemetry and downloads. The checks assert that clients contact only the server.
 QUIET = {
     "HF_HUB_OFFLINE": "1",
     "HAYSTACK_TELEMETRY_ENABLED": "False",
@@ -35,7 +35,7 @@ QUIET = {
 
 @dataclass(frozen=True)
 class Client:
-    """A row of the table: its name there, its check, the package that has its version, its own exception."""
+    """A row of the table: name, check, package of the version, environment (`home`), exception class (`error`)."""
 
     name: str
     check: str
@@ -54,18 +54,18 @@ class Client:
 
     @property
     def version(self) -> str:
-        """The locked version."""
+        """Return the locked version."""
         if self.home == "node":
             return str(json.loads(self.lock.read_text())["packages"][f"node_modules/{self.package}"]["version"])
         return re.findall(rf"^{re.escape(self.package)}==(\S+)", self.lock.read_text(), re.MULTILINE)[0]
 
     @property
     def is_installed(self) -> bool:
-        """Whether the environment was made from this very lock file."""
+        """Tell whether the environment was made from the current lock file."""
         return self.stamp.is_file() and hashlib.sha256(self.lock.read_bytes()).hexdigest() in self.stamp.read_text()
 
     def example(self) -> str:
-        """Return its first code block in the document."""
+        """Return the client's first code block in the document."""
         title = self.name.removesuffix(" (Python)")
         section = DOCUMENT.read_text().partition(f"\n## {title}\n")[2].partition("\n## ")[0]
         return re.findall(r"^```\w+\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)[0]
@@ -106,7 +106,7 @@ def run_check(client: Client, url: str, model: str, tokenizer: Path, home: Path)
         "TOKKA_ASK": ASK,
     }
     if client.home == "node":
-        # With `-e`, packages are found from the working folder.
+        # With `-e`, Node.js looks for packages in the working folder.
         facts = json.loads(_run(["node", f"check_{client.check}.mjs"], NODE, env))
         return {**facts, "example": _run(["node", "--input-type=module", "-e", example], NODE, env)}
     bin_folder = client.stamp.parent / "bin"
@@ -126,7 +126,7 @@ def _run(command: list[str], folder: Path, env: dict[str, str]) -> str:
 
 @cache
 def missing(client: Client) -> str | None:
-    """Return why a client cannot be run, and what helps."""
+    """Return why a client cannot run and the command that helps, or None if it can."""
     if client.home == "node" and shutil.which("node") is None:
         return "Node.js is not installed: TOKKA_SYSTEM_PACKAGES=1 scripts/test"
     return None if client.is_installed else "not installed from its lock file: scripts/clients"

@@ -1,4 +1,4 @@
-"""The real program with its scripted engine, and the examples run against it."""
+"""Fixtures: `tokka serve` with the scripted engine, and a runner of the examples."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RUN_S = 60
 
 @dataclass(frozen=True)
 class FakeServer:
-    """A running server whose every answer is `answer`, a token a byte and one to end."""
+    """A running server that always answers with `answer`: one token per byte, and an end token."""
 
     url: str
     model: str = MODEL
@@ -40,7 +40,7 @@ RunExample = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="session")
 def start_server() -> StartServer:
-    """A context manager that runs `tokka serve` on a free port and in the end checks that it stops cleanly."""
+    """Return a context manager that runs `tokka serve` on a free port and checks at the end that it stops cleanly."""
 
     @contextlib.contextmanager
     def start(*options: str, wait_ready: bool = True) -> Iterator[FakeServer]:
@@ -61,12 +61,12 @@ def server(start_server: StartServer) -> Iterator[FakeServer]:
 
 @pytest.fixture(scope="session")
 def run_example() -> RunExample:
-    """Run an example as a user would: a command, the address in the environment."""
+    """Return a function that runs an example as a user does: a command, with the address in the environment."""
 
     def run(
         command: list[str], url: str, *, key: str | None = None, cwd: Path = CLIENTS
     ) -> subprocess.CompletedProcess[str]:
-        # Nothing else may configure the client behind the test's back.
+        # Variables of the developer's own environment must not configure the client.
         env = {name: value for name, value in os.environ.items() if not name.startswith(("TOKKA_", "OPENAI_"))}
         env |= {"TOKKA_URL": url, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
         if key is not None:

@@ -1,4 +1,4 @@
-"""Clients that people use, as published, each in a process and an environment of its own, against the real engine."""
+"""Published client packages, each in its own process and environment, against the real engine."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from tokka.settings import Settings
 Facts = dict[str, Any]
 FactsOf = Callable[[str], Facts]
 BY_CHECK = {client.check: client for client in CLIENTS}
-# instructor makes objects only, and lm-eval has its own way of asking.
+# instructor returns only objects, and lm-eval builds its own requests.
 CHATTING = [check for check in BY_CHECK if check not in {"instructor", "lm_eval"}]
 STOPPING = [check for check in CHATTING if check not in {"agents", "aitta"}]
 CONTINUING = ["openai", "openai_node", "langchain", "litellm", "llama_index"]
-# Likelihoods depend a little on what else is computed in the same step. So what is compared word by word is something
-# the model is sure of: each token is about e times as likely as the next one, or more.
+# Maximum difference of log-likelihoods: they depend slightly on other requests in the same step. The tests compare
+# texts word by word only if the model is sure: each token is at least about e times as likely as the next candidate.
 BATCH_NOISE = 0.3
 CALLING = [check for check in CHATTING if check not in {"pydantic_ai", "aitta"}]
 HELD_TO_A_FORM = [check for check in BY_CHECK if check not in {"llama_index", "aitta", "lm_eval"}]
@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.clients]
 
 @pytest.fixture(scope="module")
 def running_checks(smollm2: Program, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Facts]]]:
-    """All checks that can be run, two at a time."""
+    """Start all checks that can run, two at a time."""
     tokenizer = embedded_model(Settings().cache_dir, print, lambda: None)
     with ThreadPoolExecutor(2) as pool:
         yield {
@@ -50,7 +50,7 @@ def running_checks(smollm2: Program, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture
 def facts_of(request: pytest.FixtureRequest) -> FactsOf:
-    """Return what a client's check printed, once it has ended."""
+    """Return a function that waits for a client's check and returns the facts it printed."""
 
     def facts(check: str) -> Facts:
         if reason := missing(BY_CHECK[check]):
@@ -70,7 +70,7 @@ def http(smollm2: Program) -> Iterator[httpx.Client]:
 
 
 def chat(http: httpx.Client, model: str, **fields: Any) -> Facts:
-    """What the server answers a plain request: what every client is to make of it."""
+    """Return the server's response to a plain request: every client must arrive at the same answer."""
     body = {"model": model, "messages": [{"role": "user", "content": QUESTION}], "temperature": 0, "max_tokens": 24}
     return post(http, "/v1/chat/completions", {**body, **fields})
 
@@ -83,7 +83,7 @@ def test_an_answer_is_the_servers_and_its_pieces_add_up_to_it(
     text = answer["choices"][0]["message"]["content"]
     assert "Tokyo" in text
     assert facts["answer"] == text == "".join(facts["pieces"])
-    # A client that is late gets several tokens at once.
+    # A slow client gets several tokens in one piece.
     assert len(facts["pieces"]) > 1
     assert facts["usage"] == facts["stream_usage"]
     assert facts["usage"] == [answer["usage"]["prompt_tokens"], answer["usage"]["completion_tokens"]]
@@ -117,7 +117,7 @@ def test_a_text_is_continued(facts_of: FactsOf, http: httpx.Client, smollm2: Pro
 def test_an_object_has_the_form_that_was_asked_for(facts_of: FactsOf, check: str) -> None:
     person = facts_of(check)["person"]
     assert set(person) == {"name", "age", "mood"}
-    # The model is small, but what the question says is in its answer.
+    # The model is small, but it repeats the facts of the question.
     assert (person["name"], person["age"]) == ("Matti Virtanen", 42)
     assert person["mood"] in {"calm", "cheerful", "tired"}
 
@@ -132,7 +132,7 @@ def test_a_refusal_is_the_clients_own_exception_with_the_servers_sentence(
         assert "404 Client Error" in said
     else:
         assert "no-such-model" in said
-        # Aitta's client has a sentence of its own.
+        # Aitta's client has its own message.
         assert check == "aitta" or f"Served to you: {smollm2.model}." in said
 
 
@@ -162,17 +162,17 @@ def test_a_call_that_must_come_comes(facts_of: FactsOf, check: str) -> None:
     assert (name, set(arguments)) == ("get_weather", {"city"})
     assert arguments["city"] in {"Oulu", "Turku"}
     assert facts.get("streamed_call", facts["call"])[0] == name
-    # The function's result went back, and something was said to it.
+    # The client returned the function's result, and the model answered.
     assert facts.get("after", "text")
 
 
 @pytest.mark.parametrize("check", ["instructor", "pydantic_ai"])
 def test_an_object_comes_by_way_of_a_call(facts_of: FactsOf, check: str) -> None:
-    # Asked so, the model makes up the age.
+    # In a tool call the model invents the age, so only the keys are compared.
     assert set(facts_of(check)["by_call"]) == {"name", "age", "mood"}
 
 
-# -- one client's own -------------------------------------------------------------------------------------------
+# -- single clients ----------------------------------------------------------------------------------------------
 
 
 def test_openai_gets_several_answers_and_scores_tokens(facts_of: FactsOf, smollm2: Program) -> None:
@@ -228,7 +228,7 @@ def test_lm_eval_finds_the_likelihoods_of_the_api(facts_of: FactsOf, http: httpx
         best = [max(top.values()) for top in likeliest[own]]
         assert is_greedy == (per_token[own] == best)
     for question, likelihood in facts["rolling"]:
-        # A document begins with the tokenizer's own first token.
+        # lm-eval starts a document with the tokenizer's prefix token, id 1.
         assert likelihood == pytest.approx(sum(logprobs([1, *tokens(question)])[0][1:]), abs=BATCH_NOISE)
 
 

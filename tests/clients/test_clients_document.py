@@ -1,4 +1,4 @@
-"""docs/clients.md tells what is locked and tried."""
+"""The table in docs/clients.md names exactly the locked and tested versions."""
 
 from __future__ import annotations
 

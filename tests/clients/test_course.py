@@ -1,4 +1,4 @@
-"""What the LLM course lets its students do on Aitta, with the packages it uses, on the real engine here."""
+"""The exercises that students of the LLM course run on Aitta, with the same packages, on the real engine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ARTICLE = (
 
 
 class Course:
-    """A model found with Aitta's package and spoken to with OpenAI's, as the exercises do."""
+    """A model found with Aitta's package and used with OpenAI's, as in the exercises."""
 
     def __init__(self, program: Program) -> None:
         client = Client(program.url, APIKeyAccessTokenSource("any-key-of-a-student", program.url))

@@ -1,4 +1,4 @@
-"""The shell examples, run against the real program."""
+"""The curl examples against `tokka serve` with the scripted engine: output, errors, keys, and shellcheck."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Curl = Callable[..., str]
 
 @pytest.fixture
 def curl(run_example, server) -> Curl:
-    """Run a script that must succeed; return what it printed."""
+    """Return a function that runs a script, checks that it succeeds, and returns its output."""
 
     def run(name: str) -> str:
         done = run_example([str(FOLDER / name)], server.url)
@@ -53,7 +53,7 @@ def test_stream_prints_every_piece_and_the_usage(curl: Curl, server) -> None:
     chunks = [json.loads(event.removeprefix("data: ")) for event in events]
     pieces = [choice["delta"].get("content", "") for chunk in chunks for choice in chunk["choices"]]
     assert "".join(pieces) == server.answer
-    # A character is a piece, however many bytes it has.
+    # Each character arrives as one piece, also one of several bytes.
     assert len([piece for piece in pieces if piece]) == len(server.answer)
     assert chunks[-2]["choices"][0]["finish_reason"] == "stop"
     assert chunks[-1]["choices"] == []
@@ -113,7 +113,7 @@ def test_every_script_passes_its_key_on(start_server, run_example) -> None:
 
 
 def test_shellcheck_finds_nothing() -> None:
-    # Next to the interpreter in a virtual environment, on PATH elsewhere.
+    # In a virtual environment shellcheck is next to the interpreter, elsewhere on PATH.
     found = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     assert found, "shellcheck is in the dev dependencies"
     done = subprocess.run([found, *SCRIPTS], capture_output=True, text=True, timeout=60, check=False)

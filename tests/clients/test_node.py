@@ -1,4 +1,4 @@
-"""The Node.js examples, installed from their lock file and run against the real program."""
+"""The Node.js examples, installed from their lock file, against `tokka serve` with the scripted engine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Node = Callable[..., str]
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the examples with their package, so the checkout stays clean."""
+    """Install a copy of the examples, so that the checkout stays clean; return its folder."""
     missing = [name for name in ("node", "npm") if shutil.which(name) is None]
     if missing:
         reason = f"not on PATH: {', '.join(missing)}"
@@ -38,7 +38,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def node(run_example, installed: Path, server) -> Node:
-    """Run an example that must succeed; return what it printed."""
+    """Return a function that runs an example, checks that it succeeds, and returns its output."""
 
     def run(name: str) -> str:
         done = run_example(["node", name], server.url, cwd=installed)

@@ -1,4 +1,4 @@
-"""The openai package, in this process, against the real program: what its users rely on."""
+"""The openai package, in this process, against `tokka serve`: the features that its users rely on."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_unset_fields_of_vllm_and_its_keys_are_taken(client: OpenAI, server) -> 
     answer = client.chat.completions.create(model=server.model, messages=HELLO, extra_body=unset)
     (choice,) = answer.choices
     assert (answer.id, choice.message.content) == ("chatcmpl-mine", server.answer)
-    # Absent keys would be an AttributeError.
+    # An absent key would raise AttributeError.
     assert (answer.prompt_logprobs, choice.token_ids) == (None, None)
     scored = client.completions.create(model=server.model, prompt="Hello", extra_body={"prompt_logprobs": 1})
     assert len(scored.choices[0].prompt_logprobs) == len(b"Hello")
@@ -109,7 +109,7 @@ def test_the_packages_own_stream_helper_builds_the_answer(client: OpenAI, server
 
 
 def test_first_piece_comes_before_the_last_is_made(start_server) -> None:
-    # The whole answer takes 3000 times 0.05 s; a server that held it back would run into the read timeout.
+    # The whole answer takes 3000 times 0.05 s; a server that buffered it would hit the read timeout.
     with (
         start_server("--engine-arg", "token_delay_s=0.05") as slow,
         OpenAI(base_url=f"{slow.url}/v1", api_key="none", timeout=TIMEOUT_S, max_retries=0) as client,
@@ -124,7 +124,7 @@ def test_first_piece_comes_before_the_last_is_made(start_server) -> None:
         chunks = iter(stream)
         assert next(chunks).choices[0].delta.role == "assistant"
         assert next(chunks).choices[0].delta.content == slow.answer[0]
-    # Leaving ends the stream, and the fixture checks that the server then stops cleanly.
+    # Closing ends the stream; the fixture checks that the server then stops cleanly.
 
 
 def test_raw_stream(client: OpenAI, server) -> None:
@@ -279,9 +279,9 @@ def test_a_starting_model_says_when_to_come_back(start_server) -> None:
         with pytest.raises(openai.InternalServerError) as caught:
             client.chat.completions.create(model=starting.model, messages=HELLO)
         assert (caught.value.status_code, caught.value.code) == (503, "model_starting")
-        # The package ignores a longer wait.
+        # The package ignores a wait above 60 s.
         assert 1 <= int(caught.value.response.headers["retry-after"]) <= 60
-    # The fixture checks that a server stopped in the middle of its start stops cleanly.
+    # The fixture checks that the server stops cleanly during its start.
 
 
 def test_the_packages_own_retries_bridge_the_start(start_server) -> None:

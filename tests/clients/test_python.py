@@ -1,4 +1,4 @@
-"""The Python examples, run against the real program with the openai package as published."""
+"""The Python examples, with the published openai package, against `tokka serve` with the scripted engine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Python = Callable[..., str]
 
 @pytest.fixture
 def python(run_example, server) -> Python:
-    """Run an example that must succeed; return what it printed."""
+    """Return a function that runs an example, checks that it succeeds, and returns its output."""
 
     def run(name: str) -> str:
         done = run_example([sys.executable, str(FOLDER / name)], server.url)
@@ -113,7 +113,7 @@ def test_tools_runs_what_the_model_calls(start_server, run_example) -> None:
         "Question: What is the weather in Oulu?",
         "finish_reason: tool_calls",
         'Call: get_weather({"city": "Oulu"}) = -3 degrees and snow in Oulu',
-        # The scripted engine says the same every time; told that no call is wanted, it is text.
+        # The scripted engine repeats its answer; with `tool_choice: "none"` it is text, not a tool call.
         f"Answer: {call}",
     ]
 

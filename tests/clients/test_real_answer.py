@@ -1,4 +1,4 @@
-"""The embedded model, asked through the openai package."""
+"""The embedded model through the openai package: sensible answers, plain and streamed, and a length limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clients that offer HTTP/2 in their first request, and are content with HTTP/1.1."""
+"""Clients that offer HTTP/2 in their first request get HTTP/1.1 responses, and HTTP/1.0 clients read a stream."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def run(*command: str) -> str:
 
 
 def curl(server: FakeServer, *options: str) -> tuple[str, str]:
-    """Ask with curl; return the body, and the version and status of the answer."""
+    """Send a request with curl; return the body, and the version and status of the response."""
     need("curl")
     shown = ("--silent", "--show-error", "--write-out", "\n%{http_version} %{http_code}")
     body, _, told = run("curl", *shown, *options, f"{server.url}/v1/chat/completions").rpartition("\n")

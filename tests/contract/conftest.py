@@ -1,4 +1,4 @@
-"""The app over the scripted engine, in this process, and a client bound to it."""
+"""The app with the scripted engine in this process, and a client for it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tokka.settings import Settings
 async def serving(
     options: FakeOptions | None = None, engine: type[FakeEngine] = FakeEngine, **settings: Any
 ) -> AsyncIterator[Server]:
-    """Yield a server whose engine is ready."""
+    """Yield a server with a ready engine."""
     server = create_server(Settings(engine="fake", **settings), lambda: engine(options or FakeOptions()))
     running: asyncio.Task[None] = asyncio.create_task(server.supervisor.run())
     try:

@@ -1,4 +1,4 @@
-"""Bad input: each mistake is answered with the right status and the field's name, and the server serves on."""
+"""Bad input: each error has the right status and names the field, and the server keeps serving."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MAX_MESSAGE_BYTES = 1200
 
 
 def raw(path: str, name: str, text: str) -> str:
-    """Return a good body with one field replaced by this piece of JSON."""
+    """Return a valid body with one field replaced by this JSON text."""
     fields = {key: json.dumps(value) for key, value in GOOD[path].items()} | {name: text}
     return "{" + ", ".join(f"{json.dumps(key)}: {value}" for key, value in fields.items()) + "}"
 
@@ -53,7 +53,7 @@ async def assert_serves(client: httpx.AsyncClient, path: str = CHAT) -> None:
 
 # -- one wrong field --------------------------------------------------------------------------------------------
 
-# (field, its value as JSON, the param of the error if it is another one)
+# (field, its value as JSON, the error's param; None: the field itself)
 EITHER: list[tuple[str, str, str | None]] = [
     ("model", "null", None),
     ("model", "5", None),
@@ -266,7 +266,7 @@ async def test_a_missing_field_is_named(client: httpx.AsyncClient, path: str, na
     assert "Missing" in answer.json()["error"]["message"]
 
 
-# -- fields that do not go together -----------------------------------------------------------------------------
+# -- fields that cannot be combined -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -320,7 +320,7 @@ async def test_an_unknown_model_is_not_found(client: httpx.AsyncClient, path: st
     await assert_serves(client, path)
 
 
-# -- what is no JSON object at all ------------------------------------------------------------------------------
+# -- bodies that are not JSON objects ---------------------------------------------------------------------------
 
 GOOD_CHAT = json.dumps(GOOD[CHAT])
 NO_JSON: list[bytes] = [

@@ -1,4 +1,4 @@
-"""What clients of other servers send, over the wire: unknown fields, a byte order mark, fields of `/tokenize`."""
+"""Requests that other servers' clients send: unknown fields, a byte order mark, fields of `/tokenize`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def test_unknown_fields_are_served_named_and_counted(path: str) -> None:
                 assert answer.headers[HEADER] == "num_ctx, keep_alive"
             answer = await client.post(path, json={**GOOD[path], **OLLAMA, "bad\nname": 1, "ä": 2})
             assert (answer.json()["choices"], answer.headers[HEADER]) == (expected, "num_ctx, keep_alive")
-            # Large enough to be parsed in another process.
+            # Large enough for a parser process.
             large = json.dumps({**GOOD[path], **OLLAMA}).encode() + b" " * (300 << 10)
             assert (await post(client, path, large)).headers[HEADER] == "num_ctx, keep_alive"
             assert_error(await post(client, path, json.dumps({**GOOD[path], **OLLAMA, "n": 0})), 400, "n")
@@ -77,7 +77,7 @@ async def test_a_call_of_a_function_not_offered_is_a_call(name: str) -> None:
     ]
     assert (message["content"], plain["choices"][0]["finish_reason"]) == (None, "tool_calls")
     assert chunks[-2]["choices"][0]["finish_reason"] == "tool_calls"
-    # The client corrects it in the next turn.
+    # The client reports the mistake to the model in its next request.
     async with serving() as server:
         transport = httpx.ASGITransport(server.app)
         async with httpx.AsyncClient(transport=transport, base_url="http://tokka") as client:

@@ -1,4 +1,4 @@
-"""The OpenAPI document against the real program: what it promises is what the server does, also with bad data."""
+"""The real server keeps to its OpenAPI document, with valid and with invalid data."""
 
 from __future__ import annotations
 
@@ -21,40 +21,40 @@ from tokka.engine.script import VOCAB_SIZE
 from tokka.protocol.answers import ChatCompletionChunk, Completion, ErrorBody
 from tokka.settings import Settings
 
-# Rules between fields and facts about the model, which JSON Schema cannot state. Any other 400 to valid data is a bug
-# of the document.
+# Errors of rules between fields and of facts about the model, which JSON Schema cannot state. Any other 400 for valid
+# data is a bug of the document.
 NOT_IN_A_SCHEMA = re.compile(
     r"stream_options is only allowed with stream: true"
     r"|top_logprobs needs logprobs: true"
     r"|best_of \(\d+\) must be at least n"
     r"|best_of above n cannot be streamed"
     r"|prompts times choices may be at most"
-    r"|listed words, biases and token ids may be at most"
+    r"|listed words, biases and token ids are more than"
     r"|continue_final_message (needs|and)"
     r"|chat_template_kwargs may not set"
-    r"|(reasoning_effort|verbosity) is in chat_template_kwargs, too"
-    r"|A tool message answers a call of an assistant message"
+    r"|(reasoning_effort|verbosity) is also in chat_template_kwargs"
+    r"|No assistant message before it has a tool call with this id"
     r"|is only allowed with tools"
-    r"|Each function has a name of its own"
-    r"|There is no function '"
-    r"|The arguments of a function are an object"
+    r"|Function names must be unique"
+    r"|The function '.*' is not in tools"
+    r"|The schema of a function's arguments must have the type 'object'"
     r"|cannot be enforced in a schema"
     r"|cannot be combined with (tools|strict functions)"
     r"|Send either prompt or messages"
-    r"|tools go with messages"
+    r"|tools are only allowed with messages"
     r"|maximum context length is \d+ tokens"
     r"|min_tokens \(\d+\) exceeds the"
     r"|logit_bias holds the token id"
     r"|Exactly one of json, regex, choice, grammar, json_object and structural_tag"
-    r"|JSON is written without whitespace here"
+    r"|JSON is generated without whitespace"
     r"|prompt_logprobs cannot be streamed"
     r"|logprob_token_ids needs logprobs"
     r"|logprob_token_ids holds the token id"
     r"|cannot be combined with thinking_token_budget"
     r"|Send either structures with triggers, or format"
-    r"|It has to start with one of the triggers"
+    r"|Input should start with one of the triggers"
     r"|A structural tag given as a string must be JSON"
-    r"|response_format and structured_outputs exclude each other"
+    r"|response_format and structured_outputs cannot be combined"
     r"|cannot be combined with (response_format|structured_outputs)"
     r"|in a schema"
     r"|needs a real engine"
@@ -65,7 +65,7 @@ NOT_IN_A_SCHEMA = re.compile(
 
 
 def narrowed(schema: Any, name: str = "") -> Any:
-    """Return the document with what only this model knows: its name and the size of its vocabulary."""
+    """Return the document with the name and the vocabulary size of this model."""
     if isinstance(schema, list):
         return [narrowed(item) for item in schema]
     if not isinstance(schema, dict):
@@ -81,9 +81,10 @@ def narrowed(schema: Any, name: str = "") -> Any:
 
 
 def framed(document: dict[str, Any]) -> dict[str, Any]:
-    """Return the document with the streams' schemas as this tool reads them: of a whole event, not of its data.
+    """Return the document with stream schemas as schemathesis reads them: for a whole event, not for its data.
 
-    OpenAPI 3.1 leaves that open, and OpenAI's document means the data. `each_event_is_a_documented_chunk` checks it.
+    OpenAPI 3.1 leaves this open. OpenAI's document describes the data, which
+    `each_event_is_a_documented_chunk` checks.
     """
     for path in CHUNKS:
         content = document["paths"][path]["post"]["responses"]["200"]["content"]
@@ -92,7 +93,7 @@ def framed(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def whole_numbers(value: Any) -> Any:
-    """Write 1.0 as 1: one number to JSON Schema, but the server's integers are strict."""
+    """Write 1.0 as 1. They are one number in JSON Schema, but the server's integers are strict."""
     match value:
         case float() if value.is_integer():
             return int(value)
@@ -104,7 +105,7 @@ def whole_numbers(value: Any) -> Any:
 
 
 def patient(body: Any) -> Any:
-    """Leave enough time: of a shorter one it depends on the machine whether the answer begins before it is over."""
+    """Raise a short `timeout` to 30 s. Otherwise, the machine's speed decides whether the response begins in time."""
     if isinstance(body, dict) and body.get("timeout") is not None:
         return {**body, "timeout": max(30, body["timeout"])}
     return body
@@ -116,11 +117,11 @@ CHUNKS = {
 }
 DOCUMENT = narrowed(create_server(Settings(engine="fake"), lambda: FakeEngine(FakeOptions())).app.openapi())
 schema = schemathesis.openapi.from_dict(framed(DOCUMENT))
-# A body that is wrong and also too large may be refused for its size.
+# A body that is invalid and also too large may be refused for its size.
 schema.config.checks.negative_data_rejection.expected_statuses += ["413"]
-# In its place `valid_data_is_accepted`, which knows why a body of the right form may still be refused.
+# Replaced by `valid_data_is_accepted`, which allows the errors in NOT_IN_A_SCHEMA.
 schema.config.checks.positive_data_acceptance.enabled = False
-# Streams are read to their end.
+# Read streams to their end.
 schema.config.max_stream_events = 100_000
 
 
@@ -129,7 +130,7 @@ ADMIN_KEY = "the-admin-key-of-the-test"
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Program]:
-    """A program of its own: the first key that is made here changes who may do what."""
+    """Start a separate server, because the generated requests create keys in it."""
     with running("--engine", "fake", "--admin-key", ADMIN_KEY) as program:
         yield program
 
@@ -139,7 +140,7 @@ def is_positive(case: schemathesis.Case) -> bool:
 
 
 def is_right_after_all(case: schemathesis.Case) -> bool:
-    """Tell whether a body meant to be wrong is right: what one of several alternatives forbids another may allow."""
+    """Return whether a body is valid although it was made to be invalid: another alternative may allow it."""
     body = DOCUMENT["paths"][case.path].get(case.method.lower(), {}).get("requestBody")
     if is_positive(case) or body is None or not isinstance(case.body, dict) or case.path_parameters or case.query:
         return False
@@ -180,7 +181,7 @@ def test_the_server_keeps_its_own_document(case: schemathesis.Case, server: Prog
 
 
 def open_objects(part: Any, path: str) -> Iterator[str]:
-    """Name the objects that list their fields and still allow others."""
+    """Yield the paths of objects that list their fields and still allow others."""
     if isinstance(part, list):
         for number, item in enumerate(part):
             yield from open_objects(item, f"{path}[{number}]")

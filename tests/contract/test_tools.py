@@ -1,4 +1,4 @@
-"""Calls and thoughts over the wire: any text through the scripted engine, streamed and not, is the same answer."""
+"""Tool calls and reasoning over the wire: a stream adds up to the plain response, for any text of the engine."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ BODY = {**GOOD[CHAT], "max_tokens": 2000, "tools": list(TOOLS.functions)}
 
 
 class Obedient(FakeEngine):
-    """Says its text even if the request constrains it: the tests' texts keep to the constraint."""
+    """An engine that sends its text despite a constraint. The tests' texts satisfy the constraint."""
 
     def _script_within(self, constraint: Constraint | None) -> bytes:
         return self._script
 
 
 async def answers(options: FakeOptions, **fields: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return the plain answer and the chunks of the stream to the same request; both have the documented form."""
+    """Return the plain response and the stream's chunks for one request. Both must have the documented form."""
     async with serving(options, Obedient) as server:
         transport = httpx.ASGITransport(server.app)
         async with httpx.AsyncClient(transport=transport, base_url="http://tokka") as client:
@@ -67,7 +67,7 @@ def calls(chunks: list[dict[str, Any]]) -> list[tuple[str, str]]:
 NAMED = {"type": "function", "function": {"name": "get_weather"}}
 CALL = 'Well: <tool_call>{"name": "now", "arguments": {"a": "ä 🦌"}}</tool_call>'
 CALLED = '[{"name": "get_weather", "parameters": {"city": "Oulu 🦌"}}, {"name": "now", "parameters": {}}]'
-# What the scripted model says, and what it was asked for.
+# (the text of the scripted model, the fields of the request)
 CHOICES: list[tuple[str, dict[str, Any]]] = [
     (CALLED, {"tool_choice": "required"}),
     (CALLED, {"tool_choice": "required", "parallel_tool_calls": False}),
@@ -98,7 +98,7 @@ async def test_a_stream_of_calls_adds_up_to_the_plain_answer(said: Said) -> None
     assert made == calls(chunks)
     assert tuple((name, json.loads(arguments)) for name, arguments in made) == said.calls
     assert (message["content"] or "") == joined(chunks, "content") == said.content
-    # Null only where there are calls and nothing else.
+    # `content` is null only if there are tool calls and no text.
     assert (message["content"] is None) == bool(said.calls and not said.content)
     assert choice["finish_reason"] == ("tool_calls" if said.calls else "stop")
     assert plain["usage"] == chunks[-1]["usage"]
@@ -113,7 +113,7 @@ async def test_the_role_comes_first_and_once_and_a_call_s_id_with_its_first_piec
     pieces = [piece for delta in others for piece in delta.get("tool_calls", ())]
     assert set(pieces[0]) == {"index", "id", "type", "function"}
     assert all(set(piece) == {"index", "function"} for piece in pieces[1:])
-    # One piece for each token of the arguments: they are passed on as they come.
+    # One piece for each token of the arguments: the server sends each token at once.
     assert len(pieces) == 1 + len('{"a": 1}')
 
 

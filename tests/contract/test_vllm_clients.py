@@ -1,4 +1,4 @@
-"""What clients of vLLM send and read, through the whole application."""
+"""Requests and responses of vLLM's clients, through the whole application."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from tests.contract.test_bad_input import CHAT, COMPLETIONS, GOOD, TOKENIZE
 from tests.wire import chunks_of
 
-# Unset fields as a client serialises them that knows vLLM's defaults, or null.
+# Unset fields as clients send them: vLLM's default, or null.
 UNSET = {
     "use_beam_search": False,
     "length_penalty": 1.0,

@@ -1,4 +1,4 @@
-"""Schemas by chance, from a seed: sound ones, odd ones, and ones that nothing fits or nobody can enforce."""
+"""Random JSON schemas from a seed: valid, odd, unsatisfiable and unenforceable ones."""
 
 from __future__ import annotations
 

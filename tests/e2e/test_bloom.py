@@ -1,4 +1,4 @@
-"""A base model of Poro-34B's architecture: text yes, chat no, and the same scores however many ranks share it."""
+"""A base model with Poro-34B's architecture: it completes text, refuses chat, and scores alike on one and two ranks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PROMPTS = ["Helsinki is the capital", "Poro on", "A base model continues"]
 
 @pytest.fixture(scope="module")
 def programs(bloom_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Program]]:
-    """The model alone, and over two ranks with a template that makes it chat; nothing of that may be left."""
+    """Start the model on one rank, and on two ranks with a chat template; check that the second leaves no process."""
     template = tmp_path_factory.mktemp("templates") / "template.jinja"
     template.write_text("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:")
     model = str(bloom_folder)
@@ -31,7 +31,7 @@ def programs(bloom_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> It
         split = programs[1]
         children = split.children()
         assert split.stop() == 0
-        # Python's resource tracker tidies up first.
+        # Python's resource tracker may still be cleaning up.
         eventually(lambda: not any(runs(child) for child in children), within_s=5)
 
 
@@ -98,13 +98,13 @@ def test_a_template_makes_it_chat(split: Program) -> None:
 
 
 def shared_memory(program: Program) -> set[Path]:
-    """Return the shared memory of the engine's processes. The machine may have more, of other programs."""
+    """Return the shared memory files of the engine's processes. Other programs on the machine may have more."""
     folder = Path("/dev/shm")
     processes = [child for child in program.children() if "Worker" in child.name() or "EngineCore" in child.name()]
     mapped = {Path(found.path) for process in processes for found in process.memory_maps()}
-    # Intel's OpenMP unmaps its own at once.
+    # Intel's OpenMP unmaps its file immediately, so the memory maps lack it.
     mapped |= {folder / f"__KMP_REGISTERED_LIB_{process.pid}_0" for process in processes}
-    # Semaphores are cleaned up by Python's resource tracker, at the server's end.
+    # Python's resource tracker removes semaphores when the server ends.
     return {path for path in mapped if path.parent == folder and path.exists() and not path.name.startswith("sem.")}
 
 
@@ -117,7 +117,7 @@ def test_a_killed_worker_of_a_split_model_is_a_death_of_the_engine(split: Progra
             next(child for child in split.children() if "Worker" in child.name()).kill()
             eventually(lambda: client.get("/readyz").status_code == 503, within_s=UNREADY_WITHIN_S)
         assert max(stream.ended_s for stream in streams) - hit_s < ENDED_WITHIN_S
-        # A model this small may have finished some before; their last bytes may arrive after.
+        # A model this small may finish some streams before the kill; their last bytes may arrive after it.
         assert {tuple(stream.terminals()) for stream in streams} <= {("engine_error",), ("length",)}
         assert any(stream.terminals() == ["engine_error"] for stream in streams)
         eventually(lambda: client.get("/readyz").status_code == 200, within_s=READY_TIMEOUT_S)

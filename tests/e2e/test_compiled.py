@@ -1,4 +1,4 @@
-"""Compiled execution on the real engine: made once, kept in --cache-dir, and really loaded by the next start."""
+"""Compiled execution on the real engine: one start compiles into --cache-dir, and the next start loads it."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def test_second_start_loads_what_the_first_has_compiled(bloom_folder: Path, tmp_
         assert program.stop() == 0
     made = _files(tmp_path)
     assert any(path.suffix == ".so" for path in made)
-    # All of it is under the seal, also what the first requests have compiled.
+    # The manifest covers all files, including the files that the first requests compiled.
     (code,) = tmp_path.glob("compiled/*/torch_compile_cache")
     assert damage_of(code) is None
     assert not has_more(code)
 
-    # By itself, and with the switch that makes vLLM fail instead of compiling again.
+    # Without --optimize. The variable makes vLLM fail instead of compiling again.
     with running(*model, env={"VLLM_FORCE_AOT_LOAD": "1"}) as program:
         assert _execution(program) == ("compiled", "compiled at an earlier start")
         assert _scores(program) == pytest.approx(compiled, abs=0.02)

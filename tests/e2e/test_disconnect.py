@@ -1,4 +1,4 @@
-"""A client that goes away stops its generation: nobody pays for tokens that nobody reads."""
+"""A disconnect stops the generation within a second, so that the engine computes no unread tokens."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LONG: dict[str, Any] = {"prompt": "Once", "max_tokens": 6000, "ignore_eos": True
 
 
 def running(client: httpx.Client) -> int:
-    """Return the choices the engine itself says it is working on."""
+    """Return the number of in-flight choices from vLLM's own gauge."""
     for line in client.get("/metrics").text.splitlines():
         if line.startswith("vllm:num_requests_running"):
             return int(float(line.split()[-1]))
@@ -34,7 +34,7 @@ def test_disconnected_stream_stops_within_a_second(smollm2: Program, n: int) -> 
         before = aborted(client)
         body = {**LONG, "model": smollm2.model, "stream": True, "n": n, "temperature": 0.7}
         with client.stream("POST", "/v1/completions", json=body) as answer:
-            # Kept: the client closes the stream when its iterator is dropped.
+            # Keep the iterator: httpx closes the stream when the iterator is dropped.
             pieces = answer.iter_bytes()
             next(pieces)
             eventually(lambda: running(client) == n, within_s=10)

@@ -1,4 +1,4 @@
-"""Why the real engine did not start or died: the cause that is known, before anything its processes have printed."""
+"""Why the real engine failed to start or died: a known cause takes precedence over the output of its processes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.program import Program, eventually, failing, running
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 
 KILLED = "was killed by signal 9 (SIGKILL)"
-# Printed by EngineCore while it starts, as vLLM does on GPUs for what it can do without.
+# EngineCore prints this while it starts, as vLLM does on GPUs for an optional backend.
 STALE = """
 import sys
 sys.stderr.write("WARNING DeepGEMM cannot be used\\nTraceback (most recent call last):\\n")
@@ -74,7 +74,7 @@ def test_killed_ready_engine_tells_signal_in_the_log(fresh: Program) -> None:
 
 
 def test_error_in_hand_comes_before_stale_output(bloom_folder: Path, tmp_path: Path) -> None:
-    # Ours fails on the first request; EngineCore has printed another error long before.
+    # Tokka's code fails on the first request. EngineCore printed another error long before.
     fault = "def sampling_params(*_, **__): raise KeyError('no_such_field')"
     env = patched(tmp_path, {"tokka.engine.vllm.params": fault, "tokka.engine.vllm.missing_weights": STALE})
     code, lines = failing(str(bloom_folder), "--port", "0", env=env)
@@ -85,7 +85,7 @@ def test_error_in_hand_comes_before_stale_output(bloom_folder: Path, tmp_path: P
 
 
 def test_failed_load_tells_the_last_error_of_the_engine(bloom_folder: Path, tmp_path: Path) -> None:
-    # A tensor that vLLM itself does not miss.
+    # vLLM itself does not report that this tensor is missing.
     folder = Path(shutil.copytree(bloom_folder, tmp_path / "model"))
     tensor = "transformer.h.0.mlp.dense_h_to_4h.weight"
     drop_tensor(folder / "model.safetensors", tensor)

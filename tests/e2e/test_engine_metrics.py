@@ -1,4 +1,4 @@
-"""The engine's own counters count what users asked for, and nothing of the server's."""
+"""vLLM's own counters count the users' requests, and none of the server's internal ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.wire import metric
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
-# Seconds between two calls of the watchdog.
+# Seconds between two calls of the engine by the watchdog.
 PING_S = 5.0
 
 
@@ -39,7 +39,7 @@ def test_engine_metrics_count_users_requests_only(fresh: Program) -> None:
     began_s = time.monotonic()
     with fresh.client() as client:
         assert counted(client) == {}
-        # The watchdog has called the idle engine, at least once.
+        # Wait until the watchdog has called the idle engine at least once.
         eventually(lambda: time.monotonic() - began_s > PING_S + 1, within_s=PING_S + 2)
         assert counted(client) == {}
         body = {"model": fresh.model, "prompt": "Hei", "max_tokens": 3, "ignore_eos": True}
@@ -51,7 +51,7 @@ def test_engine_metrics_count_users_requests_only(fresh: Program) -> None:
         fresh.core().kill()
         eventually(lambda: client.get("/readyz").status_code == 503, within_s=5)
         eventually(lambda: client.get("/readyz").status_code == 200, within_s=READY_TIMEOUT_S)
-        # A new engine begins at zero, and its first requests are not counted either.
+        # A new engine starts at zero, and the server's first requests to it are not counted either.
         assert counted(client) == {}
 
 

@@ -1,4 +1,4 @@
-"""A crowd of one tenant on the real engine: another tenant's single requests, and the crowd itself, are served."""
+"""Fairness on the real engine: one tenant fills the queue, and another tenant's single requests are served soon."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 
 CROWD, SINGLE = TENANTS
 OPEN = 24
-# Of those that run at once.
+# Maximum number of in-flight requests of the server `tenants`.
 SLOTS = 4
 TOKENS = 64
 
 
 def served_of_crowd(client: httpx.Client) -> float:
-    """Return how many of the crowd's requests have ended, as the server counts them: its threads here may lag."""
+    """Return how many of the crowd's requests have ended by the server's count: the client threads may lag behind."""
     return metric(client, "tokka_tokens_total", tenant="key-1", kind="completion") / TOKENS
 
 
@@ -30,7 +30,7 @@ def served_of_crowd(client: httpx.Client) -> float:
 def test_single_requests_are_served_long_before_the_crowd_that_came_first(tenants: Program, words: int) -> None:
     over = threading.Event()
 
-    # One client for all: making one costs more than a short answer.
+    # All threads share one client: creating one costs more than a short completion.
     with tenants.client() as client, ThreadPoolExecutor(OPEN) as pool:
 
         def ask(key: str, prompt: str, max_tokens: int) -> int:
@@ -40,7 +40,7 @@ def test_single_requests_are_served_long_before_the_crowd_that_came_first(tenant
             return client.post("/v1/completions", json=body, headers=headers, timeout=200).status_code
 
         def crowd(place: int) -> list[int]:
-            """One of the crowd: asks again as soon as it has been answered, so that as many are always open."""
+            """Send requests one after the other, so that the number of open requests stays constant."""
             answers = [ask(CROWD, f"{place} " + "word " * words, TOKENS)]
             while not over.is_set():
                 answers.append(ask(CROWD, f"{place} {len(answers)} " + "word " * words, TOKENS))
@@ -52,7 +52,7 @@ def test_single_requests_are_served_long_before_the_crowd_that_came_first(tenant
             for place in range(3):
                 before = served_of_crowd(client)
                 assert ask(SINGLE, f"alone {place}", 8) == 200
-                # Its turn was among the next: no more than a few of the crowd were served meanwhile.
+                # The single request was among the next: the server served only a few of the crowd's meanwhile.
                 assert served_of_crowd(client) - before <= 3 * SLOTS
         finally:
             over.set()

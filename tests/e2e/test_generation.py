@@ -1,4 +1,4 @@
-"""Chat and text completion on the real engine: lengths, stops, counts, logprobs, streamed and not."""
+"""Chat and text completion on the real engine: limits, stops, token counts and logprobs, streamed and plain."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ STORY = "The reindeer lives in the north; it eats lichen, moss and grass, and it
 
 
 def told(**fields: Any) -> dict[str, Any]:
-    """Return a request whose answer is the story, cut by what the fields say."""
+    """Return a request that forces the story as its completion text; the fields may cut it."""
     return completion("Tell me of an animal:", max_tokens=100, **forced(STORY), **fields)
 
 
@@ -99,7 +99,7 @@ def test_a_stop_counts_only_after_min_tokens(client: httpx.Client) -> None:
 
 
 def test_stop_token_ends_the_text_and_is_named(client: httpx.Client) -> None:
-    # The penalty of the one that comes first grows until the other one comes.
+    # The frequency penalty on `other` grows with each repetition until the engine chooses `stop`.
     other, stop = 1000, 2000
     fields = {"allowed_token_ids": [other, stop], "frequency_penalty": 2, "return_token_ids": True}
     body = completion("A", max_tokens=60, stop_token_ids=[stop], stop=["unseen"], **fields)
@@ -145,7 +145,7 @@ def test_stream_adds_up_to_the_plain_answer(client: httpx.Client, text: str, fie
 )
 def test_stream_counts_what_it_sends(client: httpx.Client, fields: dict[str, Any]) -> None:
     body = chat("Write only these: 🦌 ä ö 日本語", return_token_ids=True, ignore_eos=True, **fields)
-    # An end token that is ignored may come by chance.
+    # An ignored end token may be among the tokens; /detokenize shows it too.
     body["skip_special_tokens"] = False
     chunks = stream(client, CHAT, {**body, "stream_options": {"include_usage": True}})
     for index in range(fields.get("n", 1)):
@@ -153,7 +153,7 @@ def test_stream_counts_what_it_sends(client: httpx.Client, fields: dict[str, Any
         tokens = [token for part in parts for token in part.get("token_ids", ())]
         assert len(tokens) == fields["max_completion_tokens"]
         shown = post(client, "/detokenize", {"tokens": tokens})["prompt"]
-        # A character that is not whole is no text.
+        # An incomplete character yields no text.
         assert text_of(chunks, index) == shown.rstrip("\ufffd")
     assert chunks[-1]["usage"]["completion_tokens"] == fields.get("n", 1) * fields["max_completion_tokens"]
 
@@ -176,7 +176,7 @@ def test_each_of_several_choices_is_answered(client: httpx.Client) -> None:
 
 
 def test_seed_of_a_prompt_that_takes_several_steps_is_served(client: httpx.Client) -> None:
-    # Steps compute 512 tokens.
+    # A step computes at most 512 tokens, so this prompt takes several.
     body = completion("word " * 1500, temperature=1.0, seed=1, max_tokens=8, ignore_eos=True)
     first = post(client, TEXT, body)["choices"][0]["text"]
     assert first
@@ -185,7 +185,7 @@ def test_seed_of_a_prompt_that_takes_several_steps_is_served(client: httpx.Clien
 
 def test_seed_repeats_a_sampled_answer(client: httpx.Client) -> None:
     def poem(seed: int, n: int = 1) -> list[str]:
-        # One choice is alone in its batch, however busy the machine is: only then does the engine repeat itself.
+        # A single choice is alone in its batch, even on a busy machine. Only then is the engine deterministic.
         body = chat("Write a poem.", temperature=1.0, max_completion_tokens=24, seed=seed, n=n)
         return [choice["message"]["content"] for choice in post(client, CHAT, body)["choices"]]
 
@@ -205,7 +205,7 @@ def test_logprobs_cover_the_text_exactly(client: httpx.Client) -> None:
     joined = b"".join(bytes(token["bytes"]) for token in tokens)
     assert joined.decode(errors="ignore") == choice["message"]["content"]
     assert all(len(token["top_logprobs"]) == 3 for token in tokens)
-    # Greedy: none is likelier than the token taken.
+    # Greedy decoding: no token is likelier than the chosen one.
     assert all(token["top_logprobs"][0]["logprob"] == token["logprob"] for token in tokens)
     chunks = stream(client, CHAT, body)
     parts = [part for chunk in chunks for part in chunk["choices"]]
@@ -223,7 +223,7 @@ def test_logprobs_end_where_the_text_ends(client: httpx.Client) -> None:
 
 
 def test_prompt_is_scored_without_generating(client: httpx.Client) -> None:
-    """What evaluation harnesses ask: the log-likelihood of a text."""
+    """Evaluation harnesses send this request to get the log-likelihood of a text."""
     body = completion(["Helsinki is the capital of Finland", "Paris"], max_tokens=0, echo=True, logprobs=1)
     answer = post(client, TEXT, body)
     assert answer["usage"]["completion_tokens"] == 0
@@ -303,7 +303,7 @@ def test_prompt_longer_than_the_context_is_refused(client: httpx.Client) -> None
     assert answer.json()["error"]["code"] == "context_length_exceeded"
     huge = client.post(TEXT, json=completion("x" * 1_000_000))
     assert huge.json()["error"]["code"] == "context_length_exceeded"
-    # Beyond what any prompt of this model can have.
+    # More bytes than any prompt of this model can have.
     assert client.post(TEXT, json=completion("x" * 5_000_000)).status_code == 413
 
 

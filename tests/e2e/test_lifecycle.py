@@ -1,4 +1,4 @@
-"""From the first second to the last: probes, phases, drain, signals, and nothing left behind."""
+"""The life of a server: probes and phases during the start, drain, signals, and no process left behind."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_long_phase_is_told_again_past_any_proxy() -> None:
     server = running(*slow_engine(start_delay_s=600), "--keep-alive-interval", "0.2", wait=False)
     with server as program, program.client() as client:
         with client.stream("GET", "/startupz", headers={"accept": "text/event-stream"}) as answer:
-            # No proxy may gather it, and none may take it for dead.
+            # Proxies must neither buffer the stream nor time it out, so the server repeats the phase.
             assert answer.headers["x-accel-buffering"] == "no"
             lines = (line for line in answer.iter_lines() if line.startswith("data: "))
             first, second = (json.loads(next(lines)[6:]) for _ in range(2))
@@ -134,7 +134,7 @@ def test_second_signal_ends_at_once() -> None:
 
 @pytest.mark.engine
 def test_engine_starts_without_a_compiler_and_a_killed_server_leaves_none_behind(tmp_path: Path) -> None:
-    # vLLM asks lscpu for the cores; nothing else of the system is found here.
+    # The PATH holds only lscpu, which vLLM runs to count the cores.
     (tmp_path / "lscpu").symlink_to(str(shutil.which("lscpu")))
     with running(env={"PATH": str(tmp_path)}) as program:
         children = program.children()
@@ -151,7 +151,7 @@ def test_ctrl_c_in_a_terminal_lets_the_engine_finish_what_runs(fresh: Program) -
         with client.stream("POST", "/v1/completions", json=body) as answer:
             pieces = answer.iter_text()
             first = next(pieces)
-            # A terminal sends it to every process of the group, the engine's too.
+            # A terminal sends SIGINT to every process of the group, including the engine's.
             os.killpg(fresh.process.pid, signal.SIGINT)
             fresh.wait_for("draining")
             rest = first + "".join(pieces)

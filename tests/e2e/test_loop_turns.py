@@ -1,6 +1,6 @@
-"""No request holds the event loop of the real engine's server, whatever it holds: others are answered meanwhile.
+"""No request blocks the event loop of the real engine's server, however long its fields are.
 
-The bound is in CPU time of the loop's thread; tests/program.py fails the whole run beyond it.
+The bound limits the CPU time of the loop's thread per turn; tests/conftest.py fails the whole test run beyond it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def tools(count: int, properties: int) -> list[dict[str, Any]]:
     ]
 
 
-# (path, fields, status): one for each list that a request may hold, each as long as it may be.
+# (path, fields, status): one case for each list of a request, with its maximum length.
 CASES: list[tuple[str, dict[str, Any], int]] = [
     (COMPLETIONS, {**MANY, "bad_words": ASTRAL}, 200),
     (COMPLETIONS, {**MANY, "stop": [f"{number}" * 120 for number in range(16)]}, 200),
@@ -74,7 +74,7 @@ def body_of(path: str, fields: dict[str, Any], model: str) -> dict[str, Any]:
 def test_request_holds_the_loop_for_no_longer_than_the_bound(smollm2: Program) -> None:
     slow: list[str] = []
     with smollm2.client() as client:
-        # From here on the longest turn is that of these requests.
+        # A longer turn than this one comes from the requests below.
         before = metric(client, "tokka_event_loop_longest_turn_seconds")
         for path, fields, status in CASES:
             answer = client.post(path, json=body_of(path, fields, smollm2.model), timeout=300)
@@ -91,7 +91,7 @@ def test_request_holds_the_loop_for_no_longer_than_the_bound(smollm2: Program) -
 
 
 def test_small_request_is_rendered_while_another_tenant_s_texts_wait(tenants: Program) -> None:
-    # Each takes a render thread for a good part of a second; a small one takes milliseconds.
+    # A large text occupies a rendering thread for much of a second, a small one for milliseconds.
     large = json.dumps({"prompt": "The reindeer runs. " * 50_000}).encode()
     greedy, single = ({"authorization": f"Bearer {key}", "content-type": "application/json"} for key in TENANTS)
     ended: list[str] = []
@@ -110,12 +110,12 @@ def test_small_request_is_rendered_while_another_tenant_s_texts_wait(tenants: Pr
         ended.append("small")
         for thread in threads:
             thread.join()
-    # One may have been under way.
+    # One large text may end first: a thread was already rendering it.
     assert ended.index("small") <= 1, ended
 
 
 def _wait_until_busy(client: httpx.Client, headers: dict[str, str]) -> None:
-    """Return when the server has taken CPU for rendering: the first of the large texts is under way."""
+    """Wait until the server has used 0.1 s of CPU: it then renders the first large text."""
     before = metric_of(client, headers)
     while metric_of(client, headers) - before < 0.1:
         pass

@@ -1,4 +1,4 @@
-"""What the files of a model say, as the real program follows it: its name, its defaults, its own code."""
+"""Facts that the server takes from a model's files: its name, its sampling defaults, and its own code."""
 
 from __future__ import annotations
 

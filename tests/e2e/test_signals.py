@@ -1,4 +1,4 @@
-"""Signals outside of serving: in the first second, as process 1 of a container, and from a terminal that closes."""
+"""Signals in the first seconds, as process 1 of a container, and from a terminal that closes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.program import TOKKA, eventually, running
 
 pytestmark = pytest.mark.timeout(120)
 
-# Holds the program up while it imports, until a signal comes. Only the entry point can handle that signal.
+# Pauses the program during an import until a signal arrives. Only the entry point can handle that signal.
 HOLD = "import signal, sys; sys.stderr.write('held\\n'); sys.stderr.flush(); signal.pause()"
 
 

@@ -1,4 +1,4 @@
-"""Every way not to start is one line that names the cause and the remedy, and an exit code."""
+"""Every failed start prints one line with the cause and the remedy, and sets an exit code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(240)]
 
 
 def line_of(*arguments: str, code: int, env: dict[str, str] | None = None) -> str:
-    """Return the one line on stderr."""
+    """Run a failing start; return its one line on stderr. Check the exit code and that no process is left."""
     marker = {"TOKKA_TEST_RUN": uuid.uuid4().hex}
     exit_code, lines = failing("--port", "0", *arguments, env={**(env or {}), **marker})
     assert processes_with(marker) == [], "left behind"
@@ -32,7 +32,7 @@ def model(bloom_folder: Path, tmp_path: Path) -> Path:
 
 
 def test_missing_folder(tmp_path: Path) -> None:
-    # Not a wrong usage: its file system may be mounted late.
+    # Not exit code 2 for wrong usage: the folder's file system may be mounted late.
     assert "does not exist" in line_of(str(tmp_path / "nothing"), code=3)
 
 
@@ -106,7 +106,7 @@ def test_port_in_use_names_the_port() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         code, lines = failing("--engine", "fake", "--port", port)
-    # Another program may give it back.
+    # Exit code 1: the other program may free the port later.
     assert code == 1
     assert len(lines) == 1
     assert f"127.0.0.1:{port}" in lines[0]

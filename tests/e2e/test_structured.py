@@ -1,4 +1,4 @@
-"""Answers held to a form, on the real engine: every kind, bad and nasty ones, and a thousand schemas by chance."""
+"""Structured outputs on the real engine: every kind of constraint, invalid and hostile ones, 1000 random schemas."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 MODEL = "SmolLM2-135M-Instruct"
-# A longer run: TOKKA_SCHEMAS=20000 scripts/test tests/e2e/test_structured.py -k chance
+# Number of random schemas. For a longer run:
+# TOKKA_SCHEMAS=20000 scripts/test tests/e2e/test_structured.py -k chance
 SCHEMAS = int(os.environ.get("TOKKA_SCHEMAS", "1000"))
 AT_ONCE = 48
 
@@ -40,7 +41,7 @@ CITY = {
     "required": ["name", "size", "districts", "founded"],
     "additionalProperties": False,
 }
-# The field, and what tells whether a text is right.
+# The request fields, and the check of a text.
 KINDS: dict[str, tuple[dict[str, Any], Any]] = {
     "json": ({"structured_outputs": {"json": CITY}}, lambda text: jsonschema_rs.is_valid(CITY, json.loads(text))),
     "regex": (
@@ -73,12 +74,12 @@ def completion(**fields: Any) -> dict[str, Any]:
 
 
 def serves(client: httpx.Client) -> None:
-    """The engine still answers, and still holds to what is asked."""
+    """Check that the engine still answers and enforces a constraint."""
     answer = post(client, TEXT, completion(structured_outputs={"choice": ["still here"]}))
     assert answer["choices"][0]["text"] == "still here"
 
 
-# -- every kind -------------------------------------------------------------------------------------------------
+# -- every kind of constraint -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -108,13 +109,13 @@ def test_a_response_format_is_kept_to(client: httpx.Client, name: str) -> None:
     "fields", [{"response_format": {"type": "json_object"}}, {"structured_outputs": {"json_object": True}}]
 )
 def test_any_object_is_an_object(client: httpx.Client, fields: dict[str, Any]) -> None:
-    # Left to itself the model may go on for ever, or end at once.
+    # The model decides how long the object gets, so only its start is certain.
     text = post(client, CHAT, chat(**fields))["choices"][0]["message"]["content"]
     assert text.startswith("{")
 
 
 def test_a_response_format_of_text_constrains_nothing(client: httpx.Client) -> None:
-    # What would end any constrained answer does not end this one.
+    # Constraints refuse `ignore_eos`; without one the completion runs to its limit.
     body = chat(max_tokens=12, ignore_eos=True, response_format={"type": "text"})
     answer = post(client, CHAT, body)
     assert (answer["usage"]["completion_tokens"], answer["choices"][0]["finish_reason"]) == (12, "length")
@@ -154,7 +155,7 @@ def test_the_openai_package_parses_into_a_model(smollm2: Program) -> None:
             assert isinstance(events.get_final_completion().choices[0].message.parsed, Person)
 
 
-# -- together with other fields ---------------------------------------------------------------------------------
+# -- constraints with other fields ------------------------------------------------------------------------------
 
 
 def test_each_of_several_choices_keeps_to_the_form(client: httpx.Client) -> None:
@@ -206,7 +207,7 @@ def test_an_empty_answer_can_be_the_form(client: httpx.Client) -> None:
     assert (answer["text"], answer["finish_reason"]) == ("", "stop")
 
 
-# -- bad ones ---------------------------------------------------------------------------------------------------
+# -- invalid constraints ----------------------------------------------------------------------------------------
 
 _S = "structured_outputs"
 _F = "response_format.json_schema"
@@ -290,7 +291,7 @@ def test_a_wrong_response_format_is_refused_where_it_is_wrong(
     assert response.json()["error"]["param"] == param
 
 
-# -- nasty ones -------------------------------------------------------------------------------------------------
+# -- hostile constraints ----------------------------------------------------------------------------------------
 
 
 def _deep(levels: int) -> dict[str, Any]:
@@ -372,7 +373,7 @@ def test_with_many_choices_a_nasty_one_is_refused(client: httpx.Client) -> None:
 
 
 async def test_one_that_grows_late_takes_little_memory_and_nobodys_time(smollm2: Program) -> None:
-    """It begins as a plain text, longer than it is tried for; then each character makes thousands of states."""
+    """The regex begins with more plain text than the trial run covers. Then each character adds thousands of states."""
     regex = " the capital of Finland and has a population of about 600 thousand people" * 14 + r"(\w+[a-m]\w{20})+ x"
     nasty = completion(structured_outputs={"regex": regex}, max_tokens=500, temperature=1, n=16, seed=1)
     core, largest = smollm2.core(), 0
@@ -394,7 +395,7 @@ async def test_one_that_grows_late_takes_little_memory_and_nobodys_time(smollm2:
     assert ended.json()["error"]["param"] == "structured_outputs.regex"
     assert ended.headers["x-should-retry"] == "false"
     assert largest - before < 200 << 20
-    # As many as it has steps.
+    # The plain stream went on while the hostile request ran.
     assert len(arrivals) > 100
     assert max(later - earlier for earlier, later in pairwise(arrivals)) < 5
     assert smollm2.core().pid == core.pid
@@ -412,11 +413,11 @@ async def test_while_nasty_ones_are_refused_others_are_answered(smollm2: Program
     assert kept.json()["choices"][0]["text"] == "still here"
 
 
-# -- by chance --------------------------------------------------------------------------------------------------
+# -- random schemas ---------------------------------------------------------------------------------------------
 
 
 async def test_no_schema_by_chance_harms_the_engine(smollm2: Program) -> None:
-    """Few tokens each: what is compiled and masked is new, what is generated is not. Whole answers are right ones."""
+    """A few tokens per schema test compiling and masking. A completion that ended by itself must match its schema."""
     engine = smollm2.core().pid
     places = asyncio.Semaphore(AT_ONCE)
     seen: dict[int, int] = {}
@@ -427,13 +428,13 @@ async def test_no_schema_by_chance_harms_the_engine(smollm2: Program) -> None:
             schema = schema_of(seed)
             body = completion(prompt="A", structured_outputs={"json": schema}, max_tokens=6, temperature=1, seed=seed)
             async with places:
-                # The compiler has a queue: whoever comes too early is told when to come again.
+                # The compile queue is bounded; a refusal carries a Retry-After.
                 while (response := await client.post(TEXT, json=body)).status_code == 503:
                     assert response.json()["error"]["code"] == "server_overloaded", (schema, response.text)
                     await asyncio.sleep(float(response.headers["retry-after"]))
             seen[response.status_code] = seen.get(response.status_code, 0) + 1
             if response.status_code == 500:
-                # What the schema leads to may fit nothing; that is known only there.
+                # A schema may become unsatisfiable at some token, which shows only during generation.
                 assert "could not be continued" in response.text, (schema, response.text)
                 return
             if response.status_code == 400:
@@ -441,13 +442,13 @@ async def test_no_schema_by_chance_harms_the_engine(smollm2: Program) -> None:
                 return
             assert response.status_code == 200, (schema, response.text)
             choice = response.json()["choices"][0]
-            # A number too large for a float is no number to the library that checks.
+            # The checking library does not accept numbers that are too large for a float.
             if choice["finish_reason"] == "stop" and not re.search("[eE][+-]?[0-9]{3}", choice["text"]):
                 assert jsonschema_rs.is_valid(schema, json.loads(choice["text"])), (schema, choice["text"])
 
         await asyncio.gather(*(ask(seed) for seed in range(SCHEMAS)))
     assert seen.get(500, 0) < SCHEMAS / 100
-    # Neither all refused nor all taken: the test would test nothing.
+    # The test is meaningful only if the server accepts some schemas and refuses others.
     assert seen[200] > SCHEMAS / 4
     assert seen[400] > SCHEMAS / 20
     assert smollm2.core().pid == engine
@@ -456,7 +457,7 @@ async def test_no_schema_by_chance_harms_the_engine(smollm2: Program) -> None:
         assert metric(plain, "tokka_engine_restarts_total") == 0
 
 
-# -- what a schema leaves open has an end
+# -- numbers without a bound end
 
 
 @pytest.mark.parametrize("schema", [{"type": "integer"}, {"minimum": 0}, {}, {"type": "number"}], ids=str)

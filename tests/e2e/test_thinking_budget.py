@@ -1,4 +1,4 @@
-"""`thinking_token_budget` on the real engine, with a model whose vocabulary has marks of reasoning."""
+"""`thinking_token_budget` on the real engine, with a model that has reasoning markers in its vocabulary."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.wire import post
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 
 CHAT = "/v1/chat/completions"
-# Tokens that the model's training did not need, and the marks that take their places.
+# Unneeded tokens of the model's vocabulary, and the reasoning markers that replace them.
 MARKS = {"<empty_output>": "<think>", "<file_sep>": "</think>"}
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -26,7 +26,7 @@ TEMPLATE = (
 
 @pytest.fixture(scope="module")
 def client(smollm2: Program, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    # The embedded model is there as soon as a server has served it.
+    # The server `smollm2` has installed the embedded model there.
     installed = Path.home() / ".cache" / "tokka" / "models"
     (folder,) = installed.glob(f"{smollm2.model}-v*")
     model = tmp_path_factory.mktemp("thinking") / "model"

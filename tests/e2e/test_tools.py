@@ -1,6 +1,6 @@
-"""Calls of functions on the real engine, streamed and not, with the openai package.
+"""Tool calls on the real engine, streamed and plain, with the openai package.
 
-The embedded model's template knows no tools, so all of it goes through the prompt of our own.
+The embedded model's template does not support tools, so the server adds its own tool prompt.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def openai(smollm2: Program) -> Iterator[OpenAI]:
 
 
 def check(message: ChatCompletionMessage, most: int = 16) -> None:
-    """Check that a message is valid calls and nothing else."""
+    """Check that a message holds only valid tool calls, at most `most`."""
     assert message.content is None
     assert message.tool_calls
     assert len(message.tool_calls) <= most
@@ -110,14 +110,14 @@ CHOICES: list[dict[str, Any]] = [
 
 
 def said_in(choice: dict[str, Any]) -> tuple[str, list[tuple[str, str]], str]:
-    """Return text, calls and finish_reason of a plain answer's choice."""
+    """Return text, tool calls and finish_reason of a plain response's choice."""
     return choice["message"]["content"] or "", calls_of(choice), choice["finish_reason"]
 
 
 def check_said(said: tuple[str, list[tuple[str, str]], str], stop_reason: Any, tool_choice: Any) -> None:
-    """Check what holds whatever the model says: two generations of the real engine may differ.
+    """Check the facts that hold for any text of the model: two generations of the real engine may differ.
 
-    That a stream adds up to the plain answer is shown on the scripted engine, in tests/contract/test_tools.py.
+    tests/contract/test_tools.py shows on the scripted engine that a stream adds up to the plain response.
     """
     text, calls, finish = said
     assert {name for name, _ in calls} <= SCHEMAS.keys()
@@ -149,7 +149,7 @@ def test_calls_are_whole_and_valid_streamed_and_not(client: httpx.Client, fields
 
 
 def test_what_is_cut_short_says_so_and_keeps_the_arguments_so_far(client: httpx.Client) -> None:
-    # One text is valid, so the model can say no other.
+    # The schema allows only one text.
     schema = {"type": "object", "properties": {"city": {"const": "Rovaniemi"}}, "required": ["city"]}
     function = {"name": "get_weather", "parameters": {**schema, "additionalProperties": False}}
     body = {**BODY, "tools": [{"type": "function", "function": function}], "tool_choice": NAMED}
@@ -174,12 +174,12 @@ def test_a_model_that_answers_in_text_may_do_so(openai: OpenAI) -> None:
     untold = openai.chat.completions.create(
         model=MODEL, messages=ASK, tools=TOOLS, tool_choice="none", max_completion_tokens=1
     )
-    # The prompt tells of the functions only where they may be called.
+    # The prompt describes the functions only if they may be called.
     assert told > untold.usage.prompt_tokens + 100
 
 
 def test_a_model_that_writes_a_call_has_called(client: httpx.Client) -> None:
-    # The model is led to go on inside a call.
+    # The prompt leads the model to write a tool call.
     call = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
     body = {**BODY, "tool_choice": "auto", "temperature": 0, "max_completion_tokens": 32}
     body["messages"] = [*ASK, {"role": "user", "content": f"Repeat exactly, and nothing else:\n{call}"}]
@@ -261,7 +261,7 @@ def test_a_schema_that_cannot_be_compiled_is_named_if_strict_and_the_engine_serv
     answer = client.post(CHAT, json={**body, "tools": [{"type": "function", "function": {**function, "strict": True}}]})
     assert answer.status_code == 400
     assert answer.json()["error"]["param"].startswith("tools")
-    # Any object, else.
+    # Without `strict`, any object is allowed.
     (choice,) = post(client, CHAT, {**body, "tools": [{"type": "function", "function": function}]})["choices"]
     assert calls_of(choice)[0][1].startswith("{")
 
@@ -288,7 +288,7 @@ def test_a_deadline_ends_a_call_with_what_there_is(client: httpx.Client) -> None
     (choice,) = post(client, CHAT, body)["choices"]
     assert (choice["finish_reason"], choice["stop_reason"]) == ("length", "timeout")
     begun = '{"x":"'
-    # However slow the engine is.
+    # A slow engine may have generated only a part of it.
     assert calls_of(choice)[0][1][: len(begun)] in (begun[:length] for length in range(len(begun) + 1))
 
 
@@ -312,7 +312,7 @@ def test_beside_a_response_format_the_answer_has_it_or_calls(client: httpx.Clien
     assert calls_of(forced)
 
 
-# -- objects are closed, and numbers end
+# -- closed objects, and numbers that end
 
 OPEN = {
     "type": "object",

@@ -1,4 +1,4 @@
-"""Fields of vLLM on the real engine."""
+"""vLLM's request fields on the real engine: prompt logprobs, listed tokens, prompt truncation, structured outputs."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_prompt_logprobs_are_those_of_an_echo(client: httpx.Client) -> None:
 
 
 def test_listed_tokens_leave_other_requests_their_likeliest_ones(client: httpx.Client) -> None:
-    """Both kinds in the same steps of the engine: each gets what it gets alone."""
+    """Run requests with and without listed tokens in the same engine steps: each gets the same logprobs as alone."""
     listed = {"logprobs": 1, "logprob_token_ids": [11, 7, 500], "return_tokens_as_token_ids": True}
     asked = [{"logprobs": 5}, listed, {"logprobs": 0}, {**listed, "logprob_token_ids": [3]}, {"logprobs": 2}, {}]
     alone = [completion(client, max_tokens=24, **fields)["choices"][0]["logprobs"] for fields in asked]
@@ -65,7 +65,7 @@ def test_listed_tokens_leave_other_requests_their_likeliest_ones(client: httpx.C
         if one is None:
             assert other is None
             continue
-        # Another batch may round another way, and another token be the likeliest from then on.
+        # Another batch may round differently. From then on another token may be the likeliest.
         same = list(takewhile(lambda pair: pair[0] == pair[1], zip(one["tokens"], other["tokens"], strict=True)))
         assert len(same) >= 4
         for mine, theirs in zip(one["top_logprobs"][: len(same)], other["top_logprobs"], strict=False):
@@ -107,7 +107,7 @@ def test_completion_keeps_a_response_format(client: httpx.Client) -> None:
 
 @pytest.mark.parametrize("place", ["response_format", "structured_outputs"])
 def test_structural_tag_is_kept(client: httpx.Client, place: str) -> None:
-    # Any answer begins with a letter, so each of them is a trigger.
+    # The bias below forces the text to begin with a trigger.
     triggers = [chr(ord("A") + number) for number in range(16)]
     structures = [{"begin": letter, "schema": CITY, "end": ";"} for letter in triggers]
     form = {"type": "structural_tag", "structures": structures, "triggers": triggers}
@@ -119,7 +119,7 @@ def test_structural_tag_is_kept(client: httpx.Client, place: str) -> None:
 
 def test_json_beside_tools_holds_for_an_answer_without_calls(client: httpx.Client) -> None:
     tools = [{"type": "function", "function": {"name": "f"}}]
-    # Nothing that a call could begin with.
+    # The bias forbids the first token of a tool call.
     bias = {str(post(client, "/tokenize", {"prompt": "<tool_call>"})["tokens"][0]): -100}
     (choice,) = chat(client, tools=tools, structured_outputs={"json": CITY}, logit_bias=bias)["choices"]
     assert choice["finish_reason"] == "stop"

@@ -1,4 +1,4 @@
-"""The contract's asserts explain themselves like those of any test."""
+"""Makes pytest explain failed asserts of the engine contract, as in test files."""
 
 import pytest
 

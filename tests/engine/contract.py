@@ -1,7 +1,7 @@
-"""What every engine promises, whatever it runs: subclass `EngineContract` and give it an `engine` fixture.
+"""The contract of every engine. Subclass `EngineContract` and give it an `engine` fixture.
 
-The engine must be started, end every answer by itself or at `max_tokens`, and give the same answer to the same request
-at temperature 0.
+The engine must be started. It must end every answer by itself or at `max_tokens`, and give the same answer to the same
+request at temperature 0.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def ask(*prompts: Prompt, sampling: Sampling | None = None, **fields: Any) -> Ge
 
 @dataclass(frozen=True)
 class Result:
-    """The events of one request, and what they add up to."""
+    """The events of one request, and their texts, tokens and usage."""
 
     events: list[Event]
 
@@ -93,6 +93,8 @@ async def collect(engine: Engine, request: GenerateRequest) -> Result:
 
 
 class EngineContract:
+    """Tests that every engine must pass."""
+
     async def test_accepted_comes_first_and_finished_last(self, engine: Engine) -> None:
         events = (await collect(engine, ask())).events
         assert isinstance(events[0], Accepted)

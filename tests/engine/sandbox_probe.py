@@ -1,4 +1,4 @@
-"""Tries, inside the sandbox, what a taken-over compiler would try. Run by test_sandbox.py; prints JSON."""
+"""Tries the actions of a compromised compiler inside the sandbox. Run by test_sandbox.py; prints JSON."""
 
 from __future__ import annotations
 
@@ -63,13 +63,13 @@ def outcome(probe: Callable[[], object]) -> str:
 
 
 def main(*names: str) -> None:
-    """`names`: the probes to run, all by default. `without-seccomp` among them: as on an unknown machine."""
+    """Run the probes in `names`, by default all. `without-seccomp` in `names`: act as on an unknown machine."""
     if "without-seccomp" in names:
         platform.machine = lambda: "unknown"
     refused = sandbox.restrict()
     found = {name: outcome(probe) for name, probe in PROBES.items() if name in names or not names}
     print(json.dumps({"refused": refused, **found}), flush=True)
-    # The end of a compiler that aborts.
+    # A compiler that aborts ends like this.
     os.kill(os.getpid(), signal.SIGABRT)
 
 

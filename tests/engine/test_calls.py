@@ -1,4 +1,4 @@
-"""Calls in a model's text: for every way the text may be split the same calls, and no text is lost."""
+"""Tool calls in a model's text: every split of the text gives the same calls, and no text is lost."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def read(
     *,
     cut_short: bool = False,
 ) -> tuple[list[tuple[str, str]], str]:
-    """Return the calls, and the text beside them, of a text that comes in these pieces."""
+    """Return the tool calls in a text that arrives in these pieces, and the text beside them."""
     reader = CallReader(form, tools, whole)
     got = [piece for text in pieces for piece in reader.feed(text)]
     return folded([*got, *reader.finish(cut_short=cut_short)])
@@ -120,10 +120,10 @@ def test_text_is_not_held_back_without_need(text: str, parser: str) -> None:
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("parser", ["hermes", "qwen3_xml"])
 def test_a_long_call_takes_no_time_that_grows_with_its_square(parser: str) -> None:
-    # Its name comes last, so nothing of it is certain before.
+    # The name comes last, so no part of the call is certain before.
     text = '<tool_call>{"arguments": {"a": "' + "{}x " * 100_000 + '"}, "name": "now"}</tool_call>'
     calls, shown = read(FORMS[parser], split(text, range(0, len(text), 4)), whole=finds(("now", "{}")))
-    # So long a text is not given to the library.
+    # The library does not get a text this long.
     assert ([name for name, _ in calls], shown) == ((["now"], "") if parser == "hermes" else ([], text))
 
 
@@ -192,7 +192,7 @@ def test_a_call_that_only_the_library_finds_before_ours_is_sent_and_ours_not_twi
     text = '<tool_call>{"why": "?", "name": "now", "arguments": {}}</tool_call>\n' + PAY_TEXT
     calls, _ = read(FORMS["hermes"], list(text), whole=finds(("now", "{}"), PAY))
     assert calls == [PAY, ("now", "{}")]
-    # And where there may be one only, it is the one that was sent.
+    # If only one call is allowed, it is the one that was sent.
     assert read(FORMS["hermes"], [text], ONE_CALL, finds(("now", "{}"), PAY))[0] == [PAY]
 
 

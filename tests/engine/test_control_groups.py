@@ -1,4 +1,4 @@
-"""Limits of control groups as systemd, Slurm and containers set them, in both versions."""
+"""Memory and CPU limits of control groups, as systemd, Slurm and containers set them, in both versions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tokka.engine.control_groups import cpu_quota, free_memory_bytes
 from tokka.engine.vllm.machine import available_cores, available_memory_bytes
 
 GIB = 1 << 30
-# What version 1 says where there is no limit.
+# The value in version 1 that means no limit.
 UNLIMITED_V1 = 9223372036854771712
 
 

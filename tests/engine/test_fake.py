@@ -1,4 +1,4 @@
-"""The scripted engine: the contract of every engine, and what only it promises."""
+"""The scripted engine: the contract of every engine, and its own options and texts."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ async def started(options: FakeOptions | None = None, cap: int | None = None) ->
 
 
 class TestContract(EngineContract):
+    """Runs the contract of every engine on the scripted engine."""
+
     @pytest.fixture
     async def engine(self) -> FakeEngine:
         return await started()
@@ -85,7 +87,7 @@ async def test_server_cap_bounds_a_request_without_a_limit() -> None:
 
 
 async def test_an_unfinished_character_at_the_limit_is_left_out(engine: FakeEngine) -> None:
-    # "Päivää" begins with P and the first byte of ä.
+    # The first two tokens are P and the first byte of ä.
     result = await collect(engine, ask(sampling=Sampling(max_tokens=2)))
     assert result.text() == "P"
 
@@ -111,7 +113,7 @@ async def test_running_counts_open_generations(engine: FakeEngine) -> None:
     first, second = engine.generate(ask()), engine.generate(ask())
     await anext(first)
     await anext(second)
-    # Rendered and counted, not begun.
+    # Both are rendered and counted, but not begun.
     assert engine.stats().running == 0
     await anext(first)
     await anext(second)
@@ -130,7 +132,7 @@ limits = st.integers(0, len(ANSWER_BYTES) + 3)
 
 
 def expected(limit: int, stops: list[str], include_stop: bool) -> tuple[str, str | None]:
-    """Cut the answer by hand: at the stop that is complete after the fewest characters, if the limit allows so many."""
+    """Cut the answer by hand at the stop string that is complete first within the limit."""
     text = ANSWER_BYTES[:limit].decode(errors="ignore")
     found = [(at + len(stop), at, order) for order, stop in enumerate(stops) if (at := text.find(stop)) >= 0]
     if not found:

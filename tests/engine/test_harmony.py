@@ -1,4 +1,4 @@
-"""gpt-oss's form: each part of an answer becomes what it says it is, however the text is split."""
+"""gpt-oss's Harmony format: each part of an answer is read by its label, for every split of the text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A hub id before the engine is imported: from the hub's cache, from a hub on this machine, or not at all."""
+"""Hub ids before the engine is imported: found in the hub's cache or on a local hub, or refused with a reason."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tests.program import failing
 from tokka.engine import hub as hub_module
 from tokka.errors import StartupError
 
-# Of the whole program on a machine with other work to do; 3 s is the aim.
+# Maximum seconds until the whole program has reported the error, on a busy machine. 3 s is the aim.
 TOLD_WITHIN_S = 30.0
 
 
 class Hub:
-    """A hub of this test's own. `answers`: status, error code and body by path."""
+    """A local hub. `answers`: status, error code and body for each path."""
 
     def __init__(self) -> None:
         self.answers: dict[str, tuple[int, str, str]] = {}
@@ -94,14 +94,14 @@ def test_typo_in_a_hub_id_is_told_with_what_was_meant(hub: Hub, cache: Path) -> 
 
 def test_hub_that_cannot_be_asked_is_not_a_wrong_use(cache: Path) -> None:
     line = line_of("Poro-34B-chatt", code=3, cache=cache, HF_ENDPOINT="http://127.0.0.1:9")
-    assert "the hub cannot be asked" in line
+    assert "the lookup on the hub failed" in line
     assert "did you mean Poro-34B-chat?" in line
 
 
 def test_hub_whose_address_is_not_found_in_time_is_told(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
     found = threading.Event()
     monkeypatch.setenv("HF_HUB_CACHE", str(cache))
-    # As a resolver that gets no answer.
+    # Acts like a DNS resolver that gets no answer.
     monkeypatch.setattr(hub_module, "_download_config", lambda *_: str(found.wait()))
     monkeypatch.setattr(hub_module, "_MOST_S", 0.01)
     try:
@@ -125,8 +125,8 @@ def test_offline_without_cache_names_the_cache(cache: Path) -> None:
         ((401, "", ""), 2, "HF_TOKEN"),
         ((404, "RevisionNotFound", ""), 2, "no revision v7"),
         ((404, "", ""), 2, "is not on the hub"),
-        ((500, "", ""), 3, "cannot be asked"),
-        ((200, "", "<html>"), 3, "cannot be asked"),
+        ((500, "", ""), 3, "lookup on the hub failed"),
+        ((200, "", "<html>"), 3, "lookup on the hub failed"),
         ((200, "", "[]"), 2, "must hold a JSON object"),
     ],
 )
@@ -172,4 +172,4 @@ def test_empty_folder_may_be_a_missing_mount(tmp_path: Path, cache: Path, conten
     for name in content:
         (folder / name).write_text("")
     line = line_of(str(folder), code=2 if content else 3, cache=cache)
-    assert ("has no config.json" if content else "see that its file system is mounted") in line
+    assert ("has no config.json" if content else "check that its file system is mounted") in line

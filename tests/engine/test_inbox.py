@@ -1,4 +1,4 @@
-"""Nothing is lost between an engine and its reader, and a reader that is slow, or in no hurry, is woken less."""
+"""The inbox: no event is lost between engine and reader, and a slow or gathering reader is woken less often."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ async def test_inbox_ends_a_request_that_is_not_read(alternatives: int | None, m
     while inbox._error is None:
         inbox.put(TextDelta(count % 7, "x", (count,), scored))
         count += 1
-    # A token with 20 alternatives weighs as much as 169 without.
+    # A token with 20 alternatives counts 169 units, a token without logprobs 1.
     assert count == (1001 if alternatives is None else 6)
     await inbox.get()
     with pytest.raises(SlowReader):

@@ -1,4 +1,4 @@
-"""Which sizes fit which devices, and which one is taken."""
+"""Tensor-parallel sizes: which ones fit which devices, and which one is recommended."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_poro_34b_on_a_node_of_lumi() -> None:
     assert layout.least is not None
     assert layout.recommended is not None
     assert (layout.least.size, layout.recommended.size, layout.copies, layout.idle) == (2, 4, 2, 0)
-    # 7 divides the heads, not the vocabulary.
+    # 7 divides the heads, but not the vocabulary.
     assert [size.size for size in layout.sizes if size.invalid] == [3, 5, 6, 7]
     assert "2 would fit" in layout.reason
 
@@ -65,7 +65,7 @@ def test_nothing_fits_and_the_numbers_say_why() -> None:
 
 
 def test_a_shorter_context_makes_more_fit() -> None:
-    # Weights fit, a sequence of 131072 tokens does not.
+    # The weights fit, but a sequence of 131072 tokens does not.
     whole = layout_of("Llama-3.3-70B-Instruct", "h100", 2)
     assert whole.recommended is None
     assert 0 < whole.sizes[1].tokens < 131072
@@ -81,7 +81,7 @@ def test_a_cache_of_a_given_size_decides() -> None:
     assert layout.recommended is not None
     assert layout.recommended.size == 2
     assert layout.recommended.cache_bytes == 10 * GIB
-    assert layout.reason.endswith("the KV cache asked for")
+    assert layout.reason.endswith("the requested KV cache")
     assert lay_out(measure(preset.config), 64 * GIB, 2, cache_bytes=40 * GIB).recommended is None
 
 

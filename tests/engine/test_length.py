@@ -1,4 +1,4 @@
-"""How many tokens a request may generate."""
+"""The number of tokens that a request may generate, and the truncation of its prompt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every preset can be planned, and its figures are those that its maker published."""
+"""Every preset can be planned, and its figures are the published ones."""
 
 from __future__ import annotations
 

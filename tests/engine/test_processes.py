@@ -1,4 +1,4 @@
-"""What our processes do, seen from outside: real ones."""
+"""The activity of the engine's processes and their end, with real processes."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_stopped_process_is_named() -> None:
 
 
 def left_after_kill(*arguments: str, frozen: bool = False) -> bool:
-    """Tell whether a child outlives `kill_engine`, called in a process of its own: here it would end others' too."""
+    """Return whether a child outlives `kill_engine`. A separate process calls it: here it would kill other children."""
     script = f"""
 import subprocess, sys, psutil
 from tokka.engine.processes import kill_engine

@@ -1,4 +1,4 @@
-"""Where one call is all that may be, a choice ends with it."""
+"""If only one tool call is allowed, a choice ends with it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HERMES: dict[str, Any] = {"form": FORMS["hermes"]}
 
 
 def read(text: str, *, parallel: bool, **fields: Any) -> tuple[list[Event], list[int]]:
-    """Return what the text becomes, a character a step, and which choices were ended early."""
+    """Read the text one character at a time. Return the events, and the choices that were ended early."""
     ended: list[int] = []
     readers = Readers(Reading(tools=Tools(FUNCTIONS, parallel=parallel), **fields), ended.append)
     events = [event for char in text for event in readers.read(TextDelta(3, char, (1,)))]

@@ -1,4 +1,4 @@
-"""Back-off and giving up."""
+"""The restart policy: delays after quick deaths, and giving up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Token ids of a request are inside the vocabulary before any engine indexes with them."""
+"""Token ids outside the vocabulary are refused before any engine uses them as an index."""
 
 from __future__ import annotations
 

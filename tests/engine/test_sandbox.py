@@ -1,4 +1,4 @@
-"""The process that compiles what clients send reaches no file, no network and no other process."""
+"""The process that compiles clients' constraints reaches no file, no network and no other process."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_sandbox_denies_files_and_sockets_without_seccomp() -> None:
 
 
 def verdict(machine: str, number: int, *, architecture: int | None = None, argument: int = 0) -> int:
-    """Run the filter as the kernel does; return what it answers to a system call."""
+    """Run the filter as the kernel does; return its verdict on a system call."""
     data = {
         sandbox._NUMBER_AT: number,
         sandbox._ARCHITECTURE_AT: architecture or sandbox._ARCHITECTURES[machine][0],
@@ -78,7 +78,7 @@ def test_sandbox_filter_allows_what_is_listed_only(machine: str) -> None:
     place = list(sandbox._ARCHITECTURES).index(machine)
     listed = {numbers[place] for numbers in sandbox._ALLOWED.values()} - {None}
     assert {number for number in range(1000) if verdict(machine, number) == sandbox._ALLOW} == listed
-    # The numbers of x32.
+    # The system call numbers of x32 begin here.
     assert verdict(machine, 0x4000_0000) == sandbox._DENY
     assert verdict(machine, min(listed), architecture=0x4000_0003) == sandbox._DENY
 
@@ -119,7 +119,7 @@ def child() -> psutil.Process:
 
 
 def seccomp_modes(pid: int) -> set[str]:
-    """Return the modes of a process's threads: 2 is a filter."""
+    """Return the seccomp modes of a process's threads. 2 means a filter."""
     texts = [(task / "status").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
     return {line.split()[1] for text in texts for line in text.splitlines() if line.startswith("Seccomp:")}
 
@@ -136,7 +136,7 @@ async def test_compiler_starts_without_the_servers_environment(compiler: Compile
 async def test_compiler_works_inside_the_sandbox(compiler: CompilerProcess) -> None:
     question = {"kind": "regex", "text": "[ab]+", "states": 1000}
     assert (await compiler.compile(question)).grammar
-    # All its threads are filtered.
+    # All of its threads have the filter.
     assert seccomp_modes(child().pid) == {"2"}
 
 

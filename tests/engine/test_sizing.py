@@ -1,4 +1,4 @@
-"""Arithmetic over config.json, held against models whose numbers are known."""
+"""Sizes computed from config.json, compared with the known figures of models."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tokka.engine.presets import find_preset
 from tokka.engine.sizing import attention_heads, check_tensor_parallel, context_length, kv_bytes_per_token, measure
 from tokka.errors import ConfigurationError
 
-# BLOOM's names, and no context length: ALiBi has none.
+# Uses BLOOM's names, and has no context length, since ALiBi needs none.
 PORO_34B = {"model_type": "bloom", "hidden_size": 7168, "n_layer": 54, "n_head": 56, "torch_dtype": "bfloat16"}
 SMOLLM2_135M = {
     "model_type": "llama",
@@ -118,7 +118,8 @@ def test_what_the_engine_cannot_split_is_named(config: dict[str, Any], size: int
 
 
 def test_groups_of_a_quantization_are_not_cut() -> None:
-    # Known from practice: GPTQ and AWQ versions of this model stop at 4 devices in groups of 128 (29568 = 231 * 128).
+    # Known from practice: with groups of 128, GPTQ and AWQ versions of this model split over at most 4 devices
+    # (29568 = 231 * 128).
     config = preset_config("Qwen2.5-72B-Instruct")
     assert check_tensor_parallel(config, 8) is None
     assert "groups of 128" in str(check_tensor_parallel(config, 8, group=128))
@@ -173,7 +174,7 @@ def test_a_token_passes_some_experts_only(name: str, billions: float) -> None:
 
 @pytest.mark.parametrize(("name", "gib"), [("gpt-oss-20b", 12.8), ("gpt-oss-120b", 60.8)])
 def test_mxfp4_weights_are_as_large_as_published(name: str, gib: float) -> None:
-    # Checkpoint sizes in the model card (arXiv 2508.10925).
+    # The checkpoint sizes are from the model card (arXiv 2508.10925).
     assert measure(preset_config(name)).weight_bytes / 2**30 == pytest.approx(gib, abs=0.05)
 
 

@@ -1,4 +1,4 @@
-"""The engine's life: its states, its phases for those who wait, its deaths, and the next engine after each."""
+"""The supervisor: the engine's states and phases, its deaths, and the restart after each."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tokka.errors import EngineError, ModelStarting, StartupError
 
 
 class SteeredEngine(FakeEngine):
-    """An engine that starts when told to, and dies or freezes when told to."""
+    """An engine that starts, dies or freezes when the test says so."""
 
     def __init__(self) -> None:
         super().__init__(FakeOptions())
@@ -54,7 +54,7 @@ class SteeredEngine(FakeEngine):
 
 
 class Watched:
-    """A supervisor with its engines, and what it reported."""
+    """A supervisor, its engines, and the states and restarts that it reported."""
 
     def __init__(self, **changes: Any) -> None:
         self.engines: list[SteeredEngine] = []
@@ -203,7 +203,7 @@ async def test_an_engine_that_dies_is_closed_and_a_new_one_takes_over(watched: W
 
 
 class Patient(RestartPolicy):
-    """A policy that lets a dead engine be for an hour."""
+    """A policy that restarts a dead engine after an hour."""
 
     def delay_s(self, served_s: float) -> float:
         return 3600.0
@@ -228,7 +228,7 @@ async def test_a_death_is_told_to_probes_and_requests_before_the_next_look(monke
         assert watched.supervisor.progress().state == "failed"
         with pytest.raises(ModelStarting):
             watched.supervisor.engine()
-        # It was ready once, and that stays true.
+        # `was_ready` stays true after a death.
         assert watched.supervisor.was_ready
 
 
@@ -238,7 +238,7 @@ async def test_while_the_next_engine_starts_requests_are_told_how_long_the_last_
         await watched.until(lambda _: len(watched.engines) == 2)
         with pytest.raises(ModelStarting) as refusal:
             watched.supervisor.engine()
-    # A start of the scripted engine takes no time.
+    # The scripted engine starts at once.
     assert refusal.value.headers()["retry-after"] == "1"
 
 

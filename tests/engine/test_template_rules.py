@@ -1,4 +1,4 @@
-"""What is changed in a conversation for its template."""
+"""The changes that a chat template needs in a conversation with tools, and how they are found."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_each_call_gets_a_message_with_its_results_behind_it() -> None:
         {"role": "assistant", "content": "", "tool_calls": [call("b")]},
         result("b"),
         result("b", "more"),
-        # Of an earlier message's call.
+        # This result belongs to a call of an earlier message.
         result("x"),
         USER,
     ]

@@ -1,4 +1,4 @@
-"""What leaves a choice: everything up to the first stop string, nothing of the stop, its logprobs and no others."""
+"""The text of a choice: all of it up to the first stop string, and exactly the logprobs of the sent text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokka.core import TokenLogprob
 from tokka.engine.text import ChoiceText
 
-# Few letters, so that stop strings overlap and begin with each other; one of two bytes, one of four.
+# Few letters, so that stop strings overlap and share prefixes. One letter has two bytes, one has four.
 ALPHABET = "abä🦌"
 pieces = st.lists(st.text(ALPHABET, max_size=4), max_size=12)
 stop_lists = st.lists(st.text(ALPHABET, min_size=1, max_size=4), max_size=4)
@@ -19,7 +19,7 @@ stop_lists = st.lists(st.text(ALPHABET, min_size=1, max_size=4), max_size=4)
 
 @dataclass
 class Run:
-    """A choice fed to its end."""
+    """The result of a choice that was fed to its end."""
 
     stop: str | None = None
     sent: list[str] = field(default_factory=list)
@@ -49,14 +49,14 @@ def run(steps: list[str], stops: list[str], include_stop: bool = False, unarmed:
 def expected(
     steps: list[str], stops: list[str], include_stop: bool = False, unarmed: int = 0
 ) -> tuple[str, str | None, int]:
-    """Return text, stop and number of steps, found by looking at the whole text after each step."""
+    """Return text, stop and number of steps, found by a search in the whole text after each step."""
     text = ""
     for number, step in enumerate(steps):
         before = len(text)
         text += step
         if number < unarmed:
             continue
-        # Complete in this step: ends behind what was there before.
+        # Only stop strings that end in this step count.
         found = [
             (at, order)
             for order, stop in enumerate(stops)
@@ -158,13 +158,15 @@ def token(number: int, text: str) -> TokenLogprob:
 
 @dataclass
 class ScoredRun(Run):
+    """A run with logprobs, and the ids of the tokens that were sent."""
+
     tokens: list[int] = field(default_factory=list)
-    # How many bytes had been sent when a token was.
+    # The bytes of text that had been sent when each token was.
     sent_at: dict[int, int] = field(default_factory=dict)
 
 
 def run_scored(steps: list[str], stops: list[str]) -> ScoredRun:
-    """Feed each step as one token of that text."""
+    """Feed each step as one token."""
     choice = ChoiceText(stops)
     done = ScoredRun()
 

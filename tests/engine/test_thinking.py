@@ -1,4 +1,4 @@
-"""Thoughts and answers are told apart, however the text is split."""
+"""Reasoning and answer are separated, for every split of the text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tools for a template that knows none: it gets roles and text, and nothing is lost."""
+"""Tools for a chat template without tool support: it gets only roles and text, and no content is lost."""
 
 from __future__ import annotations
 

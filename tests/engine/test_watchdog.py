@@ -1,4 +1,4 @@
-"""Alive or dead: what counts as a sign of life, and what patience depends on. Time is simulated."""
+"""The watchdog: signs of life, and its patience with idle, busy and stopped engines. Time is simulated."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LOOK_S = 0.5
 
 
 class Engine:
-    """A simulated engine, looked at every half second."""
+    """A simulated engine. The watchdog looks at it every half second."""
 
     def __init__(self) -> None:
         self.now_s = 1000.0
@@ -33,7 +33,7 @@ class Engine:
         stopped: tuple[int, ...] = (),
         look_s: float = LOOK_S,
     ) -> float | None:
-        """Let time pass; return after how many seconds the verdict came."""
+        """Advance the time. Return the seconds until the verdict; None if there was none."""
         began_s, done = self.now_s, 0.0
         while self.verdict is None and self.now_s - began_s < seconds:
             self.now_s += look_s

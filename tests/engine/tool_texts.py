@@ -1,4 +1,4 @@
-"""What models of each family write when they call functions, well and badly; and what it means."""
+"""Texts with tool calls of each model family, good and bad, and their correct reading."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ONE_CALL = Tools(TOOLS.functions, parallel=False)
 
 @dataclass(frozen=True)
 class Said:
-    """A text, its calls, and the text beside them. `odd`: the parser library alone would make something else of it."""
+    """A text, its tool calls, and the text beside them. `odd`: the parser library alone reads it differently."""
 
     parser: str
     text: str
@@ -144,7 +144,7 @@ GOOD = [
     Said("llama4_pythonic", '<|python_start|>[get_weather(city="Oulu ☃ Ääni 🦌")]<|python_end|>', (OULU,)),
     Said("pythonic", "[1] is a footnote.", content="[1] is a footnote."),
 ]
-# Calls of functions that do not exist: a client can tell the model so.
+# Calls of functions that do not exist. The client gets them, and can tell the model.
 GOOD += [
     Said("hermes", _hermes("Read", OULU_TEXT), (("Read", OULU[1]),)),
     Said(
@@ -161,7 +161,7 @@ GOOD += [
     Said("deepseek_v31", _deepseek(_v31("Read", OULU_TEXT)), (("Read", OULU[1]),)),
     Said("pythonic", "[read(path='a')]", (("read", {"path": "a"}),)),
 ]
-# Broken, cut off, or of no use: what is no call stays text, all of it.
+# Broken, cut-off or useless calls. Text that is not a call stays text, in full.
 BAD = [
     Said("hermes", "<tool_call> is a tag.", content="<tool_call> is a tag.", odd=True),
     Said("hermes", '<tool_call>{"name": "get_wea', content='<tool_call>{"name": "get_wea'),

@@ -1,8 +1,8 @@
-"""The same faults against Tokka and against vLLM's own server, measured the same way: the table of docs/reliability.md.
+"""Inject the same faults into Tokka and vLLM's own server and measure both alike: the table of docs/reliability.md.
 
     python -m tests.faults.compare tokka vllm
 
-Prints one line of JSON for each fault and server. Everything is bounded: "never" means not within the time given there.
+Prints one line of JSON for each fault and server. All waits are bounded: "never" means not within the time given there.
 """
 
 from __future__ import annotations
@@ -67,10 +67,10 @@ def engine_frozen(kind: str) -> Figures:
 def worker_killed(kind: str) -> Figures:
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "bloom"
-        # Apart: torch stays out of this process.
+        # A subprocess keeps torch out of this process.
         script = Path(__file__).parents[1] / "models" / "make_bloom.py"
         subprocess.run([sys.executable, str(script), str(model)], check=True, timeout=START_S, capture_output=True)
-        # Its own context of 2,048 tokens is over in seconds; it has no learned positions, so any other will do.
+        # Its own context of 2,048 tokens is full in seconds. It has no learned positions, so any length works.
         config = model / "config.json"
         config.write_text(json.dumps({**json.loads(config.read_text()), "seq_length": 8192}))
         with serving(kind, model=model, ranks=2) as server:
@@ -97,7 +97,7 @@ def long_step(kind: str) -> Figures:
     setting = "max_num_batched_tokens=65536"
     option = ("--engine-arg", setting) if kind == "tokka" else (f"--{setting.replace('_', '-')}",)
     with serving(kind, *option) as server:
-        # They differ from their first word on: none is shortened by the prefix cache.
+        # The prompts differ from the first word on, so that the prefix cache shortens none.
         prompts = [f"{place} " + "word " * 7000 for place in range(3)]
         answers = []
         asking = threading.Thread(
@@ -196,7 +196,7 @@ def second_signal(kind: str) -> Figures:
 
 def log_unread(kind: str) -> Figures:
     read, write = os.pipe()
-    # What is logged during the start fits, and is read.
+    # The pipe holds all log lines of the start; they are read before the measurement.
     fcntl.fcntl(write, _F_SETPIPE_SZ, 1 << 20)
     try:
         with serving(kind, stdout=write) as server:

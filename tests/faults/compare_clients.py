@@ -1,4 +1,4 @@
-"""What clients do to both servers that are compared: they never read, crawl, flood, leave, and come all at once."""
+"""Client faults against both compared servers: clients never read, send slowly, flood, leave, or come all at once."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def client_never_reads(kind: str) -> Figures:
 
 @contextmanager
 def _never_reading(server: Server) -> Iterator[socket.socket]:
-    """A client that has asked for an answer larger than any buffer, and reads nothing of it."""
+    """Yield a connection that requests a response larger than any buffer and reads nothing of it."""
     with socket.socket() as raw:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         raw.connect(("127.0.0.1", server.port))
@@ -102,7 +102,7 @@ def clients_leave(kind: str) -> Figures:
 
 
 def _asking(server: Server, *, stream: bool = True) -> socket.socket:
-    """Return a connection that has asked for an answer of a minute and more."""
+    """Return a connection with a request that generates for more than a minute."""
     raw = socket.create_connection(("127.0.0.1", server.port))
     fields = {"prompt": "Once", "stream": stream, "max_tokens": 7000, "ignore_eos": True}
     raw.sendall(raw_completion({"model": NAME, **fields}))
@@ -121,7 +121,7 @@ def marked_streams(kind: str) -> Figures:
             {"prompt": marked(marker), "max_tokens": 24, "temperature": 0, "ignore_eos": True} for marker in markers
         ]
         shown = []
-        # The second time every prefix is in the cache.
+        # In the second pass every prefix is in the cache.
         for _ in range(2):
             load = Load(server, bodies)
             load.ends(time.monotonic(), GIVE_UP_S)
@@ -134,7 +134,7 @@ def marked_streams(kind: str) -> Figures:
 
 
 def stop_held_up(kind: str) -> Figures:
-    """Return after how many seconds SIGTERM has ended a server that one client has left something undone with."""
+    """Return after how many seconds SIGTERM ends the server while a client reads nothing or has sent half a request."""
     figures: Figures = {}
     with serving(kind) as server, _never_reading(server):
         server.process.terminate()

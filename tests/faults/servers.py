@@ -1,4 +1,4 @@
-"""Tokka and vLLM's own server as an operator starts and sees them, for the comparison of both."""
+"""Start Tokka or vLLM's own server and observe it as an operator does, to compare both."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ def command_of(server: str, port: int, model: Path, *more: str) -> list[str]:
 
 @dataclass
 class Server:
-    """A running server, as an operator sees it from outside."""
+    """A running server, observed from outside as an operator does."""
 
     process: subprocess.Popen[bytes]
     url: str
     children: list[psutil.Process]
-    # From its start to its first healthy answer.
+    # Seconds from the start to the first healthy response.
     ready_s: float = 0.0
 
     @property
@@ -64,7 +64,7 @@ class Server:
         return int(self.url.rsplit(":", 1)[1])
 
     def status(self, path: str = "/health") -> int:
-        """Return the status of a GET; 0 if nobody answers."""
+        """Return the status of a GET, or 0 if no response comes."""
         try:
             return httpx.get(self.url + path, timeout=5).status_code
         except httpx.HTTPError:
@@ -81,7 +81,7 @@ class Server:
         return answer is not None and answer.status_code == 200
 
     def child(self, name: str) -> psutil.Process:
-        """Return the first of its processes whose name has this in it."""
+        """Return the first child process with `name` in its process name."""
         return next(
             child for child in psutil.Process(self.process.pid).children(recursive=True) if name in child.name()
         )
@@ -98,11 +98,11 @@ class Server:
         return sum(one.status == psutil.CONN_ESTABLISHED and one.laddr[1] == self.port for one in found)
 
     def exits_s(self, within_s: float) -> float | None:
-        """Return after how many seconds the server itself has ended; None if it has not in time."""
+        """Return after how many seconds the server itself exits, or None if it does not within `within_s`."""
         return after(lambda: self.process.poll() is not None, within_s)
 
     def left(self) -> int:
-        """Return how many of its processes still run."""
+        """Return how many of its child processes still run."""
         return sum(runs(child) for child in self.children)
 
 
@@ -115,18 +115,18 @@ def serving(
     open_files: int | None = None,
     stdout: int = subprocess.DEVNULL,
 ) -> Iterator[Server]:
-    """Start the server, yield it when it serves, and kill it with all its processes."""
+    """Start the server, yield it when it serves, and kill it with all its processes at the end."""
     port = free_port()
     command = command_of(kind, port, model or model_folder(), "--tensor-parallel-size", str(ranks), *options)
     if open_files:
         command = ["prlimit", f"--nofile={open_files}", *command]
     environment = dict(os.environ)
     if kind not in ("tokka", "vllm-default"):
-        # What Tokka sets for its own engine, so that both start alike.
+        # Tokka sets these variables for its own engine; both must start alike.
         prepare_environment(environment, cpu=True, eager=True, ranks=ranks, offline=True, verbose=False)
         environment["VLLM_CONFIGURE_LOGGING"] = "1"
     if kind != "tokka":
-        # As it comes: vLLM would load our plugin too, which ties its processes to the server.
+        # Without Tokka's plugin: vLLM would load it too, and it ties vLLM's processes to the server.
         environment["VLLM_PLUGINS"] = ""
     began_s = time.monotonic()
     process = subprocess.Popen(
@@ -152,7 +152,7 @@ def serving(
 
 
 def after(fact: Callable[[], bool], within_s: float) -> float | None:
-    """Return after how many seconds the fact held; None if it did not in time."""
+    """Return after how many seconds the fact holds, or None if it does not within `within_s`."""
     began_s = time.monotonic()
     while time.monotonic() - began_s < within_s:
         if fact():
@@ -162,7 +162,7 @@ def after(fact: Callable[[], bool], within_s: float) -> float | None:
 
 
 class Load:
-    """Streams in the background."""
+    """Streams that run in background threads."""
 
     def __init__(self, server: Server, bodies: list[dict[str, Any]]) -> None:
         self.streams = [Stream({"model": NAME, **body}) for body in bodies]
@@ -173,7 +173,7 @@ class Load:
             stream.has_begun.wait(60)
 
     def ends(self, hit_s: float, within_s: float) -> Figures:
-        """Return how the streams ended, and after how many seconds the last one did."""
+        """Return how the streams ended, and how many seconds after `hit_s` the last one did."""
         for thread in self._threads:
             thread.join(max(0.0, hit_s + within_s - time.monotonic()))
         how = Counter(_how(stream) for stream in self.streams)

@@ -1,6 +1,6 @@
-"""Load with random faults against the real program, and the books kept at the end: every request one end, everywhere.
+"""Random faults under load, then an audit: each request has one outcome, the same for its client, log and metrics.
 
-`scripts/soak --hours 2` runs it for people; a minute of it is part of the tests.
+`scripts/soak --hours 2` runs it by hand; the tests run it for a minute.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from tests.wire import chunks_of, metric, raw_completion
 
 CLIENTS = 12
 RECOVERY_S = 60.0
-# Of the engine, every so many seconds. Deaths sooner after one another make each rebuild wait for longer.
+# Seconds between two faults of the engine. If deaths follow sooner, each engine restart waits longer.
 FAULT_EVERY_S = (12.0, 20.0)
 OPTIONS = ("--stall-timeout", "4", "--max-quick-deaths", "1000", "--write-timeout", "2", "--body-timeout", "1")
 
 
 @dataclass
 class Books:
-    """What was asked, and how each request ended for its client: an outcome, or None where the client had left."""
+    """How each request ended for its client: an outcome, or None if the client left; problems; engine faults."""
 
     ends: dict[str, str | None] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
@@ -43,7 +43,7 @@ class Books:
 
 
 def outcome_of(status: int, text: str, streamed: bool) -> str:
-    """Return the one outcome an answer declares. Raises ValueError if it declares none or several."""
+    """Return the outcome that a response declares. Raises ValueError if it declares none or several."""
     if status != 200:
         json.loads(text)["error"]["code"]
         return {503: "rejected", 504: "timeout", 500: "error"}.get(status, "invalid")
@@ -65,7 +65,7 @@ def _end_of(choice: dict[str, Any]) -> str:
 
 
 class Soak:
-    """The clients of one run, the one who breaks the engine, and the books."""
+    """One run: its clients, the task that breaks the engine, and the books."""
 
     def __init__(self, program: Program, seconds: float, seed: int, fault_every_s: tuple[float, float]) -> None:
         self.books = Books()
@@ -100,12 +100,12 @@ class Soak:
                 self.books.problems.append(f"{request_id} {act.__name__}: {error!r}")
                 end = None
             self.books.ends[request_id] = end
-            # As a client would, who was told when to come again.
+            # A real client would wait for the Retry-After.
             if end == "rejected":
                 await asyncio.sleep(0.2)
 
     def _body(self, request_id: str, **fields: Any) -> dict[str, Any]:
-        # No two prompts alike: what is repeated in two deaths is refused, rightly.
+        # All prompts differ: the server rightly refuses a prompt that ran in two engine deaths.
         sizes = {"max_tokens": self._random.randint(1, 80), "ignore_eos": self._random.random() < 0.5}
         return {"model": self._program.model, "prompt": f"{request_id}: once upon a time", **sizes, **fields}
 
@@ -143,7 +143,7 @@ class Soak:
         return "invalid" if await self._raw(self._body(request_id), request_id, whole=False) else None
 
     async def _raw(self, body: dict[str, Any], request_id: str, *, whole: bool) -> bytes:
-        """Send a request by hand; read nothing of a whole one's answer, and all that comes for half a one."""
+        """Send raw bytes. If `whole`, read no response; otherwise omit the end of the body and return the response."""
         url = httpx.URL(self._program.url)
         reader, writer = await asyncio.open_connection(url.host, url.port, limit=4096)
         request = raw_completion(body, x_request_id=request_id)
@@ -174,13 +174,13 @@ class Soak:
                 self.books.problems.append(f"{fault}: {time.monotonic() - hit_s:.0f} s until it served again")
 
     async def _probe_until(self, client: httpx.AsyncClient, *, ready: bool) -> None:
-        # As a load balancer would.
+        # A load balancer polls the same way.
         while (await client.get("/readyz")).is_success != ready:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
 
 
 def audit(program: Program, books: Books, client: httpx.Client) -> list[str]:
-    """Compare what clients saw with the log and the metrics; return every difference."""
+    """Compare the outcomes that clients saw with the log and the metrics; return every difference."""
     eventually(lambda: metric(client, "tokka_requests_running") == 0, within_s=30)
     eventually(lambda: sum(_logged(program).values()) >= len(books.ends), within_s=30)
     problems = list(books.problems)
@@ -204,7 +204,7 @@ def _logged(program: Program) -> Counter[str]:
 def soak(
     program: Program, seconds: float, seed: int, fault_every_s: tuple[float, float] = FAULT_EVERY_S
 ) -> tuple[Books, list[str]]:
-    """Run the load; return the books and all that is wrong with them, or with what the server has left over."""
+    """Run the load; return the books and all problems, including open files and memory that the server did not free."""
     server = psutil.Process(program.process.pid)
     fds, rss = server.num_fds(), server.memory_info().rss
     with program.client() as client:

@@ -1,4 +1,4 @@
-"""Many streams at once, each watched to its end: what the server said last, and when."""
+"""Many streams at once, each read to its end: how the server ended it, and when."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ TIMEOUT_S = 120
 
 @dataclass
 class Stream:
-    """One request and what came of it."""
+    """One streamed request and its response."""
 
     body: dict[str, Any]
-    # The API key, where the server wants one.
+    # The API key, for a server that requires one.
     key: str = "none"
     status: int = 0
     text: str = ""
     headers: dict[str, str] = field(default_factory=dict)
-    # The connection itself failed.
+    # The error, if the connection itself failed.
     broken: str | None = None
     ended_s: float = 0.0
     has_begun: threading.Event = field(default_factory=threading.Event)
@@ -42,7 +42,7 @@ class Stream:
         return "".join(choice["text"] for chunk in self.chunks for choice in chunk.get("choices", ()))
 
     def terminals(self) -> list[str]:
-        """Return every end the stream declared: finish reasons and error codes, in order."""
+        """Return every end that the stream declared: finish reasons and error codes, in order."""
         if self.status != 200:
             return [json.loads(self.text)["error"]["code"]]
         ends = []
@@ -54,7 +54,7 @@ class Stream:
 
     @property
     def is_closed(self) -> bool:
-        """Whether the stream says that it is over: nothing after [DONE], and no bare end."""
+        """Tell whether the stream ends with [DONE], and has only one."""
         return self.text.endswith("data: [DONE]\n\n") and self.text.count("[DONE]") == 1
 
     @property
@@ -79,7 +79,7 @@ class Stream:
 
 @contextmanager
 def streaming(program: Program, bodies: list[dict[str, Any]], key: str = "none") -> Iterator[list[Stream]]:
-    """Run the requests at once; yield when each has had its first bytes, and leave when all have ended."""
+    """Run the requests at once; yield when each has had its first bytes, and wait at the end until all have ended."""
     streams = [Stream({"model": program.model, **body}, key) for body in bodies]
     threads = [threading.Thread(target=stream.read, args=(program.url,)) for stream in streams]
     for thread in threads:
@@ -95,9 +95,9 @@ def streaming(program: Program, bodies: list[dict[str, Any]], key: str = "none")
 
 
 def endless(count: int, mark: str, max_tokens: int = 7000) -> list[dict[str, Any]]:
-    """Return requests that run to their `max_tokens` if nothing stops them, no two of them alike.
+    """Return distinct requests that run to their `max_tokens` unless something stops them.
 
-    All of them have to fit into the KV cache: what does not is not begun.
+    All of them must fit into the KV cache: the engine does not start the others.
     """
     return [
         {"prompt": f"{mark} {place}: once upon a time", "max_tokens": max_tokens, "ignore_eos": True}

@@ -1,5 +1,6 @@
-"""Targets are set and the server is idle: what comes at once is taken as far as the targets allow. Over HTTP, on an
-engine with the arithmetic of a GPU.
+"""Bursts on an idle server with latency targets: the server admits as many requests as the targets allow.
+
+The tests use HTTP and a scripted engine with the step costs of a GPU.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ OPTIONS = ("--slo-ttft", str(TTFT_S), "--slo-tpot", str(TPOT_S))
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a client saw of its request; times in seconds since it was sent."""
+    """A request as its client saw it. Times are seconds since it was sent; `pace_s` is seconds per token."""
 
     status: int
     ttft_s: float = 0.0
@@ -39,7 +40,7 @@ class Seen:
 
 @pytest.fixture
 def program() -> Iterator[Program]:
-    """A server of each test's own: what it has learnt is none of the others' business."""
+    """Start a server for each test: its learned step costs must not affect other tests."""
     engine = [word for value in STEPS for word in ("--engine-arg", value)]
     keys = [word for key in TENANTS for word in ("--api-key", key)]
     with running("--engine", "fake", *engine, *OPTIONS, *keys, turn_bound_s=FLOOD_TURN_BOUND_S) as program:
@@ -54,7 +55,7 @@ async def client(program: Program) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def ask(client: httpx.AsyncClient, chars: int, tokens: int, tenant: int = 0) -> Seen:
-    # Not alike: nothing of it is in the prefix cache.
+    # Prompts differ, so that the prefix cache holds none of them.
     prompt = f"{time.monotonic_ns()} ".ljust(chars, "x")[:chars]
     body = {"model": "fake", "prompt": prompt, "max_tokens": tokens, "ignore_eos": True, "stream": True}
     sent_s = time.monotonic()
@@ -100,7 +101,7 @@ async def test_those_sent_away_by_a_burst_are_served_when_they_come_back_as_told
     head = f"POST /v1/completions HTTP/1.1\r\nHost: {address.netloc}\r\nAuthorization: Bearer {TENANTS[0]}\r\n"
 
     async def plain(number: int) -> tuple[int, dict[str, str]]:
-        # httpx would take seconds to open so many connections.
+        # httpx would take seconds to open this many connections.
         body = json.dumps({"model": "fake", "prompt": str(number), "max_tokens": 100, "ignore_eos": True}).encode()
         framing = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         answer = Answer()
@@ -114,7 +115,7 @@ async def test_those_sent_away_by_a_burst_are_served_when_they_come_back_as_told
         await asyncio.sleep(float(headers["retry-after"]))
         return status, (await plain(number))[0]
 
-    # Three times as many as there are places.
+    # Three times as many requests as the engine has slots.
     seen = await asyncio.gather(*(twice(number) for number in range(384)))
     await pool.close()
     back = [second for _, second in seen if second is not None]

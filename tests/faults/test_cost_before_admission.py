@@ -1,4 +1,4 @@
-"""What a request costs before it is admitted: paid for on its head, bounded in memory, fair between tenants."""
+"""Costs before admission: charged when the headers arrive, bounded in memory, and fair between tenants."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MIB = 1 << 20
 
 
 def key(program: Program, tenant: str = "tenant", **limits: int) -> dict[str, str]:
-    """Make a key with these limits; return the headers that show it."""
+    """Create a key with these limits; return the headers that carry it."""
     body = {"name": "k", "tenant": tenant, "limits": limits}
     with program.client() as client:
         made = client.post("/admin/keys", headers={"authorization": f"Bearer {ADMIN}"}, json=body)
@@ -36,7 +36,7 @@ def program() -> Iterator[Program]:
 
 @contextlib.contextmanager
 def sent(program: Program, head: dict[str, str], body: bytes = b"") -> Iterator[socket.socket]:
-    """Send a request's head and the first part of its body."""
+    """Send a request's headers and the first part of its body; yield the connection."""
     at = urlsplit(program.url)
     fixed = {"Host": "localhost", "Content-Type": "application/json"}
     lines = [f"{name}: {value}" for name, value in {**fixed, **head}.items()]
@@ -46,7 +46,7 @@ def sent(program: Program, head: dict[str, str], body: bytes = b"") -> Iterator[
 
 
 def answer_of(raw: socket.socket) -> tuple[int, str]:
-    """Return the status and the error's code of what comes first."""
+    """Return the status and the error code of the first response."""
     data = b""
     while b"}}" not in data:
         piece = raw.recv(65536)
@@ -65,7 +65,7 @@ def test_key_without_requests_left_is_refused_before_its_body(program: Program) 
     limited = key(program, rpm=1)
     with program.client() as client:
         assert ask(client, limited) == 200
-    # Nothing of the body is sent.
+    # The client sends nothing of the body.
     with sent(program, {**limited, "Content-Length": str(MIB // 2)}) as raw:
         assert answer_of(raw) == (429, "rate_limit_exceeded")
 
@@ -86,14 +86,14 @@ def test_tokenize_takes_tokens_from_the_key(program: Program) -> None:
         assert ask(client, limited, "/tokenize", prompt="x" * 600) == 429
         assert ask(client, limited, "/detokenize", tokens=[72] * 401) == 429
         assert ask(client, limited, "/detokenize", tokens=[72] * 390) == 200
-        # Nothing is left for a generation either.
+        # The token limit leaves nothing for a generation either.
         assert ask(client, limited, prompt="x" * 100) == 429
 
 
 def test_invalid_request_is_paid_for(program: Program) -> None:
     limited = key(program, rpm=3, tpm=100_000)
     with program.client() as client:
-        # Too long for the context, which shows when it has been tokenised.
+        # The prompt is too long for the context, which the server learns by tokenising it.
         assert ask(client, limited, prompt="x" * 50_000) == 400
         answer = client.get("/v1/models", headers=limited)
     assert int(answer.headers["x-ratelimit-remaining-requests"]) == 2
@@ -104,12 +104,12 @@ def test_prompt_without_a_chance_is_refused_by_an_estimate(program: Program) -> 
     limited = key(program, tpm=100)
     with program.client() as client:
         answer = client.post("/v1/completions", headers=limited, json={"model": "fake", "prompt": "x" * 500_000})
-    # Had it been rendered, it would be too long for the context.
+    # Without the estimate the server would tokenise it and refuse it as too long for the context.
     assert (answer.status_code, answer.json()["error"]["code"]) == (429, "rate_limit_exceeded")
 
 
 def test_bodies_in_flight_are_bounded_in_all_and_by_tenant(program: Program) -> None:
-    # Two of 1 MiB are half of the budget; a third of the same tenant is too many, one of another is not.
+    # Two bodies of 1 MiB take half of the budget. A third of the same tenant is refused, one of another tenant is not.
     greedy, other = key(program, "greedy"), key(program, "other")
     length = {"Content-Length": str(MIB)}
     with contextlib.ExitStack() as stack:
@@ -121,7 +121,7 @@ def test_bodies_in_flight_are_bounded_in_all_and_by_tenant(program: Program) -> 
             assert ask(client, other) == 200
             assert ask(client, greedy, prompt="x" * 900_000) == 503
     with program.client() as client:
-        # Their connections are gone, and with them what they held.
+        # The connections are closed, and the server releases the memory of their bodies.
         assert ask(client, greedy, prompt="x" * 900_000) in (400, 503)
 
 

@@ -1,4 +1,4 @@
-"""No request waits for ever: in the queue, for its first token, or between tokens."""
+"""Deadlines: no request waits forever in the queue, for its first token, or between tokens."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.faults.streams import endless, streaming
 from tests.program import Program, eventually, running
 from tests.wire import metric
 
-# One request runs, slowly; the others wait.
+# One request runs slowly; the others are queued.
 NARROW = ("--engine", "fake", "--engine-arg", "max_running=1", "--engine-arg", "token_delay_s=0.02")
 BUSY = endless(1, "busy", max_tokens=3000)
 
@@ -91,5 +91,6 @@ def test_those_who_waited_are_served_in_turn_and_their_waiting_is_measured() -> 
                 pass
             assert [stream.terminals() for stream in streams] == [["length"]] * 8
             assert metric(client, "tokka_queue_seconds_count") == 8
-            # Four rounds of 0.4 s, of which three are waited for but for the time it took to ask.
+            # Pairs of requests run in rounds of 0.4 s and wait 0, 1, 2 and 3 rounds. The factor allows for the time
+            # to send them.
             assert metric(client, "tokka_queue_seconds_sum") > 0.4 * (2 + 4 + 6) * 0.8

@@ -1,5 +1,7 @@
-"""What is kept on disk, today the converted embedded model: a full disk, a damaged file, a kill in mid-write, two
-servers at once. Nothing half-written is ever used, and nothing damaged is overwritten."""
+"""The converted embedded model on disk: a full disk, a damaged file, a kill in mid-write, and two servers at once.
+
+The server never uses a half-written model and never overwrites a damaged one.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ NAME = "SmolLM2-135M-Instruct-v3"
 
 @pytest.fixture(scope="module")
 def intact() -> Path:
-    """A converted model, made by the real converter: the one every other test is served."""
+    """Return the model that the real converter made; other tests serve the same folder."""
     folder = embedded_model(load_settings({}).cache_dir, lambda _: None, lambda: None)
     assert folder.name == NAME
     assert damage_of(folder) is None
@@ -36,7 +38,7 @@ def intact() -> Path:
 
 @pytest.fixture
 def cache(intact: Path, tmp_path: Path) -> Path:
-    """A cache of this test's own, holding the model."""
+    """Return a cache folder for this test only, with a copy of the model."""
     shutil.copytree(intact, tmp_path / "models" / NAME)
     return tmp_path
 
@@ -47,7 +49,7 @@ def until_phase(program: Program, detail: str) -> None:
 
 
 def until_loading(program: Program) -> None:
-    """Return once the program has its model, and has the engine load it."""
+    """Wait until the program has its model and the engine loads it."""
     while program.wait_for("engine_phase")["phase"] != "loading weights":
         pass
 
@@ -61,7 +63,7 @@ def line_of(cache: Path, **env: str) -> str:
 
 @contextmanager
 def small_disk(size: str) -> Iterator[Path]:
-    """Mount a file system of this size, as far as this machine lets us."""
+    """Mount a file system of this size; skip the test if the machine does not allow it."""
     folder = Path(tempfile.mkdtemp(prefix="tokka-disk-"))
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)],
@@ -91,7 +93,7 @@ def test_a_disk_that_is_too_small_is_named_with_its_bytes_and_left_empty() -> No
 def test_a_disk_that_fills_up_meanwhile_is_named_too_and_what_was_written_goes() -> None:
     with small_disk("310m") as disk, running("--cache-dir", str(disk), wait=False) as program:
         until_phase(program, "converting")
-        # Another program takes the room the conversion has counted on.
+        # Another program takes the space that the conversion counted on.
         (disk / "other").write_bytes(bytes(250 << 20))
         assert program.process.wait(120) == 3
         (line,) = program.stderr().splitlines()
@@ -154,7 +156,7 @@ def test_a_damaged_model_is_set_aside_and_a_kill_in_the_middle_of_converting_it_
     (aside,) = folder.parent.glob(f"{NAME}.corrupt-*")
     assert str(aside) == warning["folder"]
     assert damage_of(aside) is not None
-    # Nothing that is taken for a model.
+    # The unfinished model is not in the model's place.
     assert work.exists()
     assert not folder.exists()
     with running("--cache-dir", str(cache)) as program, program.client() as client:
@@ -170,7 +172,7 @@ def test_a_second_server_waits_for_the_conversion_of_the_first_and_can_be_stoppe
     aside = cache / "model"
     folder.rename(aside)
     lock = folder.parent / f".{NAME}.lock"
-    # The first server, as far as the second can tell.
+    # This process holds the lock, as a first server would.
     holder = f"""
 import fcntl, sys
 with open({str(lock)!r}, "w") as lock:
@@ -195,7 +197,7 @@ with open({str(lock)!r}, "w") as lock:
 
 
 def test_a_model_on_a_read_only_file_system_is_served_and_a_full_temporary_folder_done_without(intact: Path) -> None:
-    # Of the temporary one: room for one file, and that is taken.
+    # The temporary folder has room for one file, and that room is taken.
     with small_disk("400m") as disk, small_disk("1m,nr_inodes=2") as full:
         (full / "filler").touch()
         shutil.copytree(intact, disk / "models" / NAME)

@@ -1,4 +1,4 @@
-"""Draining loses nothing: every stream under way completes, whoever asks for it, on the real engine."""
+"""A drain, by signal or by request, completes every in-flight and queued request, on the real engine too."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ADMIN = {"authorization": f"Bearer {ADMIN_KEY}"}
 
 @pytest.fixture
 def administered() -> Iterator[Program]:
-    """The embedded model on a server that may be drained over HTTP."""
+    """Start the embedded model on a server that can be drained over HTTP."""
     with running("--admin-key", ADMIN_KEY) as program:
         yield program
 
@@ -49,7 +49,7 @@ def test_fifty_of_fifty_streams_complete_while_the_new_are_refused(
         assert client.get("/readyz").status_code == 200
         drain(fresh)
         eventually(lambda: client.get("/readyz").status_code == 503, within_s=1)
-        # The listener is open, to new connections too, and says why it refuses.
+        # The server still accepts new connections and says why it refuses requests.
         body = {"model": fresh.model, "prompt": "new"}
         refused = httpx.post(f"{fresh.url}/v1/completions", json=body, headers=ADMIN)
         assert refused.status_code == 503
@@ -80,7 +80,7 @@ def test_those_who_wait_in_the_queue_are_served_before_the_end() -> None:
 
 
 def test_a_drain_that_was_asked_for_is_not_cut_short_by_the_signal_that_follows() -> None:
-    # Kubernetes runs the preStop hook and then sends SIGTERM; only a second signal means at once.
+    # Kubernetes runs the preStop hook and then sends SIGTERM. Only a second signal ends the server immediately.
     with running("--engine", "fake", "--engine-arg", "token_delay_s=0.02", "--admin-key", ADMIN_KEY) as program:
         with streaming(program, [{"prompt": "x", "max_tokens": 60, "ignore_eos": True}], ADMIN_KEY) as streams:
             by_request(program)

@@ -1,4 +1,4 @@
-"""The real engine dies or freezes under load: clients are told, probes say so, and serving resumes by itself."""
+"""The real engine dies or freezes under load: clients get an error, probes report it, and the engine restarts."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from tests.wire import metric
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 
-# Seconds on a machine that does other work, too: on a quiet one it is tenths, see the reliability page. vLLM itself
-# takes ten to notice that a worker is gone.
+# Maximum seconds on a busy machine; a quiet one takes tenths of a second (docs/reliability.md). vLLM itself takes ten
+# seconds to notice that a worker is gone.
 ENDED_WITHIN_S = 9.0
 UNREADY_WITHIN_S = 8.0
 
 
 @pytest.fixture(scope="module")
 def program() -> Iterator[Program]:
-    """A server of this module's own: what happens to it here is not for others."""
-    # Each test kills the engine soon after its start; giving up is a test of its own.
+    """Start a server for this module only, because its tests kill the engine."""
+    # Each test kills the engine soon after its start. A separate test covers giving up.
     with running("--max-quick-deaths", "100", "--stall-timeout", "8") as program:
         yield program
 
@@ -36,7 +36,7 @@ def ask(client: httpx.Client, program: Program, prompt: str = "The capital of Fi
 
 
 def assert_dies_and_recovers(program: Program, mark: str, victim: psutil.Process, number: int, reason: str) -> None:
-    """Hit the engine's process with 20 streams running, and hold what follows against the targets."""
+    """Send a signal to an engine process with 20 streams in flight; check the reaction against the targets."""
     with program.client() as client:
         restarts = metric(client, "tokka_engine_restarts_total", reason=reason)
         with streaming(program, endless(20, mark, max_tokens=800)) as streams:
@@ -102,7 +102,7 @@ def test_a_frozen_idle_engine_is_noticed_without_any_request(program: Program) -
 
 
 def test_quick_deaths_leave_nothing_behind_and_after_so_many_in_a_row_the_server_gives_up_with_exit_code_3() -> None:
-    # A server of its own: after the deaths of the others the next rebuild might wait for a minute.
+    # A separate server: after the deaths in other tests, the next engine restart might wait for a minute.
     with running("--max-quick-deaths", "4") as program, program.client() as client:
         server = psutil.Process(program.process.pid)
 
@@ -111,12 +111,12 @@ def test_quick_deaths_leave_nothing_behind_and_after_so_many_in_a_row_the_server
             eventually(lambda: client.get("/readyz").status_code == 503, within_s=UNREADY_WITHIN_S)
             eventually(lambda: ask(client, program).status_code == 200, within_s=READY_TIMEOUT_S)
 
-        # The first rebuild fills caches that stay.
+        # The first restart fills caches that stay.
         die()
         fds, threads, rss = server.num_fds(), server.num_threads(), server.memory_info().rss
         for _ in range(2):
             die()
-        # Connections of this test's own client come and go.
+        # Connections of the test's own client come and go.
         assert server.num_fds() <= fds + 3
         assert server.num_threads() <= threads + 3
         assert server.memory_info().rss - rss < 64 << 20

@@ -1,4 +1,4 @@
-"""One request, one answer: however a request is framed, no byte of it is ever run as a request of its own."""
+"""HTTP framing: each request gets one response, and the server never runs a part of a request as another request."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ HIDDEN = (
     % ADMIN.encode(),
 )
 OFFERS = ("h2c", "websocket", "x", "h2c, websocket", "TLS/1.0")
-# Long enough for the server to have read the packet before, on a busy machine too.
+# Seconds between packets: enough for the server to read the previous packet, even on a busy machine.
 APART_S = 0.1
 
 
 @pytest.fixture(scope="module")
 def program() -> Iterator[Program]:
-    """A server that the hidden requests could drain; in the end none has."""
+    """Start a server that the hidden requests could drain; check at the end that none did."""
     with running("--engine", "fake", "--admin-key", ADMIN) as program:
         yield program
         with program.client() as client:
@@ -56,11 +56,11 @@ def chat(program: Program) -> bytes:
 
 
 def in_packets(program: Program, *packets: bytes) -> list[Answer]:
-    """Send the packets apart from each other; return the answers."""
+    """Send the packets with pauses between them; return the responses."""
     with connection(program) as one:
         for packet in packets:
             one.send(packet)
-            # No sign from outside tells that a part of a request has been read.
+            # A client cannot see that the server has read a part of a request.
             time.sleep(APART_S)
         one.send(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         return [answer for answer in iter(one.answer, None) if answer][:-1]
@@ -200,7 +200,7 @@ def test_request_sent_ahead_is_not_run_when_its_client_leaves() -> None:
 
 def test_client_that_sends_far_ahead_has_to_wait() -> None:
     slow = ("--engine", "fake", "--engine-arg", "token_delay_s=0.2", "--drain-timeout", "0")
-    # The application looks for the client now and then: that must not go on reading.
+    # The application regularly checks for a disconnect. The check must not read further requests.
     with running(*slow, "--keep-alive-interval", "0.05") as program, connection(program) as one:
         one.send(raw_completion({"model": program.model, "prompt": "x", "max_tokens": 100, "ignore_eos": True}))
         one.socket.settimeout(1)
@@ -209,7 +209,7 @@ def test_client_that_sends_far_ahead_has_to_wait() -> None:
             while True:
                 sent += one.socket.send(get("/livez", "Host: a") * 10_000)
                 assert time.monotonic() - began_s < 10, "it is read on and on"
-        # What the kernel takes for both sides.
+        # The kernel's buffers of both sides take less than this.
         assert sent < 24 << 20
 
 
@@ -222,7 +222,7 @@ def test_nothing_is_run_behind_a_request_that_closes(program: Program) -> None:
         assert one.rest() == b""
 
 
-# -- requests that are framed wrongly
+# -- requests with invalid framing
 
 
 @pytest.mark.parametrize(
@@ -289,12 +289,12 @@ def test_broken_chunk_gets_one_answer(program: Program, body: bytes) -> None:
         assert answer is not None
         assert (answer.status, answer.closes) == (400, True)
         assert one.rest() == b""
-        # The request itself has ended, too: nothing waits for its body.
+        # The request itself has ended too: the server does not wait for its body.
         eventually(lambda: any(line.get("request_id") == name for line in program.log), within_s=3)
 
 
 def test_broken_chunk_behind_an_answer_gets_no_other(program: Program) -> None:
-    """The request lacks a key, so it is answered before its body has come."""
+    """The request lacks a key, so the server answers before the body arrives."""
     with connection(program) as one:
         one.send(b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
         answer = one.answer()
@@ -378,7 +378,7 @@ def test_http_1_0_is_not_told_to_continue(program: Program) -> None:
 
 
 def test_refusal_instead_of_100_continue_closes(program: Program) -> None:
-    """The client may send its body or not: what follows could be either."""
+    """The client may or may not send its body, so the next bytes could be a body or a request."""
     post = b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
     with connection(program) as one:
         one.send(post % len(HIDDEN[1]))
@@ -390,7 +390,7 @@ def test_refusal_instead_of_100_continue_closes(program: Program) -> None:
 
 
 def test_answer_reaches_a_client_that_still_sends_when_closed(program: Program) -> None:
-    """Closing at once would reset the connection, and the answer would be lost with it."""
+    """Closing immediately would reset the connection, and the client would lose the response."""
     size = 4 << 20
     with connection(program) as one:
         post = b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % size
@@ -432,14 +432,14 @@ def test_every_answer_closes_its_connection_while_draining() -> None:
             assert answer is not None
             assert (answer.status, answer.closes) == (status, True)
             assert one.rest() == b""
-        # Those under way complete, and their connections end with them.
+        # In-flight requests complete, and their connections close.
         streamed, folded = stream.answer(), plain.answer()
         assert streamed is not None
         assert folded is not None
         assert streamed.body.endswith(b"data: [DONE]\n\n")
         assert (folded.status, folded.closes) == (200, True)
         for one in (stream, plain):
-            # Long before the longest ends, and all connections with it.
+            # The connections close long before the longest stream ends, which closes all of them.
             one.socket.settimeout(1)
             assert one.rest() == b""
         assert program.process.wait(10) == 0

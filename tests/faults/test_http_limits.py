@@ -1,4 +1,4 @@
-"""Clients that send slowly, never read, or are too many: cut after a stated time, and nobody else notices."""
+"""Clients that send slowly, never read, or are too many: the server cuts them in a set time and serves the others."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.program import Program, eventually, running
 from tests.wire import metric, raw_completion
 from tokka.settings import load_settings
 
-# An answer that does not fit into any socket's buffers.
+# A response that does not fit into any socket's buffers.
 HUGE = ("--engine-arg", "max_model_len=100000000", "--engine-arg", f"answer={'long answer ' * 100}")
 
 
@@ -41,7 +41,7 @@ def connected(program: Program, count: int = 1, receive_bytes: int | None = None
 
 
 def read_all(raw: socket.socket) -> bytes:
-    """Return what comes until the server closes; fail if it does not."""
+    """Return all bytes until the server closes; fail if it does not close."""
     data = b""
     with contextlib.suppress(ConnectionResetError):
         while piece := raw.recv(65536):
@@ -50,14 +50,14 @@ def read_all(raw: socket.socket) -> bytes:
 
 
 def closed_after_s(raw: socket.socket) -> tuple[float, bytes]:
-    """Read until the server closes; return after how long, and what came."""
+    """Read until the server closes; return the seconds it took, and the bytes."""
     began_s = time.monotonic()
     data = read_all(raw)
     return time.monotonic() - began_s, data
 
 
 def error_of(data: bytes) -> tuple[int, str]:
-    """Return status and code of a raw answer."""
+    """Return the status and the error code of a raw response."""
     head, _, body = data.partition(b"\r\n\r\n")
     assert b"x-request-id: " in head.lower()
     return int(head.split()[1]), json.loads(body)["error"]["code"]
@@ -68,7 +68,7 @@ def ask(client: httpx.Client, program: Program) -> httpx.Response:
 
 
 def generation(program: Program, max_tokens: int = 50_000_000) -> bytes:
-    """Return a request for a stream that never ends by itself."""
+    """Return a request for a stream of `max_tokens` tokens; the default does not end during a test."""
     fields = {"model": program.model, "prompt": "x", "stream": True, "max_tokens": max_tokens, "ignore_eos": True}
     return raw_completion(fields)
 
@@ -144,7 +144,7 @@ def test_half_a_body_is_answered_408_with_one_outcome(program: Program) -> None:
 
 
 def test_a_slow_but_steady_body_is_waited_for(program: Program) -> None:
-    """Its time grows with what has arrived: a second more for every 64 KiB."""
+    """The time limit of a body grows by a second for every 64 KiB that arrive."""
     words = "word " * 80_000
     whole = raw_completion({"model": program.model, "prompt": words, "max_tokens": 1})
     with connected(program) as (raw,):
@@ -152,14 +152,14 @@ def test_a_slow_but_steady_body_is_waited_for(program: Program) -> None:
         piece = len(whole) // 16
         for at in range(0, len(whole), piece):
             raw.sendall(whole[at : at + piece])
-            # The pace of the line, as a client's network would set it.
+            # The transfer rate of a slow network.
             time.sleep(0.15)
         assert time.monotonic() - began_s > 2
         assert b"200 OK" in raw.recv(65536)
 
 
 def test_rest_of_an_answered_body_is_not_waited_for() -> None:
-    # The idle timeout would close the connection as well.
+    # A short idle timeout would close the connection as well.
     with running("--engine", "fake", "--idle-timeout", "60") as program, connected(program) as (raw,):
         raw.sendall(b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nx")
         assert b"404 Not Found" in raw.recv(65536)
@@ -206,7 +206,7 @@ def test_a_client_that_never_reads_is_cut_and_its_generation_ends(program: Progr
 
 @pytest.mark.timeout(60)
 def test_the_kernels_buffers_do_not_hide_a_client_that_never_reads(program: Program) -> None:
-    # Under a megabyte, which a socket would take whole: the stream would seem delivered.
+    # The stream is smaller than a megabyte. A socket could buffer all of it, so that it would seem delivered.
     with program.client() as client, connected(program, receive_bytes=4096) as (raw,):
         before = metric(client, "tokka_requests_total", outcome="aborted")
         raw.sendall(generation(program, max_tokens=4_000))
@@ -246,7 +246,7 @@ def test_a_thousand_idle_and_half_sent_connections_hurt_nobody_and_go(program: P
 def test_longest_idle_connection_makes_room() -> None:
     options = ("--engine", "fake", "--max-connections", "20")
     with running(*options) as program, connected(program, 20) as idle, program.client() as client:
-        # In turn: the server takes connections that come at once in any order.
+        # One after the other: the server accepts simultaneous connections in any order.
         assert ask(client, program).status_code == 200
         with program.client() as other:
             assert ask(other, program).status_code == 200

@@ -1,4 +1,4 @@
-"""Nobody sees another's words: not in an answer, and not by the time it took."""
+"""Isolation: completions and the cache show nothing of other clients, and slow grammars do not block other tenants."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tests.program import TENANTS, Program
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(240)]
 
-# Long enough for many blocks of the prefix cache, with a marker that no model makes up.
+# Long enough for many blocks of the prefix cache. The random markers after it cannot be a model's invention.
 FILLER = "The herd moves slowly over the fell. " * 12
 
 FIRST, SECOND = TENANTS
 
 
 def marked(marker: str) -> str:
-    # A model this small repeats what it has just seen many times.
+    # A model this small repeats text that it has just read many times.
     return FILLER + f"The secret word is {marker}. " * 6 + "The secret word is"
 
 
@@ -33,7 +33,7 @@ def test_64_concurrent_streams_show_their_own_marker_and_no_other(smollm2: Progr
     ]
     with streaming(smollm2, bodies) as streams:
         pass
-    # And again, when every prefix is in the cache.
+    # Repeat with every prefix in the cache.
     with streaming(smollm2, bodies) as again:
         pass
     for stream, own in zip([*streams, *again], markers * 2, strict=True):
@@ -41,12 +41,12 @@ def test_64_concurrent_streams_show_their_own_marker_and_no_other(smollm2: Progr
         foreign = [marker for marker in markers if marker != own and marker in stream.content]
         assert foreign == []
     shown = sum(own in stream.content for stream, own in zip(streams, markers, strict=True))
-    # Else the test could not see a leak.
+    # The test sees a leak only if the model repeats markers at all.
     assert shown >= 56
 
 
 def cached(program: Program, tenant: str, prompt: str, **fields: Any) -> int:
-    """Return how many tokens of the prompt were found in the cache."""
+    """Return how many tokens of the prompt were in the prefix cache."""
     answer = httpx.post(
         f"{program.url}/v1/completions",
         json={"model": program.model, "prompt": prompt, "max_tokens": 1, **fields},

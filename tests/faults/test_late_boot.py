@@ -1,4 +1,4 @@
-"""What is not there yet when the machine boots ends the start with an exit code after which another start is tried."""
+"""Starts while the machine boots: the exit code tells a service manager whether another start can succeed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FAKE = ("--engine", "fake")
 
 @contextmanager
 def waiting_for(url: str, *options: str) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
-    """Start a server whose database is not there; yield it and its log, once it waits."""
+    """Start a server while its database is down; yield its process and its log once it waits."""
     command = [str(TOKKA), "serve", *FAKE, "--port", "0", "--database-url", url, "--log-format", "json", *options]
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
@@ -49,7 +49,7 @@ def test_start_waits_for_the_database(postgres: Postgres) -> None:
         with waiting_for(url) as (process, log):
             assert process.stdout is not None
             assert '"at_most_s":60.0' in log[-1]
-            # It takes no connection before: it does not know its keys.
+            # The port opens only afterwards: the server does not know its keys yet.
             assert not any("listening" in line for line in log)
             postgres.start()
             assert any('"event":"ready"' in line for line in process.stdout)
@@ -110,7 +110,7 @@ def test_port_that_nobody_may_have_ends_with_2() -> None:
 
 
 def test_missing_model_folder_ends_before_the_port_opens(tmp_path: Path) -> None:
-    # The port is held: had it been opened first, that would be told.
+    # The port is taken: if the server opened it first, the error would name the port.
     with socket.create_server(("127.0.0.1", 0)) as taken:
         began = time.monotonic()
         code, lines = failing(str(tmp_path / "mount" / "poro"), "--port", str(taken.getsockname()[1]))

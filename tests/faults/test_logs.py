@@ -1,4 +1,4 @@
-"""The log may not be read, or find no room: no request notices, and what was lost is counted."""
+"""An unread, full or closed log delays no request and no exit; the server counts the lost lines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.program import TOKKA, eventually, free_port
 from tests.wire import metric
 
 _F_SETPIPE_SZ = 1031
-# More than the pipe and the queue of lines hold: each refused request logs its path of 200 characters.
+# Number of requests; their log lines fill the pipe of 4096 bytes many times over.
 LINES = 400
 
 

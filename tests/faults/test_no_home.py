@@ -1,4 +1,4 @@
-"""A user without a home folder, as containers run programs: `--user 54321` and no HOME."""
+"""A user without a home folder, as in containers: `--user 54321` and no HOME."""
 
 from __future__ import annotations
 
@@ -58,6 +58,6 @@ def test_keys_of_a_state_dir_need_no_home(tmp_path: Path, env: dict[str, str]) -
 @pytest.mark.timeout(240)
 def test_engine_with_folders_needs_no_home(bloom_folder: Path, tmp_path: Path, env: dict[str, str]) -> None:
     with running(str(bloom_folder), *folders(tmp_path), env=env) as program:
-        # Nothing is written into a folder called `~`.
+        # The server does not create a folder called `~`.
         assert not Path("~").exists()
         assert program.stop() == 0

@@ -1,4 +1,4 @@
-"""State on a file system without locks, as Lustre and NFS may be mounted."""
+"""State and cache folders on a file system without locks, as Lustre and NFS may be mounted."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_sqlite_that_cannot_lock_says_so(name: str) -> None:
     error.sqlite_errorcode = getattr(sqlite3, name)
     unavailable = failure(error)
     assert isinstance(unavailable, WithoutLocks)
-    # No time brings locks.
+    # Exit code 2: another start would not help.
     assert unavailable.at_start("/state").exit_code == 2
 
 
@@ -76,7 +76,7 @@ def test_only_a_database_with_content_stops_the_start(
         database.close()
 
     def refuse(*_: object) -> None:
-        # SQLite has made the file by then.
+        # SQLite has created the file by then.
         (tmp_path / NAME).touch()
         error = sqlite3.OperationalError("locking protocol")
         error.sqlite_errorcode = sqlite3.SQLITE_PROTOCOL

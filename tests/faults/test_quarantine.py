@@ -1,4 +1,4 @@
-"""A request that kills the engine is sent again by every default client: it may not end everybody's twice more."""
+"""Quarantine: default clients resend a request that killed the engine, and after two deaths the server refuses it."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_variants_of_poison_end_a_server_of_one_tenant() -> None:
 @pytest.mark.engine
 @pytest.mark.timeout(600)
 def test_request_that_must_call_is_recognised(fresh: Program, fields: dict[str, Any]) -> None:
-    # Long enough to be killed in the middle.
+    # Long enough for a kill in the middle of the tool call.
     parameters = {"type": "object", "properties": {"x": {"type": "string", "minLength": 1000}}, "required": ["x"]}
     body = {
         "model": fresh.model,

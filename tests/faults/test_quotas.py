@@ -1,4 +1,4 @@
-"""Daily and monthly quotas across servers of one database: 30 requests at once cannot use more than there is."""
+"""Daily and monthly quotas across servers of one database: 30 requests at once cannot exceed the quota."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def ask(program: Program, secret: str, tokens: int) -> httpx.Response:
 
 
 def used_until_refused(program: Program, secret: str) -> int:
-    """Ask as a client does that comes back when it is told to; return the tokens of all answers."""
+    """Send requests until the quota is used up, and wait for each Retry-After; return the tokens of all responses."""
     used = 0
     deadline_s = time.monotonic() + 60
     while time.monotonic() < deadline_s:
@@ -51,7 +51,7 @@ def used_until_refused(program: Program, secret: str) -> int:
 def test_two_servers_serve_no_more_than_one_quota(where: tuple[str, str], quota: str) -> None:
     secret = tokka("keys", "create", "--name", "a", quota, str(QUOTA), "--quiet", *where)
     with running_together((*DELAY, *where), (*DELAY, *where)) as programs:
-        # Each server has its part of the quota.
+        # Wait until each server has a part of the quota.
         for program in programs:
             eventually(lambda program=program: ask(program, secret, 1).status_code == 200, within_s=10)  # type: ignore[misc]
         with ThreadPoolExecutor(30) as pool:
@@ -61,6 +61,6 @@ def test_two_servers_serve_no_more_than_one_quota(where: tuple[str, str], quota:
         assert at_once <= QUOTA
         with ThreadPoolExecutor(6) as pool:
             later = sum(pool.map(lambda place: used_until_refused(programs[place % 2], secret), range(6)))
-        # Six tokens a server to see that it is there; then no more than all, and no less than all but one request.
+        # The first requests took six tokens per server. The total is within the quota, less than one request below it.
         total = at_once + later + 12
         assert QUOTA - LONGEST < total <= QUOTA

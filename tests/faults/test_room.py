@@ -1,4 +1,4 @@
-"""Connections of nobody in particular do not take the room of those who have a key."""
+"""Connections without a key do not take the place of clients with a key."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CROWD = 24
 LIMITS = ("--engine", "fake", "--max-connections", str(ROOM), "--drain-timeout", "0")
 ENDLESS = ("--engine-arg", "max_model_len=100000000", "--engine-arg", "token_delay_s=0.05")
 GET = b"GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n"
-# Small, so that the answers do not fit into the buffers on the way.
+# Receive buffer in bytes: small, so that responses do not fit into the buffers on the way.
 RECEIVE_BYTES = 4096
 
 Attack = Callable[[Connection], None]
@@ -92,14 +92,14 @@ def crowd(program: Program, attack: Attack, count: int = CROWD) -> Iterator[list
     with ExitStack() as stack:
         ones = [stack.enter_context(connection(program, RECEIVE_BYTES)) for _ in range(count)]
         for one in ones:
-            # Evicted by those after it, it may be.
+            # Later connections may already evict it.
             with contextlib.suppress(ConnectionError):
                 attack(one)
         yield ones
 
 
 def ask(program: Program, authorization: str = BEARER) -> float:
-    """Ask on a new connection; return how long the answer took."""
+    """Send a request on a new connection; return the seconds until its response."""
     began_s = time.monotonic()
     body = {"model": program.model, "prompt": "x", "max_tokens": 2}
     headers = {"authorization": authorization} if authorization else {}
@@ -202,7 +202,7 @@ def test_unfinished_body_with_a_key_is_never_evicted() -> None:
 
 def test_unread_answer_for_a_key_is_never_evicted() -> None:
     with running(*LIMITS, "--engine-arg", "max_model_len=1000000", "--api-key", KEY) as program:
-        # Megabytes, which fit into no buffer on the way.
+        # A response of megabytes, which fits into no buffer on the way.
         fields = {"model": program.model, "prompt": "x" * 200_000, "n": 16, "max_tokens": 1, "echo": True}
         with connection(program, RECEIVE_BYTES) as mine:
             mine.send(raw_completion(fields, Authorization=BEARER))
@@ -252,7 +252,7 @@ def test_idle_connections_of_an_address_make_room_for_its_own() -> None:
         assert other.answer() is not None
         with crowd(program, probe, 10) as ones:
             assert ask(program, "") < 2
-            # Two are left beside the one that asked.
+            # Two of the crowd are left beside the connection of `ask`.
             for one in ones[:8]:
                 one.rest()
         other.send(GET % b"/livez")

@@ -1,4 +1,4 @@
-"""Keys and usage while the database fails: no request notices, no token is lost, no revoked key is let in."""
+"""Keys and usage while the database fails: requests go on, no tokens are lost, and revoked keys stay refused."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def metric(client: httpx.Client, name: str) -> float:
 
 @dataclass
 class Books:
-    """What clients were told that they have used."""
+    """The usage that responses reported to clients."""
 
     requests: int = 0
     prompt: int = 0
@@ -79,7 +79,7 @@ class Books:
 
 
 def written(folder: Path | str) -> tuple[int, int, int]:
-    """Return requests, prompt and completion tokens as they stand in the database, whoever's they are."""
+    """Return requests, prompt tokens and completion tokens of all keys, as the database has them."""
     url = folder if isinstance(folder, str) else None
     with contextlib.closing(open_ledger(url, Path(folder), 10.0)) as ledger:
         (row,) = ledger.report(ReportQuery(0, 2**40, (), 2))
@@ -99,7 +99,7 @@ def test_a_running_server_follows_the_command_line_within_two_seconds(tmp_path: 
     with running("--engine", "fake", *where) as program, program.client() as client:
         assert status(client, "anything") == 200
         first = tokka("keys", "create", "--name", "a", "--quiet", *where)
-        # The first key closes the door behind it.
+        # From the first key on, the server requires a key.
         eventually(lambda: status(client, "anything") == 401, within_s=2)
         assert status(client, first) == 200
         key_id = tokka("keys", "list", *where).splitlines()[1].split()[0]
@@ -109,7 +109,7 @@ def test_a_running_server_follows_the_command_line_within_two_seconds(tmp_path: 
         tokka("keys", "revoke", key_id, *where)
         eventually(lambda: status(client, second) == 401, within_s=2)
         assert status(client, first) == 401
-        # Nor does the last one's end open it.
+        # Revoking the last key does not open the server again.
         assert status(client, "anything") == 401
         assert first not in str(program.log)
         assert second not in str(program.log)
@@ -127,7 +127,7 @@ def test_stored_keys_count_beyond_loopback(tmp_path: Path) -> None:
         assert httpx.get(f"{url}/v1/models", headers=bearer(secret)).status_code == 200
 
 
-# -- ends -------------------------------------------------------------------------------------------------------
+# -- kill and stop ----------------------------------------------------------------------------------------------
 
 
 def test_a_kill_loses_no_key_and_one_second_of_usage_at_most(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_a_kill_loses_no_key_and_one_second_of_usage_at_most(tmp_path: Path) -> 
 
         thread = threading.Thread(target=load)
         thread.start()
-        # Until there is something old enough to be safe.
+        # Go on until a request is old enough to be in the database for certain.
         while not books.finished_s or time.monotonic() < books.finished_s[0] + 2:
             answer = client.post("/admin/keys", json={"name": "k"}, headers=ADMIN)
             assert answer.status_code == 201
@@ -173,7 +173,7 @@ def test_a_stop_loses_nothing_however_the_requests_ended(tmp_path: Path) -> None
             next(stream.iter_lines())
         assert ask("x", -1).status_code == 400
         assert ask("DIE", 5).status_code == 500
-        # It runs when the server is told to stop, and is finished.
+        # The next request is in flight when the server gets SIGTERM, and completes.
         eventually(lambda: client.get("/readyz").status_code == 200, within_s=20)
         with client.stream("POST", "/v1/completions", json=body | {"max_tokens": 30}, headers=ADMIN) as stream:
             lines_of = stream.iter_lines()
@@ -265,7 +265,7 @@ def test_requests_go_on_and_usage_is_complete_afterwards(fault: Callable[[Path],
         assert written(folder) == books.sums
         assert stored_keys(folder) == {made["id"], later.json()["id"]}
         assert (folder / "tokka.db").stat().st_mode & 0o777 == 0o600
-        # One line a change, not one a try.
+        # One log line per change, not per attempt.
         changes = [line["event"] for line in program.log if line["event"].startswith("state_database")]
         assert changes == ["state_database_down", "state_database_up"]
         assert [line for line in program.log if line.get("level") == "error"] == []
@@ -329,14 +329,14 @@ def cut(postgres: Postgres, _: str) -> Callable[[], None]:
 
 
 def read_only(postgres: Postgres, url: str) -> Callable[[], None]:
-    """What a failover leaves behind: a server that can be read."""
+    """Make the database read-only, as after a failover; return a function that ends it."""
     name = url.rpartition("/")[2]
 
     def set_to(value: str) -> None:
         engine = create_engine(postgres.url("postgres").replace("postgresql:", "postgresql+psycopg:"))
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(text(f"ALTER DATABASE {name} SET default_transaction_read_only = {value}"))
-            # The setting is for connections to come.
+            # The setting applies only to new connections.
             connection.execute(
                 text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"), {"name": name}
             )
@@ -391,7 +391,7 @@ def test_front_ends_of_one_postgresql_share_keys_and_usage(postgres: Postgres) -
             return client.post("/v1/completions", json=body, headers=bearer(made["key"])).status_code
 
         assert ask(one) == 200
-        # Two are left, seen by the other front end as well.
+        # Two tokens of the quota are left, and the other server sees that too.
         eventually(lambda: ask(two) == 429, within_s=3)
         assert two.delete(f"/admin/keys/{made['id']}", headers=ADMIN).status_code == 200
         assert status(two, made["key"]) == 401
@@ -401,7 +401,7 @@ def test_front_ends_of_one_postgresql_share_keys_and_usage(postgres: Postgres) -
 def test_a_postgresql_that_cannot_be_reached_at_the_start_is_one_line() -> None:
     url = "postgresql://tokka:a-secret@127.0.0.1:1/x"
     code, lines = failing("--engine", "fake", "--port", "0", "--database-wait", "0", "--database-url", url)
-    # It may come up later: a service manager tries again.
+    # Exit code 1: the database may come up later, so a service manager tries again.
     assert (code, len(lines)) == (1, 1)
     assert "a-secret" not in lines[0]
     assert "refused" in lines[0]

@@ -1,4 +1,4 @@
-"""What the environment of the program holds: its locale, and variables that are no settings."""
+"""The environment of the program: its locale, and variables that are not settings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.program import running
 
 FAKE = ("--engine", "fake")
-# Python then reads text files as ASCII unless an encoding is named.
+# With these, Python reads text files as ASCII unless the code names an encoding.
 ASCII = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
 
 
@@ -24,7 +24,7 @@ def test_unknown_variables_are_warned_of_with_the_likely_one() -> None:
         (told,) = [line for line in program.log if line.get("event") == "unknown_variables"]
         assert told["variables"] == ["TOKKA_MAX_WAITNG", "TOKKA_PORT_8000_TCP"]
         assert "TOKKA_MAX_WAITING" in told["remedy"]
-        # A variable may hold a secret under a mistyped name.
+        # A variable with a mistyped name may hold a secret.
         assert "10.0.0.1" not in str(program.log)
 
 

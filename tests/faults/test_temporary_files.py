@@ -1,4 +1,4 @@
-"""A server leaves no temporary file behind: not of its engines, not of a server that was killed before it."""
+"""A server removes all temporary files: of its engines, and of a server that was killed earlier."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A TMPDIR with a path short enough for sockets."""
+    """Yield a TMPDIR with a path short enough for sockets."""
     path = Path(tempfile.mkdtemp(prefix="t-", dir="/tmp"))
     yield path
     shutil.rmtree(path)
@@ -30,7 +30,7 @@ def test_servers_temporary_files_are_private_and_removed(folder: Path) -> None:
         (first,) = folder.iterdir()
         assert first != left
         assert stat.S_IMODE(first.stat().st_mode) == 0o700
-        # vLLM's sockets are there; else this test would see none anywhere.
+        # vLLM's sockets are in this folder, so the test would see one left behind.
         assert any(path.is_socket() for path in first.iterdir())
         program.core().kill()
         program.wait_for("ready")

@@ -1,4 +1,4 @@
-"""One end for every request, the same on the wire, in the log and in the metrics, whatever happens meanwhile."""
+"""Every request has exactly one outcome, the same on the wire, in the log and in the metrics, under random faults."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def test_random_faults_leave_every_request_with_exactly_one_end_and_nothing_else
     with running(*OPTIONS) as program:
         books, problems = soak(program, seconds=60, seed=7, fault_every_s=(5.0, 8.0))
         assert problems == []
-        # Else it was not the soak it is meant to be.
+        # The run is meaningful only with enough faults and kinds of outcome.
         assert sum(books.engine_faults.values()) >= 2
         assert {"length", "timeout", "invalid", "error", "rejected"} <= set(books.outcomes())
         assert program.stop() == 0

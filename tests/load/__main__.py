@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from tests.load import alone, compare, idle, versus
 
-# Each takes the rest of the command line; --help tells what may be in it.
+# Each takes the rest of the command line; its --help lists the options.
 EXPERIMENTS: dict[str, Callable[[Sequence[str]], None]] = {
     "goodput": compare.main,
     "defaults": versus.defaults,

@@ -1,8 +1,8 @@
-"""What vLLM's engine client costs by itself: no HTTP, no server, only AsyncLLM in a process of its own.
+"""Measure the CPU cost of vLLM's engine client alone: AsyncLLM in a process, without HTTP or a server.
 
     scripts/bench alone
 
-The model and the loads of `scripts/bench front`. A server that leaves AsyncLLM as it is cannot cost less.
+Model and loads are the same as for `scripts/bench front`. A server that uses AsyncLLM unchanged cannot cost less.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PROMPT = list(range(100, 150))
 
 
 async def cpu_s(one: Callable[[], Awaitable[None]], users: int, seconds: float) -> float:
-    """Return this process's CPU time for each of the requests that so many users made one after the other."""
+    """Return this process's CPU seconds per request under `users` simulated users, each with one open request."""
     count = 0
 
     async def user(until_s: float) -> None:

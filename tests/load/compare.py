@@ -1,11 +1,11 @@
-"""Tokka and vLLM's own server under the same load: goodput, refusals, fairness. The figures of docs/benchmarks/.
+"""Compare Tokka and vLLM's own server under the same load: goodput, refusals, fairness. Figures of docs/benchmarks/.
 
     scripts/bench goodput tokka vllm vllm:32:40 --rounds 3 --out goodput.jsonl
 
-`vllm` is vLLM's server as it comes; `vllm:SEQS:OPEN` the same with --max-num-seqs SEQS and --max-num-queued-reqs OPEN,
-which bounds what waits and what runs together. One line of JSON for each run goes into the file, tables to the screen.
-The first server named sets the capacity, its best goodput on the ladder, in multiples of which all are loaded then. The
-servers take turns within each round, so that a machine that drifts drifts for all. Everything is bounded and seeded.
+`vllm` is vLLM's server with its defaults. `vllm:SEQS:OPEN` adds --max-num-seqs SEQS and --max-num-queued-reqs OPEN;
+OPEN bounds queued and in-flight requests together. Each run adds one line of JSON to the file; tables go to the screen.
+The capacity is the best goodput of the first server on the ladder. All servers then get multiples of it. The servers
+take turns within each round, so that drift of the machine affects all alike. All runs are bounded and seeded.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from tokka.bench.sizes import span_of
 from tokka.bench.trace import trace_of
 
 IDLE_S = 30.0
-# Kernels, caches and connections are warm after it, and Tokka's controller has seen steps.
+# This load warms kernels, caches and connections, and lets Tokka's admission observe engine steps.
 WARM_UP = Tenant("all", rate=3)
 WARM_UP_S = 6.0
-# Tenants of the fairness experiment. A short answer gives many first tokens in a bounded time, and the pause
-# keeps the questions from falling in step with the engine.
+# Tenants of the fairness experiment. Short completions give many first tokens in a bounded time. The pause keeps
+# the requests from synchronising with the engine's steps.
 SINGLE = Tenant("single", "key-of-the-single-tenant", concurrency=1, max_tokens=8, pause_s=0.2)
 MANY_KEY = "key-of-the-tenant-with-many"
 KEYS = (1, 10_000)
@@ -49,6 +49,8 @@ KEYS_RATE = 100.0
 
 @dataclass(frozen=True, slots=True)
 class Contender:
+    """A compared server: its name on the command line, its kind, and its options."""
+
     name: str
     kind: str
     options: tuple[str, ...]
@@ -61,7 +63,7 @@ def contender_of(name: str, chosen: argparse.Namespace) -> Contender:
     kind, *limits = name.split(":")
     if kind != "vllm" or len(limits) not in (0, 2):
         raise SystemExit(f"{name!r} is not tokka, vllm or vllm:SEQS:OPEN")
-    # It would listen on every address.
+    # By default vLLM listens on every address.
     options = ["--host", "127.0.0.1"]
     if limits:
         options += ["--max-num-seqs", limits[0], "--max-num-queued-reqs", limits[1]]
@@ -69,12 +71,12 @@ def contender_of(name: str, chosen: argparse.Namespace) -> Contender:
 
 
 class Bench:
-    """The servers, the runs on them, and the file they are kept in."""
+    """The servers, the runs on them, and the file of results."""
 
     def __init__(self, chosen: argparse.Namespace) -> None:
         self.chosen = chosen
         self.contenders = [contender_of(name, chosen) for name in chosen.servers]
-        # Once, and before a server is started: what is wrong is told at once.
+        # Parse once and before a server starts, so that an error shows immediately.
         self.prompt_tokens = span_of("--prompt-tokens", chosen.prompt_tokens)
         self.max_tokens = span_of("--max-tokens", chosen.max_tokens)
         self.trace = trace_of(chosen.trace) if chosen.trace else None
@@ -88,7 +90,7 @@ class Bench:
             file.write(json.dumps(line) + "\n")
 
     def turns(self) -> Iterator[tuple[int, Contender]]:
-        """Go through all servers in each round, starting with another one each time."""
+        """Yield all servers in each round; each round starts with another server."""
         for place in range(self.chosen.rounds):
             first = place % len(self.contenders)
             for contender in self.contenders[first:] + self.contenders[:first]:
@@ -103,8 +105,8 @@ class Bench:
     def load(
         self, server: Server, contender: Contender, tenants: Sequence[Tenant], *, place: int, **about: Any
     ) -> Figures:
-        """Put one load on a server and keep what came of it, with what it is `about`."""
-        # Each round has its own arrivals, and all servers have the same in it.
+        """Run one load on a server; keep and return its figures. The kept line also has the fields of `about`."""
+        # Each round has its own arrivals, the same for all servers.
         seed = self.chosen.seed + place
         at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         figures = self._run(server, tenants, seed, self.chosen.seconds)
@@ -131,7 +133,7 @@ class Bench:
             pid=server.process.pid,
         )
         figures = run(plan)[1]
-        # What was given up must not burden the next run.
+        # Abandoned requests must not burden the next run.
         after(lambda: _is_idle(server), IDLE_S)
         return figures
 
@@ -150,7 +152,7 @@ def _is_idle(server: Server) -> bool:
 
 
 def goodput(bench: Bench) -> None:
-    """Find each server's best over a ladder of rates; then the same multiples of the first one's for all."""
+    """Load each server with a ladder of rates, then with multiples of the first server's best goodput."""
     for place, contender in bench.turns():
         with bench.serving(contender) as server:
             for rate in bench.chosen.ladder:
@@ -159,7 +161,7 @@ def goodput(bench: Bench) -> None:
                     server, contender, tenants, place=place, experiment="goodput", label=f"{rate:g}/s", rate=rate
                 )
             for times in bench.chosen.times:
-                # Of the first round, or the rounds could not be compared.
+                # All rounds use the capacity of the first, so that they can be compared.
                 rate = round(times * _first_capacity(bench), 3)
                 tenants = [Tenant("all", rate=rate)]
                 bench.load(
@@ -174,7 +176,7 @@ def _first_capacity(bench: Bench) -> float:
 
 
 def refusal(bench: Bench) -> None:
-    """Offer far too much; then let as many users ask as were served at a time. What is missing, the refused cost."""
+    """Offer far too much load, then as many users as were served at a time: the difference is the cost of refusals."""
     rate = round(max(bench.chosen.times, default=5) * bench.capacity(), 3)
     for place, contender in bench.turns():
         with bench.serving(contender) as server:
@@ -186,7 +188,7 @@ def refusal(bench: Bench) -> None:
 
 
 def fairness(bench: Bench) -> None:
-    """Watch a tenant that asks one thing at a time, alone and beside one that asks many."""
+    """Measure a tenant with one request at a time, alone and beside a tenant with many."""
     many = Tenant("many", MANY_KEY, concurrency=bench.chosen.many)
     for place, contender in bench.turns():
         keys = ("--api-key", SINGLE.key, "--api-key", MANY_KEY) if contender.kind == "tokka" else ()
@@ -197,7 +199,7 @@ def fairness(bench: Bench) -> None:
 
 
 def keys(bench: Bench) -> None:
-    """Measure the front end's CPU time for a request with one key in the database, and with many."""
+    """Measure the front end's CPU time per request with one key in the database, and with 10,000."""
     from tests.load.keys import fill
 
     few_first = list(KEYS)
@@ -205,7 +207,7 @@ def keys(bench: Bench) -> None:
         for count in few_first if place % 2 == 0 else few_first[::-1]:
             with tempfile.TemporaryDirectory() as folder:
                 key = fill(Path(folder), count)
-                # The scripted engine: the front end is all there is to measure.
+                # The scripted engine leaves only the front end to measure.
                 contender = Contender("tokka", "tokka", ("--engine", "fake", "--state-dir", folder))
                 with bench.serving(contender, key=key) as server:
                     tenants = [Tenant("all", key, rate=KEYS_RATE, max_tokens=1)]

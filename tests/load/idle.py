@@ -1,9 +1,9 @@
-"""What a thousand open streams cost that bring a token now and then: memory for each, and delay for others.
+"""Measure the cost of a thousand slow streams: memory per stream, and delay of other requests.
 
     scripts/bench streams --out docs/benchmarks/streams.jsonl
 
-The scripted engine gives each stream a token a second. Beside them a client asks one short question after the other,
-with and without the streams; the difference is what they add.
+The scripted engine gives each stream a token a second. A client sends one short request after the other, with and
+without the streams; the difference is the delay that the streams add.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def body(model: str, tokens: int) -> dict[str, Any]:
 
 
 async def questions_s(program: Program) -> list[float]:
-    """Return how long each of some hundred requests took that the engine has no part in."""
+    """Return the seconds that each of 400 requests took. The engine has no part in them."""
     took: list[float] = []
     async with httpx.AsyncClient(base_url=program.url, timeout=30) as client:
         for _ in range(QUESTIONS):
@@ -45,7 +45,7 @@ async def questions_s(program: Program) -> list[float]:
 
 
 async def opened(program: Program, count: int) -> list[asyncio.StreamWriter]:
-    """Open streams and wait for the head of each; what comes after it is left to the kernel's buffers."""
+    """Open streams and wait for the response headers of each; the kernel's buffers take the rest."""
     port = int(program.url.rsplit(":", 1)[1])
     content = json.dumps(body(program.model, 3600)).encode()
     fields = f"Host: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(content)}"
@@ -64,7 +64,7 @@ async def measure(program: Program, count: int) -> dict[str, Any]:
     await questions_s(program)
     before_s, memory = await questions_s(program), process.memory_info().rss
     streams = await opened(program, count)
-    # Each has had some tokens.
+    # Wait until each stream has had some tokens.
     await asyncio.sleep(3)
     grown = process.memory_info().rss - memory
     with_s = await questions_s(program)

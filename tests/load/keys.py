@@ -1,4 +1,4 @@
-"""A database of many keys, written as the program itself writes them."""
+"""A database of many keys, written by the program's own code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tokka.store.rows import KeyRow
 
 
 def fill(folder: Path, count: int) -> str:
-    """Make the database in this state folder; return the secret of the key in the middle."""
+    """Create a database of `count` keys in this state folder; return the secret of the middle key."""
     database = database_at(None, folder, busy_s=5)
     database.open(None)
     secrets = [new_secret() for _ in range(count)]

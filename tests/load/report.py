@@ -1,4 +1,4 @@
-"""Tables of what the comparison has kept: the median over the rounds of each figure."""
+"""Tables of the comparison's results: the median of each figure over the rounds."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from tokka.bench.figures import Figures
 
 @dataclass(frozen=True, slots=True)
 class Column:
+    """A table column: its title, the figure it shows, and the figure's format."""
+
     name: str
-    # Where it is among a run's figures.
+    # Keys that lead to the figure in a run's figures, separated by spaces.
     path: str
     form: str = ".2f"
     times: float = 1
@@ -66,7 +68,7 @@ def _runs(lines: Iterable[Figures], experiment: str, server: str, label: str | N
 
 
 def _median(runs: Sequence[Figures], path: str) -> float | None:
-    """Return the median over those runs that have the figure."""
+    """Return the median over the runs that have the figure, or None if no run has it."""
     found: list[float] = []
     for run in runs:
         value = run["figures"]
@@ -78,7 +80,7 @@ def _median(runs: Sequence[Figures], path: str) -> float | None:
 
 
 def _distinct(lines: Iterable[Figures], name: str, experiment: str) -> list[str]:
-    """Return the values of a field in the order of their first appearance."""
+    """Return the distinct values of a field, in the order of their first appearance."""
     return list(dict.fromkeys(line[name] for line in lines if line.get("experiment") == experiment))
 
 
@@ -100,7 +102,7 @@ def tables(lines: Sequence[Figures], slo_ttft_s: float, slo_tpot_s: float) -> st
 
 
 def _goodput_table(lines: Sequence[Figures]) -> str:
-    """One row for each server: good requests a second, and what part of its own best that is."""
+    """Return a row per server: good requests a second, and their share of the server's own best."""
     labels = [label for label in _distinct(lines, "label", "goodput") if label.endswith("x")]
     rows = []
     for server in _distinct(lines, "server", "goodput"):
@@ -126,7 +128,7 @@ def _refusal_table(lines: Sequence[Figures]) -> str:
 
 
 def _fairness_table(lines: Sequence[Figures]) -> str:
-    """The single tenant's time to first token, alone and beside the other."""
+    """Return the single tenant's time to first token, alone and beside the other tenant."""
     rows = []
     for server in _distinct(lines, "server", "fairness"):
         before = _runs(lines, "fairness", server, "alone")

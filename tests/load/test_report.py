@@ -1,4 +1,4 @@
-"""The tables of the comparison with vLLM's own server."""
+"""Tables of the comparison with vLLM's own server: the best goodput, and shares of it."""
 
 from __future__ import annotations
 

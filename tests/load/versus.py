@@ -1,11 +1,11 @@
-"""Tokka beside vLLM's own server, in turns on one machine: speed out of the box, and what the front end costs.
+"""Compare Tokka and vLLM's own server, in turns on one machine: speed with defaults, and the front end's cost.
 
     scripts/bench defaults --rounds 3 --out docs/benchmarks/defaults.jsonl
     scripts/bench front --rounds 3 --out docs/benchmarks/front.jsonl
 
-`defaults`: the embedded model; both as they come, but for a KV cache of the same size, as vLLM takes nearly all memory
-for its own. `front`: a model of one small layer, so that the server around the engine is what is measured; both run the
-same engine in the same way. A line of JSON for each run goes into the file, a table of medians and ratios to the
+`defaults` runs the embedded model with each server's defaults, except a KV cache of the same size: vLLM's default takes
+nearly all memory. `front` runs a model of one small layer, so that it measures the server around the engine; both run
+the same engine in the same way. Each run adds one line of JSON to the file; a table of medians and ratios goes to the
 screen.
 """
 
@@ -40,7 +40,7 @@ Line = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """So many users; answers of so many tokens."""
+    """A load: simulated users, and tokens per completion."""
 
     users: int
     tokens: int
@@ -53,10 +53,12 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
+    """A comparison: its loads, the kind of vLLM server, and Tokka's options."""
+
     loads: Sequence[Load]
-    # vLLM's server: as it comes, or with the engine set up as Tokka does it.
+    # vLLM's server, either with its defaults or with the engine set up as Tokka does it.
     rival: str
-    # What Tokka is told, so that its engine works as the other's.
+    # Options that make Tokka's engine work like the rival's.
     options: tuple[str, ...] = ()
 
 
@@ -69,7 +71,7 @@ FRONT = Experiment(
 
 
 def memory_mb(server: Server) -> float:
-    """Return the memory all processes of a server hold, what they share counted once."""
+    """Return the memory of all processes of a server, in MB; memory that they share counts once."""
     processes = [psutil.Process(server.process.pid), *server.children]
     return float(sum(process.memory_full_info().pss for process in processes) / 1e6)
 
@@ -96,7 +98,7 @@ def measure(server: Server, load: Load, seed: int, seconds: float) -> Line:
 def options_of(kind: str, experiment: Experiment) -> tuple[str, ...]:
     if kind == "tokka":
         return ("--kv-cache-memory", KV_CACHE, *experiment.options)
-    # It would listen on every address.
+    # By default vLLM listens on every address.
     return ("--kv-cache-memory-bytes", str(parse_size(KV_CACHE)), "--host", "127.0.0.1")
 
 
@@ -105,7 +107,7 @@ def lines_of(file: Path) -> list[Line]:
 
 
 def runs(experiment: Experiment, model: Path, chosen: argparse.Namespace) -> Iterator[Line]:
-    # Those in the file go on: each round is compared within itself, whenever it was.
+    # Continue the file's round numbers. Each round is compared only within itself, so rounds of other days fit.
     first = 1 + max((line["round"] for line in lines_of(chosen.out)), default=-1)
     for place in range(first, first + chosen.rounds):
         kinds = ["tokka", experiment.rival]
@@ -118,7 +120,7 @@ def runs(experiment: Experiment, model: Path, chosen: argparse.Namespace) -> Ite
                 yield {**about, "load": "", "figures": {"ready_s": server.ready_s, "memory_mb": memory_mb(server)}}
 
 
-# Name, and where it is in the figures.
+# Name, and the keys that lead to it in the figures.
 METRICS = (
     ("output tokens/s", ("output_tokens_per_s",)),
     ("TTFT p50, s", ("ttft_s", "p50")),

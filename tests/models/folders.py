@@ -1,4 +1,4 @@
-"""Model folders of a few bytes, written without torch: whole, and damaged in every way a download can be."""
+"""Writes model folders of a few bytes without torch: complete ones, and ones damaged as by a download."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def write_model(folder: Path, **config: Any) -> Path:
 
 
 def write_shard(path: Path, tensors: Sequence[str] | Mapping[str, Sequence[int]]) -> None:
-    """Write a safetensors file of float32 tensors of zeros; by default each has two values."""
+    """Write a safetensors file of float32 tensors of zeros, by default with two values each."""
     shapes = tensors if isinstance(tensors, Mapping) else dict.fromkeys(tensors, (2,))
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -48,7 +48,7 @@ def write_index(folder: Path, weight_map: Mapping[str, str], name: str = "model.
 
 
 def drop_tensor(path: Path, name: str) -> None:
-    """Take a tensor out of a safetensors file, which stays sound."""
+    """Remove a tensor from a safetensors file, which stays valid."""
     content = path.read_bytes()
     start = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:start])

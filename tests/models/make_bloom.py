@@ -1,4 +1,4 @@
-"""Write a random BLOOM with its own small tokenizer to the folder given."""
+"""Writes a random BLOOM with its own small tokenizer to a given folder."""
 
 from __future__ import annotations
 

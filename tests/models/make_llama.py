@@ -1,6 +1,6 @@
-"""Write a random Llama of one small layer, with the tokenizer of the model folder given, to another folder.
+"""Writes a random Llama of one small layer, with the tokenizer of a given model folder, to another folder.
 
-An engine that has next to nothing to compute: what is left to measure is the server around it.
+The engine has almost nothing to compute, so measurements show the cost of the server.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Log lines are written in order, never waited for, and counted when they are lost."""
+"""Log lines are written in order, never delay the server, and are counted when they are lost."""
 
 from __future__ import annotations
 

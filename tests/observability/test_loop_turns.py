@@ -1,4 +1,4 @@
-"""What is measured of the event loop's turns: its own CPU time, and apart from it that of other threads."""
+"""Measured turns of the event loop: their own CPU time, and separately that of other threads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def burn(cpu_s: float) -> None:
 
 
 async def measured(turns: int, work_s: float) -> list[Turn]:
-    """Return what was seen of so many turns, each with this much work."""
+    """Return the measurements of `turns` turns, each with `work_s` seconds of CPU."""
     seen: list[Turn] = []
     measure = LoopTurns(seen.append)
     measure.start()
@@ -35,7 +35,7 @@ def test_loop_turns_measure_a_long_turn() -> None:
     for new_loop in (asyncio.new_event_loop, uvloop.new_event_loop):
         with asyncio.Runner(loop_factory=new_loop) as runner:
             seen = runner.run(measured(3, 0.4))
-        # The thread looks every 0.02 s of the clock; other programs may keep it from that.
+        # The thread looks every 0.02 s, or later if other programs delay it.
         assert 0.2 < max(turn.cpu_s for turn in seen) < 0.6
 
 
@@ -43,7 +43,7 @@ def test_loop_turns_stay_short_when_work_is_sliced() -> None:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         seen = runner.run(measured(300, 0.002))
     assert seen
-    # A marker waits for the slice that is under way, never for those behind it.
+    # A marker waits for the current slice, but not for the ones after it.
     assert max(turn.cpu_s for turn in seen) < 0.02
 
 
@@ -67,13 +67,13 @@ def test_loop_turns_tell_other_threads_apart() -> None:
         is_seen = threading.Event()
 
         def hold() -> None:
-            # Takes and keeps the interpreter's lock for longer than the loop's own work.
+            # Holds the interpreter's lock for longer than the loop's own work takes.
             while not is_seen.is_set():
                 sorted(range(3_000_000, 0, -1))
 
         holder = threading.Thread(target=hold)
         holder.start()
-        # Now and then it takes the lock while a marker is on its way.
+        # Now and then the thread takes the lock while a marker waits.
         while not any(turn.threads_s > 0.02 for turn in seen):
             burn(0.002)
             await asyncio.sleep(0)
@@ -87,7 +87,7 @@ def test_loop_turns_tell_other_threads_apart() -> None:
 
 def test_answers_of_many_choices_leave_the_loop_free() -> None:
     with running("--engine", "fake") as program, program.client() as client:
-        # Several, since the garbage collector looks at everything now and then.
+        # Several requests, because a full run of the garbage collector happens only now and then.
         for _ in range(12):
             answer = client.post("/v1/completions", json={"model": "fake", "prompt": [[0]] * 1024, "max_tokens": 1})
             assert len(answer.json()["choices"]) == 1024

@@ -1,4 +1,4 @@
-"""Metrics: every request ends in exactly one outcome, and the text is what Prometheus reads."""
+"""Metrics: every request counts under exactly one outcome, and Prometheus can read the text."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ async def test_what_is_watched_belongs_to_the_loop_and_is_not_read_while_another
     await asyncio.to_thread(metrics.render)
     assert readers == []
     metrics.look()
-    # The engine's are read for what runs, for what waits and for what was put back.
+    # The engine's statistics are read three times: for running, waiting and preempted requests.
     assert readers == [threading.get_ident()] * 12
 
 

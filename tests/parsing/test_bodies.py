@@ -1,4 +1,4 @@
-"""Large bodies are parsed in a process of their own, with the same result and the same errors as small ones."""
+"""Large bodies are parsed in a separate process, with the same results and errors as small ones."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def bodies() -> AsyncIterator[BodyParser]:
 
 
 def large(body: dict[str, Any], spaces: int = 300 << 10) -> bytes:
-    """Return a body that is parsed apart, whatever it says."""
+    """Return a body that is large enough for a parser process."""
     return json.dumps(body).encode() + b" " * spaces
 
 
@@ -61,7 +61,7 @@ def status_of(process: psutil.Process) -> str:
 def comparable(parsed: Any) -> Any:
     if not hasattr(parsed, "request"):
         return parsed
-    # A body that is parsed here is hashed when that is needed.
+    # A body parsed in this process is hashed only on demand.
     return replace(parsed, request=replace(parsed.request, id="", fingerprint=fingerprint_of(parsed.request)))
 
 
@@ -90,7 +90,7 @@ async def test_body_parser_leaves_the_loop_free() -> None:
 
     turns: list[Turn] = []
     parser = BodyParser()
-    # Its start is none of this test's business.
+    # Start the parser process before the measurement.
     await parser.parse(CompletionRequest, large({"model": "m", "prompt": "a"}), "tenant")
     measure = LoopTurns(turns.append)
     measure.start()
@@ -146,7 +146,7 @@ async def test_parser_process_has_no_secret_and_no_way_out(bodies: BodyParser, m
     await bodies.parse(ChatRequest, large(CHAT), "tenant")
     (process,) = (child for child in psutil.Process().children() if child.name() == PARSER_NAME)
     assert "TOKKA_API_KEY" not in process.environ()
-    # A filter of system calls, where the kernel has it: tests/engine/test_sandbox.py shows what it denies.
+    # 2: a filter of system calls is active. tests/engine/test_sandbox.py tests the filter itself.
     assert "Seccomp:\t2" in status_of(process)
     assert process.rlimit(psutil.RLIMIT_NOFILE) == (1, 1)
 
@@ -162,7 +162,7 @@ async def test_body_parser_starts_none_after_its_close() -> None:
     parser = BodyParser()
     await parser.parse(ChatRequest, large(CHAT), "tenant")
     running = asyncio.create_task(parser.parse(ChatRequest, large(CHAT, 16 << 20), "tenant"))
-    # The body is on its way to the process.
+    # Let the parser send the body to the process.
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     await parser.close()

@@ -1,4 +1,4 @@
-"""Random engines: event lists as a real one would send them, for requests of any shape."""
+"""Random event lists as a real engine would send them, for requests of any shape."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from tokka.core import (
 from tokka.protocol.chunks import StreamEncoder
 from tokka.protocol.folding import dumps
 
-# Characters of one to four bytes.
+# Characters of one to four bytes in UTF-8.
 texts = st.text("ab ä€🦌", max_size=12)
 logprobs = st.floats(-30, 0)
 
 
 def chunks_of(encoder: StreamEncoder, events: Iterable[Event]) -> list[dict[str, Any]]:
-    """Return the stream of an answer, as a client reads it."""
+    """Return the chunks of a stream, as a client reads them."""
     return [orjson.loads(dumps(chunk)) for event in events for chunk in encoder.feed(event)]
 
 
 def answer_of(encoder: StreamEncoder, events: Iterable[Event]) -> dict[str, Any]:
-    """Return the plain answer, as a client reads it."""
+    """Return the plain response, as a client reads it."""
     fold = encoder.fold()
     for event in events:
         for chunk in encoder.feed(event):
@@ -45,7 +45,7 @@ def answer_of(encoder: StreamEncoder, events: Iterable[Event]) -> dict[str, Any]
 
 @dataclass(frozen=True)
 class Shape:
-    """What a request asks of the stream."""
+    """The fields of a request that shape its events."""
 
     prompts: int = 1
     choices: int = 1
@@ -54,7 +54,7 @@ class Shape:
 
 
 def tokens_of(draw: st.DrawFn, text: str, alternatives: int) -> list[TokenLogprob]:
-    """Cut the text's UTF-8 into tokens, also inside characters."""
+    """Split the text's UTF-8 into tokens, also inside characters."""
     raw = text.encode()
     cuts = sorted(draw(st.sets(st.integers(1, max(1, len(raw) - 1)), max_size=12))) if raw else []
     pieces = [raw[a:b] for a, b in zip([0, *cuts], [*cuts, len(raw)], strict=True) if raw[a:b]]
@@ -86,7 +86,7 @@ def choices(draw: st.DrawFn, index: int, shape: Shape) -> list[Event]:
 
 @st.composite
 def streams(draw: st.DrawFn, shape: Shape) -> list[Event]:
-    """A whole stream: the choices' events are interleaved, each choice's own stay in order."""
+    """Draw a whole stream. Events of different choices are interleaved; each choice's events stay in order."""
     prompts = tuple(tuple(draw(st.lists(st.integers(0, 99), min_size=1, max_size=5))) for _ in range(shape.prompts))
     events: list[Event] = [Accepted(prompts)]
     lists: list[list[Event]] = []

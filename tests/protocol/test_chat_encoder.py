@@ -1,4 +1,4 @@
-"""Chat answers: a stream and a plain answer of the same events say the same, and both have the documented form."""
+"""Chat responses: a stream and a plain response of the same events agree, and both have the documented form."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def answer_of(asked: ChatRequest, events: list[Event]) -> dict[str, Any]:
 
 
 def joined(chunks: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
-    """Put a stream together as a client does."""
+    """Join the chunks of a stream as a client does."""
     choices: dict[int, dict[str, Any]] = {}
     for chunk in chunks:
         for part in chunk["choices"]:
@@ -267,7 +267,7 @@ def test_json_of_a_stream_is_that_of_its_chunks(
     asked = request(stream=True, stream_options=options, **fields)
     encoder = ChatEncoder(asked.answer_form(), "chatcmpl-1", "fp_1")
     sent = [orjson.loads(data) for event in events for data in encoder.encode(event)]
-    # The two were not made in the same second, perhaps.
+    # The two may have been created in different seconds.
     assert [{**chunk, "created": 0} for chunk in sent] == [
         {**chunk, "created": 0} for chunk in chunks_of(asked, events)
     ]

@@ -1,4 +1,4 @@
-"""What an object may hold when we generate it: what its schema declares, unless the schema itself lets others in."""
+"""Closed schemas: a generated object has declared names only, unless its schema explicitly allows others."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CLOSED = {"additionalProperties": False}
     [
         ({"properties": {"a": A}}, {"properties": {"a": A}, **CLOSED}),
         ({"type": "object", "properties": {}}, {"type": "object", "properties": {}, **CLOSED}),
-        # A name that is required is declared.
+        # A required name counts as declared.
         (
             {"properties": {"a": A}, "required": ["a", "b"]},
             {"properties": {"a": A, "b": True}, "required": ["a", "b"], **CLOSED},
@@ -99,7 +99,7 @@ def test_what_is_composed_of_several_is_closed_as_a_whole() -> None:
         False,
         False,
     ]
-    # Where the same schema stands alone it is closed.
+    # The same schema is closed where it stands alone.
     schema = {"properties": {"whole": schema, "alone": {"$ref": "#/$defs/base"}}, "$defs": {"base": base}}
     assert fits(schema, {"whole": {"a": "x", "b": 1}}, {"alone": {"a": "x"}}, {"alone": {"a": "x", "b": 1}}) == [
         True,

@@ -1,4 +1,4 @@
-"""Text completions: streams agree with plain answers, choices are numbered prompt by prompt, offsets hit the text."""
+"""Text completions: streams agree with plain responses, choices are numbered by prompt, offsets match the text."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def answer_of(asked: CompletionRequest, events: list[Event]) -> dict[str, Any]:
 
 
 def joined(chunks: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
-    """Put a stream together as a client does."""
+    """Join the chunks of a stream as a client does."""
     choices: dict[int, dict[str, Any]] = {}
     for chunk in chunks:
         for part in chunk["choices"]:
@@ -138,7 +138,7 @@ def test_text_offsets_are_where_the_tokens_begin_in_the_text(case: Case) -> None
         ]
         raw, expected = b"", []
         for token in echoed + own:
-            # A token inside a character begins where the character does.
+            # A token that begins inside a character has the offset of the character.
             expected.append(len(raw.decode(errors="ignore")))
             raw += token.bytes
         assert choice["logprobs"]["text_offset"] == expected
@@ -286,7 +286,7 @@ def test_json_of_a_stream_is_that_of_its_chunks(case: Case, include: bool, conti
     asked = request(stream=True, stream_options=options, **fields)
     encoder = CompletionEncoder(asked.answer_form(), "cmpl-1", "fp_1")
     sent = [orjson.loads(data) for event in events for data in encoder.encode(event)]
-    # The two were not made in the same second, perhaps.
+    # The two may have been created in different seconds.
     assert [{**chunk, "created": 0} for chunk in sent] == [
         {**chunk, "created": 0} for chunk in chunks_of(asked, events)
     ]

@@ -1,4 +1,4 @@
-"""From the wire's fields to one constraint on the answer, and which fields go together with it."""
+"""Constraints: a request's fields become one constraint on the output, and contradicting fields are refused."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ ANNOTATED: list[tuple[Any, Any]] = [
     ({"type": "string", "nullable": False, "contentEncoding": "base64"}, {"type": "string"}),
     ({"type": "array", "uniqueItems": False, "items": {"format": "float"}}, {"type": "array", "items": {}}),
     ({"anyOf": [{"id": "x", "type": "null"}], "maxlength": 3}, {"anyOf": [{"type": "null"}]}),
-    # What is data is not a schema, and a format that is known is enforced.
+    # `const` holds data, not a schema. `date` is a known format, so it is enforced.
     ({"const": {"format": "int32"}, "format": "date"}, {"const": {"format": "int32"}, "format": "date"}),
 ]
 
@@ -178,4 +178,4 @@ def test_what_contradicts_a_response_format_is_refused(field: dict[str, Any]) ->
 
 def test_two_forms_at_once_are_refused() -> None:
     fields = {"response_format": {"type": "json_object"}, "structured_outputs": {"json_object": True}}
-    assert "exclude each other" in refused(ChatRequest, fields)
+    assert "cannot be combined" in refused(ChatRequest, fields)

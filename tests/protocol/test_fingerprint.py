@@ -1,4 +1,4 @@
-"""Equal bodies have equal fingerprints; bodies that differ in anything the engine sees have different ones."""
+"""Fingerprints are equal for equal bodies, and differ for bodies that differ in any field that the engine sees."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_fingerprint_of_equal_bodies_is_equal(choice: str, strict: bool) -> None
 def test_fingerprint_tells_every_tool_choice_apart() -> None:
     bodies = [calling(choice, strict) for choice in CHOICES if choice != "none" for strict in (True, False)]
     bodies += [calling(choice, strict=False, parallel_tool_calls=False) for choice in ("auto", "required")]
-    # Without a choice the model is told of no tools, so nothing of them matters.
+    # With `tool_choice: none`, the model sees no tools, so they do not change the fingerprint.
     bodies.append({})
     assert len({fingerprint_of(chat(**body).to_core()) for body in bodies}) == len(bodies)
     for strict in (True, False):
@@ -120,7 +120,7 @@ def test_fingerprint_ignores_what_the_engine_does_not_see() -> None:
         assert fingerprint_of(chat(**body).to_core()) == fingerprint_of(chat().to_core()), body
 
 
-# -- every field of the core's data
+# -- every field of the data in a request
 
 REQUEST = GenerateRequest(
     "id",
@@ -142,7 +142,7 @@ def with_prompt(prompt: Any) -> GenerateRequest:
 CONSTRAINT = REQUEST.sampling.constraint
 assert CONSTRAINT is not None
 assert CONSTRAINT.calls is not None
-# An example of each class of data in a request, and the request that holds one.
+# By dataclass in a request: an example, and a function that returns a request with it.
 EXAMPLES: dict[type, tuple[Any, Callable[[Any], GenerateRequest]]] = {
     GenerateRequest: (REQUEST, lambda request: request),
     Sampling: (REQUEST.sampling, lambda sampling: replace(REQUEST, sampling=sampling)),
@@ -171,7 +171,7 @@ def classes_in(hint: Any) -> Iterator[type]:
 
 
 def other(hint: Any, value: Any) -> Any:
-    """Return a value of this type that is another one."""
+    """Return a different value of this type."""
     for made in candidates(hint):
         if made != value or type(made) is not type(value):
             return made
@@ -224,7 +224,7 @@ def test_fingerprint_covers_each_field_that_is_seen(kind: type, name: str) -> No
     changed = replace(example, **{name: other(get_type_hints(kind)[name], getattr(example, name))})
     is_same = fingerprint_of(holding(changed)) == fingerprint_of(holding(example))
     if name == "fingerprint":
-        # Taken as it is.
+        # A known fingerprint is returned unchanged.
         assert not is_same
     else:
         assert is_same == (name in NOT_SEEN.get(kind, ()))
@@ -244,5 +244,5 @@ def test_fingerprint_of_a_million_tokens_takes_little() -> None:
             began_s = time.thread_time()
             fingerprint_of(request)
             took_s.append(time.thread_time() - began_s)
-        # One by one, the tokens alone take 100 ms.
+        # Hashing the tokens one by one takes 100 ms.
         assert min(took_s) < 0.03

@@ -1,4 +1,4 @@
-"""A plain answer grows as JSON: it is valid at its end, and an echoed prompt is held once for all choices."""
+"""Plain responses grow as JSON: the result is valid, and an echoed prompt is in memory once for all choices."""
 
 from __future__ import annotations
 

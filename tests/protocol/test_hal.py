@@ -1,4 +1,4 @@
-"""Resources of Aitta's API, read by its own client package: the shapes it needs, and only what is true."""
+"""Resources of Aitta's API: Aitta's client package can read them, and they contain only true statements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Schemas an answer can be held to: what is refused, and where the error says it is."""
+"""JSON schemas for structured output: which ones are refused, and the place that the error names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`prompt_logprobs` and `return_tokens_as_token_ids`, in the form that clients of vLLM read."""
+"""`prompt_logprobs` and `return_tokens_as_token_ids`, in the form that vLLM's clients read."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def token(number: int, logprob: float | None, *top: TokenLogprob) -> TokenLogpro
     return TokenLogprob(number, text, text.encode(), logprob, top)
 
 
-# The second token is the second likeliest, the third the likeliest.
+# The second token has rank 2, the third one rank 1.
 SCORED: list[Event] = [
     PromptLogprobs(0, (token(65, None),), (0,)),
     PromptLogprobs(0, (token(66, -2.0, token(67, -1.0)), token(67, -0.5, token(67, -0.5))), (2, 1)),

@@ -1,4 +1,4 @@
-"""Requests: what is valid reaches the engine unchanged, everything else is refused and never bent into shape."""
+"""Requests: valid values reach the engine unchanged. All others are refused, and never corrected."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ unit = st.floats(0, 1) | st.sampled_from([0, 1])
 penalties = st.floats(-2, 2)
 token_ids = st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=4)
 strings = st.text(min_size=1, max_size=8).filter(lambda text: text.isprintable())
-# Fields whose value is the engine's as it stands.
+# Fields that reach the engine with the same name and value.
 PLAIN = {
     "temperature": st.floats(0, 2) | st.integers(0, 2),
     "top_p": unit,
@@ -127,7 +127,7 @@ def test_null_means_the_same_as_leaving_a_field_out(model: Any, base: dict[str, 
 
 @pytest.mark.parametrize(("model", "base"), ENDPOINTS)
 def test_required_fields_may_not_be_null(model: Any, base: dict[str, Any]) -> None:
-    # Except a prompt: OpenAI takes none for the beginning of a document.
+    # Except the prompt: OpenAI's API treats null as the beginning of a document.
     for name in base.keys() - {"prompt"}:
         assert refused(model, json.dumps({**base, name: None}))
 
@@ -146,7 +146,7 @@ def test_each_request_has_its_own_id() -> None:
 
 # -- numbers are strict -----------------------------------------------------------------------------------------
 
-# Field: (below the bound, above the bound); None where a huge number is the only way out.
+# Field: (a value just below the allowed range, a value just above it).
 INTEGERS = {
     "max_tokens": (-1, 2**63),
     "min_tokens": (-1, 2**63),
@@ -178,7 +178,7 @@ NOT_A_NUMBER = ['"5"', '"1"', '""', "true", "false", "[]", "[1]", "{}", "NaN", "
 
 
 def with_field(model: type[BaseModel], name: str, raw: str) -> str:
-    """Return a request with the field written as this piece of JSON."""
+    """Return a request with the field set to this JSON text."""
     needed = {"logprobs": True} if name == "top_logprobs" else {}
     body = json.dumps({**BASES[model], **needed})
     return f'{body[:-1]}, "{name}": {raw}}}'
@@ -301,7 +301,7 @@ def test_a_value_of_the_wrong_form_is_refused(model: type[BaseModel], name: str,
     assert refused(model, with_field(model, name, raw))
 
 
-# -- schemas are closed -----------------------------------------------------------------------------------------
+# -- unknown fields are refused ---------------------------------------------------------------------------------
 
 ASSISTANT = {"role": "assistant", "content": "a"}
 CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}

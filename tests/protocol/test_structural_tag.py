@@ -1,4 +1,4 @@
-"""`structural_tag`, in `response_format` and in `structured_outputs`, in both forms of vLLM."""
+"""`structural_tag` in `response_format` and in `structured_outputs`, in both of vLLM's forms."""
 
 from __future__ import annotations
 
@@ -103,13 +103,13 @@ def test_json_beside_tools_is_for_an_answer_without_calls(form: dict[str, Any]) 
 
 @pytest.mark.parametrize("form", [{"regex": "a"}, {"choice": ["a"]}, {"grammar": 'start: "a"'}])
 def test_text_beside_tools_is_refused_with_the_reason(form: dict[str, Any]) -> None:
-    with pytest.raises(InvalidRequest, match="only JSON can be told from a call") as refused:
+    with pytest.raises(InvalidRequest, match="only JSON can be told from a tool call") as refused:
         validated(ChatRequest, json.dumps({**CHAT, "tools": TOOLS, "structured_outputs": form}).encode())
     assert refused.value.param == f"structured_outputs.{next(iter(form))}"
 
 
 def test_structural_tag_beside_tools_is_refused() -> None:
-    with pytest.raises(InvalidRequest, match="only JSON can be told from a call"):
+    with pytest.raises(InvalidRequest, match="only JSON can be told from a tool call"):
         validated(ChatRequest, json.dumps({**CHAT, "tools": TOOLS, "response_format": LEGACY}).encode())
 
 

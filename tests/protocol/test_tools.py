@@ -1,4 +1,4 @@
-"""What the arguments of functions are held to: the tightest schema, and wider ones for where it cannot be compiled."""
+"""Schemas of function arguments: the strictest enforceable one, and looser ones in case it cannot be compiled."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def held(choice: Any, *tools: dict[str, Any], **fields: Any) -> Constraint:
 
 
 def levels(constraint: Constraint) -> list[Any]:
-    """Return the schemas in turn, each once."""
+    """Return the schemas in the order of the attempts, without duplicates."""
     assert constraint.calls is not None
     return [json.loads(text) for text in dict.fromkeys((constraint.text, *looser_texts(constraint.calls)))]
 
@@ -104,7 +104,7 @@ def test_of_the_functions_it_is_told_of_a_model_may_call_those_that_are_allowed(
         told = chat(tools=tools, tool_choice=allowed(mode, "h", "f")).prompt().tools
         assert told is not None
         assert (told.choice, told.names, len(told.functions)) == (mode, {"f", "h"}, 3)
-        # The strict one is not called.
+        # `g`, the only strict function, may not be called.
         assert told.schemas is None
     told = chat(tools=tools, tool_choice=allowed("auto", "g")).prompt().tools
     assert told is not None

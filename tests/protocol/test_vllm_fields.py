@@ -1,4 +1,4 @@
-"""Fields of vLLM without a use here: neutral values change nothing, others are refused by name with the reason."""
+"""Fields of vLLM that Tokka does not use: neutral values change nothing, others are refused with the reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is left of a schema that cannot be enforced in full: as much as can be, and nothing that forbids more."""
+"""Loosened schemas: unenforceable keywords are removed, the rest stays, and the result never forbids more."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ def test_at_the_root_too(more: dict[str, Any]) -> None:
         ({"required": ["a", "a", 5]}, {"required": ["a"]}),
         ({"minProperties": 9, "required": ["a"]}, {"required": ["a"]}),
         ({"properties": {"a": None, "b": "string"}}, {"properties": {"a": True, "b": True}}),
-        # One keyword is read by the other.
+        # The meaning of the second keyword depends on the first one.
         ({"properties": [], "additionalProperties": False}, {"additionalProperties": True}),
         ({"prefixItems": [], "items": False}, {}),
         ({"items": [{"type": "string"}], "additionalItems": False}, {}),
         ({"$schema": "x", "$id": "y", "uniqueItems": True}, {}),
         ({"oneOf": [{"format": "path"}, {}]}, {"anyOf": [{}, {}]}),
         ({"oneOf": [{"not": {}}], "anyOf": [{}]}, {"anyOf": [{}]}),
-        # What is data is no schema.
+        # `const` holds data, not a schema.
         ({"const": {"$ref": "x", "not": {}}, "not": {}}, {"const": {"$ref": "x", "not": {}}}),
         ({"$ref": "#/not", "not": {"type": "null"}, "type": "null"}, {"type": "null"}),
     ],
@@ -180,7 +180,7 @@ def test_nothing_is_forbidden_that_was_allowed(schema: Any, values: list[Any], w
     try:
         before = jsonschema_rs.validator_for(schema)
     except ValueError:
-        # References to nowhere.
+        # A reference leads nowhere.
         assume(False)
     after = jsonschema_rs.validator_for(wide)
     for value in values:

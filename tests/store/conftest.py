@@ -1,4 +1,4 @@
-"""Every test of a database runs on both kinds."""
+"""Fixtures that run each test on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Connect = Callable[[], Database]
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def connect(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Connect]:
-    """Return what makes one more program's view of one and the same database."""
+    """Return a function that makes a further `Database` of the same data, as another program has it."""
     url = request.getfixturevalue("postgres").new_database() if request.param == "postgres" else None
     made: list[Database] = []
 

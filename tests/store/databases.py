@@ -1,4 +1,4 @@
-"""Real databases for tests: SQLite files, and a PostgreSQL of Debian's package that lives as long as it is needed."""
+"""Databases for tests: a PostgreSQL server from Debian's package, and databases of earlier revisions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 
 @dataclass
 class Postgres:
-    """A server of our own on a free port; nothing it holds has to survive."""
+    """A PostgreSQL server on a free port. It runs without fsync, because its data need not survive."""
 
     folder: Path
     port: int
@@ -42,7 +42,7 @@ class Postgres:
         eventually(self.answers, within_s=30)
 
     def stop(self, number: int = signal.SIGINT) -> None:
-        """End it: SIGINT cuts all connections and stops cleanly."""
+        """Stop the server with this signal. SIGINT closes all connections and shuts down cleanly."""
         if self.process:
             self.process.send_signal(number)
             self.process.wait(30)
@@ -71,7 +71,7 @@ def postgres_server() -> Iterator[Postgres]:
         pytest.skip("PostgreSQL is not installed; scripts/system-packages installs it")
     user = None
     if os.geteuid() == 0:
-        # It refuses to run as root.
+        # PostgreSQL refuses to run as root.
         try:
             user = pwd.getpwnam("postgres").pw_name
         except KeyError:
@@ -100,7 +100,7 @@ def postgres_server() -> Iterator[Postgres]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-# What undoes each revision.
+# Statements that undo each revision, newest first.
 _UNDO = {
     "0004": ["DROP TABLE leases", "DROP TABLE servers"],
     "0003": ["ALTER TABLE keys DROP COLUMN token_key", "ALTER TABLE keys DROP COLUMN previous_token_key"],
@@ -109,7 +109,7 @@ _UNDO = {
 
 
 def go_back_to(revision: str, database: Database) -> None:
-    """Make the database what a program of an earlier revision has made."""
+    """Bring the database into the state of an earlier revision."""
     with database.transaction(write=True) as connection:
         for undone, statements in _UNDO.items():
             for statement in statements if undone > revision else ():

@@ -1,4 +1,4 @@
-"""Both databases behind one interface: keys, usage, revisions, migrations."""
+"""Both databases behind one interface: keys, usage, revisions and migrations."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_a_digest_is_there_once(database: Database) -> None:
 
 
 def test_a_reader_who_has_seen_a_revision_has_seen_all_before_it(connect: Connect, database: Database) -> None:
-    """Else a poller that asks for newer ones would miss a key for ever."""
+    """Otherwise, a poller that asks for newer revisions would miss a key for ever."""
     began, go_on = threading.Event(), threading.Event()
     other, reader = connect(), connect()
     other.open(None)
@@ -125,7 +125,7 @@ def test_a_reader_who_has_seen_a_revision_has_seen_all_before_it(connect: Connec
     assert began.wait(10)
     second = threading.Thread(target=added, args=(other, key(name="second")))
     second.start()
-    # It waits for the first one's end: its revision would be seen before.
+    # The second transaction waits for the first. Otherwise, readers would see the higher revision before the lower.
     second.join(0.3)
     assert changes(reader) == []
     go_on.set()
@@ -167,7 +167,7 @@ def test_what_a_database_lacks_is_restored_and_what_it_knows_better_stays(databa
     assert found[mine.id].revoked_at == 1
     assert found[theirs.id].name == "newer"
     assert known[2].id in found
-    # Beyond all that anybody has seen: others find them, too.
+    # The revision is above all that any server has read, so all servers find these keys.
     assert found[mine.id].revision == found[known[2].id].revision == mine.revision + 51
 
 
@@ -279,7 +279,7 @@ def test_programs_that_start_at_once_migrate_once(postgres: Postgres, tmp_path: 
         assert len(set(outputs)) == 1
 
 
-# -- PostgreSQL alone -------------------------------------------------------------------------------------------
+# -- PostgreSQL or SQLite alone ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])

@@ -1,4 +1,4 @@
-"""Downtimes in both databases."""
+"""Downtimes in both databases: reading, removal, and the migration that adds their table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The file: its modes, and damage to it. Nothing damaged is used, overwritten or lost without a word."""
+"""The SQLite file: its permissions, and damage. A damaged file is never used, overwritten or silently lost."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def filled(folder: Path) -> list[KeyRow]:
-    """A closed database with more than one page of each kind."""
+    """Return the keys of a closed database that has several pages of keys and of usage."""
     database = opened(folder)
     rows = [added(database, key(name=f"n{number}")) for number in range(KEYS)]
     write(database, 1, *(UsageRow(3600, f"k{number}", "t", "m", 1, 10, 0, 5) for number in range(KEYS)))
@@ -84,7 +84,7 @@ def test_another_programs_transaction_makes_it_wait_and_then_say_so(folder: Path
     database.close()
 
 
-# -- damage, found at the start ---------------------------------------------------------------------------------
+# -- damage found at the start ----------------------------------------------------------------------------------
 
 
 def overwrite(path: Path, at: int, what: bytes) -> None:
@@ -133,7 +133,7 @@ def test_without_a_readable_key_it_does_not_start_now_or_the_next_time(
 
 
 def page_of_keys(path: Path, name: bytes) -> int:
-    """Return the number of the page that holds this key's row."""
+    """Return the number of the page with this key's row."""
     return next(
         number
         for number in range(1, path.stat().st_size // PAGE)
@@ -149,7 +149,7 @@ def test_the_keys_beside_a_lost_page_are_carried_over(folder: Path, filled: list
     database = opened(folder)
     found = changes(database)
     assert middle.id not in {row.id for row in found}
-    # A page holds some ten rows.
+    # A page holds about ten rows.
     assert KEYS - 40 < len(found) < KEYS
     assert found == [row for row in filled if row in found]
     assert report(database, "tenant") == [("t", KEYS, 10 * KEYS, 0, 5 * KEYS)]
@@ -157,7 +157,7 @@ def test_the_keys_beside_a_lost_page_are_carried_over(folder: Path, filled: list
     assert mode(path) == 0o600
     assert added(database, key()).revision > max(row.revision for row in filled if row in found)
     database.close()
-    # What was carried over is sound.
+    # The rebuilt file is undamaged, so it is not set aside.
     assert changes(opened(folder))[: len(found)] == found
     assert len(aside(folder)) == 1
 
@@ -188,7 +188,7 @@ def test_the_rests_of_a_deleted_file_are_not_written_into_a_new_one(folder: Path
     database.close()
 
 
-# -- damage, found by a running program --------------------------------------------------------------------------
+# -- damage found by a running server ---------------------------------------------------------------------------
 
 
 def damaged(database: SqliteDatabase) -> str:
@@ -209,10 +209,10 @@ def test_a_running_program_notices_and_makes_it_anew_with_all_it_knows(
     assert damaged(database)
     database.open(rows)
     assert {row.id for row in changes(database)} == {row.id for row in rows}
-    # The connection still knew it.
+    # The open connection could still read the usage.
     assert report(database, "key") == [("k", 1, 10, 0, 5)]
     assert not_over(database, 0) == [planned]
-    # Written, as far as the file that is no more knows: it does not count twice.
+    # The lost file already contained this batch, so it does not count twice.
     write(database, 1, UsageRow(3600, "k", "t", "m", 1, 10, 0, 5))
     assert report(database, "key") == [("k", 1, 10, 0, 5)]
     assert mode(folder / NAME) == 0o600
@@ -228,7 +228,7 @@ def test_a_backup_in_its_place_is_not_mixed_with_what_came_after_it(folder: Path
     source.close()
     backup.close()
     added(database, key(name="after it"))
-    # The log of the file that was there stays beside it.
+    # The log of the replaced file stays in the folder.
     (folder / "backup").rename(folder / NAME)
     assert damaged(database) == "the file was replaced"
     database.open([])

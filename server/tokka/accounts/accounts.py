@@ -1,5 +1,4 @@
-"""The edge between memory and the database: keys and downtimes come from there, usage goes there, requests wait for
-none of them."""
+"""Keep keys, downtimes, usage and quotas in memory and exchange them with the database. Requests use memory alone."""
 
 from __future__ import annotations
 
@@ -27,26 +26,28 @@ from tokka.store.failures import NotWritable, Unavailable
 from tokka.store.rows import NOWHERE, Batch, KeyRow, ReportQuery, ReportRow, Totals
 
 if TYPE_CHECKING:
-    # It brings SQLAlchemy, which is imported while the engine starts already.
+    # The ledger imports SQLAlchemy. A thread imports it later, while the engine starts.
     from tokka.accounts.ledger import Ledger
 
 log = structlog.get_logger("tokka.accounts")
 
 Result = TypeVar("Result")
 
-# A revoked key shall be refused within 2 s, and a killed server lose 1 s of usage at most.
+# Seconds between two synchronisations. A revoked key must be refused within 2 s, and a killed server may lose at most
+# 1 s of usage.
 _INTERVAL_S = 0.5
-# Longer than the database's own time limits; an admin waits no longer either.
+# Maximum seconds of one synchronisation or one /admin query. Longer than the database's own time limits.
 _PATIENCE_S = 15.0
+# Maximum seconds to write the remaining usage at the end.
 _CLOSE_S = 5.0
 _CLOSE_RETRY_S = 0.2
 _RETRY_S = 5.0
-# Between two tries to open a database at the start.
+# Seconds between two attempts to open the database at the start.
 _OPEN_RETRY_S = 1.0
 
 
 class Accounts:
-    """Owns the one thread that talks to the database. Whatever happens to that, what is in memory goes on."""
+    """Own the one thread that talks to the database. If the database fails, keys and usage in memory stay in use."""
 
     def __init__(
         self,
@@ -57,15 +58,16 @@ class Accounts:
         book: UsageBook | None = None,
         patience_s: float = 0.0,
     ) -> None:
-        """`open_ledger` blocks; it runs in the thread. `is_optional`: nobody has asked for a database.
+        """Prepare without any input or output; `open` connects.
 
-        `patience_s`: how long to wait at the start for a database that is not there yet.
+        `open_ledger` blocks, so it runs in the thread. `is_optional`: no setting names a database, so the server may
+        run without one. `patience_s`: seconds to wait at the start for a database that is not available yet.
         """
         self.ring = ring
         self.book = book or UsageBook()
         self.downtimes = Downtimes()
         self.leases = Leases()
-        # Tokens of a key's requests that run now. Set by the owner of these.
+        # Returns the tokens that a key's requests have reserved. `app` replaces it.
         self.reserved: Callable[[str], int] = lambda _: 0
         self._open_ledger = open_ledger
         self._is_optional = is_optional
@@ -73,19 +75,19 @@ class Accounts:
         self._ledger: Ledger | None = None
         self._worker: Worker | None = None
         self._turn = asyncio.Lock()
-        # A batch that may be written or not is tried again as it is.
+        # A failed write may have been committed. The same batch is then sent again; its number prevents counting twice.
         self._writer = secrets.token_hex(16)
         self._number = 0
         self._batch: Batch | None = None
-        # What was read last, and when.
+        # The database's state at the last read of keys, and the time of the last read of usage by the database's clock.
         self._seen = NOWHERE
         self._read_at: int | None = None
         self.is_up = False
-        # The keys of the start are logged by whoever starts.
+        # False during the start: the caller of `open` logs the keys that exist then.
         self._is_open = False
 
     async def open(self) -> None:
-        """Read keys and totals, waiting for a database that is not there yet. Raises StartupError."""
+        """Read keys and totals. Waits up to `patience_s` for the database. Raises StartupError."""
         deadline = time.monotonic() + self._patience_s
         has_said = False
         while True:
@@ -111,25 +113,25 @@ class Accounts:
             log.warning("no_state_database", reason=str(error), consequence="keys and usage are not kept")
             return
         except Unavailable as error:
-            # Opened, and then lost.
+            # The database was opened, then the connection was lost.
             assert self._ledger
             await self._run(self._ledger.close)
             raise error.at_start(self._ledger.place) from None
         self.is_up = self._is_open = True
 
     async def run(self) -> None:
-        """Keep memory and database alike; runs until cancelled."""
+        """Synchronise memory and database twice a second, until cancelled."""
         while True:
             await asyncio.sleep(_INTERVAL_S)
             await self.synchronize()
 
     async def close(self) -> None:
-        """Write what is left, as far as the database takes it."""
+        """Write the remaining usage within `_CLOSE_S` seconds, then end the thread. Logs the entries that are lost."""
         try:
             async with asyncio.timeout(_CLOSE_S):
                 await self.synchronize()
                 while self._ledger and self.book.pending:
-                    # Another program may hold it for a moment.
+                    # Another program may have locked the database for a moment.
                     await asyncio.sleep(_CLOSE_RETRY_S)
                     await self.synchronize()
                 if self._ledger:
@@ -152,14 +154,17 @@ class Accounts:
         return spent if held is None else replace(spent, held=held - self.book.unwritten(key_id))
 
     def want(self, key_id: str, tokens: int) -> None:
-        """Ask the servers that share the key's quotas for tokens; the answer comes with the next synchronisations."""
+        """Request tokens from the servers that share the key's quotas. They arrive with the next synchronisations."""
         self.leases.want(key_id, tokens, time.monotonic())
 
     async def issue(self, authorization: str | None) -> Token:
-        """Return a token for the key of an Authorization header that was verified. Raises PermissionDenied as
-        `KeyRing.issue` does, StateUnavailable for a key whose tokens nobody could check yet."""
+        """Return a token for the key of a verified Authorization header.
+
+        Raises PermissionDenied as `KeyRing.issue` does. Raises StateUnavailable if the key's public half is not stored
+        yet and the database cannot store it now.
+        """
         if found := self.ring.unlearnt(authorization, time.time()):
-            # Every front end has to know it.
+            # All servers of the database must be able to check the token.
             row = await self._ask(lambda ledger: ledger.learn(found))
             self._apply([row] if row else [])
         return self.ring.issue(authorization, time.time())
@@ -167,15 +172,16 @@ class Accounts:
     # -- for /admin ---------------------------------------------------------------------------------------------
 
     async def create(self, new: NewKey) -> Issued:
+        """Store a new key. Raises StateUnavailable, as do the other methods for /admin."""
         issued = await self._ask(lambda ledger: ledger.create(new, int(time.time())))
         self._apply([issued.row])
         if new.limits.has_quota:
-            # Its lease: the key is usable from now on.
+            # Get the key's lease, so that its first request is not refused.
             await self.synchronize()
         return issued
 
     async def rotate(self, key_id: str, grace_s: int) -> Issued:
-        """Raises KeyNotFound."""
+        """Give a key a new secret. Raises KeyNotFound if the key does not exist or is revoked."""
         issued = await self._ask(lambda ledger: ledger.rotate(key_id, grace_s, int(time.time())))
         if issued is None:
             raise KeyNotFound(key_id)
@@ -183,7 +189,7 @@ class Accounts:
         return issued
 
     async def revoke(self, key_id: str) -> KeyRow:
-        """Raises KeyNotFound."""
+        """End a key. Raises KeyNotFound."""
         row = await self._ask(lambda ledger: ledger.revoke(key_id, int(time.time())))
         if row is None:
             raise KeyNotFound(key_id)
@@ -191,15 +197,15 @@ class Accounts:
         return row
 
     async def report(self, query: ReportQuery) -> list[ReportRow]:
-        """Sum up usage, up to this moment."""
+        """Return sums of usage. Writes this server's usage first, so that the sums include it."""
         await self.synchronize()
         return await self._ask(lambda ledger: ledger.report(query))
 
     async def _ask(self, question: Callable[[Ledger], Result]) -> Result:
-        """Raises StateUnavailable."""
+        """Run a query in the thread. Raises StateUnavailable without a database, or after `_PATIENCE_S` seconds."""
         ledger = self._ledger
         if ledger is None:
-            raise StateUnavailable("This server keeps no keys and no usage: it has no database.", should_retry=False)
+            raise StateUnavailable("This server has no database, so it stores no keys or usage.", should_retry=False)
         try:
             async with asyncio.timeout(_PATIENCE_S):
                 return await self._run(lambda: question(ledger))
@@ -212,8 +218,10 @@ class Accounts:
     # -- the database -------------------------------------------------------------------------------------------
 
     async def synchronize(self) -> None:
-        """Take over changed keys and downtimes, write usage, refresh totals. Never raises: what failed is tried again
-        next time."""
+        """Read changed keys and downtimes, write usage, refresh totals. Never raises: the next call repeats lost work.
+
+        Without a database, it adds the usage to the totals in memory.
+        """
         async with self._turn:
             ledger = self._ledger
             if ledger is None:
@@ -223,7 +231,7 @@ class Accounts:
                 async with asyncio.timeout(_PATIENCE_S):
                     if not self.is_up:
                         await self._run(partial(ledger.open, self.ring.rows))
-                    # Keys first: a revoked one is refused also while nothing can be written.
+                    # Keys first: the server then refuses a revoked key even while it cannot write.
                     await self._follow(ledger)
                     await self._flush(ledger)
             except TimeoutError:
@@ -233,7 +241,7 @@ class Accounts:
             except StartupError as error:
                 self._note_down(str(error))
             except Exception as fault:
-                # The text may hold what was to be written.
+                # The error's text may contain the data to be written.
                 self._note_down(f"unexpected {type(fault).__name__}")
             else:
                 self._note_up()

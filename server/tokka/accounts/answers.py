@@ -1,4 +1,4 @@
-"""What is said of keys and usage, over HTTP and in the terminal."""
+"""Requests and responses about keys and usage, for /admin and the command line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tokka.protocol.admin import NewKeyRequest, UsageQuery
 from tokka.protocol.moments import moment_of
 from tokka.store.rows import GroupBy, KeyRow, ReportQuery, ReportRow
 
-# About 10 MB of JSON, half a second of work.
+# Maximum rows of a usage report: about 10 MB of JSON and half a second of work.
 MAX_ROWS = 50_000
 _SUMS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "total_tokens")
 _GROUPS = {"day": "day", "hour": "hour", "tenant": "tenant", "key": "key_id", "model": "model"}
@@ -24,7 +24,7 @@ _GROUPS = {"day": "day", "hour": "hour", "tenant": "tenant", "key": "key_id", "m
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """What an operator says of a key."""
+    """A key that an operator asks for. `expires_at`: seconds since 1970, in UTC."""
 
     name: str
     tenant: str
@@ -36,14 +36,14 @@ class NewKey:
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """A key with its secret, which is kept nowhere else."""
+    """A key with its secret. The secret is stored nowhere else."""
 
     row: KeyRow
     secret: str
 
 
 def new_key(request: NewKeyRequest, now_s: float) -> NewKey:
-    """Raises InvalidRequest."""
+    """Return the key that a request asks for. Raises InvalidRequest if it would already have expired."""
     if request.expires_at is not None and request.expires_at <= now_s:
         raise InvalidRequest("Invalid value for 'expires_at': it must be in the future.", param="expires_at")
     return NewKey(
@@ -79,7 +79,7 @@ def issued_object(issued: Issued, now_s: float) -> dict[str, Any]:
 
 
 def page_of(rows: Sequence[KeyRow], after: str | None, limit: int) -> tuple[list[KeyRow], bool]:
-    """Return a page of the keys, oldest first, and whether there are more. An unknown `after` has nothing after it."""
+    """Return a page of keys, oldest first, and whether more follow. The page after an unknown key is empty."""
     ordered = sorted(rows, key=lambda row: (row.created_at, row.id))
     places = {row.id: place for place, row in enumerate(ordered, start=1)}
     first = 0 if after is None else places.get(after, len(ordered))
@@ -87,7 +87,7 @@ def page_of(rows: Sequence[KeyRow], after: str | None, limit: int) -> tuple[list
 
 
 def report_query(asked: UsageQuery, now_s: float) -> ReportQuery:
-    """Raises InvalidRequest. Whole hours: since the one it lies in, and until the end of the one it lies in."""
+    """Return the query, with `since` rounded down and `until` rounded up to whole hours. Raises InvalidRequest."""
     now = datetime.fromtimestamp(int(now_s), UTC)
     since, until = (_moment(name, text, now) for name, text in (("since", asked.since), ("until", asked.until or "0m")))
     if since > until:
@@ -95,7 +95,7 @@ def report_query(asked: UsageQuery, now_s: float) -> ReportQuery:
     first = int(since.timestamp()) // HOUR_S * HOUR_S
     end = int((until + timedelta(seconds=HOUR_S - 1)).timestamp()) // HOUR_S * HOUR_S
     if asked.until is None:
-        # The present hour, to its end.
+        # Exactly on the hour, a `since` of now would make the period empty.
         end = max(end, first + HOUR_S)
     by = cast("tuple[GroupBy, ...]", tuple(dict.fromkeys(asked.group_by.split(","))))
     return ReportQuery(first, end, by, MAX_ROWS + 1)
@@ -109,9 +109,11 @@ def _moment(name: str, text: str, now: datetime) -> datetime:
 
 
 def usage_entries(rows: Sequence[ReportRow]) -> list[dict[str, Any]]:
-    """Raises InvalidRequest if there are too many."""
+    """Return the rows as JSON objects. Raises InvalidRequest if there are more than `MAX_ROWS`."""
     if len(rows) > MAX_ROWS:
-        raise InvalidRequest(f"More than {MAX_ROWS} rows: ask for less time, or group by less.", param="group_by")
+        raise InvalidRequest(
+            f"The report has more than {MAX_ROWS} rows; shorten the period, or group by less.", param="group_by"
+        )
     return [
         {
             **{name: _time(name, value) for name, value in row.group.items()},
@@ -138,7 +140,7 @@ def csv_of(entries: Sequence[dict[str, Any]], by: Sequence[str]) -> str:
 
 
 def _inert(value: object) -> object:
-    """Spreadsheets run what begins so, and names may come from outside, in tokens."""
+    """Prefix a text that a spreadsheet would run as a formula. Tenant names may come from outside, in tokens."""
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 

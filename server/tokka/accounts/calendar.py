@@ -1,4 +1,4 @@
-"""Days and months by which quotas count, in UTC."""
+"""Hours of usage, and the days and months of quotas, in UTC."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ def hour_of(now_s: float) -> int:
 
 
 def periods_of(now_s: float) -> Periods:
-    """Return when the present day and month began."""
+    """Return when the day and the month of this time began, in seconds since 1970."""
     day = int(now_s) // DAY_S * DAY_S
     return Periods(day, day - (datetime.fromtimestamp(day, UTC).day - 1) * DAY_S)

@@ -1,17 +1,17 @@
-"""The secret a client sends: how it is made, recognised by people, and known without being kept."""
+"""Secrets of API keys: generation, the prefix shown to people, and the hash that is stored instead."""
 
 from __future__ import annotations
 
 import hashlib
 import secrets
 
-# Of a secret or a static key; a longer one is none.
+# Maximum characters of a secret or a static key. Longer credentials are refused.
 MAX_KEY_CHARS = 512
 _PREFIX_CHARS = 8
 
 
 def new_secret() -> str:
-    """Return 256 random bits, with a beginning that scanners for leaked keys can look for."""
+    """Return 256 random bits as text, with a prefix that scanners for leaked keys can find."""
     return "tk-" + secrets.token_urlsafe(32)
 
 
@@ -24,5 +24,5 @@ def prefix_of(secret: str) -> str:
 
 
 def digest_of(secret: str) -> bytes:
-    # Not slowed down as for passwords: nobody guesses 256 bits, and it is paid for by each request.
+    # One fast hash, unlike for passwords: 256 random bits cannot be guessed, and every request pays for the hash.
     return hashlib.sha256(secret.encode(errors="replace")).digest()

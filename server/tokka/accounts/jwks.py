@@ -1,4 +1,4 @@
-"""The public keys that an issuer signs its tokens with, as its key set (JWKS) has them."""
+"""The public keys of an issuer, read from its key set (JWKS)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any
 
 import jwt
 
-# Each costs the event loop some 0.1 ms when it is read. Large issuers publish about ten.
+# Maximum keys of a key set. Reading a key takes about 0.1 ms of the event loop; large issuers publish about ten.
 _MAX_KEYS = 100
+# Allowed sizes of RSA keys, in bits. Smaller keys can be broken; larger ones are slow.
 _RSA_BITS = range(2048, 8192 + 1)
-# By key type and curve. No key is used by an algorithm of another type, and none by a symmetric one.
+# Allowed algorithms by key type and curve. A key is never used with another type's algorithm or a symmetric one.
 _ALGORITHMS: dict[tuple[Any, Any], tuple[str, ...]] = {
     ("RSA", None): ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
     ("EC", "P-256"): ("ES256",),
@@ -21,41 +22,41 @@ _ALGORITHMS: dict[tuple[Any, Any], tuple[str, ...]] = {
     ("EC", "P-521"): ("ES512",),
     ("OKP", "Ed25519"): ("EdDSA",),
 }
-# The parts of a key that anybody may know: an issuer that publishes more is not made to sign here.
+# Public fields of a JWK. If an issuer publishes private ones by mistake, they are not loaded.
 _PUBLIC = ("kty", "n", "e", "crv", "x", "y")
 SUPPORTED = [name for names in _ALGORITHMS.values() for name in names]
 
 
 @dataclass(frozen=True, slots=True)
 class KeySet:
-    """An issuer's public keys, each with the algorithms it may be used by."""
+    """An issuer's public keys, by key id and algorithm."""
 
     keys: Mapping[tuple[str | None, str], jwt.PyJWK]
     kids: frozenset[str | None]
-    # Equal for equal keys, one item a key.
+    # One text for each key. Equal key sets have equal texts.
     identity: frozenset[str]
 
     @classmethod
     def read(cls, document: Any) -> KeySet:
-        """Raises ValueError. Keys of no use here are left out: sets hold keys for encryption, and new kinds."""
+        """Read a JWKS document. Skips keys for encryption and of unknown kinds. Raises ValueError if none is usable."""
         given = document.get("keys") if isinstance(document, dict) else None
         if not isinstance(given, list) or len(given) > _MAX_KEYS:
             raise ValueError(f"the issuer's key set is not a list of at most {_MAX_KEYS} keys")
         keys: dict[tuple[str | None, str], jwt.PyJWK] = {}
         identity = set()
         for item in given:
-            # One that cannot be read must not cost the others.
+            # An unreadable key must not make the others unusable.
             with contextlib.suppress(Exception):
                 kid, usable = _read_key(item)
                 for algorithm, key in usable.items():
                     keys.setdefault((kid, algorithm), key)
                 identity.add(json.dumps([kid, list(usable), [item.get(name) for name in _PUBLIC]]))
         if not keys:
-            raise ValueError("the issuer's key set has no key that tokens could be checked with")
+            raise ValueError("the issuer's key set has no key that can verify tokens")
         return cls(keys, frozenset(kid for kid, _ in keys), frozenset(identity))
 
     def has(self, kid: str | None) -> bool:
-        # A token need not say which it is of one.
+        # A token may omit the key id if the set has only one key.
         return kid is None or kid in self.kids
 
     def find(self, kid: str | None, algorithm: str) -> jwt.PyJWK | None:
@@ -68,19 +69,18 @@ class KeySet:
 
 
 def _read_key(item: Any) -> tuple[str | None, dict[str, jwt.PyJWK]]:
-    """Return a JWK's name, and the key for each algorithm it may be used by. Raises ValueError, and whatever the
-    parser raises."""
+    """Return a JWK's key id, and its key for each allowed algorithm. Raises ValueError or an error of the parser."""
     if not isinstance(item, dict) or item.get("use", "sig") != "sig" or "verify" not in item.get("key_ops", ["verify"]):
         raise ValueError("not for signatures")
     kid = item.get("kid")
     if not isinstance(kid, str | None):
-        raise ValueError("a kid that is no text")
+        raise ValueError("the kid is not a string")
     public = {name: item[name] for name in _PUBLIC if name in item}
     stated = item.get("alg")
     names = [name for name in _ALGORITHMS.get((item.get("kty"), item.get("crv")), ()) if stated in (None, name)]
     usable = {name: jwt.PyJWK(public, name) for name in names}
     if not usable:
-        raise ValueError("for no algorithm of ours")
+        raise ValueError("no supported algorithm")
     if item["kty"] == "RSA" and any(key.key.key_size not in _RSA_BITS for key in usable.values()):
-        raise ValueError("of a size that is broken, or slow")
+        raise ValueError("RSA key size not allowed")
     return kid, usable

@@ -1,4 +1,4 @@
-"""Who is asking: keys held in memory by their hashes, static ones and those of the database, and their tokens."""
+"""Verify credentials with the keys in memory: static keys, keys of the database, and their tokens."""
 
 from __future__ import annotations
 
@@ -17,34 +17,35 @@ from tokka.store.rows import KeyRow, TokenKey
 
 NO_KEY = "No API key was sent as `Authorization: Bearer KEY`."
 REFUSAL = "Incorrect API key provided. Send a valid key as `Authorization: Bearer KEY`."
-# Of static keys. Metrics name all tenants, so a key that is handed to users does not read them.
+# Scopes of static keys. Metrics name all tenants, so users' keys cannot read metrics.
 _USER: frozenset[KeyScope] = frozenset({"inference"})
 _METRICS: frozenset[KeyScope] = frozenset({"metrics"})
 _ADMIN: frozenset[KeyScope] = _USER | _METRICS | {"admin"}
-# Of a key's token, whatever the key may do: one that could make keys would never have to end.
+# All scopes that a key's token may have. A token that could create keys could extend its access without end.
 _TOKEN: frozenset[KeyScope] = frozenset({"inference"})
 
 
 class Tokens(Protocol):
-    """Knows the tokens (JWT) of an issuer."""
+    """Verify the tokens (JWT) of an issuer."""
 
     def verify(self, token: str) -> Key:
-        """Return whose token it is. Must not block. Raises InvalidApiKey with our one refusal, whatever is wrong.
+        """Return the key that a token stands for. Must not block.
 
-        Raises SignerUnknown if a newer key of the issuer may have signed it.
+        Raises InvalidApiKey for an invalid token, always with the message `REFUSAL`. Raises SignerUnknown if a newer
+        key of the issuer may have signed the token.
         """
 
     async def renewed(self) -> None:
-        """Wait for the issuer's present keys. Raises IssuerUnavailable."""
+        """Wait until the issuer's keys have been fetched again. Raises IssuerUnavailable."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
     digest: bytes
     key: Key
-    # Until when it is good; None: until it is revoked.
+    # When it expires, in seconds since 1970; None: never.
     until: float | None = None
-    # What checks its tokens; None: not known yet.
+    # The public key that verifies its tokens; None: not stored yet.
     token_key: bytes | None = None
 
     def is_valid(self, now_s: float) -> bool:
@@ -55,7 +56,7 @@ _NOBODY = _Entry(bytes(32), Key("nobody", "nobody", frozenset()), until=0)
 
 
 class KeyRing:
-    """All that a credential can be. Verifying one costs the same however many there are: one hash, one look-up."""
+    """All valid credentials. Verifying an API key takes one hash and one look-up, however many keys there are."""
 
     def __init__(
         self,
@@ -65,13 +66,13 @@ class KeyRing:
         *,
         metrics_keys: Sequence[str] = (),
     ) -> None:
-        """Static keys are tenants of their own, named after their place: `key-1`, `key-2`, `admin-1`, `metrics-1`."""
+        """Add the static keys. Each is a tenant, named by its position: `key-1`, `key-2`, `admin-1`, `metrics-1`."""
         self._tokens = tokens
         self._rows: dict[str, KeyRow] = {}
-        # The limits of stored keys with a daily or monthly quota that are not revoked, by id.
+        # Limits of the stored keys with a daily or monthly quota, by key id. Without revoked keys.
         self.quotas: dict[str, Limits] = {}
         self._entries: dict[bytes, _Entry] = {}
-        # By the key's id; two while the secret before a rotation is good.
+        # By key id. A rotated key has two entries.
         self._by_id: dict[str, list[_Entry]] = {}
         kinds = (("key", keys, _USER), ("admin", admin_keys, _ADMIN), ("metrics", metrics_keys, _METRICS))
         for kind, given, scopes in kinds:
@@ -82,19 +83,19 @@ class KeyRing:
 
     @property
     def is_protected(self) -> bool:
-        """Whether a credential is asked for: since there was an active key, until the program ends.
+        """Whether requests need a credential: from the first active key until the program ends.
 
-        Revoking the last key does not open a server that runs. The next start goes by the keys that are active then.
+        Revoking the last key does not open a running server. The next start decides by the keys active then.
         """
         return self._is_protected
 
     def rule(self, now_s: float) -> str:
-        """Return who is let in by a protected server, for the log."""
+        """Describe the accepted credentials of a protected server, for the log."""
         active = {entry.key.id for entry in self._entries.values() if entry.is_valid(now_s)}
         return f"keys required: {len(active)} active{' and tokens of the issuer' if self._tokens else ''}"
 
     def may_infer(self, now_s: float) -> bool:
-        """Tell whether anybody can be let in to run a model."""
+        """Tell whether any credential allows inference now."""
         entries = (entry for entry in self._entries.values() if "inference" in entry.key.scopes)
         return bool(self._tokens) or any(entry.is_valid(now_s) for entry in entries)
 
@@ -108,18 +109,18 @@ class KeyRing:
 
     @property
     def has_several_tenants(self) -> bool:
-        """Whether there may be more than one tenant that generates. Administrators are none."""
+        """Whether more than one tenant may generate. Administrators do not count."""
         keys = (entry.key for entry in self._entries.values())
         tenants = {key.tenant for key in keys if "inference" in key.scopes and "admin" not in key.scopes}
         return self._tokens is not None or len(tenants) > 1
 
     @property
     def rows(self) -> list[KeyRow]:
-        """The database's keys as they were last seen, revoked ones included."""
+        """The database's keys as last read, including revoked ones."""
         return list(self._rows.values())
 
     def apply(self, rows: Iterable[KeyRow], now_s: float) -> None:
-        """Take over keys that are new or have changed; what is older than what is known already is left out."""
+        """Add new and changed keys. Skips a row that is older than the known one."""
         for row in rows:
             self._is_protected = self._is_protected or row.status(now_s) == "active"
             known = self._rows.get(row.id)
@@ -138,10 +139,10 @@ class KeyRing:
                 self._add(entry)
 
     def verify(self, authorization: str | None, now_s: float) -> Key:
-        """Return the key of an Authorization header. Raises InvalidApiKey: the same whatever is wrong with a
-        credential, but for an expired token of ours, whose owner had the key.
+        """Return the key of an Authorization header. `now_s`: seconds since 1970, to check expiry.
 
-        `now_s`: the time of day, which keys expire by.
+        Raises InvalidApiKey, with the same message for every invalid credential. Only an expired token of a key gets a
+        message of its own, because its owner had the key. Raises SignerUnknown as `Tokens.verify` does.
         """
         credential = _credential_of(authorization)
         if entry := self._entry_of(credential, now_s):
@@ -154,27 +155,30 @@ class KeyRing:
         raise InvalidApiKey(REFUSAL if credential else NO_KEY)
 
     async def verify_renewed(self, authorization: str | None, now_s: float) -> Key:
-        """Wait for the issuer's present keys, then verify. For a credential that `verify` refused as SignerUnknown."""
+        """Fetch the issuer's keys again, then verify. Call this after `verify` has raised SignerUnknown."""
         if self._tokens:
             await self._tokens.renewed()
         return self.verify(authorization, now_s)
 
     def issue(self, authorization: str | None, now_s: float) -> Token:
-        """Return a token for the key of an Authorization header that was verified. Raises PermissionDenied if it was a
-        token: only who has the key gets the next one."""
+        """Return a token for the key of a verified Authorization header.
+
+        Raises PermissionDenied if the header holds a token: a new token requires the key itself.
+        """
         if not self.is_protected:
-            # Nobody asks for a credential, but who is used to sending one needs one. It never is of any use elsewhere.
+            # This server needs no credential, but some clients always send a token. A random secret signs this one, so
+            # no server accepts it as a credential.
             return new_token(ANONYMOUS.id, secrets.token_urlsafe(32), now_s, None)
         secret = _credential_of(authorization)
         entry = self._entry_of(secret, now_s)
         if entry is None:
-            raise PermissionDenied("A token is not exchanged for another one. Call with the API key itself.")
+            raise PermissionDenied("A token cannot be exchanged for another token. Send the API key itself.")
         return new_token(entry.key.id, secret, now_s, entry.until)
 
     def unlearnt(self, authorization: str | None, now_s: float) -> TokenKey | None:
-        """Return what checks the tokens of an Authorization header's key if its row does not hold it, None if it does.
+        """Return the public key for an API key's tokens if the API key's row lacks it, else None.
 
-        The row is older than tokens of this kind, or an earlier version of the server rotated the key.
+        A row lacks it if it is older than this kind of token, or if an earlier version of the server rotated the key.
         """
         secret = _credential_of(authorization)
         entry = self._entry_of(secret, now_s)
@@ -185,7 +189,8 @@ class KeyRing:
     def _entry_of(self, credential: str, now_s: float) -> _Entry | None:
         digest = digest_of(credential[:MAX_KEY_CHARS])
         entry = self._entries.get(digest, _NOBODY)
-        # The look-up goes by a hash that nobody can steer; the comparison is for whoever finds a way to.
+        # The look-up by hash leaks no useful timing, since nobody can choose the hash. The constant-time comparison
+        # protects the key even if an attacker could.
         is_known = hmac.compare_digest(entry.digest, digest) and len(credential) <= MAX_KEY_CHARS
         return entry if is_known and entry.is_valid(now_s) else None
 
@@ -198,18 +203,18 @@ class KeyRing:
             if (until := expiry_of(token, key_id, entry.token_key, now_s)) is None:
                 continue
             if now_s >= until:
-                raise InvalidApiKey(f"This token expired at {iso_of(until)}. Get one: GET /authenticate_with_key.")
+                raise InvalidApiKey(f"This token expired at {iso_of(until)}. Get a new one at /authenticate_with_key.")
             return replace(entry.key, scopes=_TOKEN & entry.key.scopes)
         return None
 
     def _add(self, entry: _Entry) -> None:
-        # The first of two equal static keys keeps its name.
+        # If two static keys are equal, the first one's name counts.
         if self._entries.setdefault(entry.digest, entry) is entry:
             self._by_id.setdefault(entry.key.id, []).append(entry)
 
 
 def _credential_of(authorization: str | None) -> str:
-    """Return what an Authorization header holds of a credential, which may be nothing."""
+    """Return the bearer credential of an Authorization header, or an empty text."""
     scheme, _, credential = (authorization or "").partition(" ")
     return credential.strip() if scheme.lower() == "bearer" else ""
 

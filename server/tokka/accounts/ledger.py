@@ -1,4 +1,4 @@
-"""Keys and usage in the database: each method is one piece of work for a thread, in short transactions."""
+"""Database operations on keys, usage, leases and downtimes, in short transactions. All block, so threads run them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ from tokka.store.failures import Unavailable
 from tokka.store.location import database_at
 from tokka.store.rows import NOWHERE, Batch, KeyRow, Periods, ReportQuery, ReportRow, State, TokenKey, Totals
 
-# Keys in one statement: databases bound its parameters.
+# Maximum keys of one statement: databases limit a statement's parameters.
 _PART = 1000
 
 
 def open_ledger(database_url: str | None, state_dir: Path, busy_s: float, *, create: bool = True) -> Ledger:
-    """Open what the settings name; `busy_s`: how long to wait for other programs. `create=False`: only a database that
-    exists. Raises StartupError."""
+    """Open the database that the settings name. Blocks. Raises StartupError.
+
+    `busy_s`: seconds to wait for other programs. `create=False`: open only an existing database.
+    """
     ledger = Ledger(database_at(database_url, state_dir, busy_s))
     with ExitStack() as stack:
         stack.callback(ledger.close)
@@ -39,7 +41,7 @@ def open_ledger(database_url: str | None, state_dir: Path, busy_s: float, *, cre
 
 @dataclass(frozen=True, slots=True)
 class _Leased:
-    """What the last renewal of leases went by."""
+    """The inputs of the last renewal of leases."""
 
     version: int | None
     claims: Mapping[str, Claim]
@@ -48,22 +50,22 @@ class _Leased:
     at_s: float
 
     def is_same(self, version: int, claims: Mapping[str, Claim], periods: Periods) -> bool:
-        """Tell whether nothing has changed since."""
+        """Tell whether all inputs are unchanged."""
         return (self.version, self.claims, self.periods) == (version, claims, periods)
 
     def has_same_terms(self, servers: frozenset[str], claims: Mapping[str, Claim], periods: Periods) -> bool:
-        """Tell whether only keys in use can have changed since."""
+        """Tell whether servers, periods and limits are unchanged: then only keys in use can have changed."""
         limits = [{key_id: claim.limits for key_id, claim in given.items()} for given in (self.claims, claims)]
         return (self.servers, self.periods, limits[0]) == (servers, periods, limits[1])
 
 
 class Ledger:
-    """All of it blocks. Raises Unavailable."""
+    """The operations on one database. All methods block and raise Unavailable if the database cannot be used."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        # Of the database when something was last read from it: as long as nobody else has written, nothing new is
-        # there. Twice a second a look costs a tenth of reading.
+        # The database's version at the last read of each kind. If it is unchanged, no other program has written, and
+        # the read is skipped. Twice a second, asking for the version costs a tenth of a read.
         self._keys_version: int | None = None
         self._downtimes_version: int | None = None
         self._usage_version: tuple[int, Periods] | None = None
@@ -74,8 +76,8 @@ class Ledger:
         return self._database.place
 
     def open(self, known: Sequence[KeyRow] | None, *, create: bool = True) -> None:
-        """Connect anew, and repair. `known`: the keys in memory; None at the start. Raises StartupError, too."""
-        # Versions of two connections have nothing to do with each other.
+        """Reconnect, and repair the database. `known`: keys in memory; None at the start. Also raises StartupError."""
+        # Versions of two connections cannot be compared.
         self._keys_version = self._downtimes_version = self._usage_version = self._leased = None
         self._database.open(known, create=create)
 
@@ -83,8 +85,11 @@ class Ledger:
         self._database.close()
 
     def changes(self, seen: State, known: Sequence[KeyRow]) -> tuple[list[KeyRow], State]:
-        """Return the keys that have changed since, and what to ask with the next time. A database that is another one,
-        or an older copy, first gets what it lacks of the known ones: a mishap with it must not refuse a user."""
+        """Return the keys changed after `seen`, and the state to pass next time. `known`: the keys in memory.
+
+        If the database was replaced, by a new one or an older copy, the keys it lacks are first written to it: valid
+        keys must survive an accident with the database.
+        """
         version = self._database.version()
         if version is not None and version == self._keys_version and seen != NOWHERE:
             return [], seen
@@ -98,11 +103,14 @@ class Ledger:
                 keys.restore(connection, known)
                 rows = keys.changed_after(connection, 0)
         self._keys_version = version
-        # Not `now.revision`: a change between the two statements would be missed.
+        # Not `now.revision`: the rows may include a change that was made between the two statements.
         return rows, State(now.identity, max((row.revision for row in rows), default=seen.revision))
 
     def write(self, batch: Batch | None, periods: Periods, since: int | None) -> Totals:
-        """Write the usage, once, and return what keys have used of which others may have written some since then."""
+        """Write a batch of usage once. Return the totals of keys whose usage any server may have written after `since`.
+
+        `since`: the time of the last totals; None: return all keys' totals.
+        """
         version = self._database.version()
         here = None if version is None else (version, periods)
         if batch is None and since is not None and here is not None and here == self._usage_version:
@@ -115,7 +123,7 @@ class Ledger:
         return totals
 
     def lease(self, writer: str, claims: Mapping[str, Claim], periods: Periods) -> tuple[dict[str, int], int]:
-        """Renew a server's leases; return those that may have changed, and the number of servers."""
+        """Renew a server's leases. Return the leases that may have changed, in tokens, and the number of servers."""
         version, last, now_s = self._database.version(), self._leased, time.monotonic()
         is_same = last is not None and version is not None and last.is_same(version, claims, periods)
         if last and is_same and now_s < last.at_s + leases.SIGN_S:
@@ -150,16 +158,17 @@ class Ledger:
         return tokens, len(servers)
 
     def end(self, writer: str) -> None:
-        """Give a server's leases back, and close. Leases that cannot be given back lapse."""
+        """Release a server's leases, and close. Leases that cannot be released lapse."""
         with suppress(Unavailable):
             if self._leased:
                 with self._database.transaction(write=True) as connection:
                     leases.remove(connection, writer)
         self.close()
 
-    # Whoever asks for a change of keys may have given up before it is done: `changes` is to see it.
+    # Each change of a key resets `_keys_version`: if its caller has stopped waiting, `changes` still returns the row.
 
     def create(self, new: NewKey, now: int) -> Issued:
+        """Store a new key."""
         secret = new_secret()
         row = KeyRow(
             id=new_key_id(),
@@ -180,7 +189,7 @@ class Ledger:
         return Issued(row, secret)
 
     def revoke(self, key_id: str, now: int) -> KeyRow | None:
-        """Return the key, revoked now or earlier; None if there is none."""
+        """End a key and return it, or None if it does not exist. A key revoked earlier is returned unchanged."""
         self._keys_version = None
         with self._database.transaction(write=True) as connection:
             row = keys.find(connection, key_id)
@@ -189,8 +198,10 @@ class Ledger:
             return keys.change(connection, replace(row, revoked_at=now))
 
     def rotate(self, key_id: str, grace_s: int, now: int) -> Issued | None:
-        """Give the key a new secret; the present one is good for the grace time. None if there is no such key, or it
-        was revoked."""
+        """Give a key a new secret. The old one stays valid for `grace_s` seconds.
+
+        Return None if the key does not exist or is revoked.
+        """
         secret = new_secret()
         self._keys_version = None
         with self._database.transaction(write=True) as connection:
@@ -209,7 +220,7 @@ class Ledger:
             return Issued(keys.change(connection, changed), secret)
 
     def learn(self, found: TokenKey) -> KeyRow | None:
-        """Store what checks tokens of a secret; return the key, None if it has no such secret any more."""
+        """Store the public key that verifies a secret's tokens. Return the row; None if no key has this secret."""
         self._keys_version = None
         with self._database.transaction(write=True) as connection:
             row = keys.find(connection, found.key_id)
@@ -224,7 +235,7 @@ class Ledger:
             return sorted(keys.changed_after(connection, 0), key=lambda row: (row.created_at, row.id))
 
     def downtimes(self, now: int) -> list[Downtime] | None:
-        """Return those that are not over, in order of their begin; None if nobody has written since the last time."""
+        """Return current and future downtimes, in order of their begin; None if the database is unchanged."""
         version = self._database.version()
         if version is not None and version == self._downtimes_version:
             return None
@@ -234,7 +245,7 @@ class Ledger:
         return found
 
     def all_downtimes(self) -> list[Downtime]:
-        """Return all, also those that are over, in order of their begin."""
+        """Return all downtimes, past ones included, in order of their begin."""
         with self._database.transaction(write=False) as connection:
             return downtimes.all_of_them(connection)
 
@@ -244,7 +255,7 @@ class Ledger:
             downtimes.add(connection, downtime)
 
     def remove_downtime(self, downtime_id: str) -> bool:
-        """Tell whether there was one of this id."""
+        """Remove a downtime. Return False if the id does not exist."""
         self._downtimes_version = None
         with self._database.transaction(write=True) as connection:
             return downtimes.remove(connection, downtime_id)

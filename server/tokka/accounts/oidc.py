@@ -1,4 +1,4 @@
-"""Who is asking: tokens (JWT) signed by an OpenID Connect issuer, whose keys are kept up to date in the background."""
+"""Verify tokens (JWT) of an OpenID Connect issuer. A background task keeps the issuer's keys up to date."""
 
 from __future__ import annotations
 
@@ -27,23 +27,25 @@ from tokka.loopback import is_loopback
 
 log = structlog.get_logger("tokka.oidc")
 
-# Tokens of large organisations, with all their groups, have 2 to 4 KB.
+# Maximum characters of a token. Tokens of large organisations, with all their groups, have 2 to 4 KB.
 MAX_TOKEN_CHARS = 8192
-# Before a claim: else it could name a key or a stored tenant, `key-1` say, and spend what that may use.
+# Prefix of tenants from tokens. Without it, a claim could name a key or a stored tenant, for example `key-1`, and use
+# its quota.
 PREFIX = "oidc:"
 
 _SCOPES = frozenset[KeyScope]({"inference", "metrics", "admin"})
 _MAX_TENANT_CHARS = 128
-# Between the issuer's clock and ours. An expired token is expired: its holder renews it before.
+# Seconds that the issuer's clock may be ahead of ours. It does not extend a token's expiry: clients renew in time.
 _LEEWAY_S = 30
-# "logout+jwt" and others are signed by the same keys for the same audience, and let nobody in.
+# Accepted token types. "logout+jwt" and others have the same signing keys and audience, but must not give access.
 _TYPES = frozenset({"jwt", "at+jwt", "application/at+jwt"})
 
+# Maximum number of verified tokens in memory, and seconds that each is kept.
 _MAX_VERIFIED = 4096
 _VERIFIED_S = 60.0
 
 _MAX_DOCUMENT_BYTES = 1 << 20
-# Seconds that a request waits for the issuer's keys. Beyond: 503.
+# Maximum seconds that a request waits for the issuer's keys. After that it gets 503.
 _HOLD_S = 15.0
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 _PARSER = jwt.PyJWS(algorithms=SUPPORTED)
@@ -51,20 +53,20 @@ _PARSER = jwt.PyJWS(algorithms=SUPPORTED)
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """When the issuer is asked for its keys, and how long it may take to answer."""
+    """Intervals and time limit for fetching the issuer's keys, in seconds."""
 
     every_s: float = 300.0
-    # For a token that no key in memory has signed: anybody can send such tokens.
+    # Minimum interval if a token's signing key is unknown. Anybody can send one of these.
     soonest_s: float = 1.0
-    # After a failure, then twice as long each time.
+    # Wait after the first failure. Each further failure doubles it, up to `longest_retry_s`.
     first_retry_s: float = 1.0
     longest_retry_s: float = 60.0
-    # Of one document, from first to last.
+    # Time limit for a whole document.
     timeout_s: float = 5.0
 
 
 class TokenVerifier:
-    """Tells whose a token is, from memory alone; `run` has to run beside it. Both in one event loop's thread."""
+    """Verify tokens with the keys in memory. `run` must run beside it, in the same event loop."""
 
     def __init__(
         self,
@@ -76,16 +78,16 @@ class TokenVerifier:
         pace: Pace | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Raises ConfigurationError."""
+        """Check the settings. Raises ConfigurationError if the issuer's URL is invalid or the audience is missing."""
         if not _is_safe(issuer) or "?" in issuer or "#" in issuer:
-            # Without the URL: it may hold a password.
+            # The message omits the URL, which may contain a password.
             raise ConfigurationError(
-                "--oidc-issuer must be the URL of an issuer: https (http on loopback only), in ASCII, without user, "
-                "query and fragment, as in https://login.example.org/realms/lumi"
+                "--oidc-issuer must be the issuer's URL, with https (or http on loopback), in ASCII, without user, "
+                "query and fragment, for example https://login.example.org/realms/lumi"
             )
         if not audience:
             raise ConfigurationError(
-                "--oidc-issuer needs --oidc-audience: else tokens that are meant for other services are accepted"
+                "--oidc-issuer needs --oidc-audience: without it, the server would accept tokens for other services"
             )
         self._issuer = issuer
         self._rules = _Rules(issuer, audience, tenant_claim, scope_claim)
@@ -100,10 +102,10 @@ class TokenVerifier:
         self._delay_s = self._pace.first_retry_s
 
     def verify(self, token: str) -> Key:
-        """Return whose token it is. Raises InvalidApiKey, the same whatever was wrong.
+        """Return the key that a token stands for. Raises InvalidApiKey, always with the same message.
 
-        Raises SignerUnknown if a newer key may have signed it: wait for `renewed` and try again. Raises
-        IssuerUnavailable if only the issuer's keys can tell and the issuer is down.
+        Raises SignerUnknown if a newer key may have signed the token: wait for `renewed` and try again. Raises
+        IssuerUnavailable if the check needs keys of an issuer that is down.
         """
         if len(token) > MAX_TOKEN_CHARS or not token.isascii():
             raise _refusal()
@@ -112,18 +114,18 @@ class TokenVerifier:
         if known := self._verified.get(digest, now_s):
             return known
         parsed = _Token.parse(token)
-        # Before the signature: what is refused whoever has signed it costs little, and never waits for keys.
+        # Claims before the signature: a refusal by claims costs little and never waits for keys.
         key, expires_s = self._rules.read(parsed.claims, now_s)
         self._check_signature(parsed)
         self._verified.put(digest, key, min(expires_s, now_s + _VERIFIED_S))
         return key
 
     def use(self, document: Any) -> None:
-        """Replace the keys by those of a JWKS document. Raises ValueError if there is none of use in it."""
+        """Replace the keys by the keys of a JWKS document. Raises ValueError if none is usable."""
         keys = KeySet.read(document)
         is_new = self._keys is None or keys.identity != self._keys.identity
         if is_new:
-            # A key that is gone takes along what it has signed.
+            # Forget all verified tokens, since the key of some may be gone.
             self._keys, self._verified = keys, _Verified()
         if is_new or self._is_down:
             log.info("oidc_keys_loaded", issuer=self._issuer, count=len(keys.identity))
@@ -131,7 +133,10 @@ class TokenVerifier:
         self._delay_s = self._pace.every_s
 
     async def renewed(self) -> None:
-        """Wait for a fetch of the issuer's keys that begins after this call. Raises IssuerUnavailable."""
+        """Wait for a fetch that begins after this call, or for the failure of the present one.
+
+        Raises IssuerUnavailable after `_HOLD_S` seconds.
+        """
         self._wanted.set()
         try:
             async with asyncio.timeout(_HOLD_S):
@@ -140,7 +145,7 @@ class TokenVerifier:
             raise self._unavailable() from None
 
     async def run(self) -> NoReturn:
-        """Keep the issuer's keys up to date; runs until cancelled. The last good ones are used while it is down."""
+        """Keep the issuer's keys up to date, until cancelled. While the issuer is down, the last good keys are used."""
         # Reading the machine's certificates takes 0.1 s.
         async with await asyncio.to_thread(_new_client) as client:
             while True:
@@ -149,9 +154,9 @@ class TokenVerifier:
                 try:
                     self.use(await self._fetch(client))
                 except Exception as error:
-                    # Whatever the issuer sends, the next one may be better.
+                    # Any reply of the issuer may fail, and the next one may succeed.
                     self._note_failure(error)
-                    # Requests that came during the fetch get 503 as well.
+                    # Requests that arrived during the fetch also get 503 now.
                     self._next.set()
                 ended.set()
                 await self._pause()
@@ -161,7 +166,7 @@ class TokenVerifier:
         key = keys.find(token.kid, token.algorithm) if keys else None
         if key and key.Algorithm.verify(token.signed, key.key, token.signature):
             return
-        # The issuer may have a new key, also under a known name.
+        # The issuer may have a new key, even under a known key id.
         self._wanted.set()
         if keys is None or (self._is_down and not keys.has(token.kid)):
             raise self._unavailable()
@@ -178,7 +183,7 @@ class TokenVerifier:
         url = f"{self._issuer.rstrip('/')}/.well-known/openid-configuration"
         discovered = await _get(client, url, self._pace.timeout_s)
         if discovered.get("issuer") != self._issuer:
-            raise ValueError(f"{url} is of the issuer {str(discovered.get('issuer'))[:200]!r}")
+            raise ValueError(f"{url} names another issuer: {str(discovered.get('issuer'))[:200]!r}")
         jwks_uri = discovered.get("jwks_uri")
         if not isinstance(jwks_uri, str) or not _is_safe(jwks_uri):
             raise ValueError(f"{url} has no jwks_uri that is https, or http on loopback")
@@ -193,7 +198,7 @@ class TokenVerifier:
         log.warning("oidc_issuer_down", issuer=self._issuer, reason=reason, has_keys=self._keys is not None)
 
     async def _pause(self) -> None:
-        """Wait until the issuer is to be asked again: sooner when a token has a key that is unknown."""
+        """Wait until the next fetch. A token with an unknown key shortens the wait."""
         soonest_s = min(self._delay_s, self._pace.soonest_s)
         await asyncio.sleep(soonest_s)
         with contextlib.suppress(TimeoutError):
@@ -203,7 +208,7 @@ class TokenVerifier:
 
 @dataclass(frozen=True, slots=True)
 class _Token:
-    """A token taken apart. Nothing in it is true before its signature has been checked."""
+    """A parsed token. Nothing in it can be trusted before its signature has been checked."""
 
     algorithm: str
     kid: str | None
@@ -214,14 +219,14 @@ class _Token:
     @classmethod
     def parse(cls, token: str) -> _Token:
         try:
-            # Never a key out of the header (`jwk`, `jku`, `x5u`): the signature is checked with ours, in one place.
+            # Keys in the header (`jwk`, `jku`, `x5u`) are ignored. `_check_signature` uses the issuer's keys alone.
             parts = _PARSER.decode_complete(token, options={"verify_signature": False})
             claims = json.loads(parts["payload"])
         except (jwt.PyJWTError, ValueError, RecursionError):
             raise _refusal() from None
         header = parts["header"]
         algorithm, kind = header.get("alg"), header.get("typ", "JWT")
-        # What is critical has to be understood, and we understand no extension.
+        # `crit` lists extensions that a server must support, and Tokka supports none.
         if algorithm not in SUPPORTED or "crit" in header or not isinstance(claims, dict):
             raise _refusal()
         if not isinstance(kind, str) or kind.lower() not in _TYPES:
@@ -232,7 +237,7 @@ class _Token:
 
 @dataclass(frozen=True, slots=True)
 class _Rules:
-    """What a token's claims have to say, and what is read from them."""
+    """Check a token's claims, and read its key from them."""
 
     issuer: str
     audience: str
@@ -240,14 +245,14 @@ class _Rules:
     scope_claim: str
 
     def read(self, claims: Mapping[str, Any], now_s: float) -> tuple[Key, float]:
-        """Return the key and when it expires. Raises InvalidApiKey."""
+        """Return the key and its expiry, in seconds since 1970. Raises InvalidApiKey."""
         audiences = claims.get("aud")
         if claims.get("iss") != self.issuer or self.audience not in (
             audiences if isinstance(audiences, list) else [audiences]
         ):
             raise _refusal()
         expires_s, begun_s = _time(claims, "exp"), now_s + _LEEWAY_S
-        # As what has to hold: NaN is JSON to Python, and no comparison with it holds.
+        # Test the valid case, not the invalid one: Python's JSON accepts NaN, and every comparison with NaN is false.
         if not (now_s < expires_s and _time(claims, "nbf", 0) <= begun_s and _time(claims, "iat", 0) <= begun_s):
             raise _refusal()
         tenant = PREFIX + self._tenant(claims)
@@ -255,7 +260,7 @@ class _Rules:
 
     def _tenant(self, claims: Mapping[str, Any]) -> str:
         tenant = _claim(claims, self.tenant_claim)
-        # Without spaces around it: two that look the same would be two.
+        # No spaces around it: two tenants would look the same.
         if not isinstance(tenant, str) or tenant != tenant.strip() or not tenant.isprintable():
             raise _refusal()
         if not 0 < len(tenant) <= _MAX_TENANT_CHARS:
@@ -263,7 +268,7 @@ class _Rules:
         return tenant
 
     def _scopes(self, claims: Mapping[str, Any]) -> frozenset[KeyScope]:
-        """Return the known ones; a token without any is known, and may do nothing."""
+        """Return the known scopes. A token without any is valid, but allows nothing."""
         value = _claim(claims, self.scope_claim)
         given = value.split() if isinstance(value, str) else [] if value is None else value
         if not isinstance(given, list):
@@ -272,7 +277,7 @@ class _Rules:
 
 
 class _Verified:
-    """Tokens seen lately, by digest: one that comes with every request costs a hash."""
+    """Recently verified tokens, by digest. Verifying one again costs a hash."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[bytes, tuple[Key, float]] = OrderedDict()
@@ -292,9 +297,9 @@ class _Verified:
 
 def _new_client() -> httpx.AsyncClient:
     context = _machines_certificates()
-    # By the machine's proxy, except on loopback, which is all that plain http is for.
+    # Use the machine's proxy, except on loopback. Plain http is allowed on loopback only.
     direct = {f"https://{host}": httpx.AsyncHTTPTransport(verify=context) for host in _LOOPBACK}
-    # What is not compressed cannot grow beyond its bound.
+    # No compression, so that a small body cannot become one beyond the limit.
     headers = {"accept": "application/json", "accept-encoding": "identity"}
     return httpx.AsyncClient(
         mounts={"http://": httpx.AsyncHTTPTransport(), **direct},
@@ -305,20 +310,20 @@ def _new_client() -> httpx.AsyncClient:
 
 
 def _machines_certificates() -> ssl.SSLContext:
-    """Trust what the machine trusts, private authorities too; httpx's own list only on a machine that has none."""
+    """Trust the machine's certificates, private authorities included. Use httpx's list only if the machine has none."""
     context = ssl.create_default_context()
     folder = ssl.get_default_verify_paths().capath
-    # A folder of certificates is read on demand, and does not count before.
+    # OpenSSL reads a folder of certificates on demand, and does not count them before.
     if context.cert_store_stats()["x509_ca"] or (folder and any(Path(folder).iterdir())):
         return context
     return httpx.create_ssl_context(trust_env=False)
 
 
 async def _get(client: httpx.AsyncClient, url: str, timeout_s: float) -> dict[str, Any]:
-    """Return a JSON object. Raises ValueError, or what httpx raises."""
+    """Fetch a JSON object. Raises ValueError or an error of httpx."""
     body = bytearray()
     try:
-        # Over all of it: httpx limits each read, and one that sends a byte at a time would hold us for ever.
+        # Limit the whole exchange. httpx limits each read, so a server that sends single bytes could hold it for ever.
         async with asyncio.timeout(timeout_s), client.stream("GET", url, timeout=None) as response:
             if response.status_code != 200:
                 raise ValueError(f"{url} answered {response.status_code}")
@@ -338,7 +343,7 @@ async def _get(client: httpx.AsyncClient, url: str, timeout_s: float) -> dict[st
 
 
 def _is_safe(url: str) -> bool:
-    """Tell whether nobody on the way to a URL can change what it answers."""
+    """Tell whether a URL uses https, or http on loopback, so that its replies cannot be changed on the way."""
     try:
         parts = urlsplit(url)
         host, user, _ = parts.hostname, parts.username, parts.port
@@ -350,8 +355,8 @@ def _is_safe(url: str) -> bool:
 
 
 def _claim(claims: Mapping[str, Any], name: str) -> Any:
-    """Return the claim of this name or, if there is none, at this dotted path: `https://example.org/project` has
-    dots too."""
+    """Return the claim with this name, else the one at this dotted path. Names may contain dots, as in
+    `https://example.org/project`."""
     if name in claims:
         return claims[name]
     here: Any = claims

@@ -1,7 +1,7 @@
-"""Short-lived tokens (JWT) for the holders of keys, signed with a key that only the API key's secret yields.
+"""Short-lived tokens (JWT) for the holders of API keys, signed with a key that is derived from the API key's secret.
 
-Servers know and store its public half alone: a reader of their database can check tokens but not make them. Nothing is
-kept of a token. It ends with its key.
+The database stores only the public half, so its readers can check tokens but not make them. Tokens are not stored. A
+token ends with its API key.
 """
 
 from __future__ import annotations
@@ -15,32 +15,33 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-# As long as Aitta's: programs ask for one when they begin, and keep it. It ends with its key, whenever that is.
+# Seconds that a token is valid, as at Aitta: programs get a token at their start and keep it. The end of the API key
+# ends it earlier.
 LIFETIME_S = 24 * 3600
-# Seconds by which the clocks of front ends may differ.
+# Maximum difference between the servers' clocks, in seconds.
 CLOCKS_S = 10
 _ALGORITHM = "EdDSA"
 _ISSUER = "tokka"
-# So that no other use of a secret yields the same key.
+# Input of the key derivation, so that no other use of a secret yields the same key.
 _PURPOSE = b"tokka: tokens of a key"
 _JWS = jwt.PyJWS(algorithms=[_ALGORITHM])
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A token and for how many seconds it is good."""
+    """A token and its lifetime in seconds."""
 
     text: str
     expires_in: int
 
 
 def token_key_of(secret: str) -> bytes:
-    """Return the public half of the key that signs this secret's tokens. It does not tell the secret."""
+    """Return the public half of the key that signs this secret's tokens. It does not reveal the secret."""
     return _signing_key_of(secret).public_key().public_bytes_raw()
 
 
 def new_token(key_id: str, secret: str, now_s: float, until: float | None) -> Token:
-    """Return a token for a key, good no longer than the key is."""
+    """Return a token for an API key. `until`: when the API key expires, in seconds since 1970; None: never."""
     issued = int(now_s)
     expires = issued + LIFETIME_S if until is None else max(issued, min(issued + LIFETIME_S, int(until)))
     claims = {"iss": _ISSUER, "sub": key_id, "iat": issued, "exp": expires}
@@ -49,8 +50,7 @@ def new_token(key_id: str, secret: str, now_s: float, until: float | None) -> To
 
 
 def key_id_of(text: str) -> str | None:
-    """Return the id of the key that a token says it is of; None if it is none of these tokens. Nothing in it is true
-    before its signature has been checked."""
+    """Return the key id in a token's header, or None if it is not a token of this kind. The id is not verified yet."""
     try:
         header = jwt.get_unverified_header(text)
     except (jwt.PyJWTError, ValueError, RecursionError):
@@ -60,9 +60,9 @@ def key_id_of(text: str) -> str | None:
 
 
 def expiry_of(text: str, key_id: str, token_key: bytes, now_s: float) -> int | None:
-    """Return the expiry of a key's token, which may have passed; None if the key has not signed it.
+    """Return the expiry of a key's token, which may be in the past, or None if the key did not sign it.
 
-    The owner of a key can sign anything with it: claims that no server hands out are refused with None, too.
+    The owner of a key can sign any claims with it. Claims that no server issues also give None.
     """
     try:
         public = Ed25519PublicKey.from_public_bytes(token_key)
@@ -76,7 +76,7 @@ def _expiry_in(claims: Any, key_id: str, now_s: float) -> int | None:
     if not isinstance(claims, dict) or (claims.get("iss"), claims.get("sub")) != (_ISSUER, key_id):
         return None
     issued, expires = claims.get("iat"), claims.get("exp")
-    # Neither true nor 1.5 is a time here.
+    # Exact type: `true` and 1.5 are not times.
     if type(issued) is not int or type(expires) is not int:
         return None
     is_ours = 0 <= issued <= now_s + CLOCKS_S and 0 <= expires - issued <= LIFETIME_S

@@ -1,4 +1,4 @@
-"""What was used, in memory: summed up on the request path, taken away to be written, added to what is known."""
+"""Usage in memory: requests add to it, the database gets it in batches, and the database's totals complete it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tokka.accounts.calendar import DAY_S, hour_of, periods_of
 from tokka.core import RequestRecord, Spent
 from tokka.store.rows import Periods, Totals, UsageRow
 
-# About 40 MB. Without a database for long, what is new beyond this is not kept.
+# Maximum entries in memory, about 40 MB. While the database is down for long, further entries are dropped.
 MAX_ENTRIES = 100_000
-# The names of tenants may come from outside, in tokens; PostgreSQL's keys are bounded.
+# Maximum bytes of a name: PostgreSQL limits index entries, and tenant names may come from outside, in tokens.
 _MAX_NAME_BYTES = 255
 
 
@@ -27,7 +27,7 @@ class _Sums:
 
 @dataclass(slots=True)
 class _Account:
-    """One key's tokens: as the database has them, and by day what it does not have yet."""
+    """One key's tokens: the database's totals of a day and month, and the unwritten tokens by day."""
 
     periods: Periods = field(default_factory=lambda: Periods(0, 0))
     day: int = 0
@@ -36,7 +36,7 @@ class _Account:
 
 
 class UsageBook:
-    """Of one thread, the event loop's. `now_s` is the time of day."""
+    """Usage of all keys. Only the event loop's thread may use it. `now_s`: seconds since 1970."""
 
     def __init__(self, max_entries: int = MAX_ENTRIES) -> None:
         self._max_entries = max_entries
@@ -44,16 +44,16 @@ class UsageBook:
         self._accounts: defaultdict[str, _Account] = defaultdict(_Account)
         self._taken = 0
         self._periods = Periods(0, 0)
-        # Requests that found no room.
+        # Requests missing from the usage because there were too many entries.
         self.dropped = 0
 
     @property
     def pending(self) -> int:
-        """Entries that are not in the database yet."""
+        """The number of entries that are not in the database yet."""
         return len(self._sums) + self._taken
 
     def add(self, record: RequestRecord, now_s: float) -> None:
-        """Count a request that has ended, whatever became of it; nothing if nobody knows whose it was."""
+        """Count an ended request, with any outcome. Requests without a key do not count."""
         if record.key is None:
             return
         hour, key_id = hour_of(now_s), _clean(record.key.id)
@@ -74,7 +74,7 @@ class UsageBook:
         sums.completion += record.completion_tokens
 
     def take(self) -> tuple[UsageRow, ...]:
-        """Return what is to be written, and begin anew. It stays in `pending` and `spent` until it is settled."""
+        """Return the entries to write, and start new ones. They stay in `pending` and `spent` until `settle`."""
         sums, self._sums = self._sums, {}
         self._taken += len(sums)
         return tuple(
@@ -83,7 +83,7 @@ class UsageBook:
         )
 
     def settle(self, rows: Sequence[UsageRow], totals: Totals) -> None:
-        """Note that the rows are written, and what the database has with them."""
+        """Note that the rows are written. `totals`: the database's totals, which include the rows."""
         self._taken -= len(rows)
         for row in rows:
             self._move(row, totals.periods)
@@ -95,12 +95,12 @@ class UsageBook:
             account.periods, account.day, account.month = totals.periods, day, month
 
     def spent(self, key_id: str, now_s: float) -> Spent:
-        """Return what the key has used: exactly, by this process; by others, what they have written."""
+        """Return the key's tokens of today and this month: all of this process, and the written ones of others."""
         account = self._accounts.get(_clean(key_id))
         if account is None:
             return Spent()
         now = periods_of(now_s)
-        # What was counted in a day or month that is over counts no more.
+        # Totals of a past day or month no longer count.
         day = account.day if account.periods.day == now.day else 0
         month = account.month if account.periods.month == now.month else 0
         for began, tokens in account.unwritten.items():
@@ -109,12 +109,12 @@ class UsageBook:
         return Spent(day, month)
 
     def unwritten(self, key_id: str) -> int:
-        """Return what the key has used that is not known to be written."""
+        """Return the key's tokens that are not known to be in the database."""
         account = self._accounts.get(_clean(key_id))
         return sum(account.unwritten.values()) if account else 0
 
     def _move(self, row: UsageRow, periods: Periods) -> None:
-        """From what is not written to what is."""
+        """Move a row's tokens from the unwritten ones to the totals."""
         account = self._accounts[row.key_id]
         began = row.hour // DAY_S * DAY_S
         left = account.unwritten.get(began, 0) - row.tokens
@@ -130,7 +130,7 @@ class UsageBook:
         account.month += row.tokens if row.hour >= periods.month else 0
 
     def _forget(self, periods: Periods) -> None:
-        """Drop the keys that have used nothing in this month."""
+        """Drop the keys without usage in this month."""
         for key_id, account in list(self._accounts.items()):
             if not account.unwritten and account.periods.month != periods.month:
                 del self._accounts[key_id]
@@ -138,5 +138,5 @@ class UsageBook:
 
 @lru_cache(8192)
 def _clean(name: str) -> str:
-    """Return the name as both databases take it: no NUL, valid UTF-8, not longer than an index holds."""
+    """Return the name in a form that both databases accept: no NUL, valid UTF-8, short enough for an index."""
     return name.replace("\0", "").encode("utf-8", "replace")[:_MAX_NAME_BYTES].decode("utf-8", "ignore")

@@ -1,4 +1,4 @@
-"""One thread for all that blocks on the database, in order."""
+"""A thread that runs blocking database work, one job after the other."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Result = TypeVar("Result")
 
 
 class Worker:
-    """Not an executor of the standard library: those make the program wait at its end for a database that hangs."""
+    """Run jobs in a daemon thread. The standard library's executors would block the program's exit if a job hangs."""
 
     def __init__(self, name: str) -> None:
         self._jobs: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
@@ -21,13 +21,13 @@ class Worker:
         self._thread.start()
 
     async def run(self, job: Callable[[], Result]) -> Result:
-        """Run it after those before it. A caller that gives up takes it back, unless it has begun."""
+        """Run a job after all earlier ones. If the caller is cancelled before the job begins, the job does not run."""
         future: Future[Result] = Future()
         self._jobs.put((future, job))
         return await asyncio.wrap_future(future)
 
     def end(self) -> None:
-        """Let the thread end after what was asked for. Does not wait."""
+        """Let the thread end after the queued jobs. Does not wait."""
         self._jobs.put(None)
 
     def _run(self) -> None:

@@ -1,0 +1,1 @@
+"""Admission: limits of keys, the queue, and the decisions which requests run, wait or are refused."""

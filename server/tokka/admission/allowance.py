@@ -1,7 +1,7 @@
-"""What each key may still use: reserved before a request runs, settled with what it really used. Pure.
+"""Rate limits and quotas of keys: reserve tokens before a request runs, settle with its actual usage. Pure.
 
-Prompt and allowed completion are reserved together, so that requests at the same time cannot use more than the limit
-between them; what was not used goes back at the end.
+The prompt and the maximum completion are reserved together, so concurrent requests cannot exceed a limit between them.
+Unused tokens go back at the end.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from tokka.admission.buckets import Bucket
 from tokka.core import Key, Limits, Spent
 from tokka.errors import QuotaExceeded, RateLimited
 
-# Choices end when they end; a second is as good a guess as any.
+# Seconds until a retry beyond `max_running`: a guess, since the end of a choice is not known.
 _RUNNING_RETRY_S = 1.0
-# Servers that share a quota give up what they do not use in two or three looks at the database.
+# Seconds until a retry while other servers hold the quota. They give up unused tokens within two or three renewals.
 _LEASE_RETRY_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Gauge:
-    """One limit for an answer's headers."""
+    """One limit, as the `x-ratelimit-*` headers of a response report it."""
 
     limit: int
     remaining: int
@@ -32,18 +32,18 @@ class Gauge:
 
 @dataclass(slots=True)
 class _Account:
-    """One key with limits."""
+    """The state of one key with limits."""
 
     limits: Limits
     requests: Bucket | None
     tokens: Bucket | None
     running: int = 0
-    # Of requests that run now: not in what was spent.
+    # Tokens of open requests, not yet in the usage that `spent` returns.
     reserved: int = 0
 
 
 class Allowances:
-    """`spent`: what a key has used so far, by its id. `want`: takes what is missing of a lease."""
+    """The limits of all keys. `spent` returns the usage of a key id; `want` asks for a larger lease on its quotas."""
 
     def __init__(self, spent: Callable[[str], Spent], want: Callable[[str, int], None] = lambda *_: None) -> None:
         self._spent = spent
@@ -51,7 +51,7 @@ class Allowances:
         self._accounts: dict[str, _Account] = {}
 
     def open(self, key: Key, now_s: float) -> Allowance:
-        """Count a request. Raises RateLimited or QuotaExceeded; then nothing was counted."""
+        """Count a request and return its allowance. Raises RateLimited or QuotaExceeded without counting it."""
         if key.limits == Limits():
             return Allowance(key, None, self._spent, self._want)
         account = self._account(key, now_s)
@@ -63,7 +63,7 @@ class Allowances:
         return allowance
 
     def count(self, key: Key, now_s: float) -> None:
-        """Count a request that uses nothing else. Raises RateLimited; then it was not counted."""
+        """Count a request that uses no tokens. Raises RateLimited without counting it."""
         if key.limits.rpm is None:
             return
         account = self._account(key, now_s)
@@ -72,7 +72,7 @@ class Allowances:
             account.requests.take(1, now_s)
 
     def gauges(self, key: Key, now_s: float) -> dict[str, Gauge]:
-        """Return the key's limits by what they count, `requests` and `tokens`; empty for a key without."""
+        """Return the key's rate limits by `requests` and `tokens`; empty for a key without rate limits."""
         if key.limits.rpm is None and key.limits.tpm is None:
             return {}
         account = self._account(key, now_s)
@@ -84,7 +84,7 @@ class Allowances:
         }
 
     def reserved(self, key_id: str) -> int:
-        """Return the tokens that the key's requests hold now."""
+        """Return the tokens that the key's open requests have reserved."""
         account = self._accounts.get(key_id)
         return account.reserved if account else 0
 
@@ -95,7 +95,7 @@ class Allowances:
                 key.limits, _bucket(key.limits.rpm, now_s), _bucket(key.limits.tpm, now_s)
             )
         elif account.limits != key.limits:
-            # An operator has changed them: the buckets start anew, what runs goes on.
+            # An operator changed the limits: start with full buckets, keep the counts of open requests.
             account.limits = key.limits
             account.requests, account.tokens = _bucket(key.limits.rpm, now_s), _bucket(key.limits.tpm, now_s)
         return account
@@ -103,7 +103,7 @@ class Allowances:
 
 @dataclass(slots=True)
 class Allowance:
-    """What one request holds of its key's limits, until `settle`."""
+    """One request's part of its key's limits, held until `settle`."""
 
     _key: Key
     _account: _Account | None
@@ -111,17 +111,18 @@ class Allowance:
     _want: Callable[[str, int], None]
     _choices: int = field(default=0, init=False)
     _reserved: int = field(default=0, init=False)
-    # Tokens of a prompt that was prepared, whether or not it ran.
+    # Tokens charged for preparing the prompt, even if the request never runs.
     _prepared: int = field(default=0, init=False)
 
     def run(self, choices: int) -> None:
-        """Hold places for choices. Raises RateLimited."""
+        """Count choices against `max_running`. Raises RateLimited."""
         account, most = self._account, self._key.limits.max_running
         if account is None:
             return
         if most is not None and account.running + choices > most:
             raise RateLimited(
-                f"Your key may run {most} choices at once; {account.running} run, and this request asks for {choices}.",
+                f"Your key may run {most} choices at once; {account.running} are in flight, and this request asks for "
+                f"{choices}.",
                 of="requests",
                 retry_after_s=_RUNNING_RETRY_S if choices <= most else None,
             )
@@ -129,7 +130,7 @@ class Allowance:
         self._choices = choices
 
     def room(self) -> int | None:
-        """Return the most tokens this request can ever be given, prompt included; None: no limit."""
+        """Return the maximum tokens this request can ever get, prompt included; None if there is no limit."""
         limits = self._key.limits
         held = self._held()
         lefts = [left for left, _ in self._quotas()] + ([] if held is None else [held])
@@ -137,13 +138,15 @@ class Allowance:
         return min((room for room in rooms if room is not None), default=None)
 
     def prepare(self, tokens: int, now_s: float) -> None:
-        """Reserve the least that a prompt has, before it is tokenised. It is paid for even if the request turns out to
-        be invalid. Raises RateLimited or QuotaExceeded."""
+        """Reserve the minimum size of a prompt before it is tokenised. Raises RateLimited or QuotaExceeded.
+
+        The key pays for these tokens even if the request turns out to be invalid.
+        """
         self.reserve(tokens, now_s)
         self._prepared = tokens
 
     def reserve(self, tokens: int, now_s: float) -> None:
-        """Set so many tokens aside in all, the most the request can use. Raises RateLimited or QuotaExceeded."""
+        """Raise the reservation to `tokens`, the maximum the request can use. Raises RateLimited or QuotaExceeded."""
         more = tokens - self._reserved
         if self._account is None or more <= 0:
             return
@@ -159,7 +162,7 @@ class Allowance:
         self._reserved = tokens
 
     def settle(self, used: int, now_s: float, *, served: bool = True) -> None:
-        """Give back what was not used; with `served=False` all of it, the request too. Once."""
+        """Give back unused tokens; with `served=False` the prompt's minimum and the request, too. Works once."""
         account, self._account = self._account, None
         if account is None:
             return
@@ -171,27 +174,27 @@ class Allowance:
             account.requests.give_back(1, now_s)
 
     def check_quota(self, tokens: int) -> None:
-        """Raise QuotaExceeded unless so many tokens are left; RateLimited if other servers may hold them."""
+        """Raise QuotaExceeded if fewer tokens are left, or RateLimited if other servers may hold them."""
         for left, period in self._quotas():
             if tokens > left:
                 raise QuotaExceeded(
-                    f"Your key's tokens for this {period} are used up: {max(0, left)} are left, and this request may "
-                    f"take {tokens}. Ask for fewer with max_completion_tokens, or have the limit raised."
+                    f"This request exceeds your key's token quota for this {period}: {max(0, left)} are left, and it "
+                    f"may use {tokens}. Lower max_completion_tokens, or ask the operator to raise the quota."
                 )
 
         held = self._held()
         if held is not None and tokens > held:
-            # With what this request holds already: that goes back now.
+            # The whole request: its own reservation goes back when this error ends it.
             self._want(self._key.id, self._reserved + tokens)
             raise RateLimited(
                 f"Other servers hold the rest of your key's tokens: {max(0, held)} are free here, and this request may "
-                f"take {tokens}. Retry in {_LEASE_RETRY_S:.3g} s.",
+                f"use {tokens}. Retry in {_LEASE_RETRY_S:.3g} s.",
                 of="tokens",
                 retry_after_s=_LEASE_RETRY_S,
             )
 
     def _held(self) -> int | None:
-        """Return what is free of this server's part of the quotas; None: it has all."""
+        """Return the free tokens of this server's lease; None if it needs no lease."""
         account = self._account
         if account is None or not self._key.limits.has_quota:
             return None
@@ -199,7 +202,7 @@ class Allowance:
         return None if held is None else held - account.reserved
 
     def _quotas(self) -> list[tuple[int, str]]:
-        """Return what is left of each quota, and its period."""
+        """Return the free tokens and the period of each quota."""
         limits, account = self._key.limits, self._account
         if account is None or not limits.has_quota:
             return []
@@ -221,7 +224,10 @@ def _bucket(per_minute: int | None, now_s: float) -> Bucket | None:
 def _rate_limited(
     of: Literal["requests", "tokens"], limit: int | None, remaining: int, wanted: int, wait_s: float
 ) -> RateLimited:
-    message = f"Rate limit reached: your key may use {limit} {of} a minute, {remaining} are left, {wanted} are wanted."
+    message = (
+        f"Rate limit reached: your key may use {limit} {of} a minute, {remaining} are left, and this request needs "
+        f"{wanted}."
+    )
     if math.isinf(wait_s):
         return RateLimited(f"{message} Ask for fewer.", of=of, retry_after_s=None)
     return RateLimited(f"{message} Retry in {wait_s:.3g} s.", of=of, retry_after_s=wait_s)

@@ -1,8 +1,11 @@
-"""What the engine runs now, what more it can take, and when. Pure.
+"""The running requests, and whether and when the engine can take another one. Pure.
 
-A request may start if four things hold. There is a place: with it among those who decode, a step is still short enough
-for the promised pace. Its prompt and its expected answer fit into memory beside what the others will still generate.
-The next step has room for its prompt. And hardly anybody who is on pace falls behind while its prompt is computed.
+A request may start if four conditions hold:
+
+1. A place is free: with its choices decoding, a step is still short enough for the TPOT target.
+2. Its prompt and expected answer fit the KV cache, beside the tokens that the other requests will still generate.
+3. The next step has room for its prompt.
+4. While its prompt is computed, hardly any answer that meets the TPOT target falls behind.
 """
 
 from __future__ import annotations
@@ -19,64 +22,70 @@ from tokka.admission.targets import Targets
 from tokka.admission.ticket import Ticket
 from tokka.engine_facts import EngineStats, ModelInfo
 
-# Lengths that an answer may have in the end, of those that are considered at once.
+# Number of possible final lengths considered for each answer.
 _DRAWS = 8
-# Until lengths have been seen, an answer is taken to be as long as this share of those that are assumed.
+# Minimum quantile of the assumed lengths that an answer gets while no lengths have been observed.
 _CAREFUL = 0.85
-# Seconds of slack beyond which it makes no difference how much there is.
+# Seconds of slack above which the exact amount makes no difference.
 _PLENTY_S = 1.0
-# Who is given nothing for so long does not read, and has no pace to lose. Plain answers come in lumps of 0.25 s.
+# Seconds and token times without a token after which a client counts as not reading: it has no token rate to lose.
+# Plain answers get their tokens in lumps of 0.25 s.
 _STALLED_S = 0.5
 _STALLED_TOKENS = 10
-# Of places and memory, what is kept for tenants that have nothing running, while others than those who run were seen
-# lately; and how many more places there are for them.
+# Share of places and memory kept free for tenants with nothing running, if several tenants were seen lately. These
+# tenants also get this share of additional places.
 _FOR_NEWCOMERS = 1 / 16
+# Seconds after its last request for which a tenant counts as seen lately, and the maximum number of these tenants.
 _LATELY_S = 600.0
 _MOST_TENANTS = 1000
-# Of memory, what may be promised: lengths are expected, not known.
+# Share of the KV cache that may be promised to tenants with something running: lengths are expected, not known.
 _KV_MARGIN = 0.95
-# Of the time to the first token, how long a short answer may wait for a long prompt before it to be over.
+# Share of the TTFT target that a short answer may wait for an earlier long prompt to be computed.
 _PATIENCE = 0.5
-# Of a chunk, what a prompt is taken to need at least until its first token has come.
+# Share of a chunk that a prompt is assumed to still need, at least, until its first token arrives.
 _LAST_PART = 0.1
-# Of the pace's target, what is steered to; and how many may fall behind when a request starts.
+# Bounds of the goal: the share of the TPOT target that admission steers to.
 _LOWEST_GOAL, _HIGHEST_GOAL = 0.8, 0.97
+# First and maximum risk: the expected number of answers that fall behind when a request starts.
 _FIRST_RISK, _MOST_RISK = 0.25, 0.5
-# Of a step, what a prompt costs those who run beside its own time: it waits for the present one to end.
+# Share of a step that a prompt costs running choices besides its own time: it waits for the current step to end.
 _STEP_PART = 0.5
-# What an answer that lost its pace takes from both, and how many that kept it make up for that: one in so many is lost.
+# Reduction of the goal or the risk by an answer that misses the TPOT target. _KEPT_PER_LOST answers that meet it undo
+# one reduction, so about one in that many misses it.
 _GOAL_STEP, _RISK_STEP = 0.01, 0.02
 _KEPT_PER_LOST = 60
 
 
 class Batch:
+    """The running requests, and the engine's room for more."""
+
     def __init__(self) -> None:
         self.lengths = AnswerLengths()
         self.forecast = Forecast()
         self.choices = 0
         self._patience_s = self._tpot_s = math.inf
         self._goal, self._risk = _HIGHEST_GOAL, _FIRST_RISK
-        # In the order of their start, and those of them without a first token.
+        # Running tickets in the order of their start, and the ones without a first token.
         self._tickets: dict[Ticket, None] = {}
         self._prefilling: dict[Ticket, None] = {}
         self._of_tenant: Counter[str] = Counter()
-        # When each tenant's last request ended, the latest last.
+        # Time at which each tenant's last request ended, the latest last.
         self._seen_s: OrderedDict[str, float] = OrderedDict()
         self._is_shared = False
         self._slacks = Slacks()
         self._departures: Departures | None = None
-        # Tokens of memory that those who run hold and will take.
+        # Tokens of KV cache that running requests hold and will take.
         self._kv_promised = 0.0
         self._kv_of: dict[Ticket, float] = {}
         self._limit: int | None = None
         self._engine_waits = self._waited_before = False
-        # What has the engine to itself for now.
+        # The ticket that has the engine to itself for now.
         self._alone: Ticket | None = None
 
     # -- events
 
     def resize(self, model: ModelInfo, targets: Targets) -> None:
-        """Take over what the engine can run at once, what its steps cost, and what is promised."""
+        """Apply the engine's capacity and step costs, and the targets."""
         self.forecast.describe(model)
         self._patience_s = math.inf if targets.ttft_s is None else _PATIENCE * targets.ttft_s
         self._tpot_s = math.inf if targets.tpot_s is None else targets.tpot_s
@@ -101,7 +110,7 @@ class Batch:
         self._kv_promised += self._kv_of[ticket]
 
     def begin(self, ticket: Ticket) -> None:
-        """Note a running ticket's first token."""
+        """Record a running ticket's first token."""
         self._prefilling.pop(ticket, None)
 
     def end(self, ticket: Ticket, now_s: float) -> None:
@@ -119,9 +128,9 @@ class Batch:
         self._kv_promised -= self._kv_of.pop(ticket)
 
     def observe(self, stats: EngineStats, now_s: float) -> None:
-        """Take what the engine says, and work out anew what follows from it."""
+        """Update all estimates from the engine's statistics."""
         forecast, tickets = self.forecast, self._tickets
-        # What was started a moment ago waits for the next step; what waits for longer has found no memory.
+        # A request started a moment ago waits for the next step. One that waits for longer has found no memory.
         self._engine_waits = self._waited_before and stats.waiting > 0
         self._waited_before = stats.waiting > 0
         self._limit = self._departures = None
@@ -141,9 +150,10 @@ class Batch:
             self._kv_promised = stats.kv_cache_usage * kv_tokens + to_come
 
     def learn_pace(self, *, kept: bool) -> None:
-        """Note whether an answer that has ended got its tokens at the promised pace.
+        """Adapt risk and goal to a finished answer. `kept`: it met the TPOT target.
 
-        What is lost is first made good by more care for single answers, and if that is not enough by a smaller batch.
+        Misses first lower the risk, which protects single answers. At zero risk they lower the goal, which makes the
+        batch smaller.
         """
         if kept and self._goal < _HIGHEST_GOAL:
             self._goal += _GOAL_STEP / _KEPT_PER_LOST
@@ -154,15 +164,15 @@ class Batch:
         else:
             self._goal = max(_LOWEST_GOAL, self._goal - _GOAL_STEP)
 
-    # -- what there is room for
+    # -- room
 
     @property
     def is_known(self) -> bool:
-        """Whether anything is known of what steps cost."""
+        """Whether the costs of steps are known."""
         return self.forecast.costs is not None
 
     def token_s(self) -> float:
-        """Return how long each of those who run waits for its next token, while no prompt is computed."""
+        """Return the seconds that a running choice waits for its next token while no prompt is computed."""
         return self.forecast.token_s(self.choices)
 
     def runs_for(self, tenant: str) -> bool:
@@ -170,13 +180,13 @@ class Batch:
 
     @property
     def limit(self) -> int:
-        """The most choices that keep the promised pace together."""
+        """Maximum choices that can run together within the TPOT target."""
         if self._limit is None:
             self._limit = self.forecast.most_choices(self._goal_s)
         return self._limit
 
     def takes(self, ticket: Ticket, now_s: float) -> bool:
-        """Tell whether this ticket may start now."""
+        """Return whether this ticket may start now."""
         if not self.choices or self._alone is not None:
             return self._alone is None
         prompt_s = self.forecast.prompt_s(ticket.uncached_tokens)
@@ -187,7 +197,7 @@ class Batch:
         )
 
     def has_place(self, ticket: Ticket) -> bool:
-        """Tell whether there is a place and memory for it."""
+        """Return whether a place and memory are free for this ticket."""
         return (
             not (self._engine_waits and self.runs_for(ticket.tenant))
             and self.choices + ticket.choices <= self._places_for(ticket.tenant)
@@ -195,7 +205,7 @@ class Batch:
         )
 
     def wait_s(self, ticket: Ticket, choices: int, tokens: float, now_s: float) -> float:
-        """Return how long a ticket waits that comes behind so many choices with so many tokens of prompts."""
+        """Return the seconds that a ticket waits behind queued `choices` with prompts of `tokens` in total."""
         return max(
             self._prompts_wait_s(tokens, now_s),
             self._place_wait_s(ticket, choices, now_s),
@@ -203,27 +213,27 @@ class Batch:
         )
 
     def own_prompt_s(self, ticket: Ticket) -> float:
-        """Return how long its own prompt takes once it has started."""
+        """Return the seconds that the ticket's own prompt takes once it has started."""
         return self.forecast.own_prompt_s(ticket.uncached_tokens, self.choices)
 
     def cost_s(self, ticket: Ticket) -> float:
-        """Return how long a full engine works for a ticket, others running beside it."""
+        """Return the seconds that a full engine works on a ticket, with others running beside it."""
         place_s = ticket.choices * self._expected(ticket) * self.forecast.token_s(self.limit) / self.limit
         share = self.forecast.prompt_share(self.choices, self._goal_s)
         return max(place_s, self.forecast.prompt_s(ticket.uncached_tokens) / share)
 
-    # -- pace
+    # -- token rate
 
     @property
     def _goal_s(self) -> float:
         return self._goal * self._tpot_s
 
     def _spare_s(self, choices: int) -> float:
-        """Return what each token leaves to those who decode."""
+        """Return the seconds that each token leaves until the goal, if so many choices decode."""
         return self._goal_s - self.forecast.token_s(choices)
 
     def _draws(self, ticket: Ticket) -> Sequence[int]:
-        """Return lengths that one choice of it may have in the end, each as likely as the others."""
+        """Return equally likely final lengths of one of the ticket's choices."""
         draws = ticket.draws
         if draws is None and ticket.is_exact:
             draws = ticket.draws = [ticket.most_tokens] * _DRAWS
@@ -232,12 +242,12 @@ class Batch:
             shares = [at + place / _DRAWS for place in range(_DRAWS)]
             draws = ticket.draws = self.lengths.draw(ticket.tenant, ticket.most_tokens, ticket.given, shares)
             if not self.lengths.are_known(ticket.tenant, ticket.most_tokens):
-                # Answers of one service are alike: what is assumed is wrong for all of them in the same direction.
+                # Answers of one service are alike, so an assumption is wrong for all of them in the same direction.
                 ticket.quantile = max(ticket.quantile, _CAREFUL)
         return draws
 
     def _expected(self, ticket: Ticket) -> int:
-        """Return one of these lengths, another for each ticket: together they are as long as answers are."""
+        """Return one of these lengths, by the ticket's quantile: over all tickets they follow the distribution."""
         draws = self._draws(ticket)
         return max(draws[int(ticket.quantile * _DRAWS)], ticket.given + 1)
 
@@ -248,7 +258,7 @@ class Batch:
         for ticket in reversed(self._prefilling):
             slacks[ticket] = [(n - 1) * spare_s - behind_s - _STEP_PART * token_s for n in self._draws(ticket) if n > 1]
             behind_s += self.forecast.prompt_s(self._left(ticket, now_s))
-        # Part of the prompts that are computed now is done: nobody has had a token for that time.
+        # Part of the prompts in progress is computed already, and running choices got no token in that time.
         begun_s = min((one.started_s for one in self._prefilling), default=now_s)
         stalled_since_s = now_s - max(_STALLED_S, _STALLED_TOKENS * token_s)
         middle = _DRAWS // 2
@@ -257,7 +267,7 @@ class Batch:
             if first_s is None or last_s < stalled_since_s:
                 continue
             given = ticket.tokens // ticket.choices
-            # What it would have left if it ended now; each further token adds to it.
+            # The slack if the answer ended now. Each further token adds to it.
             now_left_s = first_s - last_s + goal_s * (given - 1) - behind_s - max(0.0, now_s - max(last_s, begun_s))
             if now_left_s < _PLENTY_S:
                 known = ticket.draws
@@ -268,15 +278,17 @@ class Batch:
     # -- prompts
 
     def _left(self, ticket: Ticket, now_s: float) -> float:
-        """Return the tokens of a prompt that are still to be computed, by the time it has had."""
+        """Estimate the tokens of a prompt that are still to be computed, from the time since its start."""
         tokens, whole_s = ticket.uncached_tokens, ticket.ready_s - ticket.started_s
         share = (ticket.ready_s - now_s) / whole_s if whole_s > 0 else 0.0
-        # Its first token has not come: the last part of it is still worked on.
+        # Without a first token, the last part of the prompt is still being computed.
         return max(_LAST_PART * min(tokens, self.forecast.chunk), tokens * min(1.0, share))
 
     def _goes_beside_prompts(self, ticket: Ticket, now_s: float) -> bool:
-        """Tell whether the next step has room for it beside the prompts that are computed already: one long prompt at
-        a time, so that short ones always find room."""
+        """Return whether the next step has room for the ticket beside the prompts in progress.
+
+        Only one long prompt is computed at a time, so short ones always find room.
+        """
         step_tokens, chunk, tokens = self.forecast.model.step_tokens, self.forecast.chunk, ticket.uncached_tokens
         if step_tokens is not None:
             lefts = [self._left(one, now_s) for one in self._prefilling]
@@ -287,7 +299,7 @@ class Batch:
         return self._keeps_pace_itself(ticket, now_s)
 
     def _keeps_pace_itself(self, ticket: Ticket, now_s: float) -> bool:
-        """Tell whether the long prompts before it leave a short answer its pace, unless it has waited for that."""
+        """Return whether a short answer meets the TPOT target despite long prompts before it, or has waited enough."""
         behind_s = self._ahead_after(ticket, now_s)
         further = self._expected(ticket) - 1
         if not behind_s or not further or now_s - ticket.arrived_s >= self._patience_s:
@@ -295,7 +307,7 @@ class Batch:
         return further * self._spare_s(self.choices + ticket.choices) >= behind_s
 
     def _ahead_after(self, ticket: Ticket, now_s: float) -> float:
-        """Return how long the prompts before this one go on after its own is computed."""
+        """Return the seconds for which earlier prompts continue after the ticket's own is computed."""
         if not self._prefilling or math.isinf(self.forecast.chunk):
             return 0.0
         passed = math.ceil(ticket.uncached_tokens / self.forecast.chunk) * self.forecast.chunk
@@ -305,7 +317,7 @@ class Batch:
     def _prompts_wait_s(self, tokens: float, now_s: float) -> float:
         under_way = sum(self._left(one, now_s) for one in self._prefilling)
         work_s = self.forecast.prompt_s(tokens + under_way)
-        # As fast as it goes while everybody can bear it, and then as the pace allows.
+        # At full speed while the running choices have slack, then at the speed that the TPOT goal allows.
         at_once_s = min(work_s, self._slacks.spare_s(_DRAWS))
         later_s = work_s - at_once_s
         share = self.forecast.prompt_share(self.choices, self._goal_s) if later_s else 1.0
@@ -314,7 +326,10 @@ class Batch:
     # -- places and memory
 
     def _kept_free(self, tenant: str) -> float:
-        """Whoever has nothing running need not wait until another tenant's answers have ended."""
+        """Return the share of places and memory that this tenant leaves free.
+
+        So a tenant with nothing running need not wait until another tenant's answers have ended.
+        """
         return _FOR_NEWCOMERS if self.runs_for(tenant) and self._is_shared else 0.0
 
     def _places_for(self, tenant: str) -> int:
@@ -322,7 +337,7 @@ class Batch:
             return self.limit - math.ceil(self.limit * self._kept_free(tenant))
         if math.isinf(self._tpot_s):
             return self.limit
-        # What is more than the engine runs is next inside the engine.
+        # Choices beyond the engine's own maximum come next inside the engine.
         return self.limit + math.ceil(self.limit * _FOR_NEWCOMERS)
 
     def _kv_for(self, tenant: str) -> float:
@@ -335,7 +350,7 @@ class Batch:
         return ticket.uncached_tokens + ticket.choices * self._expected(ticket)
 
     def _kv_to_come(self, ticket: Ticket, now_s: float) -> float:
-        """Return the tokens of memory that a running ticket will still take."""
+        """Return the tokens of KV cache that a running ticket will still take."""
         prompt = self._left(ticket, now_s) if ticket.first_token_s is None else 0.0
         return prompt + ticket.choices * (self._expected(ticket) - ticket.given)
 
@@ -356,7 +371,7 @@ class Batch:
         if self._departures is None:
             token_s = self.forecast.token_s(self.choices)
             if self._prefilling and math.isfinite(self._goal_s):
-                # Prompts go on beside them, as far as the pace allows.
+                # Prompts are computed beside the choices, as far as the TPOT goal allows.
                 token_s = max(token_s, self._goal_s)
             self._departures = Departures(self._departure(ticket, token_s, now_s) for ticket in self._tickets)
         return self._departures

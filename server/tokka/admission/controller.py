@@ -1,4 +1,4 @@
-"""The edge of admission: carries out what the policy decides, for requests that wait in tasks of their own."""
+"""Carry out the policy's decisions for requests, each of which waits in its own task."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from tokka.errors import Draining, RequestTimeout, TokkaError
 
 log = structlog.get_logger("tokka.admission")
 
-# Of a second; several looks in the time of one answer.
+# Seconds between two looks at the engine: several in the time of one answer.
 _LOOK_EVERY_S = 0.1
 
 
 class Slot:
-    """A running request's hold on the engine."""
+    """A running request's place on the engine."""
 
     def __init__(self, controller: AdmissionController, ticket: Ticket) -> None:
         self._controller = controller
         self._ticket = ticket
         self._charged = 0
-        # The engine came to the end of it by itself.
+        # Whether the engine finished the request by itself.
         self.is_whole = False
 
     def produced(self, tokens: int, now_s: float) -> None:
-        """Note tokens the request was given. The policy hears of the first at once; of others it reads the ticket."""
+        """Record tokens given to the request. The policy hears of the first at once and reads others in the ticket."""
         ticket = self._ticket
         ticket.tokens += tokens
         ticket.last_token_s = now_s
@@ -41,14 +41,14 @@ class Slot:
             self._controller.apply(self._controller.policy.begin(ticket, now_s))
 
     def charge(self) -> None:
-        """Charge the tenant for what has come since it was charged last."""
+        """Charge the tenant for the tokens since the last charge."""
         if tokens := self._ticket.tokens - self._charged:
             self._charged = self._ticket.tokens
             self._controller.policy.charge(self._ticket, tokens)
 
 
 class AdmissionController:
-    """Knows every open request from its arrival to its end."""
+    """Tracks every open request from its arrival to its end."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class AdmissionController:
         queue_timeout_s: float,
         on_error: Callable[[Prediction, float], None] = lambda _, __: None,
     ) -> None:
-        """`on_error`: takes the errors of predictions, in seconds."""
+        """`on_error` receives the errors of predictions, in seconds."""
         self.policy = policy
         self._on_error = on_error
         self._queue_timeout_s = queue_timeout_s
@@ -74,7 +74,7 @@ class AdmissionController:
 
     @property
     def open_requests(self) -> int:
-        """Requests admitted or waiting."""
+        """Number of running and queued requests."""
         return self._open_requests
 
     @property
@@ -83,18 +83,18 @@ class AdmissionController:
 
     @property
     def limit(self) -> int:
-        """Choices that may run at once now."""
+        """Maximum choices that may run at once now."""
         return self.policy.batch.limit
 
     def resize(self, model: ModelInfo) -> None:
-        """Take over what the engine can run at once, and what its steps cost; what runs already stays."""
+        """Apply the engine's capacity and step costs. Running requests stay."""
         before = self.policy.targets
         self.apply(self.policy.resize(model, time.monotonic()))
         if (now := self.policy.targets) != before:
             log.info("targets", ttft_s=now.ttft_s, tpot_s=now.tpot_s, choices=self.limit)
 
     async def run(self, stats: Callable[[], EngineStats]) -> NoReturn:
-        """Let the policy look at the engine and the queue, again and again."""
+        """Let the policy look at the engine and the queue repeatedly, until cancelled."""
         while True:
             for slot in self._slots:
                 slot.charge()
@@ -104,16 +104,16 @@ class AdmissionController:
             await asyncio.sleep(_LOOK_EVERY_S)
 
     def check_room(self, ticket: Ticket) -> None:
-        """Raise Draining or ServerOverloaded if the request has no chance, before anything is spent on it."""
+        """Raise Draining or ServerOverloaded if the request has no chance, before any work is spent on it."""
         self.check_open()
         self.policy.check_room(ticket, time.monotonic())
 
     @contextlib.asynccontextmanager
     async def admit(self, ticket: Ticket, timeout_s: float | None = None) -> AsyncIterator[Slot]:
-        """Hold room for a request, waiting for it if need be.
+        """Hold a slot for a request, waiting for it if necessary.
 
-        Raises Draining or ServerOverloaded at once or while it waits, RequestTimeout after `timeout_s` or the queue's
-        own limit. A request larger than the bound runs when nothing else does, or no one could ever serve it.
+        Raises Draining or ServerOverloaded at once or during the wait, and RequestTimeout after `timeout_s` or the
+        queue timeout, if that is shorter. A request larger than the limit runs alone; otherwise it could never run.
         """
         self.check_open()
         self._open_requests += 1
@@ -134,25 +134,25 @@ class AdmissionController:
                 self._idle.set()
 
     def check_open(self) -> None:
-        """Raise Draining if nothing new is taken any more."""
+        """Raise Draining if the server takes no new requests."""
         if self._draining:
             raise _draining()
 
     def start_draining(self) -> None:
-        """Refuse from now on what is new; what runs or waits may finish."""
+        """Refuse new requests from now on. Running and queued requests may finish."""
         self._draining = True
 
     def refuse_waiting(self) -> None:
-        """End the waiting of all who wait: the drain's time is over."""
+        """Refuse all queued requests, because the drain's time is over."""
         for ticket in self.policy.refuse_all():
             self._settle(ticket, _draining())
 
     async def idle(self) -> None:
-        """Wait until nothing runs or waits."""
+        """Wait until no request is running or queued."""
         await self._idle.wait()
 
     def apply(self, decisions: list[Decision]) -> None:
-        """Wake up those whose waiting has ended."""
+        """Wake the requests that the decisions start or refuse."""
         for decision in decisions:
             self._settle(decision.ticket, decision.refusal)
 
@@ -169,7 +169,7 @@ class AdmissionController:
             self._give_up(ticket, turn)
             after_s = self.policy.retry_after_s(ticket, time.monotonic())
             raise RequestTimeout(
-                f"The request waited {limit_s:g} s for its turn and was given up. Send it again later, or allow it a "
+                f"The request waited {limit_s:g} s in the queue and timed out. Send it again later, or give it a "
                 "longer timeout.",
                 retry_after_s=after_s,
             ) from None
@@ -180,7 +180,7 @@ class AdmissionController:
             self._turns.pop(ticket, None)
 
     def _give_up(self, ticket: Ticket, turn: asyncio.Future[None]) -> None:
-        """Take a ticket back whose owner has left, also one whose turn came at that very moment."""
+        """Withdraw a ticket after its owner has left, even if it was admitted at that moment."""
         now_s = time.monotonic()
         if turn.done() and not turn.cancelled() and turn.exception() is None:
             self.apply(self.policy.end(ticket, now_s, is_whole=False))
@@ -191,7 +191,7 @@ class AdmissionController:
         turn = self._turns.get(ticket)
         if turn is None or turn.done():
             if refusal is None:
-                # Its owner has been cancelled and has not run since; nobody else will give the room back.
+                # The ticket's owner was cancelled and has not run since, so the room goes back here.
                 self.apply(self.policy.end(ticket, time.monotonic(), is_whole=False))
         elif refusal is None:
             turn.set_result(None)

@@ -1,4 +1,4 @@
-"""How long things take on this engine: arithmetic on the costs of its steps. Pure; seconds, choices and tokens."""
+"""Durations on this engine, computed from the costs of its steps. Pure; in seconds, choices and tokens."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ import math
 from tokka.engine_facts import ModelInfo
 from tokka.step_costs import StepCosts
 
-# The least share of its time that an engine is counted on to have for prompts.
+# Minimum share of its time that an engine is assumed to have for prompts.
 _LEAST_SHARE = 0.05
 
 
 class Forecast:
-    """Until costs are known, everything takes no time."""
+    """Estimates durations. Until the costs of steps are known, all durations are 0."""
 
     def __init__(self) -> None:
         self.costs: StepCosts | None = None
         self.describe(ModelInfo(0, 0, "", "", False, max_running=1))
 
     def describe(self, model: ModelInfo) -> None:
-        """Take over what the engine can run at once."""
+        """Apply the engine's capacity."""
         self.model = model
         tokens = model.step_tokens
-        # The most tokens of one prompt that a step computes beside others.
+        # Maximum tokens of one prompt that a step computes beside others.
         self.chunk: float = math.inf if tokens is None else max(1, tokens // 2)
         self.learn(model.costs, 0.0)
 
     def learn(self, costs: StepCosts | None, context_tokens: float) -> None:
-        """Take over what steps cost now, and how many tokens of context one choice has on average."""
+        """Update the costs of steps, and the mean tokens of context of one choice."""
         self.costs = costs or self.costs
         self._context_tokens = context_tokens
         self._token_s: dict[int, float] = {}
 
     def token_s(self, choices: int) -> float:
-        """Return how long a choice waits for its next token if so many decode, and no prompt is computed."""
+        """Return the seconds a choice waits for its next token if so many decode and no prompt is computed."""
         known = self._token_s.get(choices)
         if known is not None:
             return known
@@ -44,31 +44,30 @@ class Forecast:
         return token_s
 
     def prompt_s(self, tokens: float) -> float:
-        """Return how much longer the steps take in which these tokens of prompts are computed."""
+        """Return the seconds that these prompt tokens add to the steps that compute them."""
         return self.costs.prompt_s(tokens / self.model.copies) if self.costs else 0.0
 
     def own_prompt_s(self, tokens: float, choices: int) -> float:
-        """Return how long a prompt that has started takes to its first token, beside so many choices."""
+        """Return the seconds from the start of a prompt to its first token, beside so many choices."""
         steps = math.ceil(tokens / self.chunk) if math.isfinite(self.chunk) else 1
         return steps * self.token_s(choices) + self.prompt_s(tokens)
 
     def prompt_share(self, choices: int, token_goal_s: float) -> float:
-        """Return the share of its time that the engine has for prompts, in the long run, if the choices beside them
-        are to get a token in this time."""
+        """Return the long-run share of the engine's time for prompts, if each choice gets a token in `token_goal_s`."""
         full = self.full_share(choices)
         if math.isinf(token_goal_s):
             return full
         return max(_LEAST_SHARE, min(full, 1.0 - self.token_s(choices) / token_goal_s))
 
     def full_share(self, choices: int) -> float:
-        """Return the share of its time that prompts have when every step is full of them."""
+        """Return the share of the engine's time for prompts when every step is full of them."""
         if self.model.step_tokens is None or self.costs is None:
             return 1.0
         prompts_s = self.prompt_s(self.model.step_tokens)
         return max(_LEAST_SHARE, prompts_s / (prompts_s + self.token_s(choices)))
 
     def most_choices(self, token_goal_s: float) -> int:
-        """Return how many can decode and get a token in this time; at least one."""
+        """Return the maximum choices that can decode with a token in `token_goal_s` each; at least one."""
         most = self.model.max_running
         if math.isinf(token_goal_s) or self.token_s(most) <= token_goal_s:
             return most

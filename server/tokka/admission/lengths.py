@@ -1,4 +1,4 @@
-"""How long answers become, learnt from those that have ended, by tenant and by the request's limit. Pure."""
+"""Predict the lengths of answers from finished ones, by tenant and by the request's token limit. Pure."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-# Lengths are counted by buckets: one for each quarter of a doubling, up to half a million tokens.
+# Buckets of lengths: one for each quarter of a doubling, up to half a million tokens.
 _PER_DOUBLING = 4
 _BUCKETS = 19 * _PER_DOUBLING
-# Answers that a histogram remembers.
+# Number of answers that a histogram remembers.
 _MEMORY = 200.0
-# As many answers as others' lengths count for beside a tenant's own, and what is assumed beside both.
+# Weights, in answers: of all tenants' lengths beside a tenant's own, and of the assumed lengths beside both.
 _OF_ALL, _ASSUMED = 20.0, 2.0
-# Answers from which something is known; each counts for its tenant and for all.
+# Number of answers from which lengths count as known. Each answer counts for its tenant and for all tenants.
 _FEW = 20.0
-# Lengths in public traces of services are about log-normal, with medians from 100 to 250 tokens.
+# Assumed lengths, in tokens: public traces of services are about log-normal, with medians from 100 to 250 tokens.
 _MEDIAN, _SPREAD = 150.0, 1.2
-# Of one bucket, answers that its mean goes back.
+# Number of answers that the mean of one bucket goes back.
 _MEAN_OF = 10.0
-# Kept at once; the least used are forgotten.
+# Maximum number of histograms. The least recently used are dropped.
 _MOST_HISTOGRAMS = 2000
-# Answers after which the distribution is made anew.
+# Number of answers after which a distribution is recomputed.
 _RENEW_EVERY = 16
 
 
 @dataclass(slots=True)
 class _Histogram:
     counts: list[float] = field(default_factory=lambda: [0.0] * _BUCKETS)
-    # Mean length in each bucket; 0: none has been seen.
+    # Mean length in each bucket; 0 for an empty bucket.
     means: list[float] = field(default_factory=lambda: [0.0] * _BUCKETS)
     total: float = 0.0
     news: int = 0
@@ -52,23 +52,25 @@ class _Histogram:
 
 
 class AnswerLengths:
-    """Counts tokens of one choice."""
+    """The distributions of lengths. A length is the number of tokens of one choice."""
 
     def __init__(self) -> None:
         self._of: OrderedDict[tuple[str | None, int], _Histogram] = OrderedDict()
 
     def add(self, tenant: str, most: int, tokens: int) -> None:
-        """Note that an answer of at most `most` tokens has ended by itself after so many."""
+        """Record that an answer limited to `most` tokens has ended by itself after `tokens`."""
         for key in ((tenant, _class(most)), (None, _class(most))):
             self._histogram(key).add(tokens)
 
     def are_known(self, tenant: str, most: int) -> bool:
-        """Tell whether answers of this kind have been seen, of this tenant or of others."""
+        """Return whether enough answers of this kind have been seen, from this tenant or others."""
         return self._histogram((tenant, _class(most))).total + self._histogram((None, _class(most))).total >= _FEW
 
     def draw(self, tenant: str, most: int, given: int, quantiles: Sequence[float]) -> list[int]:
-        """Return lengths that an answer of which `given` tokens are there may reach: those that, of answers of its kind
-        that became longer than that, these shares do not exceed."""
+        """Return possible final lengths, in tokens, of an answer that has `given` tokens so far.
+
+        They are the quantiles of the answers of its kind that became longer than `given`.
+        """
         if given + 1 >= most:
             return [most] * len(quantiles)
         cumulated, means = self._cumulated(tenant, most)
@@ -94,7 +96,7 @@ class AnswerLengths:
 
 
 def _log_normal(tokens: float) -> float:
-    """Return the share of answers that are shorter, if nothing is known of them."""
+    """Return the assumed share of answers that are shorter."""
     return 0.5 * (1 + math.erf(math.log(tokens / _MEDIAN) / (_SPREAD * math.sqrt(2))))
 
 
@@ -104,7 +106,7 @@ _PRIOR = [
 
 
 def _class(most: int) -> int:
-    """Requests whose limits are within a factor of two of each other are of one kind."""
+    """Return the kind of a request: limits between the same two powers of two are of one kind."""
     return most.bit_length()
 
 
@@ -116,7 +118,7 @@ def _cumulate(own: _Histogram, others: _Histogram, most: int) -> list[float]:
     share_of_all = min(_OF_ALL, others.total) / others.total if others.total else 0.0
     counts = [mine + share_of_all * theirs for mine, theirs in zip(own.counts, others.counts, strict=True)]
     last = _bucket(most)
-    # What is assumed counts for less the more is known.
+    # The assumed lengths count for less as more answers are known.
     assumed = rest = _ASSUMED / (1 + (own.total + share_of_all * others.total) / _ASSUMED)
     for at in range(last):
         counts[at] += assumed * _PRIOR[at]
@@ -127,7 +129,7 @@ def _cumulate(own: _Histogram, others: _Histogram, most: int) -> list[float]:
 
 
 def _share_below(cumulated: Sequence[float], tokens: int) -> float:
-    """Return the share of answers shorter than this, with each bucket spread evenly over its logarithms."""
+    """Return the share of answers shorter than this, with each bucket spread evenly on a logarithmic scale."""
     place = min(_BUCKETS - 1e-9, _PER_DOUBLING * math.log2(max(1, tokens)))
     at = int(place)
     below = cumulated[at - 1] if at else 0.0

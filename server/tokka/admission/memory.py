@@ -1,4 +1,4 @@
-"""Memory that requests hold: bounded in all, and for one tenant to half of it. Pure."""
+"""Memory budgets for requests: a limit in total, and half of it for one tenant. Pure."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections import Counter
 from tokka.errors import ServerOverloaded
 
 _RETRY_AFTER_S = 2.0
-# One tenant's part of the whole.
+# Maximum share of the budget for one tenant.
 _TENANT_PART = 0.5
 
 
 class MemoryBudget:
-    """Counts bytes. `purpose` names them in refusals, as in "request bodies"."""
+    """Counts the bytes that requests hold. `purpose` names them in errors, as in "request bodies"."""
 
     def __init__(self, limit: int, purpose: str) -> None:
         self.limit = limit
@@ -24,9 +24,9 @@ class MemoryBudget:
         return self._held_of.total()
 
     def take(self, tenant: str, size: int) -> None:
-        """Count bytes as held. Raises ServerOverloaded if there is no room; then nothing is counted."""
+        """Count bytes as held. Raises ServerOverloaded, without counting them, if there is no room."""
         own = self._held_of[tenant]
-        # A single holder may take what it needs: else a size near the limit would never be served.
+        # A tenant that holds nothing may exceed its share; otherwise a size near the limit could never be served.
         if self.held + size > self.limit or (own and own + size > self.limit * _TENANT_PART):
             raise ServerOverloaded(
                 f"The server has no memory left for {self._purpose}. Retry in {_RETRY_AFTER_S:.0f} s.",
@@ -41,7 +41,7 @@ class MemoryBudget:
 
 
 class Share:
-    """What one request holds of a budget, until `release`."""
+    """One request's part of a budget, held until `release`."""
 
     def __init__(self, budget: MemoryBudget, tenant: str) -> None:
         self._budget = budget
@@ -49,13 +49,13 @@ class Share:
         self._size = 0
 
     def grow_to(self, size: int) -> None:
-        """Hold so many bytes in all. Raises ServerOverloaded."""
+        """Hold `size` bytes in total. Raises ServerOverloaded."""
         if size > self._size:
             self._budget.take(self._tenant, size - self._size)
             self._size = size
 
     def release(self) -> None:
-        """Give all of it back. Safe to call twice."""
+        """Give all bytes back. Safe to call twice."""
         if self._size:
             self._budget.give_back(self._tenant, self._size)
             self._size = 0

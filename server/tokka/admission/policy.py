@@ -1,7 +1,7 @@
-"""Who may run now, who waits, who is refused: all decisions of admission, synchronous and pure.
+"""Decide which requests run, wait or are refused. Synchronous and pure.
 
-Each event (`arrive`, `begin`, `end`, `leave`, `observe`) takes the time and returns the decisions that follow;
-`controller.py` carries them out, a simulation in the tests counts them. What the engine can take is in `batch.py`.
+Each event (`arrive`, `begin`, `end`, `leave`, `observe`) takes the time and returns the decisions that follow.
+`controller.py` carries them out; a simulation in the tests counts them. `batch.py` knows the engine's room.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from tokka.admission.ticket import Ticket
 from tokka.engine_facts import EngineStats, ModelInfo
 from tokka.errors import MAX_RETRY_AFTER_S, ServerOverloaded
 
-# Until something is known of the engine's steps: an honest guess that keeps the clients' default back-off short.
+# Seconds until a retry while the costs of steps are unknown: a guess that keeps the clients' default back-off short.
 RETRY_AFTER_S = 5
-# What a choice is charged, until one has ended, and of a new value in the average.
+# Charge assumed for a choice until one has ended, and the weight of a new value in the average.
 _COST, _COST_SHARE = 256.0, 0.1
-# How much longer than predicted a wait may turn out: at first, and how fast that is learnt from those who waited. In
-# balance one in a hundred waits longer.
+# First and maximum doubt: the share by which a wait may exceed its prediction.
 _FIRST_DOUBT, _MOST_DOUBT = 0.15, 3.0
+# Change of the doubt by a queued request that missed or met the TTFT target. In balance, one in a hundred misses it.
 _DOUBT_UP, _DOUBT_DOWN = 0.05, 0.0005
-# Errors of predictions that are kept until somebody takes them.
+# Maximum errors of predictions kept until the controller takes them.
 _MOST_ERRORS = 10_000
 
-# Of what: the time to the first token, or for each further one.
+# The predicted time: to the first token, or for each further one.
 Prediction = Literal["ttft", "pace"]
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What may wait, in choices and in tokens of prompts, in all and of one tenant; None: no bound."""
+    """Limits of the queue, in choices and prompt tokens, in total and for one tenant; None means no limit."""
 
     choices: int
     tokens: int | None = None
@@ -47,13 +47,15 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A ticket's turn has come, or with `refusal` it is sent away."""
+    """A ticket starts or, with `refusal`, is refused."""
 
     ticket: Ticket
     refusal: ServerOverloaded | None = None
 
 
 class AdmissionPolicy:
+    """All decisions of admission, over the queue and the running requests."""
+
     def __init__(
         self,
         bounds: Bounds,
@@ -62,7 +64,7 @@ class AdmissionPolicy:
         *,
         targets_of: Callable[[Targets, ModelInfo], Targets] = lambda given, _: given,
     ) -> None:
-        """`targets_of`: makes the targets of an engine from those that are given."""
+        """`targets_of` computes the targets on an engine from the given ones."""
         self._bounds = bounds
         self._given, self._targets_of = targets, targets_of
         self.targets = targets
@@ -73,25 +75,25 @@ class AdmissionPolicy:
         self._doubt = _FIRST_DOUBT
         self._long_s = 0.0
         self._tickets = 0
-        # Actual minus predicted, in seconds, until somebody takes them.
+        # Actual minus predicted times, in seconds, until the controller takes them.
         self.errors: deque[tuple[Prediction, float]] = deque(maxlen=_MOST_ERRORS)
 
     # -- events
 
     def resize(self, model: ModelInfo, now_s: float) -> list[Decision]:
-        """Take over what the engine can run at once."""
+        """Apply the engine's capacity."""
         self.targets = self._targets_of(self._given, model)
         self.batch.resize(model, self.targets)
         return list(self._admit(now_s))
 
     def arrive(self, ticket: Ticket, now_s: float) -> list[Decision]:
-        """Let a new request run, wait, or refuse it; others may have to make room for it."""
+        """Start, queue or refuse a new request. Queued requests of another tenant may be refused to make room."""
         self._tickets += 1
-        # Golden section: the tickets of any stretch of time are spread evenly over the distribution.
+        # The golden ratio spreads the tickets of any period evenly over the distribution.
         ticket.quantile = self._tickets * 0.6180339887 % 1.0
         self._learn_long(ticket)
         if self._goes_in(ticket, now_s):
-            # Room is there for whoever comes: nobody need wait for those who have not come back.
+            # There is room now, so no request has to wait for refused ones that have not come back.
             self._returns.forget()
             self._start(ticket, now_s)
             return [Decision(ticket)]
@@ -110,12 +112,12 @@ class AdmissionPolicy:
         return [*decisions, *self._admit(now_s)]
 
     def check_room(self, ticket: Ticket, now_s: float) -> None:
-        """Raise what `arrive` would refuse this ticket with, before anything is spent on it."""
+        """Raise the error with which `arrive` would refuse this ticket, before any work is spent on it."""
         if not self._goes_in(ticket, now_s) and (refusal := self._refusal_of(ticket, now_s)):
             raise refusal
 
     def begin(self, ticket: Ticket, now_s: float) -> list[Decision]:
-        """Note a running request's first token."""
+        """Record a running request's first token."""
         self.batch.begin(ticket)
         self._note("ttft", now_s - ticket.predicted_first_s)
         ticket.predicted_pace_s = self.batch.token_s() if self.batch.is_known else math.inf
@@ -124,11 +126,11 @@ class AdmissionPolicy:
         return list(self._admit(now_s))
 
     def charge(self, ticket: Ticket, tokens: int) -> None:
-        """Note tokens that a running request was given."""
+        """Record tokens that a running request was given."""
         self.queue.charge(ticket.tenant, 0, tokens)
 
     def end(self, ticket: Ticket, now_s: float, *, is_whole: bool) -> list[Decision]:
-        """Give back the room of a running request. `is_whole`: it was not given up before its end."""
+        """Free the room of a running request. `is_whole`: the engine finished it."""
         self.batch.end(ticket, now_s)
         if ticket.first_token_s is not None:
             cost = (ticket.prompt_tokens + OUTPUT_COST * ticket.tokens) / ticket.choices
@@ -139,11 +141,11 @@ class AdmissionPolicy:
         return list(self._admit(now_s))
 
     def leave(self, ticket: Ticket, now_s: float) -> list[Decision]:
-        """Take out a waiting request whose owner has left or run out of time; another may fit now."""
+        """Remove a queued request whose client has left or which timed out. Another may fit now."""
         return list(self._admit(now_s)) if self.queue.remove(ticket) else []
 
     def observe(self, stats: EngineStats, now_s: float) -> list[Decision]:
-        """Take what the engine says, and judge the queue by it; to be called several times a second."""
+        """Apply the engine's statistics and refuse late requests. Call this several times a second."""
         self.batch.observe(stats, now_s)
         late = [Decision(ticket, self._late(ticket, now_s)) for ticket in self.queue if now_s > ticket.latest_start_s]
         for decision in late:
@@ -151,7 +153,7 @@ class AdmissionPolicy:
         return [*late, *self._admit(now_s)]
 
     def refuse_all(self) -> list[Ticket]:
-        """Empty the queue."""
+        """Empty the queue and return its tickets."""
         waiting = list(self.queue)
         for ticket in waiting:
             self.queue.remove(ticket)
@@ -160,14 +162,13 @@ class AdmissionPolicy:
     # -- estimates
 
     def _wait_s(self, ticket: Ticket, now_s: float, others: int = 0) -> float:
-        """Return how long a new ticket would probably wait for its turn. `others`: choices that come before it, beside
-        those who wait."""
+        """Return the expected seconds until a new ticket starts. `others`: choices before it that are not queued."""
         ahead = self.queue.ahead_of(ticket.tenant, max(1.0, self._cost))
         tokens = self.queue.tokens * ahead / max(1, self.queue.choices)
         return self.batch.wait_s(ticket, ahead + others, tokens, now_s)
 
     def _learn_wait(self, *, missed: bool) -> None:
-        """Note how it ended for one who was let in to wait."""
+        """Adapt the doubt to a queued request that missed or met the TTFT target."""
         change = _DOUBT_UP if missed else -_DOUBT_DOWN
         self._doubt = max(0.0, min(_MOST_DOUBT, self._doubt + change))
 
@@ -206,8 +207,11 @@ class AdmissionPolicy:
                 yield Decision(ticket)
 
     def _next(self, now_s: float) -> Ticket | None:
-        """Return whose turn it is, if there is room for it. Nobody overtakes who is next, or a large request would wait
-        for ever; only those who have nothing running pass those who have, for there is room kept for them."""
+        """Return the next ticket to start, if there is room for it.
+
+        No ticket overtakes the first one, otherwise a large request could wait for ever. As the one exception, tenants
+        with nothing running pass tenants that have something running, because room is kept free for them.
+        """
         heads = self.queue.heads()
         if not heads or self.batch.takes(heads[0], now_s):
             return heads[0] if heads else None
@@ -218,7 +222,7 @@ class AdmissionPolicy:
         return next((one for one in new if self.batch.takes(one, now_s)), None)
 
     def _goes_in(self, ticket: Ticket, now_s: float) -> bool:
-        """Whether a request starts on arrival. One that may not wait need not find room in the next step."""
+        """Return whether a request starts on arrival. If it cannot be queued, it needs no room in the next step."""
         if self.queue:
             return False
         return self.batch.takes(ticket, now_s) or (self._is_over(ticket) and self.batch.has_place(ticket))
@@ -230,7 +234,7 @@ class AdmissionPolicy:
         self.queue.charge(ticket.tenant, ticket.prompt_tokens, 0)
 
     def _refusal_of(self, ticket: Ticket, now_s: float) -> ServerOverloaded | None:
-        """Return why this ticket may not even wait."""
+        """Return the error of a ticket that may not even wait."""
         if refusal := self._too_late(ticket, now_s) or self._over_own_bound(ticket, now_s):
             return refusal
         if self._is_over(ticket) and self.queue.most_greedy(ticket.tenant, ticket.choices) is None:
@@ -247,15 +251,15 @@ class AdmissionPolicy:
         bounds = self._bounds
         choices, tokens = self.queue.waiting_of(ticket.tenant)
         if bounds.choices_per_tenant is not None and choices + ticket.choices > bounds.choices_per_tenant:
-            why = f"{choices} choices of yours wait already, of at most {bounds.choices_per_tenant}."
+            why = f"{choices} of your choices are queued already; the maximum is {bounds.choices_per_tenant}."
         elif _exceeds(tokens, ticket.prompt_tokens, bounds.tokens_per_tenant):
-            why = f"Prompts of {tokens} tokens of yours wait already, of at most {bounds.tokens_per_tenant}."
+            why = f"Your prompts of {tokens} tokens are queued already; the maximum is {bounds.tokens_per_tenant}."
         else:
             return None
         return self._refusal(why, ticket, now_s)
 
     def _too_late(self, ticket: Ticket, now_s: float) -> ServerOverloaded | None:
-        """Refuse what would miss the target for first tokens, as far as can be told."""
+        """Return the error of a ticket that would probably miss the TTFT target."""
         if self.targets.ttft_s is None:
             return None
         wait_s = self._wait_s(ticket, now_s)
@@ -264,22 +268,22 @@ class AdmissionPolicy:
         own_s = max(self._long_s, self.batch.own_prompt_s(ticket))
         left_s = self.targets.ttft_s - (now_s - ticket.arrived_s) - own_s
         allowed_s = max(0.0, left_s) / (1 + self._doubt)
-        # What can start at once may, however long its own prompt takes.
+        # A request that can start at once may do so, however long its own prompt takes.
         if wait_s == 0 or wait_s <= allowed_s:
             return None
         why = (
-            f"The server is busy: your request would wait {wait_s:.1f} s for its turn, more than its target of "
+            f"The server is busy: your request would wait {wait_s:.1f} s in the queue, more than its target of "
             f"{self.targets.ttft_s:g} s to the first token allows."
         )
         return self._refusal(why, ticket, now_s)
 
     def _late(self, ticket: Ticket, now_s: float) -> ServerOverloaded:
         self._learn_wait(missed=True)
-        why = "The server is busier than it seemed: your turn did not come in time for the target to the first token."
+        why = "The server is busier than predicted: your request could not start in time for its first-token target."
         return self._refusal(why, ticket, now_s)
 
     def _full(self, ticket: Ticket, now_s: float) -> ServerOverloaded:
-        # Without numbers: they would tell one tenant of the others' load.
+        # Without numbers, which would reveal the load of other tenants.
         return self._refusal("The server is busy and its queue is full.", ticket, now_s)
 
     def _refusal(self, why: str, ticket: Ticket, now_s: float) -> ServerOverloaded:
@@ -290,10 +294,10 @@ class AdmissionPolicy:
         return ServerOverloaded(f"{why} Retry in {math.ceil(after_s)} s.", retry_after_s=after_s)
 
     def retry_after_s(self, ticket: Ticket, now_s: float) -> float:
-        """Return when a ticket that has given up would probably have had its turn."""
+        """Return the seconds after which a timed-out ticket would probably have started."""
         return RETRY_AFTER_S if not self.batch.is_known else min(MAX_RETRY_AFTER_S, self._wait_s(ticket, now_s))
 
 
 def _exceeds(waiting: int, more: int, most: int | None) -> bool:
-    # One prompt may wait however long it is: the engine's context bounds it.
+    # A single prompt may always wait: the engine's context bounds its length.
     return most is not None and waiting > 0 and waiting + more > most

@@ -1,7 +1,7 @@
-"""Which beginnings of prompts the engine has probably computed already, so that only the rest costs. Pure.
+"""Predict which prefixes of prompts are in the engine's cache, so that only the rest counts as work. Pure.
 
-The engine keeps blocks of tokens. This index keeps blocks of text, each known by a hash of all text up to its end: it
-is asked before anybody has tokenised the prompt. Tenants that do not share the cache have salts of their own.
+The engine keeps blocks of tokens. This index keeps blocks of text, because it is asked before the prompt is tokenised.
+The hash of a block covers all text up to its end. Tenants that do not share the cache have their own salts.
 """
 
 from __future__ import annotations
@@ -14,33 +14,33 @@ from dataclasses import dataclass
 from tokka.core import ChatPrompt, Prompt, TextPrompt, TokensPrompt
 
 _BLOCK_CHARS = 1024
-# Of token ids, as an array keeps them.
+# Type code of an `array` of token ids.
 ID_TYPECODE = "I"
-# Of one prompt: beyond it nothing is predicted.
+# Maximum blocks of one prompt. Nothing is predicted beyond them.
 _MOST_BLOCKS = 512
-# A block of text has about as many tokens.
+# Approximate tokens in a block of text.
 _BLOCK_TOKENS = 256
-# Less of what was predicted than this, and the engine has dropped the rest meanwhile.
+# Minimum share of a predicted prefix that must have been cached. Below it, the engine has dropped the rest.
 _LEAST = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """The blocks of a request's prompts, and the share of them that is probably in the cache."""
+    """The blocks of a request's prompts, and the share of them that is probably cached."""
 
     blocks: tuple[int, ...]
     share: float
 
 
 class PrefixIndex:
-    """Holds as much text as the engine's memory does, the latest used."""
+    """Indexes as much text as the engine's memory holds, the most recently used."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[int, None] = OrderedDict()
         self._most = 0
 
     def resize(self, kv_tokens: int | None) -> None:
-        """`kv_tokens`: tokens that the engine keeps; None: it keeps none from one request to the next."""
+        """Clear the index. `kv_tokens`: tokens that the engine keeps; None if it keeps none between requests."""
         self._most = (kv_tokens or 0) // _BLOCK_TOKENS
         self._known.clear()
 
@@ -56,7 +56,7 @@ class PrefixIndex:
         return Prefix(tuple(blocks), cached / len(blocks) if blocks else 0.0)
 
     def add(self, prefix: Prefix) -> None:
-        """Note that the engine computes these blocks now."""
+        """Record that the engine computes these blocks now."""
         for block in prefix.blocks:
             self._known[block] = None
             self._known.move_to_end(block)
@@ -64,14 +64,14 @@ class PrefixIndex:
             self._known.popitem(last=False)
 
     def correct(self, prefix: Prefix, share: float) -> None:
-        """Forget what was predicted and turned out not to be there. `share`: of its tokens, those that were cached."""
+        """Forget predicted blocks that were not cached. `share`: the cached share of the prompt's tokens."""
         if share < _LEAST * prefix.share:
             for block in prefix.blocks[int(share * len(prefix.blocks)) :]:
                 self._known.pop(block, None)
 
 
 def _blocks(salt: str | None, prompt: Prompt) -> Iterator[int]:
-    """Yield the hash of each beginning of the prompt that is whole blocks long."""
+    """Yield the hash of each prefix of the prompt that ends with a block."""
     known = hash(salt)
     waiting: list[str] = []
     size = count = 0
@@ -97,10 +97,10 @@ def _pieces(prompt: Prompt) -> Iterable[str]:
         case TextPrompt(text):
             yield text[:most]
         case TokensPrompt(token_ids):
-            # Any text will do that is the same for the same tokens: four characters each.
+            # Any text works if it is the same for the same tokens: four characters for each token.
             yield array(ID_TYPECODE, token_ids[: most // 4]).tobytes().decode("latin-1")
         case ChatPrompt(messages=messages, tools=tools):
-            # Templates write functions first.
+            # Templates write tools first.
             yield "\0".join(map(str, tools.functions))[:most] if tools else ""
             for message in messages:
                 yield f"\0{message.get('role')}\0{(message.get('content') or '')[:most]}"

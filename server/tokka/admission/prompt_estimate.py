@@ -1,4 +1,4 @@
-"""How many tokens a prompt probably has, before anybody has tokenised it. Pure."""
+"""Estimate the number of tokens of a prompt before it is tokenised. Pure."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from dataclasses import dataclass
 
 from tokka.core import Prompt, TokensPrompt, text_chars
 
-# Until something has been tokenised: what vocabularies of 30,000 to 150,000 tokens make of English prose.
+# First ratio: tokens per character of English prose with vocabularies of 30,000 to 150,000 tokens.
 _TOKENS_PER_CHAR = 0.25
-# Below this the template around the text decides the ratio.
+# Minimum characters of a prompt to learn from. In shorter ones the template around the text decides the ratio.
 _LEARN_FROM_CHARS = 200
 # Weight of the latest prompt in the average.
 _WEIGHT = 0.1
-# Part of the average that the densest ordinary text has; long runs of spaces or dashes have less.
+# Share of the average that ordinary text has at least. Long runs of spaces or dashes have less.
 _LEAST = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class PromptSize:
-    """Tokens of a request's prompts: `likely`, and `least` that they surely have, degenerate texts aside."""
+    """Estimated tokens of a request's prompts, and the least that they have, degenerate texts aside."""
 
     likely: int
     least: int
@@ -38,7 +38,7 @@ class PromptEstimate:
         return PromptSize(given + math.ceil(tokens), given + math.ceil(_LEAST * tokens))
 
     def learn(self, prompts: Sequence[Prompt], tokens: int) -> None:
-        """Take note of how many tokens the prompts turned out to have."""
+        """Adapt the ratio to prompts that were tokenised to so many tokens."""
         chars = sum(map(text_chars, prompts))
         if chars >= _LEARN_FROM_CHARS:
             self._ratio += _WEIGHT * (tokens / chars - self._ratio)

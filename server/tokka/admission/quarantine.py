@@ -1,32 +1,33 @@
-"""Holds back requests and tenants that seem to kill the engine, before the process gives up. A ladder of three rungs:
+"""Hold back requests and tenants that seem to kill the engine, before the process gives up.
 
-1. After one death, the requests that ran are suspects. They may all run again: one death is chance.
-2. A request that ran in two deaths is held (400). A suspect is a tenant and a fingerprint, so another tenant's equal
-   request is another suspect. A request that completes is cleared.
-3. A tenant that was present at three deaths in quick succession is held (503), whatever it sends. Quick: the engine had
-   served for less than a minute. It is one death less than `--max-quick-deaths` if that is below four.
+The suspicion grows in three steps:
+
+1. After one death, the running requests are suspects. All of them may run again: one death is chance.
+2. A request that ran in two deaths is held (400). A suspect is a tenant and a fingerprint, so the equal request of
+   another tenant is another suspect. A request that completes is cleared.
+3. A tenant that was present at three quick deaths is held (503), whatever it sends. A death is quick if the engine had
+   served for less than a minute. If `--max-quick-deaths` is below four, one death less than that number is enough.
 
 A held request, and a request of a held tenant, run in **trials** only. The server has one trial at a time.
 
-- A suspect that was ever the only one at a death is tried alone, and only if the engine is idle anyway: nothing runs
-  and nothing waits in admission. Requests that arrive during the trial wait in the queue, for 5 s at most. A held
-  request is then ended with an error. A request of a held tenant goes on beside the others if it has had a token, else
-  it is ended, too.
-- Where others were present at each death, they are as likely the cause. Such a request is tried at once if the engine
-  is idle, and goes on after 5 s. Such a tenant is tried at once, beside others. All its requests may run meanwhile, and
-  each that completes ends the hold.
-- A death during a trial is blamed on those on trial. So the next death shows which tenant was the cause.
+- A suspect that was ever the only one at a death is tried alone, and only if nothing runs or waits in admission.
+  Requests that arrive during the trial wait in the queue, for 5 s at most. Then a held request ends with an error. A
+  request of a held tenant continues beside the others if it has had a token; otherwise it ends with an error, too.
+- If others were present at each death, they are as likely the cause. A held request is then tried as soon as the engine
+  is idle, and continues after 5 s if it has had a token. A held tenant is tried at once, beside others. All its
+  requests may run meanwhile, and each that completes ends the hold.
+- A death during a trial is blamed on the suspects on trial. So the next death shows which tenant was the cause.
 
-A request that completes in its trial, or has had a token and survives 5 s, ends the hold. The deaths are not forgotten:
+A request ends the hold if it completes in its trial, or has had a token and survives 5 s. The deaths are not forgotten:
 the next one brings a tenant's hold back.
 
-A tenant gets one trial alone in 60 s, so it holds others up for 5 s of 60 at most. A suspect that was ever the only one
+A tenant gets one trial alone in 60 s, so it delays others for 5 s of 60 at most. A suspect that was ever the only one
 at a death has to wait until the engine has served for 60 s. Each further death doubles this time, up to half of
 `hold_s`. So a death in a trial alone does not count for `--max-quick-deaths`.
 
-Rung 3 is off where it would harm: for the only tenant of a server, and when the engine is at fault. That is so if two
-held tenants were each alone at a death and no request has completed since. Then the process gives up as it would
-without this module.
+Step 3 is off where it would do harm: for the only tenant of a server, and when the engine is at fault. The engine is at
+fault if two held tenants were each alone at a death and no request has completed since. Then the process gives up as it
+would without this module.
 
 A suspect is forgotten `hold_s` after its last death, and each table is bounded. Pure: time and engine are arguments.
 """
@@ -42,25 +43,26 @@ from tokka.admission.suspects import PAUSE_S, TRIAL_S, Death, EngineState, Held,
 
 # Deaths after which a request is held.
 _DEATHS = 2
-# Deaths in quick succession after which a tenant is held.
+# Quick deaths after which a tenant is held.
 _STRIKES = 3
-# Seconds an engine has served at most when its death is a quick one.
+# Seconds an engine has served below which its death is quick.
 _QUICK_S = 60.0
-# Entries of each table. The oldest go first.
+# Maximum entries of each table. The oldest are dropped first.
 _MOST = 10_000
 
 K = TypeVar("K")
 
 
 def strikes_before(max_quick_deaths: int) -> int:
-    """Return the number of deaths at which a tenant is held, one less than those at which the process gives up."""
+    """Return the quick deaths after which a tenant is held: below `max_quick_deaths`, but at least 1."""
     return max(1, min(_STRIKES, max_quick_deaths - 1))
 
 
 class Quarantine:
-    """`hold_s`: seconds that a suspicion lasts; 0 turns quarantine off. `strikes`: as `strikes_before` returns it.
+    """Decides whether a request runs as usual, runs on trial or is refused.
 
-    `has_others`: tells whether the server may have more than one tenant.
+    `hold_s`: seconds that a suspicion lasts; 0 turns quarantine off. `strikes`: the result of `strikes_before`.
+    `has_others` returns whether the server may have more than one tenant.
     """
 
     def __init__(
@@ -72,9 +74,9 @@ class Quarantine:
         self._requests: OrderedDict[tuple[str, bytes], Suspicion] = OrderedDict()
         self._tenants: OrderedDict[str, Suspicion] = OrderedDict()
         self._death: Death | None = None
-        # Number of the last engine whose death was blamed on somebody.
+        # Number of the last engine whose death is closed.
         self._closed = 0
-        # By tenant: trials that are not decided, and when the tenant's last trial began.
+        # By tenant: undecided trials, and the time at which the tenant's last trial began.
         self._trials: dict[str, Trial] = {}
         self._tried_s: OrderedDict[str, float] = OrderedDict()
         self._completed_s = -math.inf
@@ -82,7 +84,7 @@ class Quarantine:
     # -- events
 
     def ran_at_death(self, subject: Subject, engine: int, served_s: float, now_s: float) -> None:
-        """Note that the request was running when this engine died. `served_s`: how long the engine had served."""
+        """Record that the request was running when this engine died. `served_s`: seconds the engine had served."""
         if not self._hold_s:
             return
         suspicion = self._suspicion(self._requests, subject.key, now_s)
@@ -94,12 +96,12 @@ class Quarantine:
         if self._death is None and engine > self._closed:
             on_trial = tuple(trial for trial in self._trials.values() if trial.engine == engine)
             self._death = Death(engine, served_s, now_s, on_trial)
-        # The report of a slow reader's request comes when the death is closed already.
+        # The request of a slow reader may report a death that is closed already.
         if self._death is not None and engine == self._death.engine:
             self._death.add(subject)
 
     def completed(self, subject: Subject, now_s: float) -> None:
-        """Note that an engine has survived the request."""
+        """Record that the engine has survived the request."""
         self._completed_s = now_s
         if self._requests:
             self._requests.pop(subject.key, None)
@@ -108,7 +110,7 @@ class Quarantine:
             self.survived(trial)
 
     def begin(self, trial: Trial, engine: int, now_s: float) -> None:
-        """Note that the engine begins to work on a request on trial."""
+        """Record that the engine begins to work on a request on trial."""
         trial.engine, trial.begun_s = engine, now_s
         tenant = trial.subject.tenant
         self._trials[tenant] = trial
@@ -126,18 +128,18 @@ class Quarantine:
             tenant.is_held = False
 
     def over(self, trial: Trial) -> None:
-        """Note that a trial has ended, with or without a result."""
+        """Record that a trial has ended, with or without a result."""
         if self._trials.get(trial.subject.tenant) is trial:
             del self._trials[trial.subject.tenant]
 
     # -- decisions
 
     def judge(self, subject: Subject, engine: EngineState, now_s: float) -> Trial | Held | None:
-        """Return None if the request may run as any other, a trial if it may run in one, or a refusal.
+        """Return None if the request may run as usual, a trial if it may run in one, or a refusal.
 
-        A trial counts from `begin` on; to be offered one has no effect.
+        A trial counts from `begin` on; offering one has no effect.
         """
-        # Without deaths no request is hashed.
+        # Without deaths, do not hash requests.
         if not self._requests and not self._tenants:
             return None
         self._catch_up(engine.number, now_s)
@@ -161,7 +163,7 @@ class Quarantine:
         tried_s = self._tried_s.get(trial.subject.tenant, -math.inf)
         wait_s = max(
             pause_s - engine.served_s,
-            # A client that leaves each trial before its end must not get one after the other.
+            # A client that leaves each trial before its end must not get the next one at once.
             tried_s + max(pause_s, PAUSE_S if trial.is_alone else 2 * TRIAL_S) - now_s,
             *(other.until_s - now_s for other in self._trials.values()),
         )
@@ -173,7 +175,7 @@ class Quarantine:
     # -- the tables
 
     def _suspicion(self, table: OrderedDict[K, Suspicion], key: K, now_s: float) -> Suspicion:
-        """Return the entry of a suspect that was present at a death now. It becomes the last of the table."""
+        """Return the entry of a suspect that was present at a death now, and move it to the end of the table."""
         known = table.get(key)
         if known is None or now_s - known.last_s >= self._hold_s:
             known = table[key] = Suspicion(now_s)
@@ -184,7 +186,7 @@ class Quarantine:
         return known
 
     def _catch_up(self, engine: int, now_s: float) -> None:
-        """Close the last death once there is another engine: all reports are in. Forget what is over."""
+        """Close the last death once there is another engine, as all reports are in. Drop expired entries."""
         if self._death is not None and engine > self._death.engine:
             self._close_death()
         for table in (self._requests, self._tenants):
@@ -194,7 +196,7 @@ class Quarantine:
                 del self._trials[tenant]
 
     def _close_death(self) -> None:
-        """Blame the death on the tenants that were present, or on those on trial if there was a trial."""
+        """Blame the death on the tenants on trial, or without a trial on all that were present."""
         death, self._death = self._death, None
         if death is None:
             return
@@ -203,7 +205,7 @@ class Quarantine:
             self._requests[death.only].was_alone = True
         blamed = death.tenants
         if death.trials:
-            # A held request dies on its own account: its tenant did nothing new.
+            # The trial of a held request does not count against its tenant, which did nothing new.
             blamed = {trial.subject.tenant for trial in death.trials if not trial.of_request}
         for tenant in blamed:
             self._blame(tenant, death, is_alone=len(blamed) == 1)
@@ -211,7 +213,7 @@ class Quarantine:
     def _blame(self, tenant: str, death: Death, *, is_alone: bool) -> None:
         known = self._tenants.get(tenant)
         if known is not None and death.served_s >= _QUICK_S and not known.was_held:
-            # The engine served well in between, so the deaths before do not count.
+            # The engine served well in between, so earlier deaths do not count.
             del self._tenants[tenant]
         suspicion = self._suspicion(self._tenants, tenant, death.at_s)
         suspicion.deaths += 1

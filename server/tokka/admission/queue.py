@@ -1,8 +1,9 @@
-"""Who waits, and whose turn is next: fair between tenants by the tokens they were served. Synchronous and pure.
+"""The queue, fair between tenants by the tokens they were served. Synchronous and pure.
 
-The virtual token counter of Sheng et al., "Fairness in Serving Large Language Models" (OSDI 2024): each tenant has a
-counter of what it was served, and the waiting tenant with the least is next. A tenant that comes back after a while
-starts at the least of those who wait: idling earns nothing, and what it was served before is not forgotten.
+It uses the virtual token counter of Sheng et al., "Fairness in Serving Large Language Models" (OSDI 2024). Each tenant
+has a counter of the tokens it was served, and the waiting tenant with the lowest counter is next. A tenant that comes
+back starts at the lowest counter of the waiting tenants, or at its own if that is higher. So idling earns nothing, and
+earlier service is not forgotten.
 """
 
 from __future__ import annotations
@@ -15,15 +16,16 @@ from dataclasses import dataclass, field
 
 from tokka.admission.ticket import Ticket
 
-# A generated token takes a step of its own, the tokens of a prompt share one: the ratio that the paper uses.
+# Cost of a generated token, in prompt tokens: it takes its own step, while the tokens of a prompt share one. The paper
+# uses the same ratio.
 OUTPUT_COST = 2.0
-# Tenants may come from an issuer of tokens without end; the ones unseen for longest are forgotten.
+# Maximum counters, since an issuer of tokens may bring any number of tenants. The ones unseen for longest are dropped.
 _MAX_TENANTS = 10_000
 
 
 @dataclass(slots=True)
 class _Line:
-    """The waiting requests of one tenant, in order; each beside its place among equals."""
+    """The queued requests of one tenant, ordered by priority and then by arrival."""
 
     tickets: list[tuple[int, int, Ticket]] = field(default_factory=list)
     choices: int = 0
@@ -31,7 +33,7 @@ class _Line:
 
 
 class FairQueue:
-    """`weights`: shares of a busy engine, 1 for a tenant that is not named."""
+    """The queued requests of all tenants. `weights`: shares of a busy engine; 1 for a tenant not listed."""
 
     def __init__(self, weights: Mapping[str, float] | None = None) -> None:
         self._weights = dict(weights or {})
@@ -53,7 +55,7 @@ class FairQueue:
         return self._weights.get(tenant, 1.0)
 
     def waiting_of(self, tenant: str) -> tuple[int, int]:
-        """Return how many choices of this tenant wait, and how many tokens their prompts have."""
+        """Return the number of this tenant's queued choices and prompt tokens."""
         line = self._lines.get(tenant)
         return (line.choices, line.tokens) if line else (0, 0)
 
@@ -70,12 +72,12 @@ class FairQueue:
         self.tokens += ticket.prompt_tokens
 
     def heads(self) -> list[Ticket]:
-        """Return the first of each tenant's line: whose turn it is, and the others in the order of their tenants."""
+        """Return each tenant's first ticket, in the order of the tenants' turns."""
         names = sorted(self._lines, key=lambda name: self._served[name])
         return [self._lines[name].tickets[0][2] for name in names]
 
     def remove(self, ticket: Ticket) -> bool:
-        """Take a ticket out; return whether it was in."""
+        """Remove a ticket and return whether it was queued."""
         line = self._lines.get(ticket.tenant)
         place = next((at for at, entry in enumerate(line.tickets) if entry[2] is ticket), None) if line else None
         if line is None or place is None:
@@ -90,17 +92,17 @@ class FairQueue:
         return True
 
     def charge(self, tenant: str, prompt_tokens: int, completion_tokens: int) -> None:
-        """Note what a tenant was served."""
+        """Add served tokens to a tenant's counter."""
         cost = (prompt_tokens + OUTPUT_COST * completion_tokens) / self.weight(tenant)
         served = self._served.get(tenant)
-        # An admission without waiting is a coming back, too.
+        # A tenant that is admitted without waiting comes back, too.
         self._set_served(tenant, (self._start_of(tenant) if served is None else served) + cost)
 
     def ahead_of(self, tenant: str, cost: float) -> int:
-        """Return how many waiting choices would run before a new one of this tenant.
+        """Return how many queued choices would run before a new one of this tenant.
 
-        `cost`: what one choice is charged, on average. Before the new one runs the tenant's own line does, and the
-        others until they have been served as much.
+        `cost`: the average charge of one choice. The tenant's own queued choices run before the new one, and the other
+        tenants' choices until their counters have caught up.
         """
         own, _ = self.waiting_of(tenant)
         reach = self._start_of(tenant) + own * cost / self.weight(tenant)
@@ -112,8 +114,11 @@ class FairQueue:
         return own + others
 
     def most_greedy(self, tenant: str, choices: int) -> Ticket | None:
-        """Return the last ticket of whoever has most waiting for its weight, if that is more than this tenant would
-        have with so many choices more."""
+        """Return the last ticket of the tenant with most queued choices for its weight.
+
+        None if that is this tenant itself, or if without the ticket it would have fewer queued choices for its weight
+        than this tenant with so many more.
+        """
         if not self._lines:
             return None
         name = max(self._lines, key=lambda one: self._lines[one].choices / self.weight(one))
@@ -123,7 +128,7 @@ class FairQueue:
         return last if name != tenant and theirs >= mine else None
 
     def _start_of(self, tenant: str) -> float:
-        """Return the counter a tenant has, or starts with when it begins to wait now."""
+        """Return a tenant's counter, or the one with which it would begin to wait now."""
         served = self._served.get(tenant, 0.0)
         if tenant in self._lines or not self._lines:
             return served

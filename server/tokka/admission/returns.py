@@ -1,4 +1,4 @@
-"""When those who are sent away come back: one after the other, at the pace at which they can be served. Pure."""
+"""Spread the return times of refused requests by the rate at which the server can serve them. Pure."""
 
 from __future__ import annotations
 
@@ -6,29 +6,31 @@ from collections import deque
 
 from tokka.errors import MAX_RETRY_AFTER_S
 
-# Times closer together than this are one.
+# Seconds below which two return times are one.
 _TOGETHER_S = 0.1
 
 
 class Returns:
-    """A crowd that is told the same time comes back as a crowd."""
+    """The return times given to refused requests: each request gets its own, so they do not all return at once."""
 
     def __init__(self) -> None:
-        # When those who were sent away have been told to come back, and how many choices they have, in order.
+        # Return times and numbers of choices, in order.
         self._due: deque[tuple[float, int]] = deque()
         self._choices = 0
-        # When the next one may come at the earliest.
+        # Earliest time for the next request.
         self._free_s = 0.0
 
     def choices(self, now_s: float) -> int:
-        """Return how many choices have been told a time that is still to come: they take what ends first."""
+        """Return the choices with a return time still to come. They take the room that is freed first."""
         while self._due and self._due[0][0] <= now_s:
             self._choices -= self._due.popleft()[1]
         return self._choices
 
     def book(self, choices: int, after_s: float, cost_s: float, now_s: float) -> float:
-        """Return in what time a request may come back that would find room after `after_s`, and that a busy server
-        works on for `cost_s`: behind those who were told before."""
+        """Return the seconds after which a request should come back, behind the requests refused before.
+
+        `after_s`: seconds until it would find room. `cost_s`: seconds that a busy server works on it.
+        """
         most_s = now_s + MAX_RETRY_AFTER_S
         due_s = min(max(self._free_s, now_s + after_s), most_s)
         self._free_s = min(due_s + cost_s, most_s)
@@ -41,7 +43,7 @@ class Returns:
         return due_s - now_s
 
     def forget(self) -> None:
-        """Nobody need wait any more for those who were told."""
+        """Forget all return times: new requests need not wait for refused ones."""
         self._due.clear()
         self._choices = 0
         self._free_s = 0.0

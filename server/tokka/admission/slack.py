@@ -1,8 +1,8 @@
-"""What those who run can still lose: pure bookkeeping, in seconds.
+"""The slack of running choices: the seconds they can lose and still meet the TPOT target. Pure.
 
-The slack of a running choice is how much later than predicted it may end and still have kept its pace from its first
-token on. Decoding alone does not change it: with each step a token is got and its time has passed. A prompt that is
-computed beside takes its own time from the slack of all who run.
+The slack of a choice is how much later than predicted it may end and still meet the target from its first token on.
+Decoding alone does not change it: each step brings a token and takes that token's time. A prompt computed beside takes
+its own time from the slack of all running choices.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from typing import Any
 
 
 class Slacks:
-    """Sorted, with one debt that all share: a decision takes two searches, however many run. An owner whose length is
-    not known has several slacks, one for each length that it may have."""
+    """Sorted slacks with one common debt, so a decision takes two searches, however many choices run.
+
+    An owner of unknown length has several slacks, one for each length that it may have.
+    """
 
     def __init__(self) -> None:
         self._debt_s = 0.0
-        # Slack plus the debt at the time it was noted.
+        # Each slack plus the debt at the time it was added.
         self._sorted: list[float] = []
         self._of: dict[Hashable, list[float]] = {}
 
@@ -29,25 +31,25 @@ class Slacks:
             bisect.insort(self._sorted, value)
 
     def remove(self, owner: Hashable) -> None:
-        """Forget an owner, known or not."""
+        """Forget an owner. An unknown owner has no effect."""
         for value in self._of.pop(owner, ()):
             del self._sorted[bisect.bisect_left(self._sorted, value)]
 
     def renew(self, slacks_s: Mapping[Any, list[float]]) -> None:
-        """Take these in place of all that was noted."""
+        """Replace all slacks."""
         self._debt_s = 0.0
         self._of = dict(slacks_s)
         self._sorted = sorted(itertools.chain.from_iterable(slacks_s.values()))
 
     def spend(self, seconds: float) -> None:
-        """Take this from everybody."""
+        """Take these seconds from every slack."""
         self._debt_s += seconds
 
     def broken_by(self, seconds: float) -> int:
-        """Return how many slacks would be lost if this were taken."""
+        """Return how many slacks would be lost if these seconds were taken."""
         return bisect.bisect_left(self._sorted, self._debt_s + seconds) - bisect.bisect_left(self._sorted, self._debt_s)
 
     def spare_s(self, broken: int) -> float:
-        """Return what can be taken from everybody with at most so many slacks lost."""
+        """Return the seconds that can be taken from every slack with at most `broken` slacks lost."""
         at = bisect.bisect_left(self._sorted, self._debt_s) + broken
         return self._sorted[at] - self._debt_s if at < len(self._sorted) else float("inf")

@@ -1,4 +1,4 @@
-"""What is promised to those who are served: given in seconds, or by name and then by what the engine can do. Pure."""
+"""Targets of TTFT and TPOT: given in seconds, or by a name and then computed from the engine's speed. Pure."""
 
 from __future__ import annotations
 
@@ -6,22 +6,21 @@ from dataclasses import dataclass
 
 from tokka.engine_facts import ModelInfo
 
-# `interactive`: what people who read along take for fluent, and what an engine that is slower than that can keep: a few
-# times what a request has when it is alone.
+# `interactive`: times in seconds that readers find fluent. A slower engine gets a multiple of a lone request's times.
 _READABLE_TPOT_S, _LONE_STEPS = 0.05, 3.0
 _PROMPT_TTFT_S, _FULL_CHUNKS = 1.0, 4.0
 
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """Seconds to the first token and for each further one; None: as it comes."""
+    """Seconds to the first token and for each further one; None means no target."""
 
     ttft_s: float | None = None
     tpot_s: float | None = None
 
 
 def interactive(given: Targets, model: ModelInfo) -> Targets:
-    """Return the targets for people who wait for an answer, on this engine. What is given in seconds holds."""
+    """Return the targets for interactive use on this engine. Given targets stay."""
     costs = model.costs
     if costs is None:
         return given

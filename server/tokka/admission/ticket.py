@@ -1,4 +1,4 @@
-"""A request on its way through admission: what it weighs, and when things happened to it."""
+"""A request in admission: its size and the times of its events."""
 
 from __future__ import annotations
 
@@ -6,45 +6,45 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# What an answer without any limit is taken for.
+# Maximum tokens assumed for an answer without any limit.
 NO_LIMIT = 1 << 19
 
 
 @dataclass(eq=False, slots=True)
 class Ticket:
-    """Everything is in seconds of one monotonic clock, and in choices or tokens."""
+    """One request. Times are in seconds of one monotonic clock, sizes in choices or tokens."""
 
     tenant: str
     choices: int
     arrived_s: float
-    # Of all its prompts; and those of them that the engine probably has in its prefix cache.
+    # Tokens of all its prompts, and how many of them are probably in the engine's prefix cache.
     prompt_tokens: int = 0
     cached_tokens: int = 0
-    # The most tokens of one choice; with `is_exact` it will be as many.
+    # Maximum tokens of one choice; with `is_exact` the choice will have exactly as many.
     most_tokens: int = NO_LIMIT
     is_exact: bool = False
-    # Among its tenant's own requests only; lower runs sooner.
+    # Order among its tenant's own requests only; lower runs sooner.
     priority: int = 0
-    # Nothing else is admitted for so many seconds from its admission, or until it ends.
+    # Seconds from its start for which no other request is admitted, unless it ends before.
     alone_s: float = 0.0
 
-    # Filled in by the policy. When its first token was predicted to come, as it was let in, and from then on the time
-    # for each token; infinite where nothing is known.
+    # The policy fills in the fields from here on. Predicted time of its first token, made when it was let in, and
+    # predicted seconds for each later token; infinite if unknown.
     predicted_first_s: float = math.inf
     predicted_pace_s: float = math.inf
-    # It was let in to wait, and when it has to start at the latest for its first token to keep the target.
+    # Whether it had to wait, and the latest start at which its first token meets the TTFT target.
     has_waited: bool = False
     latest_start_s: float = math.inf
-    # Its place in the distribution of answers' lengths: between 0 and 1.
+    # Its quantile in the distribution of answers' lengths, between 0 and 1.
     quantile: float = 0.5
-    # Lengths that one of its choices may have in the end, in order, each as likely as the others.
+    # Final lengths that one of its choices may have, in order, all equally likely.
     draws: Sequence[int] | None = None
-    # Infinite while it waits.
+    # Time of its start; infinite while it is queued.
     started_s: float = math.inf
-    # When its prompts will be computed, as predicted at its start.
+    # Time at which its prompts will be computed, predicted at its start.
     ready_s: float = math.inf
     first_token_s: float | None = None
-    # Given to its reader, of all choices together, and when the last ones were.
+    # Tokens of all choices that the client was given, and the time of the last ones.
     tokens: int = 0
     last_token_s: float = 0.0
 

@@ -1,4 +1,4 @@
-"""The URL map: every router in one ordered list."""
+"""The HTTP API. `ROUTERS` is the URL map: every router in one ordered list."""
 
 from tokka.api import admin, aitta, chat, completions, health, models, reference, tokenize, ui
 

@@ -1,6 +1,7 @@
-"""Access: which paths need a key, which scope each needs, and what a server without keys serves.
+"""Access control: which paths need a key, which scope each needs, and which requests a server without keys serves.
 
-Deny by default. The decision is made on the raw path and the request's head alone, before anything else looks at it.
+Deny by default. The decision uses only the path, the headers and the peer address, before the request is routed and
+its body read.
 """
 
 from __future__ import annotations
@@ -17,33 +18,35 @@ from tokka.api.paths import DOCUMENT, OPEN_PATHS, REFERENCE_ASSETS
 from tokka.core import ANONYMOUS, Key, KeyScope
 from tokka.errors import PermissionDenied, SignerUnknown
 
-# The chat page asks for a key itself; the API's reference holds no secret. What they call needs a key.
+# The chat page asks for a key itself, and the API reference holds no secret. The API calls they make need a key.
 _OPEN_PAGES = frozenset({"/", "/docs", "/docs/", DOCUMENT})
 _OPEN_FOLDERS = ("/ui/", f"{REFERENCE_ASSETS}/")
 METRICS = "/metrics"
 _ADMIN = "/admin/"
 
 _KEY_REMEDY = "Make a key with `tokka keys create --name NAME` and send it as `Authorization: Bearer KEY`."
-_ADMIN_REMEDY = "Send a key made by `tokka keys create --name NAME --scope admin`, or given by --admin-key-file."
-_METRICS_REMEDY = "Send a key made by `tokka keys create --name NAME --scope metrics`, or given by --metrics-key-file."
+_ADMIN_REMEDY = "Send a key made with `tokka keys create --name NAME --scope admin`, or set with --admin-key-file."
+_METRICS_REMEDY = (
+    "Send a key made with `tokka keys create --name NAME --scope metrics`, or set with --metrics-key-file."
+)
 
 
 @dataclass(frozen=True, slots=True)
 class AccessRules:
-    """What is served without a key."""
+    """Rules for requests without a key."""
 
-    # /metrics, to everyone.
+    # Serve /metrics to everyone.
     metrics_open: bool
     # The server listens on loopback or on a unix socket.
     on_loopback: bool
-    # While there are no keys: everyone, not only direct requests from this machine.
+    # Without keys, serve everyone, not only direct requests from this machine.
     no_auth: bool
-    # Pages of these origins may call; `*` stands for all.
+    # Origins whose pages may call the API; `*` means all.
     cors_origins: frozenset[str] = frozenset()
 
 
 class Authentication:
-    """Finds out whose request it is, and refuses what may not be served."""
+    """Find the key of each request, and refuse requests that the key or its absence does not allow."""
 
     def __init__(self, app: ASGIApp, keys: KeyRing, rules: AccessRules) -> None:
         self._app = app
@@ -65,12 +68,12 @@ class Authentication:
         if not self._keys.is_protected:
             self._check_keyless(scope)
             return ANONYMOUS
-        # A browser asks first without credentials; CORS has answered already if it is meant to.
+        # A preflight carries no credentials. With --cors-origin, the CORS middleware has already answered it.
         authorization = Headers(scope=scope).get("authorization")
         try:
             key = self._keys.verify(authorization, time.time())
         except SignerUnknown:
-            # The issuer has changed its keys, or nobody has signed this: only the issuer can tell.
+            # Either the issuer has new signing keys or the token is forged. Only the issuer's current keys can tell.
             key = await self._keys.verify_renewed(authorization, time.time())
         _check_scope(path, key)
         return key
@@ -82,20 +85,20 @@ class Authentication:
             raise PermissionDenied(f"{_ADMIN} always needs a key with the scope `admin`. {_ADMIN_REMEDY}")
         if path == METRICS and not rules.on_loopback:
             raise PermissionDenied(
-                f"{METRICS} needs a key with the scope `metrics` beyond loopback. {_METRICS_REMEDY} "
+                f"{METRICS} needs a key with the scope `metrics` unless this server is on loopback. {_METRICS_REMEDY} "
                 "Or start the server with --metrics-open."
             )
         if rules.no_auth and path != METRICS:
             return
         if sign := indirect_sign(scope, rules.cors_origins):
             raise PermissionDenied(
-                f"Without keys this server serves only direct requests from its own machine, and {sign.text}. "
+                f"Without keys, this server serves only direct requests from its own machine, but {sign.text}. "
                 f"{_remedy_for(path, sign)}"
             )
 
 
 def is_open(path: str) -> bool:
-    """Tell whether a path needs no key. Probes must work from outside, and say nothing about users."""
+    """Return whether a path needs no key. Probes must work from other machines, and reveal nothing about users."""
     return path in OPEN_PATHS or path in _OPEN_PAGES or path.startswith(_OPEN_FOLDERS)
 
 
@@ -114,7 +117,7 @@ def _scope_for(path: str) -> KeyScope:
 
 
 def _remedy_for(path: str, sign: Sign) -> str:
-    """Return what lets such a request in."""
+    """Return the remedy for a refused request without a key."""
     if path == METRICS:
         return f"{_METRICS_REMEDY} Or start the server with --metrics-open."
     option = "--cors-origin for this page" if sign.is_page else "--no-auth to serve everyone"

@@ -1,4 +1,4 @@
-"""/admin: keys, usage, and the end of the server. The middleware has seen to it that the caller may ask for these."""
+"""/admin: keys, usage and drain. The authentication middleware has already checked the scope `admin`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ log = structlog.get_logger("tokka.admin")
 router = APIRouter(tags=["operate"])
 
 _KEY_ID = re.compile(r"key_[0-9a-f]{16}")
-# A secret is for whoever asked, not for what stands between.
+# The response holds a secret, so browsers and proxies must not store it.
 _UNSTORED = {"cache-control": "no-store"}
 
 
@@ -58,7 +58,7 @@ async def list_keys(query: Annotated[KeysQuery, query_of(KeysQuery)], services: 
 @router.post(
     "/admin/keys",
     status_code=201,
-    summary="Make a key; the answer is the only time its secret is shown",
+    summary="Create a key; only this response shows its secret",
     responses={201: {"model": IssuedKey}, **errors(400, 401, 403, 413, 415, 503)},
     openapi_extra=documented_body(NewKeyRequest, {"name": "alice", "limits": {"rpm": 60, "daily_tokens": 1_000_000}}),
 )
@@ -72,7 +72,7 @@ async def create_key(
 
 @router.delete(
     "/admin/keys/{key_id}",
-    summary="Revoke a key, at once; it stays in lists and reports",
+    summary="Revoke a key at once; it stays in lists and reports",
     responses=errors(401, 403, 404, 503),
     response_model=KeyObject,
 )
@@ -84,7 +84,7 @@ async def revoke_key(key_id: str, services: CurrentServices, key: CurrentKey) ->
 
 @router.post(
     "/admin/keys/{key_id}/rotate",
-    summary="Give a key a new secret; the old one stays good for a grace time",
+    summary="Give a key a new secret; the old one stays valid for a grace period",
     responses={200: {"model": IssuedKey}, **errors(400, 401, 403, 404, 413, 415, 503)},
     openapi_extra=documented_body(RotateRequest, {"grace_s": 3600}),
 )
@@ -98,7 +98,7 @@ async def rotate_key(
 
 @router.get(
     "/admin/usage",
-    summary="Requests and tokens, summed up, to this moment",
+    summary="Report requests and tokens, up to now by default",
     responses={
         200: {"model": UsageReport, "content": {"text/csv": {"schema": {"type": "string"}}}},
         **errors(400, 401, 403, 503),
@@ -113,10 +113,10 @@ async def read_usage(query: Annotated[UsageQuery, query_of(UsageQuery)], service
     return JSONResponse({"object": "list", "data": entries})
 
 
-# Not in the OpenAPI document: a client made from it, or a fuzzer, would end the server by trying it out.
+# Not in the OpenAPI document: a fuzzer or generated client that tries every operation would stop the server.
 @router.post("/admin/drain", include_in_schema=False)
 async def drain(services: CurrentServices) -> dict[str, object]:
-    """Do what SIGTERM does, for whoever cannot send a signal."""
+    """Drain the server as SIGTERM does, for callers that cannot send a signal."""
     services.drain()
     return {"status": "draining", "open_requests": services.admission.open_requests}
 

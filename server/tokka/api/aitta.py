@@ -1,4 +1,4 @@
-"""Aitta's API, so that its clients find here what they know: models, workers, downtimes, and a token for a key."""
+"""Aitta's API, for its existing clients: models, workers, downtimes, and tokens in exchange for keys."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from tokka.protocol.moments import iso_of
 
 
 class HalResponse(JSONResponse):
-    # Without parameters: aitta-client compares all of it.
+    """A HAL resource."""
+
+    # No charset parameter: aitta-client compares the whole content type.
     media_type = "application/hal+json"
 
 
@@ -35,7 +37,7 @@ async def _open(services: CurrentServices) -> None:
 router = APIRouter(tags=["aitta"], default_response_class=HalResponse)
 _HAL: dict[str, Any] = {"response_model_exclude_none": True}
 _ALWAYS = [Depends(_counted)]
-# Each use of aitta-client begins with these: that is how it hears of a downtime.
+# aitta-client calls these endpoints first, so their 503 tells it of a downtime.
 _UNLESS_DOWN = [Depends(_open), Depends(_counted)]
 
 
@@ -52,7 +54,7 @@ async def list_models(services: CurrentServices, key: CurrentKey) -> hal.Collect
 
 @router.get(
     "/model/{model}",
-    summary="Describe a served name; a slash in it is written as ~",
+    summary="Describe a served name; write a slash in it as ~",
     dependencies=_UNLESS_DOWN,
     responses=oauth_errors(401, 403, 404, 429, 503),
     **_HAL,
@@ -64,7 +66,7 @@ async def get_model(model: str, services: CurrentServices, key: CurrentKey) -> h
 
 @router.get(
     "/model/{model}/metadata",
-    summary="Tell how a model is run",
+    summary="Describe how a model is run",
     dependencies=_UNLESS_DOWN,
     responses=oauth_errors(401, 403, 404, 429, 503),
     **_HAL,
@@ -77,7 +79,7 @@ async def get_metadata(model: str, services: CurrentServices, key: CurrentKey) -
 
 @router.get(
     "/worker",
-    summary="List the running engines: one, or none while there is none",
+    summary="List the engines: one, or none before the first start",
     dependencies=_ALWAYS,
     responses=oauth_errors(401, 403, 429),
     **_HAL,
@@ -89,7 +91,7 @@ async def list_workers(services: CurrentServices, key: CurrentKey) -> hal.Collec
 
 @router.get(
     "/worker/{model}/{worker}",
-    summary="Tell what an engine is doing, and when it is ready",
+    summary="Report the state of an engine, and when it will be ready",
     dependencies=_ALWAYS,
     responses=oauth_errors(401, 403, 404, 429),
     **_HAL,
@@ -97,9 +99,11 @@ async def list_workers(services: CurrentServices, key: CurrentKey) -> hal.Collec
 async def get_worker(model: str, worker: str, services: CurrentServices, key: CurrentKey) -> hal.WorkerResource:
     name, number = _name_of(model, services, key), _worker_of(services)
     if number is None or worker != str(number):
-        raise WorkerNotFound(f"There is no worker `{worker[:64]}` of this model, or no longer. GET /worker lists it.")
+        raise WorkerNotFound(
+            f"The worker `{worker[:64]}` of this model was not found. GET /worker lists the current one."
+        )
     progress, stats = services.supervisor.progress(), services.supervisor.stats()
-    # How busy it is tells of other tenants.
+    # The load reveals the activity of other tenants.
     is_admin = _is_admin(key)
     return hal.WorkerResource(
         id=str(number),
@@ -115,32 +119,32 @@ async def get_worker(model: str, worker: str, services: CurrentServices, key: Cu
     )
 
 
-@router.get("/status", summary='"OK", or the downtime under way', responses=oauth_errors(401, 403))
+@router.get("/status", summary='"OK", or the current downtime', responses=oauth_errors(401, 403))
 async def status(services: CurrentServices) -> Literal["OK"] | hal.Window:
     downtime = services.accounts.downtimes.current(time.time())
     return "OK" if downtime is None else hal.window(downtime)
 
 
-@router.get("/downtimes", summary="List the downtimes under way and to come", responses=oauth_errors(401, 403), **_HAL)
+@router.get("/downtimes", summary="List current and future downtimes", responses=oauth_errors(401, 403), **_HAL)
 async def list_downtimes(services: CurrentServices) -> hal.DowntimeList:
     return hal.downtime_list(services.accounts.downtimes.not_over(time.time()))
 
 
 @router.get(
     "/authenticate_with_key",
-    summary="Get a short-lived token for the API key; a token gets none",
+    summary="Exchange an API key for a short-lived token; tokens are refused",
     response_class=JSONResponse,
     responses={200: {"model": hal.AccessToken}, **oauth_errors(401, 403, 503)},
 )
 async def authenticate_with_key(request: Request, services: CurrentServices) -> JSONResponse:
     token = await services.accounts.issue(request.headers.get("authorization"))
     answer = hal.AccessToken(access_token=token.text, expires_in=token.expires_in)
-    # A credential is for whoever asked, not for what stands between.
+    # The token is a credential, so browsers and proxies must not store it.
     return JSONResponse(answer.model_dump(exclude_none=True), headers={"cache-control": "no-store"})
 
 
 def _name_of(segment: str, services: Services, key: Key) -> str:
-    """Raises ModelNotFound."""
+    """Return the served name of a path segment. Raises ModelNotFound if the key may not use it."""
     name = hal.name_of(segment, services.dispatcher.names(key))
     services.dispatcher.check_model(name, key)
     return name

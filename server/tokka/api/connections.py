@@ -1,4 +1,4 @@
-"""The open connections: how many there may be, and which one closes when a new one needs its room."""
+"""Open connections: their limits, and which one closes to make room for a new one."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Literal, Protocol
 
-# Connections beyond the limit that are open at once, to answer probes and to say why the rest is refused.
+# Maximum connections open beyond the limit, to answer probes and to refuse other requests with a reason.
 RESERVE = 64
 Cut = Literal["header_timeout", "write_timeout", "evicted", "refused"]
-# full: the server has no room. address_full: the peer's address has as many connections as it may have.
+# full: the server is at its connection limit. address_full: the peer's address is at its limit.
 Admission = Literal["welcome", "full", "address_full"]
-# The sender of the last request. stranger: has no valid key. anonymous: needs none, since the server has no keys.
+# The sender of the connection's last request. stranger: has no valid key. anonymous: needs no key.
 Caller = Literal["stranger", "anonymous", "keyed"]
 # waiting: between requests, or in the headers of the next one. receiving: the body is incomplete. answering: the
-# response is incomplete. stalled: so it is because the client does not read. delivering: the response is complete, and
-# the client has yet to read it, or to send the rest of its body.
+# response is incomplete. stalled: the response is incomplete because the client does not read. delivering: the
+# response is complete, and the client has yet to read it or to send the rest of its body.
 Stage = Literal["waiting", "receiving", "answering", "stalled", "delivering"]
 
 
 class Rank(IntEnum):
-    """The order in which connections make room. Within a rank, the one that has been in it longest goes first."""
+    """The eviction order: lowest rank first, and within a rank the connection that has been in it longest."""
 
-    # No valid key, and the client does not take its response.
+    # No valid key, and the client does not read its response.
     UNREAD = 0
     # No valid key and no complete request: silence, incomplete headers, the time between two probes.
     STRANGER = 1
-    # Between two requests that were served. The client connects again when it needs to.
+    # Between two served requests. The client can reconnect.
     IDLE = 2
-    # A request under way without a valid key.
+    # An in-flight request without a valid key.
     PENDING = 3
 
 
-# Without an entry: never evicted.
+# Pairs without an entry are never evicted.
 _RANKS: dict[tuple[Caller, Stage], Rank] = {
     ("stranger", "waiting"): Rank.STRANGER,
     ("stranger", "receiving"): Rank.PENDING,
@@ -51,34 +51,38 @@ _RANKS: dict[tuple[Caller, Stage], Rank] = {
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a connection may cost. Seconds and bytes."""
+    """Limits on connections, in seconds and bytes."""
 
     header_bytes: int
     header_s: float
     write_s: float
     max_connections: int
-    # From one peer address; None: no bound.
+    # Maximum connections from one peer address; None: no limit.
     max_per_address: int | None = None
 
 
 class Connection(Protocol):
+    """A connection that can be evicted."""
+
     def evict(self) -> None:
-        """Close at once: the room is needed."""
+        """Close at once to make room."""
         ...
 
 
 class Connections:
-    """Counts connections and chooses which one makes room, in the same time however many there are; only the
-    connections of an address at its own bound are searched."""
+    """Count connections and choose which one to evict.
+
+    The choice takes constant time. Only the connections of an address at its own limit are searched.
+    """
 
     def __init__(self, limits: Limits, on_cut: Callable[[Cut], None]) -> None:
         self.limits = limits
         self.on_cut = on_cut
         self._ranks: dict[Connection, Rank | None] = {}
-        # Dicts, for their order: the one that has waited for longest comes first.
+        # Dicts, for their order: the connection that has waited longest comes first.
         self._queues: dict[Rank, dict[Connection, None]] = {rank: {} for rank in Rank}
         self._reserve: dict[Connection, None] = {}
-        # By peer address, where that has a bound.
+        # The connections' peer addresses, if addresses have a limit.
         self._addresses: dict[Connection, str] = {}
         self._peers: defaultdict[str, dict[Connection, None]] = defaultdict(dict)
 
@@ -87,9 +91,9 @@ class Connections:
         return len(self._ranks) + len(self._reserve)
 
     def opened(self, connection: Connection, host: str | None) -> Admission:
-        """Take in a new connection, and evict another one if there is no room. Without room the new one may only probe.
+        """Register a new connection, and evict another one if there is no room. Without room, it may only probe.
 
-        `host`: the peer's address; None for a unix socket, which has no bound of its own.
+        `host`: the peer's address; None for a unix socket, which has no limit of its own.
         """
         address = address_of(host) if host and self.limits.max_per_address else None
         admission = self._admit(address)
@@ -106,7 +110,7 @@ class Connections:
         return admission
 
     def place(self, connection: Connection, caller: Caller, stage: Stage) -> None:
-        """Note what a connection is doing. One in the reserve, or evicted already, has no place."""
+        """Rank a connection by caller and stage. Connections in the reserve and evicted ones have no rank."""
         if connection not in self._ranks:
             return
         rank, before = _RANKS.get((caller, stage)), self._ranks[connection]
@@ -119,7 +123,7 @@ class Connections:
         self._ranks[connection] = rank
 
     def closed(self, connection: Connection) -> None:
-        """Forget a connection. One that was evicted is forgotten already."""
+        """Forget a connection. An evicted one is already forgotten."""
         self._reserve.pop(connection, None)
         rank = self._ranks.pop(connection, None)
         if rank is not None:
@@ -143,7 +147,7 @@ class Connections:
         return (one for _, one in sorted(ranks, key=lambda pair: pair[0]))
 
     def _evict_first(self, connections: Iterable[Connection]) -> bool:
-        """Evict the first of these. Return whether there was any."""
+        """Evict the first connection. Return whether there was one."""
         first = next(iter(connections), None)
         if first is None:
             return False
@@ -151,13 +155,13 @@ class Connections:
         return True
 
     def _evict(self, connection: Connection) -> None:
-        # Before its transport says that it is closed: the room is free now.
+        # Free the room now, before the transport reports that the connection is closed.
         self.closed(connection)
         connection.evict()
 
 
 def address_of(host: str) -> str:
-    """Return what counts as one peer address: an IPv4 address, or the /64 that an IPv6 host chooses its own from."""
+    """Return the address that the limit counts: an IPv4 address, or the /64 from which an IPv6 host picks its own."""
     address = ipaddress.ip_address(host.partition("%")[0])
     if isinstance(address, ipaddress.IPv4Address):
         return str(address)

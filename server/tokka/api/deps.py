@@ -1,4 +1,4 @@
-"""What endpoints ask for: the parsed body, the services, and the record of the request."""
+"""Dependencies of endpoints: the parsed body, the services, and the record of the request."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ T = TypeVar("T", bound=Parsed)
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The objects `app.py` built, as endpoints see them."""
+    """The objects that `app.py` builds for the endpoints."""
 
     dispatcher: Dispatcher
     supervisor: Supervisor
@@ -45,11 +45,11 @@ class Services:
     fingerprint: str
     keep_alive_s: float
     log_prompts: bool
-    # Starts the end of the server: refuse what is new, finish what runs, stop.
+    # Starts the drain: refuse new requests, finish in-flight ones, stop.
     drain: Callable[[], None]
 
 
-# Coroutines, though they wait for nothing: FastAPI runs plain functions in a thread, which costs more than they do.
+# Coroutines, although they never wait: FastAPI runs plain functions in a thread, which costs more than their work.
 async def _services(request: Request) -> Services:
     services: Services = request.app.state.services
     return services
@@ -79,7 +79,7 @@ def body_of(model: type[Body]) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """All that an endpoint needs of a request whose body it has yet to read."""
+    """A request whose body has not been read yet."""
 
     services: Services
     record: RequestRecord
@@ -87,8 +87,10 @@ class Call:
     scope: Scope
 
     async def parse(self, model: type[Parsable[T]], receive: Receive) -> T:
-        """Read the body and return it as plain data. Raises InvalidRequest, ServerOverloaded and what the body's
-        limits raise."""
+        """Read the body and return it as plain data.
+
+        Raises UnsupportedMediaType, BodyTooLarge, SlowRequest, InvalidRequest, ServerOverloaded.
+        """
         raw = await read_body(self.scope, receive)
         return await self.parse_raw(model, raw)
 
@@ -106,25 +108,27 @@ async def _call(request: Request) -> Call:
     return Call(await _services(request), state["record"], state["allowance"], request.scope)
 
 
-# All of it at once: FastAPI takes 30 us of CPU for each dependency it resolves.
+# One dependency for all of it: FastAPI takes 30 us of CPU for each one it resolves.
 CurrentCall = Annotated[Call, Depends(_call)]
 
 
 async def read_body(scope: Scope, receive: Receive) -> bytes:
-    """Return a JSON body's bytes. Raises UnsupportedMediaType, and what the body's limits raise."""
+    """Return a JSON body's bytes. Raises UnsupportedMediaType, BodyTooLarge, SlowRequest, ServerOverloaded."""
     headers = Headers(scope=scope)
     media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-    # Also what keeps foreign web pages out: a browser asks before it sends JSON across origins.
+    # This also keeps foreign web pages out: a browser sends a preflight before JSON to another origin.
     if media_type != "application/json":
         raise UnsupportedMediaType("Send the body as JSON with the header `Content-Type: application/json`.")
     if (encoding := headers.get("content-encoding", "identity").lower()) != "identity":
-        raise UnsupportedMediaType(f"Send the body as it is: the encoding {encoding[:32]!r} is not supported.")
-    # Windows programs begin files with a mark of their encoding.
+        raise UnsupportedMediaType(
+            f"The `Content-Encoding` {encoding[:32]!r} is not supported. Send the body without compression."
+        )
+    # Windows programs begin files with a byte order mark.
     return (await Request(scope, receive).body()).removeprefix(codecs.BOM_UTF8)
 
 
 def query_of(model: type[Body]) -> Any:
-    """Return a dependency that reads the URL's query as `model`, with the same errors as a body's."""
+    """Return a dependency that reads the URL's query as `model`, with the same errors as a body."""
 
     async def parse(request: Request) -> Body:
         given = request.query_params.multi_items()
@@ -132,7 +136,7 @@ def query_of(model: type[Body]) -> Any:
             raise InvalidRequest(f"A query may have at most {MAX_FIELDS} parameters; this one has {len(given)}.")
         counts = Counter(name for name, _ in given)
         if twice := next((name for name, count in counts.items() if count > 1), None):
-            raise InvalidRequest(f"'{twice[:64]}' is given twice.", param=twice[:64])
+            raise InvalidRequest(f"'{twice[:64]}' is given more than once. Send it once.", param=twice[:64])
         return validated(model, json.dumps(dict(given)).encode())
 
     return Depends(parse)

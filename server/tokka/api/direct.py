@@ -1,7 +1,7 @@
-"""What a request shows of a proxy, or of a web page of another site. Pure: the request's head is an argument.
+"""Signs that a request came through a proxy or from a web page of another site. Pure: the scope is an argument.
 
 A server without keys serves only direct requests from its own machine. A proxy on the same machine connects from
-loopback as well, so the peer's address alone does not tell.
+loopback as well, so the peer's address alone is not enough.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ _PROXY_PREFIXES = (
     *(b"cf-", b"cloudfront-", b"fastly-", b"fly-", b"akamai-", b"x-akamai-", b"x-appengine-", b"x-azure-"),
     *(b"x-sucuri-", b"x-vercel-", b"tailscale-"),
 )
-# An error names what is wrong; it does not send a long header back.
+# Maximum characters of a header that an error message quotes.
 _SHOWN_CHARS = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Sign:
-    """What shows that a request is not direct, as a clause for an error message."""
+    """A sign that a request is not direct, as a clause for an error message."""
 
     text: str
-    # A web page of another site sent it; else it came through a proxy.
+    # A web page of another site sent the request. If false, it came through a proxy or from another machine.
     is_page: bool = False
 
 
 def indirect_sign(scope: Scope, allowed_origins: Collection[str] = ()) -> Sign | None:
-    """Return what shows that the request is not direct; None if nothing does.
+    """Return a sign that the request is not direct, or None.
 
-    `allowed_origins`: origins whose pages may call, as in --cors-origin; `*` stands for all.
+    `allowed_origins`: origins whose pages may call the API, as in --cors-origin; `*` means all.
     """
     client = scope.get("client")
     if client and not _is_loopback(client[0]):
@@ -56,7 +56,7 @@ def indirect_sign(scope: Scope, allowed_origins: Collection[str] = ()) -> Sign |
             if not names_this_machine(host):
                 return Sign(f"`Host: {_shown(raw)}` does not name this machine")
         elif name == b"connection" and scope["http_version"] == "1.0" and b"close" in raw.lower():
-            # The default of HTTP/1.0: nginx's plain proxy_pass says it all the same, and hardly anybody else.
+            # HTTP/1.0 closes by default. nginx's plain proxy_pass still sends the header; hardly any client does.
             return Sign("HTTP/1.0 with `Connection: close` shows a proxy, such as nginx's proxy_pass")
         elif name == b"origin":
             origin = raw.decode("latin-1").strip()
@@ -72,16 +72,16 @@ def indirect_sign(scope: Scope, allowed_origins: Collection[str] = ()) -> Sign |
 
 
 def names_this_machine(host: str) -> bool:
-    """Tell whether a Host header can belong to a direct request: a loopback address, or a name that no site can have.
+    """Return whether a Host header can belong to a direct request: a loopback address or name, or a name without dots.
 
-    A name with a dot can: it comes from a proxy, or from a page that points its own name at this machine.
+    Other names come from a proxy, or from a page that points its own domain at this machine.
     """
     name = _name_of(host)
     return ("." not in name and ":" not in name) or _is_loopback_name(name)
 
 
 def _is_own_origin(origin: str, host: str) -> bool:
-    """Tell whether the page of an Origin header comes from this machine."""
+    """Return whether the page of an Origin header comes from this machine."""
     scheme, _, authority = origin.partition("://")
     if scheme not in ("http", "https") or not authority:
         return False
@@ -99,15 +99,15 @@ def _is_loopback_name(name: str) -> bool:
     return name == "localhost" or name.endswith(".localhost") or _is_loopback(name)
 
 
-# Parsing an address takes longer than the rest of the look at a request.
+# Cached, because parsing an address takes longer than all other checks of a request.
 @lru_cache(maxsize=64)
 def _is_loopback(address: str) -> bool:
-    """Tell whether an IP address is this machine's own; 0.0.0.0 and :: connect to loopback as well."""
+    """Return whether an IP address is loopback. 0.0.0.0 and :: count, because they connect to loopback as well."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
         return False
-    # An IPv4 peer of a socket of both families.
+    # A dual-stack socket reports an IPv4 peer as a mapped IPv6 address.
     mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
     return parsed.is_unspecified or (mapped or parsed).is_loopback
 

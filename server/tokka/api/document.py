@@ -1,4 +1,4 @@
-"""The OpenAPI document: every answer and every error an endpoint can give, stated."""
+"""The OpenAPI document, with every response and every error that an endpoint can give."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tokka.protocol.hal import OAuthError
 from tokka.protocol.models import DetokenizeRequest, TokenizeRequest
 
 _REF = "#/components/schemas/"
-# Models that no handler signature names: bodies are parsed by us, answers are built as bytes.
+# Models that no handler signature names: our own code parses bodies and builds responses as bytes.
 _MODELS: list[type[BaseModel]] = [
     ChatRequest,
     CompletionRequest,
@@ -42,33 +42,33 @@ _MODELS: list[type[BaseModel]] = [
     OAuthError,
 ]
 _MEANING = {
-    400: "The request is wrong; `param` names the field",
+    400: "The request is invalid; `param` names the field",
     401: "No valid API key",
-    403: "The key may not do this",
-    404: "No such model, key or URL",
-    408: "The request's body took too long to come",
+    403: "The key, or a request without a key, may not do this",
+    404: "The model, key or URL was not found",
+    408: "The body took too long to arrive",
     413: "The body is larger than the server's limit",
-    415: "The body is not JSON",
-    429: "The key's own limit. Retry after the time in `Retry-After`",
+    415: "The body is not JSON, or is compressed",
+    429: "A limit of the key is reached. Retry after the time in `Retry-After`",
     431: "The request line and headers are larger than the server's limit",
     500: "The server or the engine failed",
-    503: "Not now: starting, draining, overloaded or under maintenance. Retry after the time in `Retry-After`",
-    504: "The time that the request or the server allows was over before the answer began",
+    503: "Not available now: starting, draining, overloaded or in a downtime. Retry after the time in `Retry-After`",
+    504: "The time limit of the request or the server passed before the response began",
 }
 _DESCRIPTION = """OpenAI's API for text, served by vLLM.
 
-Every error has the body `{"error": {"message", "type", "param", "code"}}`; in a downtime `details` holds its times. In
+Every error has the body `{"error": {"message", "type", "param", "code"}}`. In a downtime, `details` holds its times. In
 a stream, an error after the first byte is one event with that body, followed by `[DONE]`. The paths tagged `aitta` are
-those of Aitta's API and have its errors, `{"error", "error_description", "details"}`."""
+Aitta's API and return its errors, `{"error", "error_description", "details"}`."""
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return the OpenAPI responses of these error statuses; 500 is always among them."""
+    """Return the OpenAPI responses of these error statuses; 500 is always included."""
     return {status: _json(_MEANING[status], ErrorBody) for status in sorted({*statuses, 500})}
 
 
 def oauth_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """As `errors`, in the form of `api/errors.py`'s OAuth paths."""
+    """Return the OpenAPI responses as `errors` does, with the error body of OAuth."""
     return {status: _json(_MEANING[status], OAuthError) for status in sorted({*statuses, 500})}
 
 
@@ -77,7 +77,7 @@ def _json(description: str, model: type[BaseModel]) -> dict[str, Any]:
 
 
 def _generation(plain: type[BaseModel], chunk: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
-    answer = _json("The answer, or with `stream: true` its chunks as events, ended by `data: [DONE]`", plain)
+    answer = _json("The response; with `stream: true` its chunks as events, ended by `data: [DONE]`", plain)
     answer["content"]["text/event-stream"] = {"schema": {"$ref": _REF + chunk.__name__}}
     return {200: answer, **errors(400, 401, 403, 404, 413, 415, 429, 503, 504)}
 
@@ -87,7 +87,7 @@ COMPLETION_RESPONSES = _generation(Completion, Completion)
 
 
 def document_of(app: FastAPI, root_path: str) -> Callable[[], dict[str, Any]]:
-    """Return the function that builds the document once. Blocks for 0.4 s the first time.
+    """Return a function that builds the document once. Its first call blocks for 0.4 s.
 
     `root_path`: the prefix under which a proxy publishes the server.
     """
@@ -103,7 +103,7 @@ def document_of(app: FastAPI, root_path: str) -> Callable[[], dict[str, Any]]:
 
 
 def document_route(app: FastAPI) -> Route:
-    """Return the document's route. FastAPI's own would build it on the event loop."""
+    """Return the document's route. FastAPI's own route would build the document on the event loop."""
 
     async def document(_: Request) -> JSONResponse:
         return JSONResponse(await asyncio.to_thread(app.openapi))
@@ -117,7 +117,7 @@ def _build(app: FastAPI, root_path: str) -> dict[str, Any]:
     components = document.setdefault("components", {})
     components.setdefault("schemas", {}).update(definitions["$defs"])
     components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-    # Optional: without any key configured the server asks for none.
+    # Optional: a server without keys needs none.
     document["security"] = [{"key": []}, {}]
     if root_path:
         document["servers"] = [{"url": root_path}]
@@ -126,9 +126,9 @@ def _build(app: FastAPI, root_path: str) -> dict[str, Any]:
 
 
 def _correct(document: dict[str, Any], root_path: str) -> None:
-    """Leave out what FastAPI adds and this server never does; add what any request may get."""
+    """Remove responses that FastAPI adds and this server never gives; add errors that any request may get."""
     for path, operations in document["paths"].items():
-        # Of the request itself, before it is known what it asks for.
+        # Errors raised before the request is routed.
         early = [431] if path in OPEN_PATHS else [431, 503]
         error = OAuthError if speaks_oauth(path) else ErrorBody
         for operation in operations.values():
@@ -136,7 +136,7 @@ def _correct(document: dict[str, Any], root_path: str) -> None:
                 operation["security"] = []
             if f"{ALIAS_ROOT}{path}".startswith(ALIAS):
                 operation["servers"] = [{"url": root_path or "/"}, {"url": root_path + ALIAS_ROOT}]
-            # Validation is ours, and answers 400.
+            # Our own validation answers 400.
             operation["responses"].pop("422", None)
             for status in [*early, 408] if "requestBody" in operation else early:
                 operation["responses"].setdefault(str(status), _json(_MEANING[status], error))

@@ -1,4 +1,4 @@
-"""From exceptions to an error's body, in one place: OpenAI's, and OAuth's where clients of Aitta ask."""
+"""Error bodies: exceptions become OpenAI's form, or OAuth's on the paths of Aitta's API."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _OAUTH_PATHS = re.compile(r"/(model|worker|status|downtimes|authenticate_with_ke
 
 
 def speaks_oauth(path: str) -> bool:
-    """Tell whether errors on this path have the body that OAuth (RFC 6749) gives them."""
+    """Return whether errors on this path have the body of OAuth (RFC 6749)."""
     return _OAUTH_PATHS.match(path) is not None
 
 
@@ -28,7 +28,7 @@ def body_of_error(error: TokkaError, path: str) -> bytes:
 
 
 async def send_error(send: Send, error: TokkaError, path: str) -> None:
-    """Answer with the error. Only before the first byte of a response."""
+    """Send the error as the response. Call it only before the first byte of a response."""
     body = body_of_error(error, path)
     headers = {"content-type": "application/json", "content-length": str(len(body)), **error.headers()}
     raw = [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers.items()]
@@ -37,7 +37,7 @@ async def send_error(send: Send, error: TokkaError, path: str) -> None:
 
 
 async def raise_routing_error(request: Request, exception: Exception) -> Any:
-    """Turn the router's own 404 and 405 into ours; the middleware renders them."""
+    """Raise our own error for the router's 404 or 405; the middleware renders it."""
     if isinstance(exception, HTTPException):
         path = request.scope["path"][:200]
         if exception.status_code == 404:
@@ -53,7 +53,7 @@ async def raise_routing_error(request: Request, exception: Exception) -> Any:
 
 
 def _methods(request: Request) -> list[str]:
-    """Return what may be done with this path: one route knows only of its own method."""
+    """Return the methods of all routes on this path, since a route knows only its own."""
     routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
     methods = {method for route in routes for method in route.methods or ()}
     return sorted(methods | ({"HEAD"} if "GET" in methods else set()))

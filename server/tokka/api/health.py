@@ -26,7 +26,7 @@ from tokka.protocol.moments import iso_of
 
 router = APIRouter(tags=["operate"])
 _NOT_READY: dict[int | str, dict[str, Any]] = {
-    503: {"model": Health, "description": "Not now; says why and for how long"}
+    503: {"model": Health, "description": "Not ready; says why, and when to retry"}
 }
 
 _EVENTS: dict[str, Any] = {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
@@ -54,7 +54,10 @@ async def readyz(services: CurrentServices) -> Response:
     "/startupz",
     summary="Has the engine been ready once?",
     response_model=Health,
-    responses={**_NOT_READY, 200: {"description": "With `Accept: text/event-stream`: the phases", **_EVENTS}},
+    responses={
+        **_NOT_READY,
+        200: {"description": "Ready once; with `Accept: text/event-stream` the phases as events", **_EVENTS},
+    },
 )
 async def startupz(request: Request, services: CurrentServices) -> Response:
     if "text/event-stream" in request.headers.get("accept", ""):
@@ -67,7 +70,7 @@ async def startupz(request: Request, services: CurrentServices) -> Response:
 @router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse, responses=errors(401, 403))
 async def metrics(services: CurrentServices) -> Response:
     services.metrics.look()
-    # With a thousand tenants it takes 60 ms.
+    # Rendering takes 60 ms with a thousand tenants.
     return Response(await asyncio.to_thread(services.metrics.render), media_type=CONTENT_TYPE_LATEST)
 
 
@@ -90,8 +93,10 @@ def _health(status: str, progress: Progress, ready: bool) -> Response:
 
 
 async def _phases(services: Services) -> AsyncIterator[bytes]:
-    """Stream the phases of the present start, to its end; one that takes long is told again, or a proxy would take
-    the connection for dead."""
+    """Stream the phases of the current start until it ends.
+
+    A long phase is sent repeatedly, so that proxies do not close the connection as idle.
+    """
     async for progress in services.supervisor.changes(services.keep_alive_s):
         yield sse.event(asdict(progress), "phase")
         if progress.state == "ready" or progress.phase == "stopped":

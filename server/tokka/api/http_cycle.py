@@ -1,4 +1,4 @@
-"""One HTTP request and its response, as the application sees them: uvicorn's, with the end of the connection ours."""
+"""One HTTP request and its response: uvicorn's cycle, with our own way to close the connection."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 
 class Cycle(RequestResponseCycle):
-    """`is_draining`: whether every response ends its connection. `close`: close once the client can have read the
-    response; uvicorn closes at once, which resets the connection of a client that still sends."""
+    """uvicorn's request and response cycle, with our own way to close the connection.
+
+    `is_draining`: whether every response ends its connection. `close`: close once the client can have read the
+    response; uvicorn closes at once, which resets the connection of a client that is still sending.
+    """
 
     def __init__(self, *, is_draining: Callable[[], bool], close: Callable[[], None], **parts: Any) -> None:
         super().__init__(**parts)
@@ -24,10 +27,10 @@ class Cycle(RequestResponseCycle):
         try:
             await super().run_asgi(app)
         finally:
-            # It holds `send`, so this cycle: apart, all of a request is freed at once, not by the garbage collector.
+            # The state refers to `send`, and so to this cycle. Without it, the request needs no garbage collection.
             self.scope["state"].clear()
 
-    # No coroutine of its own: it runs for every token.
+    # Not a coroutine function, because it runs for every token.
     def send(self, message: Any) -> Coroutine[Any, Any, None]:
         if not self.response_started:
             self._choose_framing(message)
@@ -37,11 +40,11 @@ class Cycle(RequestResponseCycle):
         return super().send(message)
 
     def _choose_framing(self, message: Any) -> None:
-        # A client that was not told to continue may send its body or leave it out: what follows cannot be told apart.
+        # A client that waits for `100 Continue` may send its body or omit it, so the next bytes are ambiguous.
         if self._is_draining() or (self.waiting_for_100_continue and self.more_body):
             self.keep_alive = False
         has_length = any(name.lower() == b"content-length" for name, _ in message.get("headers", ()))
         if self.scope["http_version"] == "1.0" and not has_length:
-            # RFC 9112 6.1: no chunks for HTTP/1.0; the body ends with the connection.
+            # RFC 9112 6.1: HTTP/1.0 has no chunks, so the body ends with the connection.
             self._until_close = True
             self.chunked_encoding = False

@@ -1,4 +1,4 @@
-"""Where one HTTP request ends in the received bytes, and which headers make a request ambiguous."""
+"""HTTP framing: where a request ends in the received bytes, and which headers make it ambiguous."""
 
 from __future__ import annotations
 
@@ -16,24 +16,26 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 
 class MalformedHttp(TokkaError):
+    """An HTTP request that is malformed, ambiguous or not supported."""
+
     status, type, code = 400, "invalid_request_error", "invalid_value"
 
 
 class Framing:
-    """Cuts received bytes so that no slice reaches into the next request.
+    """Cut received bytes so that no slice reaches into the next request.
 
-    httptools parses everything it is given and does not tell at which byte a request ended. A request ends with the
-    empty line behind its headers or its last chunk, or after as many bytes as its Content-Length says.
+    httptools parses all bytes that it gets and does not report where a request ended. A request ends with the empty
+    line after its headers or its last chunk, or after `Content-Length` bytes of body.
     """
 
     def __init__(self) -> None:
-        # Bytes of a body of known length that have not arrived yet.
+        # Bytes of the body that have not arrived yet, if its length is known.
         self._body_left = 0
-        # The last bytes of the slice before: an empty line may be split between two reads.
+        # The last bytes of the previous slice, because an empty line may be split between two reads.
         self._tail = b""
 
     def expect_body(self, headers: Headers) -> None:
-        """Note the length of the body. The parser has checked the header: digits, once, without Transfer-Encoding."""
+        """Store the body's length. The parser has checked the header: digits, once, without Transfer-Encoding."""
         self._body_left = next((int(value) for name, value in headers if name == b"content-length"), 0)
 
     def slice_end(self, data: bytes, begin: int) -> int:
@@ -57,21 +59,21 @@ class Framing:
 def check_headers(version: str, headers: Headers) -> None:
     """Raise MalformedHttp for headers that servers and proxies in a chain may read differently (RFC 9112)."""
     if version not in ("1.0", "1.1"):
-        raise MalformedHttp(f"HTTP/{version} is not served here. Use HTTP/1.1.")
+        raise MalformedHttp(f"HTTP/{version} is not supported. Use HTTP/1.1.")
     hosts = [value for name, value in headers if name == b"host"]
     if len(hosts) > 1 or (version == "1.1" and not hosts):
         raise MalformedHttp(f"The request has {len(hosts)} `Host` headers. Send exactly one.")
     if hosts and not _HOST.fullmatch(hosts[0]):
-        raise MalformedHttp("The `Host` header is not a host name or address with an optional port.")
+        raise MalformedHttp("The `Host` header must be a host name or address with an optional port.")
     codings = [value.strip().lower() for name, value in headers if name == b"transfer-encoding"]
     if codings and version == "1.0":
         raise MalformedHttp("HTTP/1.0 has no `Transfer-Encoding`. Send `Content-Length`, or use HTTP/1.1.")
     if codings not in ([], [b"chunked"]):
-        raise MalformedHttp("The only `Transfer-Encoding` served here is `chunked`.")
+        raise MalformedHttp("The only `Transfer-Encoding` supported is `chunked`.")
 
 
 def without_upgrade(method: bytes, url: bytes, version: str, headers: Headers) -> bytes:
-    """Return the request line and headers of a request without its offer to speak another protocol."""
+    """Return the request line and headers without the `Upgrade` header."""
     lines = [b"%s %s HTTP/%s" % (method, url, version.encode())]
     lines += [b"%s: %s" % header for header in headers if header[0] != b"upgrade"]
     return b"\r\n".join([*lines, b"", b""])

@@ -1,8 +1,8 @@
-"""uvicorn's HTTP protocol with bounds on what a client may send and how long it may take, and errors in OpenAI's form.
+"""uvicorn's HTTP protocol with limits on bytes and time, and errors in OpenAI's form.
 
-uvicorn with httptools takes headers of any size, parses every request that a client sends ahead, and waits without end:
-for headers, for the rest of a body that was answered already, for a client that does not read. It also ends a request
-at an offer to upgrade, and parses the body as the next request. So the bytes are cut, counted and timed here.
+uvicorn with httptools takes headers of any size and parses every request that a client sends ahead. It waits without
+end for headers, for the rest of a body that was already answered, and for a client that does not read. It also ends a
+request at an offer to upgrade, and parses the body as the next request. This module cuts, counts and times the bytes.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from tokka.errors import SlowRequest, TokkaError
 
 log = structlog.get_logger("tokka.http")
 
-# Seconds for which, and bytes with which, a client may go on after its response.
+# Maximum seconds and bytes for a client that keeps sending after its response.
 _REST_S = 5.0
 _MAX_REST_BYTES = 16 << 20
-# Most bytes kept of the requests behind the one under way. Beyond: the client has to wait.
+# Maximum bytes kept of requests that a client sends ahead. Beyond it, the server stops reading.
 _MAX_AHEAD_BYTES = 64 << 10
-# Most slices parsed in one turn of the event loop. A read of 256 KiB may hold 65,536.
+# Maximum slices parsed in one iteration of the event loop. A read of 256 KiB may hold 65,536.
 _MAX_SLICES = 4096
 
 
 class Flow(FlowControl):
-    """uvicorn's, with a pause in reading that the application cannot end."""
+    """uvicorn's flow control, with a pause in reading that the application cannot end."""
 
     held = False
 
@@ -49,7 +49,9 @@ class Flow(FlowControl):
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    # Of the subclass made by `bounded_protocol`.
+    """One connection, with limits on bytes and time."""
+
+    # Set by the subclass that `bounded_protocol` makes.
     open_connections: Connections
     outbox: Outbox
     is_draining: Callable[[], bool]
@@ -61,28 +63,28 @@ class BoundedProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._limits = self.open_connections.limits
-        # Until a request has named one.
+        # Empty before the first request.
         self.url = b""
         self._framing = Framing()
-        # Received, and not parsed yet: the requests behind the one under way.
+        # Bytes received and not parsed yet: requests that the client sent ahead.
         self._ahead = b""
         self._in_head = True
         self._head_bytes = 0
         self._admission: Admission = "welcome"
         self._caller: Caller = "stranger"
-        # The last response has been given: what still comes is ignored.
+        # The last response has been given; later bytes are ignored.
         self._is_over = False
         self._rest_bytes = 0
         self._silent_bytes = 0
         self._body_seen = False
-        # One for what the client has to send; one for what it has to read.
+        # Deadlines for the client to send, and to read.
         self._sending = Deadline(self.loop)
         self._reading = Deadline(self.loop)
 
     # -- connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        # Writing is paused as soon as the kernel does not take everything, so that an unread response is known.
+        # Pause writing as soon as the kernel does not take everything, to detect an unread response.
         transport.set_write_buffer_limits(high=0)
         batched: Any = BatchedTransport(transport, self.outbox)
         super().connection_made(batched)
@@ -96,21 +98,21 @@ class BoundedProtocol(HttpToolsProtocol):
         self._reading.clear()
         super().connection_lost(exc)
         self._ahead = b""
-        # The scope refers to this connection: apart, both are freed at once.
+        # The scope refers to this connection. Without the reference, both are freed at once.
         self.cycle = self.scope = None  # type: ignore[assignment]
 
     def evict(self) -> None:
         self._cut("evicted")
 
     def shutdown(self) -> None:
-        """End the connection as soon as its answer is out. What the client still owes is not waited for."""
+        """Close the connection once its response is sent, without waiting for the rest of the client's body."""
         super().shutdown()
         owes_body = self.cycle is not None and not self._in_head
         if self.flow.write_paused or self.transport.get_write_buffer_size() or owes_body:
             self.transport.abort()
 
     def _place(self) -> None:
-        """Tell the registry what this connection is doing."""
+        """Report the caller and stage of this connection to the registry."""
         self.open_connections.place(self, self._caller, self._stage())
 
     def _stage(self) -> Stage:
@@ -137,7 +139,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._read()
 
     def _read(self) -> None:
-        """Parse what has arrived, up to the end of the request under way: the next one waits for its response."""
+        """Parse the received bytes up to the end of the current request. The next request waits for its response."""
         data, begin = self._ahead, 0
         view = memoryview(data)
         for _ in range(_MAX_SLICES):
@@ -160,7 +162,7 @@ class BoundedProtocol(HttpToolsProtocol):
         return is_answered or not self._in_head
 
     def _hold(self, held: bool) -> None:
-        """Stop reading, or go on: what a client sends ahead must not fill the memory."""
+        """Pause or resume reading, so that requests sent ahead do not fill the memory."""
         was_held, self.flow.held = self.flow.held, held
         if held:
             self.flow.pause_reading()
@@ -184,7 +186,7 @@ class BoundedProtocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            # RFC 9110 7.8: an offer may be ignored. httptools has skipped the body, so the headers are parsed again.
+            # RFC 9110 7.8: the server may ignore an offer. httptools has skipped the body, so parse the headers again.
             version = self.parser.get_http_version()
             headers = without_upgrade(self.parser.get_method(), self.url, version, self.headers)
             self.parser = httptools.HttpRequestParser(self)
@@ -194,8 +196,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse(ours if isinstance(ours, TokkaError) else MalformedHttp("The HTTP request is malformed."))
 
     def _check_body(self, received: int) -> None:
-        """Bound what follows the headers: trailers, chunk extensions, and a body that has been answered already."""
-        # httptools collects a trailer before it calls back, so no callback at all means that one is growing.
+        """Limit the bytes after the headers: trailers, chunk extensions, and a body that was already answered."""
+        # httptools collects a trailer before it calls back, so bytes without a callback mean a growing trailer.
         self._silent_bytes = 0 if self._body_seen else self._silent_bytes + received
         if self._silent_bytes > self._limits.header_bytes:
             self._close()
@@ -210,7 +212,7 @@ class BoundedProtocol(HttpToolsProtocol):
     # -- called by the parser
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        # Trailers come as headers, after the request has been judged by its own: they must not change it.
+        # Trailers also arrive here, after the headers were checked. They must not change the request.
         if self._in_head:
             super().on_header(name, value)
 
@@ -218,7 +220,7 @@ class BoundedProtocol(HttpToolsProtocol):
         method, version = self.parser.get_method(), self.parser.get_http_version()
         if self.parser.should_upgrade():
             if method == b"CONNECT":
-                raise MalformedHttp("CONNECT is for proxies. This server is not one.")
+                raise MalformedHttp("The method CONNECT is not supported: this server is not a proxy.")
             return
         if self._head_bytes > self._limits.header_bytes:
             raise HeadersTooLarge(self._limits.header_bytes)
@@ -290,7 +292,7 @@ class BoundedProtocol(HttpToolsProtocol):
             else:
                 self._sending.set(_REST_S, self._close)
             if self._ahead:
-                # In a turn of its own, and only if the client has taken this response.
+                # In a later iteration, and only if the client has read this response.
                 self.loop.call_soon(self._read)
         self._place()
 
@@ -307,11 +309,11 @@ class BoundedProtocol(HttpToolsProtocol):
             self._read()
 
     def _refuse(self, error: TokkaError) -> None:
-        """Answer what cannot be read as a request, and close."""
+        """Send an error for bytes that are not a valid request, and close."""
         if self._is_over or self.transport.is_closing():
             return
         if self.cycle is not None and not self.cycle.response_complete:
-            # Its body is broken: it gets this answer, or the rest of none.
+            # The body is malformed. The client gets this error, or a truncated response if one has started.
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         if self._in_head or (self.cycle is not None and not self.cycle.response_started):
@@ -319,7 +321,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._end()
 
     def _end(self) -> None:
-        """Close once the client can have read its answer: closing while it sends would reset the connection."""
+        """Close once the client can have read its response. Closing while it sends would reset the connection."""
         if self._is_over or self.transport.is_closing():
             return
         self._is_over = True
@@ -345,25 +347,26 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._head_bytes and not self.transport.is_closing():
             self.open_connections.on_cut("header_timeout")
             seconds = f"{self._limits.header_s:g} s"
-            self._refuse(SlowRequest(f"The request's headers were not complete after {seconds}, the limit here."))
+            self._refuse(
+                SlowRequest(f"The request headers were not complete after {seconds}, the limit of this server.")
+            )
         else:
             self._cut("header_timeout")
 
     def _close(self) -> None:
-        """Close, in bounded time: a client that does not read would keep the last bytes, and the connection, for
-        ever."""
+        """Close within a time limit. A client that does not read would otherwise keep the connection open for ever."""
         self.transport.close()
         if self.transport.get_write_buffer_size():
             self._must_read()
 
     def _cut(self, reason: Cut) -> None:
-        """Drop the connection with whatever is on its way."""
+        """Abort the connection and discard unsent bytes."""
         self.open_connections.on_cut(reason)
         log.debug("connection_cut", reason=reason, client=self.client)
         self.transport.abort()
 
 
 def bounded_protocol(connections: Connections, is_draining: Callable[[], bool]) -> type[BoundedProtocol]:
-    """Return a protocol class whose instances keep to the limits and share the registry."""
+    """Return a protocol class whose instances obey the limits and share the registry of connections."""
     shared = {"open_connections": connections, "outbox": Outbox(), "is_draining": staticmethod(is_draining)}
     return type("BoundedProtocol", (BoundedProtocol,), shared)

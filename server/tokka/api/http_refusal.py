@@ -1,4 +1,4 @@
-"""The response to bytes that never become a request for the application."""
+"""Responses to bytes that never become a request for the application."""
 
 from __future__ import annotations
 
@@ -11,25 +11,31 @@ from tokka.errors import ServerOverloaded, TokkaError
 from tokka.protocol.common import new_id
 
 _NO_ROOM: dict[Admission, str] = {
-    "full": "The server has no room for another connection.",
-    "address_full": "Your address has as many connections open as it may have here. Close or reuse one.",
+    "full": "The server is at its limit of open connections.",
+    "address_full": "Your address is at its limit of open connections. Close or reuse one.",
 }
 
 
 class HeadersTooLarge(TokkaError):
+    """The request line and headers exceed their limit."""
+
     status, type, code = 431, "invalid_request_error", "headers_too_large"
 
     def __init__(self, limit: int) -> None:
-        super().__init__(f"The request line and headers are larger than {limit} bytes, the limit of this server.")
+        super().__init__(
+            f"The request line and headers are larger than {limit} bytes, the limit of this server. Send less."
+        )
 
 
 class NoRoom(ServerOverloaded):
+    """The server or the peer's address has too many connections."""
+
     def __init__(self, admission: Admission) -> None:
         super().__init__(f"{_NO_ROOM[admission]} Retry in {RETRY_AFTER_S} s.", retry_after_s=RETRY_AFTER_S)
 
 
 def response_of(error: TokkaError, url: bytes) -> bytes:
-    """Return the whole response as bytes. `url`: of the request, as far as it is known."""
+    """Return the whole response as bytes. `url`: the request's URL; empty if it is unknown."""
     body = body_of_error(error, url.partition(b"?")[0].decode("latin-1"))
     headers = {
         "content-type": "application/json",

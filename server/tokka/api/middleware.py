@@ -1,4 +1,4 @@
-"""Plain ASGI around every request: its id, its record, its log line, and an answer whatever happens."""
+"""ASGI middleware around every request: its id, record, limits, access log line and error response."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tokka.protocol.common import new_id
 log = structlog.get_logger("tokka.access")
 
 GENERATION_PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
-# What takes a request from its key's limits.
+# Paths whose requests count against the limits of their key.
 COUNTED_PATHS = GENERATION_PATHS | {"/tokenize", "/detokenize"}
 _SLOWEST_BYTES_PER_S = 64 << 10
 _FIELD_NAME = re.compile(r"^[A-Za-z0-9_.-]{1,64}$")
@@ -38,12 +38,12 @@ _REQUEST_ID = re.compile(r"^[!-~]{1,128}$")
 
 
 class RequestContext:
-    """Gives each request an id and a record, counts its one outcome, and writes its one access line."""
+    """Give each request an id and a record, count its one outcome, and write its one access log line."""
 
     def __init__(
         self, app: ASGIApp, metrics: Metrics, allowances: Allowances, count: Callable[[RequestRecord], None]
     ) -> None:
-        """`count`: takes what a request has used, for the books."""
+        """`count`: records the usage of a request."""
         self._app = app
         self._metrics = metrics
         self._allowances = allowances
@@ -59,7 +59,7 @@ class RequestContext:
             record.endpoint = scope["path"]
         state = scope.setdefault("state", {})
         state["record"] = record
-        # Past all middleware, for a body that comes in pieces: none of it looks at them.
+        # Bypasses all middleware for the pieces of a response body, which no middleware reads.
         state["write"] = send
         status = 0
 
@@ -77,7 +77,7 @@ class RequestContext:
                 ]
             await send(message)
 
-        # In every line that is written on the way.
+        # Adds the id to every log line of the request.
         with bound_contextvars(request_id=record.id):
             try:
                 await self._app(scope, receive, send_with_headers)
@@ -97,7 +97,7 @@ class RequestContext:
             self._metrics.observe(record, now_s)
             self._count(record)
         if allowance := scope["state"].get("allowance"):
-            # In this order: what was counted as used is no longer reserved.
+            # Release the reserved tokens only after the used ones are counted.
             settle_allowance(allowance, record, status)
         fields: dict[str, object] = {
             "method": scope["method"],
@@ -126,7 +126,7 @@ class RequestContext:
 
 
 def _ignored_header(record: RequestRecord) -> list[tuple[bytes, bytes]]:
-    """Return the header that names the fields of a body that were ignored."""
+    """Return the header that names the ignored fields of a body."""
     names = [name for name in record.ignored.names if _FIELD_NAME.match(name)][:_MAX_NAMED_FIELDS]
     return [(b"x-tokka-ignored-fields", ", ".join(names).encode())] if names else []
 
@@ -140,7 +140,7 @@ def _outcome_of(status: int) -> Outcome:
 
 
 class ErrorRenderer:
-    """Answers with the error that was raised, if nothing has been sent yet. Nothing passes it but cancellation."""
+    """Send a raised error as the response, if none has started. Only cancellation passes through."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -174,7 +174,7 @@ class ErrorRenderer:
 
 
 class HeadAsGet:
-    """Answer HEAD wherever there is GET: the same status and headers; uvicorn leaves out the body."""
+    """Answer HEAD like GET, with the same status and headers. uvicorn omits the body."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -186,18 +186,18 @@ class HeadAsGet:
 
 
 class Cors(CORSMiddleware):
-    """Starlette's, with its refusal of a preflight in OpenAI's form."""
+    """Starlette's CORS middleware, with refused preflights in OpenAI's error form."""
 
     def preflight_response(self, request_headers: Headers) -> Response:
         response = super().preflight_response(request_headers)
         if response.status_code == 200:
             return response
-        error = InvalidRequest("This origin, method or header may not call the server; see --cors-origin.")
+        error = InvalidRequest("The origin, method or header of this preflight is not allowed; see --cors-origin.")
         return JSONResponse(error.body(), response.status_code, {"vary": "Origin"})
 
 
 class KeyLimits:
-    """Takes a request from its key's limits on its head: one that has none left is refused before its body is read."""
+    """Count a request against the limits of its key. At a limit, the request is refused before its body is read."""
 
     def __init__(self, app: ASGIApp, allowances: Allowances) -> None:
         self._app = app
@@ -211,7 +211,10 @@ class KeyLimits:
 
 
 class BodyLimit:
-    """Bounds bodies in size, time and, all together, in memory. A declared length counts before a byte is read."""
+    """Limit the size and time of each body, and the memory of all bodies together.
+
+    A declared length is checked before a byte is read.
+    """
 
     def __init__(self, app: ASGIApp, max_bytes: Callable[[], int], timeout_s: float, memory: MemoryBudget) -> None:
         self._app = app
@@ -224,7 +227,7 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         body = _Body(scope, self._max_bytes(), self._timeout_s, self._memory)
-        # Its reader gives the memory back once the body has been parsed.
+        # The endpoint releases the memory once the body has been parsed.
         scope["state"]["body_memory"] = body.memory
         try:
             await self._app(scope, body.reader(receive), send)
@@ -233,7 +236,7 @@ class BodyLimit:
 
 
 class _Body:
-    """One body on its way in."""
+    """One body while it is received."""
 
     def __init__(self, scope: Scope, max_bytes: int, timeout_s: float, budget: MemoryBudget) -> None:
         self._max_bytes = max_bytes
@@ -249,16 +252,18 @@ class _Body:
     def reader(self, receive: Receive) -> Receive:
         async def receive_bounded() -> Message:
             if self._is_complete:
-                # What comes now is the disconnect, whenever that is.
+                # Only a disconnect can follow, at any time.
                 return await receive()
-            # A slow line is no attack, as long as it is steady.
+            # A slow but steady upload is not an attack, so received bytes extend the deadline.
             deadline_s = self._began_s + self._timeout_s + self._received / _SLOWEST_BYTES_PER_S
             try:
                 async with asyncio.timeout_at(deadline_s):
                     message = await receive()
             except TimeoutError:
                 seconds = f"{deadline_s - self._began_s:.3g} s"
-                raise SlowRequest(f"The request's body was not complete after {seconds}.") from None
+                raise SlowRequest(
+                    f"The request body was not complete after {seconds}. Send it faster, or send a smaller one."
+                ) from None
             self._is_complete = not message.get("more_body", False)
             self._received += len(message.get("body", b""))
             self._check(self._received)
@@ -268,5 +273,7 @@ class _Body:
 
     def _check(self, size: int) -> None:
         if size > self._max_bytes:
-            raise BodyTooLarge(f"The request body is larger than {self._max_bytes} bytes, the limit of this server.")
+            raise BodyTooLarge(
+                f"The request body is larger than {self._max_bytes} bytes, the limit of this server. Send less."
+            )
         self.memory.grow_to(size)

@@ -19,7 +19,7 @@ async def list_models(services: CurrentServices, key: CurrentKey) -> dict[str, A
     return {"object": "list", "data": [_object(name, services) for name in services.dispatcher.names(key)]}
 
 
-# A path parameter: hub ids hold slashes.
+# `:path`, because hub ids contain slashes.
 @router.get(
     "/v1/models/{model:path}",
     summary="Describe a served name",

@@ -1,8 +1,8 @@
-"""What is written to connections in one turn of the event loop, sent together at its end.
+"""Batched writes: data written in one iteration of the event loop is sent together at its end.
 
-A step of the engine brings a token for each stream. Sent one by one, each write wakes its reader's process, which goes
-to sleep again before the next: measured with 32 streams, a write then costs three times as much as back to back. And
-what one connection is written in a turn (a head and the first event, the last event and the end) is one write.
+An engine step produces a token for each stream. If each is sent alone, each write wakes its reader's process, which
+sleeps again before the next. Measured with 32 streams, a write then costs three times as much as back to back. All
+data for one connection (headers and first event, last event and end) also becomes one write.
 """
 
 from __future__ import annotations
@@ -10,17 +10,19 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-# Most bytes of a connection held back until the end of the turn. Beyond, the transport gets them, and can tell the
-# writer to wait.
+# Maximum bytes of a connection held back until the end of the iteration. Beyond it, they go to the transport, which can
+# make the writer wait.
 _MAX_HELD_BYTES = 64 << 10
 
 
 class Outbox:
+    """The transports to flush at the end of the iteration."""
+
     def __init__(self) -> None:
         self._waiting: list[BatchedTransport] = []
 
     def add(self, transport: BatchedTransport) -> None:
-        """Have the transport flushed when all that is ready to run now has run."""
+        """Flush the transport after all callbacks that are ready now have run."""
         if not self._waiting:
             asyncio.get_running_loop().call_soon(self._flush)
         self._waiting.append(transport)
@@ -32,7 +34,7 @@ class Outbox:
 
 
 class BatchedTransport:
-    """A transport whose writes wait for the end of the turn. All else is the transport's own."""
+    """A transport that holds writes until the end of the iteration. The rest is delegated to the real transport."""
 
     def __init__(self, transport: asyncio.Transport, outbox: Outbox) -> None:
         self._transport = transport
@@ -56,7 +58,7 @@ class BatchedTransport:
             data = b"".join(self._pieces)
             self._pieces.clear()
             self._size = 0
-            # A connection that was lost in this turn raises, and what others were written would stay here.
+            # Writing to a connection lost meanwhile would raise, and the data of other connections would stay here.
             if not self._transport.is_closing():
                 self._transport.write(data)
 

@@ -1,10 +1,10 @@
-"""What pages of this server have in common: nothing from elsewhere, nothing inline, no frame around them."""
+"""Headers of all pages of this server: no foreign content, no inline code, no framing."""
 
 from __future__ import annotations
 
 
 def page_headers(script_source: str, *more: str) -> dict[str, str]:
-    """Return the headers of a page. `script_source`: of its policy; `more`: further lines of that."""
+    """Return the headers of a page. `script_source`: its `script-src`; `more`: further directives of its policy."""
     policy = (
         "default-src 'none'",
         f"script-src {script_source}",

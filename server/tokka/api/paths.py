@@ -1,4 +1,4 @@
-"""Paths: what a client asked for as the path that is served, and what a wrong one may have meant."""
+"""Request paths: the served path of an alias or prefixed path, and suggestions for unknown paths."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from collections.abc import Iterable, Iterator
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-# Probes and the version.
+# Probes and the version. They never need a key.
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/startupz", "/health", "/version"})
 DOCUMENT = "/openapi.json"
-# The files of the API's reference.
+# The files of the API reference.
 REFERENCE_ASSETS = "/docs-assets"
-# The same API by another address, for clients of Aitta.
+# An alias of the API for Aitta's clients.
 ALIAS_ROOT = "/openai"
 ALIAS = f"{ALIAS_ROOT}/v1/"
 _API = "v1"
-# A longer path is no typing error of a path of ours.
+# Maximum parts and characters of a path that gets a suggestion. A longer path is not a typo of ours.
 _MOST_PARTS = 8
 _MOST_CHARS = 200
 _SIMILARITY = 0.8
 
 
 def served_path(path: str, root_path: str = "") -> str:
-    """Return the path by which keys, logs, metrics and routes know a request.
+    """Return the path that access rules, routes, logs and metrics use.
 
     `root_path`: the prefix under which a proxy publishes the server, as in --root-path.
     """
@@ -31,13 +31,13 @@ def served_path(path: str, root_path: str = "") -> str:
         path = path[len(root_path) :]
     if path.startswith(ALIAS):
         return path[len(ALIAS_ROOT) :]
-    # Probes are often configured with a slash at the end.
+    # Probes are often configured with a trailing slash.
     bare = path[:-1]
     return bare if path[-1:] == "/" and (bare in OPEN_PATHS or bare == DOCUMENT) else path
 
 
 def meant(path: str, known: Iterable[str]) -> str | None:
-    """Return the known path that a client may have meant by an unknown one, None if none is near."""
+    """Return the known path that a client may have meant by an unknown one, or None."""
     if len(path) > _MOST_CHARS:
         return None
     paths = set(known)
@@ -49,7 +49,7 @@ def meant(path: str, known: Iterable[str]) -> str | None:
 
 
 def _readings(parts: list[str]) -> Iterator[str]:
-    """Yield what the parts may have meant, the longest first: each end of them, and that below /v1."""
+    """Yield candidate paths, longest first: each suffix of the parts, alone and below /v1."""
     for start in range(min(len(parts), _MOST_PARTS)):
         rest = "/".join(parts[start:])
         yield f"/{rest}"
@@ -57,7 +57,7 @@ def _readings(parts: list[str]) -> Iterator[str]:
 
 
 class ServedPath:
-    """Outermost: from here on a request has the path that is served."""
+    """Replace the path of a request by the served path. The outermost middleware."""
 
     def __init__(self, app: ASGIApp, root_path: str) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""The headers in which OpenAI says what is left of a key's limits."""
+"""OpenAI's rate limit headers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tokka.admission.allowance import Gauge
 
 
 def rate_limit_headers(gauges: Mapping[str, Gauge]) -> list[tuple[bytes, bytes]]:
-    """Return `x-ratelimit-{limit,remaining,reset}-{requests,tokens}` for the limits there are."""
+    """Return `x-ratelimit-{limit,remaining,reset}-{requests,tokens}` for each limit of the key."""
     return [
         (f"x-ratelimit-{what}-{name}".encode(), value.encode())
         for name, gauge in gauges.items()
@@ -22,7 +22,7 @@ def rate_limit_headers(gauges: Mapping[str, Gauge]) -> list[tuple[bytes, bytes]]
 
 
 def duration(seconds: float) -> str:
-    """Write a time as OpenAI does: `0s`, `17ms`, `1.5s`, `6m0s`."""
+    """Return a duration as OpenAI writes it: `0s`, `17ms`, `1.5s`, `6m0s`."""
     milliseconds = math.ceil(seconds * 1000)
     if milliseconds % 1000 and milliseconds < 1000:
         return f"{milliseconds}ms"

@@ -1,4 +1,4 @@
-"""The API's reference at /docs: Swagger UI, from files of a package, under a policy that runs nothing else."""
+"""The API reference at /docs: Swagger UI from the files of a package, under a policy that runs no other script."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SwaggerUIBundle({
   validatorUrl: null,
 });
 """
-# Relative addresses: behind a proxy the page may be below a prefix.
+# Relative URLs, because a proxy may publish the page below a prefix.
 _PAGE = f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -58,7 +58,7 @@ async def reference() -> Response:
 
 @router.get("/docs/")
 async def reference_below() -> Response:
-    # Its relative addresses hold where there is no slash at the end.
+    # The page's relative URLs only work without a trailing slash.
     return RedirectResponse("../docs")
 
 

@@ -1,4 +1,4 @@
-"""One way out for every generation: server-sent events, or the same chunks folded into one JSON answer."""
+"""Responses of all generations: server-sent events, or the same chunks folded into one JSON body."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from tokka.protocol.generation import ParsedGeneration
 
 log = structlog.get_logger("tokka.respond")
 
-# Bytes of a long answer that are written before others get a turn.
+# Bytes of a long response that are written before other tasks may run.
 _WRITE_BYTES = 64 << 10
 
 
 class GenerationResponse(Response):
-    """Reads the body, opens a generation, answers with it, and closes it, however the answer ends.
+    """Read the body, open a generation, send its result, and close it however the response ends.
 
-    What refuses the request is raised before the first byte, and rendered further out.
+    Raises errors before the first byte; the middleware renders them.
     """
 
     def __init__(
@@ -56,8 +56,8 @@ class GenerationResponse(Response):
         write = scope["state"]["write"]
         work = asyncio.current_task()
         assert work is not None
-        # Nobody else watches for a client that has gone: without this it would wait in the queue, and its generation
-        # run to the end.
+        # Only this task notices a client that has gone. Without it, the request would stay queued, and its generation
+        # would run to the end.
         watch = asyncio.create_task(self._watch(receive, write, work))
         try:
             await self._run(raw, send, write)
@@ -90,19 +90,19 @@ class GenerationResponse(Response):
         return await self._call.services.dispatcher.open(request, self._record, self._call.allowance)
 
     async def _watch(self, receive: Receive, write: Send, work: asyncio.Task[Any]) -> None:
-        """Cancel the work when the client disconnects; keep a silent stream alive."""
+        """Cancel the work when the client disconnects, and send keep-alives while a stream is silent."""
         while True:
             try:
                 async with asyncio.timeout(self._keep_alive_s):
                     message = await receive()
             except TimeoutError:
-                # A stream that waits for its reader is not silent, and nothing may slip in behind its end.
+                # A stream that waits for its reader is not silent, and nothing may follow its end.
                 silent_s = time.monotonic() - self._sent_s
                 if self._sent_s and not self._is_sending and silent_s >= self._keep_alive_s * 0.5:
                     await self._send(write, sse.KEEP_ALIVE)
                 continue
             if message["type"] == "http.disconnect":
-                # Whoever has an outcome already has been answered in full.
+                # A request with an outcome has already been answered in full.
                 self._record.outcome = self._record.outcome or "aborted"
                 self._is_client_gone = True
                 work.cancel()
@@ -120,12 +120,12 @@ class GenerationResponse(Response):
         for part in _parts(pieces):
             await write({"type": "http.response.body", "body": part, "more_body": True})
             if size > _WRITE_BYTES:
-                # Lets what was written go out: only then does the next write wait for a client that reads slowly.
+                # Let the written bytes go out. Only then does the next write wait for a slow client.
                 await asyncio.sleep(0)
         await write({"type": "http.response.body", "body": b""})
 
     async def _send_stream(self, generation: Generation, encoder: StreamEncoder, send: Send, write: Send) -> None:
-        """`send`: with the middleware, for the head. `write`: without it, for the pieces, which nobody looks at."""
+        """Send the chunks as events. `send`: through the middleware, for the headers. `write`: bypasses it."""
         await send({"type": "http.response.start", "status": 200, "headers": sse.HEADERS})
         self._sent_s = time.monotonic()
         try:
@@ -135,17 +135,17 @@ class GenerationResponse(Response):
             self._record.reason = error.code
             await self._send(write, sse.event(error.body()))
         except Exception as fault:
-            # The headers are out, so the stream itself has to say it; a bare end would look like a full answer.
+            # The headers are sent, so the stream carries the error. A bare end would look like a complete response.
             self._record.outcome, self._record.reason = "error", type(fault).__name__
             log.exception("stream_failed")
             await self._send(write, sse.event(EngineError("The server had an error while generating.").body()))
         await self._send(write, sse.DONE)
-        # No comment may follow the end, however long the client takes to read it.
+        # No keep-alive may follow the end, however slowly the client reads it.
         self._sent_s = 0.0
         await write({"type": "http.response.body", "body": b""})
 
     async def _send_chunks(self, write: Send, chunks: Iterator[bytes]) -> None:
-        """Send what one event became: together, unless it is a long prompt for each of many choices."""
+        """Send the chunks of one event together, in parts if they are long, like a prompt echoed for many choices."""
         waiting: list[bytes] = []
         size = 0
         for chunk in chunks:
@@ -166,12 +166,12 @@ class GenerationResponse(Response):
 
 
 def _parts(pieces: Sequence[Piece]) -> Iterator[bytes]:
-    """Yield the pieces joined to parts of about the size that is written at once."""
+    """Yield the pieces joined into parts of about `_WRITE_BYTES`."""
     waiting: list[Piece] = []
     size = 0
     for piece in pieces:
         for at in range(0, len(piece), _WRITE_BYTES):
-            # A long piece in slices that are not copied before they are written.
+            # Slice a long piece without a copy before it is written.
             part = memoryview(piece)[at : at + _WRITE_BYTES]
             waiting.append(part)
             size += len(part)

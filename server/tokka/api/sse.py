@@ -1,4 +1,4 @@
-"""Server-sent events: the only place that knows their form."""
+"""The encoding of server-sent events."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Any
 import orjson
 
 DONE = b"data: [DONE]\n\n"
-# A comment: clients skip it, proxies see that the stream lives. Without an empty line, which some readers take for the
-# end of an event, and parse an event without data (openai-go before 3.43).
+# A comment: clients skip it, and proxies see that the stream is alive. It has no empty line, because some readers
+# (openai-go before 3.43) take that for the end of an event and parse an event without data.
 KEEP_ALIVE = b": keep-alive\n"
-# No proxy may hold a stream back or keep it.
+# Proxies must not buffer or cache a stream.
 HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
 
-# Line ends to readers built on `str.splitlines`, as httpx's `iter_lines` is. In JSON they can only be part of a
-# string. A single byte, the last one, is found five times faster than the character.
+# Readers built on `str.splitlines`, like httpx's `iter_lines`, take these for line ends. In JSON they occur only in
+# strings. Searching for the last byte is five times faster than for the character.
 _LINE_ENDS = (
     (0xA8, "\u2028".encode(), b"\\u2028"),
     (0xA9, "\u2029".encode(), b"\\u2029"),

@@ -17,7 +17,7 @@ router = APIRouter(tags=["tokens"])
 
 @router.post(
     "/tokenize",
-    summary="Count tokens as a generation would",
+    summary="Turn text or messages into token ids, as a generation would",
     responses={200: {"model": TokenizeResponse}, **errors(400, 401, 403, 404, 413, 415, 429, 503)},
     openapi_extra=documented_body(TokenizeRequest, {"prompt": "Hei maailma"}),
 )
@@ -49,5 +49,5 @@ async def detokenize(call: CurrentCall, request: Request) -> Response:
 
 
 async def _json(answer: object) -> Response:
-    # A million tokens take 15 ms.
+    # Encoding a million tokens takes 15 ms.
     return Response(await asyncio.to_thread(orjson.dumps, answer), media_type="application/json")

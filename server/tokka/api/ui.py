@@ -24,15 +24,15 @@ _TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-# Where the page names its files; their modules name each other relative to it.
+# The prefix of file URLs in the page. Modules refer to each other relatively.
 _PLACEHOLDER = b"ui/VERSION/"
-# Text never becomes markup: what a model writes cannot run.
+# Text never becomes markup, so model output cannot run.
 _HEADERS = page_headers("'self'", "require-trusted-types-for 'script'", "trusted-types 'none'")
 
 
 @dataclass(frozen=True, slots=True)
 class _Site:
-    # Of all files together: a page and its modules are always of one version.
+    # A hash of all files, so that a page and its modules always have the same version.
     version: str
     files: Mapping[str, bytes]
 
@@ -56,14 +56,14 @@ async def page(request: Request) -> Response:
 @router.get("/ui/{version}/{name}")
 async def file(version: str, name: str, request: Request) -> Response:
     if version != _site().version or name == _PAGE or name not in _site().files:
-        raise UnknownUrl("There is no such file of the chat page. If the server was updated, load the page again.")
+        raise UnknownUrl("This file of the chat page was not found. If the server was updated, reload the page.")
     return _answer(request, name, "public, max-age=31536000, immutable")
 
 
 def _answer(request: Request, name: str, cache_control: str) -> Response:
     etag = f'"{_site().version}"'
     headers = {**_HEADERS, "cache-control": cache_control, "etag": etag}
-    # A proxy that compresses makes the tag a weak one.
+    # A proxy that compresses turns the tag into a weak one.
     known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
     if etag in known:
         return Response(status_code=304, headers=headers)

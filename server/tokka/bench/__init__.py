@@ -1,1 +1,1 @@
-"""A load on a running server and what came of it: requests, moments, figures. Behind `tokka bench`."""
+"""Load a running server and measure it: plans, requests, records and figures. Behind `tokka bench`."""

@@ -1,7 +1,7 @@
-"""Two servers under the same loads in turn. Pure.
+"""Compare two servers that run the same loads in turn. Pure functions.
 
-A machine drifts: it is faster at some hours than at others. Figures are therefore compared within a round, in which
-the servers follow each other, and the order changes from round to round.
+A machine's speed drifts over hours. Figures are therefore compared within a round, in which the servers follow each
+other, and their order changes from round to round.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tokka.bench.metrics import METRICS, Metric
 
 
 def turns(rounds: int, servers: int) -> Iterator[tuple[int, list[int]]]:
-    """Yield each round with the order of the servers in it: A B, B A, A B."""
+    """Yield the number of each round and the order of its servers: A B, B A, A B."""
     for place in range(rounds):
         order = list(range(servers))
         yield place, order if place % 2 == 0 else order[::-1]
@@ -23,6 +23,8 @@ def turns(rounds: int, servers: int) -> Iterator[tuple[int, list[int]]]:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
+    """One metric of both servers under one load."""
+
     metric: Metric
     # Medians over the rounds.
     first: float
@@ -36,7 +38,7 @@ class Comparison:
 
     @property
     def winner(self) -> str:
-        """Tell which server was better in every round; nothing if no direction is better, or not in all rounds."""
+        """Return the server that was better in every round, or an empty text if there is none."""
         if not self.metric.better or not self.ratios:
             return ""
         if all(ratio > 1 for ratio in self.ratios):
@@ -47,7 +49,7 @@ class Comparison:
 
 
 def compare(first: Sequence[Figures], second: Sequence[Figures]) -> list[Comparison]:
-    """Compare the rounds of one load, in their order, by every metric that both have."""
+    """Compare the rounds of one load, in their order, by every metric that both servers have."""
     found = []
     for metric in METRICS:
         pairs = [(metric.of(one), metric.of(other)) for one, other in zip(first, second, strict=True)]

@@ -1,6 +1,7 @@
-"""A client that costs next to nothing while it measures: it keeps what came and when, and reads it after the run.
+"""A client that costs almost no CPU during a run: it keeps the received bytes with their times, to parse them later.
 
-One HTTP/1.1 exchange at a time on each connection. Of an answer only the framing is looked at, to know where it ends.
+Each connection has one HTTP/1.1 exchange at a time. During the run, the client parses only the framing of a response,
+to find its end.
 """
 
 from __future__ import annotations
@@ -15,28 +16,30 @@ from typing import cast
 from tokka.bench.address import Address
 
 END_OF_HEAD = b"\r\n\r\n"
-# The last chunk. No event ends so: before its line end there is always another one.
+# The last chunk. A chunk with an event never ends like this: another line end precedes its own.
 END_OF_CHUNKS = b"0\r\n\r\n"
 CONNECT_TIMEOUT_S = 10.0
 
 
 @dataclass(slots=True)
 class Answer:
-    """The bytes of one answer, each piece with the moment it was read."""
+    """The bytes of one response, in pieces, each with the time it was read."""
 
     pieces: list[tuple[float, bytes]] = field(default_factory=list)
     ended_s: float | None = None
-    # Ended as its framing says, not with a broken connection.
+    # The response ended as its framing says, not with a broken connection.
     is_whole: bool = False
 
 
 class Connection(asyncio.Protocol):
+    """One HTTP/1.1 connection to a server."""
+
     def __init__(self) -> None:
         self.is_open = False
         self._transport: asyncio.Transport | None = None
         self._answer: Answer | None = None
         self._done: asyncio.Future[None] | None = None
-        # Bytes of the body still to come; None: chunked, or the head is not complete.
+        # Remaining bytes of the body; None: the body is chunked, or the headers are incomplete.
         self._left: int | None = None
         self._has_head = False
         self._tail = b""
@@ -46,7 +49,7 @@ class Connection(asyncio.Protocol):
         self.is_open = True
 
     async def exchange(self, request: bytes, answer: Answer) -> None:
-        """Send a request and wait for the end of its answer, whatever the end."""
+        """Send a request, and wait until its response ends or the connection breaks."""
         assert self._transport is not None
         answer.ended_s = None
         self._answer, self._has_head, self._left, self._tail = answer, False, None, b""
@@ -57,7 +60,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         answer = self._answer
         if answer is None:
-            # Nobody asked: a server that closes an idle connection may say so first.
+            # Data without a request: a server may announce that it closes an idle connection.
             self.close()
             return
         answer.pieces.append((time.monotonic(), data))
@@ -79,13 +82,13 @@ class Connection(asyncio.Protocol):
         self._end(is_whole=False)
 
     def close(self) -> None:
-        """Hang up. An answer that was still coming keeps what it has, and no end."""
+        """Close the connection. An incomplete response keeps its pieces and gets no end."""
         self.is_open, self._answer = False, None
         if self._transport is not None:
             self._transport.abort()
 
     def _read_head(self, answer: Answer) -> bytes:
-        """Learn how the answer is framed, once its head is complete; return what is there of the body."""
+        """Read the framing of the response once its headers are complete. Return the received part of the body."""
         head, end, body = b"".join(piece for _, piece in answer.pieces).partition(END_OF_HEAD)
         if end:
             self._has_head = True
@@ -105,32 +108,32 @@ class Connection(asyncio.Protocol):
 
 
 class Pool:
-    """Connections to one server. The one used last is taken first, so that those not needed go idle and are closed."""
+    """Connections to one server. The last used one is reused first, so that the server can close surplus idle ones."""
 
     def __init__(self, address: Address, *, most: int, reuse: bool) -> None:
         self.opened = 0
         self._address, self._reuse = address, reuse
-        # To be held for an exchange: so many requests may be open.
+        # Limits the number of open requests. Callers hold a slot during an exchange.
         self.slots = asyncio.Semaphore(most)
         self._all: set[Connection] = set()
         self._idle: list[Connection] = []
 
     async def exchange(self, request: bytes, answer: Answer) -> None:
-        """Send a request on a free connection or a new one. Raises OSError when there is none to be had."""
+        """Send a request on a free connection or a new one. Raises OSError if no connection can be opened."""
         while self._idle:
             connection = self._idle.pop()
             if connection.is_open:
                 await self._exchange(connection, request, answer)
                 if answer.is_whole or answer.pieces:
                     return
-                # Closed for idleness while the request was on its way, as any client has to expect.
+                # The server closed the idle connection while the request was on its way. Clients must expect this.
             self._all.discard(connection)
         await self._exchange(await self._connect(), request, answer)
 
     async def close(self) -> None:
         for connection in self._all:
             connection.close()
-        # The loop needs a round to let go of each.
+        # Give the loop time to close each transport.
         await asyncio.sleep(0.01)
 
     async def _connect(self) -> Connection:
@@ -165,13 +168,13 @@ def status_of(head: bytes) -> int:
 
 
 def head_of(answer: Answer) -> tuple[int, dict[str, str]]:
-    """Return an answer's status and headers; 0 if there was no answer."""
+    """Return a response's status and headers. The status is 0 without a response."""
     head = b"".join(piece for _, piece in answer.pieces[:2]).partition(END_OF_HEAD)[0]
     return status_of(head), headers_of(head)
 
 
 def body_pieces(answer: Answer) -> tuple[bytes, list[tuple[float, bytes]]]:
-    """Return an answer's head, and its body without its framing, in pieces with their moments."""
+    """Return the bytes of a response's headers, and its body without the framing, in pieces with their times."""
     head = b""
     for place, (at_s, piece) in enumerate(answer.pieces, start=1):
         head, end, body = (head + piece).partition(END_OF_HEAD)
@@ -188,7 +191,7 @@ def _unchunked(pieces: list[tuple[float, bytes]]) -> Iterator[tuple[float, bytes
         held += piece
         while held:
             if left > 2:
-                # Two of what is left are the chunk's own line end.
+                # The last two bytes are the chunk's own line end.
                 taken = held[: left - 2]
                 yield at_s, taken
                 left, held = left - len(taken), held[len(taken) :]

@@ -9,11 +9,11 @@ import psutil
 
 
 class Cpu:
-    """CPU time between two moments."""
+    """CPU time between two marks."""
 
     def __init__(self, pid: int | None) -> None:
         self._front: psutil.Process | None = None
-        # Found before the run: to look for them takes milliseconds. A server that has ended has none.
+        # Find the processes before the run, because this takes milliseconds. A server that has ended has none.
         with contextlib.suppress(psutil.NoSuchProcess):
             self._front = psutil.Process(pid) if pid else None
         self._children = self._front.children(recursive=True) if self._front else []
@@ -22,7 +22,7 @@ class Cpu:
     def mark(self) -> None:
         whole = psutil.cpu_times()
         now = {"client": time.process_time(), "machine": sum(whole[:3]) + sum(whole[5:8])}
-        # Of a process that has ended nobody can tell any more: no figure then, and not too small a one.
+        # The CPU time of an ended process is unknown. Give no figure then, instead of one that is too small.
         with contextlib.suppress(psutil.NoSuchProcess):
             if self._front is not None:
                 now["front"] = _cpu_s(self._front)
@@ -30,7 +30,7 @@ class Cpu:
         self._marks.append(now)
 
     def used(self) -> dict[str, float]:
-        """Return seconds between the first mark and the last, those of others on this machine among them."""
+        """Return seconds between the first mark and the last. `others`: all other processes of this machine."""
         first, last = self._marks[0], self._marks[-1]
         used = {name: last[name] - first[name] for name in last if name in first}
         used["others"] = max(0.0, used.pop("machine") - used["client"] - used.get("server", 0.0))

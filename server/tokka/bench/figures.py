@@ -1,4 +1,4 @@
-"""The arithmetic over many requests. Pure: no clock, no network."""
+"""Compute the figures of a run from the records of its requests. Pure: no clock, no network."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 from tokka.bench.record import Record
 
 Figures = dict[str, Any]
-# Nobody decides for so long: who is refused after this has waited first.
+# Seconds after which a refused request counts as one that waited first. No server decides for this long.
 WAITED_S = 0.1
 
 
 def percentile(values: Sequence[float], percent: float) -> float | None:
-    """Return the smallest value that at least this part of the values does not exceed; None if there are none."""
+    """Return the smallest value that at least `percent` % of the values do not exceed; None without values."""
     if not values:
         return None
     return sorted(values)[max(0, math.ceil(percent / 100 * len(values)) - 1)]
@@ -30,11 +30,11 @@ def percentiles(values: Sequence[float], *percents: float) -> Figures:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The part of a run that counts: requests due in it, tokens that came in it."""
+    """The part of a run that counts: requests that are due in it, and tokens that arrive in it."""
 
     from_s: float
     until_s: float
-    # When the client gave up on what was still open.
+    # When the client gave up on open requests.
     over_s: float
 
     @property
@@ -46,7 +46,7 @@ class Window:
 
 
 def output_tokens(records: Iterable[Record], window: Window) -> float:
-    """Return the tokens that came within the window, of whatever request."""
+    """Return the tokens that arrived in the window, of all requests."""
     total = 0.0
     for record in records:
         if record.events_s:
@@ -56,7 +56,7 @@ def output_tokens(records: Iterable[Record], window: Window) -> float:
 
 
 def concurrency(records: Iterable[Record], window: Window) -> float:
-    """Return how many of the requests that were served were open at a time, on average over the window."""
+    """Return the mean number of open requests in the window. Only requests that got tokens count."""
     total_s = 0.0
     for record in records:
         if record.events_s:
@@ -68,10 +68,10 @@ def concurrency(records: Iterable[Record], window: Window) -> float:
 def summary(
     records: Sequence[Record], window: Window, *, slo_ttft_s: float, slo_tpot_s: float, stream: bool = True
 ) -> Figures:
-    """Return the figures of a run; None where there is nothing to tell. `metrics.py` says what the chief ones are."""
+    """Return the figures of a run; None for undefined ones. `metrics.py` defines the chief figures."""
     counted = [record for record in records if window.has(record.due_s)]
     outcomes = Counter(record.outcome for record in counted)
-    # When the first token of an answer was there that is not streamed, nobody knows.
+    # Without streaming, the time of the first token is unknown.
     good = sum(record.is_good(slo_ttft_s, slo_tpot_s) for record in counted) if stream else None
     return {
         "offered": len(counted),
@@ -95,7 +95,7 @@ def summary(
 
 
 def _times(counted: Sequence[Record], window: Window, stream: bool) -> Figures:
-    # Who was accepted and never had a token has waited at least until the end: left out, it would improve the figures.
+    # A request cut before its first token has waited at least until the end. Leaving it out would improve the figures.
     never = [window.over_s - record.due_s for record in counted if record.outcome == "cut" and record.first_s is None]
     ttft = [record.ttft_s for record in counted if record.ttft_s is not None]
     told = [record for record in counted if record.tokens]
@@ -126,7 +126,7 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def cpu_figures(cpu_s: Figures, records: Sequence[Record], window: Window) -> Figures:
-    """Return CPU time in the window by token and by request."""
+    """Return the CPU time in the window, for each token and for each request."""
     tokens = output_tokens(records, window)
     offered = sum(window.has(record.due_s) and record.outcome != "cut" for record in records)
     return {

@@ -1,4 +1,4 @@
-"""Puts a load on a server: open loops, closed loops, or both at once. The load is the same for the same seed."""
+"""Put a load on a server: open loops, closed loops, or both at once. The same seed gives the same load."""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ from tokka.bench.record import Record
 from tokka.bench.request import requests_of
 
 _Load = Coroutine[Any, Any, None]
-# A user who is refused and told nothing asks again after this.
+# Seconds after which a refused user tries again if there is no Retry-After header.
 REFUSED_PAUSE_S = 1.0
-# The SDK waits no longer than that.
+# Maximum seconds of a Retry-After header that a user obeys, as in OpenAI's SDK.
 MAX_RETRY_AFTER_S = 60.0
+# Maximum bytes of the requests that an open loop writes before the run.
 MAX_WRITTEN_BYTES = 1 << 30
-# Answers are kept as they came and read after the run. What comes beyond this is read at once, which costs the client
-# more while it measures, but not all of the machine's memory.
+# Maximum bytes of responses that are kept and parsed after the run. The client parses further ones at once, which costs
+# CPU during the run but bounds its memory.
 MAX_KEPT_BYTES = 512 << 20
 
 
 class Run:
-    """One load on one server, from its first request to the last that is given up."""
+    """One load on one server, from the first request until the client gives up on the last one."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -44,13 +45,14 @@ class Run:
         self._kept_bytes = 0
         self._began_s = 0.0
         self._cpu = Cpu(plan.pid)
-        # As many requests as the plan allows were sent before the time was over.
+        # Whether the plan's maximum of requests was sent before the time was over.
         self._is_spent = False
 
     async def go(self) -> tuple[list[Record], Figures]:
+        """Run the load once. Return the records of all requests, and the figures. Raises BenchFailedError."""
         plan, loop = self._plan, asyncio.get_running_loop()
         starts = [self._open(tenant) if tenant.rate is not None else self._closed(tenant) for tenant in plan.tenants]
-        # A collection would be a pause in the middle of what is measured; the run is bounded.
+        # A garbage collection would pause the measurement. The run is bounded, so memory suffices without it.
         gc.collect()
         gc.disable()
         self._began_s = time.monotonic()
@@ -74,10 +76,10 @@ class Run:
         return self._figures(Window(plan.warmup_s, until_s, max(over_s, until_s)))
 
     async def _until(self, over_s: float) -> float:
-        """Wait for the end of the window and return when it is."""
+        """Wait for the end of the window, and return its time."""
         plan = self._plan
         if not self._is_spent or over_s >= plan.duration_s:
-            # Everything may have ended before the window did.
+            # All requests may have ended before the window.
             await asyncio.sleep(max(0.0, plan.duration_s + 0.1 - self._now_s()))
             return plan.duration_s
         if over_s <= plan.warmup_s:
@@ -95,7 +97,7 @@ class Run:
         records = self._records
         figures = self._summary(records, window)
         if not figures["offered"]:
-            # What went wrong in the warm-up is why nothing came after it.
+            # Errors in the warm-up explain why no request was due after it.
             whole = self._summary(records, replace(window, from_s=0))
             figures |= {name: whole[name] for name in ("refusals", "failures", "messages")}
         figures["tenants"] = {
@@ -119,7 +121,7 @@ class Run:
         arrivals = due(plan, tenant, chance)
         self._is_spent |= len(arrivals) > plan.max_requests
         del arrivals[plan.max_requests :]
-        # Written before the run: what is written during it is late.
+        # Write the requests before the run: writing them during it would delay them.
         requests, size = [], 0
         for request in requests_of(plan, tenant, chance, ((one.prompt_tokens, one.max_tokens) for one in arrivals)):
             requests.append(request)
@@ -145,7 +147,7 @@ class Run:
     async def _user(self, tenant: Tenant, chance: random.Random) -> None:
         plan = self._plan
         requests = requests_of(plan, tenant, chance, sizes(plan, tenant, chance))
-        # Not all at once: users who begin together go on together.
+        # Start the users at different times: users that begin together stay in step.
         await asyncio.sleep(chance.uniform(0, plan.warmup_s / 2))
         while self._now_s() < plan.duration_s:
             if len(self._records) >= plan.max_requests:
@@ -166,7 +168,7 @@ class Run:
             async with self._pool.slots:
                 record.sent_s = self._now_s()
                 if due_s is None:
-                    # A user who could not ask yet has not begun to wait.
+                    # In a closed loop, the user's wait begins when the request is sent, not while it waits for a slot.
                     record.due_s = record.sent_s
                 await self._pool.exchange(request, answer)
         except OSError as error:
@@ -184,8 +186,8 @@ class Run:
 
 
 def run(plan: Plan) -> tuple[list[Record], Figures]:
-    """Put the load on the server and return what came of it."""
-    # As many connections as the plan allows, and a few files.
+    """Put the load on the server. Return the records of all requests, and the figures. Blocks for the whole run."""
+    # Allow enough file descriptors for the plan's connections and a few files.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(plan.max_connections + 256, most), most))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

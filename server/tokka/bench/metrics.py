@@ -1,4 +1,4 @@
-"""What each chief figure is: its unit, its formula, and which direction is better. docs/bench.md has the same words."""
+"""The chief figures: units, formulas, and which direction is better. docs/bench.md contains the same texts."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from typing import Literal
 
 from tokka.bench.figures import Figures
 
-# Of what the load was, and how the client did, no direction is better.
+# Empty for figures of the load and of the client: neither direction is better.
 Better = Literal["lower", "higher", ""]
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
+    """A number among a run's figures, with its unit and format."""
+
     name: str
     unit: str
     better: Better
-    # Where it is among a run's figures.
+    # Its keys in a run's figures.
     path: tuple[str, ...]
     form: str = ".2f"
-    # From the figure's unit to this one.
+    # Factor from the figure's unit to `unit`.
     times: float = 1
 
     def of(self, figures: Figures) -> float | None:
@@ -35,7 +37,7 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """One metric, or one for each of the percentiles."""
+    """One metric, or one for each percentile."""
 
     name: str
     unit: str
@@ -56,72 +58,73 @@ _PERCENTS = ("p50", "p90", "p99")
 DEFINITIONS = (
     Definition("offered", "requests/s", "", "offered_per_s", "requests due in the window / its length"),
     Definition(
-        "completed", "requests/s", "higher", "completed_per_s", "those answered to a finish reason / its length"
+        "completed", "requests/s", "higher", "completed_per_s", "due requests that got a finish reason / its length"
     ),
     Definition(
         "goodput",
         "requests/s",
         "higher",
         "goodput_per_s",
-        "those completed within both targets, TTFT <= --slo-ttft and TPOT <= --slo-tpot / its length",
+        "completed requests within both targets, TTFT <= --slo-ttft and TPOT <= --slo-tpot / its length",
     ),
     Definition(
         "output",
         "tokens/s",
         "higher",
         "output_tokens_per_s",
-        "tokens that came within the window / its length. How many an answer has is read from its `usage`, never "
-        "from events; they count at the moments of its events, to equal parts. An answer without usage counts none",
+        "tokens that arrived in the window / its length. The number of tokens comes from the `usage` of a response, "
+        "never from its events, and is split equally over the times of its events. Without usage it is 0",
     ),
     Definition(
         "TTFT",
         "ms",
         "lower",
         "ttft_s",
-        "first event with tokens - when the request was due (open loop) or sent (closed loop); opening a "
-        "connection, where none is free, is part of it. Who never had a token counts with the wait until the end",
+        "first event with tokens - time when the request was due (open loop) or sent (closed loop). It includes "
+        "opening a connection if none is free. A request cut without a token counts with its wait until the end",
         _PERCENTS,
     ),
-    Definition("ITL", "ms", "lower", "itl_s", "each gap between two consecutive events with tokens", _PERCENTS),
+    Definition("ITL", "ms", "lower", "itl_s", "gap between two consecutive events with tokens", _PERCENTS),
     Definition(
         "events per token",
         "1/token",
         "",
         "events_per_token",
-        "events with tokens / tokens. Below 1 the server puts several tokens into an event: its ITL is the gap "
-        "between such groups, and not to be compared with that of a server at 1",
+        "events with tokens / tokens. Below 1, the server puts several tokens into an event. Its ITL is then the gap "
+        "between groups of tokens, so do not compare it with the ITL of a server at 1",
     ),
     Definition(
         "TPOT",
         "ms",
         "lower",
         "tpot_s",
-        "(last token or finish reason - first token) / (tokens - 1), one number a request",
+        "(last token or finish reason - first token) / (tokens - 1), one value a request",
         _PERCENTS,
     ),
     Definition(
-        "E2E", "ms", "lower", "e2e_s", "end of a complete answer - when it was due or sent, as with TTFT", _PERCENTS
+        "E2E", "ms", "lower", "e2e_s", "end of a complete response - time when due or sent, as for TTFT", _PERCENTS
     ),
-    Definition("concurrency", "requests", "", "concurrency", "requests with answers under way, mean over the window"),
+    Definition("concurrency", "requests", "", "concurrency", "open requests that got tokens, mean over the window"),
     Definition("refused", "", "lower", "refused", "requests due in the window with a status other than 200"),
-    Definition("failed", "", "lower", "failed", "those that broke off, or had an error in the stream"),
-    Definition("cut", "", "lower", "cut", "those still open when the client gave up, --grace after the last"),
+    Definition("failed", "", "lower", "failed", "due requests that broke off or had an error in the stream"),
+    Definition("cut", "", "lower", "cut", "due requests still open when the client gave up, --grace after --duration"),
     Definition(
         "front CPU",
         "us/token",
         "lower",
         "front_cpu_us_per_token",
-        "user and system time of the server's first process in the window / tokens that came in it. The kernel counts "
-        "in hundredths of a second: use enough tokens",
+        "user and system time of the server's first process in the window / tokens that arrived in it. The kernel "
+        "counts in hundredths of a second, so use enough tokens",
     ),
-    Definition("server CPU", "us/token", "lower", "server_cpu_us_per_token", "the same with all processes under it"),
-    Definition("client CPU", "us/token", "", "client_cpu_us_per_token", "the same of `tokka bench` itself"),
+    Definition("server CPU", "us/token", "lower", "server_cpu_us_per_token", "the same with all child processes"),
+    Definition("client CPU", "us/token", "", "client_cpu_us_per_token", "the same for `tokka bench` itself"),
     Definition(
         "client late",
         "ms",
         "",
         "client_late_s",
-        "when a request was sent - when it was due. Not small beside TTFT: the client had no CPU, trust nothing",
+        "time when a request was sent - time when it was due. If it is not small beside TTFT, the client lacked CPU: "
+        "do not trust the figures",
         ("p99",),
     ),
 )

@@ -1,4 +1,4 @@
-"""What load is put on which server, and when its requests are due. Pure."""
+"""The plan of a run: the server, the load, and when its requests are due. Pure functions."""
 
 from __future__ import annotations
 
@@ -16,49 +16,52 @@ SIXTY_FOUR = Span(64, 64)
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """Whose requests they are, and how they come.
+    """A source of requests, with its own key.
 
-    With a rate, in requests a second, the loop is open: a request is sent when it is due, whatever became of those
-    before it. With a concurrency it is closed: so many users, each of whom asks again when the answer is there.
+    With a rate, in requests a second, the loop is open: a request is sent when it is due, even if earlier ones are not
+    complete. With a concurrency, the loop is closed: that many users each send their next request when the previous one
+    completes.
     """
 
     name: str
     key: str = ""
     rate: float | None = None
     concurrency: int | None = None
-    # Of each answer, if others than the plan's.
+    # Maximum tokens of each completion; None: as in the plan.
     max_tokens: int | None = None
-    # How long a user thinks between an answer and the next question, on average.
+    # Mean seconds that a user waits between a response and the next request.
     pause_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
+    """The parameters of one run."""
+
     url: str
     model: str
     tenants: tuple[Tenant, ...]
-    # In it requests are sent; those that are due in the warm-up, its first part, do not count.
+    # Seconds in which requests are sent. Requests due in the warm-up, its first part, do not count.
     duration_s: float = 30.0
     warmup_s: float = 5.0
-    # How long the client waits for open answers after that.
+    # Seconds that the client then waits for open requests.
     grace_s: float = 10.0
     api: str = "chat"
     stream: bool = True
-    # If there are none, random words.
+    # Empty: random words.
     prompts: tuple[Content, ...] = ()
     prompt_tokens: Span = SIXTY_FOUR
     same_prompt: bool = False
     max_tokens: Span = SIXTY_FOUR
-    # When open loops' requests are due and how long they are; None: Poisson arrivals, of the lengths above.
+    # Arrivals and lengths of open loops; None: Poisson arrivals with the lengths above.
     trace: Trace | None = None
-    # Answers of exactly so many tokens.
+    # Completions have exactly `max_tokens` tokens.
     ignore_eos: bool = True
     seed: int = 1
-    # Requests that arrive at once; the rate stays.
+    # Number of requests that arrive together. It does not change the rate.
     burst: int = 1
     new_connections: bool = False
     max_connections: int = 2048
-    # Of each run, and for each tenant whose loop is open.
+    # Maximum requests of a run, and of each tenant with an open loop.
     max_requests: int = 100_000
     slo_ttft_s: float = 1.0
     slo_tpot_s: float = 0.1
@@ -67,7 +70,7 @@ class Plan:
 
 
 def due(plan: Plan, tenant: Tenant, chance: random.Random) -> list[Arrival]:
-    """Return what a tenant whose loop is open sends in a run; one more than the plan allows if it would be more."""
+    """Return the requests of an open-loop tenant in a run: at most one more than the plan's maximum."""
     assert tenant.rate is not None
     most = plan.max_requests + 1
     if plan.trace is not None:
@@ -77,7 +80,7 @@ def due(plan: Plan, tenant: Tenant, chance: random.Random) -> list[Arrival]:
 
 
 def sizes(plan: Plan, tenant: Tenant, chance: random.Random) -> Iterator[tuple[int, int]]:
-    """Yield the tokens of prompts and answers, without end."""
+    """Yield the numbers of tokens of prompts and completions, without end."""
     while True:
         yield plan.prompt_tokens.draw(chance), tenant.max_tokens or plan.max_tokens.draw(chance)
 
@@ -85,7 +88,7 @@ def sizes(plan: Plan, tenant: Tenant, chance: random.Random) -> Iterator[tuple[i
 def poisson(
     rate: float, duration_s: float, chance: random.Random, *, burst: int = 1, most: int | None = None
 ) -> list[float]:
-    """Return the moments of a Poisson process; of one that is slower by so much, each moment so many times."""
+    """Return the arrival times of a Poisson process, in seconds. `burst`: number of requests that arrive together."""
     moments: list[float] = []
     at_s = 0.0
     while rate > 0 and (most is None or len(moments) < most):

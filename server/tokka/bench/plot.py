@@ -1,4 +1,4 @@
-"""Latency against load, drawn. Needs matplotlib, which is the extra `plot`: import this module only to draw."""
+"""Draw latency against load. Needs matplotlib, from the extra `plot`, so import this module only to draw."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _PERCENTS = {"p50": "-", "p90": "--", "p99": ":"}
 
 
 def draw(session: Session, lines: Sequence[Line], path: Path) -> None:
-    """Write a picture with a panel for each latency: its percentiles against the load, medians over the rounds."""
+    """Write a picture with one panel for each latency: its percentiles by load, as medians over the rounds."""
     by_name = {metric.name: metric for metric in METRICS}
     figure = Figure(figsize=(15, 4.5), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(_PANELS)), _PANELS, strict=True):
         for server, target in enumerate(session.targets):
             for percent, style in _PERCENTS.items():
                 points = _points(lines, server, session.loads, by_name[f"{name} {percent}"])
-                # The same colour for all of a server's.
+                # One colour for each server.
                 axes.plot(*points, style, color=f"C{server}", marker=".", label=f"{target.url} {percent}")
         _label(axes, name, session.loads[0])
     figure.savefig(path, dpi=120)

@@ -1,4 +1,4 @@
-"""What came of one request. Pure: no clock, no network."""
+"""The record of one request and its result. Pure: no clock, no network."""
 
 from __future__ import annotations
 
@@ -11,42 +11,41 @@ import orjson
 
 from tokka.bench.connection import Answer, body_pieces, headers_of, status_of
 
-# Of a message, in characters.
+# Maximum characters of an error message.
 MAX_MESSAGE = 200
 EVENT_STREAM = "text/event-stream"
-# Of a choice or its delta, in both APIs, by OpenAI's, vLLM's and DeepSeek's names.
+# Fields with tokens in a choice or its delta, in both APIs, with OpenAI's, vLLM's and DeepSeek's names.
 TOKEN_FIELDS = ("content", "text", "reasoning", "reasoning_content", "tool_calls", "refusal")
 
 
 @dataclass(slots=True)
 class Record:
-    """One request; moments in seconds from the beginning of the run."""
+    """One request and its result. Times are seconds since the beginning of the run."""
 
     tenant: str
-    # In a closed loop, when it was sent.
+    # When it was due; in a closed loop, when it was sent.
     due_s: float
     sent_s: float | None = None
     status: int = 0
-    # OpenAI's error code, of a refusal or of an error in the stream; else what broke the connection.
+    # OpenAI's error code, of a refusal or of an error in the stream; else the error that broke the connection.
     code: str | None = None
-    # What the server said about it.
+    # The message with the code.
     message: str | None = None
     retry_after_s: float | None = None
-    # First and last piece of the answer's text.
+    # When the first tokens came, and when the last tokens or the finish reason came.
     first_s: float | None = None
     last_s: float | None = None
     ended_s: float | None = None
-    # As the server counts them in `usage`; 0 if it did not. Events are not counted: some servers put several tokens
-    # into one.
+    # From the server's `usage`; 0 without it. Events are not counted, since some servers put several tokens into one.
     tokens: int = 0
     prompt_tokens: int = 0
     finish: str | None = None
-    # When each event with tokens came; an answer that is not streamed is one.
+    # When each event with tokens came. A response that is not streamed counts as one event.
     events_s: list[float] = field(default_factory=list)
 
     @property
     def outcome(self) -> str:
-        """Tell how it ended: `cut` is still open when the run was over."""
+        """How the request ended: completed, refused, failed, or cut, which means still open at the end of the run."""
         if self.status not in (0, 200):
             return "refused"
         if self.finish and not self.code:
@@ -55,39 +54,39 @@ class Record:
 
     @property
     def late_s(self) -> float:
-        """How late the client itself was."""
+        """Seconds by which the client sent the request too late."""
         return 0.0 if self.sent_s is None else self.sent_s - self.due_s
 
     @property
     def ttft_s(self) -> float | None:
-        """Since it was due: a late client counts against itself."""
+        """Seconds from the due time to the first tokens. They include the client's own delay."""
         return None if self.first_s is None else self.first_s - self.due_s
 
     @property
     def e2e_s(self) -> float | None:
-        """Since it was due, too, to the end of an answer that is complete."""
+        """Seconds from the due time to the end of a complete response."""
         return self.ended_s - self.due_s if self.ended_s is not None and self.outcome == "completed" else None
 
     @property
     def itl_s(self) -> list[float]:
-        """Return the gaps between events with tokens."""
+        """Seconds between consecutive events with tokens."""
         return [after - before for before, after in pairwise(self.events_s)]
 
     @property
     def tpot_s(self) -> float | None:
-        """From the first token to the last, or to the finish reason, over the tokens after the first."""
+        """Seconds from the first token to the last one, or to the finish reason, for each token after the first."""
         if self.first_s is None or self.last_s is None or self.tokens < 2:
             return None
         return (self.last_s - self.first_s) / (self.tokens - 1)
 
     def is_good(self, ttft_s: float, tpot_s: float) -> bool:
-        """Tell whether it was answered to its end and within both targets."""
+        """Tell whether the request completed within both targets."""
         if self.outcome != "completed" or self.ttft_s is None:
             return False
         return self.ttft_s <= ttft_s and (self.tpot_s or 0.0) <= tpot_s
 
     def read(self, answer: Answer, began_s: float) -> None:
-        """Take in what the connection kept."""
+        """Parse the response that the connection kept."""
         if answer.ended_s is not None:
             self.ended_s = answer.ended_s - began_s
             if not answer.is_whole:
@@ -95,7 +94,7 @@ class Record:
         try:
             self._read(answer, began_s)
         except (ValueError, KeyError, TypeError, IndexError, AttributeError):
-            self.code, self.message = "malformed", "the answer is not of OpenAI's form"
+            self.code, self.message = "malformed", "the response is not in OpenAI's format"
 
     def _read(self, answer: Answer, began_s: float) -> None:
         head, pieces = body_pieces(answer)
@@ -115,9 +114,9 @@ class Record:
             self.code, self.message = error["code"], str(error.get("message") or "")[:MAX_MESSAGE]
         except (ValueError, KeyError, TypeError):
             self.message = body[:MAX_MESSAGE].decode(errors="replace")
-        # vLLM's codes are numbers: the status once more.
+        # vLLM's codes are numbers that repeat the status.
         self.code = str(self.code or self.status)
-        # The other form, a date, is of no use to a client that counts in milliseconds; no server here sends it.
+        # The header may also hold a date. It is too coarse for this client, and the compared servers do not send it.
         after = headers.get("retry-after", "")
         self.retry_after_s = float(after) if after.replace(".", "", 1).isdigit() else None
 
@@ -128,7 +127,7 @@ class Record:
             self.tokens, self.prompt_tokens = usage["completion_tokens"], usage["prompt_tokens"]
         for choice in event.get("choices") or ():
             has_tokens = any(map(choice.get("delta", choice).get, TOKEN_FIELDS))
-            # Some servers leave it out until there is one.
+            # Some servers omit the field until the end.
             finish = choice.get("finish_reason")
             self.finish = finish or self.finish
             if has_tokens:
@@ -138,7 +137,7 @@ class Record:
                 self.last_s = at_s
 
     def _take_whole(self, body: bytes) -> None:
-        """Take in an answer that was not streamed: when its first token was there nobody knows."""
+        """Parse a response that was not streamed. The time of its first token is unknown."""
         if self.ended_s is None or self.code:
             return
         answer = orjson.loads(body)
@@ -153,7 +152,7 @@ def _events(pieces: Iterable[tuple[float, bytes]]) -> Iterable[tuple[float, dict
     for at_s, piece in pieces:
         *whole, held = (held + piece).split(b"\n\n")
         for event in whole:
-            # Comments may come before it.
+            # Comments may precede the data.
             data = event.rpartition(b"\n")[2]
             if data.startswith(b"data: {"):
                 yield at_s, orjson.loads(data[6:])

@@ -1,4 +1,4 @@
-"""What is kept and shown of the runs: lines of JSON, rows of tables."""
+"""The results of the runs as lines of JSON, rows of tables, and warnings."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tokka.bench.metrics import METRICS
 from tokka.bench.session import Line, Session, of
 
 Table = tuple[list[str], list[list[str]]]
-# Below it a late client is nothing that a user of a model notices.
+# Seconds of client delay below which there is no warning: a model's user would not notice them.
 LATE_S = 0.005
 _CPUINFO = Path("/proc/cpuinfo")
 
 
 def about(session: Session, command: Sequence[str]) -> Line:
-    """Return what is needed to run the same again and to judge the figures. No keys."""
+    """Return the data to repeat the runs and to judge the figures, without keys."""
     plan = session.plan
     return {
         "tokka": __version__,
@@ -37,7 +37,7 @@ def about(session: Session, command: Sequence[str]) -> Line:
 
 
 def without_keys(command: Sequence[str]) -> list[str]:
-    """Return the command line with each key's place kept, and no key."""
+    """Return the command line with each key replaced by `...`."""
     shown: list[str] = []
     for argument in command:
         if shown and re.fullmatch(r"--(compare-)?api-key", shown[-1]):
@@ -56,7 +56,7 @@ def cpu_model() -> str:
 
 
 def comparisons(session: Session, lines: Sequence[Line]) -> list[Line]:
-    """Return, for each load, each metric of both servers; nothing for one server."""
+    """Return the metrics of both servers for each load; an empty list for one server."""
     if len(session.targets) == 1:
         return []
     return [
@@ -83,7 +83,7 @@ def document(session: Session, head: Line, lines: Sequence[Line]) -> dict[str, A
 
 
 def loads_table(session: Session, lines: Sequence[Line]) -> Table:
-    """One row for each metric, one column for each load."""
+    """Return one row for each metric and one column for each load."""
     columns = ["metric", "unit", *(load.label for load in session.loads)]
     runs = [of(lines, 0, load.label)[0] for load in session.loads]
     rows = []
@@ -95,7 +95,7 @@ def loads_table(session: Session, lines: Sequence[Line]) -> Table:
 
 
 def comparison_table(session: Session, lines: Sequence[Line], load: str) -> Table:
-    """One row for each metric: both servers' medians, and by how much they differ."""
+    """Return one row for each metric: both servers' medians, and their ratios."""
     columns = ["metric", "unit", "better", "first", "second", "first/second", "lowest", "highest", "ahead"]
     rows = []
     for one in compare(of(lines, 0, load), of(lines, 1, load)):
@@ -107,7 +107,7 @@ def comparison_table(session: Session, lines: Sequence[Line], load: str) -> Tabl
 
 
 def troubles(lines: Sequence[Line]) -> list[str]:
-    """Return what of the requests did not go well, one line each."""
+    """Return warnings about the runs, one line each."""
     found = []
     for line in lines:
         figures = line["figures"]
@@ -117,12 +117,12 @@ def troubles(lines: Sequence[Line]) -> list[str]:
             message = messages.get(code.partition(" ")[2] or code)
             found.append(f"{where}: {count} requests ended with {code}{f': {message}' if message else ''}")
         if figures["without_usage"]:
-            found.append(f"{where}: {figures['without_usage']} answers came without usage; their tokens do not count")
+            found.append(f"{where}: {figures['without_usage']} responses had no usage; their tokens do not count")
         late_s, ttft_s = figures["client_late_s"]["p99"] or 0.0, figures["ttft_s"]["p99"] or 0.0
         if late_s > max(LATE_S, ttft_s / 10):
             found.append(
                 f"{where}: the client was late by {late_s * 1e3:.0f} ms (p99): this machine is too busy to measure on"
             )
         if figures["cut"]:
-            found.append(f"{where}: {figures['cut']} requests were still open at the end; --grace waits for longer")
+            found.append(f"{where}: {figures['cut']} requests were still open at the end; raise --grace to wait longer")
     return found

@@ -1,4 +1,4 @@
-"""The runs of one command: every load on every server, in rounds, and the line that is kept of each."""
+"""The runs of one command: every load on every server, in rounds. Each run gives one line of results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tokka.bench.plan import Plan, Tenant
 from tokka.bench.target import Target
 
 Line = dict[str, Any]
-# For a server to notice that what was given up is: it must not burden the next run.
+# Seconds for a server to notice that the client gave up on requests, so that they do not burden the next run.
 _REST_S = 1.0
 
 
@@ -32,14 +32,16 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Session:
+    """The servers, loads and rounds of one command."""
+
     targets: Sequence[Target]
     loads: Sequence[Load]
-    # All but what, where and whose: that differs between the runs.
+    # Common to all runs. Each run sets the URL, model, tenant, pid and seed.
     plan: Plan
     rounds: int
 
     def runs(self, tell: Callable[[str], None]) -> Iterator[Line]:
-        """Run everything, one after the other; `tell` what comes next."""
+        """Run everything, one run after the other, and yield a line for each. `tell` gets a message before each run."""
         total, number = self.rounds * len(self.loads) * len(self.targets), 0
         for place, order in turns(self.rounds, len(self.targets)):
             for load in self.loads:
@@ -60,11 +62,11 @@ class Session:
             model=target.model,
             tenants=(tenant,),
             pid=target.pid,
-            # Each round has its own arrivals and prompts, and all servers have the same in it.
+            # Each round has its own arrivals and prompts, and all servers get the same ones in it.
             seed=self.plan.seed + place,
         )
         figures = run(plan)[1]
-        # There is one.
+        # There is only one tenant.
         del figures["tenants"]
         return figures
 

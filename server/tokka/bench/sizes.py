@@ -1,4 +1,4 @@
-"""How long prompts and answers are: all alike, or of many lengths. Pure."""
+"""Lengths of prompts and completions: one length, or a range. Pure functions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MOST_TOKENS = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Lengths in tokens from the lowest to the highest, each doubling as likely as the others."""
+    """Lengths in tokens, from the lowest to the highest. All doublings within the range are equally likely."""
 
     lowest: int
     highest: int
@@ -25,12 +25,12 @@ class Span:
 
 
 def span_of(option: str, text: str) -> Span:
-    """Read `64` or `20-8000`. Raises BenchFailedError."""
+    """Return the lengths in `64` or `20-8000`. Raises BenchFailedError that names the option."""
     low, dash, high = text.partition("-")
     try:
         span = Span(int(low), int(high if dash else low))
     except ValueError:
         span = Span(0, 0)
     if not 1 <= span.lowest <= span.highest <= MOST_TOKENS:
-        raise BenchFailedError(f"{option} {text}: write tokens, 64, or a range of them, 20-8000; at most {MOST_TOKENS}")
+        raise BenchFailedError(f"{option} {text}: write tokens (64) or a range (20-8000); the maximum is {MOST_TOKENS}")
     return span

@@ -1,4 +1,4 @@
-"""A server to be loaded: whether it is there, what it serves, and which process it is."""
+"""The server under load: its address, models, version and process."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ from tokka.bench.address import Address, address_of, client_options
 from tokka.bench.failure import BenchFailedError
 from tokka.loopback import is_loopback
 
-# A listing is cheap, but the server may be busy.
+# Maximum seconds for the list of models. The list is cheap, but the server may be busy.
 _TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
+    """A server under load."""
+
     url: str
     model: str
     key: str
-    # What it says of itself at /version, if it does.
+    # The server's response at /version, or empty.
     version: dict[str, Any]
     pid: int | None
 
 
 def find(url: str, *, model: str | None, key: str, pid: int | None) -> Target:
-    """Ask a server what it is. Raises BenchFailedError with the remedy if it cannot be loaded."""
+    """Ask a server for its models and version. Raises BenchFailedError with the remedy if it cannot be loaded."""
     try:
         address = address_of(url)
     except ValueError as error:
@@ -51,19 +53,19 @@ def find(url: str, *, model: str | None, key: str, pid: int | None) -> Target:
 
 
 def listening_pid(address: Address) -> int | None:
-    """Return the process that listens there, if it is on this machine and may be seen."""
+    """Return the process that listens at the address, if it is on this machine and visible."""
     if not is_loopback(address.host):
         return None
     found: set[int] = set()
-    # Other users' processes are not seen, and on some systems nobody's.
+    # Other users' processes are not visible, and on some systems no process is.
     with contextlib.suppress(psutil.Error, OSError):
         for one in psutil.net_connections("tcp"):
             if one.status == psutil.CONN_LISTEN and one.laddr and one.laddr.port == address.port and one.pid:
                 found.add(one.pid)
-    # Children have the socket from their parent.
+    # Child processes inherit the socket, so look for the topmost one.
     with contextlib.suppress(psutil.Error):
         roots = [pid for pid in found if found.isdisjoint(parent.pid for parent in psutil.Process(pid).parents())]
-        # Two servers may share a port; which one answers is not known.
+        # Two servers may share a port, and nothing tells which one responds.
         return roots[0] if len(roots) == 1 else None
     return None
 

@@ -1,7 +1,7 @@
-"""Arrivals and lengths of a real service: out of a file, or made of what such files have in common.
+"""Arrivals and lengths of a real service, from a file, or generated with the same properties.
 
-The made ones have the shape of the conversations that Azure published in 2023 (AzurePublicDataset, Azure LLM inference
-trace): arrivals in bursts, prompts and answers about log-normal with medians of 1,000 and 130 tokens.
+A generated trace has the shape of the conversations that Azure published in 2023 (AzurePublicDataset, Azure LLM
+inference trace): bursty arrivals, and roughly log-normal prompts and completions with medians of 1,000 and 130 tokens.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from typing import Protocol
 
 from tokka.bench.failure import BenchFailedError
 
+# Maximum requests of a file.
 MAX_ARRIVALS = 1_000_000
-# Names of the three columns, as files that are in use have them: moment, tokens of the prompt, tokens of the answer.
+# Names of the three columns in known files: time, tokens of the prompt, tokens of the completion.
 _COLUMNS = (
     ("arrival_s", "prompt_tokens", "output_tokens"),
     # Azure, 2023 and 2024.
@@ -26,16 +27,16 @@ _COLUMNS = (
     # BurstGPT.
     ("Timestamp", "Request tokens", "Response tokens"),
 )
-# Seconds for which a made trace keeps its rate, and the shape of the gamma distribution that the rates are drawn from:
-# counts then vary more than Poisson's.
+# Seconds for which a generated trace keeps its rate, and the shape of the rates' gamma distribution. Counts therefore
+# vary more than in a Poisson process.
 _WINDOW_S, _SHAPE = 5.0, 2.0
-# Medians, spreads (of the logarithm) and limits of made prompts and answers.
+# Median, spread (of the logarithm) and limits, in tokens, of generated prompts and completions.
 _PROMPT, _ANSWER = (1000, 0.9, 3, 8000), (130, 1.0, 1, 1000)
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A request: when it is due, in seconds since the beginning, and how long it and its answer are."""
+    """A request: when it is due, in seconds since the beginning, and the tokens of its prompt and its completion."""
 
     at_s: float
     prompt_tokens: int
@@ -43,19 +44,21 @@ class Arrival:
 
 
 class Trace(Protocol):
+    """A source of arrivals."""
+
     @property
     def rate(self) -> float | None:
-        """Its own requests a second; None: it has none, and needs to be told one."""
+        """The trace's own rate, in requests a second; None: the user must give one."""
 
     def lasts_s(self, rate: float) -> float:
-        """Return how long it goes on at this many requests a second."""
+        """Return the trace's length in seconds at this rate."""
 
     def arrivals(self, rate: float, duration_s: float, chance: random.Random) -> Iterator[Arrival]:
-        """Yield what arrives within the duration, in order, at this many requests a second on average."""
+        """Yield the arrivals within the duration, in order, at this mean rate in requests a second."""
 
 
 class MadeTrace:
-    """A new one for each seed, without end."""
+    """A generated trace without end, different for each seed."""
 
     rate = None
 
@@ -72,12 +75,12 @@ class MadeTrace:
 
 
 class RecordedTrace:
-    """One out of a file, made slower or faster to the rate that is asked for; from its beginning, whatever the seed."""
+    """A trace from a file, stretched or compressed to the requested rate. The seed does not change it."""
 
     def __init__(self, arrivals: Sequence[Arrival]) -> None:
         """`arrivals`: two or more, in order, the first at 0 and the last later."""
         self._arrivals = arrivals
-        # Of the time between the first and the last, one moment belongs to each but one.
+        # The time from the first to the last arrival has one interval less than there are arrivals.
         self.rate = (len(arrivals) - 1) / arrivals[-1].at_s
 
     def arrivals(self, rate: float, duration_s: float, chance: random.Random) -> Iterator[Arrival]:
@@ -92,22 +95,22 @@ class RecordedTrace:
 
 
 def trace_of(name: str) -> Trace:
-    """Return what `--trace` names: a file, or `made`. Raises BenchFailedError."""
+    """Return the trace that `--trace` names: a file, or `made`. Raises BenchFailedError."""
     return MadeTrace() if name == "made" else read_trace(Path(name))
 
 
 def read_trace(path: Path) -> RecordedTrace:
-    """Read a CSV with a header. Requests without an answer are left out. Raises BenchFailedError."""
+    """Read a CSV file with a header. Skips requests without a completion. Raises BenchFailedError."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             found = list(_rows(csv.reader(file), f"--trace {path}"))
     except OSError as error:
         raise BenchFailedError(f"--trace {path}: {error.strerror}") from None
     except (UnicodeDecodeError, csv.Error):
-        raise BenchFailedError(f"--trace {path}: it is no CSV in UTF-8") from None
+        raise BenchFailedError(f"--trace {path}: the file is not a CSV in UTF-8") from None
     found.sort(key=lambda one: one.at_s)
     if len(found) < 2 or found[0].at_s == found[-1].at_s:
-        raise BenchFailedError(f"--trace {path}: it needs two requests with answers, at two moments")
+        raise BenchFailedError(f"--trace {path}: the file needs two requests with completions, at different times")
     first_s = found[0].at_s
     return RecordedTrace([Arrival(one.at_s - first_s, one.prompt_tokens, one.max_tokens) for one in found])
 
@@ -116,11 +119,11 @@ def _rows(rows: Iterator[list[str]], where: str) -> Iterator[Arrival]:
     header = [name.strip() for name in next(rows, [])]
     columns = next((names for names in _COLUMNS if set(names) <= set(header)), None)
     if columns is None:
-        raise BenchFailedError(f"{where}: its first line must name the columns {', '.join(_COLUMNS[0])}")
+        raise BenchFailedError(f"{where}: the first line must name the columns {', '.join(_COLUMNS[0])}")
     places = [header.index(name) for name in columns]
     for number, row in enumerate(filter(None, rows), start=2):
         if number > MAX_ARRIVALS + 1:
-            raise BenchFailedError(f"{where}: it has more than {MAX_ARRIVALS} requests; give a part of it")
+            raise BenchFailedError(f"{where}: the file has more than {MAX_ARRIVALS} requests; use a part of it")
         if (arrival := _arrival(row, places, f"{where}: line {number}")).max_tokens > 0:
             yield arrival
 
@@ -130,7 +133,7 @@ def _arrival(row: Sequence[str], places: Iterable[int], where: str) -> Arrival:
         moment, prompt, answer = (row[place].strip() for place in places)
         return Arrival(_seconds(moment), max(1, int(prompt)), int(answer))
     except (IndexError, ValueError):
-        raise BenchFailedError(f"{where} is not a moment (seconds, or a date with a time) and two counts") from None
+        raise BenchFailedError(f"{where} is not a time (seconds, or a date with a time) and two counts") from None
 
 
 def _seconds(moment: str) -> float:

@@ -1,4 +1,4 @@
-"""The command line: its entry point, and the signals of its first second."""
+"""The command line: the entry point, and signal handlers until the command installs its own."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 
 def main() -> None:
-    """Entry point of the `tokka` program."""
-    # First of all: the kernel drops a signal that process 1 of a container does not handle.
+    """Run the `tokka` program."""
+    # Install handlers before anything else: the kernel drops signals that process 1 of a container does not handle.
     serves = sys.argv[1:2] == ["serve"]
     signal.signal(signal.SIGTERM, _stop if serves else _leave)
     if serves:
@@ -21,7 +21,7 @@ def main() -> None:
 
 
 def _stop(_number: int, _frame: FrameType | None) -> None:
-    """End a server that has not begun to serve: nothing is to be drained."""
+    """Exit with code 0. The server has not begun to serve, so there is nothing to drain."""
     raise SystemExit(0)
 
 

@@ -1,4 +1,4 @@
-"""`tokka bench`: a load on a running server, and what it measured."""
+"""`tokka bench`: puts a load on a running server and prints the measurements."""
 
 from __future__ import annotations
 
@@ -16,55 +16,64 @@ if TYPE_CHECKING:
     from tokka.bench.session import Line, Load, Session
     from tokka.bench.trace import Trace as TraceSource
 
+# Maximum requests per second of one load.
 MAX_RATE = 100_000
-# A client has no more ports to one server.
+# Maximum simulated users of one load. A client has about this many ports to one server.
 MAX_CONCURRENCY = 60_000
 PICTURES = (".png", ".svg", ".pdf")
 
 Api = Literal["chat", "completions"]
-# As options of one command they would not fit on a screen.
-Rate = Annotated[list[str] | None, typer.Option(help="Open loop: requests a second, Poisson. Repeat, or 1,2,4.")]
-Concurrency = Annotated[list[str] | None, typer.Option(help="Closed loop: users. Repeat, or 1,2,4. Default: 1.")]
-Burst = Annotated[int, typer.Option(min=1, max=10_000, help="Open loop: requests that arrive at once; the rate stays.")]
-Duration = Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds of each run in which requests are sent.")]
-Warmup = Annotated[float, typer.Option(min=0, help="Seconds of them, at the beginning, that do not count.")]
-Grace = Annotated[float, typer.Option(min=0, max=3600, help="Seconds to wait for open answers after that.")]
-Requests = Annotated[int, typer.Option(min=1, max=1_000_000, help="Most requests of a run, warm-up included.")]
-Connections = Annotated[int, typer.Option(min=1, max=60_000, help="Most open connections; further requests wait.")]
-PromptTokens = Annotated[str, typer.Option(help="Synthetic prompts: words, about a token each. Or a range, 20-8000.")]
-SamePrompt = Annotated[
-    bool, typer.Option("--same-prompt", help="Synthetic: one for all, so that its prefix is cached.")
+# Options of `bench`. Written inside its signature, they would not fit on a screen.
+Rate = Annotated[list[str] | None, typer.Option(help="Open loop: requests per second, Poisson. Repeat, or 1,2,4.")]
+Concurrency = Annotated[
+    list[str] | None, typer.Option(help="Closed loop: simulated users. Repeat, or 1,2,4. Default: 1.")
 ]
-MaxTokens = Annotated[str, typer.Option(help="Tokens of each answer. Or a range, 1-800.")]
+Burst = Annotated[int, typer.Option(min=1, max=10_000, help="Open loop: requests per arrival, at the same total rate.")]
+Duration = Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds for which each run sends requests.")]
+Warmup = Annotated[float, typer.Option(min=0, help="First seconds of --duration, which do not count.")]
+Grace = Annotated[float, typer.Option(min=0, max=3600, help="Seconds to wait for in-flight requests after --duration.")]
+Requests = Annotated[int, typer.Option(min=1, max=1_000_000, help="Maximum requests per run, warm-up included.")]
+Connections = Annotated[int, typer.Option(min=1, max=60_000, help="Maximum open connections. Further requests wait.")]
+PromptTokens = Annotated[
+    str, typer.Option(help="Length of synthetic prompts in words of about one token. Or a range, 20-8000.")
+]
+SamePrompt = Annotated[
+    bool, typer.Option("--same-prompt", help="Send one synthetic prompt every time, so that its prefix is cached.")
+]
+MaxTokens = Annotated[str, typer.Option(help="Tokens per completion. Or a range, 1-800.")]
 Trace = Annotated[
     str | None,
-    typer.Option(help="Open loop: arrivals and lengths of a CSV, at its pace or at --rate.", metavar="FILE|made"),
+    typer.Option(help="Open loop: arrivals and lengths of a CSV, at its rate or at --rate.", metavar="FILE|made"),
 ]
 Prompts = Annotated[
     Path | None,
-    typer.Option(help="A prompt on each line; a .jsonl: {'prompt'} or {'messages'} on each.", metavar="FILE"),
+    typer.Option(help="One prompt per line. In a .jsonl: one {'prompt'} or {'messages'} per line.", metavar="FILE"),
 ]
 IgnoreEos = Annotated[
-    bool | None, typer.Option(help="Answers of exactly --max-tokens. Default: yes, but with --prompts no.")
+    bool | None, typer.Option(help="Generate exactly --max-tokens. Default: yes, but no with --prompts.")
 ]
-ApiKey = Annotated[str, typer.Option(envvar="TOKKA_API_KEY", help="Sent as a bearer token.", show_default=False)]
+ApiKey = Annotated[
+    str, typer.Option(envvar="TOKKA_API_KEY", help="API key, sent as a bearer token.", show_default=False)
+]
 Pid = Annotated[
-    int | None, typer.Option(help="The server's first process, for CPU figures. Default: who listens here.")
+    int | None, typer.Option(help="Process id of the server, for CPU figures. Default: the local listener of the URL.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-Out = Annotated[Path | None, typer.Option(help="Append a line of JSON for each run.", metavar="FILE")]
-Compare = Annotated[str | None, typer.Option(help="A second server; both are loaded in turn.", metavar="URL")]
-CompareModel = Annotated[str | None, typer.Option(help="Its model, if named otherwise.")]
-CompareKey = Annotated[str, typer.Option(help="Its key. --api-key is not sent to it.", show_default=False)]
-Rounds = Annotated[int, typer.Option(min=1, max=1000, help="With --compare: how often each is loaded.")]
+Out = Annotated[Path | None, typer.Option(help="Append one line of JSON per run.", metavar="FILE")]
+Compare = Annotated[str | None, typer.Option(help="Second server. Each round loads both in turn.", metavar="URL")]
+CompareModel = Annotated[str | None, typer.Option(help="Model of the second server. Default: --model.")]
+CompareKey = Annotated[
+    str, typer.Option(help="API key of the second server. It does not get --api-key.", show_default=False)
+]
+Rounds = Annotated[int, typer.Option(min=1, max=1000, help="Number of rounds with --compare.")]
 Plot = Annotated[Path | None, typer.Option(help="Draw latency against load.", metavar="FILE.png")]
-Connect = Annotated[bool, typer.Option("--new-connections", help="One for each request, instead of keeping them.")]
-Ttft = Annotated[float, typer.Option(min=0, help="Goodput's target for the first token, in seconds.")]
-Tpot = Annotated[float, typer.Option(min=0, help="Goodput's target for each further one, in seconds.")]
+Connect = Annotated[bool, typer.Option("--new-connections", help="Open a new connection for each request.")]
+Ttft = Annotated[float, typer.Option(min=0, help="Goodput target for TTFT, in seconds.")]
+Tpot = Annotated[float, typer.Option(min=0, help="Goodput target for TPOT, in seconds.")]
 
 
 def bench(
-    url: Annotated[str, typer.Argument(help="The server.")] = "http://127.0.0.1:8000",
+    url: Annotated[str, typer.Argument(help="Server URL.")] = "http://127.0.0.1:8000",
     *,
     rate: Rate = None,
     concurrency: Concurrency = None,
@@ -75,19 +84,19 @@ def bench(
     requests: Requests = 100_000,
     connections: Connections = 2048,
     new_connections: Connect = False,
-    api: Annotated[Api, typer.Option(help="Which of both.")] = "chat",
-    stream: Annotated[bool, typer.Option(help="Without: no TTFT, ITL, TPOT, goodput.")] = True,
+    api: Annotated[Api, typer.Option(help="API to call.")] = "chat",
+    stream: Annotated[bool, typer.Option(help="Stream responses. Needed for TTFT, ITL, TPOT and goodput.")] = True,
     prompt_tokens: PromptTokens = "64",
     same_prompt: SamePrompt = False,
     prompts: Prompts = None,
     max_tokens: MaxTokens = "64",
     trace: Trace = None,
     ignore_eos: IgnoreEos = None,
-    model: Annotated[str | None, typer.Option(help="Default: the first one the server has.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model name. Default: the server's first model.")] = None,
     api_key: ApiKey = "",
     slo_ttft: Ttft = 1.0,
     slo_tpot: Tpot = 0.1,
-    seed: Annotated[int, typer.Option(help="The load is the same for the same seed.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the load. Equal seeds give equal loads.")] = 1,
     pid: Pid = None,
     compare: Compare = None,
     compare_model: CompareModel = None,
@@ -97,8 +106,8 @@ def bench(
     out: Out = None,
     plot: Plot = None,
 ) -> None:
-    """Load a running server: latency, throughput, goodput, CPU. What each figure is: docs/bench.md."""
-    # First of all, while nothing but the options is there.
+    """Load a running server and measure latency, throughput, goodput and CPU. docs/bench.md explains the figures."""
+    # This must come first, while `locals()` holds the options only.
     options = {name: value for name, value in locals().items() if name not in ("as_json", "out", "plot")}
     raise typer.Exit(_run(options, as_json=as_json, out=out, plot=plot))
 
@@ -139,7 +148,9 @@ def _session(options: dict[str, Any]) -> Session:
     loads = loads_of(rates, options["concurrency"] or [])
     _check_lasts(trace, loads, options["duration"])
     if (most := max((load.concurrency or 0 for load in loads), default=0)) > options["connections"]:
-        raise BenchFailedError(f"--concurrency {most} needs as many --connections, which are {options['connections']}")
+        raise BenchFailedError(
+            f"--concurrency {most} needs as many --connections; the limit is {options['connections']}"
+        )
     prompts = read_prompts(options["prompts"], options["api"]) if options["prompts"] else ()
     ignore_eos = options["ignore_eos"]
     targets = [find(options["url"], model=options["model"], key=options["api_key"], pid=options["pid"])]
@@ -180,10 +191,10 @@ def _trace(options: dict[str, Any]) -> TraceSource | None:
         return None
     for option in ("concurrency", "prompts"):
         if options[option]:
-            raise BenchFailedError(f"--trace has arrivals and lengths of its own; leave --{option} out")
+            raise BenchFailedError(f"--trace sets arrivals and lengths; leave --{option} out")
     trace = trace_of(name)
     if trace.rate is None and not options["rate"]:
-        raise BenchFailedError(f"--trace {name} needs --rate, requests a second on average")
+        raise BenchFailedError(f"--trace {name} needs --rate, the mean requests per second")
     return trace
 
 
@@ -192,11 +203,14 @@ def _check_lasts(trace: TraceSource | None, loads: Sequence[Load], duration_s: f
 
     for load in loads:
         if trace and load.rate and (lasts_s := trace.lasts_s(load.rate)) < duration_s:
-            raise BenchFailedError(f"--trace lasts {lasts_s:.0f} s at {load.label}; make --duration shorter than that")
+            raise BenchFailedError(f"--trace lasts {lasts_s:.0f} s at {load.label}; set a shorter --duration")
 
 
 def loads_of(rates: Sequence[str], concurrencies: Sequence[str]) -> list[Load]:
-    """Read `--rate` or `--concurrency`, each repeated or with commas; one user without either."""
+    """Return the loads of `--rate` or `--concurrency`, repeated or with commas. Default: one user.
+
+    Raises BenchFailedError.
+    """
     from tokka.bench.failure import BenchFailedError
     from tokka.bench.session import Load
 
@@ -206,14 +220,14 @@ def loads_of(rates: Sequence[str], concurrencies: Sequence[str]) -> list[Load]:
     for part in ",".join(rates).split(",") if rates else []:
         value = _number("--rate", part)
         if not 0 < value <= MAX_RATE:
-            raise BenchFailedError(f"--rate {part}: write requests a second, above 0 and at most {MAX_RATE}")
+            raise BenchFailedError(f"--rate {part}: write requests per second, above 0 and at most {MAX_RATE}")
         loads.append(Load(rate=value))
     for part in ",".join(concurrencies).split(",") if concurrencies else []:
         value = _number("--concurrency", part)
         if value != int(value) or not 1 <= value <= MAX_CONCURRENCY:
             raise BenchFailedError(f"--concurrency {part}: write a whole number from 1 to {MAX_CONCURRENCY}")
         loads.append(Load(concurrency=int(value)))
-    # The same load twice would be one point of a curve and two of a table.
+    # Drop duplicates: the same load twice would be one point of the plot but two columns of the table.
     return list(dict.fromkeys(loads)) or [Load(concurrency=1)]
 
 
@@ -230,16 +244,16 @@ def _number(option: str, text: str) -> float:
 
 
 def _check_files(out: Path | None, plot: Path | None) -> None:
-    """Fail before the load and not after it."""
+    """Raise BenchFailedError if an output file cannot be written. Runs before the load, not after it."""
     from tokka.bench.failure import BenchFailedError
 
     for option, path in (("--out", out), ("--plot", plot)):
         if path is not None and (path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK)):
-            raise BenchFailedError(f"{option} {path}: name a file that can be written, in a folder that is there")
+            raise BenchFailedError(f"{option} {path}: cannot write it; name a writable file in an existing folder")
     if plot is None:
         return
     if plot.suffix not in PICTURES:
-        raise BenchFailedError(f"--plot {plot}: name a file that ends with {', '.join(PICTURES)}")
+        raise BenchFailedError(f"--plot {plot}: the file name must end with one of {', '.join(PICTURES)}")
     try:
         import tokka.bench.plot  # noqa: F401
     except ImportError as error:
@@ -271,7 +285,7 @@ def _show(session: Session, head: Line, lines: Sequence[Line], *, as_json: bool,
         _tell(trouble)
     if any(line["figures"]["completed"] for line in lines):
         return 0
-    _tell("no request was completed" + ("" if found else ": none was due in the window; give more --duration"))
+    _tell("no request was completed" + ("" if found else ": none was due in the window; set a longer --duration"))
     return 1
 
 
@@ -283,7 +297,7 @@ def _print_about(head: Line, session: Session) -> None:
     print(f"client: tokka {head['tokka']}, {hardware['cpu']}, {hardware['cores']} cores, seed {head['seed']}")
     print(f"goodput: TTFT <= {targets['ttft_s']:g} s, TPOT <= {targets['tpot_s']:g} s")
     if any(target.pid is None for target in session.targets):
-        print("no server CPU: its process is not seen from here; --pid names it, if it is on this machine")
+        print("no server CPU: the server's process was not found; set --pid if it runs on this machine")
     print()
 
 
@@ -294,6 +308,6 @@ def _print_table(columns: list[str], rows: list[list[str]]) -> None:
 
 
 def _tell(message: str) -> None:
-    # It may hold what a server said, which is nothing for a terminal to obey.
+    # The message may quote a server. Remove control characters, which the terminal would obey.
     shown = "".join(character if character.isprintable() else " " for character in message)
     print(f"tokka: {shown}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""`tokka chat`: a conversation with a running server, answers as they are written."""
+"""`tokka chat`: a conversation with a running server in the terminal, with streamed responses."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from rich.console import Console
 
 from tokka.bench.address import client_options
 
-# Loading a prompt into a busy server may take this long before the first word.
+# Maximum seconds without data. A busy server may take this long to process a prompt before the first token.
 _READ_TIMEOUT_S = 600
 
 
 @dataclass
 class Conversation:
+    """A server, the request fields, and the messages so far."""
+
     url: str
     api_key: str
     model: str | None
@@ -28,11 +30,11 @@ class Conversation:
 
 
 class ChatFailedError(Exception):
-    """Why there is no answer, in words for the user."""
+    """The server gave no response. The message is for the user."""
 
 
 def talk(conversation: Conversation) -> int:
-    """Read turns from the terminal until its end; return the exit code."""
+    """Read messages from the terminal until end of input, and print the responses. Return the exit code."""
     console = Console(highlight=False)
     if conversation.system:
         conversation.messages.append({"role": "system", "content": conversation.system})
@@ -46,7 +48,7 @@ def talk(conversation: Conversation) -> int:
             conversation.model = conversation.model or _first_model(client)
             console.print(
                 f"[dim]{conversation.model} at {conversation.url}. "
-                "/undo takes back a turn, /reset all of them; end with Ctrl-D.[/dim]"
+                "/undo removes the last exchange, /reset removes all. Ctrl-D ends the chat.[/dim]"
             )
             while (turn := _read(console)) is not None:
                 _answer(client, conversation, turn, console)
@@ -83,7 +85,7 @@ def _answer(client: httpx.Client, conversation: Conversation, turn: str, console
         console.print("\n[dim]stopped[/dim]", end="")
     console.print()
     if finish_reason == "length":
-        console.print("[dim]cut off at the length limit; --max-completion-tokens sets it[/dim]")
+        console.print("[dim]cut off at the length limit; set it with --max-completion-tokens[/dim]")
     messages.append({"role": "assistant", "content": answer})
 
 
@@ -107,7 +109,7 @@ def _stream(client: httpx.Client, conversation: Conversation) -> Iterator[tuple[
                 if "error" in chunk:
                     raise ChatFailedError(chunk["error"]["message"])
                 for choice in chunk["choices"]:
-                    # Some servers leave out the finish reason until there is one.
+                    # Some servers omit the finish reason until the choice ends.
                     yield choice["delta"].get("content") or "", choice.get("finish_reason")
     except httpx.HTTPError as error:
         raise ChatFailedError(f"no connection to {conversation.url}: {error}. Is the server running?") from None
@@ -117,7 +119,9 @@ def _first_model(client: httpx.Client) -> str:
     try:
         response = client.get("/v1/models")
     except httpx.HTTPError as error:
-        raise ChatFailedError(f"no connection to {client.base_url}: {error}. Start one with `tokka serve`.") from None
+        raise ChatFailedError(
+            f"no connection to {client.base_url}: {error}. Start a server with `tokka serve`."
+        ) from None
     if response.status_code != 200:
         raise ChatFailedError(_reason(response))
     return str(response.json()["data"][0]["id"])
@@ -127,4 +131,4 @@ def _reason(response: httpx.Response) -> str:
     try:
         return str(response.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):
-        return f"the server answered {response.status_code}"
+        return f"the server returned status {response.status_code}"

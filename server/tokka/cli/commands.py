@@ -1,4 +1,4 @@
-"""The commands. Each imports what it needs when it runs, so that `--help` is instant."""
+"""The commands of `tokka`. Each imports its dependencies when it runs, so that `--help` is instant."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ def root(
 
 @app.command()
 def chat(
-    url: Annotated[str, typer.Option(help="The server.")] = "http://127.0.0.1:8000",
-    model: Annotated[str | None, typer.Option(help="Default: the first one the server has.")] = None,
-    system: Annotated[str | None, typer.Option(help="A system prompt.")] = None,
-    max_completion_tokens: Annotated[int | None, typer.Option(help="Most tokens of an answer.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="0: always the likeliest word.")] = None,
-    api_key: Annotated[str, typer.Option(envvar="TOKKA_API_KEY", help="Sent as a bearer token.")] = "none",
+    url: Annotated[str, typer.Option(help="Server URL.")] = "http://127.0.0.1:8000",
+    model: Annotated[str | None, typer.Option(help="Model name. Default: the server's first model.")] = None,
+    system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
+    max_completion_tokens: Annotated[int | None, typer.Option(help="Maximum tokens per response.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Sampling temperature. 0: the likeliest token.")] = None,
+    api_key: Annotated[str, typer.Option(envvar="TOKKA_API_KEY", help="API key, sent as a bearer token.")] = "none",
 ) -> None:
     """Talk to a running server from the terminal."""
     from tokka.cli.chat import Conversation, talk

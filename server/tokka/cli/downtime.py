@@ -1,4 +1,4 @@
-"""`tokka downtime`: windows in which nothing new runs, kept in the state database. Servers follow within a second."""
+"""`tokka downtime`: maintenance windows in the state database. Running servers read changes within a second."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import typer
 from tokka.cli.state import Config, DatabaseUrl, StateDir, fail, opened
 from tokka.protocol.moments import zoned_moment_of
 
-app = typer.Typer(no_args_is_help=True, help="Windows without service: add, list, remove.")
+app = typer.Typer(no_args_is_help=True, help="Maintenance windows: add, list, remove.")
 
-_FORMS = "2026-12-31T18:00+02:00, 2026-12-31T16:00Z, or how far ahead: 2d, 12h, 30m"
+_FORMS = "2026-12-31T18:00+02:00, 2026-12-31T16:00Z, or a time from now: 2d, 12h, 30m"
 _COLUMNS = ("id", "begin", "end", "status", "reason")
 
 
@@ -22,13 +22,16 @@ _COLUMNS = ("id", "begin", "end", "status", "reason")
 def add(
     *,
     begin: Annotated[str, typer.Option(help=f"{_FORMS}.")] = "0m",
-    end: Annotated[str, typer.Option(help=f"{_FORMS}. From then on the server takes requests again.")],
-    reason: Annotated[str, typer.Option(help="What users are told: one line.")],
+    end: Annotated[str, typer.Option(help=f"{_FORMS}. Then the server accepts requests again.")],
+    reason: Annotated[str, typer.Option(help="Reason that users see, one line.")],
     state_dir: StateDir = None,
     database_url: DatabaseUrl = None,
     config: Config = None,
 ) -> None:
-    """Refuse new requests from begin to end, with 503, both times and the reason; what runs goes on. Prints its id."""
+    """Add a maintenance window and print its id.
+
+    From begin to end, new requests get 503 with both times and the reason. In-flight requests continue.
+    """
     from tokka.accounts.downtimes import new_downtime
 
     now = datetime.now(UTC)
@@ -44,12 +47,12 @@ def add(
 
 @app.command("list")
 def list_downtimes(
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     state_dir: StateDir = None,
     database_url: DatabaseUrl = None,
     config: Config = None,
 ) -> None:
-    """List all windows, over ones, too. Times are UTC."""
+    """List all windows, including past ones. Times are UTC."""
     from tokka.accounts.downtimes import downtime_object
     from tokka.cli.table import print_table
 
@@ -65,17 +68,17 @@ def list_downtimes(
 def remove(
     downtime_id: str, state_dir: StateDir = None, database_url: DatabaseUrl = None, config: Config = None
 ) -> None:
-    """Remove a window. If it is under way, running servers take requests again within 2 s."""
+    """Remove a window. If it has begun, running servers accept requests again within 2 s."""
     with opened(state_dir, database_url, config) as ledger:
         is_removed = ledger.remove_downtime(downtime_id)
     if is_removed:
         print(f"removed {downtime_id}")
     else:
-        fail(f"there is no downtime {downtime_id[:64]!r}; `tokka downtime list` shows them")
+        fail(f"downtime {downtime_id[:64]!r} not found; `tokka downtime list` shows all")
 
 
 def _moment(name: str, text: str, now: datetime) -> int:
-    """Raises ValueError that begins with the name."""
+    """Return an option's time in seconds since 1970. Raises ValueError that begins with the option's name."""
     try:
         return int(zoned_moment_of(text, now).timestamp())
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""`tokka keys`: API keys in the state database. A running server follows within a second."""
+"""`tokka keys`: API keys in the state database. Running servers read changes within a second."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from tokka.cli.state import Config, DatabaseUrl, StateDir, fail, opened
 from tokka.errors import InvalidRequest
 from tokka.protocol.moments import distance_of, moment_of
 
-app = typer.Typer(no_args_is_help=True, help="API keys: make, list, rotate, revoke.")
+app = typer.Typer(no_args_is_help=True, help="API keys: create, list, rotate, revoke.")
 
-Json = Annotated[bool, typer.Option("--json", help="As JSON, as /admin/keys has it.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="The secret alone.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, in the format of /admin/keys.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the secret.")]
 Limit = Annotated[int | None, typer.Option(show_default=False)]
 _COLUMNS = ("id", "name", "tenant", "secret", "scopes", "models", "limits", "expires", "status")
 
@@ -24,20 +24,20 @@ _COLUMNS = ("id", "name", "tenant", "secret", "scopes", "models", "limits", "exp
 @app.command()
 def create(
     *,
-    name: Annotated[str, typer.Option(help="What it is called in lists.")],
-    tenant: Annotated[str | None, typer.Option(help="Who is counted and shared between. Default: the name.")] = None,
-    scope: Annotated[str, typer.Option(help="Of inference, metrics, admin; separated by commas.")] = "inference",
-    rpm: Annotated[int | None, typer.Option(help="Requests a minute, on each server.")] = None,
+    name: Annotated[str, typer.Option(help="Name of the key in lists.")],
+    tenant: Annotated[str | None, typer.Option(help="Tenant for usage and fair shares. Default: the name.")] = None,
+    scope: Annotated[str, typer.Option(help="inference, metrics or admin; several with commas.")] = "inference",
+    rpm: Annotated[int | None, typer.Option(help="Maximum requests per minute, on each server.")] = None,
     tpm: Annotated[
-        int | None, typer.Option(help="Tokens a minute, prompt and completion together, on each server.")
+        int | None, typer.Option(help="Maximum tokens per minute, prompt and completion together, on each server.")
     ] = None,
     max_running: Annotated[
-        int | None, typer.Option(help="Choices at once, waiting ones included, on each server.")
+        int | None, typer.Option(help="Maximum choices at once, queued ones included, on each server.")
     ] = None,
-    max_completion_tokens: Annotated[int | None, typer.Option(help="Tokens of one choice.")] = None,
-    daily_tokens: Annotated[int | None, typer.Option(help="Tokens a day, in UTC, on all servers together.")] = None,
-    monthly_tokens: Annotated[int | None, typer.Option(help="Tokens a month, in UTC, on all servers together.")] = None,
-    models: Annotated[str | None, typer.Option(help="Names it may use, separated by commas. Default: all.")] = None,
+    max_completion_tokens: Annotated[int | None, typer.Option(help="Maximum tokens per choice.")] = None,
+    daily_tokens: Annotated[int | None, typer.Option(help="Maximum tokens per UTC day, over all servers.")] = None,
+    monthly_tokens: Annotated[int | None, typer.Option(help="Maximum tokens per UTC month, over all servers.")] = None,
+    models: Annotated[str | None, typer.Option(help="Allowed models, separated by commas. Default: all.")] = None,
     expires: Annotated[str | None, typer.Option(help="2026-12-31 (at 00:00 UTC), 30d or 12h. Default: never.")] = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -45,7 +45,7 @@ def create(
     database_url: DatabaseUrl = None,
     config: Config = None,
 ) -> None:
-    """Make a key and print its secret, this once. The secret is the last line."""
+    """Create a key. Prints its secret once, on the last line."""
     from tokka.accounts.answers import new_key
 
     limits = {
@@ -76,7 +76,7 @@ def create(
 def list_keys(
     as_json: Json = False, state_dir: StateDir = None, database_url: DatabaseUrl = None, config: Config = None
 ) -> None:
-    """List all keys, revoked and expired ones, too. A secret is shown by its beginning."""
+    """List all keys, including revoked and expired ones. Shows only the beginning of each secret."""
     from tokka.accounts.answers import key_object
     from tokka.cli.table import print_table
 
@@ -91,33 +91,33 @@ def list_keys(
 @app.command()
 def rotate(
     key_id: str,
-    grace: Annotated[str, typer.Option(help="How long the old secret stays good: 24h, 30m, 0m.")] = "24h",
+    grace: Annotated[str, typer.Option(help="Time for which the old secret stays valid: 24h, 30m, 0m.")] = "24h",
     as_json: Json = False,
     quiet: Quiet = False,
     state_dir: StateDir = None,
     database_url: DatabaseUrl = None,
     config: Config = None,
 ) -> None:
-    """Give a key a new secret and print it, this once."""
+    """Replace a key's secret. Prints the new secret once."""
     distance = distance_of(grace)
     if distance is None or distance.days > 30:
-        fail(f"--grace: {grace[:40]!r} is no time up to 30 days; write 24h, 7d or 0m")
+        fail(f"--grace: {grace[:40]!r} is not a time of at most 30 days; write 24h, 7d or 0m")
     else:
         with opened(state_dir, database_url, config) as ledger:
             issued = ledger.rotate(key_id, int(distance.total_seconds()), int(time.time()))
         if issued is None:
-            fail(f"there is no key {key_id[:64]!r}, or it was revoked; `tokka keys list` shows them")
+            fail(f"key {key_id[:64]!r} not found, or revoked; `tokka keys list` shows all")
         else:
             _show(issued, as_json, quiet)
 
 
 @app.command()
 def revoke(key_id: str, state_dir: StateDir = None, database_url: DatabaseUrl = None, config: Config = None) -> None:
-    """End a key, for good. Running servers refuse it within 2 s; what runs already is finished."""
+    """Revoke a key for good. Running servers refuse it within 2 s. In-flight requests finish."""
     with opened(state_dir, database_url, config) as ledger:
         row = ledger.revoke(key_id, int(time.time()))
     if row is None:
-        fail(f"there is no key {key_id[:64]!r}; `tokka keys list` shows them")
+        fail(f"key {key_id[:64]!r} not found; `tokka keys list` shows all")
     else:
         print(f"revoked {row.id} ({row.name})")
 
@@ -129,7 +129,7 @@ def _show(issued: Any, as_json: bool, quiet: bool) -> None:
         print(json.dumps(issued_object(issued, time.time())))
         return
     if not quiet:
-        print(f"{issued.row.id} ({issued.row.name}). This is shown once:")
+        print(f"{issued.row.id} ({issued.row.name}). The secret is shown only once:")
     print(issued.secret)
 
 

@@ -1,4 +1,4 @@
-"""The server's sockets: bound first, so that an address that cannot be had is told at once, and opened later."""
+"""The server's listening sockets. Binding comes first, so that an unusable address fails at once; listening later."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ import psutil
 from tokka.errors import ConfigurationError, TemporaryError, is_lasting
 from tokka.settings import Settings
 
-# Connections that wait to be accepted.
+# Maximum connections waiting to be accepted.
 BACKLOG = 2048
-# Unsent bytes of a response that the kernel takes. By itself it takes 4 MB, and a client that does not read would seem
-# to.
+# Maximum unsent response bytes that the kernel buffers. Its default is 4 MB, which hides a client that does not read.
 _UNSENT_BYTES = 64 << 10
-# Of a name's addresses, those of a family that this machine does not have.
+# Error numbers of an address family that this machine does not have.
 _NO_SUCH_FAMILY = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 
 
 @contextlib.contextmanager
 def bound(settings: Settings) -> Iterator[list[socket.socket]]:
-    """Yield sockets that have the address and take no connection yet; at the end give it back. Raises StartupError.
+    """Yield bound sockets that do not listen yet, and close them at the end. Raises StartupError.
 
-    They are several where a name has several addresses, as `localhost` has.
+    A name with several addresses, like `localhost`, gets several sockets.
     """
     try:
         listeners = [_bind_unix(settings, settings.uds)] if settings.uds else _bind(settings.host, settings.port)
@@ -44,16 +43,17 @@ def bound(settings: Settings) -> Iterator[list[socket.socket]]:
 
 
 def open_for_connections(listeners: Sequence[socket.socket], settings: Settings) -> None:
-    """Take connections from now on. Raises StartupError."""
+    """Start to accept connections. Raises StartupError."""
     try:
         for listener in listeners:
             listener.listen(BACKLOG)
     except OSError as error:
-        # Another server has bound the same address meanwhile.
+        # Another server may have started to listen on the same address since `bind`.
         raise _refusal(settings, error) from None
 
 
 def url_of(listeners: Sequence[socket.socket], settings: Settings) -> str:
+    """Return the URL of the first socket."""
     if settings.uds:
         return f"unix:{settings.uds}"
     host, port = listeners[0].getsockname()[:2]
@@ -61,9 +61,9 @@ def url_of(listeners: Sequence[socket.socket], settings: Settings) -> str:
 
 
 def _bind(host: str, port: int) -> list[socket.socket]:
-    """Bind every address of a name, all to one port. Raises OSError."""
+    """Bind every address of a name to the same port. Raises OSError."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    # IPv4 first: its address is the one that is shown.
+    # IPv4 comes first: the log shows the first address.
     addresses = sorted(dict.fromkeys((family, address[0]) for family, _, _, _, address in found), key=_family_order)
     listeners: list[socket.socket] = []
     missing: OSError | None = None
@@ -95,13 +95,13 @@ def _bind_address(family: socket.AddressFamily, address: str, port: int) -> sock
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6 and address != "::":
-            # Beside the socket for IPv4 of the same name.
+            # The name's IPv4 address has its own socket.
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         elif family == socket.AF_INET6:
-            # Everywhere means IPv4, too, whatever the system's default is. Some systems cannot.
+            # `::` must include IPv4, whatever the system's default is. Some systems do not support this.
             with contextlib.suppress(OSError):
                 listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        # Its connections inherit it.
+        # Accepted connections inherit this option.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
         listener.bind((address, port))
     except OSError:
@@ -117,10 +117,10 @@ def _bind_unix(settings: Settings, path: Path) -> socket.socket:
             try:
                 probe.connect(str(path))
             except ConnectionRefusedError:
-                # Left behind by a server that was killed.
+                # A killed server left the file behind.
                 path.unlink()
     listener = socket.socket(socket.AF_UNIX)
-    # The file's mode is the access control: nobody else on the machine until group and mode are set.
+    # The file's mode is the access control. Only the owner may connect until group and mode are set.
     before = os.umask(0o177)
     try:
         listener.bind(str(path))
@@ -147,12 +147,12 @@ def _group_id(group: str) -> int:
     try:
         return int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
     except KeyError:
-        raise ConfigurationError(f"--uds-group {group}: there is no such group; give a name or a number") from None
+        raise ConfigurationError(f"--uds-group {group}: group not found; give its name or number") from None
 
 
 def _refusal(settings: Settings, error: OSError) -> ConfigurationError | TemporaryError:
     where = str(settings.uds) if settings.uds else f"{settings.host}:{settings.port}"
-    # A name that cannot be resolved has a number of another kind.
+    # The number of a gaierror is not an errno value.
     is_unknown_name = isinstance(error, socket.gaierror)
     if is_unknown_name:
         reason = f"the name {settings.host} has no address here"
@@ -161,7 +161,7 @@ def _refusal(settings: Settings, error: OSError) -> ConfigurationError | Tempora
     owner = _owner_of(settings.port) if "in use" in reason and not settings.uds else ""
     remedy = f"choose another --{'uds' if settings.uds else 'port or --host'}"
     message = f"cannot listen on {where}: {reason}{owner}; {remedy}"
-    # A port may be given back, an address or a folder may come: at boot the network may be late.
+    # A later start may succeed: a port may become free, and at boot an address or a folder may appear late.
     return ConfigurationError(message) if is_lasting(error) and not is_unknown_name else TemporaryError(message)
 
 

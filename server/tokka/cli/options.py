@@ -1,4 +1,4 @@
-"""`tokka serve`: its command-line options are made from the settings, where each is written once."""
+"""The command-line options of `tokka serve`, generated from the settings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tokka.settings import Settings
 
 
 def serve_command() -> Callable[..., None]:
-    """Return the function behind `tokka serve`, with one parameter for each setting."""
+    """Return the function of `tokka serve`, with one parameter per setting."""
 
     def serve(**values: Any) -> None:
         from tokka.cli.start import run
@@ -32,7 +32,7 @@ def serve_command() -> Callable[..., None]:
     serve.__doc__ = (
         "Serve one model in the foreground.\n\n"
         "Each option is also an environment variable, TOKKA_..., and a line of the config file. "
-        "Flags win, then the environment, then the file."
+        "Flags override the environment, which overrides the file."
     )
     # Typer reads the signature and the annotations.
     serve.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -41,12 +41,12 @@ def serve_command() -> Callable[..., None]:
 
 
 def given(values: dict[str, Any]) -> dict[str, Any]:
-    """Return what was really given on the command line: the rest is None or empty."""
+    """Return the options that were given on the command line. The others are None or empty."""
     return {name: value for name, value in values.items() if value is not None and value != []}
 
 
 def default_of(field: FieldInfo) -> str:
-    """Return a setting's default as text, empty where it has none or depends on the machine."""
+    """Return a setting's default as text. Empty if there is none or if it depends on the machine."""
     if field.default_factory is not None or field.default in (None, [], False):
         return ""
     return str(field.default)
@@ -56,7 +56,7 @@ def _option(name: str, field: FieldInfo) -> inspect.Parameter:
     flag = f"--{name.replace('_', '-')}"
     kind = _without_none(field.annotation)
     if kind is bool and field.default is None:
-        # Both forms only where the default is neither.
+        # With a default of None, the operator may set true or false.
         flag = f"{flag}/--no-{name.replace('_', '-')}"
     default = default_of(field)
     text = f"{field.description} (default: {default})" if default else str(field.description)
@@ -71,6 +71,6 @@ def _parameter(name: str, annotation: Any, info: Any) -> inspect.Parameter:
 def _without_none(annotation: Any) -> Any:
     if get_origin(annotation) in (Union, types.UnionType):
         kinds = [argument for argument in get_args(annotation) if argument is not type(None)]
-        # A number or a word: the settings tell which.
+        # For a number or a word, take text. The settings validate it.
         return kinds[0] if len(kinds) == 1 else str
     return annotation

@@ -1,4 +1,4 @@
-"""`tokka plan`: does a model fit, and over how many devices. Arithmetic only: nothing is loaded."""
+"""`tokka plan`: computes whether a model fits, and on how many devices. It does not load the model."""
 
 from __future__ import annotations
 
@@ -13,31 +13,32 @@ if TYPE_CHECKING:
     from tokka.engine.lookup import Found
     from tokka.engine.sizing import ModelSize
 
-# Beyond a node's usual number only sizes that can be are listed.
+# Largest tensor-parallel size that is always listed, the usual device count of a node. Larger sizes only if valid.
 _ALL_LISTED = 8
+# Exit code.
 _DOES_NOT_FIT = 1
 _COLUMNS = ("TP", "weights", "KV cache", "tokens", "full sequences", "")
 
 
 def plan(
-    model: Annotated[str, typer.Argument(help="A local folder, a hub id or a preset's name.", show_default=False)],
+    model: Annotated[str, typer.Argument(help="Local folder, hub id or preset name.", show_default=False)],
     *,
-    gpu: Annotated[str | None, typer.Option(help="As in mi250x, h100, a100-80.", show_default=False)] = None,
-    count: Annotated[int, typer.Option(min=1, max=1024, help="Devices; a board of MI250X is two.")] = 1,
+    gpu: Annotated[str | None, typer.Option(help="GPU model, as in mi250x, h100, a100-80.", show_default=False)] = None,
+    count: Annotated[int, typer.Option(min=1, max=1024, help="Number of devices. An MI250X board is two.")] = 1,
     memory: Annotated[
-        float | None, typer.Option(min=0.1, help="GiB of each device, in place of --gpu.", show_default=False)
+        float | None, typer.Option(min=0.1, help="Memory per device in GiB, instead of --gpu.", show_default=False)
     ] = None,
     dtype: Annotated[
-        Literal["auto", "bfloat16", "float16", "float32"], typer.Option(help="Precision of what is not quantized.")
+        Literal["auto", "bfloat16", "float16", "float32"], typer.Option(help="Precision of unquantized weights.")
     ] = "auto",
     quantization: Annotated[str | None, typer.Option(help="As in fp8, int8, int4, mxfp4.", show_default=False)] = None,
     kv_cache_dtype: Annotated[Literal["auto", "fp8"], typer.Option(help="Precision of the KV cache.")] = "auto",
     max_model_len: Annotated[
         int | None, typer.Option(min=1, help="Context length in tokens. Default: the model's own.", show_default=False)
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON, in bytes.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, in bytes.")] = False,
 ) -> None:
-    """Show what a model needs, which tensor-parallel sizes fit, and which one to take. Exit code 1: none fits."""
+    """Show a model's memory needs, the tensor-parallel sizes that fit, and a recommendation. Exit code 1: none fits."""
     from tokka.cli.state import one_line
     from tokka.engine.layout import lay_out
     from tokka.engine.lookup import find_model
@@ -70,18 +71,18 @@ def _device(gpu: str | None, memory: float | None) -> Gpu:
     from tokka.errors import ConfigurationError
 
     if (gpu is None) == (memory is None):
-        raise ConfigurationError(f"give --gpu NAME, of {', '.join(GPU_NAMES)}, or --memory GIB of another device")
+        raise ConfigurationError(f"give either --gpu NAME, one of {', '.join(GPU_NAMES)}, or --memory GIB")
     if gpu is None:
         return Gpu(f"{memory:g} GiB", float(memory or 0))
     if known := find_gpu(gpu):
         return known
-    raise ConfigurationError(f"--gpu {gpu[:40]}: known are {', '.join(GPU_NAMES)}; --memory GIB takes any other")
+    raise ConfigurationError(f"--gpu {gpu[:40]} is unknown; use one of {', '.join(GPU_NAMES)}, or --memory GIB")
 
 
 def _device_notes(device: Gpu, size: ModelSize, dtype: str) -> list[str]:
     notes = []
     if "fp8" in device.lacks and size.precision.startswith("fp8"):
-        notes.append(f"{device.name} has no fp8: the engine will refuse this model there")
+        notes.append(f"{device.name} has no fp8: the engine will refuse this model on it")
     declared = size.config.get("dtype") or size.config.get("torch_dtype")
     if "bfloat16" in device.lacks and (dtype == "bfloat16" or (dtype == "auto" and declared == "bfloat16")):
         notes.append(f"{device.name} has no bfloat16: add --dtype float16")
@@ -98,7 +99,7 @@ def _command(
         words += ["--data-parallel-size", str(layout.copies)]
     if dtype != "auto":
         words += ["--dtype", dtype]
-    # Of the others the engine is told by the config of a model that was quantized so.
+    # For other methods, the config of the quantized model tells the engine.
     if quantization in ("fp8", "bitsandbytes") and "quantization_config" not in found.config:
         words += ["--quantization", quantization]
     if kv_cache_dtype != "auto":

@@ -1,4 +1,4 @@
-"""`tokka serve` at run time: accounts, socket, engine; on a signal drain, stop, leave nothing behind."""
+"""`tokka serve` at run time: starts accounts, sockets and engine; on a signal, drains and stops them."""
 
 from __future__ import annotations
 
@@ -29,37 +29,38 @@ from tokka.settings import Settings, parse_size
 
 log = structlog.get_logger("tokka.serve")
 
-# After the drain nothing is left but connections that refuse to end.
+# Seconds that connections have to close after the drain.
 _CLOSE_CONNECTIONS_S = 3
-# Of the open files, for all else: the engine's sockets and pipes, libraries, what is read now and then.
+# Open files that are reserved for other uses than connections: the engine's sockets and pipes, libraries, short reads.
 _OTHER_FILES = 128 + RESERVE
+# Minimum characters of a key, below which the server warns that it can be guessed.
 _SAFE_KEY_CHARS = 16
-# A second signal means at once: a log that nobody reads holds up the end no longer than this.
+# Maximum seconds to write the last log lines after a second signal. A blocked log must not delay the exit longer.
 _LAST_LINES_S = 0.2
 
 
 async def serve(
     settings: Settings, create_engine: Callable[[], Engine], listeners: list[socket.socket], lines: LineWriter
 ) -> int:
-    """Serve on bound sockets until told to stop; return the exit code. Raises StartupError."""
+    """Serve on bound sockets until stopped. Return the exit code. Raises StartupError."""
     server = create_server(settings, create_engine)
     server.metrics.watch_log(lambda: lines.dropped)
     turns = LoopTurns(server.metrics.observe_turn)
     server.metrics.watch_turns(lambda: turns.longest_s)
     _drain_on_signals(server, lines)
     try:
-        # First what can be wrong, then what takes long.
+        # The checks that can fail come before the slow steps.
         if not await _has_opened_accounts(server):
             return 0
         _check_access(settings, server)
-        # What is imported by now lives until the end: a look at all of it would hold the event loop for 0.1 s.
+        # Imported objects live until the end. A garbage collection of all of them would block the event loop for 0.1 s.
         settle_heap()
         open_for_connections(listeners, settings)
         url = url_of(listeners, settings)
         log.info("listening", url=url, version=__version__, pid=os.getpid(), chat="/", docs="/docs")
         return await _serve_http(settings, server, listeners, turns)
     finally:
-        # The engine has ended: every request has been counted.
+        # Close the engine before the accounts, so that every request is counted.
         await server.supervisor.close()
         await server.bodies.close()
         await server.accounts.close()
@@ -68,13 +69,13 @@ async def serve(
 
 
 async def _has_opened_accounts(server: Server) -> bool:
-    """Open the database, and wait for one that is not there yet; return False if told to stop meanwhile."""
+    """Open the database, and wait until it is available. Return False if stopped first. Raises StartupError."""
     opening = asyncio.create_task(server.accounts.open())
     stopping = asyncio.create_task(server.stop.wait())
     try:
         await asyncio.wait({opening, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if opening.done():
-            # Raises why the database cannot be used.
+            # Raise the error if the database cannot be used.
             opening.result()
         return opening.done()
     finally:
@@ -84,7 +85,7 @@ async def _has_opened_accounts(server: Server) -> bool:
 
 
 async def _serve_http(settings: Settings, server: Server, listeners: list[socket.socket], turns: LoopTurns) -> int:
-    """Answer requests until told to stop, or until the engine is gone for good."""
+    """Serve requests until stopped, then drain. Return the exit code. Raises StartupError if the engine fails."""
     running = asyncio.create_task(server.supervisor.run())
     http = _HttpServer(_http_config(settings, server))
     serving = asyncio.create_task(http.serve(sockets=listeners))
@@ -100,13 +101,13 @@ async def _serve_http(settings: Settings, server: Server, listeners: list[socket
     try:
         await asyncio.wait({serving, running, admitting, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if running.done():
-            # Raises why there is no engine and will be none.
+            # Raise the error that ended the supervisor: there will be no engine.
             running.result()
         if admitting.done():
-            # Raises what is wrong with us: without it nobody's turn would come.
+            # Raise the error of the admission loop. Without this loop, queued requests would never start.
             admitting.result()
         if serving.done():
-            # Raises what ended it: nobody has asked for that.
+            # Raise the error of the HTTP server, which has ended unasked.
             serving.result()
             return 1
         await _drain(settings, server)
@@ -114,14 +115,14 @@ async def _serve_http(settings: Settings, server: Server, listeners: list[socket
     finally:
         for task in (running, admitting, stopping, *aside):
             task.cancel()
-        # First the engine: what it still works on ends with an error that its clients get to see.
+        # Close the engine before HTTP. Its in-flight requests end with an error that the clients still receive.
         await server.supervisor.close()
         http.should_exit = True
         await asyncio.gather(running, serving, admitting, stopping, *aside, return_exceptions=True)
 
 
 def _check_access(settings: Settings, server: Server) -> None:
-    """Log who needs a key, and warn of keys that can be guessed. Raises ConfigurationError as `check_access` does."""
+    """Log the access rule, and warn of keys that can be guessed. Raises ConfigurationError as `check_access` does."""
     check_access(settings, server.accounts.ring, time.time())
     for place, key in enumerate([*settings.api_key, *settings.admin_key, *settings.metrics_key], start=1):
         if len(key) < _SAFE_KEY_CHARS:
@@ -146,7 +147,7 @@ async def _drain(settings: Settings, server: Server) -> None:
 
 
 def _drain_on_signals(server: Server, lines: LineWriter) -> None:
-    """Let SIGTERM, SIGINT and SIGHUP drain the server, and the second SIGTERM or SIGINT end the process at once."""
+    """Drain the server on SIGTERM, SIGINT or SIGHUP. End the process at once on a second SIGTERM or SIGINT."""
     signalled = False
 
     def on_signal() -> None:
@@ -162,7 +163,7 @@ def _drain_on_signals(server: Server, lines: LineWriter) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
-    # `nohup` has it ignored. A terminal that closes may send it more than once.
+    # `nohup` makes the process ignore SIGHUP. A closing terminal may send it twice, so it only ever drains.
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         loop.add_signal_handler(signal.SIGHUP, server.drain)
 
@@ -170,7 +171,7 @@ def _drain_on_signals(server: Server, lines: LineWriter) -> None:
 class _HttpServer(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        # Signals mean drain first; uvicorn would close its listener at once.
+        # Signals start a drain. Uvicorn's own handlers would close the listeners at once.
         yield
 
 
@@ -197,6 +198,6 @@ def _http_config(settings: Settings, server: Server) -> uvicorn.Config:
         backlog=BACKLOG,
         timeout_keep_alive=settings.idle_timeout,
         timeout_graceful_shutdown=_CLOSE_CONNECTIONS_S,
-        # Behind a proxy the peer's address is in no decision of ours, so no header may change it.
+        # A header must not change the peer's address. No decision uses the address that a proxy reports.
         proxy_headers=False,
     )

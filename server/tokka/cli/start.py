@@ -1,4 +1,4 @@
-"""`tokka serve` before it serves: what is wrong is told in one line, before the server is imported."""
+"""`tokka serve` up to the import of the server: reads settings, binds sockets, and reports failures in one line."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from tokka.settings import (
 log = structlog.get_logger("tokka.serve")
 
 _STDERR = 2
-# Unknown variables for which a known one is suggested.
+# Maximum unknown variables that get a suggestion.
 _MOST_NAMED = 5
 
 
 def run(flags: dict[str, Any], config: Path | None) -> int:
-    """Serve until told to stop; return the exit code. A failure to start is one line on stderr."""
+    """Serve until stopped. Return the exit code. Print a start-up failure as one line on stderr."""
     debug = flags.get("log_level") == "debug"
     _occupy_standard_files()
     try:
@@ -51,7 +51,7 @@ def run(flags: dict[str, Any], config: Path | None) -> int:
             raise_open_files()
             create_engine = engine_factory(settings)
             with bound(settings) as listeners:
-                # Only now: the web framework takes longer to import than all checks before it.
+                # Import late: the web framework takes longer to import than all checks above.
                 import uvloop
 
                 from tokka.cli.serve import serve
@@ -73,7 +73,7 @@ def run(flags: dict[str, Any], config: Path | None) -> int:
 
 @contextlib.contextmanager
 def _surroundings(settings: Settings) -> Iterator[LineWriter]:
-    """Set up what is there before the server and goes after it."""
+    """Set up logging. At the end, write the last log lines and end multiprocessing's resource tracker."""
     lines = configure_logging(settings.log_format, settings.log_level)
     try:
         yield lines
@@ -83,14 +83,17 @@ def _surroundings(settings: Settings) -> Iterator[LineWriter]:
 
 
 def _occupy_standard_files() -> None:
-    """Open what the caller has closed of the first three files: else a socket takes its number, and gets the log."""
+    """Open /dev/null for each standard file that the caller has closed.
+
+    Otherwise a socket would get the file's number, and the log would go to the socket.
+    """
     while (fd := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
         pass
     os.close(fd)
 
 
 def _warn_of_exposed_secrets(settings: Settings, flags: dict[str, Any]) -> None:
-    """Warn of secrets that other users of this machine can read."""
+    """Warn about secrets that other users of this machine can read."""
     if options := visible_options(flags):
         remedy = f"give {', '.join(f'{option}-file' for option in options)} instead"
         log.warning("secrets_in_process_list", options=options, remedy=remedy)
@@ -99,7 +102,7 @@ def _warn_of_exposed_secrets(settings: Settings, flags: dict[str, Any]) -> None:
 
 
 def _warn_of_unknown_variables() -> None:
-    """Warn of variables that change nothing: one may be a mistyped setting."""
+    """Warn about unknown `TOKKA_` variables. One may be a mistyped setting."""
     if names := unknown_variables():
         known = [variable_of(name) for name in Settings.model_fields]
         meant = "".join(did_you_mean(name, known) for name in names[:_MOST_NAMED])

@@ -1,4 +1,4 @@
-"""What `tokka keys`, `tokka downtime` and `tokka usage` share: where the database is, and errors as one line."""
+"""Shared by `tokka keys`, `tokka downtime` and `tokka usage`: the database options, and errors as one line."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from tokka.settings import load_settings, read_database_url
 if TYPE_CHECKING:
     from tokka.accounts.ledger import Ledger
 
-StateDir = Annotated[Path | None, typer.Option(help="Where the server keeps its keys.", show_default=False)]
-DatabaseUrl = Annotated[str | None, typer.Option(help="The server's PostgreSQL, if it has one.", show_default=False)]
+StateDir = Annotated[Path | None, typer.Option(help="The server's state folder.", show_default=False)]
+DatabaseUrl = Annotated[
+    str | None, typer.Option(help="The server's PostgreSQL URL, if it has one.", show_default=False)
+]
 Config = Annotated[Path | None, typer.Option(help="The server's config file.", show_default=False)]
 
-# A server's transaction takes milliseconds; people wait longer than servers.
+# Maximum seconds to wait for another process's transaction. A server's transaction takes milliseconds.
 _BUSY_S = 10.0
 _WRONG_USAGE = 2
 
@@ -30,7 +32,7 @@ def opened(
 ) -> Iterator[Ledger]:
     """Yield the ledger of the database that `tokka serve` would use with these options.
 
-    Only commands that add something create a database: a mistyped path must not look like an empty one.
+    Only commands that add something create a missing database. A mistyped path must not look like an empty database.
     """
     import structlog
 
@@ -38,7 +40,7 @@ def opened(
     from tokka.cli.options import given
 
     before = structlog.get_config()
-    # What is printed is the answer; what is told besides goes elsewhere.
+    # Log lines go to stderr: stdout holds only the command's result.
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     try:
         with one_line():
@@ -52,7 +54,7 @@ def opened(
 
 @contextlib.contextmanager
 def one_line() -> Iterator[None]:
-    """End the program with one line on stderr for what an operator can do something about."""
+    """Print an error that the operator can fix as one line on stderr, and exit with code 2."""
     from tokka.errors import StartupError, TokkaError
     from tokka.store.failures import Unavailable
 
@@ -67,5 +69,6 @@ def one_line() -> Iterator[None]:
 
 
 def fail(message: str) -> None:
+    """Print an error on stderr and exit with code 2."""
     print(f"tokka: {message}", file=sys.stderr)
     raise typer.Exit(_WRONG_USAGE)

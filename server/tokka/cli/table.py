@@ -1,4 +1,4 @@
-"""Columns of text: as wide as what they hold, numbers to the right."""
+"""Tables of aligned text columns."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], numbers_from: int | None = None) -> None:
-    """Print rows; integers to the right, and so whatever is in the columns from `numbers_from` on."""
+    """Print rows. Right-align columns of integers and all columns from `numbers_from` on."""
     shown = [[str(cell) for cell in row] for row in rows]
     widths = [max(len(text) for text in texts) for texts in zip(columns, *shown, strict=True)]
     numeric = [bool(rows) and isinstance(rows[0][place], int) for place in range(len(columns))]

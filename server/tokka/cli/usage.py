@@ -1,4 +1,4 @@
-"""`tokka usage`: what the keys have used."""
+"""`tokka usage`: totals of requests and tokens from the state database."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from tokka.cli.state import Config, DatabaseUrl, StateDir, fail, one_line, opene
 
 
 def usage(
-    since: Annotated[str, typer.Option(help="2026-12-31, 2026-12-31T18:00Z, or how long ago: 30d, 12h.")] = "30d",
-    until: Annotated[str | None, typer.Option(help="As --since. Default: now.", show_default=False)] = None,
-    by: Annotated[str, typer.Option(help="Of key, tenant, model, day, hour; separated by commas.")] = "key,model,day",
+    since: Annotated[str, typer.Option(help="Start: 2026-12-31, 2026-12-31T18:00Z, or a time ago: 30d, 12h.")] = "30d",
+    until: Annotated[str | None, typer.Option(help="End, as --since. Default: now.", show_default=False)] = None,
+    by: Annotated[str, typer.Option(help="key, tenant, model, day or hour; several with commas.")] = "key,model,day",
     format_: Annotated[Literal["table", "json", "csv"], typer.Option("--format")] = "table",
     state_dir: StateDir = None,
     database_url: DatabaseUrl = None,
     config: Config = None,
 ) -> None:
-    """Show requests and tokens, summed up. A running server's last second may be missing."""
+    """Show totals of requests and tokens. The last second of a running server may be missing."""
     from pydantic import ValidationError
 
     from tokka.accounts.answers import columns_of, csv_of, report_query, usage_entries

@@ -1,4 +1,4 @@
-"""One choice being generated: tokens go in, events come out, the same for every engine."""
+"""Turns the tokens of one choice into events, the same for every engine."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from tokka.core import ChoiceDone, FinishReason, Sampling, TextDelta, TokenLogprob
 from tokka.engine.text import ChoiceText
 
-# From a token to the text that is complete with it. Keeps an incomplete character to itself.
+# Returns the text that a token completes. Holds back an incomplete character.
 Decode = Callable[[int], str]
 
 
 class Choice:
+    """One choice during generation. Decides when it ends."""
+
     __slots__ = ("_decode", "_index", "_logprob", "_sampling", "_text", "num_tokens")
 
     def __init__(self, index: int, sampling: Sampling, decode: Decode) -> None:
@@ -20,7 +22,7 @@ class Choice:
         self._sampling = sampling
         self._decode = decode
         self._text = ChoiceText(sampling.stop, sampling.include_stop)
-        # Sum over the tokens, if they are scored.
+        # Sum of the tokens' logprobs, if they were requested.
         self._logprob = 0.0
 
     def take(
@@ -30,11 +32,11 @@ class Choice:
         end_token: int | None = None,
         logprobs: Sequence[TokenLogprob] | None = None,
     ) -> tuple[TextDelta, ChoiceDone | None]:
-        """Add a step's tokens; return what they bring, and the end if they are the last.
+        """Add a step's tokens. Return their delta, and the end if they are the last tokens.
 
-        `reason`: why the engine ended the choice, if it did; with "stop" the last token did it, and `end_token` is its
-        id unless it is the model's own end. `logprobs`: one for each token, if they were asked for. A stop string ends
-        the choice with the token that completes it; what follows is dropped.
+        `reason`: why the engine ended the choice, if it did. With "stop" the last token ended it; `end_token` is the
+        id of that token, or None for the model's own end token. `logprobs`: one per token, if requested. A stop string
+        ends the choice at the token that completes it; later tokens are dropped.
         """
         text, sent, stop = self._text, "", None
         ends_at = len(token_ids) - 1 if reason == "stop" else -1

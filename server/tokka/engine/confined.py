@@ -1,5 +1,6 @@
-"""Processes of our own that work on what strangers sent: how the server starts and ends them. They confine themselves
-(`sandbox.py`) before their first question.
+"""Starts and ends the server's own processes that handle untrusted input.
+
+Each process sandboxes itself (`sandbox.py`) before its first task.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from typing import Any, cast
 
 from tokka.engine.sandbox import bare_environment
 
-# As asyncio has it.
+# Default maximum bytes of an output line, the same as asyncio's.
 _LINE_BYTES = 64 << 10
 
 
 async def start_confined(module: str, *arguments: str, line_bytes: int = _LINE_BYTES) -> Process:
-    """Start a module that is told this process's id first. `line_bytes`: the longest line of its answers."""
+    """Start a module. Its first argument is this process's id. `line_bytes`: maximum bytes of an output line."""
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-m", module, str(os.getpid()), *arguments),
         stdin=PIPE,
@@ -30,12 +31,13 @@ async def start_confined(module: str, *arguments: str, line_bytes: int = _LINE_B
 
 
 async def end_confined(process: Process) -> None:
-    # A signal to a process that ends by itself could replace the exit code, which tells why it ended.
+    """Kill the process unless it is ending by itself, and wait for its end."""
+    # A signal to a process that is ending by itself could replace the exit code, which explains the end.
     if process.stdout is None or not process.stdout.at_eof():
         with contextlib.suppress(ProcessLookupError):
             process.kill()
     try:
         await process.wait()
     finally:
-        # Its pipes would be closed by the garbage collector, which warns of them.
+        # Otherwise the garbage collector closes the pipes and warns about them.
         cast(Any, process)._transport.close()

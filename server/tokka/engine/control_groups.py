@@ -1,4 +1,4 @@
-"""The limits that this process's control groups set: memory and CPU time, from version 1 and version 2 of them.
+"""Reads the memory and CPU limits of this process's control groups (cgroups), version 1 and version 2.
 
 A container or a job may limit any group above the process's own, so all of them count.
 """
@@ -15,7 +15,7 @@ _SELF = Path("/proc/self")
 
 @dataclass(frozen=True, slots=True)
 class _Files:
-    """Names of a version's files. `cached`: the line of memory.stat for file pages that the kernel gives back."""
+    """File names of one cgroup version. `cached`: the memory.stat line for file pages that the kernel can reclaim."""
 
     limit: str
     used: str
@@ -27,7 +27,7 @@ _MEMORY_V2 = _Files("memory.max", "memory.current", "inactive_file")
 
 
 def free_memory_bytes(process: Path = _SELF) -> int | None:
-    """Return the memory that the groups still leave to a process, None without a limit. `process`: its /proc folder."""
+    """Return the bytes that the groups still leave a process, or None without a limit. `process`: its /proc folder."""
     rooms = [
         room
         for controller, files in (("memory", _MEMORY_V1), (None, _MEMORY_V2))
@@ -38,12 +38,12 @@ def free_memory_bytes(process: Path = _SELF) -> int | None:
 
 
 def cpu_quota(process: Path = _SELF) -> int | None:
-    """Return the cores' worth of CPU time that the groups allow, rounded up; None without a limit."""
+    """Return the CPU time that the groups allow, in cores and rounded up, or None without a limit."""
     quotas = [_text(folder / "cpu.max").split() for folder in _groups(process, None)]
     quotas += [
         [_text(folder / "cpu.cfs_quota_us"), _text(folder / "cpu.cfs_period_us")] for folder in _groups(process, "cpu")
     ]
-    # No limit is `max` in version 2 and -1 in version 1.
+    # Without a limit, version 2 shows `max` and version 1 shows -1.
     shares = [int(quota[0]) / int(quota[1]) for quota in quotas if len(quota) == 2 and all(map(str.isdigit, quota))]
     return max(1, math.ceil(min(shares))) if shares else None
 
@@ -65,11 +65,11 @@ def _cached(folder: Path, files: _Files) -> int:
 
 
 def _groups(process: Path, controller: str | None) -> Iterator[Path]:
-    """Yield the folders of a process's group and of those above it. `controller`: None for version 2."""
+    """Yield the folders of a process's group and its parent groups. `controller`: None for version 2."""
     path = _path_of(process, controller)
     for root, mount in _mounts(process, controller):
         inside = path.removeprefix(root.rstrip("/")) if path else ""
-        # The mount shows another part of the tree: what is above the process cannot be seen, except for the mount.
+        # The mount shows another part of the tree. Of the process's groups, only the mount itself is visible.
         folder = mount if ".." in inside else Path(f"{mount}/{inside.strip('/')}")
         if not folder.is_dir():
             folder = mount
@@ -78,7 +78,7 @@ def _groups(process: Path, controller: str | None) -> Iterator[Path]:
 
 
 def _path_of(process: Path, controller: str | None) -> str:
-    """Return the path of a process's group in the hierarchy of a controller."""
+    """Return the path of a process's group in a controller's hierarchy."""
     for line in _text(process / "cgroup").splitlines():
         number, names, path = line.split(":", 2)
         if (number == "0" and not names) if controller is None else controller in names.split(","):
@@ -87,7 +87,7 @@ def _path_of(process: Path, controller: str | None) -> str:
 
 
 def _mounts(process: Path, controller: str | None) -> Iterator[tuple[str, Path]]:
-    """Yield where the hierarchy of a controller is mounted, and which of its groups is the root there."""
+    """Yield the root group and the mount point of each mount of a controller's hierarchy."""
     for line in _text(process / "mountinfo").splitlines():
         before, _, after = line.partition(" - ")
         kind, _, options = after.split(" ", 2)

@@ -1,4 +1,4 @@
-"""How a process of the engine ended, in words for the operator."""
+"""Explains to the operator how an engine process ended."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ _MORE_MEMORY = (
     "free memory, raise the memory limit of the container or job, choose a smaller model, or lower --max-model-len or "
     "--kv-cache-memory"
 )
-# What a signal usually means for an engine, and what to do.
+# The usual cause of each signal in an engine process, and the remedy.
 _MEANINGS = {
     signal.SIGKILL: f"most likely because the memory ran out; {_MORE_MEMORY}",
     signal.SIGBUS: "most likely because /dev/shm is full or a weight file was changed; give the container a larger "
     "/dev/shm",
-    signal.SIGILL: "most likely because this processor lacks an instruction that the engine was built for; install an "
-    "engine for this processor",
-    signal.SIGTERM: "by another program: send SIGTERM to the tokka process alone",
+    signal.SIGILL: "most likely because this processor lacks an instruction that the engine uses; install an engine "
+    "built for this processor",
+    signal.SIGTERM: "by another program; send SIGTERM only to the tokka process",
 }
 _RAN_OUT = f"by the kernel because the memory ran out; {_MORE_MEMORY}"
-_CRASHED = "a crash in the engine's native code; --log-level debug shows its own log"
+_CRASHED = "a crash in the engine's native code; start with --log-level debug to see the engine's own log"
 
 
 def exit_words(code: int, *, out_of_memory: bool = False) -> str:
-    """Return how a process with this exit code ended, the likely cause and the remedy.
+    """Describe how a process ended, with the likely cause and the remedy.
 
-    `code` is negative for a signal. `out_of_memory`: the kernel has killed a process for memory meanwhile.
+    `code`: its exit code, negative for a signal. `out_of_memory`: the kernel's out-of-memory killer ran meanwhile.
     """
     if code >= 0:
         return f"ended with exit code {code}"
@@ -40,7 +40,7 @@ def exit_words(code: int, *, out_of_memory: bool = False) -> str:
 
 
 def oom_kills() -> int:
-    """Return how many processes the kernel has killed for memory since it was started; 0 where it does not tell."""
+    """Return the number of out-of-memory kills since boot, or 0 if the kernel does not report it."""
     try:
         lines = Path("/proc/vmstat").read_text(encoding="utf-8").splitlines()
     except OSError:

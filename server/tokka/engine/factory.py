@@ -1,4 +1,4 @@
-"""Picks the engine that the settings name, and tells what is wrong with its options before it starts."""
+"""Selects the engine that the settings name, and checks its options before it starts."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from tokka.settings import Settings
 
 
 def engine_factory(settings: Settings) -> Callable[[], Engine]:
-    """Return what makes the engine the settings ask for, anew for each start.
+    """Return a function that creates the configured engine; each start calls it again.
 
-    Raises StartupError, at once, for options and models that cannot work.
+    Raises StartupError at once if the options or the model cannot work.
     """
     if settings.engine == "fake":
         fake = parse_engine_args(FakeOptions, settings.engine_arg)
@@ -22,15 +22,15 @@ def engine_factory(settings: Settings) -> Callable[[], Engine]:
             fake = replace(fake, calls=settings.tool_call_parser)
         if settings.reasoning_parser:
             fake = replace(fake, thinks=True)
-        # Raises for a parser that it does not know.
+        # Raises ConfigurationError for an unknown parser.
         FakeEngine(fake)
         return lambda: FakeEngine(fake, settings.max_completion_tokens)
-    # Only now: without vLLM installed the rest of the program still runs.
+    # Imported here so that the rest of the program runs without vLLM.
     from tokka.engine.vllm.arguments import VllmOptions  # noqa: PLC0415
     from tokka.engine.vllm.engine import VllmEngine  # noqa: PLC0415
     from tokka.engine.vllm.machine import is_cpu_build  # noqa: PLC0415
 
-    # Raises if no engine is installed.
+    # Raises ConfigurationError if no engine is installed.
     is_cpu_build()
     options = VllmOptions.from_settings(settings)
     options.check()

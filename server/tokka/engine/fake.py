@@ -1,8 +1,9 @@
-"""A scripted engine: a real option for developing clients without a model, and the tests' engine for timing and faults.
+"""The scripted engine, for developing clients without a model and for tests of timing and faults.
 
-Tokens are UTF-8 bytes (ids 0 to 255, 256 is the end token), so every non-ASCII character is split over tokens.
-It answers with a fixed text, once; with `ignore_eos` or `min_tokens` it starts over. Of several choices it says the
-first; other constraints it cannot follow and refuses. Calls and thoughts in its text are read as a model's are.
+Tokens are UTF-8 bytes (ids 0 to 255; 256 is the end token), so every non-ASCII character is split over tokens.
+The engine answers with a fixed text, once; `ignore_eos` and `min_tokens` repeat it. With a `choice` constraint it
+answers with the first alternative; it refuses other constraints. Tool calls and reasoning in its text are read like
+a model's.
 """
 
 from __future__ import annotations
@@ -53,17 +54,18 @@ ANSWER = (
 
 @dataclass(frozen=True, slots=True)
 class FakeOptions:
-    """Settable with --engine-arg; delays in seconds. A prompt that holds `die_on` or `stall_on` ends or freezes it.
+    """Options for --engine-arg. Delays are in seconds.
 
-    With `step_s` it is as fast as a GPU; `scripted_steps.py` explains the options for that. The delays for a prompt and
-    a token are for an engine without steps, which gives each request the same.
+    A prompt that contains `die_on` ends the engine; one that contains `stall_on` freezes it. `step_s` turns on steps
+    with a GPU's timing (see `scripted_steps.py`). Without it, `prefill_delay_s` and `token_delay_s` are the same for
+    every request.
     """
 
     start_delay_s: float = 0.0
     prefill_delay_s: float = 0.0
     token_delay_s: float = 0.0
     answer: str = ANSWER
-    # Default: 4096, or 131072 with `step_s`.
+    # Tokens. 0: 4096, or 131072 with `step_s`.
     max_model_len: int = 0
     max_running: int = 256
     step_s: float = 0.0
@@ -72,9 +74,9 @@ class FakeOptions:
     step_tokens: int = 0
     kv_tokens: int = 0
     has_chat_template: bool = True
-    # How calls in its answer are written.
+    # Format of the tool calls in its answer.
     calls: str = "hermes"
-    # Thoughts in its answer, between <think> tags, are told apart.
+    # Separate the reasoning between <think> tags from the answer.
     thinks: bool = False
     die_on: str = ""
     stall_on: str = ""
@@ -84,7 +86,7 @@ class FakeOptions:
         return self.max_model_len or (131_072 if self.step_s else 4096)
 
     def steps(self) -> StepModel | None:
-        """Return the arithmetic of its steps, None if it has none."""
+        """Return the timing of its steps, or None without `step_s`."""
         if not self.step_s:
             return None
         return StepModel(
@@ -98,10 +100,12 @@ class FakeOptions:
 
 
 class FakeEngine:
+    """An `Engine` that answers with a fixed text."""
+
     def __init__(self, options: FakeOptions, max_completion_tokens: int | None = None) -> None:
         if options.calls not in READABLE:
             raise ConfigurationError(
-                f"--tool-call-parser {options.calls}: the scripted engine reads {', '.join(READABLE)}"
+                f"--tool-call-parser {options.calls}: the scripted engine supports only {', '.join(READABLE)}"
             )
         self._options = options
         self._cap = max_completion_tokens
@@ -112,11 +116,11 @@ class FakeEngine:
         self._stalled = False
         steps = options.steps()
         self._loop = StepLoop(steps, lambda: self._stalled) if steps else None
-        # Set when nothing that runs can go on: the engine has died or was closed.
+        # Set when the engine has died or was closed, so that running requests end.
         self._ended = asyncio.Event()
 
     async def start(self, report: ReportPhase) -> ModelInfo:
-        report("loading weights", "the scripted engine has none")
+        report("loading weights", "the scripted engine has no weights")
         await asyncio.sleep(self._options.start_delay_s)
         return ModelInfo(
             max_model_len=self._options.context,
@@ -163,7 +167,7 @@ class FakeEngine:
             yield Finished(Usage(sum(map(len, prompts)), completion_tokens, reasoning_tokens=thought))
 
     async def tokenize(self, prompt: Prompt, tenant: str) -> Sequence[int]:
-        # Bytes are a sequence of token ids already: a list of a long text would hold the event loop.
+        # Bytes already are a sequence of token ids. Building a list from a long text would block the event loop.
         ids: Sequence[int]
         match prompt:
             case TextPrompt(text):
@@ -175,7 +179,10 @@ class FakeEngine:
             case ChatPrompt(messages=messages):
                 ids = "".join(f"{m['role']}: {m.get('content') or ''}\n" for m in messages).encode()
         if max(ids, default=0) >= VOCAB_SIZE or min(ids, default=0) < 0:
-            raise InvalidRequest(f"The prompt holds a token id outside the vocabulary of {VOCAB_SIZE}.", param="prompt")
+            raise InvalidRequest(
+                f"The prompt holds a token id outside the vocabulary; ids are at least 0 and less than {VOCAB_SIZE}.",
+                param="prompt",
+            )
         return ids
 
     async def token_texts(self, token_ids: Sequence[int], tenant: str) -> list[str]:
@@ -183,11 +190,14 @@ class FakeEngine:
 
     async def detokenize(self, token_ids: Sequence[int], tenant: str) -> str:
         if max(token_ids, default=0) >= VOCAB_SIZE or min(token_ids, default=0) < 0:
-            raise InvalidRequest(f"tokens holds an id outside the vocabulary of {VOCAB_SIZE}.", param="tokens")
+            raise InvalidRequest(
+                f"`tokens` holds an id outside the vocabulary; ids are at least 0 and less than {VOCAB_SIZE}.",
+                param="tokens",
+            )
         return decode(token_ids)
 
     async def _ids_to_run(self, prompt: Prompt, tenant: str) -> Sequence[int]:
-        # Nothing said: the beginning of a document.
+        # An empty prompt becomes the end token, which begins a document.
         return await self.tokenize(prompt, tenant) or [EOS]
 
     async def ping(self) -> None:
@@ -206,7 +216,7 @@ class FakeEngine:
     def _sequences(
         self, prompts: Sequence[Sequence[int]], choices: int, lengths: Sequence[int]
     ) -> Iterator[list[ScriptedSequence]]:
-        """Give the prompts to the engine's steps, if it has any, and take them back at the end."""
+        """Add the prompts to the engine's steps, if it has any, and remove them at the end."""
         sequences: list[ScriptedSequence] = []
         self._running += 1
         with contextlib.ExitStack() as stack:
@@ -226,7 +236,7 @@ class FakeEngine:
             await self._pause(self._options.prefill_delay_s)
 
     async def _token(self, sequence: ScriptedSequence | None, number: int) -> None:
-        """Return when the choices of a prompt have got their token of this number. Raises EngineDied."""
+        """Return when the choices of a prompt have `number` tokens. Raises EngineDied."""
         if sequence is None:
             await self._pause(self._options.token_delay_s)
             return
@@ -257,23 +267,23 @@ class FakeEngine:
             return self._script
         if constraint.kind != "choice":
             raise UnsupportedParameter(
-                f"'{constraint.param}' needs a real engine: the scripted one follows no {constraint.kind}.",
+                f"'{constraint.param}' needs a real engine; the scripted engine has no {constraint.kind} constraints.",
                 param=constraint.param,
             )
         choices: list[str] = json.loads(constraint.text)
         return choices[0].encode()
 
     def _obey(self, prompts: Sequence[Sequence[int]]) -> None:
-        """Die or freeze if a prompt says so."""
+        """Die or freeze if a prompt contains `die_on` or `stall_on`."""
         texts = [decode(ids) for ids in prompts]
         if self._options.die_on and any(self._options.die_on in text for text in texts):
-            self._death = "a prompt said so"
+            self._death = "a prompt contained the text of die_on"
             self._end()
         if self._options.stall_on and any(self._options.stall_on in text for text in texts):
             self._stalled = True
 
     async def _pause(self, delay_s: float) -> None:
-        """Take the time a step takes; as with a real engine, its end is the end of what it works on."""
+        """Wait for one step. Raises EngineDied if the engine ends meanwhile, as a real engine does."""
         if self._stalled:
             await self._ended.wait()
         elif delay_s == 0:
@@ -288,7 +298,7 @@ class FakeEngine:
 
 
 def _step(running: list[Script], readers: Readers | None) -> Iterator[Event]:
-    """Give each running choice its next token; those that end are taken out."""
+    """Give each running choice its next token. Remove ended choices from `running`."""
     for script in list(running):
         delta, done = script.step()
         if done is not None:
@@ -306,7 +316,7 @@ def _check_prompt(request: GenerateRequest) -> None:
     prompt = request.prompts[0]
     if isinstance(prompt, ChatPrompt) and prompt.tools and prompt.tools.answer is not None:
         raise UnsupportedParameter(
-            f"'{prompt.tools.answer_param}' beside tools needs a real engine: the scripted one follows no schema.",
+            f"'{prompt.tools.answer_param}' with tools needs a real engine; the scripted engine follows no schema.",
             param=prompt.tools.answer_param,
         )
 
@@ -314,6 +324,6 @@ def _check_prompt(request: GenerateRequest) -> None:
 def _check_budget(sampling: Sampling) -> None:
     if sampling.thinking_token_budget is not None:
         raise UnsupportedParameter(
-            "'thinking_token_budget' needs a real engine: the scripted one says what it says.",
+            "'thinking_token_budget' needs a real engine; the scripted engine has a fixed text.",
             param="thinking_token_budget",
         )

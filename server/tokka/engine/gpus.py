@@ -1,4 +1,4 @@
-"""Devices by name: the memory of each as the engine sees it."""
+"""Known GPUs, with their memory as the engine sees it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ GIB = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
+    """A GPU model."""
+
     name: str
-    # Of one device. Less than the board's nominal figure: drivers and ECC keep some, and 80 GB are not 80 GiB.
+    # GiB of one device. Less than the nominal figure: drivers and ECC keep some, and 80 GB is less than 80 GiB.
     memory_gib: float
-    # Devices that one board shows.
+    # Number of devices that one board shows.
     per_board: int = 1
-    # Formats it does not compute in or that vLLM has no kernels for.
+    # Formats that it cannot compute in or that vLLM has no kernels for.
     lacks: tuple[str, ...] = ()
 
     @property
@@ -25,8 +27,8 @@ class Gpu:
 
 _VOLTA = ("bfloat16", "fp8")
 _CDNA2 = ("fp8",)
-# Memory: "total capacity" as PyTorch's own out-of-memory messages give it for these devices, the smallest seen. For
-# a100-40, v100, rtx4090 and mi325x no such message was at hand: the maker's figure, less what the others lose.
+# Memory: the smallest "total capacity" seen in PyTorch's out-of-memory messages for the device. For a100-40, v100,
+# rtx4090 and mi325x no message was available: the maker's figure, less the loss seen on the other devices.
 _TABLE = (
     Gpu("v100-16", 15.77, lacks=_VOLTA),
     Gpu("v100-32", 31.73, lacks=_VOLTA),
@@ -39,7 +41,7 @@ _TABLE = (
     Gpu("h200", 139.72),
     Gpu("b200", 178.35),
     Gpu("mi210", 63.98, lacks=_CDNA2),
-    # 128 GB in two dies (GCD) of 64 GB; the operating system, Slurm and vLLM see each die as a device.
+    # 128 GB in two dies (GCDs) of 64 GB. The operating system, Slurm and vLLM see each die as a device.
     Gpu("mi250x", 63.98, per_board=2, lacks=_CDNA2),
     Gpu("mi300x", 191.69),
     Gpu("mi325x", 255.98),
@@ -48,7 +50,7 @@ GPU_NAMES = tuple(gpu.name for gpu in _TABLE)
 
 
 def find_gpu(name: str) -> Gpu | None:
-    """Return the device of this name, written as people do: MI250X, A100-80GB, RTX 4090."""
+    """Return the GPU with this name, or None. Accepts common spellings: MI250X, A100-80GB, RTX 4090."""
     return _BY_PLAIN_NAME.get(_plain(name))
 
 

@@ -1,4 +1,4 @@
-"""A model of the hub: its config.json, from the hub's cache on this machine or from the hub itself."""
+"""Finds the config.json of a hub model, in the hub's cache on this machine or on the hub itself."""
 
 from __future__ import annotations
 
@@ -15,28 +15,30 @@ from tokka.engine.suggestions import did_you_mean
 from tokka.engine.vllm.files import read_object
 from tokka.errors import ConfigurationError, StartupError
 
-# Seconds for a connection to the hub, and for its answer. People wait for this.
+# Maximum seconds to connect to the hub, and to wait for its answer. A person waits for both.
 _CONNECT_S = 2.0
 _ANSWER_S = 10.0
-# Seconds for all of it: no timeout of a client bounds the search for the hub's address.
+# Maximum seconds for the whole lookup. HTTP client timeouts do not cover the DNS lookup.
 _MOST_S = 10.0
-_REMEDY = "or download it and give its folder"
+_REMEDY = "or download the model and give its folder"
 
 
 @dataclass(frozen=True, slots=True)
 class HubModel:
-    # Empty for a model that the hub has without a config.json.
+    """A model found on the hub or in its cache."""
+
+    # Empty if the hub has the model without a config.json.
     config: Mapping[str, Any]
-    # The folder in the hub's cache that holds the config; None if the hub was asked.
+    # The folder in the hub's cache that holds the config; None if the hub sent it.
     snapshot: Path | None
-    # The hub must not be asked: what is not in the cache cannot be had.
+    # HF_HUB_OFFLINE is set: only files in the cache are available.
     is_offline: bool
 
 
 def find_on_hub(model: str, revision: str | None = None) -> HubModel:
-    """Return what is known of a hub id. Blocks for seconds at most.
+    """Find a model by its hub id. Blocks for up to 10 seconds.
 
-    Raises ConfigurationError for an id that the hub does not have, StartupError if the hub cannot be asked.
+    Raises ConfigurationError if the hub does not have the model or refuses it, StartupError if the lookup fails.
     """
     from huggingface_hub import constants, try_to_load_from_cache  # noqa: PLC0415
 
@@ -46,8 +48,8 @@ def find_on_hub(model: str, revision: str | None = None) -> HubModel:
         return HubModel(read_object(Path(cached)), Path(cached).parent, is_offline)
     if is_offline:
         raise StartupError(
-            f"{_unknown(model)} is not in the hub's cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids to ask "
-            f"the hub; unset it, {_REMEDY}{_meant(model)}"
+            f"{_unknown(model)} is not in the hub's cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE is set; unset "
+            f"HF_HUB_OFFLINE, {_REMEDY}{_meant(model)}"
         )
     return HubModel(_ask(model, revision), None, is_offline)
 
@@ -59,25 +61,25 @@ def _ask(model: str, revision: str | None) -> Mapping[str, Any]:
         content = json.loads(_within(_MOST_S, lambda: _download_config(model, revision)))
     except GatedRepoError:
         raise ConfigurationError(
-            f"{model} is not open to everybody: accept its licence on the hub and set HF_TOKEN, {_REMEDY}"
+            f"{model} has restricted access on the hub; accept its licence there and set HF_TOKEN, {_REMEDY}"
         ) from None
     except RevisionNotFoundError:
-        raise ConfigurationError(f"{model} has no revision {revision} on the hub") from None
+        raise ConfigurationError(f"{model} has no revision {revision} on the hub; check the revision's name") from None
     except EntryNotFoundError:
-        # Of another form, as Mistral's own with params.json: the engine knows what to do with it.
+        # A model in another format, for example Mistral's with params.json. The engine can read it.
         return {}
     except Exception as error:
-        # The hub answers 401 for a model that does not exist, too.
+        # The hub also answers 401 for a model that does not exist.
         if getattr(getattr(error, "response", None), "status_code", 0) in (401, 404):
             raise ConfigurationError(
-                f"{_unknown(model)} is not on the hub either, or it is private; write it as the hub does, set HF_TOKEN "
-                f"for a private model, {_REMEDY}{_meant(model)}"
+                f"{_unknown(model)} is not on the hub either, or it is private; check the spelling, set HF_TOKEN for a "
+                f"private model, {_REMEDY}{_meant(model)}"
             ) from None
-        # The errors of its client are many, and all mean the same here.
+        # The hub client raises many error types; here all mean that the lookup failed.
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise StartupError(
-            f"{_unknown(model)} is not in the hub's cache, and the hub cannot be asked ({reason}); see to the network, "
-            f"{_REMEDY}{_meant(model)}"
+            f"{_unknown(model)} is not in the hub's cache, and the lookup on the hub failed ({reason}); check the "
+            f"network, {_REMEDY}{_meant(model)}"
         ) from None
     if not isinstance(content, dict):
         raise ConfigurationError(f"the config.json of {model} on the hub must hold a JSON object")
@@ -85,7 +87,7 @@ def _ask(model: str, revision: str | None) -> Mapping[str, Any]:
 
 
 def _within(seconds: float, ask: Callable[[], str]) -> str:
-    """Return what a function returns, or raise what it raises. Raises TimeoutError after so many seconds."""
+    """Call a function in a thread; return its result or raise its error. Raises TimeoutError after `seconds`."""
     answer: Future[str] = Future()
 
     def run() -> None:
@@ -94,7 +96,7 @@ def _within(seconds: float, ask: Callable[[], str]) -> str:
         except Exception as error:
             answer.set_exception(error)
 
-    # Not of a pool: the program's end must not wait for it.
+    # A daemon thread, not a pool: the program must be able to exit without waiting for it.
     threading.Thread(target=run, name="hub", daemon=True).start()
     try:
         return answer.result(seconds)
@@ -110,7 +112,7 @@ def _download_config(model: str, revision: str | None) -> str:
     answer = get_session().get(
         hf_hub_url(model, "config.json", revision=revision),
         headers={"Authorization": f"Bearer {token}"} if token else {},
-        # To connect, to read, to write, and for a free connection.
+        # Connect, read, write and pool timeouts.
         timeout=(_CONNECT_S, _ANSWER_S, _ANSWER_S, _CONNECT_S),
         follow_redirects=True,
     )

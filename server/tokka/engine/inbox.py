@@ -1,4 +1,4 @@
-"""Events on their way from an engine's loop to the one task that reads them."""
+"""Passes events from an engine's loop to the one task that reads them."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from dataclasses import dataclass
 from tokka.core import ChoiceDone, Event, TextDelta
 from tokka.errors import SlowReader
 
-# How long tokens gather for a reader that wants the whole answer only.
+# Minimum seconds between wake-ups of a reader that wants only the whole answer.
 GATHER_S = 0.25
-# What may wait for one reader: a token counts 1, its logprob and each alternative 8, about 40 bytes each. As much as a
-# client that reads nothing is given in half a minute by 100 choices.
+# Maximum unread units per reader, about 40 bytes each. A token counts 1 unit; its logprob and each alternative count 8.
+# 100 choices fill it in half a minute if the client reads nothing.
 MOST_UNREAD = 1_000_000
 _LOGPROB_WEIGHT = 8
 
 
 @dataclass(frozen=True, slots=True)
 class EchoReady:
-    """A prompt's logprobs have come: the reader makes events of them, part by part."""
+    """A prompt's logprobs have arrived; the reader turns them into events part by part."""
 
     prompt_index: int
 
 
 class Inbox:
-    """Keeps what a request was given until it is read. While nobody reads, the deltas of a choice become one.
+    """Buffers a request's events until its task reads them. Merges the unread deltas of a choice into one.
 
-    So a slow reader costs a text and no more, and tokens that are ready together travel together. `gathers`: wake the
-    reader for the first token, for an end, and now and then, instead of for each token.
+    A slow reader therefore costs only the text, and tokens that are ready together travel together. `gathers`: wake
+    the reader for the first token, for an end, and every GATHER_S seconds, instead of for each token.
     """
 
     __slots__ = ("_deltas", "_error", "_events", "_gathers", "_unread", "_waiter", "_woken_s")
@@ -37,7 +37,7 @@ class Inbox:
     def __init__(self, *, gathers: bool = False) -> None:
         self._events: list[Event | EchoReady] = []
         self._unread = 0
-        # Those of the events that further text is added to, by choice.
+        # The unread delta of each choice, to which later text is added.
         self._deltas: dict[int, TextDelta] = {}
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -48,7 +48,7 @@ class Inbox:
         self._events.append(event)
 
     def put(self, delta: TextDelta, done: ChoiceDone | None = None) -> None:
-        """Add what a choice was given. The inbox owns the delta from now on."""
+        """Add new text of a choice and, with `done`, its end. The inbox owns the delta from now on."""
         if (earlier := self._deltas.get(delta.index)) is None:
             self._deltas[delta.index] = delta
             self._events.append(delta)
@@ -58,23 +58,28 @@ class Inbox:
         if delta.logprobs:
             self._unread += sum(_LOGPROB_WEIGHT * (1 + len(token.top)) for token in delta.logprobs)
         if self._unread > MOST_UNREAD:
-            self.fail(SlowReader("The stream was ended: it was read too slowly for the server to keep the rest."))
+            self.fail(
+                SlowReader(
+                    "The server ended the stream because the client read it too slowly. Read faster or ask for fewer"
+                    " choices."
+                )
+            )
         if done is not None:
             self._events.append(done)
         if done is not None or not self.waits():
             self._wake()
 
     def waits(self) -> bool:
-        """Tell whether the reader need not hear of a token that comes now."""
+        """Return whether the reader need not be woken for a token that arrives now."""
         return self._gathers and time.monotonic() - self._woken_s < GATHER_S
 
     def fail(self, error: Exception) -> None:
-        """End it: the reader gets this error behind what is there."""
+        """End the inbox: the reader gets this error after the buffered events."""
         self._error = error
         self._wake()
 
     async def get(self) -> list[Event | EchoReady]:
-        """Return what has come, at least one event. Raises what `fail` was told."""
+        """Return all buffered events; wait for at least one. Raises the error that `fail` got."""
         if not self._events and self._error is None:
             self._waiter = asyncio.get_running_loop().create_future()
             try:

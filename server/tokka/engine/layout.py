@@ -1,4 +1,4 @@
-"""Which tensor-parallel sizes fit devices of a given memory, and which of them to take."""
+"""Computes which tensor-parallel sizes fit devices of a given memory, and recommends one."""
 
 from __future__ import annotations
 
@@ -7,28 +7,29 @@ from dataclasses import dataclass
 from tokka.engine.gpus import GIB
 from tokka.engine.sizing import ModelSize
 
-# vLLM's default of gpu_memory_utilization (0.32): the rest is left to the driver and to other processes.
+# Share of a device's memory for the engine: the default gpu_memory_utilization of vLLM 0.32. The driver and other
+# processes use the rest.
 MEMORY_SHARE = 0.92
-# Within that share, on each device: activations of a prefill step, logits of a batch, CUDA graphs, buffers of the
-# collectives. vLLM measures them at start; this is a round estimate of what they come to.
+# Bytes reserved on each device within that share: prefill activations, batch logits, CUDA graphs and collective
+# buffers. vLLM measures them at start; this is a round estimate.
 RESERVE_BYTES = 2 * GIB
-# Tokens of a block of the KV cache; a sequence takes whole blocks.
+# Tokens in a block of the KV cache. A sequence takes whole blocks.
 _BLOCK_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """One tensor-parallel size. Bytes are of each device."""
+    """One tensor-parallel size. Bytes are per device."""
 
     size: int
-    # Why the model cannot be split so.
+    # Why the model cannot be split into this size; None if it can.
     invalid: str | None
     weight_bytes: int
-    # What is left for the KV cache, negative if the weights alone are too much.
+    # Memory left for the KV cache; negative if the weights alone do not fit.
     cache_bytes: int
-    # Tokens that it holds.
+    # Tokens that the KV cache holds.
     tokens: int
-    # Sequences of the full length that it holds.
+    # Full-length sequences that the KV cache holds.
     sequences: int
 
     @property
@@ -39,20 +40,22 @@ class Size:
     def has_room(self) -> bool:
         """Whether the KV cache can be as large as the weights.
 
-        A decoding step reads the weights once and the cache of every running sequence. Where both take the same time,
-        batching has won half of all it ever can; with less cache, devices wait for weights.
+        A decoding step reads the weights once and the cache of every running sequence. If both take the same time,
+        batching has reached half of its possible gain. With a smaller cache, reading the weights dominates.
         """
         return self.fits and self.cache_bytes >= self.weight_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
+    """The evaluated tensor-parallel sizes, with a recommendation."""
+
     sizes: tuple[Size, ...]
-    # The smallest that holds the weights and one sequence of the full length.
+    # The smallest size that holds the weights and one full-length sequence.
     least: Size | None
-    # The smallest with room for a batch, else the one that holds most.
+    # The smallest size with room for a batch, else the size that holds the most sequences.
     recommended: Size | None
-    # Copies of it that the devices hold.
+    # Copies of the recommended size that the devices hold.
     copies: int
     idle: int
     reason: str
@@ -66,13 +69,13 @@ def lay_out(
     memory_share: float = MEMORY_SHARE,
     cache_bytes: int | None = None,
 ) -> Layout:
-    """Judge every tensor-parallel size up to `count` devices. `cache_bytes`: each one's KV cache, where it is given."""
+    """Evaluate every tensor-parallel size up to `count` devices. `cache_bytes`: a fixed KV cache size per device."""
     sizes = tuple(_judge(model, memory_bytes, size, memory_share, cache_bytes) for size in range(1, count + 1))
     fitting = [size for size in sizes if size.fits]
     least = fitting[0] if fitting else None
     roomy = [size for size in fitting if size.has_room]
     if cache_bytes is not None:
-        # Its size is decided; whatever holds it has room.
+        # The size of the KV cache is fixed, so every size that fits has room.
         roomy = fitting
     chosen = roomy[0] if roomy else max(fitting, key=lambda size: size.sequences, default=None)
     copies = count // chosen.size if chosen else 0
@@ -111,10 +114,10 @@ def gib(amount: float) -> str:
 
 def _reason_against(model: ModelSize, memory_bytes: int, count: int, memory_share: float) -> str:
     return (
-        f"no valid size up to {count} fits: weights of {gib(model.weight_bytes)}, {gib(RESERVE_BYTES)} of reserve"
-        f" on each device and one sequence of {model.max_model_len} tokens"
-        f" ({gib(model.max_model_len * model.kv_bytes_per_token)}), with {memory_share:.0%} of {gib(memory_bytes)}"
-        " on each"
+        f"no valid size up to {count} fits; needed are {gib(model.weight_bytes)} of weights, {gib(RESERVE_BYTES)} of"
+        f" reserve on each device, and one sequence of {model.max_model_len} tokens"
+        f" ({gib(model.max_model_len * model.kv_bytes_per_token)}), but only {memory_share:.0%} of {gib(memory_bytes)}"
+        " is available on each device"
     )
 
 
@@ -124,12 +127,12 @@ def _reason_for(chosen: Size, least: Size, roomy: bool, given: bool, model: Mode
         f"{chosen.sequences} full sequence{'s' if chosen.sequences > 1 else ''} of {model.max_model_len} tokens"
     )
     if given:
-        return f"{holds}; the smallest size that holds the KV cache asked for"
+        return f"{holds}; the smallest size that holds the requested KV cache"
     if not roomy:
-        return f"{holds}; no size has a KV cache as large as the weights, this one holds most"
+        return f"{holds}; no size has a KV cache as large as the weights, and this size holds the most sequences"
     if chosen is least:
-        return f"{holds}; the smallest size that fits, and its KV cache is no smaller than the weights"
+        return f"{holds}; the smallest size that fits, and its KV cache is at least as large as the weights"
     return (
         f"{holds}; {least.size} would fit, but with {gib(least.cache_bytes)} of KV cache for"
-        f" {gib(least.weight_bytes)} of weights: too few sequences at once to pay for reading the weights"
+        f" {gib(least.weight_bytes)} of weights it batches too few sequences to be efficient"
     )

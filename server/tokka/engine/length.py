@@ -1,4 +1,4 @@
-"""How many tokens a request may generate: pure arithmetic, the same for every engine."""
+"""Computes how many tokens a request may generate, the same for every engine."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ def allowed_tokens(
     cap: int | None,
     default: int | None = None,
 ) -> int:
-    """Return the number of tokens one choice may generate for a prompt of `prompt_tokens`.
+    """Return the number of tokens that one choice may generate for a prompt of `prompt_tokens`.
 
-    `cap` is the server's own limit per choice; the key's comes with the request. `default` is the model's own, for
-    a request without a limit. Raises ContextLengthExceeded when
-    prompt and requested tokens together exceed the context, InvalidRequest when the request asks for more than the
-    caps allow.
+    `cap` is the server's limit per choice; the key's limit comes with the request. `default` is the model's limit for
+    a request without a limit. Raises ContextLengthExceeded if prompt and requested tokens together exceed the context,
+    InvalidRequest if the requested tokens exceed the caps or `min_tokens` exceeds the result.
     """
     caps = [limit for limit in (cap, request.max_tokens_cap) if limit is not None]
     cap = min(caps, default=None)
@@ -39,10 +38,11 @@ def allowed_tokens(
     else:
         if cap is not None and requested > cap:
             raise InvalidRequest(
-                f"{request.limit_param} is too large: {requested}. You may have at most {cap} completion tokens here.",
+                f"{request.limit_param} is too large: {requested}. This server allows at most {cap} completion tokens"
+                " per choice.",
                 param=request.limit_param,
             )
-        # An engine cannot run for no token at all: a prompt that is only scored needs room for one.
+        # An engine generates at least one token, so even a prompt that is only scored needs room for one.
         needed = max(1, requested)
         if prompt_tokens + needed > max_model_len:
             raise ContextLengthExceeded(
@@ -62,7 +62,7 @@ def allowed_tokens(
 
 @dataclass(frozen=True, slots=True)
 class Truncation:
-    """Keep this many tokens of a prompt: the last ones, or the first ones if its end is cut."""
+    """Keeps `keep` tokens of a prompt: the last ones, or the first ones if `cuts_end` is set."""
 
     keep: int
     cuts_end: bool = False
@@ -74,12 +74,12 @@ class Truncation:
 
 
 def truncation(request: GenerateRequest, max_model_len: int) -> Truncation | None:
-    """Return what a request keeps of its prompts; None: all of them."""
+    """Return how a request truncates its prompts, or None if it keeps them whole."""
     keep, sampling = request.truncate_prompt_tokens, request.sampling
     if keep is None:
         return None
     if keep < 0:
         asked = sampling.default_max_tokens if sampling.max_tokens is None else sampling.max_tokens
-        # An engine cannot run for no token at all.
+        # Keep at least one prompt token, and leave room for at least one completion token.
         keep = max(1, max_model_len - max(1, asked or 0, sampling.min_tokens))
     return Truncation(keep, request.truncation_side == "right")

@@ -1,4 +1,4 @@
-"""Where the config.json of a model is found: a folder, a preset, the hub."""
+"""Finds a model's config.json in a folder, in a preset, or on the hub."""
 
 from __future__ import annotations
 
@@ -19,31 +19,36 @@ _WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    # What `tokka serve` takes.
+    """A model's config and its origin."""
+
+    # The model as `tokka serve` takes it.
     model: str
-    # Where the config is from, in words.
+    # Origin of the config, for people.
     origin: str
     config: Mapping[str, Any]
-    # What the weight files hold, if they are here.
+    # Bytes of the weights in the local files; None without local files.
     file_bytes: int | None = None
     notes: tuple[str, ...] = ()
 
 
 def folder_of(model: str) -> Path | None:
-    """Return the model as a folder, there or not, if that is what the word can only be; None for a name."""
+    """Return the folder if `model` can only be a path, existing or not; None for a name."""
     folder = Path(os.path.expanduser(model))
     is_path = os.path.exists(folder) or model.startswith((".", "/", "~")) or not _HUB_ID.match(model)
     return folder if is_path else None
 
 
 def find_model(model: str) -> Found:
-    """Return a model's config. Raises ConfigurationError where there is none, StartupError for damaged files."""
+    """Return a model's config. Blocks for up to 10 seconds if it must ask the hub.
+
+    Raises ConfigurationError if the model is not found, StartupError for damaged files or a failed lookup.
+    """
     if folder := folder_of(model):
         return _in_folder(model, folder)
     if preset := find_preset(model):
         notes = preset.notes
         if preset.kind == "base":
-            notes += ("a base model: it completes text and cannot chat without --chat-template",)
+            notes += ("this is a base model: it completes text, and cannot chat without --chat-template",)
         return Found(preset.name, f"preset of {preset.hub_id}, {preset.license}", preset.config, notes=notes)
     return Found(model, "config.json from the hub", find_on_hub(model).config)
 

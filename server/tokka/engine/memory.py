@@ -1,4 +1,4 @@
-"""The process's own memory, put in order after a start."""
+"""Cleans up the process's memory after an engine start."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import gc
 
 
 def settle_heap() -> None:
-    """Collect what an earlier engine left, keep the collector off what lives until the end, return free memory.
+    """Collect an earlier engine's garbage, exempt long-lived objects from collection, and release free memory.
 
-    Blocks for some tenths of a second and holds the interpreter's lock, so it belongs before the engine is ready.
+    Blocks for some tenths of a second and holds the GIL, so call it before the engine is ready.
     """
     gc.unfreeze()
     gc.collect()
     gc.freeze()
-    # glibc keeps 50 MB of what a start has freed.
+    # glibc keeps 50 MB that a start has freed.
     with contextlib.suppress(AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

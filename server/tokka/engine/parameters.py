@@ -1,4 +1,4 @@
-"""How many parameters a model has, counted from its config.json, matrix by matrix."""
+"""Counts a model's parameters from its config.json, matrix by matrix."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    # Matrices of attention and dense feed-forward layers: what quantization makes smaller.
+    """Parameter counts of a model."""
+
+    # Matrices of attention and dense feed-forward layers, which quantization shrinks.
     linear: int
     # Matrices of all experts.
     experts: int
-    # Embeddings, output head, norms, biases, routers, encoders of other media: kept in the model's own precision.
+    # Embeddings, output head, norms, biases, routers and encoders of other media, which keep the model's dtype.
     other: int
-    # Of the experts, those a token does not pass.
+    # Parameters of the experts that a token does not use.
     idle: int
 
     @property
@@ -29,21 +31,21 @@ class Parameters:
 
 @dataclass(frozen=True, slots=True)
 class _Family:
-    """What the families differ in where config.json does not say it."""
+    """Differences between model families that config.json does not state."""
 
     tied: bool = False
     qkv_bias: bool = False
     out_bias: bool = False
     mlp_bias: bool = False
-    # A third matrix beside the two of the feed-forward layer.
+    # The feed-forward layer has three matrices instead of two.
     gated: bool = True
     norms: int = 2
-    # LayerNorm has a bias, RMSNorm has none.
+    # LayerNorm has a bias; RMSNorm does not.
     norm_bias: bool = False
-    # A norm over each head of queries and keys.
+    # A norm on each query head and key head.
     head_norms: bool = False
     embedding_norm: bool = False
-    # A learnt logit per head that attention may go to.
+    # A learnt attention sink, one logit per head.
     sinks: bool = False
     expert_bias: bool = False
     defaults: Mapping[str, int] | None = None
@@ -60,7 +62,7 @@ _FAMILIES = {
     "qwen3_moe": _Family(head_norms=True),
     "gemma": _Family(tied=True, defaults={"head_dim": 256}),
     "gemma2": _Family(tied=True, norms=4, defaults=_GEMMA),
-    # The configs of its larger sizes leave out what equals the library's defaults.
+    # The configs of its larger sizes omit values that equal the library's defaults.
     "gemma3_text": _Family(
         tied=True,
         norms=4,
@@ -77,7 +79,7 @@ FAMILIES = tuple(_FAMILIES)
 
 
 def with_family_defaults(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the config of a language model with what its family leaves unsaid."""
+    """Return a language model's config, completed with its family's defaults."""
     family = _FAMILIES.get(str(config.get("model_type")))
     return {**family.defaults, **config} if family and family.defaults else config
 
@@ -87,13 +89,13 @@ def first_int(config: Mapping[str, Any], *names: str) -> int | None:
 
 
 def language_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the part of a config that describes the language model; models of several media nest it."""
+    """Return the part of a config that describes the language model; multimodal models nest it."""
     nested = config.get("text_config")
     return nested if isinstance(nested, Mapping) else config
 
 
 def count_parameters(config: Mapping[str, Any]) -> Parameters | None:
-    """Return the parameters, or None where the family is unknown or the config does not say enough."""
+    """Return the parameter counts, or None if the family is unknown or the config is incomplete."""
     text = with_family_defaults(language_part(config))
     family = _FAMILIES.get(str(text.get("model_type")))
     hidden = first_int(text, "hidden_size", "n_embed", "n_embd")
@@ -141,7 +143,7 @@ def _matrices(family: _Family) -> int:
 
 
 def _attention(text: Mapping[str, Any], family: _Family, hidden: int, heads: int) -> tuple[int, int]:
-    """Return the numbers of one layer: in matrices, in all else."""
+    """Return one layer's parameter counts: in matrices, and in everything else."""
     head_dim = first_int(text, "head_dim") or hidden // heads
     queries = heads * head_dim
     keys = (first_int(text, "num_key_value_heads", "num_kv_heads") or heads) * head_dim
@@ -165,7 +167,7 @@ def _router(family: _Family, hidden: int, experts: int, inner: int, shared: bool
 
 
 def _vision_parameters(config: Mapping[str, Any], hidden: int) -> int:
-    """Return the parameters of an image encoder (ViT) and its projection to the language model, 0 without one."""
+    """Return the parameters of the image encoder (ViT) and its projection to the language model, or 0 without one."""
     vision = config.get("vision_config")
     if not isinstance(vision, Mapping):
         return 0

@@ -1,4 +1,4 @@
-"""Bits per weight: what a quantization makes of a model's matrices, scales included."""
+"""Computes the bits per weight of a model's matrices, including quantization scales."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from tokka.errors import ConfigurationError
 
 BYTES_OF_DTYPE = {"float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16": 2}
 _SCALE_BITS = 16
-# What GPTQ and AWQ use by default.
+# Default group size of GPTQ and AWQ.
 _GROUP = 128
 
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """How matrices are stored. Embeddings, output head, norms, biases and routers keep the model's dtype."""
+    """How the matrices are stored. Embeddings, output head, norms, biases and routers keep the model's dtype."""
 
     name: str
     bits: float
-    # The attention's matrices keep the model's dtype, too.
+    # Only experts are quantized. Attention and dense feed-forward matrices keep the model's dtype.
     experts_only: bool = False
-    # Inputs that share a scale: a device's part of a matrix must hold whole groups.
+    # Number of inputs that share a scale. A device's part of a matrix must hold whole groups.
     group: int | None = None
 
 
 _FP8 = Precision("fp8", 8)
 _INT8 = Precision("int8", 8)
-# 4 bits and a scale of 8 bits for each 32 weights.
+# 4 bits, and an 8-bit scale per 32 weights.
 _MXFP4 = Precision("mxfp4", 4.25, experts_only=True)
-# 4 bits and a scale of 32 bits for each 64 weights.
+# 4 bits, and a 32-bit scale per 64 weights.
 _BITSANDBYTES = Precision("bitsandbytes 4-bit", 4.5)
 
 
 def _grouped(bits: int, group: int) -> Precision:
     if group <= 0:
         return Precision(f"int{bits}", bits)
-    # A scale and a zero point for each group.
+    # One scale and one zero point per group.
     return Precision(f"int{bits} in groups of {group}", bits + (_SCALE_BITS + bits) / group, group=group)
 
 
@@ -57,14 +57,14 @@ QUANTIZATIONS = tuple(_BY_NAME)
 
 
 def dtype_of(config: Mapping[str, Any], asked: str) -> str:
-    """Return the dtype a model runs in: as asked, else as its config declares."""
+    """Return the dtype that a model runs in: `asked`, or the config's dtype if `asked` is "auto"."""
     return asked if asked != "auto" else str(config.get("dtype") or config.get("torch_dtype") or "bfloat16")
 
 
 def precision_of(config: Mapping[str, Any], dtype: str, quantization: str | None) -> Precision:
-    """Return how the matrices are stored. The config's own quantization counts before the one asked for.
+    """Return how the matrices are stored. A quantization in the config wins over `quantization`.
 
-    Raises ConfigurationError for a quantization whose size is not known.
+    Raises ConfigurationError if the size of the quantization is unknown.
     """
     declared = config.get("quantization_config")
     if isinstance(declared, Mapping):
@@ -73,7 +73,7 @@ def precision_of(config: Mapping[str, Any], dtype: str, quantization: str | None
         return Precision(dtype, 8 * BYTES_OF_DTYPE.get(dtype, 2))
     if quantization not in _BY_NAME:
         raise ConfigurationError(
-            f"--quantization {quantization}: its size is not known here; known are {', '.join(_BY_NAME)}"
+            f"--quantization {quantization}: the size of its weights is unknown; choose one of {', '.join(_BY_NAME)}"
         )
     return _BY_NAME[quantization]
 
@@ -95,7 +95,8 @@ def _declared(declared: Mapping[str, Any]) -> Precision:
             return _compressed(declared)
         case _:
             raise ConfigurationError(
-                f"the size of weights quantized by {method or 'an unnamed method'} is not known here"
+                f"the size of weights quantized by {method or 'an unnamed method'} is unknown; give a folder that"
+                " holds the weights to have them measured"
             )
 
 

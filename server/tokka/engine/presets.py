@@ -1,4 +1,4 @@
-"""Models known by name: one data file each in `presets/`, with the part of config.json that sizes depend on."""
+"""Models known by name. Each has one file in `presets/` with the config.json fields that determine its size."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ FOLDER = Path(__file__).parent.parent / "presets"
 
 @dataclass(frozen=True, slots=True)
 class Preset:
+    """A model known by name, and its config."""
+
     name: str
     hub_id: str
-    # A base model has no chat template: it completes, and cannot converse without one.
+    # A base model has no chat template: it completes text, and cannot chat without one.
     kind: Literal["base", "chat"]
     license: str
-    # Where the figures are from.
+    # Sources of the figures.
     source: tuple[str, ...]
-    # As published, in billions.
+    # Published number of parameters, in billions.
     parameters_b: float
     config: Mapping[str, Any]
     notes: tuple[str, ...] = ()
@@ -37,7 +39,7 @@ def read_preset(file: Path) -> Preset:
 
 @functools.cache
 def presets() -> Mapping[str, Preset]:
-    """Return all presets by name and by hub id, in lower case."""
+    """Return all presets, by name and by hub id in lower case."""
     found: dict[str, Preset] = {}
     for file in sorted(FOLDER.glob("*.yaml")):
         preset = read_preset(file)
@@ -46,7 +48,7 @@ def presets() -> Mapping[str, Preset]:
 
 
 def find_preset(model: str | None) -> Preset | None:
-    """Return the preset of this name or hub id. A local folder of that name wins: then there is none."""
+    """Return the preset with this name or hub id, or None. A local folder of that name wins over a preset."""
     if model is None or os.path.exists(os.path.expanduser(model)):
         return None
     return presets().get(model.lower())

@@ -1,4 +1,4 @@
-"""The processes this server has started: the engine's, and theirs."""
+"""Watches and kills the child processes of this server: the engine's and all others."""
 
 from __future__ import annotations
 
@@ -13,38 +13,40 @@ import psutil
 
 from tokka.engine.watchdog import Activity
 
-# Names in the process table of processes that are not the engine's: those of engine/vllm/grammar.py, parsing/worker.py.
+# Names of child processes that do not belong to the engine: of engine/vllm/grammar.py and parsing/worker.py.
 COMPILER_NAME = "tokka-grammar"
 PARSER_NAME = "tokka-parser"
 _SHARED = "/dev/shm/"  # noqa: S108 - where Linux keeps named shared memory
 
 
 def activity() -> Activity:
-    """Return what all processes of the engine have done so far. Walks the process table: milliseconds, so not on the
-    event loop."""
+    """Return the engine processes' CPU time so far, and the pids of stopped ones.
+
+    Walks the process table, which takes milliseconds: do not call it on the event loop.
+    """
     cpu_s = 0.0
     stopped: list[int] = []
     for process in psutil.Process().children(recursive=True):
         try:
             if process.name() in (COMPILER_NAME, PARSER_NAME):
-                # They work for requests that do not run yet: an engine that is frozen would look busy.
+                # They work for requests that are not in flight yet, and would make a frozen engine look busy.
                 continue
             times = process.cpu_times()
-            # Of children that have ended, too: a compilation is many short processes.
+            # Count children that have ended: a compilation is many short processes.
             cpu_s += times.user + times.system + times.children_user + times.children_system
             if process.status() == psutil.STATUS_STOPPED:
                 stopped.append(process.pid)
         except psutil.Error:
-            # Gone meanwhile.
+            # The process has ended meanwhile.
             continue
     return Activity(cpu_s, tuple(stopped))
 
 
 class EngineProcesses:
-    """The processes an engine runs in, from its start on: whether one has ended, and what they left behind.
+    """The processes of a started engine. Detects the end of one, and removes their shared memory.
 
-    An engine of several processes may take ten seconds to notice the death of one of them; a pidfd tells at once,
-    and asking all of them is one system call.
+    An engine of several processes may take ten seconds to notice the death of one. A pidfd shows it at once, and one
+    system call checks all pidfds.
     """
 
     def __init__(self, name_prefix: str) -> None:
@@ -60,12 +62,12 @@ class EngineProcesses:
                     self._shared |= _shared_memory(process.pid)
 
     def ended(self) -> str | None:
-        """Return the name of a process that has ended."""
+        """Return the name and pid of a process that has ended, or None."""
         events = self._poll.poll(0)
         return self._names[events[0][0]] if events else None
 
     def close(self) -> None:
-        """Forget the processes, and remove the shared memory of those that were killed: nobody else will."""
+        """Forget the processes, and remove the shared memory that killed processes leave behind."""
         for pidfd in self._names:
             os.close(pidfd)
         self._names.clear()
@@ -75,9 +77,9 @@ class EngineProcesses:
 
 
 def kill_children(spare: str | None = None) -> list[psutil.Process]:
-    """Kill every process below this one but those of a name; return them, without waiting for their end.
+    """Kill every descendant process except processes named `spare`. Return them without waiting for their end.
 
-    Python's resource tracker stays: it cleans up the semaphores the others leave behind.
+    Python's resource tracker survives: it cleans up the semaphores that the others leave behind.
     """
     killed = []
     for child in psutil.Process().children(recursive=True):
@@ -89,23 +91,23 @@ def kill_children(spare: str | None = None) -> list[psutil.Process]:
 
 
 def kill_engine() -> None:
-    """Kill every process of the engine and wait until they are gone. Blocks."""
+    """Kill every engine process and wait for their end. Blocks for up to 5 seconds."""
     psutil.wait_procs(kill_children(spare=PARSER_NAME), timeout=5)
-    # What vLLM has ended itself it does not always wait for.
+    # Reap processes that vLLM ended without waiting for them.
     multiprocessing.active_children()
 
 
 def end_resource_tracker() -> None:
-    """Have Python's resource tracker clean up and end now. Left alone it outlives us by a moment, as an orphan."""
-    # There is no public way; it ends by itself when nothing writes to it any more, which is after our own end.
+    """Make Python's resource tracker clean up and end now. Otherwise it briefly outlives this process as an orphan."""
+    # No public API exists. The tracker ends by itself only when its last writer, this process, has ended.
     resource_tracker._resource_tracker._stop()  # type: ignore[attr-defined]
 
 
 def _shared_memory(pid: int) -> set[str]:
-    """Return the named shared memory a process has mapped."""
-    # Intel's OpenMP unmaps its own at once, and removes it only at an orderly end.
+    """Return the paths of the named shared memory that a process has mapped."""
+    # Intel's OpenMP unmaps its segment at once, but removes it only on an orderly exit.
     openmp = {f"{_SHARED}__KMP_REGISTERED_LIB_{pid}_0"}
     lines = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8").splitlines()
     paths = {line.split(maxsplit=5)[5] for line in lines if _SHARED in line}
-    # Semaphores belong to the resource tracker, which complains when it finds them gone.
+    # Semaphores belong to the resource tracker, which complains if they are gone.
     return openmp | {path for path in paths if path.startswith(_SHARED) and not path.startswith(f"{_SHARED}sem.")}

@@ -1,4 +1,4 @@
-"""A request between its rendering and its first step: what it will cost is known, and nothing has been spent on it."""
+"""A request between its rendering and its first step: its cost is known, and the engine has not worked on it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tokka.errors import RequestTimeout
 
 
 class Rendered:
-    """A request that an engine has rendered and counted, and not begun to work on."""
+    """A request that an engine has rendered and counted, but not started."""
 
     def __init__(self, request: GenerateRequest, supervisor: Supervisor, deadline: float | None) -> None:
         self._request = request
@@ -22,7 +22,7 @@ class Rendered:
 
     @classmethod
     async def of(cls, request: GenerateRequest, supervisor: Supervisor, deadline: float | None) -> Rendered:
-        """Raises InvalidRequest for what the engine refuses, RequestTimeout, ModelStarting."""
+        """Render a request. Raises InvalidRequest if the engine refuses it, RequestTimeout, ModelStarting."""
         rendered = cls(request, supervisor, deadline)
         await rendered._render()
         return rendered
@@ -33,11 +33,11 @@ class Rendered:
 
     @property
     def most_tokens(self) -> int:
-        """The most it can use, prompts included."""
+        """The maximum tokens that the request can use, prompts included."""
         return self.prompt_tokens + sum(self.accepted.allowed_tokens) * self._request.sampling.n
 
     async def keep_within(self, tokens: int) -> None:
-        """Let a request that left its length open take so many tokens at the most."""
+        """Limit a request without `max_tokens` to `tokens` in all, if that leaves enough for each choice."""
         sampling = self._request.sampling
         choices = len(self.accepted.prompt_token_ids) * sampling.n
         room = (tokens - self.prompt_tokens) // choices
@@ -46,7 +46,7 @@ class Rendered:
             await self._again()
 
     async def refresh(self) -> None:
-        """Render it anew if the engine that did is gone. Raises ModelStarting if there is no other yet."""
+        """Render the request again if its engine is gone. Raises ModelStarting if no new engine is ready yet."""
         engine = self._supervisor.engine()
         if engine is not self._engine:
             await self._again()
@@ -65,19 +65,21 @@ class Rendered:
         try:
             accepted = await next_event(self.events, self._deadline)
         except TimeoutError:
-            raise RequestTimeout("The request's time was over before the engine had taken it.") from None
+            raise RequestTimeout("The request timed out before the engine accepted it.") from None
         if not isinstance(accepted, Accepted):
             raise RuntimeError(f"the engine began with {type(accepted).__name__} instead of Accepted")
         self.accepted = accepted
 
 
 def left_s(deadline: float | None) -> float | None:
+    """Return the seconds until a deadline, at least 0; None without a deadline."""
     return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
 async def next_event(events: AsyncGenerator[Event, None], deadline: float | None) -> Event:
+    """Return the next event. Raises TimeoutError at the deadline."""
     if deadline is None:
         return await anext(events)
-    # Only around the wait: a timeout that spanned our own `yield` would cancel the consumer.
+    # The timeout covers only this wait: if it spanned a `yield`, it would cancel the consumer.
     async with asyncio.timeout(left_s(deadline)):
         return await anext(events)

@@ -1,15 +1,15 @@
-"""When a dead engine is rebuilt, and when that is given up. Pure."""
+"""Decides when to restart a dead engine, and when to give up. Does no I/O."""
 
 from __future__ import annotations
 
-# An engine that served this long was fine; its death has nothing to do with the one before.
+# Seconds of service after which an engine's death is unrelated to the previous one.
 QUICK_S = 15.0
 _FIRST_DELAY_S = 1.0
 _LONGEST_DELAY_S = 60.0
 
 
 class RestartPolicy:
-    """Counts quick deaths in a row. The first rebuild starts at once, each further one waits twice as long."""
+    """Counts quick deaths in a row. The first restart is immediate; each later one waits twice as long."""
 
     def __init__(self, max_quick_deaths: int) -> None:
         self._max_quick_deaths = max_quick_deaths
@@ -20,8 +20,10 @@ class RestartPolicy:
         return self._quick_deaths
 
     def delay_s(self, served_s: float) -> float | None:
-        """Return how long to wait before the rebuild, or None to give up. `served_s`: from its readiness to its death;
-        0 for one that was never ready."""
+        """Return the seconds to wait before the restart, or None to give up.
+
+        `served_s`: seconds from the engine's readiness to its death; 0 if it was never ready.
+        """
         self._quick_deaths = self._quick_deaths + 1 if served_s < QUICK_S else 0
         if self._quick_deaths >= self._max_quick_deaths:
             return None

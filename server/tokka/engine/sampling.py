@@ -1,4 +1,4 @@
-"""Checks of a request's token ids against the model, the same for every engine."""
+"""Checks a request's token ids against the vocabulary, the same for every engine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from tokka.errors import InvalidRequest
 
 
 def check_token_ids(sampling: Sampling, vocab_size: int) -> None:
-    """Raise InvalidRequest for an id outside the vocabulary: as an index into logits it would hit other requests."""
+    """Raise InvalidRequest for an id outside the vocabulary: as an index into logits it would affect other requests."""
     ids_by_param = {
         "logit_bias": sampling.logit_bias or (),
         "stop_token_ids": sampling.stop_token_ids,

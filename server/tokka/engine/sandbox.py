@@ -1,7 +1,8 @@
-"""Takes files, network and other processes away from a process that works on what strangers sent.
+"""Blocks access to files, network and other processes for a process that handles untrusted input.
 
-Two layers. Resource limits work everywhere: no new file descriptor, so no file and no socket. A seccomp filter, where
-the kernel has it, allows the system calls of memory, time, threads and open descriptors; all others get EPERM.
+There are two layers. Resource limits work everywhere: without new file descriptors, the process opens no file and no
+socket. Where the kernel supports it, a seccomp filter allows only system calls for memory, time, threads and open
+descriptors; all others get EPERM.
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ import struct
 
 _PR_SET_NO_NEW_PRIVS = 38
 _SECCOMP_SET_MODE_FILTER = 1
-# All threads get the filter.
+# Applies the filter to all threads.
 _SECCOMP_FILTER_FLAG_TSYNC = 1
 _ALLOW = 0x7FFF_0000
 _DENY = 0x0005_0000 | errno.EPERM
-# Classic BPF: load a word of `struct seccomp_data`, jump if equal, return.
+# Classic BPF operations: load a word of `struct seccomp_data`, jump if equal, return.
 _LOAD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06
 _NUMBER_AT, _ARCHITECTURE_AT, _FIRST_ARGUMENT_AT = 0, 4, 16
-# AUDIT_ARCH_* and the number of seccomp().
+# The AUDIT_ARCH_* value, and the system call number of seccomp().
 _ARCHITECTURES = {"x86_64": (0xC000_003E, 317), "aarch64": (0xC000_00B7, 277)}
-# Allowed system calls: numbers on x86_64 and aarch64, None where there is no such call.
+# Allowed system calls: their numbers on x86_64 and aarch64, or None if the architecture lacks the call.
 _ALLOWED: dict[str, tuple[int | None, int | None]] = {
     # Open descriptors.
     "read": (0, 63),
@@ -50,7 +51,7 @@ _ALLOWED: dict[str, tuple[int | None, int | None]] = {
     "clock_gettime": (228, 113),
     "clock_getres": (229, 114),
     "clock_nanosleep": (230, 115),
-    # Threads that run already, and their signals.
+    # Existing threads, and their signals.
     "futex": (202, 98),
     "set_robust_list": (273, 99),
     "rseq": (334, 293),
@@ -70,16 +71,16 @@ _ALLOWED: dict[str, tuple[int | None, int | None]] = {
     "exit": (60, 93),
     "exit_group": (231, 94),
 }
-# Signals to the process itself only, by which it aborts.
+# Allowed only if the target is the process itself, which uses them to abort.
 _TO_ITSELF: dict[str, tuple[int, int]] = {"kill": (62, 129), "tgkill": (234, 131)}
 
 
-# Variables that Python and its libraries need where they are set. All others may hold secrets.
+# Environment variables that Python and its libraries may need. All others may hold secrets.
 _ENVIRONMENT = ("PYTHONHOME", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "LC_CTYPE")
 
 
 def bare_environment() -> dict[str, str]:
-    """Return the variables that such a process gets: no secret, no settings."""
+    """Return the environment of a sandboxed process, without secrets and settings."""
     return {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
 
 
@@ -90,8 +91,8 @@ class _Program(ctypes.Structure):
 
 
 def restrict() -> str:
-    """Restrict this process and all its threads for good. Return why no filter could be set, "" if one is set."""
-    # One descriptor, not none: poll() refuses more descriptors than the limit. Number 0 is taken, so none is free.
+    """Restrict this process and all its threads permanently. Return why no seccomp filter was set, or "" if one was."""
+    # The limit is 1, not 0: poll() refuses more descriptors than the limit. Descriptor 0 is in use, so none is free.
     for limit, value in ((resource.RLIMIT_NOFILE, 1), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_NPROC, 0)):
         resource.setrlimit(limit, (value, value))
     return _filter_system_calls()
@@ -118,7 +119,7 @@ def _instructions(machine: str) -> bytes:
     place = list(_ARCHITECTURES).index(machine)
     lines = [
         _line(_LOAD, _ARCHITECTURE_AT),
-        # Another architecture's numbers mean other calls.
+        # On another architecture the numbers mean other calls.
         _line(_JUMP_IF_EQUAL, architecture, if_true=1),
         _line(_RETURN, _DENY),
         _line(_LOAD, _NUMBER_AT),

@@ -1,4 +1,4 @@
-"""What the scripted engine says, a token a step: tokens are bytes, and their logprobs are made up."""
+"""The scripted engine's output: one byte token per step, with made-up logprobs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ VOCAB_SIZE = 257
 
 
 def length_of(sampling: Sampling, limit: int, script: bytes) -> int:
-    """Return how many tokens a choice gets if no stop string ends it; at least one step is needed to end it."""
+    """Return how many tokens a choice gets if no stop string ends it, at least 1: ending a choice takes a step."""
     if sampling.ignore_eos:
         return max(1, limit)
     whole = len(script) + 1
@@ -22,7 +22,7 @@ def length_of(sampling: Sampling, limit: int, script: bytes) -> int:
 
 
 class Script:
-    """What one choice is given, a token a step."""
+    """Produces the tokens of one choice, one per step."""
 
     def __init__(self, index: int, sampling: Sampling, limit: int, script: bytes) -> None:
         self._index = index
@@ -48,7 +48,7 @@ class Script:
         return self._choice.take((token,), reason, end_token, None if logprob is None else (logprob,))
 
     def _end_with(self, token: int) -> tuple[FinishReason | None, int | None]:
-        """Return why this token, the next one, ends the choice, and its id if the client named it."""
+        """Return why the next token ends the choice, if it does, and its id if it is one of `stop_token_ids`."""
         may_stop = self.num_tokens >= self._sampling.min_tokens
         if token == EOS:
             return "stop", None

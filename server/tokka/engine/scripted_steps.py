@@ -1,9 +1,9 @@
-"""The steps of the scripted engine: the arithmetic of a GPU, in real time.
+"""Steps of the scripted engine, which simulate a GPU's timing in real time.
 
-A step takes `step_s`, `per_choice_s` for each choice that decodes and `per_prompt_token_s` for each prompt token that
-it computes. It computes at most `step_tokens` of them, and of one prompt half of that unless it is alone. A choice
-whose prompt is computed gets one token a step. Choices hold `kv_tokens` of memory together: when it is used up, the
-last that started is put back and computed again. vLLM does the same.
+A step takes `step_s`, plus `per_choice_s` for each decoding choice and `per_prompt_token_s` for each prompt token that
+it computes. It computes at most `step_tokens` prompt tokens, and at most half of them for one prompt unless it runs
+alone. Each choice with a computed prompt gets one token per step. All choices share `kv_tokens` of memory. When it is
+full, the sequence that started last is put back and computed again, as in vLLM.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 from tokka.engine_facts import EngineStats
 from tokka.step_costs import StepCostLearner, StepCosts
 
-# Behind by more than this, the steps begin anew instead of catching up: the program was stopped meanwhile.
+# Seconds of delay beyond which the steps do not catch up: the program was suspended meanwhile.
 _LATE_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class StepModel:
-    """Seconds, tokens and choices; `step_tokens` and `kv_tokens` 0: no bound."""
+    """Timing and limits of a step, in seconds, tokens and choices. 0 in `step_tokens` or `kv_tokens`: no limit."""
 
     step_s: float
     per_choice_s: float = 0.0
@@ -34,7 +34,7 @@ class StepModel:
 
     @property
     def chunk(self) -> int:
-        """The most tokens of one prompt in a step."""
+        """The maximum tokens of one prompt in a step."""
         return max(1, self.step_tokens // 2)
 
     def seconds(self, decoding: int, prompt_tokens: int) -> float:
@@ -43,18 +43,18 @@ class StepModel:
 
 @dataclass(eq=False, slots=True)
 class ScriptedSequence:
-    """One prompt and its choices, which are given `limit` tokens each unless they are removed before."""
+    """One prompt and its choices. Each choice gets `limit` tokens, unless the sequence is removed earlier."""
 
     prompt_tokens: int
     choices: int
     limit: int
-    # Tokens given to each choice, and a future for who waits for one more.
+    # Tokens given to each choice, and the future of the task that waits for the next one.
     given: int = 0
     waiter: asyncio.Future[None] | None = None
     to_compute: int = field(init=False)
-    # Computed, and not fit to be thrown away: in tokens.
+    # Computed tokens that occupy memory.
     held: int = 0
-    # Nothing more will be given.
+    # The sequence gets no more tokens.
     is_ended: bool = False
 
     def __post_init__(self) -> None:
@@ -65,7 +65,7 @@ class ScriptedSequence:
         return self.given >= self.limit
 
     async def token(self, number: int) -> None:
-        """Return when each choice has been given so many tokens, or nothing more will be given."""
+        """Return when each choice has `number` tokens, or when it gets no more."""
         while self.given < number and not self.is_ended:
             self.waiter = asyncio.get_running_loop().create_future()
             try:
@@ -88,7 +88,7 @@ class ScriptedSequence:
 
 
 class StepLoop:
-    """Runs steps while there is work. `is_frozen`: tells whether the engine has stopped for ever."""
+    """Runs steps while there is work. `is_frozen`: returns whether the engine is frozen."""
 
     def __init__(self, model: StepModel, is_frozen: Callable[[], bool]) -> None:
         self._model = model
@@ -107,7 +107,7 @@ class StepLoop:
             self._task = asyncio.create_task(self._run())
 
     def remove(self, sequence: ScriptedSequence) -> None:
-        """Forget a sequence, finished or not."""
+        """Remove a sequence, finished or not."""
         if sequence in self._running:
             self._running.remove(sequence)
         elif sequence in self._waiting:
@@ -128,7 +128,7 @@ class StepLoop:
         )
 
     def end(self) -> None:
-        """Give nothing more to anybody."""
+        """Stop the steps and end all sequences."""
         if self._task is not None:
             self._task.cancel()
         for sequence in (*self._running, *self._waiting):
@@ -138,7 +138,7 @@ class StepLoop:
         return self._learner.costs
 
     def _measure(self) -> None:
-        """Learn what an engine measures before it is ready: a step alone, a full chunk, a batch."""
+        """Learn the costs that a real engine measures before it is ready: one choice, a full prompt step, a batch."""
         model, batch = self._model, min(32, self._model.max_running)
         for decoding, tokens in ((1, 0),) * 6 + ((0, model.step_tokens),) * 3 + ((batch, 0),) * 6:
             self._learner.add(model.seconds(decoding, tokens), decoding, tokens)
@@ -150,14 +150,14 @@ class StepLoop:
             decoding, finishing, computed = self._plan()
             seconds = self._model.seconds(sum(sequence.choices for sequence in decoding), computed)
             now_s = time.monotonic()
-            # By a timetable: a late wake-up makes the next step shorter, and the arithmetic holds on average.
+            # Steps follow a schedule: a late wake-up shortens the next step, so the average timing is exact.
             ends_s = seconds + (ends_s if now_s - ends_s < _LATE_S else now_s)
             await asyncio.sleep(max(0.0, ends_s - now_s))
             began_s, ended_s = ended_s, time.monotonic()
             self._end_step(ended_s - began_s, decoding, finishing, computed)
 
     def _take_in(self) -> None:
-        """Start what waits, in its order, as far as there is room for it."""
+        """Start waiting sequences in order while there is room."""
         model, running = self._model, sum(sequence.choices for sequence in self._running)
         while self._waiting and running + self._waiting[0].choices <= model.max_running:
             first = self._waiting[0]
@@ -167,7 +167,7 @@ class StepLoop:
             self._running.append(self._waiting.popleft())
 
     def _plan(self) -> tuple[list[ScriptedSequence], list[ScriptedSequence], int]:
-        """Return who decodes in this step, whose prompt is complete with it, and the prompt tokens it computes."""
+        """Return the step's decoding sequences, the sequences with prompts that it completes, and its prompt tokens."""
         self._make_room()
         model = self._model
         decoding, finishing, computed = [], [], 0
@@ -187,7 +187,7 @@ class StepLoop:
         return decoding, finishing, computed
 
     def _make_room(self) -> None:
-        """Put back the last that started until the next token of each choice has room."""
+        """Put back the sequences that started last until there is room for each choice's next token."""
         while self._model.kv_tokens and len(self._running) > 1:
             growth = sum(sequence.choices for sequence in self._running)
             if self._held() + growth <= self._model.kv_tokens:

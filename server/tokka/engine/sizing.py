@@ -1,4 +1,4 @@
-"""Arithmetic over a model's config.json: weights, KV cache per token, valid tensor-parallel sizes."""
+"""Computes weights, KV cache per token and valid tensor-parallel sizes from a model's config.json."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from tokka.engine.parameters import (
 from tokka.engine.precision import BYTES_OF_DTYPE, Precision, dtype_of, precision_of
 from tokka.errors import ConfigurationError
 
-# vLLM pads the vocabulary to a multiple of it and then needs equal parts (vocab_parallel_embedding.py).
+# vLLM pads the vocabulary to a multiple of this, and then needs equal parts (vocab_parallel_embedding.py).
 _VOCABULARY_STEP = 64
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSize:
-    """What the layout of a model depends on."""
+    """The sizes of a model that determine its layout."""
 
-    # None where the family is unknown and only the files are.
+    # None if the family is unknown and the files give the size.
     parameters: Parameters | None
-    # How the weights are stored, in words.
+    # How the weights are stored, for people.
     precision: str
     weight_bytes: int
     layers: int
     kv_heads: int
-    # Key and value of one head in one layer for one token.
+    # Bytes of key and value of one head, in one layer, for one token.
     kv_bytes_of_head: int
     max_model_len: int
-    # Where the arithmetic is coarser than the engine.
+    # Points in which this estimate is coarser than the engine.
     notes: tuple[str, ...]
     config: Mapping[str, Any]
     group: int | None
@@ -48,7 +48,7 @@ class ModelSize:
         return self.kv_bytes_on_device(1)
 
     def kv_bytes_on_device(self, size: int) -> int:
-        """Return a token's bytes on each of `size` devices: below one KV head per device, heads are repeated."""
+        """Return a token's bytes on each of `size` devices. With more devices than KV heads, the heads are copied."""
         return self.layers * max(1, self.kv_heads // size) * self.kv_bytes_of_head
 
     def problem(self, size: int) -> str | None:
@@ -64,14 +64,17 @@ def measure(
     max_model_len: int | None = None,
     file_bytes: int | None = None,
 ) -> ModelSize:
-    """Return a model's sizes. `file_bytes`: what its weight files hold, where they are here.
+    """Return a model's sizes. `file_bytes`: bytes of the weights in local files, if there are any.
 
-    Raises ConfigurationError where the config does not say enough.
+    Raises ConfigurationError if the config is incomplete, or its family or quantization is unknown.
     """
     text = with_family_defaults(language_part(config))
     heads, layers, head_dim = attention_heads(text), _layers(text), _head_dim(text)
     if not (heads and layers and head_dim):
-        raise ConfigurationError("config.json does not say how many layers and attention heads of which size there are")
+        raise ConfigurationError(
+            "config.json does not say the number of layers, the number of attention heads or the hidden size; give a"
+            " complete config.json"
+        )
     dtype = dtype_of(text if text.get("dtype") or text.get("torch_dtype") else config, dtype)
     width = 1 if kv_cache_dtype.startswith("fp8") else BYTES_OF_DTYPE.get(dtype, 2)
     parameters = count_parameters(config)
@@ -99,21 +102,21 @@ def _weights(
     quantization: str | None,
     file_bytes: int | None,
 ) -> tuple[Precision | None, int]:
-    # Quantized while it is loaded, it is smaller than its files.
+    # A model that is quantized while loading is smaller than its files.
     shrinks = quantization is not None and "quantization_config" not in config
     if file_bytes and not (shrinks and parameters):
         return None, file_bytes
     if parameters is None:
         raise ConfigurationError(
             f"the parameters of {str(text.get('model_type'))[:40]!r} models cannot be counted from config.json; known"
-            f" are {', '.join(FAMILIES)}; a folder that holds the weights is measured instead"
+            f" families are {', '.join(FAMILIES)}; give a folder that holds the weights to have them measured"
         )
     precision = precision_of(config, dtype, quantization)
     return precision, weight_bytes_of(parameters, precision, BYTES_OF_DTYPE.get(dtype, 2))
 
 
 def weight_bytes_of(parameters: Parameters, precision: Precision, width: int) -> int:
-    """Return the bytes of all weights. `width`: bytes of what is not quantized."""
+    """Return the bytes of all weights. `width`: bytes of an unquantized parameter."""
     linear_bits = 8 * width if precision.experts_only else precision.bits
     return int((parameters.linear * linear_bits + parameters.experts * precision.bits) / 8) + parameters.other * width
 
@@ -123,11 +126,11 @@ def _notes(config: Mapping[str, Any], text: Mapping[str, Any], max_model_len: in
     window = first_int(text, "sliding_window")
     if window and window < max_model_len and text.get("use_sliding_window", True):
         notes.append(
-            f"layers with a sliding window of {window} tokens are counted as if they kept all tokens: the engine may"
-            " hold more sequences"
+            f"layers with a sliding window of {window} tokens are counted as full attention; the engine may hold more"
+            " sequences"
         )
     if "vision_config" in config:
-        notes.append("the image encoder is counted as a plain vision transformer, its cache of inputs is not")
+        notes.append("the image encoder is counted as a plain vision transformer; its input cache is not counted")
     return notes
 
 
@@ -151,9 +154,9 @@ def _head_dim(config: Mapping[str, Any]) -> int | None:
 
 
 def kv_bytes_per_token(config: Mapping[str, Any], dtype: str) -> int | None:
-    """Return the bytes of KV cache one token takes over all layers, or None where the config does not say.
+    """Return the KV cache bytes of one token over all layers, or None if the config is incomplete.
 
-    Two tensors (key, value) of `kv_heads * head_dim` values in each layer.
+    Each layer holds two tensors (key, value) of `kv_heads * head_dim` values.
     """
     config = with_family_defaults(language_part(config))
     heads, layers, head_dim = kv_heads(config), _layers(config), _head_dim(config)
@@ -163,7 +166,7 @@ def kv_bytes_per_token(config: Mapping[str, Any], dtype: str) -> int | None:
 
 
 def context_length(config: Mapping[str, Any]) -> int:
-    """Return the context length the config declares; 2048 where it does not, as vLLM assumes."""
+    """Return the context length that the config declares, or 2048, which vLLM assumes without one."""
     config = with_family_defaults(language_part(config))
     rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
     if isinstance(rope, Mapping) and rope.get("rope_type", rope.get("type")) == "yarn":
@@ -173,9 +176,9 @@ def context_length(config: Mapping[str, Any]) -> int:
 
 
 def check_tensor_parallel(config: Mapping[str, Any], size: int, group: int | None = None) -> str | None:
-    """Return why this size cannot split the model, or None if it can. `group`: inputs that share a quantization scale.
+    """Return why the model cannot be split into this size, or None. `group`: inputs that share a quantization scale.
 
-    What vLLM checks: equal shares of heads, KV heads (or equal copies), vocabulary and feed-forward layers.
+    Makes vLLM's checks: equal shares of heads, KV heads (or equal copies), vocabulary and feed-forward layers.
     """
     text = with_family_defaults(language_part(config))
     heads = attention_heads(text)

@@ -1,7 +1,7 @@
-"""Owns the engine: starts it, knows its state and phase, watches it work, rebuilds it when it dies, stops it.
+"""Owns the engine: starts it, tracks its state and phase, watches it, restarts it when it dies, and stops it.
 
-One engine object lives from its start to its death; the next one is new. The states and what may follow each are the
-table below; everything else asks.
+An engine object lives from its start to its death; a restart creates a new one. TRANSITIONS below defines the states;
+other modules only query them.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ TRANSITIONS: dict[State, set[State]] = {
     "stopped": {"starting"},
     "starting": {"ready", "failed", "stopped"},
     "ready": {"failed", "stopped"},
-    # Dead: to be rebuilt after a delay, or given up.
+    # Dead. A restart follows after a delay, or the supervisor has given up.
     "failed": {"starting", "stopped"},
 }
-# Until a start has been measured.
+# Seconds for Retry-After until a start has been measured.
 RETRY_AFTER_S = 5
 _LOOK_EVERY_S = 0.5
-# Between the death of an engine and the second look, which tells more.
+# Seconds between an engine's death and a second look at its stats, which then explain it better.
 _DETAIL_S = 0.5
 _PING_EVERY_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What the engine is doing, for probes and people."""
+    """The engine's state and phase, for probes and people."""
 
     state: State
     phase: str
@@ -55,13 +55,15 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """Why an engine serves no more. The detail is for the operator alone: it may name files."""
+    """Why an engine died. The detail is only for the operator, since it may name files."""
 
     reason: DeathReason
     detail: str
 
 
 class Supervisor:
+    """Keeps an engine running, and gives access to it and its state."""
+
     def __init__(
         self,
         create_engine: Callable[[], Engine],
@@ -84,16 +86,16 @@ class Supervisor:
         self._changed = asyncio.Event()
         self._info: ModelInfo | None = None
         self._starts = 0
-        # When the present engine became ready, and when it died; None: not yet.
+        # When the current engine became ready, and when it died; None before that.
         self._ready_s: float | None = None
         self._died_s: float | None = None
-        # How long a start takes, once one has been measured; when the next one begins, while none runs.
+        # How long the last measured start took, and when the next one begins while no engine runs.
         self._start_took_s: float | None = None
         self._next_start_s = 0.0
 
     @property
     def info(self) -> ModelInfo | None:
-        """What is known of the model; None until the engine has been ready once."""
+        """The model's properties; None until the engine has been ready once."""
         return self._info
 
     @property
@@ -102,12 +104,12 @@ class Supervisor:
 
     @property
     def starts(self) -> int:
-        """Engines started so far: the number of the present one."""
+        """The number of engines started so far, which is also the number of the current one."""
         return self._starts
 
     @property
     def served_s(self) -> float:
-        """Seconds from the present engine's readiness to now, or to its death; 0 before it is ready."""
+        """Seconds from the current engine's readiness to now or to its death; 0 before it is ready."""
         if self._ready_s is None:
             return 0.0
         return (time.monotonic() if self._died_s is None else self._died_s) - self._ready_s
@@ -115,12 +117,12 @@ class Supervisor:
     def progress(self) -> Progress:
         elapsed_s = round(time.monotonic() - self._since_s, 3)
         if self._state == "ready" and self.stats().death:
-            # Probes need not wait for the next look.
+            # Probes see the death before the watchdog's next look.
             return Progress("failed", "failed", "the engine died", elapsed_s, self._rebuild_s())
         return Progress(self._state, self._phase, self._detail, elapsed_s, self._retry_after_s())
 
     async def changes(self, every_s: float | None = None) -> AsyncIterator[Progress]:
-        """Yield the progress now, at each change, and, if asked to, after so many seconds without one, for ever."""
+        """Yield the progress now, at each change, and after `every_s` seconds without a change. Never ends."""
         while True:
             changed = self._changed
             yield self.progress()
@@ -129,14 +131,14 @@ class Supervisor:
                     await changed.wait()
 
     def engine(self) -> Engine:
-        """Return the engine if it can serve now. Raises ModelStarting."""
+        """Return the engine if it is ready. Raises ModelStarting if it is not."""
         now = self.progress()
         if self._engine is None or now.state != "ready":
             raise _not_ready(now)
         return self._engine
 
     def described(self) -> ModelInfo:
-        """Return what is known of the model, also while an engine is rebuilt. Raises ModelStarting before."""
+        """Return the model's properties, also during a restart. Raises ModelStarting before the first readiness."""
         if self._info is None:
             raise _not_ready(self.progress())
         return self._info
@@ -145,7 +147,7 @@ class Supervisor:
         return self._engine.stats() if self._engine and self._state == "ready" else EngineStats()
 
     async def run(self) -> NoReturn:
-        """Keep an engine alive. Raises StartupError when the first start fails, or too many engines died quickly."""
+        """Keep an engine running. Raises StartupError if the first start fails or too many engines died quickly."""
         while True:
             death = await self._live()
             served_s = self.served_s
@@ -156,7 +158,8 @@ class Supervisor:
             await self._close_engine()
             if delay_s is None:
                 raise StartupError(
-                    f"the engine died {self._policy.quick_deaths}x in a row soon after its start; last: {death.detail}"
+                    f"the engine died {self._policy.quick_deaths}x in a row soon after its start; last cause:"
+                    f" {death.detail}"
                 )
             self._on_restart(death.reason)
             log.info("engine_restarts", reason=death.reason, in_s=delay_s)
@@ -168,13 +171,13 @@ class Supervisor:
             self._move("stopped", "stopped")
 
     async def _live(self) -> Death:
-        """Start an engine and stay with it; return why it died. Raises StartupError."""
+        """Start an engine and wait for its death; return why it died. Raises StartupError."""
         self._ready_s = self._died_s = None
         self._since_s = time.monotonic()
         self._move("starting", "starting")
         self._engine = self._create_engine()
         self._starts += 1
-        # From the beginning: the first requests, which warm it up, can hang as any other.
+        # Watch from the start: the warm-up requests can hang like any other.
         watching = asyncio.create_task(self._watch(self._engine))
         try:
             self._info = await self._start(self._engine, watching)
@@ -186,7 +189,7 @@ class Supervisor:
             return death
         except StartupError as error:
             if self._info is None:
-                # Probes are open to all; the reason may name files and goes to the operator alone.
+                # Anyone can read the probes. The reason may name files, so only the operator gets it.
                 self._move("failed", "failed", "the engine could not be started")
                 raise
             return Death("start_failed", str(error))
@@ -214,13 +217,13 @@ class Supervisor:
             await _end(starting)
 
     async def _watch(self, engine: Engine) -> Death:
-        """Look at the engine until it is dead. It cannot be awaited for that: it may be killed, or freeze."""
+        """Look at the engine until it is dead. Awaiting it would not do: it may be killed, or freeze."""
         watchdog = Watchdog(self._stall_timeout_s, time.monotonic())
         async with _Pinging(engine) as pinging:
             while True:
                 stats = engine.stats()
                 if stats.death:
-                    # How a process has ended is known a moment later than that it has.
+                    # The cause of a process's end is known a moment after the end itself.
                     await asyncio.sleep(_DETAIL_S)
                     return Death("died", engine.stats().death or stats.death)
                 activity = await asyncio.to_thread(processes.activity) if watchdog.is_odd else None
@@ -230,7 +233,7 @@ class Supervisor:
                 await asyncio.sleep(_LOOK_EVERY_S)
 
     async def _close_engine(self) -> None:
-        """Close the engine once, whoever asks and whoever stops asking meanwhile."""
+        """Close the engine once, even with several callers or cancelled ones."""
         if self._engine is not None:
             self._closing = asyncio.create_task(self._engine.close())
             self._engine = None
@@ -238,14 +241,14 @@ class Supervisor:
             await asyncio.shield(self._closing)
 
     def _retry_after_s(self) -> int:
-        """Return after how many seconds the engine is probably ready, 1 to 120; 0 if it is."""
+        """Return the seconds until the engine is probably ready, 1 to 120; 0 if it is ready."""
         if self._state == "ready":
             return 0
         begins_s = self._since_s if self._state == "starting" else self._next_start_s
         return self._rebuild_s(time.monotonic() - begins_s)
 
     def _rebuild_s(self, begun_s: float = 0.0) -> int:
-        """Return how long a start that began so long ago will take on: as long as the last one did."""
+        """Return the seconds left of a start that began `begun_s` ago, if it takes as long as the last one."""
         if self._start_took_s is None:
             return RETRY_AFTER_S
         return max(1, min(MAX_RETRY_AFTER_S, math.ceil(self._start_took_s - begun_s)))
@@ -277,7 +280,7 @@ async def _end(task: asyncio.Task[Any]) -> None:
 
 
 class _Pinging:
-    """Calls the engine every few seconds: what an idle engine's flags say is worth nothing."""
+    """Calls the engine every few seconds, because an idle engine's flags prove nothing."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -297,7 +300,7 @@ class _Pinging:
             try:
                 await self._engine.ping()
             except Exception as error:
-                # A dead engine refuses; its stats say so to whoever looks next.
+                # A dead engine refuses the call. The next look at its stats shows the death.
                 log.debug("ping_failed", error=str(error))
             self.answers += 1
             self.awaits_answer = False

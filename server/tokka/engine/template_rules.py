@@ -1,4 +1,4 @@
-"""What a chat template asks of a conversation with tools: found out by trying it, and kept to. Pure."""
+"""Finds a chat template's requirements for tool conversations by trial rendering, and applies them. Pure functions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from tokka.engine.tool_prompt import without_tools
 
 Messages: TypeAlias = list[dict[str, Any]]
-# Writes messages and tools by the template. Raises anything for what the template does not take.
+# Renders messages and tools with the template. May raise any exception for input that the template refuses.
 Write: TypeAlias = Callable[[Messages, Messages | None], str]
 
 _ID_LENGTH = 9
@@ -22,20 +22,22 @@ _SHORT_ID = re.compile(rf"[a-zA-Z0-9]{{{_ID_LENGTH}}}")
 
 @dataclass(frozen=True, slots=True)
 class TemplateRules:
+    """A chat template's requirements for conversations with tools."""
+
     knows_tools: bool = True
-    # Matters to a template without tools only: they are told in that message.
+    # Matters only without tool support: the system message then describes the tools.
     takes_system: bool = True
-    # Mistral: ids of calls have nine letters and digits.
+    # Mistral: tool call ids have nine letters and digits.
     short_ids: bool = False
-    # DeepSeek: arguments are joined to the text as they are.
+    # DeepSeek: the template concatenates the arguments, so they must be text.
     text_arguments: bool = False
-    # Llama 3 refuses a second call in a message, gpt-oss leaves it out.
+    # Llama 3 refuses a second tool call in a message; gpt-oss drops it.
     single_calls: bool = False
 
     def kept(
         self, messages: Messages, tools: Messages | None, sign: Callable[[str], str] = str
     ) -> tuple[Messages, Messages | None]:
-        """Return messages and tools as the template takes them. `sign`: as `without_tools`."""
+        """Return messages and tools as the template requires them. `sign`: as in `without_tools`."""
         if not self.knows_tools:
             return without_tools(messages, tools or (), takes_system=self.takes_system, sign=sign), None
         if self.single_calls:
@@ -52,7 +54,7 @@ class TemplateRules:
     def _call(self, call: dict[str, Any]) -> dict[str, Any]:
         function = call["function"]
         if self.text_arguments and not isinstance(function["arguments"], str):
-            # As the filter `tojson` of other templates writes it.
+            # The same text as the filter `tojson` of other templates.
             function = {**function, "arguments": json.dumps(function["arguments"], ensure_ascii=False)}
         return {**call, "id": self._id(call["id"]), "function": function}
 
@@ -63,7 +65,7 @@ class TemplateRules:
 
 
 def find_rules(write: Write, *, knows_tools: bool) -> TemplateRules:
-    """Return what the template asks for; of one that takes no trial, that it asks for nothing."""
+    """Return the template's requirements; no requirements if every trial fails."""
     if not knows_tools:
         system, user = {"role": "system", "content": "trial-system"}, {"role": "user", "content": "trial-user"}
         takes_system = _shows(write, [system, user], None, ["trial-system"])
@@ -79,7 +81,7 @@ def find_rules(write: Write, *, knows_tools: bool) -> TemplateRules:
 
 
 def _takes_loop(write: Write, rules: TemplateRules, count: int) -> bool:
-    """Whether the template shows all of a tool loop's second turn with so many calls."""
+    """Return whether the template renders a tool loop with `count` tool calls and their results completely."""
     numbers = range(count)
     calls = [
         {
@@ -113,14 +115,14 @@ def _shows(write: Write, messages: Messages, tools: Messages | None, marks: Sequ
     try:
         text = write(messages, tools)
     except Exception:
-        # Templates refuse what they do not take by raising anything at all.
+        # A template may refuse input with any exception.
         return False
-    # An object that was put into the text as Python shows it is none of the model's.
+    # Arguments in Python's notation are not in the model's format.
     return all(mark in text for mark in marks) and "{'trial': 'argument" not in text
 
 
 def _one_call_each(messages: Messages) -> Messages:
-    """Return the conversation with a message for each call, and the call's results behind it."""
+    """Return the conversation with one message per tool call, followed by the call's results."""
     told: Messages = []
     place = 0
     while place < len(messages):
@@ -136,7 +138,7 @@ def _one_call_each(messages: Messages) -> Messages:
             place += 1
         for call in calls:
             told += [{**message, "tool_calls": [call]}, *results.pop(call["id"], ())]
-            # Said and thought once.
+            # Text and reasoning belong to the first call's message only.
             message = {"role": message["role"], "content": ""}
         told += [result for late in results.values() for result in late]
     return told

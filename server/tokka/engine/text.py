@@ -1,4 +1,4 @@
-"""The text of one choice on its way out: stop strings never leak a piece, logprobs stay with their text."""
+"""Sends out the text of one choice without any part of a stop string, and keeps logprobs with their text."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from tokka.core import TokenLogprob
 
 
 class ChoiceText:
-    """Holds back only what could still become a stop string, and cuts at the first one that does.
+    """Holds back only text that may become a stop string, and cuts the text at the first stop string.
 
-    Feed it the decoded text of each step. It returns what may be sent now. The text sent over a choice's life is
-    the whole text up to the stop string that begins first of those the same step completes (with it, if
-    `include_stop`).
+    Feed it the decoded text of each step; it returns the text that can be sent now. In total, it returns the text up
+    to the stop string (with it, if `include_stop`). If a step completes several stop strings, the one that begins
+    first counts.
     """
 
     __slots__ = ("_first_chars", "_held", "_include_stop", "_longest", "_sent_bytes", "_stops", "_token_end", "_tokens")
@@ -24,19 +24,19 @@ class ChoiceText:
         self._longest = max(map(len, self._stops), default=0)
         self._include_stop = include_stop
         self._held = ""
-        # Logprobs wait here for their text: (offset of the token's first byte in the whole text, token).
+        # Logprobs that wait for their text: (offset of the token's first byte in the whole text, token).
         self._tokens: deque[tuple[int, TokenLogprob]] = deque()
         self._token_end = 0
         self._sent_bytes = 0
 
     def add_tokens(self, tokens: Sequence[TokenLogprob]) -> None:
-        """Queue logprobs to be sent together with the text they belong to."""
+        """Queue logprobs to be sent together with their text."""
         for token in tokens:
             self._tokens.append((self._token_end, token))
             self._token_end += len(token.bytes)
 
     def feed(self, text: str) -> str:
-        """Add decoded text; return the part of it that no stop string can claim any more."""
+        """Add decoded text; return the text that can no longer be part of a stop string."""
         if not self._stops:
             return self._pass(text)
         self._held += text
@@ -45,12 +45,12 @@ class ChoiceText:
         return self._send(keep, keep)
 
     def feed_stop(self, text: str) -> tuple[str, str | None]:
-        """Add decoded text that may complete a stop string; return what to send and the stop that matched."""
+        """Add decoded text that may complete a stop string; return the text to send and the matched stop string."""
         if not self._stops:
             return self._pass(text), None
         before = len(self._held)
         self._held += text
-        # A stop that was complete before did not count then (min_tokens), so it does not now.
+        # A stop string that was complete earlier did not count then (min_tokens), so it does not count now.
         ends = [(self._held.find(stop, max(0, before - len(stop) + 1)), stop) for stop in self._stops]
         found = [(at, stop) for at, stop in ends if at >= 0]
         if not found:
@@ -60,12 +60,12 @@ class ChoiceText:
         return sent, stop
 
     def flush(self) -> str:
-        """The choice ended without a stop string: return what was held back."""
+        """Return the held text, at the end of a choice that no stop string ended."""
         return self._send(len(self._held), len(self._held))
 
     @property
     def held(self) -> str:
-        """What is kept back now."""
+        """The text held back now."""
         return self._held
 
     @property
@@ -80,7 +80,7 @@ class ChoiceText:
         return tuple(taken)
 
     def _pass(self, text: str) -> str:
-        """Send all of it: nothing is ever kept back. Only logprobs need to know how much that was."""
+        """Send all text and hold none back. Count its bytes only if there are logprobs."""
         if self._token_end:
             self._sent_bytes += len(text.encode())
         return text
@@ -91,7 +91,7 @@ class ChoiceText:
         return sent
 
     def _partial_stop_length(self) -> int:
-        """Length of the longest end of the held text that is the beginning of a stop string."""
+        """Return the length of the longest suffix of the held text that is a prefix of a stop string."""
         if not self._stops:
             return 0
         start = max(0, len(self._held) - self._longest + 1)

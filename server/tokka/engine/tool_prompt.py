@@ -1,4 +1,4 @@
-"""Tools for a chat template that knows none: told in a message of ours, calls and results as text. Pure."""
+"""Tools for a chat template without tool support: described in a message, with calls and results as text. Pure."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-# The parser of what this prompt asks for.
+# The parser for the format that this prompt asks for.
 FALLBACK_PARSER = "hermes"
-# What calls, results and descriptions stand between in it.
+# The tags around descriptions, tool calls and results.
 TOOL_MARKS = ("<tools>", "</tools>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
 _PROMPT = """You can call functions. These are described by one JSON object a line:
 <tools>
@@ -30,9 +30,9 @@ def without_tools(
     takes_system: bool = True,
     sign: Callable[[str], str] = str,
 ) -> list[dict[str, Any]]:
-    """Return the conversation as a template takes it that knows roles and text only, or not even the system's.
+    """Return the conversation for a template that supports only roles and text.
 
-    `sign`: what becomes of the words that are ours.
+    `takes_system`: the template supports the system role. `sign`: transforms the server's own words in the result.
     """
     plain = _as_texts(messages, sign)
     if not tools:
@@ -54,7 +54,10 @@ def _told_by_user(plain: list[dict[str, Any]], told: str) -> list[dict[str, Any]
 
 
 def _as_texts(messages: Sequence[dict[str, Any]], sign: Callable[[str], str]) -> list[dict[str, Any]]:
-    """Return calls and results as text. What is made so joins its neighbours of one role: many templates want turns."""
+    """Return tool calls and results as text messages.
+
+    A message made this way is merged with neighbours of the same role, since many templates require alternating roles.
+    """
     turns: list[tuple[dict[str, Any], list[str]]] = []
     was_made = False
     for message in messages:
@@ -86,5 +89,5 @@ def _call(call: dict[str, Any]) -> dict[str, Any]:
 
 
 def _json(value: Any) -> str:
-    # Not orjson: it reads what nests deeper than it writes.
+    # Not orjson: it reads deeper nesting than it can write.
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

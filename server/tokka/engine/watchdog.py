@@ -1,11 +1,11 @@
-"""Does the engine still work? Decided from what is seen of it, in pure code that takes the time as an argument.
+"""Decides from observations whether the engine still works. Pure code that takes the time as an argument.
 
-An engine can be alive and dead: frozen, wedged, waiting for what never comes, with every flag of its own green. Three
-things tell that apart from a long prefill, a compilation or a slow machine:
+An engine can freeze, wedge or wait for ever while all of its own flags look healthy. Three observations distinguish
+that from a long prefill, a compilation or a slow machine:
 
-- no step while it has work, or no answer to a call;
-- whether its processes compute meanwhile: one that waits for ever uses no CPU, one that prefills or compiles does;
-- whether one of them was stopped by a signal: no amount of patience helps then.
+- It makes no step while it has work, or does not answer a call.
+- Its processes use CPU meanwhile, or not: an engine that waits for ever uses none, one that prefills or compiles does.
+- A signal has stopped one of its processes: waiting does not help then.
 """
 
 from __future__ import annotations
@@ -14,21 +14,22 @@ from dataclasses import dataclass
 from typing import Literal
 
 Reason = Literal["stalled", "unresponsive"]
-# An engine that computes may be in a step of any length, or in a loop without end; this often the patience tells.
+# Factor on the patience for an engine that uses CPU: it may be in a very long step or in an endless loop.
 BUSY_PATIENCE = 10
-# A process in state T does not go on by itself; the rest is for whoever pauses one for a moment.
+# Factor on the patience for a stopped process. A process in state T does not continue by itself; the remaining
+# patience lets an operator pause one briefly.
 STOPPED_PATIENCE = 0.25
-# Of one core. Waiting costs nothing; a compilation or a step takes a core or more.
+# CPU use from which an engine counts as busy, in cores. Waiting uses none; a compilation or a step uses a core or more.
 _BUSY_CORES = 0.05
-# Longer gaps between two looks are our own pauses (a suspended machine), not the engine's.
+# Maximum seconds that a gap between two looks counts. Longer gaps are pauses of the server (a suspended machine).
 _LONGEST_TICK_S = 2.0
-# So long nothing is odd: steps and answers take their time. Well below the least patience the settings allow.
+# Seconds of silence that are normal, since steps and answers take time. Well below the settings' minimum patience.
 _ODD_AFTER_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """What the engine's processes have done: CPU time since their start, and the pids a signal has stopped."""
+    """CPU time of the engine's processes since their start, in seconds, and the pids that a signal has stopped."""
 
     cpu_s: float
     stopped: tuple[int, ...] = ()
@@ -36,20 +37,20 @@ class Activity:
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """One look at the engine."""
+    """One observation of the engine."""
 
     steps: int
     unfinished: int
-    # Calls it has answered, and whether one is waiting for its answer.
+    # Calls that it has answered, and whether one has no answer yet.
     answers: int = 0
     awaits_answer: bool = False
-    # Read only when something is odd: it costs a walk over the process table.
+    # Read only if the engine is silent, because it costs a walk over the process table.
     activity: Activity | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Stall:
-    """The verdict, with what it rests on."""
+    """The verdict, and its grounds."""
 
     reason: Reason
     silent_s: float
@@ -58,29 +59,33 @@ class Stall:
 
     def __str__(self) -> str:
         silence = "no step with work to do" if self.reason == "stalled" else "no answer to a call"
-        state = f", processes stopped by a signal: {self.stopped}" if self.stopped else f", idle for {self.idle_s:.0f}"
+        state = (
+            f", processes stopped by a signal: {self.stopped}"
+            if self.stopped
+            else f", CPU idle seconds: {self.idle_s:.0f}"
+        )
         return f"{silence} for {self.silent_s:.0f} s{state}"
 
 
 class Watchdog:
-    """Looks at one engine from its readiness on. `see` gives the verdict, once there is one."""
+    """Watches one engine from the watchdog's creation on. `see` returns the verdict once there is one."""
 
     def __init__(self, patience_s: float, now_s: float) -> None:
         self._patience_s = patience_s
         self._seen_s = now_s
         self._last = Sight(0, 0)
-        # Since the last sign of life of each kind, and how much of that, up to now, without computing.
+        # Seconds without a step, without an answer, and without CPU use.
         self._without_step_s = 0.0
         self._without_answer_s = 0.0
         self._idle_s = 0.0
 
     @property
     def is_odd(self) -> bool:
-        """Whether the next look needs the processes' activity."""
+        """Whether the engine has been silent so long that the next look needs the processes' activity."""
         return max(self._without_step_s, self._without_answer_s) >= _ODD_AFTER_S
 
     def see(self, sight: Sight, now_s: float) -> Stall | None:
-        """Take in one look; return the verdict if the engine has been silent for too long."""
+        """Record one observation; return the verdict if the engine has been silent for too long."""
         tick_s = min(now_s - self._seen_s, _LONGEST_TICK_S)
         last, self._last, self._seen_s = self._last, sight, now_s
         steps = sight.steps != last.steps

@@ -1,0 +1,1 @@
+"""Logs, metrics, and the measurement of the event loop's turns."""

@@ -1,4 +1,4 @@
-"""Writes log lines without ever making anybody wait: nobody may be reading them, or the disk may be full."""
+"""Write log lines without blocking the caller, even if nobody reads them or the disk is full."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ import structlog
 
 log = structlog.get_logger("tokka.log")
 
+# Maximum bytes of queued lines, and of one write. Lines beyond the first are dropped.
 _MAX_QUEUED_BYTES = 8 << 20
 _MAX_WRITE_BYTES = 64 << 10
-# How long lines gather after a write.
+# Seconds between two writes, in which lines gather.
 _GATHER_S = 0.03
 
 
 class LineWriter(io.TextIOBase):
-    """A text file that takes whole lines into a bounded queue; one thread of its own writes them to `fd`, in order.
+    """A text file with a bounded queue of whole lines. A separate thread writes them to `fd`, in order.
 
-    Lines that find no room, or that the file does not take, are dropped and counted; once lines can be written again,
-    one of them says how many are missing.
+    If the queue is full or the write fails, lines are dropped and counted. Once writing works again, a log line reports
+    their number.
     """
 
     def __init__(self, fd: int) -> None:
@@ -38,11 +39,11 @@ class LineWriter(io.TextIOBase):
 
     @property
     def dropped(self) -> int:
-        """Lines lost so far."""
+        """The number of lines lost so far."""
         return self._dropped
 
     def write(self, text: str) -> int:
-        """Take one line, or several whole ones. Never blocks."""
+        """Queue one or several whole lines. Never blocks."""
         line = text.encode(errors="replace")
         with self._lock:
             if self._queued_bytes + len(line) > _MAX_QUEUED_BYTES:
@@ -53,7 +54,7 @@ class LineWriter(io.TextIOBase):
         return len(text)
 
     def finish(self, within_s: float = 1.0) -> None:
-        """Write what is queued, if that is possible in this time."""
+        """Write the queued lines, for at most this many seconds. Blocks."""
         self._ends.set()
         self._lines.put(None)
         self._thread.join(within_s)
@@ -70,11 +71,11 @@ class LineWriter(io.TextIOBase):
                 log.warning("log_lines_dropped", count=lost)
             if is_last:
                 return
-            # Waking this thread for each line costs the one that logs more than all else about the line.
+            # Waking this thread for each line would cost the logging thread more than the rest of the line.
             self._ends.wait(_GATHER_S)
 
     def _take(self) -> tuple[list[bytes], bool]:
-        """Return the lines of one write, waiting for the first; and whether they are the last."""
+        """Wait for a line. Return the lines of the next write, and whether they are the last ones."""
         lines: list[bytes] = []
         size = 0
         with contextlib.suppress(queue.Empty):
@@ -94,9 +95,9 @@ class LineWriter(io.TextIOBase):
                 try:
                     data = data[os.write(self._fd, data) :]
                 except BlockingIOError:
-                    # A terminal or pipe that another process has made non-blocking.
+                    # Another process has made this terminal or pipe non-blocking.
                     select.select([], [self._fd], [])
         except OSError:
-            # Full disk, closed pipe, a terminal that is gone: nothing can be said where nothing can be written.
+            # The disk is full, or the pipe or terminal is closed. The error cannot be logged either.
             return False
         return True

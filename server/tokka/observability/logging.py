@@ -1,4 +1,4 @@
-"""Structured log lines on stdout: events with fields, JSON for machines or columns for people."""
+"""Set up structured logs on stdout: events with fields, as JSON or as columns for people."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _STDOUT = 1
 
 
 def configure_logging(log_format: Literal["json", "console"] | None, level: str) -> LineWriter:
-    """Send our events and other libraries' records to stdout in one form. Startup errors go to stderr, elsewhere.
+    """Log our events and libraries' records to stdout in one format. Start-up errors go to stderr, from elsewhere.
 
-    Returns what writes them: it never blocks, and has to be closed at the end.
+    Returns the writer. It never blocks; call `finish` on it before the program ends.
     """
     lines = LineWriter(_STDOUT)
     as_json = log_format == "json" or (log_format is None and not os.isatty(_STDOUT))
@@ -46,7 +46,7 @@ def configure_logging(log_format: Literal["json", "console"] | None, level: str)
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer], foreign_pre_chain=shared
         )
     )
-    # Libraries' records are for those who debug; their warnings are for everyone.
+    # Libraries' records below warnings appear only with `--log-level debug`.
     logging.basicConfig(
         handlers=[handler], level=threshold if level == "debug" else max(threshold, logging.WARNING), force=True
     )

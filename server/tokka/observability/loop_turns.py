@@ -1,7 +1,7 @@
-"""Measures how long single turns of the event loop last, since every other request waits for their end.
+"""Measure how long single turns of the event loop last. All other requests wait during a turn.
 
-Wall time says little on a shared machine, so a turn is measured in CPU time of the loop's thread. Work of other threads
-that holds the interpreter's lock delays the loop as well; it is measured apart.
+Wall time means little on a shared machine, so a turn is measured in CPU time of the loop's thread. Other threads that
+hold the interpreter's lock also delay the loop. Their time is measured separately.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import structlog
 
 log = structlog.get_logger("tokka.loop")
 
-# Seconds between two looks of the thread: a turn is measured too short by this much at most.
+# Seconds between two looks of the thread. The error of a measurement: a turn appears shorter by at most this.
 _LOOK_EVERY_S = 0.02
-# Seconds of CPU between two looks below which the loop is idle and is not woken for a measurement.
+# Seconds of CPU between two looks, below which the loop counts as idle and is not woken for a measurement.
 _IDLE_S = 0.001
-# Seconds of CPU of a turn from which it is logged: probes and streams of others have noticed it by then.
+# Seconds of CPU from which a turn is logged. By then it has delayed probes and other streams.
 _LOGGED_S = 0.25
 
 
@@ -28,8 +28,8 @@ _LOGGED_S = 0.25
 class Turn:
     """Seconds that a new event waited for the loop.
 
-    `cpu_s`: the loop's thread was busy with other events. `threads_s`: other threads computed while the loop got no
-    CPU, an upper bound of how long they held the interpreter's lock.
+    `cpu_s`: CPU time of the loop's thread, for other events. `threads_s`: time in which other threads computed and the
+    loop got no CPU. It is an upper bound of the time that they held the interpreter's lock.
     """
 
     cpu_s: float
@@ -37,7 +37,7 @@ class Turn:
 
 
 class LoopTurns:
-    """Posts a marker to the running loop whenever the loop is busy, and sees how long it takes to come up.
+    """Post markers to the running loop while it is busy, and measure how long each waits.
 
     `observe` is called in the loop's thread, once for each marker.
     """
@@ -52,7 +52,7 @@ class LoopTurns:
         self._thread = threading.Thread(target=self._run, name="loop-turns", daemon=True)
 
     def start(self) -> None:
-        """Begin to measure the running loop, once. Turns before the first call do not count."""
+        """Start to measure the running loop. Earlier turns do not count; later calls do nothing."""
         if self._loop is not None:
             return
         self._loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""Every Prometheus metric of ours, declared once with its meaning. docs/metrics.md is made from this file."""
+"""All Prometheus metrics of Tokka, each declared once with its meaning. docs/metrics.md is generated from this file."""
 
 from __future__ import annotations
 
@@ -17,49 +17,48 @@ _LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 2
 _TURN_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _TPOT_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5)
 _ERROR_BUCKETS_S = (-10, -1, -0.3, -0.1, -0.03, -0.01, -0.003, 0, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 10)
+# Maximum tenants with their own label. Further tenants share the label `other`.
 _MAX_TENANTS = 1000
 ENGINE_STATES = ("stopped", "starting", "ready", "draining", "failed")
 OUTCOMES = get_args(Outcome)
 RESTART_REASONS = get_args(DeathReason)
-_FRONTEND_CPU = ("frontend_cpu_seconds", "CPU time of the server process, engine excluded.")
+_FRONTEND_CPU = ("frontend_cpu_seconds", "CPU time of the server process, without the engine.")
 _DROPPED_USAGE = (
     "usage_dropped",
-    "Requests missing in the usage: the database could not be written for so long that memory was full.",
+    "Requests missing from the usage: writing to the database failed for so long that the memory limit was reached.",
 )
-_PREEMPTIONS = ("preemptions", "Requests that the engine put back for want of KV cache memory, to be computed again.")
-_DROPPED_LINES = ("log_lines_dropped", "Log lines lost because nobody read them or the disk was full.")
+_PREEMPTIONS = ("preemptions", "Requests that the engine suspended for lack of KV cache memory, to compute them again.")
+_DROPPED_LINES = ("log_lines_dropped", "Log lines lost because nobody read the log or the disk was full.")
 
 
 class Metrics:
-    """One registry of our own, so that an app in a test starts from zero; vLLM's are in the default one."""
+    """Tokka's metrics, in a separate registry, so that each test starts from zero. vLLM uses the default registry."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         # (name, type, labels, meaning) of every metric, for docs/metrics.md.
         self.catalogue: list[tuple[str, str, tuple[str, ...], str]] = []
-        # Each sets one number to what somebody else keeps.
+        # Each function updates one metric with a number that another part of the server keeps.
         self._reads: list[Callable[[], None]] = []
-        self._requests = self._counter(
-            "requests", "Generation requests by how they ended.", ["model", "endpoint", "outcome"]
-        )
+        self._requests = self._counter("requests", "Generation requests, by outcome.", ["model", "endpoint", "outcome"])
         self._duration = self._histogram(
-            "request_duration_seconds", "From arrival to the last byte.", _LATENCY_BUCKETS_S
+            "request_duration_seconds", "Time from arrival to the last byte.", _LATENCY_BUCKETS_S
         )
-        self._ttft = self._histogram("ttft_seconds", "From arrival to the first token event.", _LATENCY_BUCKETS_S)
+        self._ttft = self._histogram("ttft_seconds", "Time from arrival to the first token event.", _LATENCY_BUCKETS_S)
         self._tpot = self._histogram(
             "tpot_seconds", "Time per output token after the first, one value a request.", _TPOT_BUCKETS_S
         )
-        self._queue = self._histogram("queue_seconds", "From arrival to admission.", _LATENCY_BUCKETS_S)
+        self._queue = self._histogram("queue_seconds", "Time from arrival to admission.", _LATENCY_BUCKETS_S)
         self._tokens = self._counter(
             "tokens",
             "Tokens processed. kind: prompt, cached (part of prompt), completion.",
             ["tenant", "model", "kind"],
         )
         self._tenants: set[str] = set()
-        self._rejections = self._counter("rejections", "Requests turned away, by error code.", ["reason"])
+        self._rejections = self._counter("rejections", "Rejected requests, by error code.", ["reason"])
         self._ignored = self._counter(
             "ignored_fields",
-            "Unknown fields that were ignored. place: request (with --unknown-fields ignore), message.",
+            "Unknown fields that the server ignored. place: request (with --unknown-fields ignore), message.",
             ["place"],
         )
         for place in ("request", "message"):
@@ -69,21 +68,21 @@ class Metrics:
         self.set_engine_state("stopped")
 
     def _declare_engine(self) -> None:
-        self._running = self._gauge("requests_running", "Choices the engine is working on.")
-        self._waiting = self._gauge("requests_waiting", "Choices waiting for the engine.")
+        self._running = self._gauge("requests_running", "Choices that are running on the engine.")
+        self._waiting = self._gauge("requests_waiting", "Choices that are waiting for the engine.")
         self._prediction_errors = self._histogram(
             "prediction_error_seconds",
-            "What took longer than admission predicted, negative what was faster: the time to the first token (ttft), "
-            "and for each further one (pace).",
+            "Measured time minus the time that admission predicted. of: ttft (time to the first token), "
+            "pace (time per further token).",
             _ERROR_BUCKETS_S,
             ["of"],
         )
-        self._admission_limit = self._gauge("admission_limit", "Choices that may run at once now; follows --slo-tpot.")
-        self._state = self._gauge("engine_state", "1 for the state the engine is in, else 0.", ["state"])
+        self._admission_limit = self._gauge("admission_limit", "Maximum running choices now. It follows --slo-tpot.")
+        self._state = self._gauge("engine_state", "1 for the engine's current state, else 0.", ["state"])
         self._restarts = self._counter(
             "engine_restarts",
-            "Rebuilds of the engine, by why the one before is gone: died, stalled (no step with work to do), "
-            "unresponsive (no answer to a call), start_failed (a rebuild that failed).",
+            "Engine restarts. reason: died, stalled (the engine had work but made no step), "
+            "unresponsive (the engine did not answer a call), start_failed (the previous restart failed).",
             ["reason"],
         )
         for reason in RESTART_REASONS:
@@ -93,35 +92,35 @@ class Metrics:
         self._connections = self._gauge("connections", "Open connections.")
         self._cuts = self._counter(
             "connections_cut",
-            "Connections ended by us: a head that did not come (header_timeout), an answer that was not read "
-            "(write_timeout), room needed for others (evicted), no room at all (refused).",
+            "Connections that the server closed. reason: header_timeout (headers came too late), write_timeout (the "
+            "client did not read the response), evicted (closed to make room), refused (no room).",
             ["reason"],
         )
-        self.event_loop_lag = self._gauge("event_loop_lag_seconds", "How late the event loop ran its last timer.")
+        self.event_loop_lag = self._gauge("event_loop_lag_seconds", "Delay of the event loop's last timer.")
         self._turns = self._histogram(
             "event_loop_turn_seconds",
-            "CPU time of the event loop's thread that a new event waited for, sampled while the loop is busy.",
+            "CPU time that the event loop used before it reached a new event, sampled while the loop is busy.",
             _TURN_BUCKETS_S,
             [],
         )
         self._threads_held = self._histogram(
             "event_loop_held_by_threads_seconds",
-            "Time a new event waited while other threads computed and the event loop did not; sampled alike.",
+            "Time that a new event waited while other threads computed instead of the event loop, sampled alike.",
             _TURN_BUCKETS_S,
             [],
         )
         self._longest_turn = self._gauge(
-            "event_loop_longest_turn_seconds", "The longest event_loop_turn_seconds since the start."
+            "event_loop_longest_turn_seconds", "Maximum of event_loop_turn_seconds since the start."
         )
         self._database_up = self._gauge(
-            "state_database_up", "1 while keys and usage can be read and written, else 0; requests do not need it."
+            "state_database_up", "1 if the database of keys and usage works, else 0. Requests do not need it."
         )
-        self._usage_pending = self._gauge("usage_pending", "Entries of usage that are not in the database yet.")
+        self._usage_pending = self._gauge("usage_pending", "Entries of usage not yet written to the database.")
         for name, meaning in (_FRONTEND_CPU, _PREEMPTIONS, _DROPPED_USAGE, _DROPPED_LINES):
             self._describe(f"{name}_total", "counter", (), meaning)
 
     def observe(self, record: RequestRecord, now_s: float) -> None:
-        """Count a request that has ended."""
+        """Count an ended request. `now_s`: by the clock of the record's times."""
         outcome = record.outcome or "error"
         self._requests.labels(record.model, record.endpoint, outcome).inc()
         self._duration.labels(record.model, record.endpoint).observe(now_s - record.arrived_s)
@@ -146,8 +145,10 @@ class Metrics:
                 self._tpot.labels(record.model, record.endpoint).observe(decode_s / (record.completion_tokens - 1))
 
     def _tenant_label(self, tenant: str) -> str:
-        """Return the tenant, or `other` for those beyond the first thousand: an issuer of tokens may know any number,
-        and each label is a series for ever."""
+        """Return the tenant, or `other` beyond `_MAX_TENANTS`.
+
+        An issuer of tokens may have any number of tenants, and each label is a series for ever.
+        """
         if tenant not in self._tenants and len(self._tenants) < _MAX_TENANTS:
             self._tenants.add(tenant)
         return tenant if tenant in self._tenants else "other"
@@ -172,7 +173,7 @@ class Metrics:
         limit: Callable[[], int],
         cpu_s: Callable[[], float],
     ) -> None:
-        """Read the engine's and admission's numbers and our CPU time when scraped, never on the request path."""
+        """Read numbers of the engine and of admission, and CPU time, at each scrape, never on the request path."""
         self._read(self._admission_limit, limit)
         self._read(self._running, lambda: stats().running)
         self._read(self._waiting, lambda: queued() + stats().waiting)
@@ -198,12 +199,12 @@ class Metrics:
         self._read(self._connections, count)
 
     def look(self) -> None:
-        """Read what is watched. It belongs to the event loop: another thread would meet it half changed."""
+        """Read all watched numbers. Call this in the event loop: another thread could see them half changed."""
         for read in self._reads:
             read()
 
     def render(self) -> bytes:
-        """Return Prometheus text: ours as of the last look, then vLLM's and the process's. Any thread may call it."""
+        """Return Prometheus text: our metrics as of the last `look`, then vLLM's and the process's. Thread-safe."""
         return generate_latest(self.registry) + generate_latest(REGISTRY)
 
     def _read(self, number: Gauge | _Kept, value: Callable[[], float]) -> None:
@@ -233,7 +234,7 @@ class Metrics:
 
 
 class _Kept(Collector):
-    """A counter that somebody else keeps."""
+    """A counter with a value that another part of the server keeps."""
 
     def __init__(self, name: str, meaning: str) -> None:
         self._name = name

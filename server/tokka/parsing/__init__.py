@@ -1,1 +1,1 @@
-"""Parsing of request bodies: small ones at once, large ones in processes of their own."""
+"""Parsing of request bodies: small ones on the event loop, large ones in separate processes."""

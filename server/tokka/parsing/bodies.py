@@ -1,7 +1,7 @@
-"""From a request's body to plain data, without holding the event loop.
+"""Parse request bodies into plain data without blocking the event loop.
 
-A parser holds the interpreter's lock from the first byte to the last: 8 MiB of JSON take up to a second. So only bodies
-that are parsed within some milliseconds are parsed here; the others go to a process, fair between tenants.
+A parser holds the interpreter's lock from the first byte to the last: 8 MiB of JSON take up to a second. Bodies that
+take a few milliseconds are parsed here. The others go to a process, in an order that is fair between tenants.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from tokka.turns import Capacity, FairTurns
 
 log = structlog.get_logger("tokka.parsing")
 
-# Bytes of a body, and values and names in it, up to which it is parsed on the event loop: 15 ms at most, measured with
-# 128 functions of 15 parameters.
+# Maximum bytes, and maximum values and names, of a body parsed on the event loop: at most 15 ms, measured with 128
+# functions of 15 parameters.
 _LIGHT_BYTES = 256 << 10
 _LIGHT_PARTS = 4096
 _PROCESSES = 2
-# Bytes of a body from which it may not take the last free process.
+# Bytes from which a body may not take the last free process.
 _LONG_BYTES = 1 << 20
-# Bytes of bodies that may wait for a process.
+# Maximum bytes of all bodies that wait for a process.
 _WAITING_BYTES = 256 << 20
-# Seconds for one body: a process that is slower than that gets no CPU.
+# Maximum seconds for one body. A slower process gets no CPU.
 _ANSWER_S = 60.0
 _RETRY_AFTER_S = 5.0
-# All that an answer of a process may hold: our own plain data.
+# Modules and names that a reply of a process may contain: only our own plain data.
 _PLAIN_MODULES = frozenset(
     {"tokka.core", "tokka.protocol.chunks", "tokka.protocol.generation", "tokka.protocol.models"}
 )
@@ -55,16 +55,16 @@ T = TypeVar("T", bound=Parsed)
 
 
 class Parsable(Protocol[T_co]):
-    """A body's model that becomes plain data."""
+    """A body model that becomes plain data."""
 
     def parsed(self) -> T_co: ...
 
 
 class BodyParser:
-    """Parses bodies; belongs to one event loop. `close` ends its processes."""
+    """Parse bodies. A parser belongs to one event loop; `close` ends its processes."""
 
     def __init__(self, *, ignores_unknown: bool = False) -> None:
-        """`ignores_unknown`: leave unknown fields at the top of a body out instead of refusing it."""
+        """`ignores_unknown`: ignore unknown top-level fields of a body instead of refusing it."""
         self._read = without_unknown if ignores_unknown else validated
         self._options = [IGNORE_UNKNOWN] if ignores_unknown else []
         self._turns = FairTurns(Capacity(_PROCESSES, _LONG_BYTES, _WAITING_BYTES))
@@ -78,11 +78,13 @@ class BodyParser:
             return cast(Parsable[T], self._read(cast(type[BodyModel], model), raw)).parsed()
         kind = model.__name__
         if kind not in PARSABLE:
-            raise InvalidRequest(f"The body has more than {_LIGHT_PARTS} parts or {_LIGHT_BYTES} bytes.")
+            raise InvalidRequest(
+                f"The body has more than {_LIGHT_PARTS} values and names or {_LIGHT_BYTES} bytes. Send a smaller one."
+            )
         return cast(T, await self._turns.run(tenant, len(raw), lambda: self._parse_apart(kind, raw)))
 
     async def close(self) -> None:
-        # Jobs whose clients have left go on: one that notices the end of its process may not start another.
+        # Jobs of disconnected clients continue. A job whose process ends must not start another.
         self._is_closed = True
         while self._workers:
             await self._workers.pop().end()
@@ -99,7 +101,7 @@ class BodyParser:
                     "The server is too busy to read this request.", retry_after_s=_RETRY_AFTER_S
                 ) from None
             except (OSError, EOFError):
-                # Somebody else may have ended it; the same body twice is no chance.
+                # Something else may have ended the process, so the body gets a second try, but no third.
                 continue
             finally:
                 if worker.is_alive:
@@ -111,7 +113,7 @@ class BodyParser:
                 raise REFUSALS[name](message, param=param)
             return answer
         log.warning("body_refused", kind=kind, bytes=len(raw))
-        raise InvalidRequest("The body takes too much memory to read. Send a smaller one.")
+        raise InvalidRequest("The body takes too much memory to parse. Send a smaller one.")
 
     async def _start(self) -> _Worker:
         worker = _Worker(await start_confined("tokka.parsing.worker", *self._options))
@@ -128,14 +130,14 @@ def _stopping() -> ServerOverloaded:
 
 
 class _Worker:
-    """One process that parses one body after the other."""
+    """A process that parses one body at a time."""
 
     def __init__(self, process: Process) -> None:
         self._process = process
         self.is_alive = True
 
     async def ask(self, kind: str, raw: bytes) -> Any:
-        """Return plain data, or a refusal as a tuple. Raises EOFError or OSError if the process ends, TimeoutError."""
+        """Return plain data, or a refusal as a tuple. Raises EOFError or OSError if the process ends; TimeoutError."""
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
@@ -147,7 +149,7 @@ class _Worker:
                 (size,) = ANSWER_HEADER.unpack(await stdout.readexactly(ANSWER_HEADER.size))
                 return _Plain(io.BytesIO(await stdout.readexactly(size))).load()
         except BaseException as error:
-            # What it says next would be taken for the answer to another body.
+            # The next output would be taken for the reply to another body.
             await self.end()
             if isinstance(error, pickle.UnpicklingError):
                 raise InternalError("The server could not read this request.") from error
@@ -159,14 +161,14 @@ class _Worker:
 
 
 class _Plain(pickle.Unpickler):
-    """Takes our own plain data and nothing else: what a process sends came from a stranger's bytes."""
+    """Load our own plain data only. The process parses untrusted bytes, so its output is untrusted as well."""
 
     def find_class(self, module: str, name: str) -> Any:
         if module in _PLAIN_MODULES or (module, name) in _PLAIN_NAMES:
             return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"{module}.{name} is no plain data")
+        raise pickle.UnpicklingError(f"{module}.{name} is not plain data")
 
 
 def is_light(raw: bytes) -> bool:
-    """Tell whether a body is parsed within some milliseconds, whatever it holds."""
+    """Return whether a body parses within a few milliseconds, whatever its content."""
     return len(raw) <= _LIGHT_BYTES and sum(map(raw.count, (b",", b":", b"[", b"{"))) <= _LIGHT_PARTS

@@ -1,6 +1,6 @@
-"""Parses bodies in a process of its own. Started by bodies.py as `python -m tokka.parsing.worker PID [ignore-unknown]`.
+"""A process that parses bodies. bodies.py starts it as `python -m tokka.parsing.worker PID [ignore-unknown]`.
 
-Reads a header, the name of a model and a body; answers with a header and a pickle of plain data, or of a refusal.
+It reads a header, the name of a model and a body. It writes a header and a pickle of plain data, or of a refusal.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ PARSABLE: dict[str, Any] = {
 }
 REFUSALS: dict[str, type[InvalidRequest]] = {error.__name__: error for error in (InvalidRequest, UnsupportedParameter)}
 IGNORE_UNKNOWN = "ignore-unknown"
-# Lengths of the model's name and of the body; length of the answer.
+# Lengths of the model's name and of the body; length of the reply.
 QUESTION_HEADER = struct.Struct(">HI")
 ANSWER_HEADER = struct.Struct(">I")
-# What a body of 32 MiB takes as objects.
+# Maximum address space of the process, in bytes: a body of 32 MiB takes this much as objects.
 _MEMORY_BYTES = 4 << 30
 
 
@@ -42,7 +42,7 @@ def answer_to(kind: str, raw: bytes, *, ignores_unknown: bool = False) -> bytes:
     try:
         answer: Any = (without_unknown if ignores_unknown else validated)(PARSABLE[kind], raw).parsed()
         if isinstance(answer, ParsedGeneration):
-            # Here, because a large one would hold the server's event loop.
+            # Hashed here, because a large request would block the server's event loop.
             request = replace(answer.request, fingerprint=fingerprint_of(answer.request))
             answer = replace(answer, request=request)
     except InvalidRequest as refusal:
@@ -51,7 +51,7 @@ def answer_to(kind: str, raw: bytes, *, ignores_unknown: bool = False) -> bytes:
 
 
 def _load_all() -> None:
-    """Have everything imported that parsing ever needs: afterwards no file can be opened."""
+    """Import everything that parsing needs. Afterwards, the sandbox forbids opening files."""
     function = {"name": "f", "strict": True, "parameters": {"type": "object", "properties": {"x": {"pattern": "a"}}}}
     fields = {"tools": [{"type": "function", "function": function}], "tool_choice": "required", "temperature": 9}
     for kind in PARSABLE:

@@ -1,0 +1,1 @@
+"""Wire formats: requests, responses and their validation. Pure data and pure functions."""

@@ -1,4 +1,4 @@
-"""/admin/keys and /admin/usage: what may be asked, and the form of the answers."""
+"""Requests and responses of /admin/keys and /admin/usage."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from tokka.core import KeyScope
 from tokka.protocol.common import WireModel
 from tokka.protocol.moments import MOMENT
 
-# What every number of JSON holds exactly.
+# Maximum count: every JSON reader represents it exactly.
 _MAX_COUNT = 2**53 - 1
 _MAX_GRACE_S = 30 * 86400
 DAY_S = 86400
 
 Count = Annotated[int, Field(ge=1, le=_MAX_COUNT)]
-# Shown in lists, logs and metrics: no control characters, no spaces around it.
+# Names appear in lists, logs and metrics: no control characters, no surrounding spaces.
 Name = Annotated[
     str, Field(min_length=1, max_length=128, pattern=r"^[^\x00- \x7f-\x9f]([^\x00-\x1f\x7f-\x9f]*[^\x00- \x7f-\x9f])?$")
 ]
@@ -26,45 +26,58 @@ Groups = Annotated[str, Field(max_length=64, pattern=r"^(key|tenant|model|day|ho
 
 
 class KeyLimits(WireModel):
-    """Null or left out: no limit of its own. Tokens are prompt and completion together, days and months UTC's."""
+    """Limits of a key; null or missing: none. Tokens include prompt and completion; days and months are UTC.
 
-    rpm: Count | None = Field(None, description="Requests a minute, on each server.")
-    tpm: Count | None = Field(None, description="Tokens a minute, on each server.")
-    max_running: Count | None = Field(None, description="Choices at once, waiting ones included, on each server.")
-    max_completion_tokens: Count | None = Field(None, description="Tokens of one choice.")
-    daily_tokens: Count | None = Field(None, description="Tokens a day, on all servers together.")
-    monthly_tokens: Count | None = Field(None, description="Tokens a month, on all servers together.")
+    Requests for more than `max_completion_tokens` get 400. Requests beyond the other limits get 429.
+    """
+
+    rpm: Count | None = Field(None, description="Maximum requests per minute, on each server.")
+    tpm: Count | None = Field(None, description="Maximum tokens per minute, on each server.")
+    max_running: Count | None = Field(None, description="Maximum in-flight and queued choices, on each server.")
+    max_completion_tokens: Count | None = Field(None, description="Maximum completion tokens of a choice.")
+    daily_tokens: Count | None = Field(None, description="Maximum tokens per day, on all servers together.")
+    monthly_tokens: Count | None = Field(None, description="Maximum tokens per month, on all servers together.")
 
 
 class NewKeyRequest(WireModel):
+    """A key to create."""
+
     name: Name
-    tenant: Name | None = Field(None, description="Who is counted and shared between. Default: the name.")
+    tenant: Name | None = Field(None, description="Tenant for usage and fair sharing. Default: the key's name.")
     scopes: list[KeyScope] = Field(["inference"], min_length=1, max_length=3)
     models: Annotated[list[ModelName], Field(min_length=1, max_length=256)] | None = Field(
-        None, description="Names it may use. Default: all that are served."
+        None, description="Served names that the key may use. Default: all."
     )
     limits: KeyLimits = Field(default_factory=lambda: KeyLimits.model_validate({}))
-    expires_at: Count | None = Field(None, description="Seconds since 1970; in the future. Default: never.")
+    expires_at: Count | None = Field(
+        None, description="Expiry in seconds since 1970; must be in the future. Default: never."
+    )
 
 
 class RotateRequest(WireModel):
-    grace_s: int = Field(DAY_S, ge=0, le=_MAX_GRACE_S, description="How long the old secret stays good, in seconds.")
+    """A new secret for a key."""
+
+    grace_s: int = Field(DAY_S, ge=0, le=_MAX_GRACE_S, description="Seconds for which the old secret stays valid.")
 
 
 class KeysQuery(WireModel):
+    """The query of GET /admin/keys."""
+
     limit: Annotated[int, Field(strict=False, ge=1, le=1000)] = 100
-    after: Annotated[str, Field(max_length=64)] | None = Field(None, description="The last id of the page before.")
+    after: Annotated[str, Field(max_length=64)] | None = Field(None, description="The last id of the previous page.")
 
 
 class UsageQuery(WireModel):
-    since: Moment = Field("30d", description="A day, a time, or how long ago: 2026-12-31, 2026-12-31T18:00Z, 30d.")
-    until: Moment | None = Field(None, description="As `since`. Default: now.")
-    group_by: Groups = Field("key,model,day", description="Separated by commas: key, tenant, model, day, hour.")
+    """The query of GET /admin/usage."""
+
+    since: Moment = Field("30d", description="Start as a day, a time or an age: 2026-12-31, 2026-12-31T18:00Z, 30d.")
+    until: Moment | None = Field(None, description="End, written as `since`. Default: now.")
+    group_by: Groups = Field("key,model,day", description="Comma-separated: key, tenant, model, day, hour.")
     format: Literal["json", "csv"] = "json"
 
 
 class KeyObject(BaseModel):
-    """A key without its secret. `prefix` is how the secret begins; `status` is what came of it by now."""
+    """A key without its secret. `prefix` is the beginning of the secret; `status` is the current state."""
 
     id: str
     object: Literal["key"]
@@ -78,23 +91,27 @@ class KeyObject(BaseModel):
     created_at: int
     expires_at: int | None
     revoked_at: int | None
-    previous_until: int | None = Field(description="Until when the secret before the last rotation is good.")
+    previous_until: int | None = Field(
+        description="Expiry of the secret before the last rotation, in seconds since 1970."
+    )
 
 
 class IssuedKey(KeyObject):
-    """A key with its secret, which is shown this once."""
+    """A key with its secret, which only this response shows."""
 
     key: str
 
 
 class KeyList(BaseModel):
+    """A page of keys, oldest first."""
+
     object: Literal["list"]
     data: list[KeyObject]
     has_more: bool
 
 
 class UsageEntry(BaseModel):
-    """One group's sums: the fields it was grouped by are there, the others are not. `day` and `hour` are UTC."""
+    """The sums of one group. Fields that are not in `group_by` are absent. `day` and `hour` are UTC."""
 
     day: str | None = None
     hour: str | None = None
@@ -109,5 +126,7 @@ class UsageEntry(BaseModel):
 
 
 class UsageReport(BaseModel):
+    """Usage by group."""
+
     object: Literal["list"]
     data: list[UsageEntry]

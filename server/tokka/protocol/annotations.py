@@ -1,6 +1,6 @@
-"""Keywords of a schema that say nothing of what is valid: left out of one that is not strict. Pure.
+"""Annotations: schema keywords that restrict no value. They are removed from schemas that are not strict. Pure.
 
-JSON Schema takes every keyword it does not know for an annotation, and any format. OpenAPI has some of its own.
+JSON Schema treats unknown keywords and any format as annotations. OpenAPI has some of its own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tokka.protocol.json_schema import (
     schema_text,
 )
 
-# Not enforced here, and not to be ignored: they do say what is valid, or how to read what does.
+# Not enforced here, but not ignored either: they restrict values, or change the meaning of other keywords.
 _RULES = frozenset(
     {
         *("not", "if", "then", "else", "uniqueItems", "contains", "minContains", "maxContains", "propertyNames"),
@@ -30,7 +30,7 @@ _RULES = frozenset(
 
 
 def without_annotations(schema: Any, depth: int = 1) -> Any:
-    """Return a schema, which has not been checked, without what only annotates it; `nullable` becomes a type."""
+    """Return an unchecked schema without its annotations. `nullable` becomes a type."""
     if not isinstance(schema, dict) or depth > MAX_SCHEMA_DEPTH:
         return schema
     bare = {name: _below(name, value, depth) for name, value in schema.items() if not _says_nothing(name, value)}
@@ -40,7 +40,7 @@ def without_annotations(schema: Any, depth: int = 1) -> Any:
 
 
 def allow_null(schema: dict[str, Any]) -> None:
-    """Let null in, as `nullable` of OpenAPI 3.0 does."""
+    """Change a schema so that it allows null, as `nullable` of OpenAPI 3.0 does."""
     if "type" in schema:
         types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
         schema["type"] = types if "null" in types else [*types, "null"]
@@ -55,7 +55,7 @@ def _below(name: str, value: Any, depth: int) -> Any:
     try:
         return mapped(name, value, lambda _, below: without_annotations(below, depth + 1))
     except (AttributeError, TypeError):
-        # These are no schemas. The check says so.
+        # The value does not hold schemas. The check reports it later.
         return value
 
 
@@ -68,7 +68,7 @@ def _says_nothing(name: str, value: Any) -> bool:
 
 
 def loose_schema_text(schema: Any) -> str:
-    """As `schema_text`, with annotations of any kind."""
+    """Return a schema as `schema_text` does, but allow annotations of any kind."""
     return schema_text(without_annotations(parsed(schema)))
 
 

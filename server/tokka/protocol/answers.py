@@ -1,6 +1,6 @@
-"""The answers of the generation endpoints as the OpenAPI document shows them.
+"""Responses of the generation endpoints, as the OpenAPI document shows them.
 
-The encoders build plain dicts, which is faster; the tests hold their output against these closed models.
+The encoders build plain dicts, which is faster. The tests validate their output with these closed models.
 """
 
 from __future__ import annotations
@@ -18,11 +18,15 @@ class _Answer(BaseModel):
 
 
 class PromptTokensDetails(_Answer):
+    """The breakdown of `prompt_tokens`."""
+
     cached_tokens: int
     audio_tokens: int
 
 
 class CompletionTokensDetails(_Answer):
+    """The breakdown of `completion_tokens`."""
+
     reasoning_tokens: int
     audio_tokens: int
     accepted_prediction_tokens: int
@@ -30,7 +34,7 @@ class CompletionTokensDetails(_Answer):
 
 
 class TokenCounts(_Answer):
-    """The usage so far: the details are known at the end."""
+    """The usage so far. Its details are known only at the end."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -38,59 +42,75 @@ class TokenCounts(_Answer):
 
 
 class UsageObject(TokenCounts):
-    """The usage of a whole answer."""
+    """The usage of a whole response."""
 
     prompt_tokens_details: PromptTokensDetails
     completion_tokens_details: CompletionTokensDetails
 
 
 class TopLogprob(_Answer):
+    """A token with its logprob and UTF-8 bytes."""
+
     token: str
     logprob: float | None
     bytes: list[int]
 
 
 class PromptTokenLogprob(_Answer):
+    """The logprob of a prompt token or of an alternative to it."""
+
     logprob: float
-    rank: int = Field(description="The token's place among all tokens by likelihood, from 1.")
+    rank: int = Field(description="Rank of the token by probability, from 1.")
     decoded_token: str
 
 
-# For each token of the prompt, by token id: the token itself and the alternatives. Null for the first token.
+# One entry per prompt token: the token and its alternatives, by token id. Null for the first token.
 PromptLogprobList = list[dict[str, PromptTokenLogprob] | None]
 
 
 class ChatTokenLogprob(TopLogprob):
+    """A generated token with its logprob and alternatives."""
+
     top_logprobs: list[TopLogprob]
 
 
 class ChatLogprobs(_Answer):
+    """The logprobs of a chat choice."""
+
     content: list[ChatTokenLogprob]
     refusal: None
 
 
 class CalledFunction(_Answer):
+    """The function that a tool call names, and its arguments."""
+
     name: str
-    arguments: str = Field(description="JSON as the model wrote it; incomplete if the choice was cut short.")
+    arguments: str = Field(description="JSON as the model wrote it; incomplete if the choice was cut off.")
 
 
 class MessageToolCall(_Answer):
+    """A complete tool call."""
+
     id: str
     type: Literal["function"]
     function: CalledFunction
 
 
 class ChatMessage(_Answer):
+    """The generated message of a choice."""
+
     role: Literal["assistant"]
-    content: str | None = Field(description="Null if there is nothing beside the calls.")
+    content: str | None = Field(description="Null if there are only tool calls.")
     refusal: None
     annotations: list[None]
     tool_calls: list[MessageToolCall] | None = None
-    reasoning_content: str | None = Field(None, description="What the model thought before it answered.")
-    reasoning: str | None = Field(None, description="The same, by its newer name.")
+    reasoning_content: str | None = Field(None, description="The model's reasoning.")
+    reasoning: str | None = Field(None, description="Same as `reasoning_content`, by its newer name.")
 
 
 class ChatChoice(_Answer):
+    """A complete chat choice."""
+
     index: int
     message: ChatMessage
     logprobs: ChatLogprobs | None
@@ -100,6 +120,8 @@ class ChatChoice(_Answer):
 
 
 class ChatCompletion(_Answer):
+    """The response of a chat completion."""
+
     id: str
     object: Literal["chat.completion"]
     created: int
@@ -113,12 +135,14 @@ class ChatCompletion(_Answer):
 
 
 class FunctionDelta(_Answer):
+    """A piece of a function call."""
+
     name: str | None = None
     arguments: str
 
 
 class ToolCallPiece(_Answer):
-    """Id, type and name come with a call's first piece."""
+    """A piece of a tool call. Only the first piece has id, type and name."""
 
     index: int
     id: str | None = None
@@ -127,6 +151,8 @@ class ToolCallPiece(_Answer):
 
 
 class ChatDelta(_Answer):
+    """The new parts of a message."""
+
     role: Literal["assistant"] | None = None
     content: str | None = None
     refusal: None = None
@@ -136,6 +162,8 @@ class ChatDelta(_Answer):
 
 
 class ChatChunkChoice(_Answer):
+    """The new parts of a chat choice."""
+
     index: int
     delta: ChatDelta
     logprobs: ChatLogprobs | None
@@ -145,6 +173,8 @@ class ChatChunkChoice(_Answer):
 
 
 class ChatCompletionChunk(_Answer):
+    """A chunk of a streamed chat completion."""
+
     id: str
     object: Literal["chat.completion.chunk"]
     created: int
@@ -158,6 +188,8 @@ class ChatCompletionChunk(_Answer):
 
 
 class CompletionLogprobs(_Answer):
+    """The logprobs of a choice, in lists by token."""
+
     tokens: list[str]
     token_logprobs: list[float | None]
     top_logprobs: list[dict[str, float] | None]
@@ -165,10 +197,12 @@ class CompletionLogprobs(_Answer):
 
 
 class CompletionChoice(_Answer):
+    """A choice, or its new parts in a chunk."""
+
     index: int
     text: str
     logprobs: CompletionLogprobs | None
-    finish_reason: FinishReason | None = Field(description="Null in the chunks before a choice's last.")
+    finish_reason: FinishReason | None = Field(description="Null in all chunks before the last one of a choice.")
     stop_reason: str | int | None = None
     token_ids: list[int] | None = None
     prompt_token_ids: list[int] | None = None
@@ -176,7 +210,7 @@ class CompletionChoice(_Answer):
 
 
 class Completion(_Answer):
-    """The answer, and each chunk of its stream."""
+    """The response, or a chunk of its stream."""
 
     id: str
     object: Literal["text_completion"]
@@ -189,13 +223,17 @@ class Completion(_Answer):
 
 
 class ErrorDetail(_Answer):
+    """An error in OpenAI's form."""
+
     message: str
     type: str
     param: str | None
     code: str | None
-    # Where a program may want to read the cause: in a downtime `begin`, `end` and `reason`.
+    # The cause for programs: in a downtime `begin`, `end` and `reason`.
     details: dict[str, str] | None = None
 
 
 class ErrorBody(_Answer):
+    """The body of an error response."""
+
     error: ErrorDetail

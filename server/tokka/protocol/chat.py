@@ -46,12 +46,14 @@ MAX_METADATA = 16
 
 
 class Prediction(WireModel):
+    """Predicted text. Accepted without effect."""
+
     type: Literal["content"]
     content: Content
 
 
 class PromptCacheOptions(WireModel):
-    """The prefix cache is always on; there is nothing to choose."""
+    """Accepted without effect: the prefix cache is always on."""
 
     mode: Literal["implicit", "explicit"] | None = None
     ttl: Literal["30m"] | None = None
@@ -65,44 +67,52 @@ _Metadata = Annotated[
 
 
 class ChatRequest(GenerationFields):
+    """The body of POST /v1/chat/completions."""
+
     neutral: ClassVar[Mapping[str, Neutral]] = CHAT_FIELDS
 
     messages: Annotated[list[Message], Field(fail_fast=True)] = Field(min_length=1, max_length=MAX_MESSAGES)
     max_tokens: int | None = Field(
-        None, ge=1, le=2**63 - 1, description="Older name of max_completion_tokens, which wins over it."
+        None, ge=1, le=2**63 - 1, description="Older name of max_completion_tokens, which takes precedence."
     )
     max_completion_tokens: int | None = Field(
-        None, ge=1, le=2**63 - 1, description="Most tokens to generate for a choice. Default: the rest of the context."
+        None,
+        ge=1,
+        le=2**63 - 1,
+        description="Maximum tokens to generate per choice. Default: the rest of the context, up to the limits of the"
+        " server and the key.",
     )
     logprobs: bool | None = None
-    top_logprobs: int | None = Field(None, ge=0, le=20, description="Needs logprobs: true.")
-    response_format: ResponseFormat | None = Field(None, description="The form of every choice's text.")
+    top_logprobs: int | None = Field(
+        None, ge=0, le=20, description="Alternatives to report per token. Needs logprobs: true."
+    )
+    response_format: ResponseFormat | None = Field(None, description="The format of every choice's text.")
     tools: WireTools | None = Field(None, description="Functions the model may call.")
     tool_choice: WireToolChoice | None = Field(
         None,
-        description="`auto`: as the model likes, the default. `required`: at least one call. A function: a call of it."
-        " Functions allowed: `auto` or `required` among these. `none`: no call, and the model is told of no tools.",
+        description="`auto` (default): the model decides. `required`: at least one tool call. A function: a call of it."
+        " `allowed_tools`: `auto` or `required` among these. `none`: no tool call, and no tools in the prompt.",
     )
-    parallel_tool_calls: bool | None = Field(None, description="false: at most one call in a choice.")
+    parallel_tool_calls: bool | None = Field(None, description="false: at most one tool call per choice.")
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = Field(
-        None, description="Go on inside the last message instead of starting an answer to it."
+        None, description="Continue the last message instead of starting a new one."
     )
     chat_template_kwargs: TemplateKwargs | None = Field(None, description="Variables for the chat template.")
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = Field(
         None,
-        description="How much the model reasons: the chat template's variable of this name. Templates that only know"
-        " `enable_thinking` get false for `none`, else true. Models without such a variable ignore it.",
+        description="How much the model reasons: a variable for the chat template. Templates that only know"
+        " `enable_thinking` get false for `none`, else true. Models without either variable ignore it.",
     )
-    include_reasoning: bool | None = Field(None, description="false: leave the reasoning out of the answer.")
+    include_reasoning: bool | None = Field(None, description="false: omit the reasoning from the response.")
     documents: Documents | None = Field(
-        None, description="Objects of texts for the chat template. Models whose template reads none ignore them."
+        None, description="Objects of texts for the chat template. Ignored if the template does not read them."
     )
     verbosity: Literal["low", "medium", "high"] | None = Field(
-        None, description="The chat template's variable of this name. Models without it ignore it."
+        None, description="A variable for the chat template. Ignored if the template does not read it."
     )
 
-    # Accepted for OpenAI's sake; change nothing here
+    # Accepted for compatibility with OpenAI, without effect
     metadata: _Metadata | None = None
     store: bool | None = None
     service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
@@ -113,7 +123,7 @@ class ChatRequest(GenerationFields):
     prediction: Prediction | None = None
     modalities: list[Literal["text"]] | None = Field(None, min_length=1, max_length=1)
 
-    # Later, or never
+    # Not supported yet
     functions: Unsupported = None
     function_call: Unsupported = None
     moderation: Unsupported = None
@@ -127,10 +137,12 @@ class ChatRequest(GenerationFields):
         if self.logprob_token_ids and not self.logprobs:
             raise invalid("logprob_token_ids needs logprobs: true", "logprob_token_ids")
         if self.structured_outputs is not None and format_constraint(self.response_format) is not None:
-            raise invalid("response_format and structured_outputs exclude each other", "structured_outputs")
+            raise invalid(
+                "response_format and structured_outputs cannot be combined: leave one out", "structured_outputs"
+            )
         for name in ("reasoning_effort", "verbosity"):
             if getattr(self, name) and name in (self.chat_template_kwargs or {}):
-                raise invalid(f"{name} is in chat_template_kwargs, too: send it once", name)
+                raise invalid(f"{name} is also in chat_template_kwargs: send it once", name)
         check_continuation(self.messages, self.add_generation_prompt, self.continue_final_message)
         check_tool_messages(self.messages)
         check_tools(self.tools, self.tool_choice, self.parallel_tool_calls)
@@ -143,8 +155,8 @@ class ChatRequest(GenerationFields):
         form = self._form
         if form is not None and form.kind != "json":
             raise invalid(
-                f"{form.param} cannot be combined with tools: only JSON can be told from a call. Leave one out, or send"
-                " tool_choice: none",
+                f"{form.param} cannot be combined with tools: only JSON can be told from a tool call. Leave one out, or"
+                " send tool_choice: none",
                 form.param,
             )
         if self.called_tools.schemas:
@@ -152,14 +164,14 @@ class ChatRequest(GenerationFields):
 
     @cached_property
     def called_tools(self) -> Tools | None:
-        """The tools, unless none may be called."""
+        """Return the tools, or None if none may be called."""
         form = self._form
         answer = form if form is not None and form.kind == "json" else None
         return tools_of(self.tools, self.tool_choice, self.parallel_tool_calls, answer)
 
     @cached_property
     def _form(self) -> Constraint | None:
-        """What an answer that calls nothing must match."""
+        """Return the constraint on a choice without tool calls."""
         return format_constraint(self.response_format) or super().constraint
 
     @cached_property
@@ -169,7 +181,7 @@ class ChatRequest(GenerationFields):
     @property
     def constraint(self) -> Constraint | None:
         if self.called_tools is not None:
-            # A form beside tools is theirs to keep.
+            # With tools, `called_tools` carries the response format.
             return self._held_to_calls
         return self._form
 

@@ -1,4 +1,4 @@
-"""The answer of POST /v1/chat/completions: from events to chunks, and from chunks to the plain answer."""
+"""The response of POST /v1/chat/completions: from events to chunks, and from chunks to a plain response."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CHAT_ID_PREFIX = "chatcmpl-"
 
 
 class ChatEncoder(StreamEncoder):
-    """Events in, chunks out. The plain answer is the `ChatFold` of the same chunks."""
+    """Encode events as chunks. `ChatFold` makes the plain response of the same chunks."""
 
     def __init__(self, form: AnswerForm, request_id: str, fingerprint: str) -> None:
         head = {
@@ -38,7 +38,7 @@ class ChatEncoder(StreamEncoder):
         self._form = form
         self._logprobs = form.alternatives is not None
         super().__init__(Chunks(form, head), scored=self._logprobs)
-        # Choices whose chunks have text or calls.
+        # Choices that have text or tool calls already.
         self._begun: set[int] = set()
 
     def feed(self, event: Event) -> list[dict[str, Any]]:
@@ -74,7 +74,7 @@ class ChatEncoder(StreamEncoder):
     def _begin(self, event: Accepted) -> list[dict[str, Any]]:
         self._chunks.begin(event.prompt_token_ids)
         chunks = []
-        # A message that is calls alone has no content.
+        # A message of tool calls alone has no content.
         content = self._form.echo if self._form.echo or self._form.has_content else None
         for index in range(self._form.choices):
             chunk = self._chunks.of(_choice(index, {"role": "assistant", "content": content, "refusal": None}))
@@ -92,7 +92,7 @@ class ChatEncoder(StreamEncoder):
         return [self._chunks.of_delta(choice, event)]
 
     def _last_delta(self, index: int) -> dict[str, Any]:
-        """Return empty content for a choice that was to be calls alone and has neither calls nor text."""
+        """Return empty content for a choice that could be tool calls alone but has neither tool calls nor text."""
         has_content = self._form.echo or self._form.has_content or index in self._begun
         return {} if has_content else {"content": ""}
 
@@ -113,7 +113,7 @@ def _call_delta(event: ToolCallDelta) -> dict[str, Any]:
 
 
 class ChatFold(Fold):
-    """The chat.completion object that a stream of chunks adds up to."""
+    """Fold a stream of chunks into a chat.completion object."""
 
     def __init__(self, logprobs: bool) -> None:
         self._logprobs = logprobs
@@ -133,7 +133,7 @@ class ChatFold(Fold):
 
     def pieces(self) -> list[Piece]:
         choices = (_finished_choice(self._choices[index]) for index in sorted(self._choices))
-        # Clients of vLLM read these without asking whether they are there.
+        # vLLM's clients read these without checking that they are present.
         of_prompt = {"prompt_token_ids": None, "prompt_logprobs": self._prompt_logprobs or None}
         return JsonObject({**of_prompt, **self._answer, "choices": JsonItems(choices)}).pieces()
 
@@ -171,7 +171,7 @@ def _finished_choice(folded: dict[str, Any]) -> JsonObject:
     if calls:
         message["tool_calls"] = JsonItems(map(_finished_call, calls))
     if calls and not message["content"]:
-        # As at OpenAI: null where there are calls and nothing beside them.
+        # As at OpenAI: null if there are only tool calls.
         message["content"] = None
     if "reasoning_content" in message:
         message["reasoning"] = message["reasoning_content"]

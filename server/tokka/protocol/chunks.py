@@ -1,4 +1,4 @@
-"""What both endpoints' chunks have in common: the form a request asks for, when they carry usage, their padding."""
+"""The common parts of both endpoints' chunks: the requested form, usage and padding."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ from tokka.protocol.folding import JsonList, Piece, dumps
 
 @dataclass(frozen=True, slots=True)
 class AnswerForm:
-    """What a request asks of the form of its answer: all that an encoder needs to know of the body."""
+    """The form of the response that a request asks for: all that an encoder needs of the body."""
 
     model: str
     stream: bool
-    # Choices of each prompt: those returned, and those generated.
+    # Choices of each prompt that are returned, and that are generated.
     choices: int
     candidates: int
-    # Alternatives reported beside each token; None: no logprobs.
+    # Alternatives reported for each token; None: no logprobs.
     alternatives: int | None
     include_usage: bool
     continuous_usage: bool
     obfuscates: bool
     shows_token_ids: bool
-    # The client's own id for the answer, without the prefix of the endpoint.
+    # The client's own id for the response, without the prefix of the endpoint.
     answer_id: str | None = None
     shows_reasoning: bool = True
-    # Tokens of logprobs are named by their ids.
+    # Name the tokens of logprobs by their ids.
     names_ids: bool = False
-    # False where tool calls may stand alone.
+    # False if a message may be tool calls alone.
     has_content: bool = True
-    # Text that goes before each choice's own.
+    # Text returned before each choice's own.
     echo: str = ""
 
     def id_of(self, prefix: str, request_id: str) -> str:
-        """Return the answer's id: the client's own behind the endpoint's prefix, or that of the request."""
+        """Return the response id: the client's own after the endpoint's prefix, or the request's."""
         return f"{prefix}{self.answer_id}" if self.answer_id else request_id
 
 
 class Chunks:
-    """Builds the chunks of one answer around an endpoint's own choices, and counts its tokens on the way."""
+    """Build the chunks of a response around an endpoint's own choices, and count its tokens."""
 
     def __init__(self, form: AnswerForm, head: dict[str, Any]) -> None:
         self._head = head
@@ -53,7 +53,7 @@ class Chunks:
         self._continuous = form.continuous_usage
         self._obfuscates = form.obfuscates
         self.shows_token_ids = form.shows_token_ids
-        # A chunk with new text differs from the one before in that text alone.
+        # Chunks with new text differ in that text alone.
         self.are_alike = not (self._continuous or self._obfuscates or self.shows_token_ids)
         self._prompt_tokens = 0
         self._completion_tokens = 0
@@ -62,7 +62,7 @@ class Chunks:
         self._prompt_tokens = sum(map(len, prompt_token_ids))
 
     def count(self, event: TextDelta) -> bool:
-        """Count a delta's tokens; tell whether it holds anything to send."""
+        """Count a delta's tokens. Return whether it holds anything to send."""
         self._completion_tokens += len(event.token_ids)
         return bool(event.text or event.logprobs or (self.shows_token_ids and event.token_ids))
 
@@ -72,14 +72,14 @@ class Chunks:
             choice.setdefault("token_ids", [])
         chunk = {**self._head, "choices": [choice]}
         if self._continuous:
-            # Details are known at the end only.
+            # The details are known only at the end.
             chunk["usage"] = token_counts(self._prompt_tokens, self._completion_tokens)
         elif self._usage:
             chunk["usage"] = None
         return chunk
 
     def of_prompt(self, **fields: Any) -> dict[str, Any]:
-        """Return a chunk that says something of the prompt and of no choice."""
+        """Return a chunk with fields of the prompt and no choices."""
         chunk = {**self._head, "choices": [], **fields}
         return {**chunk, "usage": None} if self._usage else chunk
 
@@ -90,30 +90,30 @@ class Chunks:
         return self.of_text(choice, event.text)
 
     def of_text(self, choice: dict[str, Any], text: str) -> dict[str, Any]:
-        """Return the chunk of a choice that holds this text, padded if its size must not tell how long it is."""
+        """Return the chunk of a choice with this text, padded if its size must not reveal the text's length."""
         chunk = self.of(choice)
         if self._obfuscates:
             chunk["obfuscation"] = padding(text)
         return chunk
 
     def end(self, usage: Usage) -> list[dict[str, Any]]:
-        """Return the usage chunk, if one is wanted."""
+        """Return the usage chunk, if the request asks for one."""
         return [{**self._head, "choices": [], "usage": usage_object(usage)}] if self._usage else []
 
 
 class Fold(ABC):
-    """The plain answer of a request, grown from the chunks of its stream."""
+    """The plain response of a request, built from the chunks of its stream."""
 
     @abstractmethod
     def add(self, chunk: dict[str, Any]) -> None: ...
 
     @abstractmethod
     def pieces(self) -> list[Piece]:
-        """Return the answer's JSON, once, after the last chunk."""
+        """Return the response as JSON. Call it once, after the last chunk."""
 
 
 class StreamEncoder(ABC):
-    """Events in, chunks out: as objects to fold, or as the JSON of a stream."""
+    """Encode events as chunks: as objects to fold, or as the JSON of a stream."""
 
     def __init__(self, chunks: Chunks, *, scored: bool) -> None:
         self._chunks = chunks
@@ -126,11 +126,11 @@ class StreamEncoder(ABC):
 
     @abstractmethod
     def fold(self) -> Fold:
-        """Return what the chunks of this answer are to be added to."""
+        """Return a new fold for the chunks of this response."""
 
     @abstractmethod
     def _text_choice(self, index: int, text: str) -> dict[str, Any]:
-        """Return a choice that brings text and nothing else."""
+        """Return a choice with text only."""
 
     def encode(self, event: Event) -> Iterable[bytes]:
         """Return the JSON of the chunks that `feed` would return."""
@@ -147,12 +147,12 @@ class StreamEncoder(ABC):
 
 
 class ChunkTemplate:
-    """The JSON around a chunk's text: nearly all chunks of a stream are alike in all else."""
+    """The JSON around a chunk's text. Nearly all chunks of a stream differ in their text alone."""
 
     __slots__ = ("_head", "_tail")
 
     def __init__(self, chunk: dict[str, Any], marker: str) -> None:
-        """`marker`: what stands in the chunk for the text, and is nowhere else in it."""
+        """`marker`: stands for the text in the chunk, and occurs nowhere else in it."""
         self._head, self._tail = orjson.dumps(chunk).split(orjson.dumps(marker))
 
     def fill(self, text: str) -> bytes:
@@ -160,7 +160,7 @@ class ChunkTemplate:
 
 
 def fold_ending(folded: dict[str, Any], choice: dict[str, Any]) -> None:
-    """Add a chunk's token ids and reasons to the folded choice."""
+    """Add a chunk's token ids, finish reason and stop reason to the folded choice."""
     if "token_ids" in choice:
         folded["token_ids"] = folded["token_ids"] or JsonList()
         folded["token_ids"].extend(choice["token_ids"])

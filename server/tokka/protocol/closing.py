@@ -1,7 +1,7 @@
-"""Objects hold what their schema declares: where any name may follow, a weak model invents names without end. Pure.
+"""Close the objects of a schema to the names they declare. Pure.
 
-JSON Schema leaves an object open unless it says otherwise. When we generate one, it is closed unless it says otherwise:
-by `additionalProperties`, by `patternProperties`, or by no `properties` at all.
+Where any name may follow, a weak model invents names without end. In JSON Schema, an object is open by default. For
+generation, it is closed unless it has `additionalProperties`, `patternProperties` or no `properties` at all.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from typing import Any
 
 from tokka.protocol.json_schema import MAX_SUBSCHEMAS, mapped, target
 
-# Keywords whose schemas hold for the same value as the one they are in.
+# Keywords whose subschemas apply to the same value as the schema around them.
 _UNIONS = ("anyOf", "oneOf")
 _PARTS = ("allOf", *_UNIONS)
 _DEFINITIONS = ("$defs", "definitions")
 
 
 def closed(schema: dict[str, Any], *, is_arguments: bool = False) -> dict[str, Any]:
-    """Return a checked schema of which every object holds declared names only.
+    """Return a checked schema whose objects allow declared names only; unchanged if it would get too large.
 
-    `is_arguments`: the object itself holds no others even if it declares none.
+    `is_arguments`: close the root object even if it declares no names.
     """
     closing = _Closing(schema)
     try:
@@ -37,24 +37,24 @@ def closed(schema: dict[str, Any], *, is_arguments: bool = False) -> dict[str, A
 
 
 class _TooLarge(Exception):
-    """Closed, the schema would be many times as large."""
+    """The closed schema would be many times as large."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Names:
-    """What a schema says of the names in an object, itself and by those that hold for the same value."""
+    """The names that a schema and its subschemas for the same value declare."""
 
     declared: Mapping[str, None]
-    # It declares some, or none of them on purpose.
+    # It declares some names, or explicitly none.
     are_declared: bool = False
-    # It lets in what it does not declare, or holds the whole value.
+    # It allows undeclared names, or fixes the whole value.
     are_open: bool = False
 
 
 class _Closing:
     def __init__(self, root: dict[str, Any]) -> None:
         self._root = root
-        # Schemas that others are made of, by new names: not closed, since what they are part of is.
+        # Parts of other schemas, by new names. They stay open, because the schema around them is closed.
         self.opened: dict[str, Any] = {}
         self._opened_as: dict[str, str] = {}
         self._known: dict[int, _Names] = {}
@@ -72,7 +72,7 @@ class _Closing:
         unions = [name for name in _UNIONS if name in schema]
         if not unions:
             return self._only(result, names.declared)
-        # Each alternative has its own names and those of all that holds beside it.
+        # Each alternative allows its own names and the names of all schemas beside it.
         for union in unions:
             beside = self._names({name: part for name, part in schema.items() if name != union}).declared
             result[union] = [
@@ -84,7 +84,7 @@ class _Closing:
         return result
 
     def names_of(self, schema: Any) -> _Names:
-        """Return the names of a schema in the root."""
+        """Return the names of a schema inside the root."""
         if (known := self._known.get(id(schema))) is None:
             # A reference may lead back here.
             self._known[id(schema)] = _Names({})
@@ -109,7 +109,7 @@ class _Closing:
         )
 
     def _only(self, schema: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
-        """Return a schema with these properties beside its own, and no others."""
+        """Return the schema closed to its own properties and these names."""
         own = schema.get("properties", {})
         others = {name: True for name in names if name not in own}
         self._added += len(others)
@@ -118,11 +118,11 @@ class _Closing:
         return {**schema, "properties": {**own, **others}, "additionalProperties": False}
 
     def _open(self, schema: Any) -> Any:
-        """Return a schema that is part of another one: the objects in it are closed, it is not."""
+        """Return a schema as part of another one: close the objects in it, but not the schema itself."""
         return self._with(schema, self._open) if isinstance(schema, dict) else schema
 
     def _with(self, schema: Mapping[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
-        """Return a schema with the objects in it closed, and those that hold for the same value changed."""
+        """Return a schema with the objects in it closed, and `change` applied to subschemas for the same value."""
 
         def changed(name: str, value: Any) -> Any:
             if name == "$ref":
@@ -132,7 +132,7 @@ class _Closing:
         return {name: changed(name, value) for name, value in schema.items()}
 
     def _reference(self, reference: str) -> str:
-        """Return a reference to the same schema as part of another one."""
+        """Return a reference to an open copy of the same schema."""
         name = self._opened_as.get(reference)
         if name is None:
             name = self._opened_as[reference] = self._new_name()
@@ -156,7 +156,7 @@ class _Closing:
 
 
 def _is_composed(schema: Mapping[str, Any]) -> bool:
-    """Whether an object is to be closed here: it declares names, or is made of several schemas that hold together."""
+    """Return whether to close an object here: it declares names, or several schemas apply to it together."""
     if "properties" in schema or "required" in schema or len(schema.get("allOf", ())) > 1:
         return True
     return sum(name in schema for name in (*_PARTS, "$ref")) > 1

@@ -1,4 +1,4 @@
-"""What all wire formats share: strict closed models, text that is bounded, ids, usage."""
+"""Common parts of all wire formats: strict closed models, bounded text, ids, usage."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ from pydantic_core import PydanticCustomError
 
 from tokka.core import IgnoredFields, PromptLogprobs, TokenLogprob, Usage
 
-# Longer than any context; the limit of a body, a setting, is usually below it.
+# Maximum characters of a text: longer than any context. The limit of a body, a setting, is usually lower.
 MAX_TEXT_CHARS = 8 * 1024 * 1024
 MAX_INT64 = 2**63 - 1
-# More than any of our objects declares.
+# Maximum fields of an object: more than any of our models declares.
 MAX_FIELDS = 256
 
 Int64 = Annotated[int, Field(ge=-MAX_INT64 - 1, le=MAX_INT64)]
-# How token ids are kept where there may be many: 4 bytes each, where a list takes 36.
+# The type of arrays of token ids: 4 bytes each, while a list takes 36.
 ID_TYPECODE = "I"
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
-# A field that OpenAI defines and this server cannot serve yet: absent and null are the same, anything else is refused.
-Unsupported = Annotated[None, Field(description="Not supported by this server yet: leave it out or send null.")]
+# A field of OpenAI that is not supported yet. Null is the same as absent; other values are refused.
+Unsupported = Annotated[None, Field(description="Not supported by this server yet. Leave it out or send null.")]
 
 
 class WireModel(BaseModel):
-    """A closed schema: strict types, no NaN or infinity, no field that is not declared."""
+    """A closed model: strict types, no NaN or infinity, no undeclared fields."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
     def _few_fields(cls, value: Any) -> Any:
-        # Each unknown field costs an error object: half a million of them would stop every stream for seconds.
+        # Each unknown field costs an error object. Half a million of them would stop every stream for seconds.
         return _at_most(MAX_FIELDS, value)
 
 
 class OpenModel(WireModel):
-    """A schema that keeps unknown fields without a meaning: messages of other servers and clients have some."""
+    """A model that accepts and ignores unknown fields, because messages of other servers and clients have some."""
 
     model_config = ConfigDict(extra="allow")
 
     @property
     def unknown(self) -> int:
-        """The number of unknown fields, those of parts included."""
+        """Return the number of unknown fields, without the fields of parts."""
         return len(self.model_extra or ())
 
 
@@ -56,7 +56,7 @@ class BodyModel(WireModel):
     _ignored_names: tuple[str, ...] = ()
 
     def without(self, names: tuple[str, ...]) -> Self:
-        """Note the fields that were taken out of the body before it was read."""
+        """Record the names of fields removed from the body before it was parsed."""
         self._ignored_names = names
         return self
 
@@ -66,23 +66,23 @@ class BodyModel(WireModel):
 
 
 def only_neutral(value: bool) -> tuple[Any, Any]:
-    """Accept a field of other servers with the value that changes nothing here.
+    """Return annotations for a field of other servers that accept only the value without effect here.
 
-    A literal would not do: to pydantic, 0 is False.
+    Not a Literal, because pydantic takes 0 for False.
     """
     said = str(value).lower()
 
     def check(given: bool | None) -> bool | None:
         if given is not None and given is not value:
-            raise unsupported(f"Only {said} is supported here: leave it out")
+            raise unsupported(f"Only {said} is supported: send that, or leave it out")
         return given
 
-    documented = Field(description=f"Only {said}, which changes nothing.", json_schema_extra={"enum": [value, None]})
+    documented = Field(description=f"Must be {said}, which changes nothing.", json_schema_extra={"enum": [value, None]})
     return AfterValidator(check), documented
 
 
 def bounded_dict(most: int) -> BeforeValidator:
-    """Check a dict's size before its items: pydantic checks it after, and keeps an error for each bad item."""
+    """Check a dict's size before its items. pydantic checks it afterwards, and keeps an error for each bad item."""
     return BeforeValidator(lambda value: _at_most(most, value))
 
 
@@ -93,15 +93,16 @@ def _at_most(most: int, value: Any) -> Any:
 
 
 def invalid(reason: str, at: str = "") -> PydanticCustomError:
-    """A validation error of ours; `at` is the path below the field, as in `[2]`."""
+    """Return an error for an invalid value. `at`: the path below the field, like `[2]`."""
     return PydanticCustomError("tokka_invalid", "{reason}", {"reason": reason, "at": at})
 
 
 def unsupported(reason: str, at: str = "") -> PydanticCustomError:
+    """Return an error for a value that this server does not support. `at`: as in `invalid`."""
     return PydanticCustomError("tokka_unsupported", "{reason}", {"reason": reason, "at": at})
 
 
-# Names, not secrets: the system's own source costs a system call for each, 30 us.
+# Ids are not secrets. The system's random source would cost a system call of 30 us for each.
 _names = random.Random(secrets.token_bytes(32))  # noqa: S311
 
 
@@ -114,7 +115,7 @@ def now_s() -> int:
 
 
 def prompt_logprobs_list(event: PromptLogprobs) -> list[dict[str, Any] | None]:
-    """Return the logprobs in the form of vLLM: for each token an object by token id, null for the prompt's first."""
+    """Return the logprobs in vLLM's form: for each token an object by token id, null for the prompt's first."""
     return [_by_id(token, rank) for token, rank in zip(event.tokens, event.ranks, strict=True)]
 
 
@@ -131,12 +132,12 @@ def _by_id(token: TokenLogprob, rank: int) -> dict[str, Any] | None:
 
 
 def padding(text: str) -> str:
-    """Return random characters that make text and padding a multiple of 32 characters long, at least one."""
+    """Return 1 to 32 random characters that extend the text to a multiple of 32 characters."""
     return secrets.token_urlsafe(32)[: 32 - len(text) % 32]
 
 
 def token_counts(prompt_tokens: int, completion_tokens: int) -> dict[str, Any]:
-    """OpenAI's usage object without its details."""
+    """Return OpenAI's usage object without its details."""
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
@@ -145,7 +146,7 @@ def token_counts(prompt_tokens: int, completion_tokens: int) -> dict[str, Any]:
 
 
 def usage_object(usage: Usage) -> dict[str, Any]:
-    """OpenAI's usage object."""
+    """Return OpenAI's usage object."""
     return {
         **token_counts(usage.prompt_tokens, usage.completion_tokens),
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens, "audio_tokens": 0},
@@ -159,9 +160,9 @@ def usage_object(usage: Usage) -> dict[str, Any]:
 
 
 def token_text(token: TokenLogprob, prefix: str = "", *, as_id: bool = False) -> str:
-    r"""Return a token's text, or its bytes as `\xf0\x9f` where it holds only a part of a character, as OpenAI does.
+    r"""Return a token's text, or its bytes as `\xf0\x9f` if it holds only a part of a character, as OpenAI does.
 
-    `as_id`: return its id instead, in the form of vLLM.
+    `as_id`: return its id instead, in vLLM's form.
     """
     if as_id:
         return f"token_id:{token.id}"

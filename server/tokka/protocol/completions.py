@@ -45,7 +45,7 @@ from tokka.protocol.generation import MAX_CHOICES, GenerationFields
 from tokka.protocol.vllm_fields import COMPLETION_FIELDS, Neutral
 
 ID_PREFIX = "cmpl-"
-# What OpenAI generates when nothing is said. Small, so that nobody waits for a runaway base model.
+# Default maximum tokens of a choice, as at OpenAI. Small, so that a runaway base model ends soon.
 DEFAULT_MAX_TOKENS = 16
 MAX_PROMPTS = 1024
 MAX_PROMPT_TOKENS = 8 * 1024 * 1024
@@ -53,12 +53,12 @@ MAX_TOKEN_ID = 2**31
 
 
 def _prompts(value: Any) -> list[Prompt]:
-    """Take one of the four forms of a prompt; errors name the place."""
+    """Parse a prompt in one of its four forms; errors name the place."""
     if value is None or isinstance(value, str):
-        # Nothing said: the beginning of a document.
+        # No prompt means the beginning of a document.
         return [_text(value or "", "")]
     if not isinstance(value, list):
-        raise invalid("Input should be a string, a list of strings, a list of token ids or a list of such lists")
+        raise invalid("Input should be a string, a list of strings, a list of token ids or a list of token id lists")
     if not value:
         raise invalid("The prompt is empty: send at least one token")
     if _is_token(value[0]):
@@ -84,14 +84,14 @@ def _is_token(value: Any) -> bool:
 
 def _text(text: str, at: str) -> TextPrompt:
     if len(text) > MAX_TEXT_CHARS:
-        raise invalid(f"A prompt has at most {MAX_TEXT_CHARS} characters", at)
+        raise invalid(f"A prompt may have at most {MAX_TEXT_CHARS} characters", at)
     return TextPrompt(text)
 
 
 def _tokens(ids: list[Any], at: str) -> TokensPrompt:
     if not ids:
         raise invalid("The prompt is empty: send at least one token", at)
-    # In C where all is well, which a million ids take 20 ms for.
+    # Check in C first: a million valid ids take 20 ms.
     if set(map(type, ids)) != {int} or min(ids) < 0 or max(ids) >= MAX_TOKEN_ID:
         place = next(place for place, token in enumerate(ids) if not _is_token(token) or not 0 <= token < MAX_TOKEN_ID)
         raise invalid("Input should be a token id: a whole number from 0", f"{at}[{place}]")
@@ -110,15 +110,19 @@ _WirePrompt = (
 
 
 class CompletionRequest(GenerationFields):
+    """The body of POST /v1/completions."""
+
     neutral: ClassVar[Mapping[str, Neutral]] = COMPLETION_FIELDS
 
     prompt: Annotated[list[Prompt], PlainValidator(_prompts, json_schema_input_type=_WirePrompt)] = Field(
-        description="A string, a list of strings, a list of token ids or a list of such lists. "
+        description="A string, a list of strings, a list of token ids or a list of token id lists. "
         "Null or empty text: the beginning of a document."
     )
-    best_of: int | None = Field(None, ge=1, le=20, description="Generate this many, return the n most likely.")
-    logprobs: int | None = Field(None, ge=0, le=5, description="Report this many alternatives for each token.")
-    response_format: ResponseFormat | None = Field(None, description="The form of every choice's text.")
+    best_of: int | None = Field(
+        None, ge=1, le=20, description="Choices to generate, of which the n most likely are returned."
+    )
+    logprobs: int | None = Field(None, ge=0, le=5, description="Alternatives to report for each token.")
+    response_format: ResponseFormat | None = Field(None, description="The format of every choice's text.")
     suffix: Unsupported = None
 
     @model_validator(mode="after")
@@ -127,13 +131,18 @@ class CompletionRequest(GenerationFields):
         if self.best_of is not None and self.best_of < n:
             raise invalid(f"best_of ({self.best_of}) must be at least n ({n})", "best_of")
         if self.best_of is not None and self.best_of > n and self.stream:
-            raise invalid("best_of above n cannot be streamed: the best is known at the end", "best_of")
+            raise invalid("best_of above n cannot be streamed: send stream: false", "best_of")
         if self.logprob_token_ids and self.logprobs is None:
             raise invalid("logprob_token_ids needs logprobs", "logprob_token_ids")
         if self.structured_outputs is not None and format_constraint(self.response_format) is not None:
-            raise invalid("response_format and structured_outputs exclude each other", "structured_outputs")
+            raise invalid(
+                "response_format and structured_outputs cannot be combined: leave one out", "structured_outputs"
+            )
         if self.num_choices > MAX_CHOICES:
-            raise invalid(f"prompts times choices may be at most {MAX_CHOICES}", "n" if n > 1 else "prompt")
+            raise invalid(
+                f"prompts times choices may be at most {MAX_CHOICES}: send fewer prompts, or ask for fewer choices",
+                "n" if n > 1 else "prompt",
+            )
         return self
 
     @property
@@ -142,7 +151,7 @@ class CompletionRequest(GenerationFields):
 
     @property
     def candidates(self) -> int:
-        """Choices to generate for each prompt, of which `n` are returned."""
+        """Return the choices to generate for each prompt, of which `n` are returned."""
         return max(self.n or 1, self.best_of or 1)
 
     @property
@@ -176,7 +185,7 @@ class CompletionRequest(GenerationFields):
 
 
 class CompletionEncoder(StreamEncoder):
-    """Events in, chunks out. The plain answer is the `CompletionFold` of the same chunks."""
+    """Encode events as chunks. `CompletionFold` makes the plain response of the same chunks."""
 
     def __init__(self, form: AnswerForm, request_id: str, fingerprint: str) -> None:
         head = {
@@ -191,7 +200,7 @@ class CompletionEncoder(StreamEncoder):
         self._is_scored = form.alternatives is not None
         self._names_ids = form.names_ids
         super().__init__(Chunks(form, head), scored=self._is_scored)
-        # By choice, and by prompt.
+        # Text offsets by choice, and offsets of echoed prompts by prompt.
         self._offsets: dict[int, _TextOffset] = {}
         self._echo_offsets: dict[int, _TextOffset] = {}
         self._prompt_token_ids: tuple[Any, ...] = ()
@@ -207,7 +216,7 @@ class CompletionEncoder(StreamEncoder):
                 return self._delta(event)
             case ChoiceDone():
                 tokens = self._tokens_of.get(event.index, 0)
-                # Cut off by its deadline, it was never scored: the worst.
+                # A choice cut off by its deadline has no score, and ranks last.
                 total = float("-inf") if event.cumulative_logprob is None else event.cumulative_logprob
                 self._scores[event.index] = total / max(1, tokens)
                 return [self._chunks.of(self._ended(event))]
@@ -222,7 +231,7 @@ class CompletionEncoder(StreamEncoder):
             case PromptLogprobs():
                 return self._prompt_scores(event)
             case ReasoningDelta() | ToolCallDelta():
-                # Of conversations only.
+                # Only conversations have these events.
                 return []
             case _:
                 assert_never(event)
@@ -231,7 +240,7 @@ class CompletionEncoder(StreamEncoder):
         return CompletionFold(self._is_scored, lambda indices: _best(indices, self._scores, self._n, self._candidates))
 
     def _echo(self, event: PromptEcho) -> Iterator[dict[str, Any]]:
-        """Yield the same part of the prompt for each of its choices. It is encoded once, however many there are."""
+        """Yield the same part of the prompt for each of its choices. It is encoded only once."""
         first = event.prompt_index * self._candidates
         text, logprobs = RawJson(event.text), None
         if self._is_scored and event.logprobs:
@@ -241,7 +250,7 @@ class CompletionEncoder(StreamEncoder):
             yield self._chunks.of({**self._text_choice(index, ""), "text": text, "logprobs": logprobs})
 
     def _prompt_scores(self, event: PromptLogprobs) -> Iterator[dict[str, Any]]:
-        """Yield the same logprobs for each choice of the prompt. They are encoded once."""
+        """Yield the same logprobs for each choice of the prompt. They are encoded only once."""
         first = event.prompt_index * self._candidates
         scores = RawJson(prompt_logprobs_list(event))
         for index in range(first, first + self._candidates):
@@ -263,7 +272,7 @@ class CompletionEncoder(StreamEncoder):
         return _logprobs_object(offset, tokens, as_ids=self._names_ids)
 
     def _offset(self, index: int) -> _TextOffset:
-        """Return where a choice's text has got to, behind its echoed prompt."""
+        """Return the text offset of a choice, which continues after its echoed prompt."""
         if (offset := self._offsets.get(index)) is None:
             echoed = self._echo_offsets.get(index // self._candidates)
             offset = self._offsets[index] = _TextOffset() if echoed is None else echoed.copy()
@@ -293,7 +302,7 @@ def _logprobs_object(offset: _TextOffset, tokens: tuple[TokenLogprob, ...], *, a
 
 
 class _TextOffset:
-    """Where in the returned text each token begins, in characters, also when a character spans tokens."""
+    """The place in the returned text where each token begins, in characters. A character may span tokens."""
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -312,14 +321,14 @@ class _TextOffset:
 
 
 def _top(token: TokenLogprob, as_ids: bool) -> dict[str, float | None] | None:
-    """The alternatives by text, the token itself among them; None where nothing was predicted (a prompt's first)."""
+    """Return the logprobs of the token and its alternatives by text; None for the first token of a prompt."""
     if token.logprob is None:
         return None
     return {token_text(top, "bytes:", as_id=as_ids): top.logprob for top in (*token.top, token)}
 
 
 class CompletionFold(Fold):
-    """The text_completion object that a stream of chunks adds up to, with the choices that `select` keeps."""
+    """Fold a stream of chunks into a text_completion object with the choices that `select` keeps."""
 
     def __init__(self, logprobs: bool, select: Callable[[list[int]], list[int]]) -> None:
         self._logprobs = logprobs
@@ -355,7 +364,7 @@ def _empty_choice(logprobs: bool) -> dict[str, Any]:
     if logprobs:
         scores = {name: JsonList() for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset")}
     ending = {"finish_reason": None, "stop_reason": None, "token_ids": None}
-    # Clients of vLLM read these without asking whether they are there.
+    # vLLM's clients read these without checking that they are present.
     of_prompt = {"prompt_token_ids": None, "prompt_logprobs": None}
     return {"index": 0, "text": JsonText(), "logprobs": scores, **ending, **of_prompt}
 

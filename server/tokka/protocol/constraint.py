@@ -1,4 +1,4 @@
-"""What an answer can be held to: `response_format` and `structured_outputs`, and the one constraint they become."""
+"""Structured output: `response_format` and `structured_outputs`, and the one constraint they become."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tokka.protocol.structural_tag import StructuralTagFormat, parsed_tag
 MAX_REGEX_CHARS = 8192
 MAX_CONSTRAINT_CHOICES = 4096
 MAX_GRAMMAR_CHARS = 64 * 1024
-# All choices together.
+# Maximum characters of all choices together.
 MAX_CHOICE_CHARS = 64 * 1024
-# Ways around the bounds of json_schema.py.
+# Grammar directives that would bypass the limits of json_schema.py.
 _INLINE = re.compile(r"%(json|llguidance)\b")
 _MAX_WHITESPACE_CHARS = 256
-# Blanks, or a set of characters, each optional.
+# Blanks or sets of characters, each of which is optional.
 _OPTIONAL_BLANKS = re.compile(r"(?:(?:\[(?:[^\]\\]|\\.)+\]|\\[sntr]|[ \t\n\r])(?:[*?]|\{0,\d*\}))*")
 _ANY_OBJECT = '{"type":"object"}'
 
@@ -33,23 +33,25 @@ _Schema = Annotated[Any, PlainValidator(lambda value: value, json_schema_input_t
 
 def _only_true(value: bool) -> bool:
     if not value:
-        raise invalid("Input should be true, or left out")
+        raise invalid("Input should be true; otherwise leave it out")
     return value
 
 
-# Not a Literal: that takes 1 as well.
+# Not a Literal, because that accepts 1 as well.
 _True = Annotated[bool, AfterValidator(_only_true), Field(json_schema_extra={"const": True})]
 
 
 def _allows_none(pattern: str) -> str:
     if len(pattern) > _MAX_WHITESPACE_CHARS or not _OPTIONAL_BLANKS.fullmatch(pattern):
         raise unsupported(
-            "JSON is written without whitespace here: send a pattern that allows none, as [ ]? or \\s*, or leave it out"
+            "JSON is generated without whitespace: send a pattern that allows none, like [ ]? or \\s*, or leave it out"
         )
     return pattern
 
 
 class TextFormat(WireModel):
+    """Any text."""
+
     type: Literal["text"]
 
 
@@ -60,16 +62,18 @@ class JsonObjectFormat(WireModel):
 
 
 class NamedSchema(WireModel):
+    """A JSON Schema with a name."""
+
     name: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")
     description: str | None = Field(None, max_length=MAX_SCHEMA_BYTES)
     schema_: _Schema | None = Field(
         None,
         alias="schema",
-        description="A JSON Schema of the keywords that are enforced in full. Default: any JSON object.",
+        description="A JSON Schema. All its keywords must be enforceable in full. Default: any JSON object.",
     )
     strict: bool | None = Field(
         None,
-        description="Refuse formats and annotations that are not known, too. A schema is always enforced.",
+        description="Also refuse unknown formats and annotations. The schema is always enforced.",
     )
 
     @model_validator(mode="after")
@@ -81,6 +85,8 @@ class NamedSchema(WireModel):
 
 
 class JsonSchemaFormat(WireModel):
+    """JSON that matches a schema."""
+
     type: Literal["json_schema"]
     json_schema: NamedSchema
 
@@ -91,26 +97,31 @@ ResponseFormat = Annotated[
 
 
 class StructuredOutputs(WireModel):
-    """Exactly one of these."""
+    """A constraint on every choice. Send exactly one kind."""
 
-    json_: SchemaText | None = Field(None, alias="json", description="A JSON Schema, or its text.")
-    regex: str | None = Field(None, min_length=1, max_length=MAX_REGEX_CHARS, description="The whole answer matches.")
+    json_: SchemaText | None = Field(None, alias="json", description="A JSON Schema, as an object or as text.")
+    regex: str | None = Field(
+        None, min_length=1, max_length=MAX_REGEX_CHARS, description="A regular expression for the whole text."
+    )
     choice: Annotated[list[Annotated[str, Field(min_length=1)]], Field(fail_fast=True)] | None = Field(
-        None, min_length=1, max_length=MAX_CONSTRAINT_CHOICES, description="The answer is one of these."
+        None, min_length=1, max_length=MAX_CONSTRAINT_CHOICES, description="The text is one of these."
     )
     grammar: str | None = Field(
         None, min_length=1, max_length=MAX_GRAMMAR_CHARS, description="A context-free grammar in Lark or GBNF."
     )
     json_object: _True | None = Field(None, description="Any JSON object.")
     structural_tag: Annotated[StructuralTagFormat, BeforeValidator(parsed_tag)] | None = Field(
-        None, description="Free text with tags in it, or its JSON text."
+        None, description="Free text with tags in it, as an object or as JSON text."
     )
-    disable_any_whitespace: bool | None = Field(None, description="Changes nothing: JSON is written without any.")
+    disable_any_whitespace: bool | None = Field(
+        None, description="Changes nothing: JSON is generated without whitespace."
+    )
     disable_additional_properties: bool | None = Field(
-        None, description="true: close objects that have `patternProperties`, too. Others are closed unless open."
+        None,
+        description="true: also close objects with `patternProperties`. Others are closed unless opened.",
     )
     whitespace_pattern: Annotated[str, AfterValidator(_allows_none)] | None = Field(
-        None, description="Has to allow no whitespace at all, which is what JSON is written with here."
+        None, description="Must also match the empty string: JSON is generated without whitespace."
     )
 
     @model_validator(mode="after")
@@ -120,10 +131,10 @@ class StructuredOutputs(WireModel):
             raise invalid("Exactly one of json, regex, choice, grammar, json_object and structural_tag must be given")
         if (chars := sum(map(len, self.choice or ()))) > MAX_CHOICE_CHARS:
             raise invalid(
-                f"The choices have at most {MAX_CHOICE_CHARS} characters together; these have {chars}", "choice"
+                f"The choices may have at most {MAX_CHOICE_CHARS} characters together; these have {chars}", "choice"
             )
         if self.grammar is not None and _INLINE.search(self.grammar):
-            raise invalid("A grammar may not hold %json or %llguidance: give a schema as json", "grammar")
+            raise invalid("A grammar may not contain %json or %llguidance: send a schema as json", "grammar")
         return self
 
     def constraint(self) -> Constraint:
@@ -145,7 +156,7 @@ class StructuredOutputs(WireModel):
 
 
 def format_constraint(form: ResponseFormat | None) -> Constraint | None:
-    """Return what a response format holds an answer to."""
+    """Return the constraint of a response format, or None."""
     match form:
         case JsonSchemaFormat():
             schema = orjson.loads(form.json_schema.schema_ or _ANY_OBJECT)
@@ -162,7 +173,7 @@ def _json_constraint(schema: dict[str, Any], param: str) -> Constraint:
 
 
 def _with_no_others(schema: Any) -> Any:
-    """Return a checked schema of which every object with named properties holds no others, unless it says so."""
+    """Return a checked schema whose objects with named properties allow no others, unless they say so."""
     if not isinstance(schema, dict):
         return schema
     result = {name: mapped(name, value, lambda _, below: _with_no_others(below)) for name, value in schema.items()}

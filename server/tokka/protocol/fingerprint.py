@@ -1,8 +1,9 @@
-"""What a request is to the engine, as one hash. Equal bodies have equal fingerprints, whoever sends them and when.
+"""Fingerprints: one hash of the work that a request gives the engine.
 
-Each field of the request, and of the data in it, is hashed by its name, unless NOT_SEEN lists it. Large values are
-hashed in C: text and token ids as bytes, messages and schemas as JSON. A short chat takes 35 us, the largest body 50 ms
-of CPU time, so the processes of `parsing/` hash the bodies that they parse.
+Equal bodies have equal fingerprints, regardless of sender and time. Each field of the request, and of the data in it,
+is hashed with its name, unless NOT_SEEN lists it. Large values are hashed in C: text and token ids as bytes, messages
+and schemas as JSON. A short chat takes 35 us, the largest body 50 ms of CPU time, so the processes of `parsing/` hash
+the bodies that they parse.
 """
 
 from __future__ import annotations
@@ -23,24 +24,24 @@ from tokka.core import Constraint, GenerateRequest
 NOT_SEEN: Mapping[type, frozenset[str]] = {
     GenerateRequest: frozenset(
         {
-            # Who asks, and under which name: the names of a server are names of one engine.
+            # The sender and the served name. All names of a server belong to one engine.
             *("id", "tenant", "model", "fingerprint"),
-            # Names in error messages.
+            # Field names in error messages.
             *("prompt_param", "limit_param"),
-            # When it runs, and with whose cache; a new salt for each try would make each try another request.
+            # Scheduling and cache. A new salt for each retry would otherwise make each retry a new request.
             *("timeout_s", "priority", "cache_salt"),
-            # The key's limit, and how the answer is delivered.
+            # The key's limit, and how the response is delivered.
             *("max_tokens_cap", "stream"),
         }
     ),
     Constraint: frozenset({"param"}),
 }
-# Characters of a text that are encoded at once, so that no copy of a long text is made.
+# Characters of a text that are encoded at once, to avoid a copy of a long text.
 _TEXT_PART = 1 << 20
 
 
 def fingerprint_of(request: GenerateRequest) -> bytes:
-    """Return 32 bytes that are the same for requests that are the same work to the engine."""
+    """Return 32 bytes that are equal for requests that give the engine the same work."""
     if request.fingerprint is not None:
         return request.fingerprint
     hasher = hashlib.sha256()
@@ -49,7 +50,7 @@ def fingerprint_of(request: GenerateRequest) -> bytes:
 
 
 def _feed(hasher: Any, value: Any) -> None:
-    """Hash a value behind its kind and size: two values never become the same bytes."""
+    """Hash a value after its kind and size, so that different values never become the same bytes."""
     if is_dataclass(value) and not isinstance(value, type):
         names = _seen(type(value))
         _begin(hasher, type(value).__name__, len(names))
@@ -77,7 +78,7 @@ def _feed_json(hasher: Any, kind: str, value: Any) -> None:
     try:
         data = orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
     except orjson.JSONEncodeError:
-        # Whole numbers of more than 64 bits.
+        # orjson refuses whole numbers of more than 64 bits.
         data = json.dumps(value).encode()
     _begin(hasher, kind, len(data))
     hasher.update(data)

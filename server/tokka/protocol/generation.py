@@ -1,4 +1,4 @@
-"""The request fields that chat and text completions have in common, and how they become `core.Sampling`."""
+"""The common request fields of chat and text completions, and their conversion to `core.Sampling`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from tokka.protocol.vllm_fields import NeutralModel
 MAX_STOPS = 16
 MAX_STOP_CHARS = 256
 MAX_BIASES = 1024
-# Of the prompt's tokens, and listed ones.
+# Maximum alternatives of a prompt token, and maximum tokens in `logprob_token_ids`.
 MAX_PROMPT_LOGPROBS = 20
-MAX_CHOICES = 1024  # prompts times choices of one request
-# Choices of a request times what it lists for each of them: words, biases, token ids. Each choice is sent them anew.
+MAX_CHOICES = 1024  # maximum prompts times choices of one request
+# Maximum choices times listed words, biases and token ids. The engine gets the lists again for each choice.
 MAX_LISTED = 65_536
 
 _StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
@@ -35,7 +35,7 @@ _WireStop = _StopString | Annotated[list[_StopString], Field(max_length=MAX_STOP
 
 
 def _stop_list(value: Any) -> list[str]:
-    """Take one string or a list of them, with errors that name the entry."""
+    """Parse one string or a list of them; errors name the entry."""
     if value is None:
         return []
     stops = [value] if isinstance(value, str) else value
@@ -48,13 +48,13 @@ def _stop_list(value: Any) -> list[str]:
         if not isinstance(stop, str):
             raise invalid("Input should be a string", where)
         if not 1 <= len(stop) <= MAX_STOP_CHARS:
-            raise invalid(f"A stop string has 1 to {MAX_STOP_CHARS} characters; this one has {len(stop)}", where)
+            raise invalid(f"A stop string must have 1 to {MAX_STOP_CHARS} characters; this one has {len(stop)}", where)
     return stops
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedGeneration:
-    """A valid body as plain data: what to generate, and the form of the answer."""
+    """A valid body as plain data: the request, and the form of the response."""
 
     request: GenerateRequest
     form: AnswerForm
@@ -62,52 +62,61 @@ class ParsedGeneration:
 
 
 class StreamOptions(WireModel):
+    """Options of a stream."""
+
     include_usage: bool | None = Field(None, description="Send a last chunk with the usage and no choices.")
     continuous_usage_stats: bool | None = Field(None, description="Send the usage so far with every chunk.")
-    include_obfuscation: bool | None = Field(None, description="Pad chunks, so that their sizes say less of the text.")
+    include_obfuscation: bool | None = Field(
+        None, description="Pad chunks, so that their sizes reveal less of the text."
+    )
 
 
 class GenerationFields(BodyModel, NeutralModel):
-    """Fields of both endpoints. Where OpenAI states a bound it is the same here."""
+    """The fields of both endpoints. Bounds are the same as OpenAI's, where it states them."""
 
     model: str = Field(min_length=1, max_length=512, description="One of the names in `/v1/models`.")
 
     # Length and stop control
-    max_tokens: int | None = Field(None, ge=0, le=MAX_INT64, description="Most tokens to generate for a choice.")
-    min_tokens: int | None = Field(None, ge=0, le=MAX_INT64, description="Fewest tokens before a choice may stop.")
+    max_tokens: int | None = Field(None, ge=0, le=MAX_INT64, description="Maximum tokens to generate per choice.")
+    min_tokens: int | None = Field(None, ge=0, le=MAX_INT64, description="Minimum tokens before a choice may stop.")
     stop: Annotated[list[str], PlainValidator(_stop_list, json_schema_input_type=_WireStop)] = Field(
         default_factory=list,
         description=f"Up to {MAX_STOPS} strings at which a choice ends. The string itself is not returned.",
     )
     stop_token_ids: Annotated[list[TokenId], Field(fail_fast=True)] | None = Field(None, max_length=128)
-    include_stop_str_in_output: bool | None = Field(None, description="Return the stop string that matched, too.")
-    ignore_eos: bool | None = Field(None, description="Go on after the end token, up to the length limit.")
+    include_stop_str_in_output: bool | None = Field(None, description="Also return the stop string that matched.")
+    ignore_eos: bool | None = Field(
+        None, description="Keep generating after the end-of-sequence token, up to the length limit."
+    )
     truncate_prompt_tokens: Literal[-1] | Annotated[int, Field(ge=1, le=MAX_INT64)] | None = Field(
-        None, description="Keep only this many tokens of the prompt. -1: as many as leave room for the answer."
+        None, description="Maximum tokens of the prompt to keep. -1: as many as leave room for the completion."
     )
     truncation_side: Literal["left", "right"] | None = Field(
-        None, description="The side that is cut off. Default: `left`, which keeps the prompt's end."
+        None, description="The side of the prompt to cut off. Default: `left`, which keeps its end."
     )
     timeout: float | None = Field(
         None,
         gt=0,
         le=86400,
-        description="Seconds after which the answer so far is returned, with stop_reason `timeout`.",
+        description="Seconds after which the text so far is returned, with stop_reason `timeout`.",
     )
 
     # Choice of tokens
     n: int | None = Field(None, ge=1, le=128, description="Choices to generate for each prompt.")
     temperature: float | None = Field(
-        None, ge=0, le=2, description="0: always the likeliest token. Default: what the model's own files say, else 1."
+        None,
+        ge=0,
+        le=2,
+        description="0: always the most likely token. Default: the value in the model's files, else 1.",
     )
-    top_p: float | None = Field(None, ge=0, le=1, description="Default: what the model's own files say, else 1.")
+    top_p: float | None = Field(None, ge=0, le=1, description="Default: the value in the model's files, else 1.")
     top_k: int | None = Field(None, ge=-1, le=2**31 - 1, description="0 or -1: no limit.")
     min_p: float | None = Field(None, ge=0, le=1)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     repetition_penalty: float | None = Field(None, gt=0, le=10)
     seed: Int64 | None = None
-    logit_bias: _LogitBias | None = Field(None, description="Token id to bias, -100 to 100.")
+    logit_bias: _LogitBias | None = Field(None, description="Biases by token id, -100 to 100.")
     bad_words: Annotated[list[_StopString], Field(fail_fast=True)] | None = Field(None, max_length=128)
     allowed_token_ids: Annotated[list[TokenId], Field(fail_fast=True)] | None = Field(
         None, min_length=1, max_length=8192
@@ -117,11 +126,13 @@ class GenerationFields(BodyModel, NeutralModel):
         None,
         ge=-1,
         le=MAX_INT64,
-        description="Tokens of reasoning, after which it is ended. -1: no limit. Needs --reasoning-parser.",
+        description="Maximum reasoning tokens; at the limit, reasoning ends. -1: no limit. Needs --reasoning-parser.",
     )
 
     # Form of the answer
-    structured_outputs: StructuredOutputs | None = Field(None, description="What every choice must match.")
+    structured_outputs: StructuredOutputs | None = Field(
+        None, description="The constraint that every choice must match."
+    )
 
     # Output
     prompt_logprobs: int | None = Field(
@@ -133,31 +144,31 @@ class GenerationFields(BodyModel, NeutralModel):
     logprob_token_ids: Annotated[list[TokenId], Field(fail_fast=True)] | None = Field(
         None,
         max_length=MAX_PROMPT_LOGPROBS,
-        description="Report these tokens beside each token instead of the likeliest ones. Needs logprobs.",
+        description="Report these tokens for each token instead of the most likely ones. Needs logprobs.",
     )
-    return_tokens_as_token_ids: bool | None = Field(None, description="Name the tokens of logprobs as `token_id:5`.")
+    return_tokens_as_token_ids: bool | None = Field(None, description="Write the tokens of logprobs as `token_id:5`.")
     stream: bool | None = Field(None, description="Send server-sent events as the text is generated.")
     stream_options: StreamOptions | None = None
     echo: bool | None = None
     skip_special_tokens: bool | None = None
     spaces_between_special_tokens: bool | None = Field(
-        None, description="Matters to vocabularies of whole words only. Default: true."
+        None, description="Only affects vocabularies of whole words. Default: true."
     )
     request_id: str | None = Field(
         None,
         pattern=r"^[A-Za-z0-9_.:-]{1,128}$",
-        description="The answer's id, behind `chatcmpl-` or `cmpl-`. Default: a random one.",
+        description="The response id, after `chatcmpl-` or `cmpl-`. Default: a random one.",
     )
-    return_token_ids: bool | None = Field(None, description="Return the token ids of prompt and choices.")
+    return_token_ids: bool | None = Field(None, description="Return the token ids of the prompt and the choices.")
 
     # Scheduling
-    priority: int | None = Field(None, ge=-(2**31), le=2**31 - 1, description="Lower runs sooner.")
+    priority: int | None = Field(None, ge=-(2**31), le=2**31 - 1, description="Lower values run sooner.")
     cache_salt: str | None = Field(None, min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_.~+/=-]+$")
 
-    # Accepted for OpenAI's sake; change nothing here
+    # Accepted for compatibility with OpenAI, without effect
     user: str | None = Field(None, max_length=1024)
 
-    # Accepted for the sake of routers that add them, with the value that changes nothing
+    # Some routers add these. Only the value without effect is accepted
     no_stop_trim: _False = None
     return_hidden_states: _False = None
     separate_reasoning: _True = None
@@ -166,7 +177,7 @@ class GenerationFields(BodyModel, NeutralModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        # An empty object asks for nothing: vLLM takes it, too.
+        # An empty object asks for nothing, and vLLM accepts it as well.
         if self.stream_options is not None and self.stream_options.model_fields_set and not self.stream:
             raise invalid("stream_options is only allowed with stream: true", "stream_options")
         if self.prompt_logprobs is not None and self.stream:
@@ -181,7 +192,7 @@ class GenerationFields(BodyModel, NeutralModel):
 
     @property
     def num_choices(self) -> int:
-        """Choices that are generated in all."""
+        """Return the number of choices to generate in all."""
         return self.n or 1
 
     @model_validator(mode="after")
@@ -197,7 +208,7 @@ class GenerationFields(BodyModel, NeutralModel):
         listed = sum(sizes.values())
         if listed * self.num_choices > MAX_LISTED:
             raise invalid(
-                f"{self.num_choices} choices times {listed} listed words, biases and token ids may be at most"
+                f"{self.num_choices} choices times {listed} listed words, biases and token ids are more than"
                 f" {MAX_LISTED}: ask for fewer choices, or list fewer",
                 max(sizes, key=lambda name: sizes[name]),
             )
@@ -205,20 +216,22 @@ class GenerationFields(BodyModel, NeutralModel):
 
     @property
     def budget(self) -> int | None:
-        """The tokens of reasoning, if they are limited."""
+        """Return the maximum reasoning tokens, or None without a limit."""
         return None if self.thinking_token_budget == -1 else self.thinking_token_budget
 
     @model_validator(mode="after")
     def _can_end_reasoning(self) -> Self:
-        # The engine would be left without any token it may choose.
+        # Together they could leave the engine without an allowed token.
         for name in ("bad_words", "allowed_token_ids") if self.budget is not None else ():
             if getattr(self, name):
                 raise invalid(f"{name} cannot be combined with thinking_token_budget: leave one out", name)
         return self
 
     def refuse_beside(self, constraint: str) -> None:
-        """Raise for what cannot be combined with a constraint: where that ends an answer these go on, without it; or
-        they forbid the only token it allows."""
+        """Raise for a field that cannot be combined with a constraint.
+
+        These fields generate past the end of the constraint, or forbid the only token that it allows.
+        """
         given = {
             "ignore_eos": self.ignore_eos,
             "min_tokens": self.min_tokens,
@@ -231,11 +244,11 @@ class GenerationFields(BodyModel, NeutralModel):
 
     @property
     def constraint(self) -> Constraint | None:
-        """What every choice must match."""
+        """Return the constraint that every choice must match, or None."""
         return self.structured_outputs.constraint() if self.structured_outputs else None
 
     def answer_form(self) -> AnswerForm:
-        """Return the form these fields ask for; endpoints replace what they define differently."""
+        """Return the form that these fields ask for. Endpoints replace fields that they define differently."""
         options = self.stream_options
         return AnswerForm(
             model=self.model,
@@ -255,13 +268,13 @@ class GenerationFields(BodyModel, NeutralModel):
     def to_core(self) -> GenerateRequest: ...
 
     def parsed(self) -> ParsedGeneration:
-        """Return what the server needs of the body once it is valid."""
+        """Return the valid body as plain data."""
         return ParsedGeneration(self.to_core(), self.answer_form(), self.ignored)
 
     def sampling(
         self, *, n: int, max_tokens: int | None, logprobs: int | None, default_max_tokens: int | None = None
     ) -> Sampling:
-        """Return the sampling these fields ask for; what the endpoints define differently comes as arguments."""
+        """Return the sampling that these fields ask for. Arguments are fields that the endpoints define differently."""
         return Sampling(
             n=n,
             max_tokens=max_tokens,

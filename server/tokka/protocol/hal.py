@@ -1,7 +1,7 @@
-"""Aitta's API as its clients read it: resources that say where to go on (HAL, `application/hal+json`).
+"""Aitta's API as its clients read it: resources with links (HAL, `application/hal+json`).
 
-Hrefs are paths below the address a client calls us by: aitta-client puts that address before each of them, so they are
-right behind a proxy as well.
+Hrefs are paths below the client's base URL. aitta-client puts that URL before each of them, so they also work behind a
+proxy.
 """
 
 from __future__ import annotations
@@ -22,14 +22,16 @@ _OPENAI = "/openai/v1"
 
 
 class Link(BaseModel):
-    """Where a resource is, and how it is asked for."""
+    """The place of a resource, and its HTTP method."""
 
-    href: str = Field(description="Below the server's base URL.")
+    href: str = Field(description="Path below the server's base URL.")
     name: str | None = None
     method: Literal["GET", "POST"] = "GET"
 
 
 class CollectionLinks(BaseModel):
+    """The links of a collection."""
+
     self: Link
     item: list[Link]
 
@@ -41,11 +43,13 @@ class Collection(BaseModel):
 
 
 class ModelLinks(BaseModel):
+    """The links of a served name."""
+
     self: Link
     collection: Link
     metadata: Link
-    worker: Link | None = Field(None, description="The engine that runs it; there is none before its first start.")
-    openai: Link | None = Field(None, description="The base URL for OpenAI's clients, of a model that can chat.")
+    worker: Link | None = Field(None, description="The engine that runs the model; missing before its first start.")
+    openai: Link | None = Field(None, description="The base URL for OpenAI's clients, if the model can chat.")
     openai_chat_completion: Link | None = Field(None, serialization_alias="openai-chat-completion")
 
 
@@ -59,15 +63,15 @@ class ModelResource(BaseModel):
 
 
 class WorkerConfig(BaseModel):
-    """How the engine runs the model. `model_path` is its name, not the place of its files."""
+    """How the engine runs the model. `model_path` is the served name, not a file path."""
 
     model_path: str
-    concurrency: int | None = Field(None, description="Sequences it works on at once. For admin keys only.")
+    concurrency: int | None = Field(None, description="Maximum choices that run at once. For admin keys only.")
     loading_arguments: dict[str, int]
 
 
 class Resources(BaseModel):
-    """The machine of the server, and the GPUs the model is spread over. Zeros for keys without the scope `admin`."""
+    """The server's machine, and the GPUs that the model uses. Zeros for keys without the scope `admin`."""
 
     ram_mb: int
     num_gpus: int
@@ -75,11 +79,13 @@ class Resources(BaseModel):
 
 
 class SelfLinks(BaseModel):
+    """The link of a resource to itself."""
+
     self: Link
 
 
 class ModelMetadata(BaseModel):
-    """What Aitta keeps of a model. What has no meaning here is empty: the OpenAPI document describes bodies."""
+    """Aitta's metadata of a model. Fields without a meaning here are empty. The OpenAPI document describes bodies."""
 
     id: str
     description: str
@@ -91,19 +97,21 @@ class ModelMetadata(BaseModel):
     outputs: dict[str, Any] = {}
     parameters: dict[str, Any] = {}
     supports_batching: Literal[False] = False
-    scopes: list[str] = Field(description="The tenant that asks: others' are not told.")
+    scopes: list[str] = Field(description="The caller's own tenant only.")
     owner: Literal["tokka"] = "tokka"
     links: SelfLinks = Field(serialization_alias="_links")
 
 
 class WorkerLinks(BaseModel):
+    """The links of an engine."""
+
     self: Link
     collection: Link
     model: Link
 
 
 class WorkerResource(BaseModel):
-    """The engine that runs the model: one at a time, the next one after its death."""
+    """The engine that runs the model. There is one at a time, and a new one after it dies."""
 
     id: str
     model: str
@@ -111,14 +119,14 @@ class WorkerResource(BaseModel):
     phase: str
     detail: str
     started_at: str = Field(description="ISO 8601, UTC.")
-    retry_after_s: int = Field(description="When it is probably ready; 0 if it is.")
-    running: int | None = Field(None, description="Choices it works on. For admin keys only.")
-    waiting: int | None = Field(None, description="Choices that wait for it. For admin keys only.")
+    retry_after_s: int = Field(description="Seconds until the engine is probably ready; 0 if it is.")
+    running: int | None = Field(None, description="In-flight choices. For admin keys only.")
+    waiting: int | None = Field(None, description="Queued choices. For admin keys only.")
     links: WorkerLinks = Field(serialization_alias="_links")
 
 
 class Window(BaseModel):
-    """A time without service. ISO 8601, UTC."""
+    """A downtime. Times are ISO 8601, UTC."""
 
     begin: str
     end: str
@@ -126,30 +134,34 @@ class Window(BaseModel):
 
 
 class DowntimeResource(Window):
+    """A downtime with its id."""
+
     id: str
 
 
 class DowntimeItems(BaseModel):
+    """The downtimes of a list."""
+
     item: list[DowntimeResource]
 
 
 class DowntimeList(BaseModel):
-    """Windows under way and to come, in order of their begin."""
+    """Current and future downtimes, ordered by begin."""
 
     links: SelfLinks = Field(serialization_alias="_links")
     embedded: DowntimeItems = Field(serialization_alias="_embedded")
 
 
 class AccessToken(BaseModel):
-    """A token to be sent in the place of the key, for so many seconds."""
+    """A token to send instead of the key, valid for `expires_in` seconds."""
 
     access_token: str
     expires_in: int
-    token_type: Literal["Bearer"] = "Bearer"  # noqa: S105 - a kind of tokens
+    token_type: Literal["Bearer"] = "Bearer"  # noqa: S105 - a type of token
 
 
 class OAuthError(BaseModel):
-    """An error as OAuth (RFC 6749) has it, on these paths only. `details`: the window of a maintenance."""
+    """An error in the form of OAuth (RFC 6749), on Aitta's paths only. `details`: the times of a downtime."""
 
     error: str
     error_description: str
@@ -158,7 +170,7 @@ class OAuthError(BaseModel):
 
 
 def name_of(segment: str, names: Sequence[str]) -> str:
-    """Return the served name that a path says with `~` for `/`; what is none of them comes back as it is."""
+    """Return the served name of a path segment with `~` for `/`. An unknown segment is returned unchanged."""
     return next((name for name in names if _tilde(name) == segment), segment)
 
 
@@ -167,7 +179,7 @@ def model_list(names: Sequence[str]) -> Collection:
 
 
 def model_resource(name: str, info: ModelInfo, worker: int | None) -> ModelResource:
-    """`worker`: the number of the present engine, if there is one."""
+    """Return the resource of a served name. `worker`: the number of the current engine, or None."""
     can_chat = info.has_chat_template
     chat = Link(href=f"{_OPENAI}/chat/completions", method="POST")
     return ModelResource(
@@ -186,7 +198,10 @@ def model_resource(name: str, info: ModelInfo, worker: int | None) -> ModelResou
 
 
 def model_metadata(name: str, info: ModelInfo, machine: Resources | None, tenant: str) -> ModelMetadata:
-    """`machine`: what an admin key may see; None for others. Aitta's clients need numbers, so they get zeros."""
+    """Return the metadata of a served name.
+
+    `machine`: for admin keys only. Without it, the numbers are zeros, because Aitta's clients need numbers.
+    """
     return ModelMetadata(
         id=name,
         description=_description(name, info),
@@ -203,7 +218,7 @@ def model_metadata(name: str, info: ModelInfo, machine: Resources | None, tenant
 
 
 def worker_list(name: str | None, worker: int | None) -> Collection:
-    """`name`: what the key may call the model by; None if it may not use it."""
+    """Return the current engine, if any. `name`: the name by which the key may call the model, or None."""
     if name is None or worker is None:
         return _collection("/worker", [])
     return _collection("/worker", [Link(href=_worker(name, worker), name=str(worker))])
@@ -235,7 +250,7 @@ def _capabilities(info: ModelInfo) -> list[Capability]:
 
 
 def _description(name: str, info: ModelInfo) -> str:
-    length = f"prompt and answer together have room for {info.max_model_len} tokens"
+    length = f"prompt and completion together have room for {info.max_model_len} tokens"
     if info.has_chat_template:
         return f"{name}, a language model that answers the messages of a chat, all in text; {length}."
     return f"{name}, a language model that continues a text, and has no chat template; {length}."

@@ -9,7 +9,7 @@ _MAX_NAME_CHARS = 64
 _LEAST_LIKENESS = 0.75
 _LIMITS = ("max_completion_tokens", "max_tokens")
 _STRUCTURED = ("structured_outputs",)
-# Names of other servers and of OpenAI's older versions, each with ours.
+# Names of other servers and of OpenAI's older versions, with our names for them.
 _MEANT: dict[str, tuple[str, ...]] = {
     "functions": ("tools",),
     "function_call": ("tool_choice",),
@@ -41,7 +41,7 @@ _MEANT: dict[str, tuple[str, ...]] = {
 
 
 def meant_by(name: str, fields: Collection[str]) -> str:
-    """Return the known field that an unknown one stands for, or "" if none comes to mind."""
+    """Return the known field that an unknown one probably means, or ""."""
     for meant in _MEANT.get(name, ()):
         if meant in fields:
             return meant

@@ -1,7 +1,7 @@
-"""The JSON Schemas an answer can be held to: only keywords that are enforced in full, all of it bounded.
+"""JSON schemas for structured output: bounded, and only with keywords that are enforced in full.
 
-A keyword the engine cannot enforce would be ignored without a word, and the answer would not be what was asked for. So
-what is not known here is refused, and the error names its place.
+The engine would silently ignore a keyword that it cannot enforce, and the output would not match the schema. Unknown
+keywords are therefore refused, and the error names their place.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ MAX_SCHEMA_BYTES = 128 * 1024
 MAX_SCHEMA_DEPTH = 32
 MAX_SUBSCHEMAS = 4096
 MAX_PATTERN_CHARS = 2048
-# Each item is a rule of the grammar; a longer list takes the compiler seconds.
+# Maximum item and property counts. Each item is a rule of the grammar; a longer list takes seconds to compile.
 MAX_ITEMS = 4096
 MAX_LENGTH = 1_000_000
-# The automaton of a multiple has about as many states as its digits say.
+# Maximum of `multipleOf` without its decimal point: its automaton has about this many states.
 MAX_MULTIPLE = 1000
 MAX_DECIMALS = 6
-# Beyond, two whole numbers become one when a bound is read.
+# Maximum number. Beyond it, different whole numbers become the same when a bound is read.
 MAX_NUMBER = 2**53
 
 TYPES = ("object", "array", "string", "integer", "number", "boolean", "null")
 FORMATS = ("date-time", "date", "time", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid")
-# Say nothing of what is valid.
+# Keywords that restrict no value.
 ANNOTATIONS = frozenset(
     {
         *("title", "description", "default", "examples", "example", "$comment", "deprecated", "readOnly", "writeOnly"),
         "discriminator",
     }
 )
-# Only at the root, where they change nothing: the schema is read as of draft 2020-12.
+# Allowed at the root only, without effect: schemas are read as draft 2020-12.
 ROOT_ONLY = ("$schema", "$id")
 _MAPS = frozenset({"properties", "patternProperties", "$defs", "definitions"})
 _LISTS = frozenset({"anyOf", "oneOf", "allOf", "prefixItems"})
@@ -50,7 +50,7 @@ Path = tuple[str | int, ...]
 
 
 def schema_text(value: Any) -> str:
-    """Return a schema, given as an object or as its text, as the engine gets it. Raises with the place at fault."""
+    """Return a schema, given as an object or as text, as text for the engine. Errors name the place at fault."""
     value = parsed(value)
     if not isinstance(value, dict):
         raise invalid("Input should be an object: a JSON Schema")
@@ -61,19 +61,19 @@ def checked_text(schema: dict[str, Any]) -> str:
     try:
         text = orjson.dumps(schema)
     except orjson.JSONEncodeError as error:
-        raise invalid(f"What stands in a schema must be JSON with numbers of at most 64 bits ({error})") from None
+        raise invalid(f"A schema must be JSON with numbers of at most 64 bits ({error})") from None
     if len(text) > MAX_SCHEMA_BYTES:
-        raise invalid(f"A schema has at most {MAX_SCHEMA_BYTES} bytes; this one has {len(text)}")
+        raise invalid(f"A schema may have at most {MAX_SCHEMA_BYTES} bytes; this one has {len(text)}")
     _Walk().check(schema)
     return (orjson.dumps(_tagged(schema)) if b'"discriminator"' in text else text).decode()
 
 
 def parsed(schema: Any) -> Any:
-    """Return a schema that may be given as its text. Raises for text that is not JSON."""
+    """Parse a schema given as text; return any other value unchanged. Raises for text that is not JSON."""
     if not isinstance(schema, str):
         return schema
     if len(schema) > 2 * MAX_SCHEMA_BYTES:
-        raise invalid(f"A schema has at most {MAX_SCHEMA_BYTES} bytes; this one has {len(schema)}")
+        raise invalid(f"A schema may have at most {MAX_SCHEMA_BYTES} bytes; this one has {len(schema)}")
     try:
         return orjson.loads(schema)
     except orjson.JSONDecodeError as error:
@@ -82,7 +82,7 @@ def parsed(schema: Any) -> Any:
 
 @contextmanager
 def errors_below(place: str) -> Iterator[None]:
-    """Have errors of a schema say where it is: below this."""
+    """Add `place` before the paths in errors of a schema."""
     try:
         yield
     except PydanticCustomError as error:
@@ -92,23 +92,23 @@ def errors_below(place: str) -> Iterator[None]:
 
 
 class _Walk:
-    """One pass over a schema and all below it."""
+    """One pass over a schema and its subschemas."""
 
     def __init__(self) -> None:
         self._places: set[Path] = set()
-        # By the place of the schema that refers.
+        # References by the place of the schema that holds them.
         self._references: dict[Path, str] = {}
 
     def check(self, schema: dict[str, Any]) -> None:
         self._schema(schema, (), 1)
         for path, reference in self._references.items():
             if target(reference) not in self._places:
-                reason = f"$ref must point to a schema inside this one, as in #/$defs/name; got {reference!r}"
+                reason = f"$ref must point to a schema inside this one, like #/$defs/name; got {reference!r}"
                 raise _at((*path, "$ref"), reason)
         self._check_loops()
 
     def _check_loops(self) -> None:
-        """Refuse references that lead to each other only: nothing fits them."""
+        """Refuse references that only lead to each other, because no value matches them."""
         ends: set[Path] = set()
         for path in self._references:
             seen: set[Path] = set()
@@ -122,10 +122,10 @@ class _Walk:
 
     def _schema(self, schema: Any, path: Path, depth: int) -> None:
         if depth > MAX_SCHEMA_DEPTH:
-            raise _at(path, f"A schema nests at most {MAX_SCHEMA_DEPTH} levels deep")
+            raise _at(path, f"A schema may nest at most {MAX_SCHEMA_DEPTH} levels deep")
         self._places.add(path)
         if len(self._places) > MAX_SUBSCHEMAS:
-            raise _at(path, f"A schema holds at most {MAX_SUBSCHEMAS} schemas")
+            raise _at(path, f"A schema may contain at most {MAX_SUBSCHEMAS} schemas")
         if isinstance(schema, bool):
             return
         if not isinstance(schema, dict):
@@ -140,9 +140,7 @@ class _Walk:
     def _keyword(self, name: str, value: Any, path: Path) -> None:
         rule = KEYWORDS.get(name)
         if rule is None:
-            raise unsupported(
-                f"The keyword {name[:64]!r} cannot be enforced in a schema here: leave it out", _shown(path)
-            )
+            raise unsupported(f"The keyword {name[:64]!r} cannot be enforced in a schema: leave it out", _shown(path))
         is_right, should_be = rule
         if not is_right(value):
             raise _at(path, f"Input should be {should_be} in a schema")
@@ -155,20 +153,20 @@ def is_annotation(name: str) -> bool:
 
 
 def is_enforced(name: str, value: Any) -> bool:
-    """Whether the keyword is enforced with this value, whatever is in the schemas below."""
+    """Return whether the keyword is enforced with this value. Subschemas are not checked."""
     rule = KEYWORDS.get(name)
     return rule is not None and rule[0](value)
 
 
 def subschemas(schema: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the schemas directly below a checked one, each with the steps to it, as in `.properties.age`."""
+    """Yield the schemas directly below a checked one, each with the steps to it, like `.properties.age`."""
     for name, value in schema.items():
         for step, below in _below(name, value):
             yield _shown((name, *step)), below
 
 
 def _below(name: str, value: Any) -> Iterator[tuple[Path, Any]]:
-    """Yield the schemas a keyword holds, with the steps to them."""
+    """Yield the schemas in a keyword's value, with the steps to them."""
     if name in _MAPS:
         for key, schema in value.items():
             yield (key,), schema
@@ -180,7 +178,7 @@ def _below(name: str, value: Any) -> Iterator[tuple[Path, Any]]:
 
 
 def mapped(name: str, value: Any, change: Callable[[Path, Any], Any]) -> Any:
-    """Return a keyword's value with the schemas it holds changed; `change` gets the steps to each, too."""
+    """Return a keyword's value with each schema in it changed. `change` gets the steps to a schema, and the schema."""
     if name in _MAPS:
         return {key: change((name, key), schema) for key, schema in value.items()}
     if name in _LISTS:
@@ -189,9 +187,9 @@ def mapped(name: str, value: Any, change: Callable[[Path, Any], Any]) -> Any:
 
 
 def _tagged(schema: Any) -> Any:
-    """Return a checked schema whose alternatives have the property that tells them apart, where one is named.
+    """Return a checked schema whose alternatives require their discriminator property, if one is named.
 
-    It is the way OpenAPI says it, and what a class with a default value for it leaves out.
+    The name comes from OpenAPI's `discriminator`. A class with a default value for the property does not require it.
     """
     if not isinstance(schema, dict):
         return schema
@@ -212,18 +210,21 @@ def _requiring(tag: str, schema: Any) -> Any:
 
 
 def most_properties_asked_for(schema: Mapping[str, Any]) -> int:
-    # A name outside of `properties` may come twice, which counts once.
+    # The model may repeat a name outside of `properties`, and a repeated name counts once.
     return len(schema.get("required", ())) + 1
 
 
 def _check_least_properties(schema: Mapping[str, Any], path: Path) -> None:
     most = most_properties_asked_for(schema)
     if schema.get("minProperties", 0) > most:
-        raise _at((*path, "minProperties"), f"Input should be at most {most} in a schema: one more than are required")
+        raise _at(
+            (*path, "minProperties"),
+            f"Input should be at most {most} in a schema: one more than the required properties",
+        )
 
 
 def target(reference: str) -> Path | None:
-    """Return the path a local reference points to; a step into a list is a number."""
+    """Return the path that a local reference points to, or None. A step into a list is a number."""
     if reference == "#":
         return ()
     if not reference.startswith("#/"):
@@ -281,7 +282,7 @@ def _is_patterns(value: Any) -> bool:
 
 
 def _is_exact(value: Any) -> bool:
-    """Whether every number in the value means the same to all who read it."""
+    """Return whether every reader of JSON gets the same numbers from the value."""
     if isinstance(value, dict):
         return all(map(_is_exact, value.values()))
     if isinstance(value, list):
@@ -290,16 +291,19 @@ def _is_exact(value: Any) -> bool:
 
 
 _NUMBER = (_is_number, "a number of at most 2**53")
-_LIST = (_is_list, "a list of schemas, not empty,")
+_LIST = (_is_list, "a non-empty list of schemas")
 _MAP = (_is_map, "an object of schemas")
 _COUNT = f"a whole number from 0 to {MAX_ITEMS}"
 _CHARS = f"a whole number from 0 to {MAX_LENGTH}"
 
-# For each keyword that is enforced: whether a value is right, and what it should be.
+# The enforced keywords: a check of the value, and a description of valid values.
 KEYWORDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "type": (_is_type, f"one or several of {', '.join(TYPES)}"),
-    "enum": (lambda value: _is_list(value) and _is_exact(value), "a list of values, not empty, without huge numbers"),
-    "const": (_is_exact, "a value without huge numbers"),
+    "type": (_is_type, f"one or more of {', '.join(TYPES)}"),
+    "enum": (
+        lambda value: _is_list(value) and _is_exact(value),
+        "a non-empty list of values, with numbers of at most 2**53",
+    ),
+    "const": (_is_exact, "a value with numbers of at most 2**53"),
     "$ref": (lambda value: isinstance(value, str), "a string"),
     "$defs": _MAP,
     "definitions": _MAP,
@@ -329,6 +333,6 @@ KEYWORDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "exclusiveMaximum": _NUMBER,
     "multipleOf": (
         _is_multiple,
-        f"a number of at most {MAX_DECIMALS} decimals whose digits are at most {MAX_MULTIPLE}",
+        f"a positive number with at most {MAX_DECIMALS} decimals, and at most {MAX_MULTIPLE} without its decimal point",
     ),
 }

@@ -1,4 +1,4 @@
-"""The messages of a conversation: what may be sent, and how a chat template gets to see it."""
+"""Chat messages: their wire format, and their form for chat templates."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tokka.protocol.template_values import TemplateValue
 MAX_MESSAGES = 4096
 MAX_PARTS = 1024
 MAX_TEMPLATE_KWARGS = 16
-# What a template variable may not replace: the template's own input and the renderer's arguments.
+# Names that template variables may not replace: the template's own input and the renderer's arguments.
 RESERVED_TEMPLATE_KWARGS = frozenset(
     {
         *("messages", "conversation", "tools", "documents", "tokenizer", "tokenize", "chat_template"),
@@ -24,14 +24,14 @@ RESERVED_TEMPLATE_KWARGS = frozenset(
         *("bos_token", "eos_token", "pad_token", "unk_token", "tokenizer_kwargs"),
     }
 )
-# Kinds of content that OpenAI knows and this server cannot take.
+# Content types of OpenAI that this server does not support.
 _OTHER_KINDS = frozenset({"image_url", "input_audio", "file", "video_url", "audio_url", "refusal"})
 
 
 def _no_reserved_names(value: dict[str, Any]) -> dict[str, Any]:
     for name in value:
         if name in RESERVED_TEMPLATE_KWARGS:
-            raise invalid(f"chat_template_kwargs may not set {name!r}")
+            raise invalid(f"chat_template_kwargs may not set {name!r}: leave it out")
     return value
 
 
@@ -46,16 +46,20 @@ TemplateKwargs = Annotated[
 def _text_part(value: Any) -> Any:
     kind = value.get("type") if isinstance(value, dict) else None
     if isinstance(kind, str) and kind in _OTHER_KINDS:
-        raise unsupported(f"Content parts of type {kind!r} are not supported here: send text", ".type")
+        raise unsupported(f"Content parts of type {kind!r} are not supported: send text", ".type")
     return value
 
 
 class CacheBreakpoint(WireModel):
+    """A hint for the prompt cache. Accepted without effect."""
+
     mode: Literal["explicit"]
     ttl: Literal["30m", "12h"] | None = None
 
 
 class TextPart(OpenModel):
+    """A text part of a message."""
+
     type: Literal["text"]
     text: Text
     # The prefix cache needs no hints.
@@ -63,6 +67,8 @@ class TextPart(OpenModel):
 
 
 class RefusalPart(OpenModel):
+    """A refusal in an assistant message."""
+
     type: Literal["refusal"]
     refusal: Text
 
@@ -74,7 +80,7 @@ Content = (
         Field(fail_fast=True, min_length=1, max_length=MAX_PARTS),
     ]
 )
-# Clients send an empty list for no content at all.
+# Clients send an empty list for a message without content.
 AssistantContent = (
     Text
     | Annotated[
@@ -89,40 +95,50 @@ ToolContent = (
         Field(fail_fast=True, max_length=MAX_PARTS),
     ]
 )
-# The two code points beside `\s` are blanks in some dialects of expressions only: readers of the document may use any.
+# The two code points after `\s` are blanks only in some dialects of regular expressions. Readers may use any dialect.
 Name = Annotated[str, Field(pattern=r"^[^\s\u0085\ufeff<|\\/>]{1,64}$")]
 FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 
 
 class SystemMessage(OpenModel):
+    """A message with instructions."""
+
     role: Literal["system", "developer"]
     content: Content
     name: Name | None = None
 
 
 class UserMessage(OpenModel):
+    """A message of the user."""
+
     role: Literal["user"]
     content: Content
     name: Name | None = None
 
 
 class FunctionCall(OpenModel):
-    # Models call functions that do not exist, by any name.
+    """The function and arguments of a tool call."""
+
+    # Any name, because models also call functions that do not exist.
     name: str = Field(min_length=1, max_length=256)
     arguments: Text
-    # What the openai package has made of them, where its answers are sent back.
+    # The openai package adds this to messages, and clients send it back.
     parsed_arguments: Any = None
 
 
 class ToolCall(OpenModel):
+    """A tool call of an earlier assistant message."""
+
     id: str = Field(min_length=1, max_length=256)
     type: Literal["function"]
     function: FunctionCall
-    # openai's helper for streams leaves it in the messages it makes of chunks.
+    # The openai package's stream helper leaves this in its messages.
     index: int | None = None
 
 
 class AssistantMessage(OpenModel):
+    """A message of the model."""
+
     role: Literal["assistant"]
     content: AssistantContent | None = None
     name: Name | None = None
@@ -130,19 +146,21 @@ class AssistantMessage(OpenModel):
     tool_calls: Annotated[list[ToolCall], Field(fail_fast=True)] | None = Field(None, max_length=128)
     audio: Unsupported = None
     function_call: Unsupported = None
-    # openai's own message object carries this; sending an answer back as history must work.
+    # The openai package's message object has these. Sending a response back as history must work.
     annotations: list[Any] | None = Field(None, max_length=0)
     parsed: Any = None
-    # What our own answers carry; templates that show earlier thoughts know it by the first name.
+    # Our own responses have both. Templates that show earlier reasoning read the first one.
     reasoning_content: Text | None = None
     reasoning: Text | None = None
 
 
 class ToolMessage(OpenModel):
+    """The result of a tool call."""
+
     role: Literal["tool"]
     content: ToolContent
     tool_call_id: str = Field(min_length=1, max_length=256)
-    # Not OpenAI's, but clients send it: the function's. The call that is answered has it already.
+    # The function's name. OpenAI does not have it, but clients send it. It is ignored: the tool call already has it.
     name: Name | None = None
 
 
@@ -157,7 +175,7 @@ def text_of(content: str | Sequence[TextPart | RefusalPart] | None) -> str:
 
 
 def unknown_fields(messages: Sequence[Message]) -> int:
-    """Return how many fields of messages, of their parts and calls, are unknown."""
+    """Return the number of unknown fields of messages, their parts and tool calls."""
     unknown = 0
     for message in messages:
         unknown += message.unknown
@@ -190,21 +208,24 @@ def _plain_call(call: ToolCall) -> dict[str, Any]:
     try:
         arguments: Any = orjson.loads(call.function.arguments or "{}")
     except orjson.JSONDecodeError:
-        # A model wrote this once; the template still gets to show it.
+        # A model wrote this invalid JSON. The template gets it as text.
         arguments = call.function.arguments
     return {"id": call.id, "type": "function", "function": {"name": call.function.name, "arguments": arguments}}
 
 
 def check_continuation(messages: Sequence[Message], add_generation_prompt: bool | None, continues: bool | None) -> None:
-    """Raise for a request that asks to go on inside the last message where that cannot be."""
+    """Raise if the request asks to continue a last message that cannot be continued."""
     if continues and add_generation_prompt:
-        raise invalid("continue_final_message and add_generation_prompt exclude each other", "continue_final_message")
+        raise invalid(
+            "continue_final_message and add_generation_prompt cannot be combined: leave one out",
+            "continue_final_message",
+        )
     if continues and messages[-1].role != "assistant":
         raise invalid("continue_final_message needs an assistant message at the end", "continue_final_message")
 
 
 def check_tool_messages(messages: Sequence[Message]) -> None:
-    """Raise for a result of a call that nobody has made."""
+    """Raise if a tool message has no matching tool call before it."""
     made: set[str] = set()
     for place, message in enumerate(messages):
         match message:
@@ -212,7 +233,7 @@ def check_tool_messages(messages: Sequence[Message]) -> None:
                 made.update(call.id for call in calls)
             case ToolMessage(tool_call_id=call_id) if call_id not in made:
                 raise invalid(
-                    "A tool message answers a call of an assistant message before it: send that one, too",
+                    "No assistant message before it has a tool call with this id: send that message, too",
                     f"messages[{place}].tool_call_id",
                 )
 
@@ -226,7 +247,7 @@ def chat_prompt(
     reasoning_effort: str | None = None,
     verbosity: str | None = None,
 ) -> ChatPrompt:
-    """Return the conversation as the engine renders it; an answer is started unless the last message is continued."""
+    """Return the conversation as the engine renders it. Default: start a new message, or continue the last."""
     return ChatPrompt(
         messages=tuple(plain_message(message) for message in messages),
         tools=tools,

@@ -29,7 +29,7 @@ def model_object(name: str, created: int, max_model_len: int | None) -> dict[str
         "object": "model",
         "created": created,
         "owned_by": "tokka",
-        # Programs for vLLM read it.
+        # vLLM's clients read it.
         "root": name,
         "max_model_len": max_model_len,
     }
@@ -37,6 +37,8 @@ def model_object(name: str, created: int, max_model_len: int | None) -> dict[str
 
 @dataclass(frozen=True, slots=True)
 class ParsedTokenize:
+    """A valid /tokenize body as plain data."""
+
     model: str | None
     prompt: Prompt
     shows_texts: bool
@@ -45,7 +47,7 @@ class ParsedTokenize:
 
 @dataclass(frozen=True, slots=True)
 class ParsedDetokenize:
-    """`tokens`: ids that have not been compared with a vocabulary."""
+    """A valid /detokenize body as plain data. `tokens`: ids that are not checked against a vocabulary yet."""
 
     model: str | None
     tokens: Sequence[int]
@@ -64,13 +66,13 @@ class TokenizeRequest(BodyModel, NeutralModel):
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: TemplateKwargs | None = None
-    tools: WireTools | None = Field(None, description="Functions the model would be told of, with messages.")
+    tools: WireTools | None = Field(None, description="Functions to render into the prompt. Only with messages.")
     add_special_tokens: bool | None = Field(
         None,
         description="Add the tokens that begin and end a text. Default: as a generation does, true for a prompt and"
-        " false for messages, whose template writes them.",
+        " false for messages, whose template adds them.",
     )
-    return_token_strs: bool | None = Field(None, description="Return each token as the vocabulary has it, too.")
+    return_token_strs: bool | None = Field(None, description="Also return each token as it is in the vocabulary.")
 
     @model_validator(mode="after")
     def _one_of(self) -> Self:
@@ -79,7 +81,7 @@ class TokenizeRequest(BodyModel, NeutralModel):
         if self.messages is not None:
             check_continuation(self.messages, self.add_generation_prompt, self.continue_final_message)
         elif self.tools:
-            raise invalid("tools go with messages: leave them out beside a prompt", "tools")
+            raise invalid("tools are only allowed with messages: leave them out with a prompt", "tools")
         check_tools(self.tools, None, None)
         return self
 
@@ -104,6 +106,8 @@ class TokenizeRequest(BodyModel, NeutralModel):
 
 
 class DetokenizeRequest(BodyModel):
+    """Token ids to turn into text."""
+
     model: str | None = Field(None, min_length=1, max_length=512)
     tokens: Annotated[list[TokenId], Field(fail_fast=True)] = Field(max_length=1024 * 1024)
 
@@ -123,11 +127,15 @@ class ModelObject(BaseModel):
 
 
 class ModelList(BaseModel):
+    """The served names."""
+
     object: Literal["list"]
     data: list[ModelObject]
 
 
 class TokenizeResponse(BaseModel):
+    """The token ids of a text or of messages."""
+
     tokens: list[int]
     count: int
     max_model_len: int | None
@@ -135,17 +143,21 @@ class TokenizeResponse(BaseModel):
 
 
 class DetokenizeResponse(BaseModel):
+    """The text of token ids."""
+
     prompt: str
 
 
 class Version(BaseModel):
+    """The versions of the server and the engine."""
+
     version: str
     engine: str | None
     engine_version: str | None
 
 
 class Health(BaseModel):
-    """What the engine is doing; `retry_after_s` is 0 when it serves."""
+    """The state of the server. `retry_after_s` is 0 when it serves requests."""
 
     status: str
     phase: str

@@ -1,30 +1,33 @@
-"""Times as people write them: `2026-12-31`, `2026-12-31T18:00Z`, or how far away: `30d`, `12h`. All in UTC."""
+"""Times as people write them: `2026-12-31`, `2026-12-31T18:00Z`, or a distance: `30d`, `12h`. All in UTC."""
 
 from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
 
-# Days and hours; the calendar's own rules come on top.
+# The form of a moment. The calendar is checked later.
 MOMENT = r"^(20[0-9]{2}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}Z?)?|[1-9][0-9]{0,3}[dhm])$"
-# What the calendar of people needs; the databases hold more.
+# Accepted years. The databases hold more.
 _YEARS = range(2000, 2100)
 _UNITS = {"d": 86400, "h": 3600, "m": 60}
 
 
 def distance_of(text: str) -> timedelta | None:
-    """Return what `30d` or `12h` means; None for anything else."""
+    """Return the duration of `30d` or `12h`; None for any other text."""
     if not re.fullmatch(r"[0-9]{1,4}[dhm]", text):
         return None
     return timedelta(seconds=int(text[:-1]) * _UNITS[text[-1]])
 
 
 def moment_of(text: str, now: datetime, *, ahead: bool) -> datetime:
-    """Return the moment; a distance lies ahead of now, or back. Raises ValueError that says what is wrong."""
+    """Return the moment. `ahead`: a distance counts from now into the future, else into the past.
+
+    Raises ValueError with the reason.
+    """
     if (distance := distance_of(text)) is not None:
         return now + distance if ahead else now - distance
     if not re.fullmatch(MOMENT, text):
-        raise ValueError(f"{text[:40]!r} is no time; write 2026-12-31, 2026-12-31T18:00Z, 30d or 12h")
+        raise ValueError(f"{text[:40]!r} is not a time; write 2026-12-31, 2026-12-31T18:00Z, 30d or 12h")
     try:
         return datetime.fromisoformat(text.removesuffix("Z")).replace(tzinfo=UTC)
     except ValueError:
@@ -34,14 +37,17 @@ def moment_of(text: str, now: datetime, *, ahead: bool) -> datetime:
 def zoned_moment_of(text: str, now: datetime) -> datetime:
     """Return the moment of an ISO 8601 time with its zone, in UTC, or of a distance ahead of now; whole seconds.
 
-    Raises ValueError that says what is wrong."""
+    Raises ValueError with the reason.
+    """
     if (distance := distance_of(text)) is not None:
         return (now + distance).replace(microsecond=0)
     shown = repr(text[:40])
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise ValueError(f"{shown} is no time; write 2026-12-31T18:00+02:00, 2026-12-31T16:00Z, 30d or 12h") from None
+        raise ValueError(
+            f"{shown} is not a time; write 2026-12-31T18:00+02:00, 2026-12-31T16:00Z, 30d or 12h"
+        ) from None
     if moment.tzinfo is None:
         raise ValueError(f"{shown} has no time zone; write 2026-12-31T18:00+02:00 or 2026-12-31T16:00Z")
     if moment.year not in _YEARS:
@@ -50,5 +56,5 @@ def zoned_moment_of(text: str, now: datetime) -> datetime:
 
 
 def iso_of(seconds: float) -> str:
-    """Write seconds since 1970 as ISO 8601 in UTC, to the second."""
+    """Return seconds since 1970 as ISO 8601 in UTC, to the second."""
     return f"{datetime.fromtimestamp(int(seconds), UTC):%Y-%m-%dT%H:%M:%SZ}"

@@ -1,4 +1,4 @@
-"""Structural tags: free text, in which a trigger begins a tag whose content fits a schema. In both forms of vLLM."""
+"""Structural tags: free text in which a trigger begins a tag whose content matches a schema. Both forms of vLLM."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from tokka.protocol.json_schema import MAX_SCHEMA_BYTES
 MAX_TAGS = 64
 MAX_TRIGGERS = 16
 _MAX_MARK_CHARS = 256
-# All schemas together, as text.
+# Maximum bytes of all schemas together, as text.
 _MAX_BYTES = 256 * 1024
-# Around the schemas, and for their escapes.
+# Characters of a tag given as text: the schemas with their escapes, and the fields around them.
 _MAX_TEXT_CHARS = 2 * _MAX_BYTES
 
 _Mark = Annotated[str, Field(min_length=1, max_length=_MAX_MARK_CHARS)]
@@ -28,7 +28,7 @@ _Triggers = Annotated[list[_Mark], Field(fail_fast=True, min_length=1, max_lengt
 
 
 class Structure(WireModel):
-    """`begin` starts with a trigger; then comes JSON that fits the schema, then `end`."""
+    """A tag: `begin`, which starts with a trigger, then JSON that matches the schema, then `end`."""
 
     begin: _Mark
     schema_: SchemaText | None = Field(None, alias="schema", description="Default: any JSON object.")
@@ -36,11 +36,15 @@ class Structure(WireModel):
 
 
 class TagContent(WireModel):
+    """JSON that matches a schema."""
+
     type: Literal["json_schema"]
     json_schema: SchemaText
 
 
 class Tag(WireModel):
+    """A tag in the form of `triggered_tags`."""
+
     type: Literal["tag"] | None = None
     begin: _Mark
     content: TagContent
@@ -49,7 +53,7 @@ class Tag(WireModel):
 
 def _only_false(value: bool) -> bool:
     if value:
-        raise unsupported("Text around the tags is always free here: leave it out")
+        raise unsupported("Only false is supported, because text around the tags is always free: leave it out")
     return value
 
 
@@ -57,6 +61,8 @@ _False = Annotated[bool, AfterValidator(_only_false), Field(json_schema_extra={"
 
 
 class TriggeredTags(WireModel):
+    """Tags that triggers begin inside free text."""
+
     type: Literal["triggered_tags"]
     triggers: _Triggers
     tags: Annotated[list[Tag], Field(fail_fast=True, min_length=1, max_length=MAX_TAGS)]
@@ -65,7 +71,7 @@ class TriggeredTags(WireModel):
 
 
 class StructuralTagFormat(WireModel):
-    """Free text with tags in it: `structures` and `triggers`, or a `format`."""
+    """Free text with tags in it: `structures` with `triggers`, or a `format`."""
 
     type: Literal["structural_tag"]
     structures: Annotated[list[Structure], Field(fail_fast=True, min_length=1, max_length=MAX_TAGS)] | None = None
@@ -78,13 +84,13 @@ class StructuralTagFormat(WireModel):
             raise invalid("Send either structures with triggers, or format")
         for at, tag in self._tags():
             if self._trigger_of(tag) is None:
-                raise invalid("It has to start with one of the triggers", f".{at}.begin")
+                raise invalid("Input should start with one of the triggers", f".{at}.begin")
         if (size := sum(len(_schema_of(tag)) for _, tag in self._tags())) > _MAX_BYTES:
-            raise invalid(f"The schemas have at most {_MAX_BYTES} bytes together; these have {size}")
+            raise invalid(f"The schemas may have at most {_MAX_BYTES} bytes together; these have {size}")
         return self
 
     def constraint(self, param: str) -> Constraint:
-        """`param`: the name of the field that holds this."""
+        """Return the constraint. `param`: the name of the field that holds the tags."""
         tags = [
             {
                 "trigger": self._trigger_of(tag),
@@ -113,11 +119,11 @@ def _schema_of(tag: Structure | Tag) -> str:
 
 
 def parsed_tag(value: Any) -> Any:
-    """Return a structural tag that may be given as its JSON text."""
+    """Parse a structural tag given as JSON text; return any other value unchanged."""
     if not isinstance(value, str):
         return value
     if len(value) > _MAX_TEXT_CHARS + MAX_SCHEMA_BYTES:
-        raise invalid(f"A structural tag has at most {_MAX_TEXT_CHARS + MAX_SCHEMA_BYTES} characters")
+        raise invalid(f"A structural tag may have at most {_MAX_TEXT_CHARS + MAX_SCHEMA_BYTES} characters")
     try:
         return orjson.loads(value)
     except orjson.JSONDecodeError as error:

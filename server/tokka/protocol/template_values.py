@@ -1,4 +1,4 @@
-"""What a request may hand to the chat template beside messages and tools: values of variables, and documents."""
+"""Values that a request passes to the chat template besides messages and tools: variables and documents."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import Field, PlainValidator
 
 from tokka.protocol.common import Text, bounded_dict, invalid
 
-# Of one variable: nesting, parts, and characters of all its strings. A template may walk through it.
+# Maximum nesting, parts, and characters of all strings of one variable. A template may walk through it.
 _MAX_DEPTH = 16
 _MAX_PARTS = 1024
 _MAX_CHARS = 4096
@@ -19,21 +19,21 @@ _MAX_DOCUMENT_FIELDS = 16
 
 
 def _template_value(value: Any) -> Any:
-    """Take any JSON value of bounded size. Level by level: it may nest deeper than Python calls."""
+    """Accept any JSON value of bounded size. Checks level by level, because it may nest deeper than Python calls."""
     level, parts, chars = [value], 0, 0
     for _ in range(_MAX_DEPTH):
         parts += len(level)
         if parts > _MAX_PARTS:
-            raise invalid(f"A variable has at most {_MAX_PARTS} parts")
+            raise invalid(f"A variable may have at most {_MAX_PARTS} parts")
         chars += sum(len(part) for part in level if isinstance(part, str))
         if chars > _MAX_CHARS:
-            raise invalid(f"A variable has at most {_MAX_CHARS} characters")
+            raise invalid(f"A variable may have at most {_MAX_CHARS} characters")
         if any(isinstance(part, float) and not math.isfinite(part) for part in level):
-            raise invalid("A number has to be finite")
+            raise invalid("Numbers must be finite")
         level = [below for part in level for below in _below(part)]
         if not level:
             return value
-    raise invalid(f"A variable nests at most {_MAX_DEPTH} objects and lists deep")
+    raise invalid(f"A variable may nest at most {_MAX_DEPTH} objects and lists deep")
 
 
 def _below(part: Any) -> Iterator[Any]:

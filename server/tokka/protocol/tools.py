@@ -1,4 +1,4 @@
-"""The functions a model may call: what may be sent of them, and what an answer that must call one is held to."""
+"""Tools: their wire format, and the constraint on a choice that must call one."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ from tokka.protocol.widening import LESS, Width, widened
 
 MAX_TOOLS = 128
 MAX_DESCRIPTION_CHARS = 16 * 1024
-# All tools of a request together: what a template writes into the prompt.
+# Maximum bytes of all tools of a request, which a template writes into the prompt.
 MAX_TOOLS_BYTES = 256 * 1024
-# Of an answer that must call: a weak model might go on for ever.
+# Maximum tool calls of a choice that must call: a weak model might never stop.
 MAX_REQUIRED_CALLS = 16
 _NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
 _ANY_ARGUMENTS: dict[str, Any] = {"type": "object"}
 
 
 def _parameters(value: Any) -> dict[str, Any] | None:
-    """Take any bounded JSON object that can describe an object."""
+    """Accept any bounded JSON object that can be the schema of an object."""
     if value is None:
         return None
     if not isinstance(value, dict):
         raise invalid("Input should be an object: a JSON Schema")
     if not _is_within(value, MAX_SCHEMA_DEPTH * 2):
-        raise invalid(f"A schema nests at most {MAX_SCHEMA_DEPTH * 2} objects and lists deep")
+        raise invalid(f"A schema may nest at most {MAX_SCHEMA_DEPTH * 2} objects and lists deep")
     try:
         size = len(orjson.dumps(value))
     except orjson.JSONEncodeError as error:
-        raise invalid(f"What stands in a schema must be JSON with numbers of at most 64 bits ({error})") from None
+        raise invalid(f"A schema must be JSON with numbers of at most 64 bits ({error})") from None
     if size > MAX_SCHEMA_BYTES:
-        raise invalid(f"A schema has at most {MAX_SCHEMA_BYTES} bytes; this one has {size}")
+        raise invalid(f"A schema may have at most {MAX_SCHEMA_BYTES} bytes; this one has {size}")
     if value.get("type", "object") != "object":
-        raise invalid("The arguments of a function are an object: its type must be 'object'", ".type")
+        raise invalid("The schema of a function's arguments must have the type 'object'", ".type")
     # Some serialisers write null for no properties.
     return {name: below for name, below in value.items() if name != "properties" or below is not None}
 
 
 def _is_within(value: Any, depth: int) -> bool:
-    """Whether no part lies deeper. Level by level: the value may nest deeper than Python calls."""
+    """Return whether no part is nested deeper. Checks level by level, because Python calls may not nest as deep."""
     level = [value]
     for _ in range(depth):
         level = [below for part in level for below in _parts(part)]
@@ -64,17 +64,19 @@ def _parts(value: Any) -> Sequence[Any]:
 
 
 class FunctionTool(NeutralModel):
+    """A function that the model may call."""
+
     neutral: ClassVar[Mapping[str, Neutral]] = TOOL_FIELDS
 
     name: FunctionName
     description: str | None = Field(None, max_length=MAX_DESCRIPTION_CHARS)
     parameters: Annotated[
         dict[str, Any] | None, PlainValidator(_parameters, json_schema_input_type=dict[str, Any] | None)
-    ] = Field(None, description="A JSON Schema of the arguments. Default: none are taken.")
+    ] = Field(None, description="A JSON Schema of the arguments. Default: no arguments.")
     strict: bool | None = Field(
         None,
-        description="Refuse a schema that cannot be enforced in full. With `tool_choice: auto` it is enforced only if"
-        " the model calls in the form of Hermes; with `required` and a named function always.",
+        description="Refuse a schema that cannot be enforced in full. With `tool_choice: auto`, it is enforced only if"
+        " the model calls in the Hermes format; with `required` or a named function, always.",
     )
 
     @model_validator(mode="after")
@@ -86,6 +88,8 @@ class FunctionTool(NeutralModel):
 
 
 class Tool(NeutralModel):
+    """A tool of a request. The only type is `function`."""
+
     neutral: ClassVar[Mapping[str, Neutral]] = TOOL_FIELDS
 
     type: Literal["function"]
@@ -101,21 +105,27 @@ class Tool(NeutralModel):
 
 
 class NamedFunction(WireModel):
+    """A function by its name."""
+
     name: FunctionName
 
 
 class NamedTool(WireModel):
+    """A tool by the name of its function."""
+
     type: Literal["function"]
     function: NamedFunction
 
 
 class AllowedFunctions(WireModel):
+    """The functions that may be called, and whether a call is required."""
+
     mode: Literal["auto", "required"]
     tools: Annotated[list[NamedTool], Field(fail_fast=True, min_length=1, max_length=MAX_TOOLS)]
 
 
 class AllowedTools(WireModel):
-    """Of the functions the model is told of it may call these only."""
+    """Let the model call only some of the functions in the prompt."""
 
     type: Literal["allowed_tools"]
     allowed_tools: AllowedFunctions
@@ -126,9 +136,9 @@ WireToolChoice = Literal["none", "auto", "required"] | Annotated[NamedTool | All
 
 
 def check_tools(tools: Sequence[Tool] | None, choice: WireToolChoice | None, parallel: bool | None) -> None:
-    """Raise for a list that is too large or ambiguous, and for a choice that is not in it."""
+    """Raise if the list is too large or has a name twice, or if the choice names a function that is not in it."""
     if not tools:
-        # An empty list is no list. Clients that send it send what goes with a list, and clients of vLLM its defaults.
+        # An empty list means no tools. Clients that send it also send fields that go with tools; vLLM's send defaults.
         is_harmless = tools is not None and choice in (None, "none", "auto")
         for name, value, neutral in (("tool_choice", choice, "none"), ("parallel_tool_calls", parallel, True)):
             if value not in (None, neutral) and not is_harmless:
@@ -138,19 +148,19 @@ def check_tools(tools: Sequence[Tool] | None, choice: WireToolChoice | None, par
     for place, tool in enumerate(tools):
         if tool.function.name in names:
             raise invalid(
-                f"Each function has a name of its own; there are two of {tool.function.name!r}",
+                f"Function names must be unique; {tool.function.name!r} is used twice",
                 f"tools[{place}].function.name",
             )
         names.add(tool.function.name)
     if (size := len(orjson.dumps([tool.plain() for tool in tools]))) > MAX_TOOLS_BYTES:
-        raise invalid(f"The tools have at most {MAX_TOOLS_BYTES} bytes together; these have {size}", "tools")
+        raise invalid(f"The tools may have at most {MAX_TOOLS_BYTES} bytes together; these have {size}", "tools")
     for at, name in _chosen(choice):
         if name not in names:
-            raise invalid(f"There is no function {name!r} in tools", f"tool_choice.{at}function.name")
+            raise invalid(f"The function {name!r} is not in tools", f"tool_choice.{at}function.name")
 
 
 def _chosen(choice: WireToolChoice | None) -> Iterator[tuple[str, str]]:
-    """Yield the functions a choice names, each with its place in it."""
+    """Yield the functions that a choice names, each with its place in the choice."""
     match choice:
         case NamedTool(function=function):
             yield "", function.name
@@ -179,9 +189,9 @@ def _callable(tools: Sequence[Tool], choice: WireToolChoice | None) -> list[Tool
 def tools_of(
     tools: Sequence[Tool] | None, choice: WireToolChoice | None, parallel: bool | None, form: Constraint | None
 ) -> Tools | None:
-    """Return the tools as the engine sees them; None if there are none that may be called.
+    """Return the tools as the engine sees them; None if none may be called.
 
-    `form`: what an answer is held to; one that must call has no other.
+    `form`: the constraint on a choice without tool calls. It is ignored for a choice that must call.
     """
     if not tools or choice == "none":
         return None
@@ -209,7 +219,10 @@ def tools_of(
 def calls_constraint(
     tools: Sequence[Tool] | None, choice: WireToolChoice | None, parallel: bool | None
 ) -> Constraint | None:
-    """Return what an answer is held to that must call: a named function's arguments, or a JSON array of calls."""
+    """Return the constraint on a choice that must call, or None if it need not.
+
+    A named function: its arguments. `required`: a JSON array of tool calls.
+    """
     if not tools:
         return None
     if isinstance(choice, NamedTool):
@@ -225,7 +238,7 @@ def calls_constraint(
 
 
 def looser_texts(calls: RequiredCalls) -> Iterator[str]:
-    """Yield schemas of the calls from tight to loose, for when the one in the constraint cannot be compiled."""
+    """Yield looser and looser schemas of the calls, to try if the schema in the constraint cannot be compiled."""
     for width in LESS:
         yield _text(calls, width)
 
@@ -276,7 +289,7 @@ def _call_schema(name: str) -> dict[str, Any]:
 
 
 def _moved(schema: Any, to: str) -> Any:
-    """Return the schema with its references as they are when it stands below another root."""
+    """Return the schema with its references changed for its place `to` below another root."""
     if not isinstance(schema, dict):
         return schema
     return {

@@ -1,4 +1,4 @@
-"""From a body to a model, and from pydantic's errors to OpenAI's: the field's path, the reason, the remedy."""
+"""Validation of bodies: pydantic's errors become OpenAI's, with the field's path, the reason and the remedy."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tokka.protocol.hints import meant_by
 Body = TypeVar("Body", bound=BaseModel)
 WholeBody = TypeVar("WholeBody", bound=BodyModel)
 
-# An error names what is wrong; it does not send the request back.
+# Maximum characters of an error message, so that it does not send the request back.
 _MAX_MESSAGE_CHARS = 1000
 
 
 def validated(model: type[Body], raw: bytes) -> Body:
-    """Return the JSON as this model. Raises InvalidRequest with the first thing that is wrong."""
+    """Return the JSON as this model. Raises InvalidRequest with the first error."""
     try:
         return model.model_validate_json(raw)
     except ValidationError as error:
@@ -27,7 +27,7 @@ def validated(model: type[Body], raw: bytes) -> Body:
 
 
 def without_unknown(model: type[WholeBody], raw: bytes) -> WholeBody:
-    """Return the JSON as this model, without the fields at its top that are unknown. Raises InvalidRequest."""
+    """Return the JSON as this model, without unknown top-level fields. Raises InvalidRequest with the first error."""
     try:
         return model.model_validate_json(raw)
     except ValidationError as error:
@@ -39,13 +39,13 @@ def without_unknown(model: type[WholeBody], raw: bytes) -> WholeBody:
 
 
 def _unknown(error: ValidationError) -> tuple[str, ...]:
-    """Return the unknown fields at the top of a body."""
+    """Return the names of unknown top-level fields of a body."""
     details = error.errors(include_url=False, include_input=False, include_context=False)
     return tuple(str(item["loc"][0]) for item in details if item["type"] == "extra_forbidden" and len(item["loc"]) == 1)
 
 
 def invalid_request(error: ValidationError, raw: bytes, model: type[BaseModel]) -> InvalidRequest:
-    """Return the first thing wrong with a body as OpenAI would say it: the field's path, the reason, the remedy."""
+    """Return the first error of a body as OpenAI writes it: the field's path, the reason, the remedy."""
     details = error.errors(include_url=False, include_input=False)
     if details[0]["type"] == "json_invalid":
         reason = str(details[0].get("ctx", {}).get("error", "not JSON"))
@@ -53,7 +53,7 @@ def invalid_request(error: ValidationError, raw: bytes, model: type[BaseModel]) 
     body = json.loads(raw)
     if not isinstance(body, dict):
         return InvalidRequest("The body must be a JSON object.")
-    # A union reports each of its branches; the one that got deepest below the first one's place was meant.
+    # A union reports an error of each branch. The branch that got deepest below the first error's place was meant.
     walked = [(_walk(item, body), item) for item in details]
     place = walked[0][0]
     rivals = [(steps, item) for steps, item in walked if steps[: len(place)] == place]
@@ -75,7 +75,7 @@ def _path(steps: list[str | int], item: Any) -> str:
 
 
 def _walk(item: Any, body: Any) -> list[str | int]:
-    """Return the steps of an error's location that exist in the data: pydantic mixes names of union branches in."""
+    """Return the steps of an error's location that exist in the data. pydantic mixes in names of union branches."""
     here = body
     steps: list[str | int] = []
     for step in item["loc"]:
@@ -96,7 +96,7 @@ def _has(here: Any, step: str | int) -> bool:
 
 
 def _explain(param: str, first: Any, same: list[Any], hint: str) -> InvalidRequest:
-    """`hint`: the field that was probably meant."""
+    """Return the error as OpenAI writes it. `hint`: the field that was probably meant, or ""."""
     kind = first["type"]
     shown = param[:200]
     match kind:
@@ -105,7 +105,8 @@ def _explain(param: str, first: Any, same: list[Any], hint: str) -> InvalidReque
         case "extra_forbidden":
             remedy = f"Did you mean '{hint}'? See" if hint else "See"
             return InvalidRequest(
-                f"Unrecognized request argument supplied: '{shown}'. {remedy} /docs for the known ones.", param=shown
+                f"Unrecognized request argument supplied: '{shown}'. {remedy} /docs for the known parameters.",
+                param=shown,
             )
         case "none_required":
             remedy = f"Use '{hint}' instead" if hint else "Leave it out"

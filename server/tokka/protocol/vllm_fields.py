@@ -1,6 +1,6 @@
-"""Fields of vLLM's requests that this server has no use for: the values that mean nothing, and why others are refused.
+"""vLLM's request fields without effect here: their neutral values, and why other values are refused.
 
-Clients of vLLM often serialise fields that nobody has set. Null is neutral for every field.
+vLLM's clients often serialise fields that the user has not set. Null is neutral for every field.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from tokka.protocol.common import WireModel, unsupported
 
 @dataclass(frozen=True, slots=True)
 class Neutral:
-    """`values`: what is as if the field were absent, beside null. `reason`: why anything else is refused.
+    """A field without effect here.
 
-    `is_unknown`: anything else is refused, or ignored, as an unknown field is.
+    `values`: values that mean the same as an absent field, besides null. `reason`: why other values are refused.
+    `is_unknown`: treat other values as an unknown field, which is refused or ignored.
     """
 
     values: tuple[Any, ...]
@@ -34,11 +35,11 @@ class Neutral:
         )
 
 
-_TEXT_ONLY = "Only text is served here"
-_NO_TRANSFER = "Caches are not moved between servers here"
+_TEXT_ONLY = "Only text is supported"
+_NO_TRANSFER = "Caches are not moved between servers"
 _NO_BEAMS = "Beam search is not supported: ask for several choices with n"
-_TEMPLATE = "A chat template is a program, so it is the operator's alone: the option --chat-template sets it"
-_RENDER_ONLY = "Only the render endpoints of vLLM return it, and this server has none"
+_TEMPLATE = "A chat template is a program, so only the operator can set it, with --chat-template"
+_RENDER_ONLY = "Only vLLM's render endpoints return it, which this server does not have"
 
 _MULTIMODAL: Mapping[str, Neutral] = {
     "media_io_kwargs": Neutral(({},), _TEXT_ONLY),
@@ -47,20 +48,20 @@ _MULTIMODAL: Mapping[str, Neutral] = {
 GENERATION_FIELDS: Mapping[str, Neutral] = {
     "use_beam_search": Neutral((False,), _NO_BEAMS),
     "length_penalty": Neutral((1.0,), _NO_BEAMS),
-    "watermarking": Neutral((False,), "Text is not watermarked here"),
+    "watermarking": Neutral((False,), "Text is not watermarked"),
     "repetition_detection": Neutral(
-        ({},), "Repetition does not end a choice here: use repetition_penalty, frequency_penalty or max_tokens"
+        ({},), "Repetition does not end a choice: use repetition_penalty, frequency_penalty or max_tokens"
     ),
-    "stream_interval": Neutral((1,), "Tokens are sent as they come"),
+    "stream_interval": Neutral((1,), "Tokens are sent as they are generated"),
     "routed_experts_prompt_start": Neutral((0,), "The experts of a token are not returned"),
     "return_token_offsets": Neutral((False,), _RENDER_ONLY),
-    # Both values mean something to vLLM's render endpoints only.
+    # Both values have a meaning only at vLLM's render endpoints.
     "mm_payload": Neutral(("tensors", "none"), _TEXT_ONLY),
     "return_mm_kwargs": Neutral((False, True), _TEXT_ONLY),
     "kv_transfer_params": Neutral(({},), _NO_TRANSFER),
     "ec_transfer_params": Neutral(({},), _NO_TRANSFER),
-    "vllm_xargs": Neutral(({},), "There are no extensions that could read it"),
-    "session_id": Neutral((), "Prefixes are found in the cache without it", is_unknown=True),
+    "vllm_xargs": Neutral(({},), "This server has no extensions that read it"),
+    "session_id": Neutral((), "The prefix cache works without it", is_unknown=True),
 }
 CHAT_FIELDS: Mapping[str, Neutral] = {
     **GENERATION_FIELDS,
@@ -68,22 +69,22 @@ CHAT_FIELDS: Mapping[str, Neutral] = {
     "add_special_tokens": Neutral((False,), "The chat template writes the special tokens itself"),
     "chat_template": Neutral((), _TEMPLATE),
     "return_prompt_text": Neutral(
-        (False,), "The rendered prompt is not returned: send the messages to /tokenize, and its tokens to /detokenize"
+        (False,), "The rendered prompt is not returned: send the messages to /tokenize, and the tokens to /detokenize"
     ),
 }
 COMPLETION_FIELDS: Mapping[str, Neutral] = {
     **GENERATION_FIELDS,
-    "add_special_tokens": Neutral((True,), "For a prompt without special tokens send the ids that /tokenize returns"),
+    "add_special_tokens": Neutral((True,), "For a prompt without special tokens, send the token ids from /tokenize"),
     "prompt_embeds": Neutral((), "A prompt is text or token ids"),
 }
 TOKENIZE_FIELDS: Mapping[str, Neutral] = {**_MULTIMODAL, "chat_template": Neutral((), _TEMPLATE)}
 TOOL_FIELDS: Mapping[str, Neutral] = {
-    "defer_loading": Neutral((False,), "The model is told of every tool at once"),
+    "defer_loading": Neutral((False,), "The model gets every tool at once"),
 }
 
 
 class NeutralModel(WireModel):
-    """A body that may hold `neutral` fields: they are dropped before it is read."""
+    """A body that may have `neutral` fields. They are dropped before it is parsed."""
 
     neutral: ClassVar[Mapping[str, Neutral]] = {}
 

@@ -1,4 +1,4 @@
-"""Schemas of functions that need not be enforced in full: what cannot be is taken out, where that only widens them."""
+"""Loosen the schemas of functions that are not strict: remove unenforceable keywords if that only allows more."""
 
 from __future__ import annotations
 
@@ -21,36 +21,36 @@ from tokka.protocol.json_schema import (
     target,
 )
 
-# What expressions of the engine know nothing of: look-around, and what was matched before.
+# Look-around and back-references, which the engine's regular expressions do not support.
 _BEYOND_EXPRESSIONS = re.compile(r"\(\?<?[=!]|\\[1-9]|\\k<")
-# What is left if nothing else helps: names, kinds and values.
+# The keywords of the width `bare`: names, types and values.
 _BARE = frozenset(
     {
         *("type", "enum", "const", "$ref", "$defs", "definitions", "anyOf", "allOf"),
         *("properties", "required", "additionalProperties", "items", "prefixItems"),
     }
 )
-# Without what cannot be enforced; without what is known to be refused where it is compiled, either; names, types and
-# values only; nothing.
+# How much of a schema is kept. enforced: without unenforceable keywords. compiled: also without keywords that are known
+# to be refused when compiled. bare: names, types and values only. any: nothing.
 Width = Literal["enforced", "compiled", "bare", "any"]
-# What is tried in turn if a schema cannot be compiled.
+# Widths to try in this order if a schema cannot be compiled.
 LESS: tuple[Width, ...] = ("compiled", "bare", "any")
-# A keyword that another one is read by: without the one the other would forbid more.
+# Pairs of keywords. Without the first one, the second one would forbid more.
 _READ_BY = (
     ("properties", "additionalProperties"),
     ("patternProperties", "additionalProperties"),
     ("prefixItems", "items"),
 )
-# Keywords that may declare names of an object. Without them it has to be open, or it could not have those.
+# Keywords that may declare names of an object. If they are removed, the object must be open to allow the names.
 _DECLARING = ("if", "then", "else", "dependentSchemas", "dependencies")
 
 
 class _Narrower(Exception):
-    """Without something in it a schema would forbid more than with it."""
+    """The schema would forbid more without one of its keywords."""
 
 
 def widened(schema: dict[str, Any], width: Width = "enforced") -> dict[str, Any] | None:
-    """Return the schema with what is enforced only, or less; None if it would be another one then."""
+    """Return the schema loosened to `width`; None if it would then forbid more, or is refused."""
     if width == "any":
         return {}
     try:
@@ -62,7 +62,7 @@ def widened(schema: dict[str, Any], width: Width = "enforced") -> dict[str, Any]
 
 
 class _Widening:
-    """One pass over a schema and all below it. None of the keywords kept stands for a negation."""
+    """One pass over a schema and its subschemas. No kept keyword negates, so looser parts make a looser whole."""
 
     def __init__(self, width: Width) -> None:
         self._width = width
@@ -76,7 +76,7 @@ class _Widening:
             if target(referring["$ref"]) not in self._places:
                 del referring["$ref"]
                 if _may_be_object(referring):
-                    # It may have declared names.
+                    # The removed reference may have declared names.
                     referring.setdefault("additionalProperties", True)
         return wide
 
@@ -85,7 +85,7 @@ class _Widening:
         if not isinstance(schema, dict) or depth >= MAX_SCHEMA_DEPTH:
             return schema if isinstance(schema, bool) else True
         if "$id" in schema:
-            # References below start from it.
+            # `$id` changes the base of the references below it.
             raise _Narrower
         wide: dict[str, Any] = {}
         for name, part in _one_of_as_any_of(schema).items():
@@ -115,7 +115,7 @@ class _Widening:
 
 
 def _one_of_as_any_of(schema: dict[str, Any]) -> dict[str, Any]:
-    """Alternatives that are widened may overlap: none would be left of those that do."""
+    """Return the schema with `anyOf` for `oneOf`, which would refuse values of loosened alternatives that overlap."""
     if "oneOf" not in schema:
         return schema
     if "anyOf" in schema:
@@ -126,12 +126,12 @@ def _one_of_as_any_of(schema: dict[str, Any]) -> dict[str, Any]:
 def _is_refused(name: str, value: Any) -> bool:
     if name == "pattern":
         return bool(_BEYOND_EXPRESSIONS.search(value))
-    # Whether two patterns overlap is not known here.
+    # Several patterns may overlap, which is not known here.
     return name == "patternProperties" and (len(value) > 1 or any(map(_BEYOND_EXPRESSIONS.search, value)))
 
 
 def _mend(schema: dict[str, Any], wide: dict[str, Any]) -> None:
-    """Keep of a schema what can be kept in another form."""
+    """Keep parts of a removed keyword in `wide`, if another form can express them."""
     required = schema.get("required")
     if isinstance(required, list) and "required" not in wide:
         wide["required"] = list(dict.fromkeys(name for name in required if isinstance(name, str)))
@@ -144,7 +144,7 @@ def _mend(schema: dict[str, Any], wide: dict[str, Any]) -> None:
 
 
 def _may_declare_more(schema: dict[str, Any]) -> bool:
-    """Whether an object may have names that what is taken out of its schema declares."""
+    """Return whether the removed keywords of a schema may declare names of an object."""
     is_open = schema.get("unevaluatedProperties", False) is not False
     return _may_be_object(schema) and (is_open or any(name in schema for name in _DECLARING))
 

@@ -1,4 +1,4 @@
-"""What an operator can choose; the only reader of the environment and the config file."""
+"""The operator's settings. Only this package reads the environment and the config file."""
 
 from tokka.settings.fields import EMBEDDED_MODEL
 from tokka.settings.loading import load_settings, unknown_variables, variable_of

@@ -1,4 +1,4 @@
-"""Reads flags, environment and config file into the settings. Precedence: in this order, then the defaults."""
+"""Load the settings. Flags take precedence over the environment, then the config file, then the defaults."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from tokka.settings.secrets import forget_secrets
 from tokka.settings.settings import Settings
 
 _PREFIX = "TOKKA_"
-# Names the config file; not a setting itself.
+# Variable with the path of the config file. It is not a setting.
 CONFIG_VARIABLE = "TOKKA_CONFIG"
 
 
 def load_settings(flags: dict[str, Any], config: Path | None = None) -> Settings:
-    """Merge flags, environment and file, and take the secrets out of the environment.
+    """Merge flags, environment and config file. Remove the secrets from the environment.
 
-    Raises ConfigurationError that names the option and where it came from.
+    Raises ConfigurationError with the option and its source if a value is invalid.
     """
     config = config or (Path(path) if (path := os.environ.get(CONFIG_VARIABLE)) else None)
     file = _read_file(config) if config else {}
     try:
-        # The environment comes between flags and file, so the file enters as changed defaults.
+        # Pydantic ranks the environment below flags. The file ranks below both, so it is the last source.
         return _with_defaults(file)(**flags)
     except ValidationError as error:
         raise ConfigurationError(_explain(error, flags, config)) from None
@@ -36,14 +36,14 @@ def load_settings(flags: dict[str, Any], config: Path | None = None) -> Settings
 
 
 def unknown_variables() -> list[str]:
-    """Return the variables of the environment that look like settings and are none."""
+    """Return the `TOKKA_` environment variables that do not name a setting."""
     known = {CONFIG_VARIABLE, *map(variable_of, Settings.model_fields)}
-    # Settings are read from variables in any case.
+    # Pydantic ignores the case of variable names.
     return sorted(name for name in os.environ if name.upper().startswith(_PREFIX) and name.upper() not in known)
 
 
 def variable_of(name: str) -> str:
-    """Return the environment variable of a setting."""
+    """Return the name of a setting's environment variable."""
     return f"{_PREFIX}{name.upper()}"
 
 
@@ -72,7 +72,7 @@ def _read_file(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise unreadable(f"cannot read the config file {path}: {error.strerror}", error) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        # Not the error itself: it quotes the file, which may hold keys.
+        # The error's own text quotes the file, which may hold keys.
         raise ConfigurationError(f"the config file {path} is not YAML{_place_of(error)}") from None
     if not isinstance(content, dict):
         raise ConfigurationError(f"the config file {path} must hold `option: value` lines")
@@ -84,7 +84,7 @@ def _read_file(path: Path) -> dict[str, Any]:
 
 
 def _place_of(error: Exception) -> str:
-    """Return where a YAML file is wrong, if the error tells."""
+    """Return the position of a YAML error as text, empty if the error has none."""
     mark = getattr(error, "problem_mark", None)
     return f": look at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
 

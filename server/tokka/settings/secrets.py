@@ -1,4 +1,4 @@
-"""Secrets: keys and passwords, read from files, and taken out of the environment once they are read."""
+"""Secrets: reads keys and passwords from files, and removes them from the environment."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from tokka.settings.values import is_key
 
 _KEYS = ("api_key", "admin_key", "metrics_key")
 SECRETS = (*_KEYS, "database_url")
-# Bytes of a file of secrets: ten thousand keys. A wrong path can name a file of any size.
+# Maximum bytes of a secrets file, enough for ten thousand keys. A wrong path can name a file of any size.
 _MAX_FILE_BYTES = 1 << 20
-# A URL, or a key as `tokka keys` and `openssl rand` make it: somebody gave the secret in place of its file.
+# Matches a URL, or a key from `tokka keys` or `openssl rand`: the operator passed a secret instead of a file.
 _SECRET = re.compile(r"[A-Za-z][\w+]+:/.*|tk-[^/]*|[\w-]{32,}")
 _COMMENT = re.compile(r"(?:^|\s)#.*")
 
 
 def forget_secrets() -> None:
-    """Remove the secrets from this process's environment, which its child processes would inherit."""
+    """Remove the secrets from this process's environment, so that child processes do not inherit them."""
     variables = {f"TOKKA_{name.upper()}" for name in SECRETS}
-    # Settings are read from variables in any case.
+    # Pydantic ignores the case of variable names.
     for variable in [name for name in os.environ if name.upper() in variables]:
         del os.environ[variable]
 
 
 def with_secrets(settings: Settings) -> Settings:
-    """Return the settings with what their files of secrets hold. Raises ConfigurationError."""
-    # What is updated counts as given, so that only what was given is.
+    """Return the settings with the contents of their secrets files. Raises StartupError if a file is unusable."""
+    # An updated field counts as set by the operator, so update only fields whose file was given.
     values: dict[str, Any] = {
         name: [*getattr(settings, name), *_keys_of(path, option_of(f"{name}_file"))]
         for name in _KEYS
@@ -44,7 +44,10 @@ def with_secrets(settings: Settings) -> Settings:
 
 
 def read_database_url(settings: Settings) -> str | None:
-    """Return the database's URL, wherever it is given. Raises ConfigurationError."""
+    """Return the database URL from its setting or its file.
+
+    Raises ConfigurationError if both are given, StartupError if the file is unusable.
+    """
     path = settings.database_url_file
     if path is None:
         return settings.database_url
@@ -52,12 +55,12 @@ def read_database_url(settings: Settings) -> str | None:
         raise ConfigurationError("--database-url and --database-url-file are both given; give one of them")
     lines = [text for _, text in _lines_of(path, "--database-url-file")]
     if len(lines) != 1:
-        raise ConfigurationError(f"--database-url-file: {path} holds {len(lines)} lines; write one, the URL")
+        raise ConfigurationError(f"--database-url-file: {path} has {len(lines)} lines; it must have one, the URL")
     return lines[0]
 
 
 def exposed_files(settings: Settings) -> list[str]:
-    """Return the options whose files every user of the machine can read or change."""
+    """Return the options with a secrets file that every user of the machine can read or change."""
     return [
         option_of(f"{name}_file")
         for name in SECRETS
@@ -66,29 +69,30 @@ def exposed_files(settings: Settings) -> list[str]:
 
 
 def visible_options(flags: Mapping[str, Any]) -> list[str]:
-    """Return the options of the command line that hold a secret: the process list shows them."""
+    """Return the command-line options that hold a secret. Every user can see them in the process list."""
     return [option_of(name) for name in SECRETS if name in flags and (name in _KEYS or "@" in flags[name])]
 
 
 def option_of(name: str) -> str:
+    """Return the command-line option of a setting."""
     return f"--{name.replace('_', '-')}"
 
 
 def _keys_of(path: Path, option: str) -> list[str]:
     lines = _lines_of(path, option)
     if not lines:
-        # Served without it, the model would be open to everyone.
-        raise ConfigurationError(f"{option}: {path} holds no key; write one a line")
+        # If an empty file counted as "no keys", the server would be open to everyone.
+        raise ConfigurationError(f"{option}: {path} holds no key; write one key per line")
     for number, text in lines:
         if not is_key(text):
             raise ConfigurationError(
-                f"{option}: line {number} of {path} is not a key; a key is printable ASCII without spaces"
+                f"{option}: line {number} of {path} is not a key; a key must be printable ASCII without spaces"
             )
     return [text for _, text in lines]
 
 
 def _lines_of(path: Path, option: str) -> list[tuple[int, str]]:
-    """Return the lines of a file with their numbers, without comments and empty lines."""
+    """Return a file's lines with their numbers, without comments and empty lines. Raises StartupError."""
     try:
         with path.open("rb") as file:
             content = file.read(_MAX_FILE_BYTES + 1)

@@ -1,4 +1,4 @@
-"""The one typed settings object: the options, checks of their values, and what follows from several of them."""
+"""The typed settings object: the options, checks of their values, and properties that combine several options."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ _SIZES = ("max_body_size", "max_header_size", "body_memory", "answer_memory")
 
 
 class Settings(Options):
+    """All settings of a server, validated. Sources: keyword arguments (flags), then environment variables."""
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -37,7 +39,7 @@ class Settings(Options):
     def _split(cls, value: Any, info: ValidationInfo) -> Any:
         if not isinstance(value, str):
             return value
-        # The value of an engine argument may be JSON with commas of its own.
+        # An engine argument's value may be JSON, which contains commas.
         commas = r",(?=\s*[\w-]+=)" if info.field_name == "engine_arg" else ","
         return [item.strip() for item in re.split(commas, value) if item.strip()]
 
@@ -45,13 +47,13 @@ class Settings(Options):
     @classmethod
     def _is_number_or_auto(cls, value: Any) -> Any:
         if isinstance(value, str) and value != "auto" and not value.strip().isdigit():
-            raise ValueError("write a number of devices, or auto")
+            raise ValueError("it must be a number of devices, or auto")
         return value
 
     @field_validator("kv_cache_memory", *_SIZES, mode="before")
     @classmethod
     def _as_text(cls, value: Any) -> Any:
-        # A file holds a number of bytes as a number.
+        # YAML reads a size in bytes as a number.
         return str(value) if type(value) is int else value
 
     @field_validator("kv_cache_memory", *_SIZES)
@@ -65,7 +67,7 @@ class Settings(Options):
     @classmethod
     def _is_name(cls, value: list[str]) -> list[str]:
         if any(not name or len(name) > 512 for name in value):
-            raise ValueError("a model name has 1 to 512 characters")
+            raise ValueError("a model name must have 1 to 512 characters")
         return list(dict.fromkeys(value))
 
     @field_validator("root_path")
@@ -73,7 +75,7 @@ class Settings(Options):
     def _is_prefix(cls, value: str) -> str:
         prefix = value.rstrip("/")
         if prefix and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", prefix):
-            raise ValueError("a prefix is a path such as /tokka")
+            raise ValueError("a prefix must be a path like /tokka")
         return prefix
 
     @field_validator("uds_mode", mode="before")
@@ -82,7 +84,7 @@ class Settings(Options):
         # YAML reads 0660 as an octal number.
         text = f"{value:04o}" if type(value) is int else str(value).removeprefix("0o")
         if not re.fullmatch(r"0?[67][0-7][0-7]", text):
-            raise ValueError("write three octal digits that let the owner read and write, such as 0660")
+            raise ValueError("it must be three octal digits that let the owner read and write, for example 0660")
         return text
 
     @field_validator("engine_arg")
@@ -90,7 +92,7 @@ class Settings(Options):
     def _is_pair(cls, value: list[str]) -> list[str]:
         for place, item in enumerate(value, start=1):
             if "=" not in item:
-                # Without the item: it may be a token for the hub.
+                # The message omits the item, which may be a hub token.
                 raise ValueError(f"item {place} of {len(value)} is not NAME=VALUE")
         return value
 
@@ -105,30 +107,32 @@ class Settings(Options):
     @classmethod
     def _is_key(cls, value: list[str]) -> list[str]:
         if not all(map(is_key, value)):
-            # The key itself is a secret and stays out of the message.
-            raise ValueError("a key is printable ASCII without spaces")
+            # The message omits the key, which is a secret.
+            raise ValueError("a key must be printable ASCII without spaces")
         return value
 
     @property
     def on_loopback(self) -> bool:
+        """Tell whether the server listens on loopback or a Unix socket."""
         return self.uds is not None or is_loopback(self.host)
 
     @property
     def needs_keys(self) -> bool:
-        """Whether to serve only if there are keys: else everyone who reaches the address could use the model."""
+        """Tell whether the server must have keys, because other machines can reach its address."""
         return not (self.no_auth or self.on_loopback)
 
     @property
     def names_database(self) -> bool:
-        """Whether somebody has said where to keep keys and usage."""
+        """Tell whether the operator has named the database of keys and usage."""
         return bool({"state_dir", "database_url", "database_url_file"} & self.model_fields_set)
 
     @property
     def tenant_weights(self) -> dict[str, float]:
+        """Return the weight of each tenant that has one."""
         return dict(map(parse_weight, self.tenant_weight))
 
     def names(self) -> tuple[str, ...]:
-        """Return the names requests may use; the first is the one answers would call the model by."""
+        """Return the names that requests may use. The first one is the model's main name."""
         if self.served_model_name:
             return tuple(self.served_model_name)
         if self.model is None:

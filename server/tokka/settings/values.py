@@ -1,4 +1,4 @@
-"""Values as people write them: sizes, weights, addresses."""
+"""Parsers for values that people write: sizes, weights, keys, paths."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 def parse_size(text: str) -> int:
-    """Return bytes for `4GiB`, `512M` or `1073741824`; units are powers of 1024. Raises ValueError."""
+    """Return the bytes of a size like `4GiB`, `512M` or `1073741824`. Units are powers of 1024. Raises ValueError."""
     number = text.strip().upper().removesuffix("IB").removesuffix("B")
     unit = number[-1:] if number[-1:] in _UNITS and not number[-1:].isdigit() else ""
     try:
@@ -19,6 +19,7 @@ def parse_size(text: str) -> int:
 
 
 def parse_weight(item: str) -> tuple[str, float]:
+    """Return the tenant and weight of `TENANT=WEIGHT`. Raises ValueError if the weight is not within 0.001 to 1000."""
     tenant, _, number = item.rpartition("=")
     try:
         weight = float(number)
@@ -30,13 +31,13 @@ def parse_weight(item: str) -> tuple[str, float]:
 
 
 def is_key(text: str) -> bool:
-    """Tell whether a text can be sent as a key."""
+    """Tell whether a text is a valid key: printable ASCII without spaces."""
     return bool(text) and text.isascii() and text.isprintable() and " " not in text
 
 
 def expanded(path: Path) -> Path:
-    """Return an absolute path, with the home folder in place of `~`. Raises ValueError for a user without one."""
+    """Return an absolute path with `~` expanded. Raises ValueError if the user has no home folder."""
     text = os.path.expanduser(path)
     if text.startswith("~"):
-        raise ValueError(f"{path} needs a home folder, and there is none")
+        raise ValueError(f"{path} needs a home folder, but this user has none")
     return Path(os.path.abspath(text))

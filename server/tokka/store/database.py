@@ -1,4 +1,4 @@
-"""What the rest of `store` asks of a database, whichever it is; and its errors in our words."""
+"""The interface that both databases implement, and the conversion of the drivers' errors."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tokka.errors import NO_LOCKS, is_lasting
 from tokka.store.failures import Damaged, Unavailable, WithoutLocks
 from tokka.store.rows import KeyRow
 
-# A lost commit must not look like one that failed, so all that is written can be written twice.
+# SQLite's error codes of a damaged file, and of a file that the program may not write.
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _NOT_ALLOWED = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH}
-# What SQLite says on a file system that has no locks, or no memory that programs share.
+# SQLite's error codes on a file system without locks, or without memory that programs can share.
 _WITHOUT_LOCKS = {
     sqlite3.SQLITE_PROTOCOL,
     sqlite3.SQLITE_IOERR_LOCK,
@@ -27,42 +27,51 @@ _WITHOUT_LOCKS = {
     sqlite3.SQLITE_IOERR_SHMLOCK,
     sqlite3.SQLITE_IOERR_SHMMAP,
 }
-# PostgreSQL's classes of errors that pass: connection, resources, objects in use, operator, system.
+# PostgreSQL's classes of temporary errors: connection, resources, objects in use, operator, system.
 _PASSING = ("08", "53", "55", "57", "58")
-# Without a state, when the server has refused the connection.
+# Texts of lasting errors without an SQLSTATE: the server refused the connection.
 _REFUSED = re.compile("authentication failed|does not exist|no pg_hba.conf entry")
+# Maximum characters of a driver's text in our messages.
 _MAX_REASON_CHARS = 200
 
 
 class Database(Protocol):
-    """All of it blocks, for seconds at worst: it is called from threads only."""
+    """One database of keys and usage. All methods block, for seconds at worst, so only threads call them."""
 
     @property
     def place(self) -> str:
-        """Where it is, for messages, without secrets."""
+        """The database's location for messages, without secrets."""
 
     def open(self, known: Sequence[KeyRow] | None, *, create: bool = True) -> None:
-        """Connect anew, migrate, and repair what can be. `known`: the keys in memory, which a repaired one shall hold;
-        None at the start. `create=False`: leave a place without a database as it is, and raise ConfigurationError.
-        Raises Unavailable, or StartupError if it can't be used without an operator."""
+        """Reconnect, migrate, and repair the database if possible.
+
+        `known`: the keys in memory, which a repaired database must contain; None at the start. `create=False`: create
+        nothing, and raise ConfigurationError if no database exists. Raises Unavailable, or StartupError if an operator
+        must help.
+        """
 
     def transaction(self, *, write: bool) -> AbstractContextManager[Connection]:
-        """A short transaction, committed at its end. Raises Unavailable, or Damaged if only `open` can help."""
+        """Open a short transaction that commits at its end. Raises Unavailable, or Damaged if only `open` can help.
+
+        A commit whose confirmation is lost raises too, so every write must be safe to repeat.
+        """
 
     def version(self) -> int | None:
-        """Return a number that is another one after another program has written; None if only reading can tell. Raises
-        as `transaction` does."""
+        """Return a counter that changes when another process writes to the database; None if it has no counter.
+
+        Raises as `transaction` does.
+        """
 
     def close(self) -> None: ...
 
 
 @contextmanager
 def failures() -> Iterator[None]:
-    """Turn the drivers' errors into ours."""
+    """Convert the drivers' errors to Unavailable and its subclasses."""
     try:
         yield
     except DBAPIError as error:
-        # Not the whole error: that would show the statement with its parameters.
+        # Not the whole error, which contains the statement with its parameters.
         raise failure(error.orig or error) from None
     except (SQLAlchemyError, sqlite3.Error, OSError) as error:
         raise failure(error) from None

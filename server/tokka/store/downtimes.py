@@ -1,4 +1,4 @@
-"""Rows of downtimes. There are few, so a reader takes all that are not over."""
+"""Rows of downtimes. There are few, so a server reads all current and future ones."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from sqlalchemy import Connection, Select, delete, insert, select
 from tokka.core import Downtime
 from tokka.store.tables import DOWNTIMES
 
-# No operator plans so many; what is read twice a second has to stay small. The ones to begin first are read.
+# Maximum rows of a read, earliest begin first. Servers read them twice a second, and no operator plans this many.
 MAX_ROWS = 1000
 
 
 def not_over(connection: Connection, now: int) -> list[Downtime]:
-    """Return those under way and to come, in order of their begin."""
+    """Return current and future downtimes, in order of their begin."""
     return _read(connection, select(DOWNTIMES).where(DOWNTIMES.c.end_at > now).limit(MAX_ROWS))
 
 
 def all_of_them(connection: Connection) -> list[Downtime]:
-    """Return all, also those that are over."""
+    """Return all downtimes, past ones included, in order of their begin."""
     return _read(connection, select(DOWNTIMES))
 
 
@@ -29,7 +29,7 @@ def add(connection: Connection, downtime: Downtime) -> None:
 
 
 def remove(connection: Connection, downtime_id: str) -> bool:
-    """Tell whether there was one of this id."""
+    """Remove a downtime. Return False if the id does not exist."""
     return connection.execute(delete(DOWNTIMES).where(DOWNTIMES.c.id == downtime_id)).rowcount > 0
 
 

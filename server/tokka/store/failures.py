@@ -1,4 +1,4 @@
-"""What can go wrong with the database, in words an operator may read: never a secret, never SQL."""
+"""Errors of the database. Operators read their texts, which never contain a secret or SQL."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from tokka.errors import ConfigurationError, StartupError, TemporaryError
 
 
 class Unavailable(Exception):
-    """The database cannot be used now: down, locked, full, read-only.
+    """The database cannot be used now: it is down, locked, full or read-only.
 
-    `is_temporary`: it may be usable later without anybody's help, as one that is still being started.
+    `is_temporary`: it may become usable without an operator, for example because it is still starting.
     """
 
     def __init__(self, reason: str, *, is_temporary: bool = True) -> None:
@@ -17,17 +17,17 @@ class Unavailable(Exception):
         self.is_temporary = is_temporary
 
     def at_start(self, place: str) -> StartupError:
-        """Return the same as the reason why a program cannot start."""
+        """Return the StartupError of a program that cannot start because of this error."""
         message = f"cannot use the database {place}: {self.reason}"
         return TemporaryError(message) if self.is_temporary else ConfigurationError(message)
 
 
 class Damaged(Unavailable):
-    """The database's file is gone, is another one, or is not what was written."""
+    """The database's file is missing, replaced or damaged."""
 
 
 class WithoutLocks(Unavailable):
-    """The file system has no locks, and SQLite needs them."""
+    """The file system has no file locks, which SQLite needs."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -38,7 +38,7 @@ class WithoutLocks(Unavailable):
 
 
 class NotWritable(ConfigurationError):
-    """There is no database yet, and none can be made here. `is_temporary`: as that of Unavailable."""
+    """No database exists yet, and none can be created here. `is_temporary`: as for Unavailable."""
 
     def __init__(self, message: str, *, is_temporary: bool = False) -> None:
         super().__init__(message)

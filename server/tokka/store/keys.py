@@ -1,4 +1,4 @@
-"""Rows of keys. Every change takes a revision, so that others find it by asking for what is newer."""
+"""Rows of keys. Every change gets the next revision number, by which other servers find it."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ _LIMITS = [field.name for field in fields(Limits)]
 
 
 def changed_after(connection: Connection, revision: int) -> list[KeyRow]:
+    """Return the keys changed after this revision, in the order of their revisions."""
     found = connection.execute(select(KEYS).where(KEYS.c.revision > revision).order_by(KEYS.c.revision))
     return [_from_row(row) for row in found]
 
 
 def find(connection: Connection, key_id: str) -> KeyRow | None:
-    """Return the key, for this transaction alone to change: another change would be overwritten."""
+    """Return a key and lock its row, so that no other transaction's change is overwritten."""
     row = connection.execute(select(KEYS).where(KEYS.c.id == key_id).with_for_update()).one_or_none()
     return _from_row(row) if row else None
 
 
 def add(connection: Connection, key: KeyRow) -> KeyRow:
-    """Return it with its revision."""
+    """Insert a key. Return it with its revision."""
     key = replace(key, revision=next_revision(connection))
     connection.execute(insert(KEYS).values(_to_row(key)))
     return key
@@ -42,7 +43,7 @@ def change(connection: Connection, key: KeyRow) -> KeyRow:
 
 
 def restore(connection: Connection, known: Sequence[KeyRow]) -> None:
-    """Write those keys of which this database, made anew or come back from a backup, has nothing or an older row."""
+    """Write the known keys that a new database, or one from a backup, lacks or has in an older revision."""
     present = {row.id: row.revision for row in connection.execute(select(KEYS.c.id, KEYS.c.revision))}
     missing = [key for key in known if key.id not in present]
     older = [key for key in known if present.get(key.id, key.revision) < key.revision]

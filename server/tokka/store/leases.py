@@ -12,24 +12,25 @@ from tokka.store.rows import Lease
 from tokka.store.state import clock
 from tokka.store.tables import LEASES, SERVERS, USAGE
 
-# A server that has not been here for so many seconds is gone, and its leases with it.
+# Seconds without a sign of life after which a server is gone. Its leases are then deleted.
 GONE_S = 15
-# Seconds between two signs of life. Writing each time would wake up all others.
+# Minimum seconds between two signs of life. After each write, all other servers read again.
 SIGN_S = 3
-# Transactions that were open at the last look are seen now: they take seconds at most.
+# Seconds that a read looks back. Transactions take seconds at most, so a read finds the changes of transactions that
+# were still open at the last read.
 _OPEN_S = 30
-# "Tokka", as a number, and one: a server holds it while it changes leases.
+# Number of the advisory lock that a server holds while it changes leases: "Tokka" as a number, plus one.
 _LOCK = 0x546F6B6B62
 
 
 def lock(connection: Connection) -> None:
-    """Let one server at a time change leases. SQLite's write transactions are one at a time already."""
+    """Let one server at a time change leases. SQLite already allows only one write transaction at a time."""
     if connection.dialect.name != "sqlite":
         connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
 
 
 def sign(connection: Connection, writer: str) -> frozenset[str]:
-    """Note that a server is here; return all that are."""
+    """Record a server's sign of life, and remove the servers that are gone. Return the others."""
     now = clock(connection)
     gone = select(SERVERS.c.writer).where(SERVERS.c.seen_at < now - GONE_S, SERVERS.c.writer != writer)
     for (name,) in connection.execute(gone).all():
@@ -48,7 +49,7 @@ def remove(connection: Connection, writer: str) -> None:
 
 
 def touched(connection: Connection) -> set[str]:
-    """Return the keys whose leases or usage have changed lately."""
+    """Return the keys whose leases or usage changed in the last `_OPEN_S` seconds."""
     since = clock(connection) - _OPEN_S
     leased = select(LEASES.c.key_id).where(LEASES.c.changed_at >= since)
     used = select(USAGE.c.key_id).where(USAGE.c.written_at >= since)

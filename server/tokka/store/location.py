@@ -1,4 +1,4 @@
-"""Where keys and usage are kept: the database that the settings name."""
+"""Select the database that the settings name."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from tokka.settings import expanded
 from tokka.store.database import Database
 from tokka.store.failures import NotWritable
 
-# A path has lost one of the two slashes.
+# Matches a URL that was given as a path. Paths lose one of the two slashes.
 _URL = re.compile(r"[A-Za-z][\w+]+:/")
 
 
 def database_at(url: str | None, folder: Path, busy_s: float) -> Database:
-    """Return it, not yet opened. Raises ConfigurationError for a URL of something else, NotWritable for no folder."""
+    """Return the database, not yet opened. Raises ConfigurationError for a wrong URL, NotWritable without a folder."""
     if url is None:
         if _URL.match(str(folder)):
-            # Without the URL: it may hold a password.
+            # The message omits the URL, which may contain a password.
             raise ConfigurationError("--state-dir must be a folder; give a URL as --database-url")
         from tokka.store.sqlite import SqliteDatabase  # noqa: PLC0415
 
         try:
             return SqliteDatabase(expanded(folder), busy_s)
         except ValueError as error:
-            raise NotWritable(f"cannot keep keys and usage: {error}; give --state-dir, or set HOME") from None
-    # Only now: its driver is a library of its own.
+            raise NotWritable(f"cannot store keys and usage: {error}; give --state-dir, or set HOME") from None
+    # Imported only when needed, since its driver is a separate library.
     from tokka.store.postgres import PostgresDatabase  # noqa: PLC0415
 
     return PostgresDatabase(url)

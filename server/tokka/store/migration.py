@@ -1,4 +1,4 @@
-"""Brings a database to the present revision, inside a transaction of the caller's that nobody else can share."""
+"""Migrate a database to the newest revision, in an exclusive transaction that the caller opens."""
 
 from __future__ import annotations
 
@@ -13,20 +13,23 @@ _FOLDER = Path(__file__).parent / "migrations"
 
 
 def missing(place: str) -> ConfigurationError:
-    """Return the error of a command that reads a database where there is none."""
+    """Return the error of a command that needs an existing database."""
     return ConfigurationError(
         f"there is no Tokka database at {place}; check --state-dir and --database-url "
-        "(`tokka serve` and `tokka keys create` make a new database)"
+        "(`tokka serve` and `tokka keys create` create a new database)"
     )
 
 
 def revisions() -> list[str]:
-    """Return the revisions this program knows, oldest first, by the names of their files."""
+    """Return the revisions that this program knows, oldest first, from the names of their files."""
     return sorted(path.stem[1:5] for path in (_FOLDER / "versions").glob("r*.py"))
 
 
 def migrate(connection: Connection, place: str, *, create: bool = True) -> None:
-    """Raises ConfigurationError if the database was made by a newer program, or with `create=False` by none."""
+    """Migrate the database. Raises ConfigurationError if a newer program made it.
+
+    `create=False`: also raise ConfigurationError if the database has no tables yet.
+    """
     current = _current(connection)
     if current is None and not create:
         raise missing(place)
@@ -38,7 +41,7 @@ def migrate(connection: Connection, place: str, *, create: bool = True) -> None:
             f"the database {place} was made by a newer Tokka than this one ({__version__} does not know its revision "
             f"{current[:32]}); run that version, or give another --state-dir or --database-url"
         )
-    # Only now: it takes as long to import as all else that `tokka keys` does.
+    # Imported only when needed: it takes as long to import as the rest of `tokka keys` takes to run.
     from alembic import command  # noqa: PLC0415
     from alembic.config import Config  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""PostgreSQL: one database for several front ends."""
+"""PostgreSQL: one database for servers on several machines."""
 
 from __future__ import annotations
 
@@ -17,20 +17,22 @@ from tokka.store.migration import migrate
 from tokka.store.rows import KeyRow
 
 _DRIVERS = ("postgres", "postgresql", "postgresql+psycopg")
-# libpq has no shorter time than 2 s.
+# Maximum seconds to connect. libpq's shortest limit is 2 s.
 _CONNECT_S = 3
 _STATEMENT_MS = 5000
-# An unanswered packet ends the connection, so that a host that is gone holds nobody up for a quarter of an hour.
+# Milliseconds until an unanswered packet ends the connection. Without a limit, a lost host blocks for 15 minutes.
 _UNANSWERED_MS = 5000
 _MIGRATION_MS = 60_000
-# What SQLAlchemy takes for user and password.
+# The part of a URL that SQLAlchemy reads as user and password.
 _USER = re.compile(r"[\w+]+://(?:[^:/]*(?::[^@]*)?@)?")
 _ESCAPES = "write @ : / ? # % in user and password as %40 %3A %2F %3F %23 %25"
-# "Tokka", as a number: whoever migrates holds it.
+# Number of the advisory lock that a migrating program holds: "Tokka" as a number.
 _LOCK = 0x546F6B6B61
 
 
 class PostgresDatabase:
+    """A PostgreSQL database."""
+
     def __init__(self, url: str) -> None:
         self._url = _checked(url)
         self.place = f"{self._url.host or 'the local host'}/{self._url.database or ''}"
@@ -59,7 +61,7 @@ class PostgresDatabase:
 
 
 def _checked(url: str) -> URL:
-    """Return the parsed URL. Raises ConfigurationError without any part of the URL: each may be of the password."""
+    """Return the parsed URL. Raises ConfigurationError without any part of the URL, which may be of the password."""
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
@@ -68,7 +70,7 @@ def _checked(url: str) -> URL:
         raise ConfigurationError(f"--database-url must look like postgresql://user:password@host:5432/name; {_ESCAPES}")
     user = _USER.match(url)
     if "@" in url[user.end() if user else 0 :]:
-        # It parses, with the rest of the password as the host, the database or an option.
+        # The URL is valid, but the rest of the password has become the host, the database or an option.
         raise ConfigurationError(f"--database-url holds more than one @; {_ESCAPES}")
     return parsed.set(drivername="postgresql+psycopg")
 
@@ -86,14 +88,14 @@ def _create_engine(url: URL) -> Engine:
         max_overflow=1,
         pool_timeout=_CONNECT_S,
         pool_pre_ping=True,
-        # What the URL says itself stands.
+        # Options in the URL take precedence.
         connect_args={name: value for name, value in ours.items() if name not in url.query}
-        # Poolers between us and the server do not know prepared statements.
+        # A connection pooler in between may not support prepared statements.
         | {"prepare_threshold": None},
     )
 
     def limit_statements(connection: Any, _: Any) -> None:
-        # Not by `options`: poolers refuse those.
+        # Not through `options`, which connection poolers refuse.
         with connection.cursor() as cursor:
             cursor.execute(f"SET statement_timeout = {_STATEMENT_MS}")
         connection.commit()

@@ -1,4 +1,4 @@
-"""Rows as the rest of the program sees them. Times are seconds since 1970, in UTC."""
+"""Rows of the database as plain data. Times are seconds since 1970, in UTC."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ KeyStatus = Literal["active", "expired", "revoked"]
 
 @dataclass(frozen=True, slots=True)
 class KeyRow:
-    """One stored key; its secret is known by hash alone. Never deleted: usage keeps naming it."""
+    """A stored key, with hashes of its secrets. It is never deleted, since rows of usage name it."""
 
     id: str
     name: str
     tenant: str
-    # The secret's first characters, for people to recognise it by.
+    # The secret's first characters, by which people recognise the key.
     prefix: str
-    # SHA-256, in hex.
+    # SHA-256 of the secret, in hex.
     digest: str
     scopes: frozenset[KeyScope]
     created_at: int
@@ -28,13 +28,13 @@ class KeyRow:
     models: frozenset[str] | None = None
     expires_at: int | None = None
     revoked_at: int | None = None
-    # The secret before the last rotation, good until then.
+    # SHA-256 of the secret before the last rotation, and when it expires.
     previous_digest: str | None = None
     previous_until: int | None = None
-    # The public halves of the keys that sign tokens of the two secrets, in hex; None: not known yet.
+    # Public keys that verify the tokens of both secrets, in hex; None: not stored yet.
     token_key: str | None = None
     previous_token_key: str | None = None
-    # Of the change that wrote this row; given by the database.
+    # Number of the change that wrote this row. The database assigns it.
     revision: int = 0
 
     def status(self, now_s: float) -> KeyStatus:
@@ -45,7 +45,7 @@ class KeyRow:
 
 @dataclass(frozen=True, slots=True)
 class TokenKey:
-    """What checks tokens of the secret that a key has by this digest; both in hex."""
+    """The public key that verifies the tokens of one secret. `digest`: SHA-256 of the secret. Both are in hex."""
 
     key_id: str
     digest: str
@@ -54,7 +54,7 @@ class TokenKey:
 
 @dataclass(frozen=True, slots=True)
 class UsageRow:
-    """What a key did with a model in one hour."""
+    """Usage of one model by one key in one hour."""
 
     hour: int
     key_id: str
@@ -72,7 +72,7 @@ class UsageRow:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Usage to write once, however often that is tried: `writer` numbers its batches."""
+    """Usage to write exactly once, even if the write is repeated: each `writer` numbers its batches."""
 
     writer: str
     number: int
@@ -81,7 +81,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Periods:
-    """The present day and month: when they began."""
+    """When the present day and month began."""
 
     day: int
     month: int
@@ -89,7 +89,7 @@ class Periods:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Tokens by key, in these periods, of the keys whose usage was written since the last time; `at`: when that was."""
+    """Tokens of the day and the month by key, for keys with newly written usage. `at`: when these totals were read."""
 
     periods: Periods
     by_key: dict[str, tuple[int, int]]
@@ -98,30 +98,30 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """What a server holds of a key's quota, in tokens beyond the usage that is written."""
+    """A server's part of a key's quota, in tokens, in addition to written usage."""
 
     tokens: int = 0
-    # Of these: reserved by requests, or used and not written yet.
+    # Tokens that requests have reserved, or have used and are not written yet.
     in_use: int = 0
-    # Beyond them, by requests that were refused.
+    # Further tokens that refused requests need.
     wanted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Which database this is, and its last change of a key."""
+    """The identity of a database, and the revision of its last change of a key."""
 
     identity: str
     revision: int
 
 
-# No database has been seen yet.
+# The state before any database was read.
 NOWHERE = State("", 0)
 
 
 @dataclass(frozen=True, slots=True)
 class ReportQuery:
-    """Usage of `since <= hour < until`, summed up by these."""
+    """A query for usage of `since <= hour < until`, grouped by `by`. `limit`: maximum rows."""
 
     since: int
     until: int
@@ -131,7 +131,7 @@ class ReportQuery:
 
 @dataclass(frozen=True, slots=True)
 class ReportRow:
-    """One group's sums. `group`: key_id, tenant, model, and the hour or day in seconds, as far as asked for."""
+    """Sums of one group. `group`: key_id, tenant, model, hour and day in seconds, as far as the query asks for them."""
 
     group: dict[str, str | int]
     requests: int

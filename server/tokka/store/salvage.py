@@ -1,4 +1,4 @@
-"""Reads what can still be read of a damaged SQLite file, row by row."""
+"""Read the rows of a damaged SQLite file that are still readable."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from sqlalchemy import Connection
 from tokka.store.tables import DOWNTIMES, KEYS, STATE, USAGE, WRITERS
 
 _TABLES = (KEYS, USAGE, WRITERS, DOWNTIMES)
-# A page holds some tens of rows; where so many in a row are missing, the table has ended.
+# Maximum gap between two readable rows. A page holds some tens of rows, so a longer gap is the table's end.
 _MAX_GAP = 2000
 
 
 @dataclass(slots=True)
 class Salvage:
-    """Rows by table. `lost`: the tables that could not be read to their end."""
+    """Rows by table. `lost`: the tables that were not completely readable."""
 
     rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     lost: set[str] = field(default_factory=set)
 
     @property
     def has_keys(self) -> bool:
-        """Whether the table of keys was there: all of it, which may be nothing, or some of its rows."""
+        """Whether some keys, or the whole table of keys, were readable. The table may be empty."""
         return bool(self.rows.get("keys")) or ("keys" in self.rows and "keys" not in self.lost)
 
 
@@ -37,7 +37,7 @@ def read(connection: sqlite3.Connection) -> Salvage:
 
 
 def write(found: Salvage, connection: Connection) -> None:
-    """Put the rows into a new database."""
+    """Write the rows to a new database."""
     for table in _TABLES:
         rows = [
             {name: value for name, value in row.items() if name in table.c} for row in found.rows.get(table.name, [])

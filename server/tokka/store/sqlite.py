@@ -1,4 +1,4 @@
-"""SQLite: one file in the state directory, for one machine. Nothing damaged is ever used or overwritten."""
+"""SQLite: one file in the state directory, for one machine. A damaged file is never used or overwritten."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ _BESIDE = ("-wal", "-shm")
 
 
 class SqliteDatabase:
-    """`busy_s`: how long a statement waits for another program's transaction."""
+    """A SQLite database. `busy_s`: seconds that a statement waits for another program's transaction."""
 
     def __init__(self, folder: Path, busy_s: float) -> None:
         self._folder = folder
         self._path = folder / NAME
         self._busy_s = busy_s
         self._engine: Engine | None = None
-        # Which file is open, and when its main part was last written.
+        # The open file and its log, and when the file itself was last written.
         self._inode: tuple[int, int] | None = None
         self._log_inode: tuple[int, int] | None = None
         self._written_ns = 0
@@ -50,7 +50,7 @@ class SqliteDatabase:
     def open(self, known: Sequence[KeyRow] | None, *, create: bool = True) -> None:
         at_start = known is None
         with failures():
-            # Before the lock, which is a file in the folder.
+            # Before the lock, which would create a file in the folder.
             if not create and not self._path.exists() and not self._set_aside_before():
                 raise missing(self.place)
         try:
@@ -63,9 +63,9 @@ class SqliteDatabase:
                     migrate(connection, self.place)
                 self._remember()
         except WithoutLocks as error:
-            # An empty file is what SQLite has left of such a try.
+            # SQLite leaves an empty file if it finds no locks.
             if at_start and not (self._path.exists() and self._path.stat().st_size):
-                raise NotWritable(f"cannot keep keys and usage in {self._folder}: {error.reason}") from None
+                raise NotWritable(f"cannot store keys and usage in {self._folder}: {error.reason}") from None
             raise
 
     @contextmanager
@@ -75,7 +75,7 @@ class SqliteDatabase:
         with failures(), self._engine.connect().execution_options(tokka_write=write) as connection, connection.begin():
             yield connection
         if write:
-            # Else it may have gone into a file that is no longer there.
+            # The file may have been deleted or replaced during the write.
             self._check_same()
 
     def version(self) -> int | None:
@@ -95,9 +95,9 @@ class SqliteDatabase:
     # -- the file -----------------------------------------------------------------------------------------------
 
     def _check_file(self) -> None:
-        """Raise Damaged if the file is gone, or another one, or was overwritten. A connection would not notice."""
+        """Raise Damaged if the file was deleted, replaced or overwritten. A connection would not notice."""
         if self._check_same().st_mtime_ns != self._written_ns:
-            # A checkpoint, ours or another program's; or damage.
+            # The cause is a checkpoint, of this or another program, or damage.
             if damage := _damage_of(self._path, self._busy_s):
                 raise Damaged(damage)
             self._remember()
@@ -118,8 +118,11 @@ class SqliteDatabase:
         self._written_ns = self._path.stat().st_mtime_ns
 
     def _leave_replaced(self) -> None:
-        """Close the connection to a file that another one has replaced. SQLite leaves alone what lies beside that; but
-        our own log, if it is still there, would be written into the new file."""
+        """Close the connection if another file has replaced the open one.
+
+        SQLite then leaves the log in the folder alone. If that is still our own log, delete it: SQLite would write it
+        into the new file.
+        """
         if not self._engine or not self._path.exists() or _inode_of(self._path) == self._inode:
             return
         self.close()
@@ -132,7 +135,7 @@ class SqliteDatabase:
 
     @contextmanager
     def _locked(self, *, at_start: bool) -> Iterator[None]:
-        """Hold the folder: two programs may start at once, and both may find the file missing or damaged."""
+        """Lock the folder: two programs may start at once, and both may find the file missing or damaged."""
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock = os.open(self._folder / f"{NAME}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -147,14 +150,16 @@ class SqliteDatabase:
     def _not_writable(self, error: OSError) -> ConfigurationError:
         reason = (error.strerror or str(error)).lower()
         if os.path.exists(self._path):
-            return ConfigurationError(f"cannot write beside the database {self.place}: {reason}; it is kept there")
+            return ConfigurationError(
+                f"cannot write next to the database {self.place}: {reason}; SQLite needs files there"
+            )
         return NotWritable(
-            f"cannot keep keys and usage in {self._folder}: {reason}; choose another --state-dir",
+            f"cannot store keys and usage in {self._folder}: {reason}; choose another --state-dir",
             is_temporary=not is_lasting(error),
         )
 
     def _ensure_sound(self, known: Sequence[KeyRow] | None) -> None:
-        """See to it that there is a file to open. Blocks while what can be read of a damaged one is carried over."""
+        """Ensure that an undamaged file exists. Blocks while the readable rows of a damaged file are copied."""
         if self._path.exists():
             damage = _damage_of(self._path, self._busy_s)
             if damage:
@@ -175,7 +180,7 @@ class SqliteDatabase:
         self._build(found, known or (), over=lambda: self._set_aside(damage, found))
 
     def _salvage(self) -> salvage.Salvage:
-        """Read what can be read: by the connection there is, which may still hold what the file does not."""
+        """Read the readable rows. The open connection comes first, since it may hold data that the file has lost."""
         if self._engine:
             with contextlib.suppress(Exception):
                 connection = self._engine.raw_connection()
@@ -191,11 +196,11 @@ class SqliteDatabase:
             return salvage.read(fresh)
 
     def _set_aside_before(self) -> list[Path]:
-        """Return the damaged files that were set aside, oldest first."""
+        """Return the damaged files that were set aside earlier, oldest first."""
         return sorted(self._folder.glob(f"{NAME}.corrupt-*"))
 
     def _set_aside(self, damage: str, found: salvage.Salvage) -> Path:
-        """Rename what is there, so that whoever wants to know can look at it."""
+        """Rename the damaged file and its log, so that they can be examined later."""
         aside = self._path.with_name(f"{NAME}.corrupt-{datetime.now(UTC):%Y%m%dT%H%M%S.%f}")
         for suffix in ("", *_BESIDE):
             with contextlib.suppress(FileNotFoundError):
@@ -212,18 +217,21 @@ class SqliteDatabase:
         return aside
 
     def _set_aside_rests(self) -> None:
-        # Of a file that somebody removed: SQLite would write them into the new one.
+        # A log is left of a file that somebody removed. SQLite would write it into the new file.
         if any(self._beside(suffix).exists() for suffix in _BESIDE):
             self._set_aside("the file was deleted", salvage.Salvage())
 
     def _no_keys(self, aside: Path) -> StartupError:
         return StartupError(
-            f"the database {self.place} was damaged and no key can be read from it; what is left is {aside}: put a "
-            f"backup in the place of {NAME}, or remove {aside.name} to start without any key"
+            f"the database {self.place} was damaged, and no key can be read from it; the damaged file is {aside}: "
+            f"restore a backup as {NAME}, or remove {aside.name} to start without any key"
         )
 
     def _build(self, found: salvage.Salvage, known: Sequence[KeyRow], over: Callable[[], object]) -> None:
-        """Make the file under another name: in its place it is complete or not there. `over` clears the place."""
+        """Write the file under a temporary name, then rename it, so that it is always complete.
+
+        `over` moves the old file away, right before the rename.
+        """
         new = self._path.with_name(f"{NAME}.new")
         new.unlink(missing_ok=True)
         try:
@@ -251,18 +259,18 @@ class SqliteDatabase:
     def _create_engine(self, path: Path, journal: str = "WAL") -> Engine:
         def connect() -> sqlite3.Connection:
             connection = _connect(path, self._busy_s)
-            # FULL: in WAL mode anything less loses the last commits with the machine's power, a revoked key's among
-            # them. It costs one fsync a commit, two a second at most, on a thread of its own.
+            # FULL: in WAL mode, lower levels lose the last commits in a power failure, for example a key's revocation.
+            # It costs one fsync a commit, at most two a second, on a separate thread.
             for pragma in (f"journal_mode = {journal}", "synchronous = FULL", "foreign_keys = ON"):
                 connection.execute(f"PRAGMA {pragma}")
             return connection
 
-        # One connection, kept open: what it has read survives the file for a while.
+        # One connection, kept open: the data it has read survives the loss of the file for a while.
         engine = create_engine("sqlite://", creator=connect, poolclass=QueuePool, pool_size=1, max_overflow=0)
 
         def begin(connection: Connection) -> None:
-            # A reader must not wait for a writer. A writer takes its place at once: one that read first might find
-            # that it cannot write any more.
+            # A reader must not wait for a writer. A writer locks at once: if it read first, it might find that it can
+            # no longer write.
             writes = connection.get_execution_options().get("tokka_write", True)
             connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
@@ -279,14 +287,14 @@ def _inode_of(path: Path) -> tuple[int, int] | None:
 
 
 def _connect(path: Path, busy_s: float) -> sqlite3.Connection:
-    # `rw` makes no file where there is none.
+    # `rw` does not create a missing file.
     return sqlite3.connect(
         f"file:{quote(str(path))}?mode=rw", uri=True, timeout=busy_s, isolation_level=None, check_same_thread=False
     )
 
 
 def _damage_of(path: Path, busy_s: float) -> str | None:
-    """Return what is wrong with the file, as far as keys are concerned. Raises Unavailable if it cannot be told now."""
+    """Return the damage to the file if it affects keys, else None. Raises Unavailable if it cannot be checked now."""
     if path.stat().st_size == 0:
         return "the file is empty"
     with contextlib.closing(_connect(path, busy_s)) as connection:
@@ -301,5 +309,5 @@ def _damage_of(path: Path, busy_s: float) -> str | None:
             if isinstance(reason, Damaged):
                 return reason.reason
             raise reason from None
-    # A file of another revision is the migration's business.
+    # The migration handles files of other revisions.
     return None if {"keys", "alembic_version"} & tables else "the file holds no keys"

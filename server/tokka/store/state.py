@@ -1,4 +1,4 @@
-"""The one row that says which database this is, and numbers the changes of keys."""
+"""The row with the database's identity and the revision of the last changed key. Also the servers' shared clock."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def read(connection: Connection) -> State:
 
 
 def next_revision(connection: Connection, at_least: int = 0) -> int:
-    """Take the next number; other writers of keys wait until this transaction has ended."""
+    """Return the next revision number. Other writers of keys wait until this transaction has ended."""
     current = connection.execute(
         update(STATE).values(revision=STATE.c.revision + 1).returning(STATE.c.revision)
     ).scalar_one()
@@ -27,7 +27,7 @@ def next_revision(connection: Connection, at_least: int = 0) -> int:
 
 
 def clock(connection: Connection) -> int:
-    """Return the time by the one clock that all who share the database have."""
+    """Return seconds since 1970, by the one clock that all servers of the database share."""
     if connection.dialect.name == "sqlite":
         return int(time.time())
     return int(connection.execute(select(func.extract("epoch", func.now()))).scalar_one())

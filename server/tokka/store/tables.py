@@ -1,4 +1,4 @@
-"""The tables as queries name them; `migrations/` makes them, and a test compares the two."""
+"""The tables, for queries. `migrations/` creates them, and a test compares both."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KEYS = Table(
     Column("digest", String(64), nullable=False, unique=True),
     Column("previous_digest", String(64)),
     Column("previous_until", BigInteger),
-    # Public halves of the keys that sign tokens; NULL: the secret is older and has not been used to get a token.
+    # Public halves of the keys that sign tokens; NULL: the secret is older, and nobody has requested a token with it.
     Column("token_key", String(64)),
     Column("previous_token_key", String(64)),
     # Separated by commas.
@@ -47,13 +47,13 @@ USAGE = Table(
     Column("prompt_tokens", BigInteger, nullable=False),
     Column("cached_tokens", BigInteger, nullable=False),
     Column("completion_tokens", BigInteger, nullable=False),
-    # By the database's clock: what other front ends have written lately is found by it.
+    # By the database's clock. Servers find other servers' new usage by it.
     Column("written_at", BigInteger, nullable=False, index=True),
     Index("ix_usage_key_id_hour", "key_id", "hour"),
 )
 
-# One row. Whoever changes a key takes the next revision and holds this row until it is committed, so that a reader who
-# has seen a revision has seen all before it.
+# One row. A transaction that changes a key takes the next revision and locks this row until its commit. A reader that
+# has seen a revision has therefore seen all earlier ones.
 STATE = Table(
     "state",
     METADATA,
@@ -72,7 +72,7 @@ DOWNTIMES = Table(
     Column("reason", Text, nullable=False),
 )
 
-# The last batch of usage each server has written.
+# The last batch of usage of each server.
 WRITERS = Table(
     "writers",
     METADATA,
@@ -81,7 +81,7 @@ WRITERS = Table(
     Column("written_at", BigInteger, nullable=False),
 )
 
-# Servers that hold leases, and when each was last here.
+# Servers that hold leases, and when each last gave a sign of life.
 SERVERS = Table(
     "servers",
     METADATA,
@@ -89,16 +89,16 @@ SERVERS = Table(
     Column("seen_at", BigInteger, nullable=False),
 )
 
-# What a server may use of a key's quota beyond the usage that is written.
+# Each server's part of a key's quota, in tokens, in addition to written usage.
 LEASES = Table(
     "leases",
     METADATA,
     Column("key_id", String(64), primary_key=True),
     Column("writer", String(64), primary_key=True),
     Column("tokens", BigInteger, nullable=False),
-    # Of these: reserved by requests, or used and not written yet.
+    # Tokens that requests have reserved, or have used and are not written yet.
     Column("in_use", BigInteger, nullable=False),
-    # Beyond them, by requests that were refused.
+    # Further tokens that refused requests need.
     Column("wanted", BigInteger, nullable=False),
     Column("changed_at", BigInteger, nullable=False, index=True),
 )

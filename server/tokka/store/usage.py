@@ -1,4 +1,4 @@
-"""Rows of usage: added up by the hour, read back in sums."""
+"""Rows of usage: written as sums by the hour, read as totals and reports."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from tokka.store.tables import USAGE, WRITERS
 
 _COUNTS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens")
 _DAY_S = 86400
-# What was written by transactions that were open then is seen the next time: they take seconds at most.
+# Seconds that a read looks back before the last one. Transactions take seconds at most, so a read finds the usage of
+# transactions that were still open at the last read.
 _OPEN_S = 30
-# A writer that has been silent for so long will not repeat a batch.
+# Seconds after which a silent writer will not repeat a batch.
 _WRITER_S = 30 * _DAY_S
 
 
 def write(connection: Connection, batch: Batch) -> None:
-    """Add the batch to what is there, unless that has been done."""
+    """Add a batch to the stored usage, unless it was added before."""
     last = connection.execute(select(WRITERS.c.number).where(WRITERS.c.writer == batch.writer)).scalar()
     if last is not None and last >= batch.number:
         return
@@ -41,13 +42,13 @@ def add(connection: Connection, rows: Sequence[UsageRow], now: int) -> None:
     statement = _insert(connection, USAGE)
     sums: dict[str, Any] = {name: USAGE.c[name] + _new(statement, name) for name in _COUNTS}
     statement = _upsert(statement, USAGE, sums | {"written_at": _new(statement, "written_at")})
-    # In one order everywhere: two front ends must not wait for each other's rows.
+    # All servers use the same order, so that two of them never wait for each other's rows.
     ordered = sorted(rows, key=lambda row: (row.hour, row.key_id, row.tenant, row.model))
     connection.execute(statement, [asdict(row) | {"written_at": now} for row in ordered])
 
 
 def totals(connection: Connection, periods: Periods, since: int | None) -> Totals:
-    """Return the tokens of keys with usage written after `since`, or of all that had some in the month."""
+    """Return the tokens of keys with usage written after `since`; None: of all keys with usage in the month."""
     at = clock(connection)
     tokens = USAGE.c.prompt_tokens + USAGE.c.completion_tokens
     today = case((USAGE.c.hour >= periods.day, tokens), else_=0)
@@ -60,7 +61,7 @@ def totals(connection: Connection, periods: Periods, since: int | None) -> Total
 
 
 def totals_of(connection: Connection, key_ids: Collection[str], periods: Periods) -> dict[str, tuple[int, int]]:
-    """Return the tokens of these keys in the day and the month."""
+    """Return these keys' tokens in the day and the month."""
     tokens = USAGE.c.prompt_tokens + USAGE.c.completion_tokens
     today = case((USAGE.c.hour >= periods.day, tokens), else_=0)
     query = select(USAGE.c.key_id, func.sum(today), func.sum(tokens)).where(
@@ -71,6 +72,7 @@ def totals_of(connection: Connection, key_ids: Collection[str], periods: Periods
 
 
 def report(connection: Connection, query: ReportQuery) -> list[ReportRow]:
+    """Return the sums of each group, in the order of time, tenant, key and model."""
     columns: dict[str, ColumnElement[Any]] = {
         "key": USAGE.c.key_id.label("key_id"),
         "tenant": USAGE.c.tenant.label("tenant"),
@@ -78,7 +80,6 @@ def report(connection: Connection, query: ReportQuery) -> list[ReportRow]:
         "day": (USAGE.c.hour - USAGE.c.hour % _DAY_S).label("day"),
         "hour": USAGE.c.hour.label("hour"),
     }
-    # Time first, as people read it.
     groups = [columns[name] for name in ("day", "hour", "tenant", "key", "model") if name in query.by]
     sums = [cast(func.coalesce(func.sum(USAGE.c[name]), 0), BigInteger).label(name) for name in _COUNTS]
     found = connection.execute(

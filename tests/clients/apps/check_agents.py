@@ -31,7 +31,7 @@ async def main() -> dict[str, object]:
     ]
     settings.max_tokens = 100
     person = await Runner.run(agent(output_type=Person), PERSON)
-    # It runs the function, and asks again without the demand for a call.
+    # The agent runs the function and asks again without requiring a call.
     settings.tool_choice = "required"
     after = await Runner.run(agent(tools=[function_tool(get_weather)]), ASK)
     settings.tool_choice = None

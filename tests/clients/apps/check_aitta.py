@@ -1,4 +1,4 @@
-"""aitta-client: a model found by name, then asked through the openai package. More is in tests/api/test_aitta.py."""
+"""aitta-client: finds a model by name, then uses it through the openai package. tests/api/test_aitta.py has more."""
 
 from __future__ import annotations
 

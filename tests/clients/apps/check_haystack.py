@@ -1,4 +1,4 @@
-"""haystack: its generator for OpenAI's chat in a pipeline."""
+"""haystack: OpenAIChatGenerator, in a pipeline and alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""instructor: objects of a class out of answers, by way of response_format and of calls."""
+"""instructor: objects of a class, from response_format and from tool calls."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class PickyPerson(Person):
         return self
 
 
-# What was wrong goes back as the result of the call.
+# instructor returns the validation error to the model as the result of the tool call.
 picky = instructor.from_openai(plain, mode=instructor.Mode.TOOLS).chat.completions.create(
     **fields | {"response_model": PickyPerson, "max_retries": 3, "messages": [*messages]}
 )

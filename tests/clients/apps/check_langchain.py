@@ -1,4 +1,4 @@
-"""langchain-openai: a chat model and a text model with another address."""
+"""langchain-openai: a chat model and a text model with the server as `base_url`."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ several = ChatOpenAI(model=MODEL, max_completion_tokens=8, n=3, seed=7, **common
     [[HumanMessage(QUESTION)]]
 )
 continued = OpenAI(model=MODEL, max_tokens=5, **common).invoke("1, 2, 3, 4, 5, 6,")
-# The default way of the package, for OpenAI's newer models.
+# The package's default method, made for OpenAI's newer models.
 person = roomy.with_structured_output(Person).invoke(PERSON)
-# "any" is LangChain's word for a call that must come.
+# LangChain calls a required tool call "any".
 with_tools = roomy.bind_tools([TOOL], tool_choice="any")
 (called,) = with_tools.invoke(ASK).tool_calls[:1]
 call = [called["name"], called["args"]]

@@ -1,4 +1,4 @@
-"""litellm: the provider `openai/` with another address."""
+"""litellm: the provider `openai/` with the server as `api_base`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""lm-eval: likelihoods and answers of a server's model, on tasks that need no data set hub."""
+"""lm-eval: likelihoods and generated texts of a server's model, on tasks with local data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
 
 TASKS = Path(__file__).with_name("lm_eval_tasks")
-# The files of the tasks name their data relative to their own folder.
+# The task files name their data relative to this folder.
 os.chdir(TASKS)
 manager = TaskManager(include_path=str(TASKS), include_defaults=False)
 
@@ -28,7 +28,7 @@ def evaluate(kind: str, path: str, tasks: list[str], model: str = MODEL, **optio
     )
 
 
-# Tokens are counted on both sides, so it wants the model's own tokenizer: a folder or a name on the hub.
+# lm-eval counts tokens too, so it needs the model's own tokenizer: a folder or a name on the hub.
 scored = evaluate(
     "local-completions",
     "completions",
@@ -45,7 +45,7 @@ except Exception as caught:
 
 
 def samples(results: dict[str, Any], task: str) -> list[list[Any]]:
-    """Return a task's questions, each with what was asked for it and the first response to it."""
+    """Return a task's questions, each with its first response."""
     return [[one["doc"]["question"], one["resps"][0][0]] for one in results["samples"][task]]
 
 

@@ -1,4 +1,4 @@
-"""The openai package on the real engine; what it does with a scripted one is in test_openai_package.py."""
+"""The openai package on the real engine. test_openai_package.py tests it on the scripted engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""pydantic-ai: an agent whose model is the server's."""
+"""pydantic-ai: an agent that uses the server's model."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def main() -> dict[str, object]:
     person = await Agent(
         model, output_type=NativeOutput(Person), model_settings={"temperature": 0, "max_tokens": 100}
     ).run(PERSON)
-    # An output type as it is goes by way of a call.
+    # A bare output type uses a tool call.
     by_call = await Agent(model, output_type=Person, model_settings={"temperature": 0, "max_tokens": 100}).run(PERSON)
     try:
         await Agent(OpenAIChatModel(NO_MODEL, provider=provider)).run(QUESTION)

@@ -1,4 +1,4 @@
-"""What every check of a client shares: where the server is, what is asked, how facts get out."""
+"""Shared by all client checks: the server's address, the questions, and the report of the facts."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any
 URL = os.environ["TOKKA_URL"]
 API = f"{URL}/v1"
 MODEL = os.environ["TOKKA_MODEL"]
-# A header that every client can be told to send; the server's log has it.
+# Every client can send this header, and the server logs it.
 HEADERS = {"x-request-id": os.environ["TOKKA_CHECK"]}
 
 QUESTION = "What is the capital of Japan?"
 MAX_TOKENS = 24
 PERSON = "Matti Virtanen is 42 years old. Who is he? Answer as JSON."
-# Comes in the answer, after some words.
+# The answer contains it after some words.
 STOP = " Tokyo"
 NO_MODEL = "no-such-model"
 
@@ -32,17 +32,17 @@ def _watch(event: str, arguments: tuple[Any, ...]) -> None:
         _contacted.add(str(arguments[1][0]))
 
 
-# Sees every module's sockets, those of the standard library and of C extensions that go through Python.
+# The hook sees the sockets of all modules: of the standard library, and of C extensions that go through Python.
 sys.addaudithook(_watch)
 
 
 def error_of(error: BaseException) -> list[str]:
-    """Return a client's own exception as its class and what it says."""
+    """Return the class name and the message of a client's exception."""
     return [type(error).__name__, str(error)]
 
 
 def example() -> str:
-    """Run the document's example of this client and return what it prints."""
+    """Run this client's example from docs/clients.md and return its output."""
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         exec(os.environ["TOKKA_EXAMPLE"], {})
     return printed.getvalue()

@@ -1,4 +1,4 @@
-"""The form that structured answers are asked in."""
+"""The schema that the checks request for structured outputs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Person(BaseModel):
-    # Else a small model may go on to invent fields until its limit.
+    # Without this, a small model may invent fields until its token limit.
     model_config = ConfigDict(extra="forbid")
 
     name: str = Field(max_length=40)

@@ -1,4 +1,4 @@
-"""The function that models are to call. Its argument is one of two, so that a small model's call is a short one."""
+"""The function that models call. Its argument has two possible values, so that a small model's call stays short."""
 
 from __future__ import annotations
 

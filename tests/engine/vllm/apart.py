@@ -1,4 +1,4 @@
-"""Checks that import vLLM run apart: it changes the environment that other tests' servers inherit."""
+"""Runs checks that import vLLM in a separate process: vLLM changes the environment that the tests' servers inherit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def passed(checks: str) -> str:
-    """Run a file of checks beside this one in its own process; return what it printed. Fails if one of them does."""
+    """Run a file of checks from this folder in its own process; return its output. Fails if a check fails."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(Path(__file__).with_name(checks))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout

@@ -1,6 +1,7 @@
-"""Compares the libraries that vLLM can hold answers to a form with: the tables of docs/adr/0014-structured-outputs.md.
+"""Compares vLLM's libraries for structured output, for the tables of docs/adr/0014-structured-outputs.md.
 
-`python -m tests.engine.vllm.backends guidance MODEL_FOLDER`, or xgrammar; without the engine, on one thread.
+Run `python -m tests.engine.vllm.backends guidance MODEL_FOLDER`, or with xgrammar. It needs no engine. Masks are
+computed on one thread.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ REALISTIC: dict[str, dict[str, Any]] = {
     ),
 }
 OPEN = {"type": "object"}
-# A schema, and a text that does not fit it.
+# By keyword: a schema, and a text that does not match it.
 KEYWORDS: dict[str, tuple[dict[str, Any], str]] = {
     "enum": ({"enum": ["a", "b"]}, '"c"'),
     "const": ({"const": "a"}, '"b"'),
@@ -137,6 +138,8 @@ KEYWORDS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 class Guidance:
+    """The library llguidance."""
+
     def __init__(self, tokenizer: Any, vocab_size: int) -> None:
         import llguidance.hf
         import llguidance.torch
@@ -164,6 +167,8 @@ class Guidance:
 
 
 class Xgrammar:
+    """The library xgrammar."""
+
     def __init__(self, tokenizer: Any, vocab_size: int) -> None:
         import xgrammar
 
@@ -188,7 +193,7 @@ class Xgrammar:
 
 
 def walk(backend: Any, matcher: Any, end: int, steps: int = 60) -> list[float]:
-    """Take tokens by chance; return the seconds each mask took."""
+    """Take random allowed tokens; return the seconds that each mask took."""
     import numpy
 
     chance, times = random.Random(1), []

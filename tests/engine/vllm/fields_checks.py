@@ -1,4 +1,4 @@
-"""Walks vLLM's own request classes; run by test_vllm_fields.py."""
+"""Compares the fields of vLLM's request classes with Tokka's. Run by test_vllm_fields.py."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from tokka.protocol.models import DetokenizeRequest, TokenizeRequest
 from tokka.protocol.tools import Tool
 from tokka.protocol.vllm_fields import NeutralModel
 
-# What torch and vLLM say of themselves when they are imported.
+# torch and vLLM emit warnings when they are imported.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 MESSAGES = [{"role": "user", "content": "Hei"}]
 TOOL = {"type": "function", "function": {"name": "f"}}
-# vLLM's module and class, ours, and a body without any optional field.
+# vLLM's module and class, Tokka's class, and a body without optional fields.
 _ENTRYPOINTS = "vllm.entrypoints"
 PAIRS: list[tuple[str, str, type[BaseModel], dict[str, Any]]] = [
     (
@@ -47,7 +47,7 @@ PAIRS: list[tuple[str, str, type[BaseModel], dict[str, Any]]] = [
     (f"{_ENTRYPOINTS}.generate.base.protocol", "StreamOptions", StreamOptions, {}),
     ("vllm.sampling_params", "StructuredOutputsParams", StructuredOutputs, {"regex": "a"}),
 ]
-# Made anew by each request.
+# Fields with a new default in each request.
 RANDOM = {"request_id"}
 
 
@@ -65,11 +65,11 @@ def defaults_of(module: str, name: str) -> Iterator[tuple[str, Any]]:
 
 
 def meaning(model: type[BaseModel], body: dict[str, Any]) -> Any:
-    """Return what the server makes of a body."""
+    """Return the server's reading of a body."""
     read = model.model_validate_json(json.dumps(body))
     if isinstance(read, GenerationFields):
         parsed = read.parsed()
-        # A limit that is the default one is a limit.
+        # The default limit, if it is sent, counts as a limit of the request. The comparison leaves it out.
         sampling = dataclasses.replace(parsed.request.sampling, max_tokens=None)
         return dataclasses.replace(parsed.request, id="", sampling=sampling), parsed.form
     if isinstance(read, TokenizeRequest):

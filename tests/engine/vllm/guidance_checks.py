@@ -1,4 +1,4 @@
-"""The engine's side of constraints: what it compiles and when it gives up. Run by test_guidance.py."""
+"""Constraints in the engine process: grammars that it compiles, and grammars that fail. Run by test_guidance.py."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tokka.engine.vllm import guidance
 from tokka.engine.vllm.grammar import Compiler
 from tokka.engine.vllm.limits import STATES, with_limit, with_tag
 
-# What torch and vLLM say of themselves when they are imported.
+# torch and vLLM emit warnings when they are imported.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
@@ -47,7 +47,7 @@ def test_a_grammar_is_followed_to_its_end(backend: Any) -> None:
 def test_one_that_has_failed_takes_no_end_either(backend: Any) -> None:
     grammar = compiled(backend, 'start: "ab"')
     assert not grammar.accept_tokens("r", [ord("x")])
-    # vLLM's own says yes, and half an answer passes for a whole one.
+    # vLLM's own grammar accepts it, so half an answer would pass for a whole one.
     assert not grammar.accept_tokens("r", [EOS])
 
 
@@ -83,7 +83,7 @@ def test_what_has_no_limit_is_an_error(backend: Any) -> None:
 
 
 def test_what_grows_too_large_has_failed_and_takes_no_end(backend: Any) -> None:
-    # A character is some states.
+    # Each character takes several states.
     grammar = compiled(backend, f"start: /.{{0,{2 * STATES}}}/")
     bitmask = backend.allocate_token_bitmask(1)
     taken = 0
@@ -95,7 +95,7 @@ def test_what_grows_too_large_has_failed_and_takes_no_end(backend: Any) -> None:
     assert not grammar.accept_tokens("r", [EOS])
 
 
-# -- bounds that a schema does not have
+# -- bounds beyond the schema
 
 
 def held(backend: Any, kind: str, value: Any) -> Any:
@@ -104,7 +104,7 @@ def held(backend: Any, kind: str, value: Any) -> Any:
 
 
 def written(backend: Any, grammar: Any, wants: Callable[[str], str], most: int = 400) -> str:
-    """Return what a model writes that takes the first of these characters that may come; "" stands for the end."""
+    """Return the text of a model that writes the first allowed character of `wants(text)`, else the end, else any."""
     text, bitmask = "", backend.allocate_token_bitmask(1)
     for _ in range(most):
         grammar.fill_bitmask(bitmask, 0)

@@ -1,4 +1,4 @@
-"""vLLM's parsers say the same of a whole text as we say of its pieces. Run by test_parsers.py."""
+"""vLLM's parsers read the same in a whole text as Tokka does in its pieces. Run by test_parsers.py."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tokka.engine.vllm.parser_names import check_parser_names
 from tokka.engine.vllm.parsers import Parsers
 from tokka.errors import ConfigurationError
 
-# What torch and vLLM say of themselves when they are imported.
+# torch and vLLM emit warnings when they are imported.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 MARKS = [
@@ -53,12 +53,12 @@ def request(tools: Any = TOOLS) -> GenerateRequest:
 
 
 def read(parser: Parsers, text: str, cuts: list[int], prompt: str = "Hi", tools: Any = TOOLS) -> dict[str, Any]:
-    """Return what the pieces of a text add up to."""
+    """Read a text in pieces; return its tool calls, content and reasoning, and how it finished."""
     ids = tokenizer()(prompt)["input_ids"]
     reading = parser.reading(request(tools), ids)
     assert reading is not None
     readers = Readers(reading)
-    # How many tokens are thoughts is counted at the end: which piece they came with does not matter.
+    # Reasoning tokens are counted at the end, so all tokens may come with the first piece.
     tokens = [tokenizer()(text)["input_ids"], *([] for _ in cuts)]
     deltas = [TextDelta(0, piece, own) for piece, own in zip(split(text, cuts), tokens, strict=True)]
     events = [event for delta in deltas for event in readers.read(delta)]
@@ -144,7 +144,7 @@ def test_a_constraint_waits_only_for_thoughts_that_are_certain() -> None:
     assert ended(parsers(None), "Hi") is None
     assert ended(parsers(None, "deepseek_r1"), "Hi") is False
     assert ended(parsers(None, "deepseek_r1"), "Hi<think></think>\n") is True
-    # These may think or not.
+    # These models may skip the reasoning.
     assert ended(parsers(None, "mistral"), "Hi") is True
     assert ended(parsers(None, "mistral"), "Hi[THINK]") is False
 
@@ -167,7 +167,7 @@ def test_a_parser_that_does_not_fit_the_model_is_refused() -> None:
         parsers(None, "minimax_m3")
     with pytest.raises(ConfigurationError, match="--tool-call-parser llama3_json does not fit this model"):
         Parsers(tokenizer(marked=False), TOOL_TEMPLATE, "llama3_json", None)
-    with pytest.raises(ConfigurationError, match="knows no tools"):
+    with pytest.raises(ConfigurationError, match="does not support tools"):
         Parsers(tokenizer(), "{{ messages }}", "mistral", None)
 
 

@@ -1,4 +1,4 @@
-"""A step of the engine reaches each of its requests, whatever happens to the others. Run by test_steps.py."""
+"""Steps of the engine reach each of their requests, even if one fails, and are timed. Run by test_steps.py."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry, Histogram
 
-# What torch and vLLM say of themselves when they are imported.
+# torch and vLLM emit warnings when they are imported.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 class Sequence:
-    """Takes tokens as told, and notes what it got."""
+    """A receiver that records its outputs, and ends or fails as the test says."""
 
     def __init__(self, ends_at: int | None = None, fails: bool = False) -> None:
         self.got: list[Any] = []
@@ -76,7 +76,7 @@ def test_each_request_gets_its_tokens_and_one_that_has_ended_is_stopped() -> Non
     steps = steps_of(one=one, other=other)
     assert steps.process_outputs(step(one=5, other=7)).reqs_to_abort == []
     assert steps.process_outputs(step(one=6, other=8)).reqs_to_abort == ["one"]
-    # What the engine has computed meanwhile is nobody's.
+    # The token that the engine has computed meanwhile is dropped.
     assert steps.process_outputs(step(one=9, other=9)).reqs_to_abort == []
     assert (one.got, other.got) == (["begin", 5, 6], ["begin", 7, 8, 9])
     assert not steps.forget("one-0")
@@ -93,7 +93,7 @@ def test_a_fault_in_one_request_ends_that_one_alone() -> None:
 
 
 class Core:
-    """vLLM's client, as far as the queue knows it."""
+    """The part of vLLM's client that the queue uses."""
 
     def __init__(self) -> None:
         self.aborted: list[str] = []
@@ -121,7 +121,7 @@ async def test_a_step_is_dealt_with_when_it_is_put() -> None:
     queue.put_nowait(whole_step(step(one=6), running=0))
     await asyncio.sleep(0)
     assert core.aborted == ["one"]
-    # vLLM's second task is given nothing of it.
+    # vLLM's second task does not get the step.
     assert queue.empty()
 
 
@@ -132,7 +132,7 @@ async def test_a_large_step_is_dealt_with_in_slices(monkeypatch: pytest.MonkeyPa
     sequences = {name: Sequence(ends_at=2) for name in names}
     core, steps = Core(), steps_of(**sequences)
     queue = step_queue.StepQueue(core, steps)
-    # Each look at the clock finds the slice used up.
+    # Each check of the clock finds the slice used up.
     monkeypatch.setattr(step_queue, "SLICE_S", -1.0)
     queue.put_nowait(whole_step(step(**dict.fromkeys(names, 1))))
     queue.put_nowait(whole_step(step(**dict.fromkeys(names, 2))))
@@ -177,7 +177,7 @@ async def test_an_error_goes_to_the_task_that_ends_the_generations() -> None:
 
 
 class Manager:
-    """What vLLM records with."""
+    """The part of vLLM's recorder of statistics that Tokka uses."""
 
     def __init__(self) -> None:
         self.stat_loggers: list[Any] = []
@@ -227,7 +227,7 @@ def test_values_observed_together_count_like_those_observed_one_by_one() -> None
 
     registry = CollectorRegistry()
     one, all_ = (Histogram(name, "latency", buckets=(0.1, 0.5, 1.0), registry=registry) for name in ("one", "all"))
-    # On the bounds, between them, and beyond the last.
+    # Values on the bounds, between them, and beyond the last one.
     values = [0.0, 0.1, 0.5, 1.0, 7.0, *(random.Random(3).uniform(0, 2) for _ in range(200))]
     for value in values:
         one.observe(value)
@@ -238,11 +238,11 @@ def test_values_observed_together_count_like_those_observed_one_by_one() -> None
     assert registry.get_sample_value("all_sum") == pytest.approx(sum(values))
 
 
-# -- how long steps took
+# -- durations of steps
 
 
 def timed_step(at_s: float, *, running: int, scheduled_s: float | None = None, copy: int = 0, **details: Any) -> Any:
-    """Return a step that ended then; `details`: what it computed. `scheduled_s`: when its new request was scheduled."""
+    """Return a step that ended at `at_s`. `details`: its work. `scheduled_s`: when its new request was scheduled."""
     from vllm.v1.engine import EngineCoreEvent, EngineCoreEventType, EngineCoreOutput, EngineCoreOutputs
     from vllm.v1.metrics.stats import SchedulerIterationDetails, SchedulerStats
 
@@ -255,7 +255,7 @@ def timed_step(at_s: float, *, running: int, scheduled_s: float | None = None, c
 
 
 class Learner:
-    """Takes what a learner takes."""
+    """Records the steps that a learner gets."""
 
     costs = None
 
@@ -288,8 +288,8 @@ def test_step_after_idleness_took_the_time_since_it_was_scheduled() -> None:
     times = times_of(learner)
     times.add(timed_step(10.0, running=0, scheduled_s=9.9, num_ctx_requests=1, num_ctx_tokens=30))
     times.add(timed_step(60.0, running=1, scheduled_s=59.8, num_ctx_requests=1, num_ctx_tokens=30))
-    # Of a part of a prompt alone nobody knows when it began.
     times.add(timed_step(61.0, running=0, num_generation_requests=1, num_generation_tokens=1))
+    # This part of a prompt follows idleness and has no scheduling time, so its start is unknown.
     times.add(timed_step(90.0, running=1, num_ctx_requests=1, num_ctx_tokens=30))
     assert [step[0] for step in learner.steps] == [0.1, 0.2, 1.0]
 

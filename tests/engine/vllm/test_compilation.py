@@ -1,4 +1,4 @@
-"""Eager or compiled: the rule, the folder, the seal; and what happens to code that is damaged or cannot be kept."""
+"""Eager or compiled execution: the rule, the folder, the seal, and code that is damaged or cannot be stored."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_obstacle_is_the_reason() -> None:
 
 @pytest.fixture
 def environ(tmp_path: Path) -> dict[str, str]:
-    """A machine with a C++ compiler."""
+    """The environment of a machine with a C++ compiler."""
     compiler = tmp_path / "bin" / "g++"
     compiler.parent.mkdir()
     compiler.touch(0o755)
@@ -75,7 +75,7 @@ def settle(
 
 
 def compile_into(folder: Path | None) -> Path:
-    """Do what a start does that compiles: write code, here one file, and seal it."""
+    """Act as a start that compiles: write code, here one file, and seal it."""
     assert folder is not None
     code = folder / "torch_compile_cache" / "0123" / "model"
     code.parent.mkdir(parents=True)
@@ -118,7 +118,7 @@ def test_damaged_code_is_set_aside_and_the_start_is_eager(tmp_path: Path, enviro
     code.write_bytes(b"cod")
     assert settle(tmp_path, environ)[0]
     assert not code.exists()
-    # Asked for, it is made anew in the same place.
+    # With `throughput`, the code is compiled again in the same place.
     assert settle(tmp_path, environ, "throughput") == (False, folder)
 
 
@@ -161,7 +161,7 @@ def test_nothing_is_compiled_where_it_cannot_be_kept(
         patched.setattr(os, "statvfs", lambda _path: full)
         assert settle(tmp_path, environ, "throughput")[0]
     monkeypatch.setattr(os, "access", lambda _path, _mode: False)
-    # Nor does vLLM get a folder there that it could not write to.
+    # vLLM gets no folder there, since it could not write to it.
     assert settle(tmp_path / "not" / "there", environ, "throughput") == (True, None)
 
 

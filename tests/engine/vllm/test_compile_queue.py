@@ -1,4 +1,4 @@
-"""Whose constraint is compiled next: turns, CPU budgets, and refusals that say when to come back."""
+"""The order of compilations: turns between tenants, CPU budgets, and refusals with the expected wait."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A token at a time gives the text that the tokenizers library gives for all of them."""
+"""Decoding token by token gives the same text as the tokenizers library gives for all tokens at once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def tokenizer() -> Any:
     trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet)
     backend.train_from_iterator(TEXT * 20, trainer)
     backend.add_tokens([AddedToken("<two words>", special=False), "added"])
-    # Marked as special, without a name of its own: as reserved tokens are.
+    # A special token without a role, like the reserved tokens of models.
     backend.add_special_tokens(["<|reserved|>"])
     return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
 
@@ -34,7 +34,7 @@ def tokenizer() -> Any:
 @given(data=st.data())
 def test_any_tokens_make_the_text_the_library_makes_of_them(skip: bool, data: st.DataObject) -> None:
     ids = data.draw(st.lists(st.integers(0, len(tokenizer()) - 1), max_size=20))
-    # What is incomplete at the very end is nothing yet here, and a replacement character there.
+    # An incomplete character at the end gives no text here, but a replacement character in the library.
     ids += tokenizer()("!")["input_ids"]
     decode = Vocabulary(tokenizer()).decoder(None, skip_special=skip)
     assert "".join(map(decode, ids)) == tokenizer()._tokenizer.decode(ids, skip_special_tokens=skip)

@@ -1,4 +1,4 @@
-"""`--tensor-parallel-size auto`, over devices that are only said to be there."""
+"""`--tensor-parallel-size auto`, with simulated devices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An engine's temporary files are in a folder of its own, which goes with it and nobody else's with it."""
+"""An engine's temporary files are in its own folder, which is removed with it. The folders of others stay."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tokka.engine.vllm import engine_folder
 from tokka.engine.vllm.engine_folder import EngineFolder, remove_leftovers
 from tokka.errors import ConfigurationError
 
-# Makes a folder in the base that it is given, says so, and waits to be killed.
+# Creates a folder in the given base, prints its path, and waits to be killed.
 OWNER = """
 import sys, time
 from tokka.engine.vllm.engine_folder import EngineFolder
@@ -32,7 +32,7 @@ time.sleep(600)
 
 @pytest.fixture
 def base() -> Iterator[Path]:
-    """A folder with a path short enough for sockets; pytest's are too long."""
+    """A folder with a path short enough for sockets. pytest's paths are too long."""
     path = Path(tempfile.mkdtemp(prefix="t-", dir="/tmp"))
     yield path
     shutil.rmtree(path)
@@ -43,7 +43,7 @@ def made_in(base: Path) -> EngineFolder:
 
 
 def killed_owners(base: Path) -> Path:
-    """Return the folder of a process that has been killed."""
+    """Return the folder of a killed process."""
     with subprocess.Popen([sys.executable, "-c", OWNER, str(base)], stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout is not None
         path = Path(owner.stdout.readline().strip())
@@ -125,7 +125,7 @@ def test_folder_without_locks_is_never_taken_for_a_leftover(base: Path, monkeypa
 
 
 def longest(base: Path) -> Path:
-    """Return a base with the longest path that is taken."""
+    """Return a base with the longest allowed path."""
     room = engine_folder._LONGEST_PATH_BYTES - len("/tokka-12345678") - len(os.fsencode(base)) - 1
     path = base / ("x" * room)
     path.mkdir()

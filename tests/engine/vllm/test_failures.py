@@ -1,4 +1,4 @@
-"""The engine's errors in our words: the end of a request, of a start, of the engine itself."""
+"""The engine's errors in Tokka's words: failed requests, failed starts, and deaths of the engine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tokka.errors import EngineError
 
 
 def test_a_constraint_that_ends_a_request_is_named_and_not_tried_again() -> None:
-    # That of a strict function is in no field of the sampling.
+    # The constraint of a strict function is not in a field of the sampling.
     error = in_our_words(EndedByEngine("error"), Constraint("calls", "{}", "tools"))
     assert isinstance(error, EngineError)
     assert error.param == "tools"
@@ -59,8 +59,8 @@ def test_worker_that_was_killed_is_told_and_not_what_vllm_ends_itself() -> None:
 
 
 def test_process_that_said_nothing_is_told_by_its_exit_code() -> None:
-    assert "EngineCore ended with exit code 1 and said nothing" in cause(WRAPPER, EngineCore=1)
-    assert "its process ended and said nothing" in cause(WRAPPER)
+    assert "EngineCore ended with exit code 1 and printed no error" in cause(WRAPPER, EngineCore=1)
+    assert "its process ended and printed no error" in cause(WRAPPER)
 
 
 def test_death_of_a_ready_engine_tells_the_signal() -> None:

@@ -1,4 +1,4 @@
-"""Constraints become grammars in a process of its own: what is refused there, and what becomes of the process."""
+"""Constraints are compiled in a separate process: refusals, turns between tenants, and faults of the process."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tokka.errors import EngineDied, EngineError, InvalidRequest, ServerOverload
 pytestmark = pytest.mark.engine
 
 SLOW = Constraint("grammar", "start: " + "(a|b)? " * 8000 + '\na: "x" b\nb: "y" | "x"', "slow")
-# Hundreds of megabytes, in a few characters.
+# A short text that takes hundreds of megabytes to compile.
 LARGE = Constraint("json", '{"type": "array", "items": {"type": "integer"}, "minItems": 4000000}', "large")
 GOOD = Constraint("regex", "[ab]+", "good")
 NEVER = Constraint("regex", "never seen", "x")
@@ -47,7 +47,7 @@ def compiler() -> psutil.Process | None:
 
 
 async def suspended(grammars: Grammars) -> psutil.Process:
-    """Return the process, which is given no processor until it is resumed."""
+    """Return the compiler process, which gets no CPU until it is resumed."""
     await grammars.grammar(GOOD)
     process = compiler()
     assert process is not None
@@ -66,7 +66,7 @@ def numbered(number: int) -> Constraint:
 
 
 def slow(number: int) -> Constraint:
-    """Return one of many constraints that each take all the time that a compilation may take."""
+    """Return one of many constraints that each use up the time limit of a compilation."""
     return Constraint("grammar", f'{SLOW.text}\nc{number}: "x"', "slow")
 
 
@@ -155,7 +155,7 @@ async def test_why_is_said_in_our_words(grammars: Grammars) -> None:
 async def test_what_takes_too_long_is_refused_and_the_next_is_served(grammars: Grammars) -> None:
     assert "more than 1 s" in (await refusal(grammars, SLOW)).message
     await grammars.grammar(GOOD)
-    # Known by now.
+    # The refusal is cached.
     async with asyncio.timeout(0.5):
         assert "more than 1 s" in (await refusal(grammars, SLOW)).message
 
@@ -231,7 +231,7 @@ async def test_a_client_that_leaves_ends_nothing(grammars: Grammars) -> None:
     process.resume()
     assert "never" in await grammars.grammar(NEVER)
     assert compiler() == process
-    # Nor is it asked once more.
+    # The constraint is not compiled again.
     process.suspend()
     async with asyncio.timeout(0.5):
         assert "left" in await grammars.grammar(Constraint("regex", "left alone", "x"))
@@ -276,7 +276,7 @@ async def test_tenants_are_compiled_in_turn(grammars: Grammars) -> None:
     await asyncio.sleep(0)
     process.resume()
     await asyncio.gather(*flood, victim)
-    # One runs when the other tenant comes.
+    # flood0 already runs when the other tenant's constraint arrives.
     assert order == ["flood0", "flood1", "victim0", "flood2", "flood3", "flood4"]
 
 
@@ -331,7 +331,7 @@ async def test_queued_constraint_is_dropped_when_its_clients_leave(grammars: Gra
     for task in asking[1:]:
         task.cancel()
     await asyncio.wait(asking[1:])
-    # There is room, and nothing is compiled before it.
+    # The queue has room, and the dropped constraints are not compiled.
     last = asyncio.create_task(grammars.grammar(NEVER))
     await asyncio.sleep(0)
     process.resume()
@@ -370,13 +370,13 @@ async def test_verdicts_are_not_shared_between_tenants(grammars: Grammars) -> No
     await asyncio.wait([other], timeout=0.2)
     assert not other.done()
     process.resume()
-    # The engine's own cache finds equal texts.
+    # Equal texts would share an entry of the engine's own cache.
     assert await other != first
 
 
 async def test_tenant_pays_for_the_process_it_ended(grammars: Grammars) -> None:
     await refusal(grammars, SLOW)
-    # Compiled by the next process, which runs by then.
+    # The next process compiles this one. By then, the CPU time of the ended process has been charged.
     await grammars.grammar(GOOD, "other")
     used = {tenant: account.used_s for tenant, account in grammars._queue._accounts.items()}
     assert used[""] > COMPILE_S + 0.1

@@ -1,4 +1,4 @@
-"""Our part of vLLM's backend for constraints."""
+"""Runs guidance_checks.py: Tokka's part of vLLM's backend for constraints."""
 
 from __future__ import annotations
 

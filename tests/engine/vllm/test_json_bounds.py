@@ -1,4 +1,4 @@
-"""What bounds JSON beside its schema: numbers that fit their types, and no blanks to fill an answer with."""
+"""Bounds of JSON beyond its schema: numbers fit their types, and whitespace cannot fill an answer."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_number_of_zeros_ends_whatever_bounds_it(bounds: dict[str, float], prefi
     schema = json.dumps({"type": "number", **bounds})
     both = [LLMatcher(TOKENIZER, LLMatcher.grammar_from_json_schema(schema)), BOUND.deep_copy()]
     text = ""
-    # A model that likes zeros best.
+    # Acts like a model that prefers zeros.
     wanted = [*prefix, *"0.123456789-"]
     while not all(matcher.is_accepting() for matcher in both) or len(text) < 3:
         digit = next((one for one in wanted if all(m.deep_copy().consume_token(ord(one)) for m in both)), None)

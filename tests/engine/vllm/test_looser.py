@@ -1,4 +1,4 @@
-"""Functions that are not strict can be called whatever their schema says, held to as much of it as can be."""
+"""Functions that are not strict can be called with any schema, and as much of it as possible is enforced."""
 
 from __future__ import annotations
 

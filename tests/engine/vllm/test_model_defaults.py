@@ -1,4 +1,4 @@
-"""Sampling defaults of a model: those that hold, and those that no request could run with."""
+"""Sampling defaults of a model: valid values are kept, impossible values are refused by name."""
 
 from __future__ import annotations
 

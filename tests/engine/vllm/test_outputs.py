@@ -1,4 +1,4 @@
-"""What vLLM's engine computes, written by hand as it gives it, as our events."""
+"""Outputs of vLLM's engine, written by hand, become Tokka's events."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EOS = 0
 
 
 class Tokenizer:
-    """Byte-level: id 1 to 255 is that byte as GPT-2's vocabulary writes it, 0 is the end token."""
+    """A byte-level tokenizer. Ids 1 to 255 are bytes, written as in GPT-2's vocabulary. 0 is the end token."""
 
     all_special_ids = (EOS,)
 
@@ -50,7 +50,7 @@ class Prompt:
         self.events: list[Any] = []
 
     async def step(self, text: str, reason: str | None = None, stop: int | None = None, **fields: Any) -> bool:
-        """A step whose tokens are the characters of the text unless given; return whether it was the last."""
+        """Feed a step, by default with the characters of the text as tokens. Return whether it was the last step."""
         ended = self.sequence.take(
             fields.get("token_ids", [ord(char) for char in text]), reason, stop, fields.get("scores")
         )
@@ -62,7 +62,7 @@ class Prompt:
 
 
 def scores_of(*tokens: int, logprob: float = -0.5) -> LogprobsLists:
-    """Return a row for each token, without alternatives, as the engine sends them."""
+    """Return one row per token, without alternatives, as the engine sends them."""
     ids = np.array([[token] for token in tokens])
     return LogprobsLists(ids, np.full(ids.shape, logprob), np.ones(len(tokens)))
 
@@ -97,7 +97,7 @@ async def test_greedy_copies_are_numbered_after_their_prompt() -> None:
 async def test_a_stop_string_ends_the_sequence_before_the_engine_does() -> None:
     prompt = Prompt(Sampling(stop=("b", "a")))
     assert not await prompt.step("x")
-    # Of one step the first in the text counts, and what the engine computed behind it is dropped.
+    # If a step completes two stop strings, the first one in the text counts. The tokens after it are dropped.
     assert await prompt.step(" a b")
     assert prompt.text() == "x "
     assert prompt.events[-1] == ChoiceDone(0, "stop", "a")
@@ -138,7 +138,7 @@ async def test_hidden_special_token_takes_no_room_before_a_stop() -> None:
 
 
 async def echo_of(sampling: Sampling, text: str, token_ids: list[int], scores: Any) -> list[TokenLogprob]:
-    """Return the logprobs of an echo, having checked that its parts make up the text."""
+    """Check that an echo's parts add up to the text; return its logprobs."""
     prompt = Prompt(sampling, token_ids=token_ids, echo=text)
     prompt.sequence.begin(0, scores)
     assert await prompt.inbox.get() == [EchoReady(0)]

@@ -1,4 +1,4 @@
-"""The parser library."""
+"""Runs parsers_checks.py: Tokka's reading of texts against vLLM's parsers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parts of the vLLM adapter that need no vLLM: the last gate, merging, the machine, the engine's output."""
+"""Parts of the vLLM adapter that need no vLLM: sampling parameters, the machine, the engine's output, weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reasoning effort and verbosity: variables of the chat template, ignored where it has none."""
+"""Reasoning effort and verbosity: variables of the chat template, ignored if it does not read them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tokka.engine.vllm.render import Renderer
 from tokka.engine.vllm.templates import reads
 
 PLAIN = "{% for message in messages %}{{ message.content }}{% endfor %}"
-# As gpt-oss has it.
+# As in gpt-oss's template.
 WITH_DEFAULT = (
     "{% macro head() %}{% if reasoning_effort is not defined %}{% set reasoning_effort = 'medium' %}{% endif %}"
     "{{ reasoning_effort }}{% endmacro %}{{ head() }}" + PLAIN
@@ -20,7 +20,7 @@ WITH_DEFAULT = (
 
 
 class Tokenizer:
-    """Writes down what a template is given."""
+    """Records the variables that a template gets."""
 
     bos_token_id = eos_token_id = 0
 
@@ -74,7 +74,7 @@ def test_effort_is_ignored_when_the_template_has_no_switch() -> None:
     assert given.keys().isdisjoint({"reasoning_effort", "enable_thinking", "thinking", "verbosity"})
 
 
-# As Qwen 3 has it, and as DeepSeek V3.1 does.
+# As in the templates of Qwen 3 and of DeepSeek V3.1.
 QWEN = "{% if enable_thinking is defined and enable_thinking is false %}<think></think>{% endif %}" + PLAIN
 DEEPSEEK = "{% if not thinking is defined %}{% set thinking = false %}{% endif %}{{ thinking }}" + PLAIN
 

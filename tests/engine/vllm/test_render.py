@@ -1,4 +1,4 @@
-"""Tool loops through chat templates that keep the rules of the real ones (chat_templates/)."""
+"""Tool conversations, rendered by chat templates with the rules of the real ones (chat_templates/)."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_every_template_here_is_tried() -> None:
     ("name", "after"),
     [
         *((name, []) for name in RULES),
-        # Mistral's want results answered first.
+        # Mistral's template needs an answer between tool results and a user message.
         *((name, [USER]) for name in RULES if name != "mistral_nemo"),
         *((name, [{"role": "assistant", "content": "Cold."}, {"role": "user", "content": "Why?"}]) for name in RULES),
     ],
@@ -180,7 +180,7 @@ async def test_an_id_that_is_short_already_stays() -> None:
     assert ids[1] not in text
 
 
-# -- results of several calls, where one call is shown at a time
+# -- results of several calls, for templates with one call per message
 
 
 async def test_a_result_is_shown_as_that_of_its_own_call() -> None:
@@ -232,7 +232,7 @@ async def test_arguments_may_nest_deep(name: str, depth: int) -> None:
     try:
         text = await rendered(name, messages)
     except InvalidRequest:
-        # Deeper than Python calls: refused, not failed.
+        # Too deep for Python's recursion: the request is refused and does not fail.
         assert depth == 1000
     else:
         assert text.count("a", text.index("f")) >= depth
@@ -274,13 +274,13 @@ async def test_documents_and_variables_reach_the_template() -> None:
 async def test_texts_on_their_way_are_refused_when_the_engine_is_closed() -> None:
     own = Renderer(fast_tokenizer(), None, max_model_len=100_000, vocab_size=EOS + 1)
     texts = [asyncio.create_task(own.token_ids(TextPrompt("word " * 5_000), "tenant")) for _ in range(6)]
-    # Two of them get to a thread.
+    # Two of them reach a thread.
     for _ in range(5):
         await asyncio.sleep(0)
     own.close()
     results = await asyncio.gather(*texts, return_exceptions=True)
     refused = [result for result in results if isinstance(result, Exception)]
-    # Those that a thread worked on are served.
+    # The two that reached a thread are served.
     assert len(refused) == 4
     assert {type(error) for error in refused} == {EngineDied}
     with pytest.raises(EngineDied):

@@ -1,4 +1,4 @@
-"""Weight files against each other: the tensors of their headers, the index, and the number in their names."""
+"""Weight files must agree: the tensors in their headers, the index, and the numbers in their names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safete
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A whole model in two shards with an index."""
+    """A complete model in two shards, with an index."""
     folder = write_model(tmp_path / "model")
     write_shard(folder / FIRST, ["a", "b"])
     write_shard(folder / SECOND, ["c"])
@@ -71,7 +71,7 @@ def test_pickled_part_of_two_without_the_other_is_refused(tmp_path: Path) -> Non
 
 
 def test_consolidated_weights_are_looked_at_before_others(folder: Path) -> None:
-    # The engine prefers them.
+    # The engine prefers consolidated weights.
     write_shard(folder / "consolidated-00001-of-00002.safetensors", ["a"])
     assert "lacks consolidated-00002-of-00002.safetensors" in reason(folder)
     assert read_model_folder(folder, "hf").weight_bytes
@@ -130,6 +130,6 @@ def test_incomplete_download_is_told_from_a_whole_one(folder: Path) -> None:
 
 
 def test_unreadable_file_is_named(folder: Path) -> None:
-    # Not by its mode: tests run as root, whom no mode keeps out.
+    # A folder instead of a file mode: the tests run as root, and root can read files of any mode.
     (folder / "generation_config.json").mkdir()
     assert "generation_config.json cannot be read: Is a directory" in reason(folder)

@@ -1,4 +1,4 @@
-"""What replaces vLLM's processing of outputs."""
+"""Runs steps_checks.py: the replacement of vLLM's output processing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Strict functions while the model chooses: any text is free, and a call within it is not."""
+"""Strict functions with tool choice `auto`: text is free, and tool calls in it must match their schemas."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OPENER, CLOSER = EOS + 1, EOS + 2
 
 
 def follows(text: str, *, marks_are_tokens: bool, answer: Any = None, parallel: bool = True) -> bool:
-    """Tell whether a model may write this text and end there."""
+    """Return whether a model may write this text and end there."""
     line = byte_tokenizer()
     tokenizer: dict[str, Any] = json.loads(line["tokenizer"])
     if marks_are_tokens:

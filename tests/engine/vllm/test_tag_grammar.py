@@ -1,4 +1,4 @@
-"""Structural tags: any text is free, and what follows a trigger is a tag whose content fits its schema."""
+"""Structural tags: text is free, and a trigger must be followed by a tag with content that matches its schema."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MARKED = [{"trigger": "<tool_call>", "begin": "<tool_call>\n", "schema": WEATHER
 
 
 def follows(text: str, tags: list[dict[str, Any]], *, mark_is_token: bool = False) -> bool:
-    """Tell whether a model may write this text and end there."""
+    """Return whether a model may write this text and end there."""
     line = byte_tokenizer()
     tokenizer: dict[str, Any] = json.loads(line["tokenizer"])
     if mark_is_token:

@@ -1,4 +1,4 @@
-"""What a chat template tells: whether it knows tools, and which parser reads its model's calls."""
+"""Facts read from a chat template: whether it supports tools, and which parser reads its model's tool calls."""
 
 from __future__ import annotations
 

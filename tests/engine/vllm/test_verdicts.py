@@ -1,4 +1,4 @@
-"""Verdicts are kept by tenant, within a bound that one tenant cannot use up."""
+"""Verdicts are kept per tenant, within a limit that one tenant cannot use up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fields of vLLM's request classes: each is known here, and an unset one changes nothing when it is sent."""
+"""Runs fields_checks.py: every field of vLLM's requests is known, and null or its default changes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A tokenizer as small as can be: a token for each byte, and one for the end."""
+"""Minimal tokenizers: a token for each byte and one for the end, and optionally words."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ EOS = 256
 
 
 def word_tokenizer() -> dict[str, Any]:
-    """Return one that has words besides: what one token may be leads far, as in those of models."""
+    """Return a byte tokenizer that also has words: as with a model's tokenizer, one token can match many characters."""
     chance = random.Random(0)
     words = ["".join(chance.choices("abcdefghijklmnopqrstuvwxyz", k=6)) for _ in range(4000)]
     line = byte_tokenizer()
@@ -20,8 +20,8 @@ def word_tokenizer() -> dict[str, Any]:
 
 
 def byte_tokenizer() -> dict[str, Any]:
-    """Return the first line of the process that makes grammars."""
-    # Bytes that are no printable characters stand for others, in the order of this format.
+    """Return a byte tokenizer as the first line for the compiler process."""
+    # Bytes that are not printable are written as other characters, in the order of this format.
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     shown = {byte: chr(byte) for byte in printable} | {byte: chr(256 + at) for at, byte in enumerate(others)}
@@ -43,7 +43,7 @@ def byte_tokenizer() -> dict[str, Any]:
 
 
 def fast_tokenizer() -> Any:
-    """Return it as the transformers library has it, which writes chat templates."""
+    """Return the byte tokenizer as an object of the transformers library, which renders chat templates."""
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 

@@ -1,1 +1,1 @@
-"""What a model has written, read: its thoughts, its calls, and the text beside them."""
+"""Reads a model's output: its reasoning, its tool calls, and the remaining text."""

@@ -1,8 +1,8 @@
-"""Function calls in a model's text, read as it comes: however the text is split, the same calls.
+"""Reads tool calls from a model's text as it arrives. The result does not depend on the pieces the text arrives in.
 
-Most models write a call as JSON between marks of their own. There the arguments are passed on as they are written: a
-piece of them is certain as soon as it is there. Other forms only the parser library can read; it is given each call as
-a whole. What is no call in the end stays text.
+Most models write a call as JSON between markers. Its arguments are passed on as they are written, since each piece is
+certain when it arrives. Only the parser library can read the other formats; it gets each call as a whole. Text that
+turns out not to be a call stays text.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from tokka.engine.reading.matching import missing, usable
 
 log = structlog.get_logger("tokka.engine")
 
-# Of one answer. A model that never ends must not fill the memory with them.
+# Maximum tool calls in a choice. A model that never ends must not fill the memory with them.
 MAX_CALLS = 1024
-# A longer text is not given to the library: some of its expressions take too long.
+# Maximum characters of a text for the parser library. Some of its regular expressions take too long on longer text.
 MAX_PARSED_CHARS = 64 * 1024
 _SEPARATOR = re.compile(r"\s+|[\[\],;]|```(?:json)?")
 _LONGEST_MARK = 32
@@ -31,17 +31,17 @@ _GROWTH = 8
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How a family of models writes calls."""
+    """A model family's tool call format."""
 
-    # Each begins calls, or the next one.
+    # Each marks the start of calls, or of the next call.
     openers: tuple[str, ...] = ()
     closers: tuple[str, ...] = ()
-    # A text that begins with this is calls, too, without any mark. "": a text that begins with anything.
+    # A text that begins with this also consists of calls, without a marker. "": every text does.
     leading: str | None = None
-    # Before a name that stands outside of the JSON.
+    # Stands before a name that is outside the JSON.
     prefix: str = ""
     is_json: bool = True
-    # Nothing else can come: a constraint sees to it. Then what is cut short is no text either.
+    # A constraint allows only calls, so a call that is cut short is not text either.
     is_certain: bool = False
 
     @property
@@ -51,7 +51,7 @@ class Form:
 
 @dataclass(frozen=True, slots=True)
 class CallPiece:
-    """More of a call's arguments. `name`: with its first piece."""
+    """A further piece of a call's arguments. `name`: only in the first piece."""
 
     number: int
     arguments: str
@@ -60,17 +60,17 @@ class CallPiece:
 
 @dataclass(frozen=True, slots=True)
 class Thought:
-    """Text of what the model thinks, in a form that has it among the calls."""
+    """Reasoning text, in a format that has reasoning among the calls."""
 
     text: str
 
 
-# Text, or a piece of something else.
+# Text, or a piece of a call or of reasoning.
 Piece = str | CallPiece | Thought
-# What the parser library makes of a whole text: names and arguments of its calls, and the text beside them.
+# The parser library. Returns the names and arguments of the calls in a whole text, and the text beside them.
 ParseWhole = Callable[[str], tuple[list[tuple[str, str]], str]]
 
-# What `required` holds an answer to.
+# The format that tool_choice `required` enforces.
 ARRAY = Form(leading="[", is_certain=True)
 _TAGS = (("<tool_call>",), ("</tool_call>",))
 _DEEPSEEK = (("<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>"), ("<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>"))
@@ -87,14 +87,14 @@ FORMS = {
     "pythonic": Form(leading="[", is_json=False),
     "llama4_pythonic": Form(("<|python_start|>",), leading="[", is_json=False),
 }
-# Those that need no library.
+# The formats that do not need the parser library.
 READABLE = tuple(name for name, form in FORMS.items() if form.is_json)
-# Any other parser of the library: nothing is known of its marks, so its answers come when they are complete.
+# Any other parser of the library. Its markers are unknown, so its text is read only when it is complete.
 UNKNOWN = Form(leading="", is_json=False)
 
 
 class CallReader:
-    """Reads the calls out of one choice's text. `whole`: the parser library, whose calls are never missing."""
+    """Reads the tool calls in one choice's text. `whole`: the parser library, which finds calls missed here."""
 
     def __init__(self, form: Form, tools: Tools, whole: ParseWhole | None = None) -> None:
         self._form = form
@@ -102,27 +102,27 @@ class CallReader:
         self._most = MAX_CALLS if tools.parallel else 1
         self._whole = whole
         self._calls: list[tuple[str, list[str]]] = []
-        # What has come, and what of it nothing is known of yet.
+        # All received text, and its end that is still undecided.
         self._everything: list[str] = []
         self._text = ""
-        # Blanks around calls are no text: they wait until something is said.
+        # Blanks around calls are not text. They are held until other text follows.
         self._blanks = ""
         self._has_spoken = False
-        # How much of the text has been looked at in vain; it is not looked at again for each character.
+        # Number of characters searched in vain, so that they are not searched again for each new character.
         self._looked_at = 0
         self._is_ending = False
-        # Directly behind an opener a name may stand outside of JSON.
+        # Directly after an opener, where a name may stand outside the JSON.
         self._is_open = False
-        # The marks that come now may belong to a call.
+        # Directly after a call, to which the next markers may belong.
         self._is_behind_call = False
-        # Where in a call the text is.
+        # The position in a call's arguments, and in the object around them.
         self._arguments: Braces | None = None
         self._tail: Braces | None = None
         self._state = self._in_text if form.leading is None else self._at_start
 
     @property
     def held(self) -> str:
-        """What has come and was not passed on."""
+        """Received text that was not passed on."""
         return "" if self._form.is_certain else self._blanks + self._text
 
     @property
@@ -131,12 +131,12 @@ class CallReader:
 
     @property
     def is_full(self) -> bool:
-        """Whether the last call that may be is complete; where a constraint sees to that, it ends the answer, too."""
+        """Whether the last allowed call is complete. Always false with a constraint, which ends the answer itself."""
         is_within = self._state in (self._in_arguments, self._in_tail)
         return len(self._calls) >= self._most and not is_within and not self._form.is_certain
 
     def feed(self, text: str) -> list[Piece]:
-        """Add text; return what is certain with it."""
+        """Add text; return the pieces that are now certain."""
         self._everything.append(text)
         self._text += text
         pieces: list[Piece] = []
@@ -145,7 +145,7 @@ class CallReader:
         return pieces
 
     def finish(self, *, cut_short: bool) -> list[Piece]:
-        """Return what is left when the text has ended. `cut_short`: the model was not done."""
+        """Return the remaining pieces when the text has ended. `cut_short`: the model had not finished."""
         self._is_ending = True
         pieces = self.feed("")
         if self._form.is_certain:
@@ -165,7 +165,7 @@ class CallReader:
             self._add_missing(self._whole, pieces)
         return pieces
 
-    # -- states: each returns whether it got anywhere; if not, more text is needed
+    # -- states: each returns whether it made progress; if not, it needs more text
 
     def _at_start(self, pieces: list[Piece]) -> bool:
         begun = self._text.lstrip()
@@ -185,7 +185,7 @@ class CallReader:
         return True
 
     def _between(self, pieces: list[Piece]) -> bool:
-        # A head that is longer than any should be is read again when it has grown by a part of itself.
+        # The start of a call that is unusually long is read again only when it has grown by a fraction of its length.
         if not self._is_ending and len(self._text) < self._looked_at + self._looked_at // _GROWTH:
             return False
         at, closed = self._skip_marks()
@@ -220,12 +220,12 @@ class CallReader:
         return True
 
     def _in_tail(self, pieces: list[Piece]) -> bool:
-        """Behind the arguments: the end of the object they are in."""
+        """Skip the rest of the object around the arguments."""
         assert self._tail is not None
         if not (rest := self._text.lstrip()):
             return False
         if rest[0] not in "},":
-            # The model has forgotten its brace.
+            # The model has omitted the closing brace.
             self._state = self._between
             return True
         end = self._tail.end(self._text)
@@ -246,14 +246,14 @@ class CallReader:
         return True
 
     def _over(self, pieces: list[Piece]) -> bool:
-        """One call is all that may be: the others are dropped."""
+        """Drop the rest: the maximum number of calls is reached."""
         self._text = ""
         return False
 
-    # -- parts of them
+    # -- helpers of the states
 
     def _skip_marks(self) -> tuple[int, int]:
-        """Return where the next call may begin, -1 where a mark is not complete, and where the call before ends."""
+        """Return where the next call may begin, or -1 if more text is needed, and where the previous call ends."""
         at = closed = 0
         marks = self._form.marks
         while at < len(self._text):
@@ -272,7 +272,7 @@ class CallReader:
         return -1, closed
 
     def _as_text(self, closed: int) -> str:
-        """Return what stands between calls as text: without the blanks and marks that belong to the call before."""
+        """Return the text between calls, without the blanks and markers that belong to the previous call."""
         return self._text[closed:].lstrip() if self._is_behind_call else self._text
 
     def _head(self, at: int) -> Head:
@@ -296,7 +296,7 @@ class CallReader:
         self._state = self._in_arguments
 
     def _parse(self, text: str, pieces: list[Piece]) -> None:
-        """Have the library read a whole region; without calls it is text."""
+        """Parse a whole region with the library. A region without calls is text."""
         is_short = len(text) <= MAX_PARSED_CHARS
         calls, beside = self._whole(text) if self._whole and is_short else ([], text)
         calls = usable(calls, self._names)
@@ -305,17 +305,17 @@ class CallReader:
             self._call(name, arguments, pieces)
 
     def _add_missing(self, whole: ParseWhole, pieces: list[Piece]) -> None:
-        """Have the library read it all once more: what it finds beyond is sent, what it finds else is reported."""
+        """Parse the whole text again with the library. Send additional calls; log a disagreement."""
         text = "".join(self._everything)
         if len(text) > MAX_PARSED_CHARS:
             return
         ours = [(name, "".join(arguments)) for name, arguments in self._calls]
         beyond = missing(ours, usable(whole(text)[0], self._names))
         if beyond is None:
-            # Which of them are missing cannot be told: what was sent stands, and nothing is called twice.
+            # The missing calls cannot be identified. The sent ones stand, and no function is called twice.
             log.warning("tool_call_parsers_disagree", streamed=len(ours))
             return
-        # Of an unknown name it may be text that only looks like a call, and it has been sent as text.
+        # A call of an unknown function may be text that only looks like a call, and was sent as text.
         offered = [call for call in beyond if call[0] in self._names.offered]
         for name, arguments in offered[: self._most - len(ours)]:
             self._call(name, arguments, pieces)
@@ -346,7 +346,7 @@ class CallReader:
 
 
 def _overlap(text: str, marks: Sequence[str]) -> int:
-    """Return the length of the longest end of the text that is the beginning of a mark."""
+    """Return the length of the longest suffix of the text that is a prefix of a marker."""
     longest = max(map(len, marks), default=1) - 1
     for at in range(max(0, len(text) - longest), len(text)):
         if any(mark.startswith(text[at:]) for mark in marks):

@@ -1,4 +1,4 @@
-"""The form of gpt-oss, in which every part of an answer says what it is: thoughts, text, or a call of a function."""
+"""Reads gpt-oss's Harmony format, which labels each part of an answer as reasoning, text or a tool call."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ _BODY = "<|message|>"
 _ENDS = tuple(mark for mark in MARKS if mark not in (_BODY, "<|constrain|>"))
 _CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)")
 _RECIPIENT = re.compile(r"to=functions\.([^\s<]+)")
-# A longer head is none.
+# Maximum characters of a part's header. Longer text is not a header.
 _MAX_HEAD_CHARS = 512
 
 
 class HarmonyReader:
-    """Reads one choice's text. `tools`: None if no call is wanted, then what would be one is text."""
+    """Reads one choice's text. `tools`: None if no tool call is wanted; a call is then read as text."""
 
     def __init__(self, tools: Tools | None) -> None:
         self._names = Names.of(tools) if tools else None
         self._most = MAX_CALLS if tools is None or tools.parallel else 1
         self._text = ""
         self._in_head = True
-        # Of the part that is being read.
+        # Properties of the current part.
         self._is_thought = False
         self._is_call = False
         self._is_dropped = False
@@ -33,16 +33,16 @@ class HarmonyReader:
 
     @property
     def held(self) -> str:
-        """What has come and was not passed on: no head of a part, but the beginning of what may be no mark."""
+        """Received text not passed on, because it may begin a marker. Empty in a header, a call or reasoning."""
         return "" if self._in_head or self._is_call or self._is_thought else self._text
 
     @property
     def is_full(self) -> bool:
-        """Whether the last call that may be is complete."""
+        """Whether the last allowed call is complete."""
         return self._in_head and self.count >= self._most
 
     def feed(self, text: str) -> list[Piece]:
-        """Add text; return what is certain with it."""
+        """Add text; return the pieces that are now certain."""
         self._text += text
         pieces: list[Piece] = []
         while self._text and (self._head(pieces) if self._in_head else self._body(pieces)):
@@ -50,7 +50,7 @@ class HarmonyReader:
         return pieces
 
     def finish(self, *, cut_short: bool) -> list[Piece]:
-        """Return what is left when the text has ended."""
+        """Return the remaining pieces when the text has ended."""
         pieces: list[Piece] = []
         if not self._in_head:
             self._add(self._text, pieces)
@@ -58,10 +58,10 @@ class HarmonyReader:
         return pieces
 
     def _head(self, pieces: list[Piece]) -> bool:
-        """Read what a part is; return whether it is known."""
+        """Read the header of a part; return whether its kind is known."""
         begun = self._text.lstrip()
         if not any(mark.startswith(begun[: len(mark)]) for mark in MARKS):
-            # A part without a head.
+            # A part without a header.
             self._begin("final", None, pieces)
             return True
         head, mark, rest = self._text.partition(_BODY)
@@ -85,7 +85,7 @@ class HarmonyReader:
             self.count += 1
 
     def _body(self, pieces: list[Piece]) -> bool:
-        """Pass on a part's text; return whether it has ended."""
+        """Pass on a part's text; return whether the part has ended."""
         ends = [at for mark in _ENDS if (at := self._text.find(mark)) >= 0]
         if ends:
             self._add(self._text[: min(ends)], pieces)

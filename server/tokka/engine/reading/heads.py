@@ -1,4 +1,4 @@
-"""The beginning of a function call in a model's text: its name, and where its arguments begin. Pure."""
+"""Reads the start of a tool call in a model's text: its name, and where its arguments begin. Pure functions."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import orjson
 from tokka.core import Tools
 
 _ARGUMENT_KEYS = frozenset({"arguments", "parameters"})
-# What else a call may hold; of no use to us.
+# Other keys that a call may have. They are ignored.
 _OTHER_KEYS = frozenset({"type", "id"})
-# Between a name and its arguments: marks and blanks, no prose.
+# Maximum characters between a name and its arguments: enough for markers and blanks, not for prose.
 _MAX_FILLER_CHARS = 48
 _MAX_KEY_CHARS = 256
 
 _NAME = re.compile(r"[a-zA-Z0-9_-]+")
-# Names that no function has, and models write.
+# Names that models write although no function can have them.
 _ANY_NAME = re.compile(r"[a-zA-Z0-9_.:/-]+")
-# Marks between such a name and its arguments. Prose may be there behind the name of a function that exists.
+# Markers between an unknown name and its arguments. After a known name, any text may stand there.
 _MARKS = re.compile(r"(?:\s|<[^<>\s]{1,32}>|\[[A-Z_]{1,32}\]|```(?:json)?)*+")
 _MARK_STARTS = "<[`"
 _STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
@@ -30,20 +30,20 @@ _BLANKS = re.compile(r"\s*")
 
 
 class Wait(Exception):
-    """More text is needed to tell."""
+    """Raised if more text is needed to decide."""
 
 
 class NoCall(Exception):
-    """This is no call, whatever follows."""
+    """Raised if the text is not a call, regardless of the text that follows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """The names that calls may have: any name, since a client can correct a wrong one."""
+    """The names that calls may have. Unknown names are allowed, since a client can correct them."""
 
-    # Of functions that exist and may be called.
+    # Functions that exist and may be called.
     offered: frozenset[str]
-    # Of functions that the request forbids to call.
+    # Functions that exist, but that the request forbids to call.
     barred: frozenset[str] = frozenset()
 
     @classmethod
@@ -57,8 +57,10 @@ class Names:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """`begin`: where the arguments begin. `after`: where a call ends of which all is there already, else -1; then
-    `arguments` are its own."""
+    """The start of a call. `begin`: where the arguments begin. `in_object`: an object around them holds the name, too.
+
+    `after`: where the call ends if it is complete, else -1. `arguments`: the arguments of a complete call.
+    """
 
     name: str
     begin: int = -1
@@ -68,7 +70,7 @@ class Head:
 
 
 class Braces:
-    """Finds the end of a JSON object in text that comes in pieces. `depth`: how many are open already."""
+    """Finds the end of a JSON object in text that arrives in pieces. `depth`: number of brackets already open."""
 
     __slots__ = ("_depth", "_in_string", "_skips")
 
@@ -79,7 +81,7 @@ class Braces:
         self._skips = False
 
     def end(self, text: str, at: int = 0) -> int:
-        """Return the place just past the object's last brace, or -1 if it goes on."""
+        """Return the position after the object's last brace, or -1 if the object continues."""
         while at < len(text):
             if self._skips:
                 self._skips = False
@@ -104,14 +106,14 @@ class Braces:
 
 
 def object_head(text: str, at: int, names: Names, *, is_marked: bool) -> Head:
-    """Read a call that is one JSON object, with its name and its arguments in it. Raises Wait, NoCall.
+    """Read a call that is one JSON object with a name and arguments. Raises Wait, NoCall.
 
-    `is_marked`: it stands behind a mark of calls. Without a mark, a name that is not offered needs arguments: the
-    object may be any other JSON.
+    `is_marked`: the object follows a call marker. Without a marker, a call of an unknown function must have arguments,
+    since the object may be any other JSON.
     """
     name: str | None = None
     begin = -1
-    # Small models write them as a string that holds the object.
+    # The arguments, if they are a string that holds an object: small models write them so.
     quoted: str | None = None
     at = _blank(text, at + 1)
     while _char(text, at) != "}":
@@ -146,7 +148,7 @@ def object_head(text: str, at: int, names: Names, *, is_marked: bool) -> Head:
 
 
 def named_head(text: str, at: int, names: Names, prefix: str) -> Head:
-    """Read a name that stands before its arguments, with marks between. Raises Wait, NoCall."""
+    """Read a name that stands before its arguments, with markers between them. Raises Wait, NoCall."""
     rest = text[at : at + len(prefix)]
     if prefix and len(rest) < len(prefix) and prefix.startswith(rest):
         raise Wait
@@ -168,7 +170,7 @@ def named_head(text: str, at: int, names: Names, prefix: str) -> Head:
 
 
 def _other_head(text: str, at: int, names: Names) -> Head:
-    """Read a name that is not offered, with marks alone between it and its arguments. Raises Wait, NoCall."""
+    """Read an unknown name, with only markers between it and its arguments. Raises Wait, NoCall."""
     found = _ANY_NAME.match(text, at)
     if found is None or not names.may_be_called(found[0]):
         raise NoCall
@@ -184,7 +186,7 @@ def _other_head(text: str, at: int, names: Names) -> Head:
 
 
 def object_text(text: str) -> str | None:
-    """Return the text of a JSON object, alone; None if the text is anything else. Of an empty one: no arguments."""
+    """Return the text of a JSON object without surrounding blanks, `{}` for empty text, None for anything else."""
     text = text.strip() or "{}"
     try:
         return text if isinstance(orjson.loads(text), dict) else None
@@ -193,7 +195,7 @@ def object_text(text: str) -> str | None:
 
 
 def _quoted_object(text: str, at: int) -> tuple[str, int]:
-    """Return the object a string holds; of null, one without arguments."""
+    """Return the object that a string holds, or `{}` for null, and where the string or null ends."""
     if _char(text, at) != '"':
         end = _skip_scalar(text, at)
         if text[at:end] != "null":
@@ -238,7 +240,7 @@ def _expect(text: str, at: int, char: str) -> int:
 
 
 def _next_key(text: str, at: int) -> int:
-    """Return the place behind the comma, or of the brace that ends the object."""
+    """Return the position of the next key, or of the brace that ends the object."""
     at = _blank(text, at)
     if _char(text, at) == ",":
         return _blank(text, at + 1)

@@ -1,4 +1,4 @@
-"""The calls the parser library finds in a whole text, beside those that were read as they came. Pure."""
+"""Compares the tool calls that the parser library finds in a whole text with the calls already read. Pure functions."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import orjson
 
 from tokka.engine.reading.heads import Names, object_text
 
-# A function's name, and its arguments.
+# A function's name, and its arguments as text.
 Call = tuple[str, str]
 
 
 def usable(found: Iterable[Call], names: Names) -> list[Call]:
-    """Return the calls of functions that may be called, with arguments that are an object or break off."""
+    """Return the calls of allowed functions with arguments that are a JSON object or incomplete."""
     return [
         (name, text)
         for name, arguments in found
@@ -22,7 +22,7 @@ def usable(found: Iterable[Call], names: Names) -> list[Call]:
 
 
 def missing(ours: Sequence[Call], found: Sequence[Call]) -> list[Call] | None:
-    """Return what was found beyond ours, in order; None if ours are not all among it, in the same order."""
+    """Return the found calls beyond ours, in order; None if the found calls do not contain all of ours in order."""
     beyond = []
     matched = 0
     for call in found:

@@ -1,4 +1,4 @@
-"""From a model's text to thoughts, calls and text: events in, events out, only for requests that ask for it."""
+"""Turns the text events of a choice into reasoning, tool call and text events, for requests that need it."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from tokka.engine.reading.calls import ARRAY, CallPiece, CallReader, Form, Parse
 from tokka.engine.reading.harmony import HarmonyReader
 from tokka.engine.reading.thinking import ThoughtReader, Thoughts
 
-# From the token ids of a choice and the thoughts in its text to how many tokens those are.
+# Counts the reasoning tokens. Takes a choice's token ids, its reasoning, and whether it ended inside its reasoning.
 CountThoughts = Callable[[list[int], str, bool], int]
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How the choices of one request are to be read. None: not at all."""
+    """How to read the choices of one request. None turns a part off."""
 
     tools: Tools | None = None
     form: Form | None = None
     whole: ParseWhole | None = None
     thoughts: Thoughts | None = None
-    # Every part says what it is: neither form nor thoughts are needed.
+    # The Harmony format labels every part, so neither form nor thoughts are needed.
     is_harmony: bool = False
     count_thoughts: CountThoughts | None = None
 
@@ -31,7 +31,7 @@ class Readers:
     """The readers of a request's choices."""
 
     def __init__(self, reading: Reading, end: Callable[[int], None] = lambda _: None) -> None:
-        """`end`: told of a choice that has made all the calls it may make; what comes of it after that is not read."""
+        """Create the readers. They call `end` for a choice with all allowed calls made, and skip its later events."""
         self._reading = reading
         self._end = end
         self._readers: dict[int, ChoiceReader] = {}
@@ -39,11 +39,11 @@ class Readers:
 
     @property
     def reasoning_tokens(self) -> int:
-        """Count the reasoning tokens of all choices, once they have ended. May tokenise long texts: blocks."""
+        """The reasoning tokens of all choices, once they have ended. Blocks: may tokenise long texts."""
         return sum(reader.reasoning_tokens for reader in self._readers.values())
 
     def read(self, event: Event) -> Iterator[Event]:
-        """Yield what an event of the engine becomes."""
+        """Yield the events that replace an engine event."""
         match event:
             case TextDelta() | ChoiceDone() if event.index in self._ended:
                 pass
@@ -60,7 +60,7 @@ class Readers:
                 yield event
 
     def read_step(self, delta: TextDelta | None, done: ChoiceDone | None) -> Iterator[Event]:
-        """Yield what a step of a choice becomes."""
+        """Yield the events that replace a step of a choice."""
         for event in (delta, done):
             if event is not None:
                 yield from self.read(event)
@@ -72,7 +72,7 @@ class Readers:
 
 
 class ChoiceReader:
-    """Reads one choice. The tokens and logprobs of a step stay with its TextDelta, whatever its text became."""
+    """Reads one choice. A step's tokens and logprobs stay with its TextDelta, even if its text moves elsewhere."""
 
     def __init__(self, index: int, reading: Reading) -> None:
         self._index = index
@@ -107,7 +107,7 @@ class ChoiceReader:
         yield replace(delta, text=text, held=held)
 
     def end(self, done: ChoiceDone, *, early: bool = False) -> Iterator[Event]:
-        """Yield what is left at its end. `early`: the model was not done, but what it has said is all that may be."""
+        """Yield the remaining events. `early`: all allowed calls are made, although the model had not finished."""
         is_cut = done.finish_reason == "length"
         text = ""
         for event in self._last_events(cut_short=is_cut or early):
@@ -119,7 +119,7 @@ class ChoiceReader:
             yield TextDelta(self._index, text, ())
         self._is_open = self._thoughts is not None and not self._thoughts.is_over
         tools = self._reading.tools
-        # As at OpenAI, a function that was named is called without the model having chosen to.
+        # As in OpenAI's API, a call of a named function keeps the finish reason, since the model did not choose it.
         has_called = self._calls.count and tools is not None and tools.choice != "named"
         yield replace(done, finish_reason="tool_calls") if has_called and not is_cut else done
 
@@ -152,7 +152,7 @@ class ChoiceReader:
 
 
 class _PlainText:
-    """No calls: all of it is text."""
+    """A choice without calls: all of it is text."""
 
     held = ""
     is_full = False
@@ -166,7 +166,7 @@ class _PlainText:
 
 
 class _NamedCall:
-    """One call that was decided before: all of the text is its arguments."""
+    """A choice that is one call of a named function: all of its text is the arguments."""
 
     held = ""
     is_full = False

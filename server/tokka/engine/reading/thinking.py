@@ -1,4 +1,4 @@
-"""What a model thinks before it answers, told from the answer as the text comes."""
+"""Separates a model's reasoning from its answer as the text arrives."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Thoughts:
-    """How a family of models marks them. `begins`: they begin without a mark, it stands in the prompt."""
+    """A model family's reasoning markers. `begins`: the text begins with reasoning, after a marker in the prompt."""
 
     start: str
     end: str
@@ -15,7 +15,7 @@ class Thoughts:
 
 
 class ThoughtReader:
-    """Splits one choice's text into thoughts and what follows. However the text is split, the same."""
+    """Splits one choice's text into reasoning and answer. The result does not depend on how the text is split."""
 
     def __init__(self, thoughts: Thoughts) -> None:
         self._thoughts = thoughts
@@ -25,11 +25,11 @@ class ThoughtReader:
 
     @property
     def held(self) -> str:
-        """What has come and may be a part of a mark."""
+        """Received text that may be part of a marker."""
         return self._text
 
     def feed(self, text: str) -> tuple[str, str]:
-        """Add text; return what is certain to be thoughts, and what is certain to be answer."""
+        """Add text; return the text that is certain to be reasoning, and the text that is certain to be answer."""
         self._text += text
         if not self._has_begun and not self._begin():
             return ("", self._rest()) if self.is_over else ("", "")
@@ -43,14 +43,14 @@ class ThoughtReader:
         return thoughts, ""
 
     def finish(self) -> tuple[str, str]:
-        """Return what was held when the text has ended."""
+        """Return the held text when the text has ended, as reasoning and answer."""
         return (self._rest(), "") if self._has_begun or self._thoughts.begins else ("", self._rest())
 
     def _begin(self) -> bool:
-        """Look for the mark at the beginning; return whether thoughts have begun."""
+        """Look for the start marker; return whether reasoning has begun."""
         begun = self._text.lstrip()
         if self._thoughts.start.startswith(begun) and begun != self._thoughts.start:
-            # Not to be told yet, even if thoughts need no mark: it is no part of them.
+            # Undecided: this may become the start marker, which is not part of the reasoning even with `begins`.
             return False
         if begun.startswith(self._thoughts.start):
             self._text = begun[len(self._thoughts.start) :]

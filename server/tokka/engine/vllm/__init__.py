@@ -1,1 +1,1 @@
-"""The only code that imports vllm, torch or transformers, and never before the engine starts."""
+"""The vLLM engine. Only this package imports vllm, torch or transformers, and only once the engine starts."""

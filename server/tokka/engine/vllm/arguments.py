@@ -1,4 +1,4 @@
-"""What vLLM's engine is started with: from our settings, the model's files and the machine."""
+"""vLLM's engine arguments, derived from the settings, the model's files and the machine."""
 
 from __future__ import annotations
 
@@ -22,19 +22,20 @@ from tokka.settings import Settings, expanded, parse_size
 
 log = structlog.get_logger("tokka.engine")
 
-# Beside the weights: the Python processes, activations of a prefill, and something for the rest of the machine.
+# Bytes reserved besides weights and KV cache: Python processes, prefill activations, and some for other programs.
 _RESERVE_BYTES = 2 * GIB
-# Zeroing a GiB takes seconds at start on a CPU, and a CPU cannot keep more sequences busy than this holds.
+# Bytes of the KV cache on a CPU, or room for this many full sequences if that is more. Zeroing a GiB takes seconds at
+# start, and a CPU cannot keep more sequences busy than this holds.
 _CPU_CACHE_BYTES = GIB // 2
 _CPU_FULL_SEQUENCES = 2
-# The KV cache of a model whose config does not tell the size of a sequence.
+# Bytes of the KV cache on a CPU if the model's config does not tell the bytes per token.
 _CPU_UNKNOWN_BYTES = 4 * GIB
 _CPU_STEP_TOKENS = 512
 
 
 @dataclass(frozen=True, slots=True)
 class VllmOptions:
-    """The part of the settings that concerns this engine."""
+    """The settings that this engine uses."""
 
     model: str | None
     served_name: str
@@ -84,7 +85,7 @@ class VllmOptions:
         )
 
     def check(self) -> None:
-        """Raise StartupError for what is wrong with names and places. Quick: the weights are not looked at."""
+        """Check parser names and the model folder's config, but not the weights. Quick. Raises StartupError."""
         has_own = "reasoning_parser_plugin" in parse_pairs(self.engine_args)
         check_parser_names(self.tool_call_parser, None if has_own else self.reasoning_parser)
         if folder := self.local_folder():
@@ -92,12 +93,12 @@ class VllmOptions:
 
     @property
     def ranks(self) -> int:
-        """Processes one copy of the model is spread over."""
+        """Number of processes per copy of the model."""
         return self.split * self.pipeline_parallel_size
 
     @property
     def split(self) -> int:
-        """Devices a layer is split over. While that is still to be chosen: 1, what a CPU will get."""
+        """Number of devices that share each layer. 1 while `auto` is not resolved yet, since a CPU gets 1."""
         return 1 if self.tensor_parallel_size == "auto" else self.tensor_parallel_size
 
     @property
@@ -106,19 +107,19 @@ class VllmOptions:
 
     @property
     def revision(self) -> str | None:
-        """The model's revision on the hub; None for its latest."""
+        """The model's revision on the hub; None for the latest."""
         revision = parse_pairs(self.engine_args).get("revision")
         return None if revision is None else str(revision)
 
     def local_folder(self) -> Path | None:
-        """Return the model as a folder, or None for a hub id and for the embedded model."""
+        """Return the model's folder; None for a hub id or the embedded model."""
         return None if self.model is None else folder_of(self.model)
 
 
 def engine_arguments(options: VllmOptions, model: str, files: ModelFiles, *, cpu: bool) -> dict[str, Any]:
     """Return the fields of AsyncEngineArgs.
 
-    Raises ConfigurationError or StartupError for what cannot work, before anything is loaded.
+    Raises ConfigurationError or StartupError for arguments that cannot work, before anything is loaded.
     """
     options = replace(options, tensor_parallel_size=_tensor_parallel_size(options, files, cpu=cpu))
     arguments: dict[str, Any] = {
@@ -132,21 +133,21 @@ def engine_arguments(options: VllmOptions, model: str, files: ModelFiles, *, cpu
         "pipeline_parallel_size": options.pipeline_parallel_size,
         "data_parallel_size": options.data_parallel_size,
         "kv_cache_memory_bytes": options.kv_cache_bytes,
-        # What each step computed: admission learns from it what steps cost.
+        # Reports the work of each step. Admission learns step costs from it.
         "enable_logging_iteration_details": True,
-        # Where nobody has said so: until compilation.py has chosen.
+        # Without --enforce-eager this is a placeholder until compilation.py chooses.
         "enforce_eager": cpu if options.enforce_eager is None else options.enforce_eager,
     }
     if options.reasoning_parser is not None:
-        # A constraint holds once the thoughts have ended, which the engine has to see.
+        # A constraint applies after the reasoning, so the engine must see where the reasoning ends.
         arguments["reasoning_parser"] = options.reasoning_parser
     if options.max_num_seqs is not None:
         arguments["max_num_seqs"] = options.max_num_seqs
     if cpu:
         if options.kv_cache_bytes is None:
             arguments["kv_cache_memory_bytes"] = _cpu_cache_bytes(options, files)
-        # A step is as long as its prompts are, and all that run wait for it: vLLM's default of 2048 tokens takes a
-        # second and more.
+        # All running requests wait for each step, and its prompt tokens determine how long it takes. With vLLM's
+        # default of 2048 tokens that is a second or more.
         arguments["max_num_batched_tokens"] = max(_CPU_STEP_TOKENS, options.max_num_seqs or 0)
     if cpu and options.ranks == 1 and options.data_parallel_size == 1:
         arguments["distributed_executor_backend"] = "uni"
@@ -154,7 +155,7 @@ def engine_arguments(options: VllmOptions, model: str, files: ModelFiles, *, cpu
 
 
 def _tensor_parallel_size(options: VllmOptions, files: ModelFiles, *, cpu: bool) -> int:
-    """Return the size asked for, if it can split the model, or for `auto` the one that suits model and devices."""
+    """Return the requested size if it can split the model; for `auto`, choose one for the model and the devices."""
     if options.tensor_parallel_size != "auto":
         if problem := check_tensor_parallel(files.config, options.tensor_parallel_size):
             raise ConfigurationError(f"--tensor-parallel-size {options.tensor_parallel_size}: the model's {problem}")
@@ -163,7 +164,7 @@ def _tensor_parallel_size(options: VllmOptions, files: ModelFiles, *, cpu: bool)
         log.info("tensor_parallel_size_chosen", tensor_parallel_size=1, reason="the engine runs on a CPU")
         return 1
     if options.pipeline_parallel_size > 1:
-        raise ConfigurationError("--tensor-parallel-size auto: with --pipeline-parallel-size give a number")
+        raise ConfigurationError("--tensor-parallel-size auto needs --pipeline-parallel-size 1; else give a number")
     return choose_tensor_parallel(
         _measure(options, files),
         visible_devices(),
@@ -174,7 +175,7 @@ def _tensor_parallel_size(options: VllmOptions, files: ModelFiles, *, cpu: bool)
 
 
 def _measure(options: VllmOptions, files: ModelFiles) -> ModelSize:
-    """Raises ConfigurationError where the model's config does not say enough."""
+    """Return the model's size. Raises ConfigurationError if its config lacks a needed value."""
     return measure(
         files.config,
         dtype=options.dtype,
@@ -198,15 +199,18 @@ def _read_template(path: Path) -> str:
     except OSError as error:
         raise unreadable(f"--chat-template {path} cannot be read: {error.strerror}", error) from None
     except UnicodeDecodeError:
-        raise ConfigurationError(f"--chat-template {path} cannot be read: not text") from None
+        raise ConfigurationError(f"--chat-template {path} is not UTF-8 text; give a text file") from None
 
 
 def _cpu_cache_bytes(options: VllmOptions, files: ModelFiles) -> int:
-    """Return the KV cache per rank for this machine: some full sequences, never more than half of what is left."""
+    """Return the bytes of the KV cache per rank: at most half of the free room, but at least one full sequence.
+
+    Raises StartupError if one sequence does not fit.
+    """
     per_token = kv_bytes_per_token(files.config, options.dtype)
     length = options.max_model_len or context_length(files.config)
     sequence = length * (per_token or 0) // options.split
-    # A block holds 128 tokens on a CPU; one more than the sequence fills.
+    # One extra block: on a CPU a block holds 128 tokens.
     least = max(64 << 20, sequence + 128 * (per_token or 0))
     weight_bytes = _weight_bytes(options, files)
     free = available_memory_bytes()
@@ -218,13 +222,13 @@ def _cpu_cache_bytes(options: VllmOptions, files: ModelFiles) -> int:
             f"{length} tokens {least / GIB:.1f} GiB, the processes {_RESERVE_BYTES / GIB:.0f} GiB, and "
             f"{free / GIB:.1f} GiB are free; free memory, choose a smaller model or lower --max-model-len"
         )
-    # Without the bytes of a token the sequences cannot be counted: the engine tells which length the cache holds.
+    # Without the bytes per token the size of a sequence is unknown. The engine reports the length that the cache holds.
     wanted = _CPU_FULL_SEQUENCES * sequence if per_token else _CPU_UNKNOWN_BYTES
     return max(least, min(room // 2, max(_CPU_CACHE_BYTES, wanted)))
 
 
 def _weight_bytes(options: VllmOptions, files: ModelFiles) -> int:
-    """Return the bytes that the weights will take; 0 where nothing tells."""
+    """Return the size of the weights in bytes; 0 if it is unknown."""
     if files.weight_bytes is not None:
         return files.weight_bytes
     try:

@@ -1,4 +1,4 @@
-"""From a conversation to the text that the model's chat template, or the operator's, makes of it."""
+"""Renders a conversation to text with the chat template of the model or the operator."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from tokka.engine.vllm.control_tokens import ControlTokens, Written
 from tokka.engine.vllm.templates import knows_tools, reads, with_written
 from tokka.errors import InvalidRequest
 
-# The names of the fields, and of the variables.
+# Names of request fields and of the template variables that they set.
 _EFFORT = "reasoning_effort"
 _VERBOSITY = "verbosity"
-# What templates without an effort call it, on or off.
+# On/off variables of templates that do not support an effort.
 _THINKING = ("enable_thinking", "thinking")
 
 
 class ChatTemplate:
-    """Writes conversations. `control`: the marks that are the template's alone; None: they are everybody's."""
+    """Renders conversations. `control`: marks that only the template may write; None lets clients write them too."""
 
     def __init__(self, tokenizer: Any, template: Any, control: ControlTokens | None) -> None:
-        """`template`: its text, or several by name as tokenizers have them."""
+        """`template`: the template's text, or a tokenizer's dict of named templates."""
         self._tokenizer = tokenizer
         self._template = template
         self._control = control
@@ -40,7 +40,7 @@ class ChatTemplate:
         )
 
     def problem(self) -> str | None:
-        """Return what is wrong with the template's syntax, or None. What it says about messages shows with them."""
+        """Return the template's syntax error, or None. `apply` shows the template's complaints about messages."""
         from jinja2 import TemplateSyntaxError
 
         try:
@@ -48,19 +48,19 @@ class ChatTemplate:
         except TemplateSyntaxError as error:
             return f"line {error.lineno}: {error.message}"
         except Exception:
-            # It may well refuse a conversation like this one.
+            # The template may refuse this conversation.
             return None
         return None
 
     def apply(self, prompt: ChatPrompt) -> Written:
-        """Return the conversation as the template writes it. Raises InvalidRequest."""
+        """Render the conversation. Raises InvalidRequest if the template refuses it."""
         prompt = self._with_switches(prompt)
         try:
             if self._control is None or not self._control.are_in(prompt):
                 return Written(self._written(prompt))
             return self._with_own_signature(prompt) or self._with_placeholders(prompt)
         except Exception as error:
-            # Templates refuse what they do not know (an order of roles, a missing field) by raising anything at all.
+            # To refuse a conversation (an unknown order of roles, a missing field) a template may raise any exception.
             said = self._placeholders.show(str(error)).text if self._placeholders else str(error)
             reason = (said.strip().splitlines() or [type(error).__name__])[0][:300]
             raise InvalidRequest(
@@ -68,7 +68,7 @@ class ChatTemplate:
             ) from None
 
     def _with_own_signature(self, prompt: ChatPrompt) -> Written | None:
-        """Write a conversation by the template, and by one with characters of its own; None if they differ."""
+        """Render with the template and with its signed copy. Return None if the texts differ or rendering fails."""
         assert self._signature is not None
         source = self._template
         if not isinstance(source, str):
@@ -80,7 +80,7 @@ class ChatTemplate:
             plain = self._written(prompt)
             return self._signature.read(self._written(signed, self._signed(source), sign), plain)
         except Exception:
-            # It may refuse messages that hold a mark.
+            # The template may refuse messages that contain a mark.
             return None
 
     def _with_placeholders(self, prompt: ChatPrompt) -> Written:
@@ -105,14 +105,14 @@ class ChatTemplate:
     def _kept(
         self, prompt: ChatPrompt, sign: Callable[[str], str] = lambda text: text
     ) -> tuple[Messages, Messages | None]:
-        """Return messages and tools as the template takes them. `sign`: for what is told in words of ours."""
+        """Return messages and tools in the template's format. `sign`: applied to the text that Tokka adds."""
         messages = [self._known_role(message) for message in prompt.messages]
         return self._rules.kept(messages, list(prompt.tools.functions) if prompt.tools else None, sign)
 
     def _write(self, template: str | None, messages: Messages, tools: Messages | None, /, **variables: Any) -> str:
         if template is None and isinstance(self._template, str):
             template = self._template
-        # Of several by name the tokenizer, whose they are, takes the one that fits.
+        # A model may ship several named templates; let the tokenizer pick one.
         return str(
             self._tokenizer.apply_chat_template(
                 messages, tools=tools, chat_template=template, tokenize=False, **variables
@@ -120,7 +120,7 @@ class ChatTemplate:
         )
 
     def _with_switches(self, prompt: ChatPrompt) -> ChatPrompt:
-        """Set the template's variables that a request sets by fields of its own; its variables win."""
+        """Set template variables from the request's own fields. Its `template_kwargs` win."""
         effort = prompt.reasoning_effort
         given: dict[str, Any] = {_EFFORT: effort, _VERBOSITY: prompt.verbosity}
         if effort is not None and _EFFORT not in self._switches:
@@ -129,7 +129,7 @@ class ChatTemplate:
         return replace(prompt, template_kwargs={**known, **prompt.template_kwargs}) if known else prompt
 
     def _known_role(self, message: dict[str, Any]) -> dict[str, Any]:
-        """OpenAI's newer name for the system role, where the template does not know it."""
+        """Rename the role `developer` to `system`, its older name, if the template does not know `developer`."""
         if message["role"] == "developer" and not self._knows_developer:
             return {**message, "role": "system"}
         return message

@@ -1,7 +1,7 @@
-"""Runs inside every process of the engine: vLLM loads it there as a plugin.
+"""Runs inside every engine process: vLLM loads it there as a plugin.
 
-What can only be done from inside: ending with the server and not before, asking for AMX, loading compiled code, handing
-over what is printed.
+It does the work that is only possible inside the process: end with the server and not before, request AMX, let compiled
+code load, forward printed output.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from typing import Any
 
 # Path of the server's pipe for the engine's output; unset with --log-level debug.
 OUTPUT_VARIABLE = "TOKKA_ENGINE_OUTPUT"
-# Seconds for the first of the workers that fail at their start to end.
+# Maximum seconds to wait for the first failing worker to end, and then for its exit code.
 _EXIT_S = 2.0
 
 
 def install() -> None:
-    """Entry point of the group vllm.general_plugins. Does nothing in the server's own process."""
+    """Set up an engine process. Entry point of vllm.general_plugins; does nothing in the server's own process."""
     if "tokka" not in os.environ.get("VLLM_PLUGINS", "").split(","):
-        # Another program's vLLM in the same environment loads every plugin it finds.
+        # Another program in the same environment: its vLLM loads every installed plugin.
         return
     parent = multiprocessing.parent_process()
     if parent is None or parent.pid is None:
@@ -42,7 +42,10 @@ def install() -> None:
 
 
 def end_with(parent_pid: int) -> None:
-    """End this process when its parent ends, however that ended: vLLM itself leaves orphans after a SIGKILL."""
+    """Kill this process when its parent ends, even by SIGKILL, after which vLLM itself leaves orphans.
+
+    Returns at once: a thread watches the parent.
+    """
     try:
         pidfd = os.pidfd_open(parent_pid)
     except OSError:
@@ -61,7 +64,7 @@ def end_with(parent_pid: int) -> None:
 
 
 def leave_interrupts_to_the_server() -> None:
-    """Ctrl-C reaches every process of a terminal's group: the engine must go on while the server drains."""
+    """Ignore SIGINT. Ctrl-C reaches every process of the terminal, but the engine must run while the server drains."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -75,7 +78,7 @@ def _redirect_output() -> None:
 
 
 def _enable_amx() -> None:
-    """Ask the kernel for AMX tiles: vLLM uses them without asking and dies of SIGILL on small models."""
+    """Request AMX tiles from the kernel. vLLM uses them without a request and dies of SIGILL on small models."""
     import torch
 
     if torch.cpu._is_amx_tile_supported():
@@ -95,9 +98,9 @@ def _refuse_missing_weights() -> None:
 
 
 def _tell_how_workers_end() -> None:
-    """Have the engine print the exit code of a worker that dies.
+    """Make the engine print the exit code of a worker that dies.
 
-    vLLM prints none for a worker that dies while it starts, and often `None` for one that dies later.
+    vLLM prints no exit code if the worker dies during its start, and often `None` if it dies later.
     """
     from vllm.v1.executor.multiproc_executor import WorkerProc
 
@@ -117,11 +120,11 @@ def _tell_how_workers_end() -> None:
 
 
 def _tell_exit(processes: list[Any], timeout_s: float | None) -> None:
-    """Wait for the first process to end, and print how it did."""
+    """Wait for the first process to end, and print a non-zero exit code."""
     by_sentinel = {process.sentinel: process for process in processes}
     for sentinel in multiprocessing.connection.wait(list(by_sentinel), timeout_s):
         process = by_sentinel[int(sentinel)]  # type: ignore[arg-type]
-        # Its pipes are closed a moment before its exit code is there.
+        # The pipes close a moment before the exit code is available.
         process.join(_EXIT_S)
         if process.exitcode:
             sys.stderr.write(f"Worker proc {process.name} died unexpectedly (exit code: {process.exitcode})\n")
@@ -143,9 +146,9 @@ def _rewind_generators() -> None:
 
 
 def _let_compiled_code_load() -> None:
-    """Add the method that vLLM misses when it loads what it compiled for a CPU; for want of it, it compiles again.
+    """Add `finalize_loading` to torch's compiled code. Without it vLLM compiles again at every start on a CPU.
 
-    `finalize_loading` belongs to vLLM's own backend. On a CPU vLLM takes torch's, whose code is complete once read.
+    This method belongs to vLLM's own backend. On a CPU vLLM uses torch's backend, whose code is complete once read.
     """
     try:
         from torch._dynamo.aot_compile_types import BundledAOTAutogradSerializableCallable as Code

@@ -1,8 +1,9 @@
-"""Who wrote a mark in a rendered conversation, the template or a client. There are two ways to find out.
+"""Finds out whether the template or a client wrote a mark in a rendered conversation. A mark is a control token's text.
 
-Either the template writes in characters of its own. It sees the clients' text as it is, so it does what it always does:
-it looks for `</think>` in earlier answers, for example, and leaves out what is before it. A few templates do something
-else then, as the result shows. For those the marks in clients' text are hidden behind digits instead.
+`Signature`: the template writes its marks with private characters. It sees clients' text unchanged, so it works as
+usual: for example, it looks for `</think>` in earlier messages and drops the reasoning before it. The private
+characters change the output of a few templates, which a comparison shows. For these templates, `Placeholders` hides
+the marks in clients' text behind digits.
 """
 
 from __future__ import annotations
@@ -15,21 +16,21 @@ from typing import Any
 from tokka.core import ChatPrompt
 from tokka.engine.vllm.control_tokens import ControlTokens, Place, Written
 
-# Characters for private use, of the last plane: 65,534.
+# The 65,534 private-use characters of the last Unicode plane.
 _PRIVATE, _PRIVATE_CHARS = 0x100000, 0xFFFE
 _NUMBER_DIGITS = 6
-# What may not be replaced in the source of a template, or in a format of ours.
+# Characters that must not be replaced in a template's source or in Tokka's own format strings.
 _SYNTAX = frozenset("\"'\\{}")
 
 
 class Signature:
-    """Other characters for those that marks begin and end with."""
+    """Private characters in place of the first and last character of each mark."""
 
     def __init__(self, control: ControlTokens) -> None:
         self._control = control
         ends = sorted({char for mark in control.marks for char in (mark[0], mark[-1])})
         ends = [char for char in ends if not char.isalnum() and char not in _SYNTAX]
-        # No client knows them; and one that guesses them is found out, since its own text does not survive `read`.
+        # Clients do not know these characters. If a client guesses one, `read` finds that the texts differ.
         first = _PRIVATE + secrets.randbelow(_PRIVATE_CHARS - len(ends))
         self._signs = {ord(char): chr(first + number) for number, char in enumerate(ends)}
         self._plain = {first + number: char for number, char in enumerate(ends)}
@@ -39,7 +40,7 @@ class Signature:
         return text.translate(self._signs)
 
     def read(self, signed: str, plain: str) -> Written | None:
-        """Return who wrote which mark of a text that was written in both ways; None if that gave two texts."""
+        """Return the plain text with the places of clients' marks; None if the texts differ or a mark has no sign."""
         if signed.translate(self._plain) != plain:
             return None
         client: list[Place] = []
@@ -47,7 +48,7 @@ class Signature:
             begin, end = match.span()
             ends = [at for at in (begin, end - 1) if plain[at] in self._chars]
             if not ends:
-                # A mark without an end that can be signed.
+                # Neither end of this mark can be signed.
                 return None
             if any(signed[at] == plain[at] for at in ends):
                 client.append((begin, end))
@@ -55,11 +56,11 @@ class Signature:
 
 
 class Placeholders:
-    """A string of digits for each mark: templates trim, split and escape text, and leave these as they are."""
+    """Digits in place of each mark. Templates trim, split and escape text, but leave digits unchanged."""
 
     def __init__(self, control: ControlTokens) -> None:
         self._control = control
-        # Never sent to anybody, so no client can write one.
+        # Secret, so that no client can write a placeholder.
         self._prefix = str(secrets.randbelow(9 * 10**30) + 10**30)
         self._numbers = {mark: number for number, mark in enumerate(control.marks)}
 
@@ -74,7 +75,7 @@ class Placeholders:
         )
 
     def show(self, text: str) -> Written:
-        """Return what a template wrote of a hidden prompt, with the marks in their places again."""
+        """Return the rendered text with the marks in place of the placeholders."""
         parts: list[str] = []
         client: list[Place] = []
         done = length = 0

@@ -1,4 +1,4 @@
-"""Eager or compiled: the rule, and where compiled code is kept. Reasons and figures: docs/adr/0011."""
+"""Chooses eager or compiled execution, and the folder for compiled code. Reasons and figures: docs/adr/0011."""
 
 from __future__ import annotations
 
@@ -23,50 +23,55 @@ log = structlog.get_logger("tokka.engine")
 
 Optimize = Literal["start", "throughput"]
 
-# Code for the embedded model takes 7 MiB; the compiler writes several times as much on the way.
+# Minimum free bytes to compile. The embedded model's code takes 7 MiB; the compiler also writes several times as much
+# temporarily.
 _NEEDED_BYTES = 200 << 20
-# They say nothing about the code, and the last one depends on what else runs.
+# Engine arguments that do not affect the code. The last one depends on the memory that other programs leave free.
 _NOT_IN_THE_CODE = {"enforce_eager", "served_model_name", "kv_cache_memory_bytes"}
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
+    """The facts that `choose` decides by."""
+
     cpu: bool
-    # Whole code for this model, these arguments and this machine is in the cache.
+    # The cache holds complete code for this model, these arguments and this machine.
     compiled_before: bool
-    # Why nothing can be compiled here.
+    # Why compiled code can be neither made nor loaded here; None if it can.
     obstacle: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
+    """How to execute the model, and why."""
+
     eager: bool
     reason: str
 
 
 def choose(optimize: Optimize | None, facts: Facts) -> Choice:
-    """Return how to execute where --enforce-eager does not say so."""
+    """Choose how to execute if --enforce-eager does not decide it."""
     if optimize == "start":
         return Choice(True, "--optimize start")
     if not facts.cpu:
-        # vLLM's own default; what it needs for that comes with it.
+        # vLLM's own default. vLLM brings everything that it needs to compile for a GPU.
         return Choice(False, "the engine runs on a GPU")
     if facts.obstacle:
         return Choice(True, facts.obstacle)
     if facts.compiled_before:
         return Choice(False, "compiled at an earlier start")
     if optimize == "throughput":
-        return Choice(False, "--optimize throughput; this start compiles, for a minute or more, the next do not")
-    return Choice(True, "nothing has been compiled for this yet; a start with --optimize throughput does so")
+        return Choice(False, "--optimize throughput; this start compiles for a minute or more, later starts do not")
+    return Choice(True, "no compiled code exists for this configuration yet; --optimize throughput compiles it")
 
 
 def settle_execution(
     options: VllmOptions, arguments: dict[str, Any], *, cpu: bool, environ: Mapping[str, str] = os.environ
 ) -> Path | None:
-    """Put the choice into the engine's arguments; return the folder for its caches, None: not ours."""
+    """Set `enforce_eager` in `arguments`. Return the folder for vLLM's caches; None leaves the folder to vLLM."""
     cache_dir = options.cache_dir
     own = environ.get("VLLM_CACHE_ROOT")
-    # Ours is still there when the engine is started again.
+    # At an engine restart the variable still holds Tokka's own folder.
     named_by_operator = own is not None and not Path(own).is_relative_to(cache_dir)
     folder = cache_dir / "compiled" / _key(arguments)
     before = not named_by_operator and cpu and _is_whole(folder)
@@ -77,13 +82,13 @@ def settle_execution(
         report = log.warning if cpu and options.optimize == "throughput" and choice.eager else log.info
         report("execution_chosen", execution="eager" if choice.eager else "compiled", reason=choice.reason)
     if named_by_operator or not _is_writable(cache_dir):
-        # vLLM writes to its folder at every start: then its own.
+        # vLLM writes to its cache folder at every start, so it uses its own folder.
         return None
     return folder if cpu and not arguments["enforce_eager"] else cache_dir / "vllm"
 
 
 def seal_compiled(folder: Path | None) -> None:
-    """After a start with this folder: what is in it works. Seal it, unless that is already done. Blocks."""
+    """Seal the compiled code unless an intact seal covers it. Call after a start, which proves it works. Blocks."""
     code = _code(folder) if folder else None
     if code is None or not code.exists():
         return
@@ -95,13 +100,13 @@ def seal_compiled(folder: Path | None) -> None:
 
 
 def _code(folder: Path) -> Path:
-    # vLLM's name.
+    # The name that vLLM uses.
     return folder / "torch_compile_cache"
 
 
 def _is_whole(folder: Path) -> bool:
     code = _code(folder)
-    # Without a seal it may be the work of another server that compiles just now.
+    # Code without a seal may be incomplete: another server may be compiling it.
     if not is_sealed(code):
         return False
     if damage := damage_of(code):
@@ -114,14 +119,14 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _obstacle(cache_dir: Path, environ: Mapping[str, str], *, room_needed: bool) -> str | None:
-    """Return why compiled code can be neither made nor loaded here, if so."""
+    """Return why compiled code can be neither made nor loaded here; None if it can."""
     if environ.get("TORCHDYNAMO_DISABLE") == "1":
-        # By us at this server's first, eager start, or by the operator.
+        # Set by this server at its first, eager start, or by the operator.
         return "compilation is switched off in this process"
-    # Needed to load code as well: torch looks at the compiler's version.
+    # Loading code also needs the compiler: torch checks its version.
     compiler = environ.get("CXX") or "g++"
     if shutil.which(compiler, path=environ.get("PATH")) is None:
-        return f"there is no C++ compiler ({compiler}) to compile with"
+        return f"the C++ compiler {compiler} was not found"
     if not _is_writable(cache_dir):
         return f"--cache-dir {cache_dir} cannot be written"
     if room_needed and (free := shutil.disk_usage(_nearest(cache_dir)).free) < _NEEDED_BYTES:
@@ -134,12 +139,12 @@ def _is_writable(folder: Path) -> bool:
 
 
 def _nearest(folder: Path) -> Path:
-    """Return the folder, or the one that exists in which it would be made."""
+    """Return the folder, or its nearest existing parent."""
     return next(place for place in (folder, *folder.absolute().parents) if place.exists())
 
 
 def _key(arguments: Mapping[str, Any]) -> str:
-    """Name all that compiled code depends on: vLLM looks again, but not at the processor it was made for."""
+    """Return a hash of everything that compiled code depends on. vLLM's own check leaves out the processor."""
     config = Path(str(arguments["model"])) / "config.json"
     facts = [
         engine_version(),

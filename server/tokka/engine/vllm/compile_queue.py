@@ -1,6 +1,6 @@
-"""Decides whose constraint is compiled next: round robin between tenants, with a CPU budget for each.
+"""Decides which constraint is compiled next: round robin between tenants, with a CPU budget for each.
 
-Pure: the time is an argument. `grammars.py` owns the processes and asks here.
+Pure: the time is an argument. `grammars.py` owns the processes.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import Generic, TypeVar
 
 Job = TypeVar("Job")
 
-# Seconds a queued constraint may wait for a process.
+# Maximum seconds that a constraint waits for a process.
 WAIT_S = 10.0
-# Queued constraints of one tenant, equal ones counted once.
+# Maximum queued constraints of one tenant. Equal constraints count once.
 MAX_QUEUED = 64
-# CPU seconds a tenant may use at once, and CPU seconds that come back each second. A schema as people write them takes
-# 0.01 to 0.04 s; the longest compilation takes 1 s.
+# Maximum CPU seconds that a tenant can use at once, and CPU seconds regained each second. A typical schema takes 0.01
+# to 0.04 s; the longest compilation takes 1 s.
 BUDGET_S = 2.0
 REFILL = 0.1
 # Expected seconds of a tenant's first compilation.
@@ -27,7 +27,7 @@ _NEWEST = 0.3
 
 @dataclass(slots=True)
 class _Account:
-    """What one tenant has used of its budget at `at_s`, and how long its compilations took on average."""
+    """One tenant's used budget at `at_s`, and the mean duration of its compilations. All in seconds."""
 
     used_s: float = 0.0
     at_s: float = 0.0
@@ -39,26 +39,26 @@ class _Account:
 
 @dataclass(slots=True)
 class CompileQueue(Generic[Job]):
-    """Queued jobs of all tenants. A tenant over its budget gets a process only while no tenant within it waits.
+    """Queued jobs of all tenants. A tenant over its budget gets a process only if all queued tenants are over theirs.
 
-    With several processes, tenants over their budgets never hold the last one: a new tenant finds it free.
+    With several processes, tenants over their budgets never hold the last one, so a new tenant finds it free.
     """
 
     processes: int
-    # Tenants in order of their turns, none without a queued job.
+    # Tenants with queued jobs, in round-robin order.
     _queued: OrderedDict[str, OrderedDict[Job, None]] = field(default_factory=OrderedDict)
-    # Started and unfinished jobs: the tenant of each.
+    # The tenant of each started, unfinished job.
     _running: list[str] = field(default_factory=list)
     _accounts: dict[str, _Account] = field(default_factory=dict)
 
     def refused_for_s(self, tenant: str, now_s: float) -> float | None:
-        """Return after how many seconds to try again if a new job of this tenant has no chance; None if it has one."""
+        """Return the seconds until a retry if a new job of this tenant must be refused; None if it can be queued."""
         wait_s = self.wait_s(tenant, now_s)
         is_full = len(self._queued.get(tenant, ())) >= MAX_QUEUED
         return wait_s if is_full or wait_s > WAIT_S else None
 
     def wait_s(self, tenant: str, now_s: float) -> float:
-        """Return for how long a new job of this tenant would probably wait for a process."""
+        """Return the expected seconds that a new job of this tenant waits for a process."""
         own = len(self._queued.get(tenant, ()))
         is_over = self._is_over(tenant, now_s)
         ahead_s = own * self._average_s(tenant)
@@ -68,7 +68,7 @@ class CompileQueue(Generic[Job]):
             if is_over and not self._is_over(other, now_s):
                 ahead_s += len(jobs) * self._average_s(other)
             elif is_over or not self._is_over(other, now_s):
-                # A tenant in the same rotation starts one job before each of ours.
+                # Round robin: the other tenant starts one job before each job of this tenant.
                 ahead_s += min(len(jobs), own + 1) * self._average_s(other)
         if ahead_s == 0 and self._has_room(is_over=is_over, now_s=now_s):
             return 0.0
@@ -79,14 +79,14 @@ class CompileQueue(Generic[Job]):
         self._queued.setdefault(tenant, OrderedDict())[job] = None
 
     def remove(self, tenant: str, job: Job) -> None:
-        """Forget a job that nobody waits for any more. Does nothing if it was started."""
+        """Remove a queued job. Does nothing if the job was started."""
         jobs = self._queued.get(tenant, OrderedDict())
         jobs.pop(job, None)
         if not jobs:
             self._queued.pop(tenant, None)
 
     def start(self, now_s: float) -> Job | None:
-        """Take the next job out of the queue and count it as running; None if none may start now."""
+        """Take the next job out of the queue and count it as running. Return None if no job can start now."""
         tenant = self._next_tenant(now_s)
         if tenant is None:
             return None
@@ -98,7 +98,7 @@ class CompileQueue(Generic[Job]):
         return job
 
     def finish(self, tenant: str, *, cpu_s: float, held_s: float, now_s: float) -> None:
-        """Charge a job that has ended to its tenant. `held_s`: for how long it held the process."""
+        """Charge an ended job to its tenant. `held_s`: seconds that it held the process."""
         self._running.remove(tenant)
         account = self._accounts.setdefault(tenant, _Account())
         account.used_s, account.at_s = account.used_now_s(now_s) + cpu_s, now_s

@@ -1,4 +1,4 @@
-"""The server's side of one process that compiles constraints (`grammar.py`): start it, ask it, end it."""
+"""The server's side of one process that compiles constraints (`grammar.py`): starts, queries and ends it."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from tokka.errors import EngineDied, EngineError, ServerOverloaded
 
 log = structlog.get_logger("tokka.engine")
 
-# Seconds of the clock for one answer. On a busy machine a second of CPU time takes several.
+# Maximum wall-clock seconds for one answer. On a busy machine a second of CPU time takes several.
 _ANSWER_S = 10.0
 _START_S = 60.0
-# Seconds for which a refusal without an answer is kept: the machine may have been the reason.
+# Seconds that a refusal is cached if the process gave no answer: the machine may be the cause.
 _DOUBT_S = 60.0
 _LINE_BYTES = 16 << 20
 
 
 class CompilerProcess:
-    """Answers one question at a time. A process that takes too long is ended, and the next question starts another."""
+    """Compiles one constraint at a time. Ends a process that takes too long; the next constraint starts a new one."""
 
     def __init__(self, tokenizer: dict[str, Any]) -> None:
-        """`tokenizer`: the process's first line."""
+        """`tokenizer`: the first line that the process reads."""
         self._tokenizer = tokenizer
         self._process: Process | None = None
         self._closed = False
-        # CPU seconds of all processes so far, starts included.
+        # CPU seconds of all processes so far, including their starts.
         self.cpu_s = 0.0
 
     async def start(self) -> None:
@@ -42,25 +42,28 @@ class CompilerProcess:
         await self._running()
 
     async def compile(self, question: dict[str, Any]) -> Verdict:
-        """Raises ServerOverloaded if the process gets no CPU time, EngineError, EngineDied after `close`."""
+        """Compile a constraint.
+
+        Raises ServerOverloaded if the process lacks CPU time, EngineError if it cannot start, EngineDied after `close`.
+        """
         reason = ""
-        # Another program may have ended the process; a constraint that ends it twice does so itself.
+        # Another program may have ended the process once; if it ends twice, the constraint is the cause.
         for _ in range(2):
             process = await self._running()
             began_s = asyncio.get_running_loop().time()
             try:
                 return Verdict(**await self._ask(process, question, _ANSWER_S))
             except TimeoutError:
-                # Nothing is known of the constraint.
+                # The constraint may be valid.
                 raise ServerOverloaded(
-                    "The compiler of grammars is too slow now. Retry later.", retry_after_s=WAIT_S
+                    "The grammar compiler is too slow now. Retry later.", retry_after_s=WAIT_S
                 ) from None
             except (OSError, EOFError):
                 if process.returncode == -SIGPROF:
                     self.cpu_s += COMPILE_S
                     reason = f"it takes more than {COMPILE_S:.0f} s to compile: make it smaller or simpler"
                     break
-                # Out of memory or of stack, or a fault of the library. Its CPU time is not known.
+                # Out of memory or stack, or a fault in the library. The CPU time is unknown: count the elapsed time.
                 self.cpu_s += min(COMPILE_S, asyncio.get_running_loop().time() - began_s)
                 reason = "it takes too much memory or nests too deeply: make it smaller or simpler"
         log.warning("constraint_refused", kind=question["kind"], chars=len(question["text"]), reason=reason)
@@ -77,18 +80,18 @@ class CompilerProcess:
             try:
                 self._process = await start_confined("tokka.engine.vllm.grammar", line_bytes=_LINE_BYTES)
                 if self._closed:
-                    # `close` ran meanwhile and did not see this process.
+                    # `close` ran during the start and did not see this process.
                     await self._end()
                     raise EngineDied
                 said = await self._ask(self._process, self._tokenizer, _START_S)
             except (OSError, EOFError, TimeoutError):
-                raise EngineError("The compiler of grammars could not be started.") from None
+                raise EngineError("The grammar compiler could not be started.") from None
             if refused := said["sandbox"]:
                 log.debug("compiler_sandbox_incomplete", reason=refused)
         return self._process
 
     async def _ask(self, process: Process, line: dict[str, Any], within_s: float) -> dict[str, Any]:
-        """Return the answer to a line. Raises EOFError or OSError if the process ends instead, TimeoutError."""
+        """Send a line and return the answer. Raises EOFError or OSError if the process ends, TimeoutError."""
         assert process.stdin is not None
         assert process.stdout is not None
         try:
@@ -99,7 +102,7 @@ class CompilerProcess:
             if not answer.endswith(b"\n"):
                 raise EOFError
         except BaseException:
-            # Its next answer would be taken for that to another question.
+            # A late answer would be read as the answer to the next line.
             await self._end()
             raise
         said: dict[str, Any] = orjson.loads(answer)

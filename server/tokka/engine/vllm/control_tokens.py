@@ -1,7 +1,7 @@
-"""Control tokens: the marks of a tokenizer that only the chat template may write, and the text that spells them.
+"""Control tokens: tokens that only the chat template may write, for example <|im_start|>. A mark is the text of one.
 
-A template joins its own marks and the clients' text to one string. `client_marks.py` finds out who wrote which. Here
-the tokens of a mark that a client wrote are replaced by those of its letters.
+A template joins its own marks and the clients' text into one string. `client_marks.py` finds the author of each mark.
+This module turns the marks that a client wrote into the tokens of their letters.
 """
 
 from __future__ import annotations
@@ -18,38 +18,38 @@ import orjson
 from tokka.core import ChatPrompt
 from tokka.engine.tool_prompt import TOOL_MARKS
 
-# Added tokens that are not special may be ordinary text: words, blanks, brackets, the tags of HTML. Those of this form
-# are not: <|fim_prefix|>, <｜tool▁sep｜>, <TOOLCALL>, <tool_call>.
+# Added tokens that are not special may be ordinary text: words, spaces, brackets, HTML tags. Tokens of this format are
+# control tokens: <|fim_prefix|>, <｜tool▁sep｜>, <TOOLCALL>, <tool_call>.
 _TAG = re.compile(r"^<(?!!|/?[a-z][a-z0-9]*/?>)[^<>\s]*[^\W\d_][^<>\s]*>$")
-# Those of this form are not if templates use them.
+# Tokens of this format are control tokens if a template uses them.
 _BRACKETED = re.compile(r"^[<\[{(|].*[>\]})|]$", re.DOTALL)
-# Used by templates, whether or not by the one at hand.
+# Marks that some templates use. They count even if this template does not use them.
 _STRUCTURE = " ".join((*TOOL_MARKS, "<think>", "</think>"))
 _OPENING_CHARS = 2
-# Characters that are searched before other threads get a turn.
+# Characters searched at once, before other threads get a turn.
 _WINDOW_CHARS = 64 << 10
-# Behind one of these a mark is split into tokens as it is inside of a text.
+# After one of these characters a mark is split into tokens as in the middle of a text.
 _NEIGHBOURS = ("a", "\n", "0", ".")
 
-# Where in a text something begins and ends.
+# Start and end of a mark in a text, in characters.
 Place = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A conversation as the template wrote it. `client`: the marks in it that a client wrote, in order."""
+    """A rendered conversation. `client`: the places of the marks that clients wrote, in order."""
 
     text: str
     client: Sequence[Place] = ()
 
     def first(self, chars: int) -> Written:
-        """Return its first characters."""
+        """Return the first `chars` characters."""
         if len(self.text) <= chars:
             return self
         return Written(self.text[:chars], [(begin, end) for begin, end in self.client if begin < chars])
 
     def last(self, chars: int) -> Written:
-        """Return its last characters."""
+        """Return the last `chars` characters."""
         cut = len(self.text) - chars
         if cut <= 0:
             return self
@@ -59,7 +59,8 @@ class Written:
 class ControlTokens:
     """The marks of one tokenizer and template.
 
-    `structure`: the template's text; marks in it are control tokens. `removed`: what the template takes out of texts.
+    `structure`: the template's text; bracketed tokens in it are control tokens. `removed`: strings that the template
+    removes from texts.
     """
 
     def __init__(self, tokenizer: Any, structure: str, removed: Iterable[str] = ()) -> None:
@@ -71,9 +72,9 @@ class ControlTokens:
         self._openings = tuple({mark[:_OPENING_CHARS] for mark in (*self.marks, *escaped)})
         self._longest = max(map(len, self.marks), default=0)
         self._pattern = _any_of(self.marks)
-        # Inside of JSON a mark may be spelled in another way.
+        # JSON may escape characters of a mark.
         self._in_json = _any_of([*self.marks, *escaped])
-        # A text that holds one with a mark in it is looked at anyway.
+        # A removed string that contains a mark needs no check of its own: `_is_in` finds the mark.
         removed = [text for text in removed if text and not self._is_in(text)]
         self._removed = _any_of(removed) if removed else None
         self._control = frozenset(self._ids.values())
@@ -81,21 +82,21 @@ class ControlTokens:
         self._as_text = lru_cache(maxsize=1024)(self._text_ids)
 
     def are_in(self, prompt: ChatPrompt) -> bool:
-        """Tell whether any text of a prompt spells a mark, or does so when the template has taken something out."""
+        """Return whether any text of a prompt contains a mark, or would after the template's removals."""
         return any(self._is_in(text) or self._is_in_rest(text) for text in _texts(prompt))
 
     def found(self, text: str) -> Iterator[re.Match[str]]:
-        """Yield the marks in a text, in order and as the tokenizer finds them."""
+        """Yield the marks in a text in order, as the tokenizer finds them."""
         return self._matches(text, self._pattern)
 
     def needs_care(self, written: Written) -> bool:
-        """Tell whether `token_ids` finds other tokens than the tokenizer alone."""
+        """Return whether `token_ids` may return other tokens than the tokenizer alone."""
         return bool(written.client) or self._is_loose
 
     def token_ids(self, written: Written, *, add_special_tokens: bool = False) -> list[int]:
-        """Return the tokens of what a template wrote. Marks that a client wrote are text.
+        """Tokenise a rendered conversation. Marks that a client wrote become ordinary text.
 
-        `add_special_tokens`: add those that begin and end a text, if the tokenizer is a fast one.
+        `add_special_tokens`: add the tokens that begin and end a text. Only fast tokenizers do.
         """
         if self._backend is None:
             return self._joined_ids(written)
@@ -110,7 +111,7 @@ class ControlTokens:
                 continue
             while end <= first:
                 begin, end = next(client)
-            # A template spells its marks as they are.
+            # A template spells its marks exactly, so a client wrote any other spelling.
             if begin < last or (self._is_loose and text[first:last].strip() not in self._ids):
                 ids += self._as_text(text[first:last])
             else:
@@ -139,7 +140,7 @@ class ControlTokens:
                 at = match.end()
 
     def _joined_ids(self, written: Written) -> list[int]:
-        """As `token_ids`, of a tokenizer that does not tell where its tokens are."""
+        """Like `token_ids`, for a tokenizer that does not report token offsets."""
         ids: list[int] = []
         done = 0
         for begin, end in written.client:
@@ -149,7 +150,7 @@ class ControlTokens:
         return ids + list(self._tokenizer(written.text[done:], add_special_tokens=False)["input_ids"])
 
     def _text_ids(self, text: str) -> tuple[int, ...]:
-        """Return the tokens of a mark's letters, as they are inside of a text."""
+        """Return a mark's tokens as ordinary text, as in the middle of a text."""
         if self._backend is None:
             each = (self._tokenizer(char, add_special_tokens=False)["input_ids"] for char in text)
             return tuple(token for ids in each for token in ids)
@@ -157,12 +158,12 @@ class ControlTokens:
         whole = _ids_behind(bare, text)
         if whole is not None and self._control.isdisjoint(whole):
             return whole
-        # Some vocabularies hold the mark as a word, too.
+        # Some vocabularies also contain the mark as an ordinary word.
         return tuple(token for char in text for token in _ids_behind(bare, char) or ())
 
 
 def _any_of(words: Iterable[str]) -> re.Pattern[str]:
-    """Return an expression that finds the longest of the words that begin at a place, in one pass."""
+    """Return a regular expression that matches the longest word at each position, in one pass."""
     tree: dict[str, Any] = {}
     for word in words:
         node = tree
@@ -180,7 +181,7 @@ def _any_of(words: Iterable[str]) -> re.Pattern[str]:
 
 
 def _texts(prompt: ChatPrompt) -> Iterator[str]:
-    """Yield all text of a prompt that a client wrote. What has parts comes as JSON."""
+    """Yield all text that clients wrote in a prompt. Structured values come as JSON."""
     for message in prompt.messages:
         for value in message.values():
             yield value if isinstance(value, str) else _json(value)
@@ -194,12 +195,12 @@ def _json(value: Any) -> str:
     try:
         return orjson.dumps(value).decode()
     except orjson.JSONEncodeError:
-        # What nests deeper than it writes.
+        # The value nests too deeply for orjson.
         return json.dumps(value, ensure_ascii=False)
 
 
 def _control_ids(tokenizer: Any, structure: str) -> dict[str, int]:
-    """Return the ids of the marks. `structure`: the text of templates."""
+    """Return the token id of each mark. `structure`: the text of templates."""
     found: dict[str, int] = {}
     for token, entry in getattr(tokenizer, "added_tokens_decoder", {}).items():
         text = str(entry.content)
@@ -210,7 +211,7 @@ def _control_ids(tokenizer: Any, structure: str) -> dict[str, int]:
 
 
 def _normalizes(backend: Any, marks: Iterable[str]) -> bool:
-    """Whether a text that spells a mark otherwise, with wide letters for example, may become one."""
+    """Return whether normalisation may turn another spelling, for example in wide letters, into a mark."""
     if backend is None or backend.normalizer is None:
         return False
     added = backend.get_added_tokens_decoder().values()
@@ -220,7 +221,7 @@ def _normalizes(backend: Any, marks: Iterable[str]) -> bool:
 def _without_added_tokens(backend: Any) -> Any:
     from tokenizers import Tokenizer
 
-    # It shares the vocabulary.
+    # The new tokenizer shares the vocabulary.
     bare = Tokenizer(backend.model)
     if backend.normalizer is not None:
         bare.normalizer = backend.normalizer
@@ -230,7 +231,7 @@ def _without_added_tokens(backend: Any) -> Any:
 
 
 def _ids_behind(bare: Any, text: str) -> tuple[int, ...] | None:
-    """Return a text's tokens where it stands inside of another; None if it is joined to whatever is before it."""
+    """Return a text's tokens in the middle of another text; None if they always merge with the preceding character."""
     for neighbour in _NEIGHBOURS:
         encoded = bare.encode(neighbour + text, add_special_tokens=False)
         first = next((place for place, (_, end) in enumerate(encoded.offsets) if end > len(neighbour)), None)

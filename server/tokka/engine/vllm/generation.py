@@ -1,4 +1,4 @@
-"""Generations on a running engine: a request is prepared, added prompt by prompt, and its outputs become events."""
+"""Runs requests on a started engine: prepares a request, adds it prompt by prompt, turns its outputs into events."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from tokka.engine.vllm.parsers import Parsers
 from tokka.engine.vllm.render import Renderer
 from tokka.errors import EngineDied, InvalidRequest, UnsupportedParameter
 
-# Events of one request that are passed on at once. More of them come from many choices.
+# Maximum events of one request that are passed on without a pause. Only requests with many choices bring more.
 _FEW_EVENTS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Language:
-    """What is between text and the model's tokens, both ways."""
+    """Converts between text and the model's tokens, in both directions."""
 
     renderer: Renderer
     vocabulary: Vocabulary
@@ -40,24 +40,24 @@ class Language:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Tokens of the context, ids of the vocabulary, and the most tokens of a choice (None: no limit)."""
+    """Context length in tokens, vocabulary size in ids, and maximum tokens per choice (None: no limit)."""
 
     max_model_len: int
     vocab_size: int
     max_completion_tokens: int | None
-    # Tokens of a choice whose request sets no limit, by the model's own word.
+    # Tokens per choice if the request sets no limit, from the model's generation_config.json.
     default_tokens: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """A request that is valid and rendered: nothing has been given to the engine."""
+    """A validated and rendered request that the engine has not received yet."""
 
     request: GenerateRequest
     prompts: list[list[int]]
-    # Most tokens of a choice, prompt by prompt.
+    # Maximum tokens per choice, for each prompt.
     limits: list[int]
-    # Choices that one sequence of the engine stands for.
+    # Choices per sequence of the engine: greedy choices are generated once and copied.
     copies: int
     constraint: Constraint | None
     grammar: str | None
@@ -66,7 +66,7 @@ class _Prepared:
 
 
 class Generations:
-    """Runs requests on vLLM's AsyncLLM. `defaults`: the model's own sampling, for what a request leaves open."""
+    """Runs requests on vLLM's AsyncLLM. `defaults`: the model's own sampling, for fields that a request omits."""
 
     def __init__(self, llm: Any, language: Language, limits: Limits, defaults: Mapping[str, Any]) -> None:
         self._llm = llm
@@ -76,11 +76,11 @@ class Generations:
         self._is_closed = False
 
     def close(self) -> None:
-        """Give the engine nothing more, and let go of it."""
+        """Refuse new requests, and send the engine no more aborts."""
         self._is_closed = True
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
-        """As `Engine.generate`."""
+        """Implement `Engine.generate`."""
         prepared = await self._prepare(request)
         prompts, n = prepared.prompts, request.sampling.n
         inbox = Inbox(gathers=not request.stream)
@@ -149,15 +149,15 @@ class Generations:
         return _Prepared(request, prompts, limits, copies, constraint, grammar, bad_words, reading)
 
     def _check_budget(self, constraint: Constraint | None) -> None:
-        """Raise InvalidRequest for a limit of reasoning that the engine cannot keep."""
+        """Raise InvalidRequest if the engine cannot enforce a reasoning budget for this request."""
         name = "thinking_token_budget"
         config = self._llm.vllm_config.reasoning_config
         if config is None or not config.enabled:
             raise UnsupportedParameter(
-                f"'{name}' needs a server that tells this model's reasoning apart, with --reasoning-parser.", param=name
+                f"'{name}' needs a server with a --reasoning-parser for this model. Leave it out.", param=name
             )
         if constraint is not None:
-            # Both decide on the next token: none might be left.
+            # Both restrict the next token, and together they might allow none.
             raise InvalidRequest(f"{name} cannot be combined with {constraint.param}: leave one out.", param=name)
 
     def _outputs(self, prepared: _Prepared, at: int, inbox: Inbox) -> PromptOutputs:
@@ -174,7 +174,7 @@ class Generations:
         )
 
     def _echoed(self, request: GenerateRequest, at: int, ids: list[int]) -> str:
-        """Return the prompt's text as it was run."""
+        """Return the prompt's text as the engine runs it."""
         prompt = request.prompts[at]
         if isinstance(prompt, TextPrompt) and request.truncate_prompt_tokens is None:
             return prompt.text
@@ -182,11 +182,11 @@ class Generations:
 
     @asynccontextmanager
     async def _running(self, prepared: _Prepared, outputs: list[PromptOutputs]) -> AsyncIterator[None]:
-        """Have the engine run the prompts. Whatever ends the block early, the engine forgets them."""
+        """Run the prompts on the engine during the block. If the block ends early, abort them."""
         if self._is_closed:
             raise EngineDied
         llm, steps = self._llm, self._llm.output_processor
-        # A client's own ids may repeat, the engine's may not.
+        # The engine needs a unique id for each prompt.
         ids = [f"{prepared.request.id}-{at}" for at in range(len(prepared.prompts))]
         try:
             await self._add(prepared, outputs, ids)
@@ -200,12 +200,12 @@ class Generations:
         from vllm.inputs import tokens_input
 
         request, slices = prepared.request, Slices()
-        # Prompts of the same limit share them: vLLM copies what it changes.
+        # Prompts with the same limit share parameters: vLLM copies the parts that it changes.
         params_of: dict[int, Any] = {}
         for request_id, output, tokens, limit in zip(ids, outputs, prepared.prompts, prepared.limits, strict=True):
             self._llm.output_processor.expect(request_id, output)
             if (params := params_of.get(limit)) is None:
-                # The engine cannot run for no token at all: one is generated for a prompt that is only scored.
+                # The engine must generate at least one token, even for a prompt that is only scored.
                 params = params_of[limit] = sampling_params(
                     request.sampling,
                     max(1, limit),

@@ -1,7 +1,7 @@
-"""Compiles constraints in a process that may die of it.
+"""Compiles constraints in a separate process, which a constraint may crash.
 
-compiler_process.py starts it as `python -m tokka.engine.vllm.grammar`. It reads one JSON object a line and answers with
-one: first the tokenizer, then constraint by constraint. It imports no vllm and no torch: it starts in half a second.
+compiler_process.py starts it as `python -m tokka.engine.vllm.grammar`. It reads one JSON object per line and answers
+with one: first the tokenizer, then the constraints. It imports neither vllm nor torch, so it starts in half a second.
 """
 
 from __future__ import annotations
@@ -30,34 +30,36 @@ from tokka.engine.vllm.limits import COMPILE_S, FEW_CHOICES, STATES, matcher_of,
 from tokka.engine.vllm.tag_grammar import is_told_from_json, tags_grammar
 from tokka.protocol.json_schema import subschemas
 
-# The largest that the bounds of protocol/ let through takes half of it, and the engine keeps some tens.
+# Maximum bytes that the process may allocate for constraints. The largest constraint that protocol/ accepts takes half
+# of it, and the engine caches some tens of grammars.
 _MEMORY_BYTES = 64 << 20
 _STACK_BYTES = 1 << 20
-# Of a trial run: what fits nothing does so in the first few, what grows without end has met its limit by the last.
+# Maximum steps of a trial run. An unsatisfiable constraint fails within the first few; one that grows without end
+# reaches its limit by the last.
 _TRIAL_STEPS = 200
 _TRIAL_S = 0.3
 _BLAME_S = 0.3
-# A reference that does not lead to a part taken out of its schema.
+# A reference that does not resolve in a part taken out of its schema.
 _ELSEWHERE = re.compile(r'"\$ref":"#(?!/\$defs/|/definitions/)')
 _NOTHING_FITS = "Unsatisfiable schema"
-_TOO_COMPLEX = "it is too complex: what may follow depends on too much of what is written before"
+_TOO_COMPLEX = "it is too complex: the next token depends on too much of the text before it"
 _TOO_COMPLEX_FOR_MANY = f"it is too complex for more than {FEW_CHOICES} choices: ask for fewer, or make it simpler"
 _IN_OUR_WORDS = {
     "NoExtension": "nothing can match it",
     "oneOf constraints": "the alternatives of a oneOf may overlap, which cannot be enforced: use anyOf",
-    "parser error: Too many items": "it is too complex, or what matches it has no end",
-    "Parser Error: Too many items": "it is too complex, or what matches it has no end",
+    "parser error: Too many items": "it is too complex, or its matches never end",
+    "Parser Error: Too many items": "it is too complex, or its matches never end",
     "lexer error: ": _TOO_COMPLEX,
     "Parser Error: Current row has": "it has too many alternatives or optional parts at one place",
 }
-# Left to itself a small model fills an answer with blanks; OpenAI's are compact, too.
+# Compact JSON, as at OpenAI. Otherwise a small model fills its output with whitespace.
 _JSON_OPTIONS: Any = {"whitespace_flexible": False}
-# What models of this form were trained on.
+# The JSON style that models with the Hermes format were trained on.
 _HERMES_JSON = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
 class Refused(Exception):
-    """Why a constraint cannot be used, and where below it the reason is."""
+    """A constraint cannot be used. `at`: path of the faulty part, below the constraint."""
 
     def __init__(self, reason: str, at: str = "") -> None:
         super().__init__(reason)
@@ -65,18 +67,20 @@ class Refused(Exception):
 
 
 class Compiler:
+    """Turns constraints into grammars for one tokenizer, and tries them out."""
+
     def __init__(self, tokenizer: str, vocab_size: int, eos: int) -> None:
         self._tokenizer = LLTokenizer(tokenizer, n_vocab=vocab_size, eos_token=eos)
         self._eos = eos
         self._added = frozenset(token["content"] for token in orjson.loads(tokenizer)["added_tokens"])
 
     def grammar(self, kind: str, text: str, states: int = STATES) -> str:
-        """Return the grammar as the engine compiles it, having compiled it and run some steps. Raises Refused.
+        """Compile a constraint, run trial steps, and return the grammar for the engine. Raises Refused.
 
-        `states`: how large it may become.
+        `states`: maximum states of the library's automaton.
         """
         reason = ""
-        # Bounds may make a schema too complex that is not without them.
+        # The bounds alone may make a schema too complex, so also try without them.
         for tried in dict.fromkeys((_with_bounds(kind, text), text)):
             grammar = self._converted(kind, tried)
             reason = self._fault(grammar, states, _TRIAL_STEPS)
@@ -94,7 +98,7 @@ class Compiler:
                 case "regex":
                     return LLMatcher.grammar_from_regex(text)
                 case "choice":
-                    # One expression is one state of the parser; as many rules would be as many states.
+                    # One expression takes one state of the parser; a rule per choice would take one state each.
                     return LLMatcher.grammar_from_regex("|".join(map(re.escape, orjson.loads(text))))
                 case "calls":
                     held = orjson.loads(text)
@@ -104,11 +108,11 @@ class Compiler:
                 case _:
                     return LLMatcher.grammar_from_lark(any_to_lark(text))
         except Exception as error:
-            # The converters raise what they like.
+            # The converters raise exceptions of any type.
             raise Refused(_one_line(str(error))) from None
 
     def _bound(self, kind: str, text: str) -> str:
-        """Return a grammar that bounds what the first one leaves without end; "" if a client wrote that one itself."""
+        """Return a second grammar that bounds the JSON in the first; "" if there is none or it cannot be told apart."""
         match kind:
             case "json":
                 return f"start: json_text\n{json_rules()}"
@@ -120,9 +124,9 @@ class Compiler:
         return ""
 
     def _fault(self, grammar: str, states: int, steps: int) -> str:
-        """Return why a grammar cannot be used, as far as some steps show it; "" if they do not."""
+        """Return why a grammar cannot be used, as far as `steps` trial steps show it; "" if they find no fault."""
         matcher = matcher_of(self._tokenizer, with_limit(grammar, states))
-        # The same steps each time.
+        # A fixed seed gives the same steps each time.
         chance = random.Random(0)  # noqa: S311 - no secret
         until_s = time.thread_time() + _TRIAL_S
         for _ in range(steps):
@@ -142,7 +146,7 @@ class Compiler:
         return ".pattern" if self._fault(pattern, states, steps) else ""
 
     def _any_of(self, mask: bytes, chance: random.Random) -> int:
-        """Return a token of the mask, the end only if there is no other."""
+        """Return a random token of the mask; the end token only if there is no other."""
         first = chance.randrange(len(mask))
         for place in (*range(first, len(mask)), *range(first)):
             if mask[place]:
@@ -153,9 +157,9 @@ class Compiler:
         return self._eos
 
     def _blame(self, schema: dict[str, Any], reason: str, states: int) -> None:
-        """Raise Refused for the deepest part of a schema that cannot be used alone, for a reason of the same kind."""
+        """Raise Refused for the deepest part of a schema that fails alone, for a reason of the same kind."""
         until_s = time.thread_time() + _BLAME_S
-        # Whether nothing fits is known when it is compiled, as are most faults.
+        # Compiling alone finds most faults, unsatisfiable schemas included. Only complexity needs trial steps.
         steps = _TRIAL_STEPS if reason in (_TOO_COMPLEX, _TOO_COMPLEX_FOR_MANY) else 0
         shared = {name: schema[name] for name in ("$defs", "definitions") if name in schema}
         for at, part in _inside_out(schema):
@@ -163,7 +167,7 @@ class Compiler:
             if _ELSEWHERE.search(text) or time.thread_time() > until_s:
                 continue
             why = self._fault(self._converted("json", text), states, steps)
-            # Of alternatives one may fit nothing: that is no error in itself.
+            # One alternative of several may be unsatisfiable without an error.
             if why and why.startswith(_NOTHING_FITS) == reason.startswith(_NOTHING_FITS):
                 raise Refused(why, at + self._step_to_pattern(part, states, steps))
 
@@ -171,10 +175,11 @@ class Compiler:
 def calls_grammar(
     functions: dict[str, Any], answer: dict[str, Any] | None, *, parallel: bool, added: frozenset[str]
 ) -> str:
-    """Return a grammar of any text, in which calls in the form of Hermes are held to their functions' schemas.
+    """Return a grammar of free text in which tool calls in Hermes format follow their functions' schemas.
 
-    `functions`: their schemas. `answer`: the schema of a text without calls; then calls stand alone. `parallel`: there
-    may be several. `added`: the marks that are tokens of their own; text never matches those.
+    `functions`: schemas by function name. `answer`: the schema of a text without tool calls; tool calls then have no
+    text around them. `parallel`: allow several tool calls. `added`: marks that are single tokens; free text never
+    matches them.
     """
     lines = _frame(is_free=answer is None, parallel=parallel, added=added)
     if answer is not None:
@@ -192,7 +197,7 @@ def _tag_content(schema: dict[str, Any]) -> str:
 
 
 def calls_bound(answer: dict[str, Any] | None, *, parallel: bool, added: frozenset[str]) -> str:
-    """Return what bounds texts of `calls_grammar`."""
+    """Return the second grammar, which bounds the JSON in texts of `calls_grammar`."""
     lines = _frame(is_free=answer is None, parallel=parallel, added=added)
     if answer is not None:
         lines.append("answer: json_text")
@@ -200,7 +205,7 @@ def calls_bound(answer: dict[str, Any] | None, *, parallel: bool, added: frozens
 
 
 def _frame(*, is_free: bool, parallel: bool, added: frozenset[str]) -> list[str]:
-    """Return the rules of what stands around calls. `is_free`: any text may."""
+    """Return the rules for the text around tool calls. `is_free`: allow any text there."""
     mark = "<tool_call>" if "<tool_call>" in added else '"<tool_call>"'
     closer = "</tool_call>" if "</tool_call>" in added else '"</tool_call>"'
     if is_free:
@@ -214,7 +219,7 @@ def _frame(*, is_free: bool, parallel: bool, added: frozenset[str]) -> list[str]
 
 
 def _with_bounds(kind: str, text: str) -> str:
-    """Return a constraint with bounds that only the schemas in it can keep."""
+    """Return the constraint with added bounds that only its own schemas can enforce."""
     if kind not in ("json", "calls", "tags") or '"multipleOf"' not in text:
         return text
     held = orjson.loads(text)
@@ -237,16 +242,16 @@ def _one_line(message: str) -> str:
     for beginning, said in _IN_OUR_WORDS.items():
         if message.startswith(beginning):
             return said
-    # Below this word follows the library's own state; and of a faulty expression its last line says why.
+    # After this word the library prints its own state. For a faulty expression, a line with `error: ` gives the reason.
     lines = [line.strip(" ^|") for line in message.split("<state>", maxsplit=1)[0].splitlines()]
     if reasons := [line for line in lines if line.startswith("error: ")]:
-        return f"not a regular expression that can be used ({reasons[0][7:][:300]})"
+        return f"not a supported regular expression ({reasons[0][7:][:300]})"
     return "; ".join(line for line in lines if line)[:300] or "it could not be compiled"
 
 
 def _answer(compiler: Compiler, line: bytes) -> dict[str, Any]:
     began_s = time.process_time()
-    # A compilation that takes longer is ended by a signal that nobody else sends.
+    # A longer compilation is ended by SIGPROF, which no other program sends.
     signal.setitimer(signal.ITIMER_PROF, COMPILE_S)
     asked = orjson.loads(line)
     said: dict[str, Any]
@@ -268,7 +273,7 @@ def _bound_memory() -> None:
 def _serve() -> None:
     compiler = Compiler(**orjson.loads(sys.stdin.buffer.readline()))
     _bound_memory()
-    # From here on it reads what clients send.
+    # From here on the process reads clients' input.
     refused = restrict()
     _say({"sandbox": refused, "cpu_s": time.process_time()})
     for line in sys.stdin.buffer:
@@ -285,7 +290,7 @@ def main() -> None:
     Path("/proc/self/comm").write_text(COMPILER_NAME, encoding="utf-8")
     end_with(int(sys.argv[1]))
     leave_interrupts_to_the_server()
-    # Less than the engine's threads have: a recursion that ends well here ends well there.
+    # A smaller stack than the engine's threads have: a recursion that fits here fits there.
     threading.stack_size(_STACK_BYTES)
     thread = threading.Thread(target=_serve)
     thread.start()

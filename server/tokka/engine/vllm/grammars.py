@@ -1,4 +1,4 @@
-"""From a request's constraint to the engine's grammar, compiled and tried in processes that may die of it."""
+"""Turns a request's constraint into the engine's grammar, in separate processes that a constraint may crash."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Grammars:
     """The processes that compile constraints, the queue in front of them, and a cache of their verdicts."""
 
     def __init__(self, tokenizer: dict[str, Any] | None, processes: int | None = None) -> None:
-        """`tokenizer`: from `tokenizer_line`. `processes`: by default two, one on a machine of one core."""
+        """`tokenizer`: from `tokenizer_line`. `processes`: two by default, one on a machine with one core."""
         count = processes or min(2, len(available_cores()))
         self._idle = [CompilerProcess(tokenizer) for _ in range(count)] if tokenizer else []
         self._processes = tuple(self._idle)
@@ -51,7 +51,7 @@ class Grammars:
         self._jobs: dict[tuple[str, bytes], _Job] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._verdicts = Verdicts()
-        # Of this object alone: the engine's cache lives as long.
+        # Private to this object, which lives as long as the engine's cache.
         self._tag_key = secrets.token_bytes(32)
         self._usable = tokenizer is not None
 
@@ -62,13 +62,13 @@ class Grammars:
         except EngineError:
             self._usable = False
         if not self._usable:
-            log.warning("constraints_unavailable", reason="no use can be made of the model's tokenizer")
+            log.warning("constraints_unavailable", reason="the model's tokenizer cannot be used")
         return self._usable
 
     async def grammar(self, constraint: Constraint, tenant: str = "", choices: int = 1) -> str:
-        """Return the constraint as the engine takes it. Raises InvalidRequest naming the place, ServerOverloaded.
+        """Return the constraint as a grammar for the engine. Raises InvalidRequest naming the place, ServerOverloaded.
 
-        `choices`: number of the engine's sequences that follow it.
+        `choices`: number of the engine's sequences that follow the grammar.
         """
         if not self._usable:
             raise UnsupportedParameter(
@@ -79,7 +79,7 @@ class Grammars:
         key = hashlib.sha256(orjson.dumps(question)).digest()
         verdict = self._verdicts.find(tenant, key, _now_s()) or await self._compiled(tenant, key, question)
         if verdict.reason:
-            # The names in it are the client's own, of any length.
+            # The path holds the client's own names, which have any length.
             param = (constraint.param + verdict.at)[:200]
             raise InvalidRequest(f"Invalid value for '{param}': {verdict.reason}.", param=param)
         return verdict.grammar
@@ -104,11 +104,11 @@ class Grammars:
             if not (job.waiting or job.started.is_set()):
                 self._queue.remove(tenant, job)
                 del self._jobs[tenant, key]
-        # A started compilation goes on when its client leaves: ending the process would delay the others.
+        # A started compilation continues when its client leaves: ending the process would delay the others.
         return await asyncio.shield(job.verdict)
 
     def _queued(self, tenant: str, key: bytes, question: dict[str, Any]) -> _Job:
-        """Raises ServerOverloaded if the constraint would wait for too long."""
+        """Queue a new job. Raises ServerOverloaded if it would wait for too long."""
         if (wait_s := self._queue.refused_for_s(tenant, _now_s())) is not None:
             raise _overloaded(wait_s)
         job = self._jobs[tenant, key] = _Job(tenant, key, question)
@@ -127,7 +127,7 @@ class Grammars:
         began_s, used_s = _now_s(), process.cpu_s
         try:
             await self._decide(job, process)
-            # The tenant whose constraint ended the process pays for the next one, and no other waits for it.
+            # If the constraint ended the process, restart it now. Its tenant pays for that, and no other tenant waits.
             with contextlib.suppress(EngineError):
                 await process.start()
         finally:
@@ -145,13 +145,13 @@ class Grammars:
             job.verdict.set_result(verdict)
         except Exception as error:
             job.verdict.set_exception(error)
-            # All its clients may have left.
+            # Mark the error as retrieved: all clients of the job may have left.
             job.verdict.exception()
         finally:
             del self._jobs[job.tenant, job.key]
 
     def _tag(self, tenant: str) -> str:
-        """Return what keeps a tenant's grammars apart in the engine's own cache."""
+        """Return the tag that keeps a tenant's grammars apart in the engine's own cache."""
         return hmac.new(self._tag_key, tenant.encode(), hashlib.sha256).hexdigest()[:_TAG_CHARS]
 
 
@@ -167,7 +167,7 @@ def _overloaded(wait_s: float) -> ServerOverloaded:
 
 
 def tokenizer_line(tokenizer: Any, vocab_size: int) -> dict[str, Any] | None:
-    """Return what the process needs of a model's tokenizer; None if it cannot use this kind."""
+    """Return the tokenizer data that the process needs; None if it cannot use this kind of tokenizer."""
     from transformers import PreTrainedTokenizerFast
 
     if not isinstance(tokenizer, PreTrainedTokenizerFast) or tokenizer.eos_token_id is None:

@@ -1,4 +1,4 @@
-"""Inside the engine's process: vLLM's backend for constraints, taking grammars as grammar.py has made them."""
+"""Runs in the engine process: vLLM's backend for constraints, which takes the grammars that grammar.py makes."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 from tokka.engine.vllm.limits import matchers_of
 
-# Each of at most the memory that grammar.py may use; most take a hundredth.
+# Maximum cached grammars. Each takes at most the memory that grammar.py may use; most take a hundredth of it.
 KEPT = 32
 
 
 def take_ready_grammars() -> None:
-    """Have vLLM use what was tried out, and nothing else; and end a request whose grammar fails while it runs."""
+    """Make vLLM use only grammars that were tried out, and end a request if its grammar fails during generation."""
     from vllm.v1 import structured_output
     from vllm.v1.structured_output.backend_guidance import GuidanceBackend
 
@@ -24,7 +24,7 @@ def take_ready_grammars() -> None:
             self._compiled: OrderedDict[str, Any] = OrderedDict()
 
         def compile_grammar(self, _type: Any, grammar_spec: str, stop_token_ids: Any = None) -> Any:
-            """Compile once for all choices of a request, and for those that come again; copies cost nothing."""
+            """Compile once for all choices of a request, and for repeated grammars. Copies cost nothing."""
             matchers = self._compiled.pop(grammar_spec, None)
             if matchers is None:
                 matchers = matchers_of(self.ll_tokenizer, grammar_spec)
@@ -42,18 +42,18 @@ def take_ready_grammars() -> None:
 
 
 def _bounded_grammar() -> Any:
-    """Return vLLM's class of a grammar, with a bound that is followed beside it."""
+    """Return a subclass of vLLM's grammar that also follows a bound."""
     from vllm.v1.structured_output.backend_guidance import GuidanceGrammar
 
     class Grammar(GuidanceGrammar):  # type: ignore[misc]
-        # Followed beside the grammar; None where there is none, or where the grammar has left it no way to go.
+        # The matcher of the bound. None if there is none, or after a token that the bound does not allow.
         bound: Any = None
 
         def accept_tokens(self, request_id: str, tokens: list[int]) -> bool:
             accepted: bool = super().accept_tokens(request_id, tokens)
             if self.bound is not None and not self.bound.consume_tokens(self._without_end(tokens)):
                 self.bound = None
-            # At a limit of its own the library allows the end token only: the answer would seem complete.
+            # At a limit of its own the library allows only the end token, so a cut text would seem complete.
             return accepted and not self.ll_matcher.is_error()
 
         def fill_bitmask(self, bitmask: Any, idx: int) -> None:
@@ -69,7 +69,7 @@ def _bounded_grammar() -> Any:
             return accepted if within == len(self._without_end(accepted)) else accepted[:within]
 
         def rollback(self, num_tokens: int) -> None:
-            # The end token is never given to the bound.
+            # The bound never receives the end token.
             end = int(self.terminated)
             super().rollback(num_tokens)
             if self.bound is not None and num_tokens > end:
@@ -87,7 +87,7 @@ def _bounded_grammar() -> Any:
 
 
 def _narrow(bitmask: Any, place: int, bound: Any) -> None:
-    """Take from a row of the mask what the bound does not allow, unless nothing would be left of it."""
+    """Remove the tokens that the bound forbids from a row of the mask, unless none would be left."""
     from llguidance.torch import fill_next_token_bitmask
 
     row = bitmask[place : place + 1]

@@ -1,8 +1,8 @@
-"""Bounds for what a JSON Schema leaves without end: numbers, and blanks between the parts of a text.
+"""Bounds for the unlimited parts of JSON: the digits of numbers, and whitespace between the parts.
 
-The library's grammars let a number have any number of digits, and a weak model writes them until the token limit. The
-library has no option for that, so a second, plain grammar is followed beside the first one (`guidance.py`): JSON as
-text, without nesting, in which a whole number has 64 bits, a fraction 17 digits and an exponent two.
+The library's grammars allow any number of digits, and a weak model writes digits until the token limit. The library
+has no option against that. The engine therefore follows a second, plain grammar beside the first one (`guidance.py`).
+It describes JSON as text without nesting. A whole number has at most 64 bits, a fraction 17 digits, an exponent two.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from tokka.protocol.json_schema import mapped
 
 _MAX_INT64 = 2**63 - 1
 _FRACTION_DIGITS = 17
-# Exact as a float, too.
+# Minimum and maximum, in absolute value, of a number with `multipleOf`. It is also exact as a float.
 _MAX_MULTIPLE = 10**18
-# Multiples of more than this, with bounds, run into the library's limits.
+# Largest `multipleOf` that gets a minimum and a maximum. With both, a larger one exceeds the library's limits.
 _MAX_BOUNDED = 256
-# As in a grammar of the library.
+# The same as in the library's own grammars.
 _ITEMS = r"""
 json_text: (json_item? JSON_MARK)* json_item?
 json_item: JSON_STRING | JSON_WORD | JSON_NUMBER
@@ -28,15 +28,15 @@ JSON_STRING: /"(\\(["\\\/bfnrt]|u[a-fA-F0-9]{4})|[^"\\\x00-\x1F\x7F])*"/
 
 
 def json_rules() -> str:
-    """Return the rule `json_text`, and what it is made of, in Lark."""
+    """Return the rule `json_text` and its parts, in Lark."""
     return f"{_ITEMS}JSON_NUMBER: /{_number()}/\n"
 
 
 def with_bounded_multiples(schema: Any) -> Any:
-    """Return a checked schema in which each `multipleOf` has a minimum and a maximum.
+    """Return a validated schema with a minimum and a maximum at each `multipleOf` up to _MAX_BOUNDED.
 
-    Only the schema's own grammar knows how many digits a multiple still needs: the second grammar would stop it at a
-    number that is not one.
+    Only the schema's own grammar knows how many digits a multiple still needs. The second grammar would stop the number
+    where it is not a multiple.
     """
     if not isinstance(schema, dict):
         return schema
@@ -52,7 +52,7 @@ def with_bounded_multiples(schema: Any) -> Any:
 
 
 def _number() -> str:
-    # Zeros before the first other digit do not count.
+    # Zeros before the first other digit do not count as digits.
     after_zeros = rf"0{{0,{_FRACTION_DIGITS}}}[1-9](?:{_digits(0, _FRACTION_DIGITS - 1)})"
     fractions = [rf"0\.(?:{after_zeros}|0{{1,{_FRACTION_DIGITS}}})"]
     fractions += [
@@ -64,9 +64,10 @@ def _number() -> str:
 
 
 def _digits(least: int, most: int) -> str:
-    """Return an expression for so many digits, of which the last possible one is no zero.
+    """Return an expression for `least` to `most` digits. If the number of digits varies, digit `most` is not zero.
 
-    Beside an exclusive bound the library lets a fraction end with another digit only, and would go on without end.
+    With an exclusive bound the library does not let a fraction end with zero. After a zero as the last digit, the
+    fraction would never end.
     """
     if least == most:
         return rf"[0-9]{{{most}}}"
@@ -74,9 +75,9 @@ def _digits(least: int, most: int) -> str:
 
 
 def _up_to(most: str) -> str:
-    """Return an expression for the whole numbers from 0 to this one."""
+    """Return an expression for the whole numbers from 0 to `most`."""
     shorter = rf"[1-9][0-9]{{0,{len(most) - 2}}}"
-    # As many digits, and the first of them that differs is smaller.
+    # The same number of digits, and the first differing digit is smaller.
     lower = [
         rf"{most[:place]}[{int(place == 0)}-{int(digit) - 1}][0-9]{{{len(most) - place - 1}}}"
         for place, digit in enumerate(most)

@@ -1,19 +1,21 @@
-"""How large what a constraint becomes may grow while it runs: the same where it is tried out and in the engine."""
+"""Limits for a compiled grammar, the same in the trial run and in the engine."""
 
 from __future__ import annotations
 
 from typing import Any
 
-# Of the processor, to compile it and to try it out. What takes a tenth of this is large; in the engine it is compiled
-# once more, beside the steps.
+# Maximum CPU seconds to compile a constraint and try it out. A large one takes a tenth of this. The engine compiles it
+# again, beside its steps.
 COMPILE_S = 1.0
-# Of the library's automaton, which grows with what is written. A state takes 0.4 to 1.3 KiB in each choice; a character
-# of a string of bounded length makes 4 of them, one of a nasty expression a thousand.
+# Maximum states of the library's automaton, which grows with the generated text. A state takes 0.4 to 1.3 KiB in each
+# choice. A character of a string with bounded length adds 4 states; one of a nasty expression adds a thousand.
 STATES = 20_000
-# A request of more choices has fewer for each, so that it takes no more memory than some tens of requests.
+# A request with more choices than this gets STATES_OF_MANY for each. It then takes no more memory than some tens of
+# requests.
 FEW_CHOICES = 8
 STATES_OF_MANY = 5_000
-# For one mask. Ordinary ones need a fifth of the first, which is about 3.5 ms, and a half of the second, about 1 ms.
+# Maximum lexer fuel (about 3.5 ms) and parser items (about 1 ms) for one mask. Ordinary masks need a fifth of the fuel
+# and half of the items.
 _STEP_FUEL = 50_000
 _STEP_ITEMS = 20_000
 
@@ -23,26 +25,26 @@ def states_for(choices: int) -> int:
 
 
 def with_limit(grammar: str, states: int, bound: str = "") -> str:
-    """Return a grammar as the engine takes it. `bound`: a second one, in Lark, that its texts follow where they can."""
+    """Return a grammar in the engine's format. `bound`: a second grammar, in Lark, that texts follow where they can."""
     return f"{states} {len(bound)}\n{bound}{grammar}"
 
 
 def with_tag(limited: str, tag: str) -> str:
-    """Return a grammar of `with_limit` under a tag without whitespace.
+    """Add a tag without whitespace to a grammar of `with_limit`.
 
-    The engine's cache (`guidance.py`) finds equal texts only: grammars of two tags are compiled apart.
+    The engine's cache (`guidance.py`) finds only equal texts, so grammars with different tags are compiled separately.
     """
     head, _, grammars = limited.partition("\n")
     return f"{head} {tag}\n{grammars}"
 
 
 def matcher_of(tokenizer: Any, limited: str) -> Any:
-    """Return the library's matcher of what `with_limit` made. It may be one that has failed."""
+    """Return the library's matcher for a grammar of `with_limit`. The matcher may be in an error state."""
     return matchers_of(tokenizer, limited)[0]
 
 
 def matchers_of(tokenizer: Any, limited: str) -> tuple[Any, Any | None]:
-    """As `matcher_of`, with the matcher of the bound if there is one."""
+    """Return the matchers of the grammar and of its bound, if there is one. Raises ValueError without a limit."""
     from llguidance import LLMatcher, LLParserLimits
 
     head, _, grammars = limited.partition("\n")

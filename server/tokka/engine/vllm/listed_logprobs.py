@@ -1,7 +1,7 @@
-"""Inside the engine's process: logprobs of listed tokens, beside requests that ask for the likeliest ones.
+"""Runs in the engine process: logprobs of listed tokens, beside requests that ask for the likeliest tokens.
 
-As soon as one request of a step lists tokens, vLLM's sampler gives every request of the step the columns of such lists:
-the likeliest tokens of the others become token 0 with a logprob of minus infinity.
+If one request of a step lists tokens, vLLM's sampler returns the columns of its list for every request of the step. The
+likeliest tokens of the other requests become token 0 with a logprob of minus infinity.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def keep_logprobs_apart() -> None:
-    """Have vLLM's sampler give each request of a step what it asked for."""
+    """Make vLLM's sampler return to each request of a step the logprobs that it asked for."""
     from vllm.v1.sample.sampler import Sampler
 
     plain_forward, gather_listed = Sampler.forward, Sampler.gather_specific_token_logprobs
@@ -31,7 +31,7 @@ def keep_logprobs_apart() -> None:
 
 
 def _merged(listed: Any, likeliest: Any, rows: list[int]) -> Any:
-    """Return vLLM's tensors of the likeliest tokens, with those of listed ones in these rows."""
+    """Return vLLM's tensors of the likeliest tokens, with the listed tokens in `rows`."""
     width = max(listed.logprobs.shape[1], likeliest.logprobs.shape[1])
     ids = _widened(likeliest.logprob_token_ids, width, 0)
     logprobs = _widened(likeliest.logprobs, width, float("-inf"))

@@ -1,4 +1,4 @@
-"""A constraint that need not hold in full is loosened until it can be compiled."""
+"""Loosens a constraint step by step until it compiles, if it need not hold in full."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ log = structlog.get_logger("tokka.engine")
 
 
 async def grammar_of(grammars: Grammars, constraint: Constraint, tenant: str = "", choices: int = 1) -> str:
-    """Return the grammar of the tightest of a constraint's texts that can be compiled. Raises as `grammar` does."""
+    """Return the grammar of a constraint's strictest text that compiles. Raises the errors of `Grammars.grammar`."""
     try:
         return await grammars.grammar(constraint, tenant, choices)
     except InvalidRequest as error:

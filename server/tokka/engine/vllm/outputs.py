@@ -1,4 +1,4 @@
-"""From what vLLM's engine computes for one prompt to our events."""
+"""Turns the outputs of vLLM's engine for one prompt into Tokka's events."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from tokka.engine.inbox import EchoReady, Inbox
 from tokka.engine.vllm.decode import Vocabulary
 from tokka.engine.vllm.failures import EndedByEngine
 
-# Tokens of a prompt that become events at once: 2 ms with 20 alternatives each.
+# Maximum prompt tokens in one event: 2 ms with 20 alternatives each.
 _PART_TOKENS = 64
 
 
 class PromptOutputs:
-    """One prompt's choices, from their tokens to the inbox of the request.
+    """Passes the tokens of one prompt's choices to the request's inbox.
 
-    `copies`: how many choices each sequence of the engine stands for (greedy choices are generated once).
-    `echo`: the prompt's text, if it is to be part of the answer.
+    `copies`: choices per sequence of the engine (greedy choices are generated once).
+    `echo`: the prompt's text, if the response includes it.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class PromptOutputs:
         self._has_begun = False
         self._vocabulary = vocabulary
         self._table = vocabulary.table
-        # Nothing in the text can end a choice, and nothing is said of single tokens.
+        # Tokens may be taken in groups: no stop string can end a choice, and no token needs logprobs.
         self._takes_lumps = not sampling.stop and sampling.logprobs is None and limit > 0
         self._choices: list[Choice] = []
         self._ended: set[int] = set()
@@ -57,7 +57,7 @@ class PromptOutputs:
         return sum(choice.num_tokens for choice in self._choices) * self._copies
 
     def sequence(self, index: int, request: Any) -> SequenceOutputs:
-        """Return what takes the outputs of a sequence of the engine. `request`: vLLM's."""
+        """Return the receiver of one engine sequence's outputs. `request`: vLLM's request."""
         first = self._prompt_index * self._sampling.n + index * self._copies
         decode = self._vocabulary.decoder(request, skip_special=self._sampling.skip_special_tokens)
         choice = Choice(first, self._sampling, decode)
@@ -65,8 +65,10 @@ class PromptOutputs:
         return SequenceOutputs(self, first, choice)
 
     def begin(self, cached_tokens: int, scores: Any) -> None:
-        """Note that a sequence has its first token, so that the prompt is computed. `scores`: vLLM's LogprobsTensors of
-        the prompt's second to last token, one row a token."""
+        """Note a sequence's first token: the prompt is computed.
+
+        `scores`: vLLM's LogprobsTensors of the prompt's tokens from the second on, one row per token.
+        """
         self.cached_tokens = max(self.cached_tokens, cached_tokens)
         if not self._has_begun and (self._echo is not None or self._sampling.prompt_logprobs is not None):
             self._prompt_scores = scores
@@ -74,7 +76,7 @@ class PromptOutputs:
         self._has_begun = True
 
     def prompt_parts(self) -> Iterator[PromptEcho | PromptLogprobs]:
-        """Yield once what was asked of the prompt, in parts."""
+        """Yield the requested echo and logprobs of the prompt, in parts. Does so only once."""
         text, self._echo = self._echo, None
         scores, self._prompt_scores = self._prompt_scores, None
         if text is not None:
@@ -83,13 +85,13 @@ class PromptOutputs:
             yield from self._scored_parts(self._sampling.prompt_logprobs, scores)
 
     def _echo_parts(self, text: str, scores: Any) -> Iterator[PromptEcho]:
-        """Yield the echoed prompt: its text with the first token's logprob, then those of the others."""
+        """Yield the echoed prompt: its text with the first token's logprob, then the other tokens' logprobs."""
         if self._sampling.logprobs is None or scores is None:
             yield PromptEcho(self._prompt_index, text, None)
             return
         first = self._table.logprob(self._token_ids[0], None)
         if self._table.is_special(first.id) and not text.startswith(first.text):
-            # The tokenizer put it before the text, so it takes no room in it.
+            # The tokenizer added this token before the text, so it has no bytes in the text.
             first = replace(first, bytes=b"")
         yield PromptEcho(self._prompt_index, text, (first,))
         for part in _parts(scores):
@@ -104,16 +106,15 @@ class PromptOutputs:
             yield PromptLogprobs(self._prompt_index, tokens, tuple(rank for *_, rank in part))
 
     def waits(self) -> bool:
-        """Tell whether the tokens of a sequence may as well be taken with those that come next: one by one they cost
-        twice as much."""
+        """Return whether a sequence's tokens can wait for the next ones. Taken one by one they cost twice as much."""
         return self._takes_lumps and self._inbox.waits()
 
     def take(
         self, first: int, choice: Choice, token_ids: Sequence[int], reason: str | None, stop: Any, scores: Any
     ) -> bool:
-        """Pass on a step's tokens; return whether the choice has ended. `scores`: as SequenceOutputs takes them."""
+        """Pass on a step's tokens; return whether the choice has ended. `scores`: as in `SequenceOutputs.take`."""
         if not self._limit:
-            # Only the prompt was to be scored; the engine had to generate a token for it, which nobody asked for.
+            # The request only scores the prompt. Drop the token that the engine had to generate.
             if reason:
                 self._for_each_copy(first, None, ChoiceDone(first, "length"))
             return reason is not None
@@ -132,7 +133,7 @@ class PromptOutputs:
         return done is not None
 
     def end(self, index: int) -> None:
-        """Take nothing more of a choice: its reader has ended it, and with it the copies."""
+        """Drop further tokens of a choice and its copies: the choice's reader has ended it."""
         first = self._prompt_index * self._sampling.n
         self._ended.add(first + (index - first) // self._copies * self._copies)
 
@@ -148,14 +149,14 @@ class PromptOutputs:
             self._inbox.put(own, replace(done, index=index) if done else None)
 
     def _as_shown(self, token: TokenLogprob) -> TokenLogprob:
-        """A special token that is left out of the text takes no room in it."""
+        """Return the token, without bytes if it is a special token that the text leaves out."""
         hidden = self._sampling.skip_special_tokens and self._table.is_special(token.id)
         return replace(token, bytes=b"") if hidden else token
 
     def _scored(self, ids: list[int], logprobs: list[float], wanted: int | None = None) -> TokenLogprob:
-        """Return a token with its logprob and the alternatives wanted; None: as many as `logprobs` asks for.
+        """Return a token with its logprob and `wanted` alternatives; None: as many as the request's `logprobs`.
 
-        `ids`, `logprobs`: the token's own, then those of the likeliest tokens in order.
+        `ids`, `logprobs`: first the token's own, then the likeliest tokens' in order.
         """
         if wanted is None:
             wanted = self._sampling.logprobs or 0
@@ -164,7 +165,7 @@ class PromptOutputs:
 
 
 def _parts(scores: Any) -> Iterator[list[tuple[list[int], list[float], int]]]:
-    """Yield the rows of vLLM's scores in parts: ids and logprobs as `_scored` takes them, and the token's rank."""
+    """Yield the rows of vLLM's scores in parts. A row: ids and logprobs as in `_scored`, and the token's rank."""
     ids, logprobs, ranks, *_ = scores
     for at in range(0, len(ids), _PART_TOKENS):
         columns = (column[at : at + _PART_TOKENS].tolist() for column in (ids, logprobs, ranks))
@@ -172,7 +173,7 @@ def _parts(scores: Any) -> Iterator[list[tuple[list[int], list[float], int]]]:
 
 
 class SequenceOutputs:
-    """One sequence of a prompt, where vLLM keeps the queue of its outputs."""
+    """Receives the outputs of one sequence, in place of vLLM's queue."""
 
     __slots__ = ("_choice", "_first", "_kept", "_prompt")
 
@@ -189,8 +190,8 @@ class SequenceOutputs:
     def take(self, token_ids: Sequence[int], reason: str | None, stop: Any, scores: Any) -> bool:
         """Pass on a step's tokens; return whether the sequence has ended.
 
-        `reason`: why vLLM ended it, `stop`: the id of the token that did. `scores`: vLLM's LogprobsLists, one row for
-        each token with its own id and logprob first, if there are any.
+        `reason`: why vLLM ended the sequence. `stop`: id of the token that ended it. `scores`: vLLM's LogprobsLists, if
+        any; one row per token, with its own id and logprob first.
         """
         if self._prompt.is_ended(self._first):
             return True
@@ -205,6 +206,6 @@ class SequenceOutputs:
         return self._prompt.take(self._first, self._choice, token_ids, reason, stop, scores)
 
     def put(self, output: object) -> None:
-        """Take what vLLM itself puts into its queues: errors. Its last word on an aborted sequence nobody reads."""
+        """Pass on an error from vLLM. Drop vLLM's last output for an aborted sequence, which has no reader."""
         if isinstance(output, Exception):
             self._prompt.fail(output)

@@ -1,4 +1,4 @@
-"""From our sampling to vLLM's. vLLM does not check types and a wrong one ends its engine for good, so we do."""
+"""Converts Tokka's sampling to vLLM's. Checks the types, since vLLM does not and a wrong type kills its engine."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 from tokka.core import Sampling
 from tokka.errors import EngineError
 
-# The one library that constraints run on: docs/adr/0014-structured-outputs.md.
+# The only library that enforces constraints: docs/adr/0014-structured-outputs.md.
 BACKEND = "guidance"
 _INT64_MAX = 2**63 - 1
-# vLLM reads -1 as "no seed" and adds a choice's number to it: such seeds map to others of the same range.
+# Room below the largest seed: vLLM adds the number of a choice to the seed. It also reads -1 as "no seed". Seeds
+# outside the range map to others within it.
 _SEED_ROOM = 2**20
 _DEFAULTS: Mapping[str, float] = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
 
@@ -25,16 +26,17 @@ def sampling_params(
     grammar: str | None = None,
     bad_words: list[list[int]] | None = None,
 ) -> Any:
-    """Return vLLM's SamplingParams for one prompt. `defaults` are the model's own, for what the request leaves open.
+    """Return vLLM's SamplingParams for one prompt. Raises EngineError for a value of the wrong type.
 
-    `grammar`: the sampling's constraint as grammars.py has made it. `bad_words`: the sampling's, in tokens.
+    `defaults`: the model's own values, for fields that the request does not set. `grammar`: the constraint of
+    `sampling`, compiled by grammars.py. `bad_words`: the bad words of `sampling` in tokens.
     """
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
     fields = _fields(sampling, max_tokens, echo=echo, defaults=defaults)
     _check_types(fields)
-    # The text, and with it stop strings, is our business: see steps.py.
+    # Tokka decodes the text and finds the stop strings: see steps.py.
     params = SamplingParams(
         **fields,
         structured_outputs=None if grammar is None else _structured(grammar),
@@ -42,7 +44,7 @@ def sampling_params(
         output_kind=RequestOutputKind.DELTA,
         skip_clone=True,
     )
-    # Given as words, vLLM would tokenise them once more for each prompt, on the event loop.
+    # vLLM would tokenise words again for each prompt, on the event loop.
     params._bad_words_token_ids = bad_words
     return params
 
@@ -51,13 +53,13 @@ def _structured(grammar: str) -> Any:
     from vllm.sampling_params import StructuredOutputsParams
 
     params = StructuredOutputsParams(grammar=grammar)
-    # vLLM's own check would set it, having compiled the grammar once more.
+    # vLLM's own check would set this, but would also compile the grammar again.
     params._backend = BACKEND
     return params
 
 
 def is_greedy(sampling: Sampling, defaults: Mapping[str, Any]) -> bool:
-    """Greedy choices are all the same: one is generated and copied, since vLLM refuses n > 1 here."""
+    """Return whether sampling is greedy. Then all choices are equal. vLLM refuses n > 1, so one is made and copied."""
     return _chosen(sampling.temperature, "temperature", defaults) == 0 or sampling.top_p == 0
 
 
@@ -72,7 +74,7 @@ def _fields(sampling: Sampling, max_tokens: int, *, echo: bool, defaults: Mappin
         "max_tokens": max_tokens,
         "min_tokens": min(sampling.min_tokens, max_tokens),
         "temperature": 0.0 if greedy else float(_chosen(sampling.temperature, "temperature", defaults)),
-        # OpenAI takes 0 and means the one most likely token; vLLM wants a positive number.
+        # OpenAI accepts 0 for the single most likely token; vLLM needs a positive number.
         "top_p": 1.0 if greedy else float(_chosen(sampling.top_p, "top_p", defaults)),
         "top_k": int(_chosen(sampling.top_k, "top_k", defaults)),
         "min_p": float(_chosen(sampling.min_p, "min_p", defaults)),
@@ -99,7 +101,7 @@ def _prompt_logprobs(sampling: Sampling, *, echo: bool) -> int | None:
 
 
 def _budget(tokens: int | None, max_tokens: int) -> int | None:
-    # One that cannot run out costs the engine work and may be too large for its tensors.
+    # A budget that cannot run out costs the engine work and may be too large for its tensors.
     return None if tokens is None or tokens >= max_tokens else tokens
 
 

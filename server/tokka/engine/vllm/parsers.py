@@ -1,4 +1,4 @@
-"""vLLM's parsers of calls and thoughts: what they say of a model, what they make of a whole text."""
+"""vLLM's tool-call and reasoning parsers: their marks for a model, and the tool calls they find in a whole text."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tokka.errors import ConfigurationError, InvalidRequest
 
 log = structlog.get_logger("tokka.engine")
 
-# gpt-oss. The library reads it from token ids alone, so engine/reading/harmony.py does.
+# gpt-oss. vLLM parses its output only from token ids, so engine/reading/harmony.py parses the text.
 _HARMONY_CALLS, _HARMONY_THOUGHTS = "openai", "openai_gptoss"
-# Of a prompt, in which thoughts may begin or end.
+# Last tokens of a prompt in which reasoning may begin or end.
 _TAIL_TOKENS = 32
-# Of the library's parsers those that do not say their own marks.
+# Start and end of the reasoning, for vLLM's parsers that do not tell it.
 _MARKS: Mapping[str, tuple[str, str]] = {
     "deepseek_v3": ("<think>", "</think>"),
     "granite": ("Here is my thought process:", "Here is my response:"),
@@ -31,7 +31,7 @@ _MARKS: Mapping[str, tuple[str, str]] = {
 
 
 class Parsers:
-    """How this model's answers are read. Raises ConfigurationError for a parser that does not fit the model."""
+    """Chooses how to read this model's output. Raises ConfigurationError for a parser that does not fit the model."""
 
     def __init__(
         self, tokenizer: Any, template: Any, tool_call_parser: str | None, reasoning_parser: str | None
@@ -47,7 +47,7 @@ class Parsers:
         self.thoughts = self._marks(reasoning_parser) if reasoning_parser and not self._is_harmony else None
 
     def reading(self, request: GenerateRequest, prompt_ids: Sequence[int]) -> Reading | None:
-        """Return how to read the answers to a request; None if they are text and nothing else."""
+        """Return how to read the choices of a request; None if they are plain text."""
         prompt = request.prompts[0]
         if not isinstance(prompt, ChatPrompt):
             return None
@@ -66,7 +66,7 @@ class Parsers:
         )
 
     def constraint(self, request: GenerateRequest) -> Constraint | None:
-        """Return what the answers to a request are held to: by it, or by its tools. Raises InvalidRequest."""
+        """Return the constraint on a request's choices, from the request or its tools. Raises InvalidRequest."""
         prompt = request.prompts[0]
         tools = prompt.tools if isinstance(prompt, ChatPrompt) else None
         if tools is None or tools.schemas is None:
@@ -75,15 +75,15 @@ class Parsers:
             if tools.answer is None:
                 return None
             raise InvalidRequest(
-                f"With this model {tools.answer_param} cannot be combined with tools that it may call or not, since "
-                "its calls are not in the form of Hermes. Leave one out, or send tool_choice: none or required.",
+                f"With this model {tools.answer_param} cannot be combined with optional tool calls, since its tool "
+                "calls are not in Hermes format. Leave one out, or set tool_choice to none or required.",
                 param=tools.answer_param,
             )
         text = orjson.dumps({"functions": tools.schemas, "answer": tools.answer, "parallel": tools.parallel}).decode()
         return Constraint("calls", text, "tools" if tools.answer is None else tools.answer_param)
 
     def shows_special(self, reading: Reading) -> bool:
-        """Whether special tokens are part of the text: those that mark calls or thoughts."""
+        """Return whether special tokens stay in the text, because they mark tool calls or reasoning."""
         if reading.form == UNKNOWN or reading.is_harmony:
             return True
         marks = [*(reading.form.marks if reading.form else ())]
@@ -99,8 +99,8 @@ class Parsers:
             return found or FALLBACK_PARSER
         if template is not None and not knows_tools(template) and name != FALLBACK_PARSER:
             raise ConfigurationError(
-                f"--tool-call-parser {name}: the model's chat template knows no tools, so calls are asked for in the "
-                f"form of {FALLBACK_PARSER}; leave the option out, or give a --chat-template that does"
+                f"--tool-call-parser {name}: the model's chat template does not support tools, so Tokka asks for tool "
+                f"calls in {FALLBACK_PARSER} format; leave the option out, or give a --chat-template with tools"
             )
         self._tool_parser(name, None)
         log.info("tool_call_parser", parser=name, chosen_by="option")
@@ -114,7 +114,7 @@ class Parsers:
         except Exception as error:
             raise ConfigurationError(f"--tool-call-parser {name} does not fit this model: {error}") from None
         if hasattr(parser, "skip_reasoning_parsing"):
-            # Thoughts are told apart before.
+            # Tokka separates the reasoning before this parser runs.
             parser.skip_reasoning_parsing = True
         return parser
 
@@ -142,10 +142,10 @@ class Parsers:
                 return Thoughts(start, end, begins=thought == "x")
         except Exception as error:
             raise ConfigurationError(f"--reasoning-parser {name} does not fit this model: {error}") from None
-        raise ConfigurationError(f"--reasoning-parser {name}: its form cannot be streamed here; leave it out")
+        raise ConfigurationError(f"--reasoning-parser {name}: its format cannot be streamed; leave the option out")
 
     def _thoughts_after(self, prompt_ids: Sequence[int]) -> Thoughts:
-        """Return the thoughts as they begin behind this prompt: it may have begun them, or have ruled them out."""
+        """Return how reasoning begins after this prompt, which may have begun it already or ruled it out."""
         assert self.thoughts is not None
         tail = self._tail(prompt_ids)
         if tail.endswith(self.thoughts.start):
@@ -155,9 +155,9 @@ class Parsers:
         return self.thoughts
 
     def reasoning_ended(self, request: GenerateRequest, prompt_ids: Sequence[int]) -> bool | None:
-        """Whether a constraint holds from the first token, not from the end of the thoughts; None: there are none.
+        """Return whether a constraint applies from the first token, not after the reasoning; None without reasoning.
 
-        A model that only may think is held to the constraint at once: it might not think, and never be held to it.
+        If reasoning is optional, the constraint applies at once. Without reasoning it would otherwise never start.
         """
         if self.thoughts is None:
             return None
@@ -170,7 +170,7 @@ class Parsers:
         return len(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _count_thoughts(self, token_ids: Sequence[int], text: str, is_open: bool) -> int:
-        """Return how many of a choice's tokens are thoughts, without the marks that are tokens of their own."""
+        """Return the number of a choice's reasoning tokens, without marks that are single tokens."""
         assert self.thoughts is not None
         start, end = (self._vocabulary.get(mark, -1) for mark in (self.thoughts.start, self.thoughts.end))
         if end in token_ids:
@@ -181,7 +181,7 @@ class Parsers:
 
 
 def _vllm_request(tools: Tools | None) -> Any:
-    """Return what the library's parsers ask for their tools."""
+    """Return the request from which vLLM's parsers read the tools."""
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 
     return ChatCompletionRequest(

@@ -1,4 +1,4 @@
-"""From messages or text to token ids, off the event loop, fair between tenants."""
+"""Turns messages or text into token ids, off the event loop and fairly between tenants."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from tokka.turns import Capacity, FairTurns
 
 T = TypeVar("T")
 _THREADS = 2
-# Characters from which a text may not take the last free thread: they are tokenised in 20 ms.
+# Texts with at least this many characters never take the last free thread. Tokenising this many takes 20 ms.
 _LONG_CHARS = 32 << 10
-# Characters that may wait for a thread.
+# Maximum characters that wait for a thread.
 _WAITING_CHARS = 64 << 20
-# A text is tokenised if it has no more characters than this, or than so many for each token of the context: a library
-# that tokenises takes 300 bytes of memory for each.
+# Maximum characters of a tokenised text: the larger of this and _MOST_CHARS_PER_TOKEN for each token of the context.
+# Tokenising takes 300 bytes of memory per character.
 _MOST_CHARS = 1 << 20
 _MOST_CHARS_PER_TOKEN = 16
-# Characters that are tokenised at once to see whether a long text fits at all, and the tokens that a cut may add.
+# Characters tokenised at once to see whether a long text fits at all, and maximum tokens that a cut may add.
 _PROBE_CHARS = 32 << 10
 _PROBE_SLACK = 64
-# Words that vLLM takes, in tokens.
+# Maximum bad words that vLLM accepts, as token sequences.
 _MAX_BAD_WORDS = 128
 
 
 class Renderer:
-    """Uses the model's own tokenizer and chat template, or the operator's template."""
+    """Renders prompts with the model's tokenizer and the chat template of the model or the operator."""
 
     def __init__(
         self,
@@ -45,14 +45,14 @@ class Renderer:
         *,
         raw_chat: bool = False,
     ) -> None:
-        """`raw_chat`: control tokens in the text of chats are control tokens."""
+        """`raw_chat`: clients may write control tokens in messages."""
         self._tokenizer = tokenizer
         self.template = chat_template or getattr(tokenizer, "chat_template", None)
         self._control = None if raw_chat else ControlTokens(tokenizer, str(self.template), removed_by(self.template))
         self._chat = ChatTemplate(tokenizer, self.template, self._control) if self.template is not None else None
         self._max_model_len = max_model_len
         self._vocab_size = vocab_size
-        # No token is longer, so a text this many times the context cannot fit: it need not be tokenised to be refused.
+        # No token is longer, so a truncated prompt needs at most this many characters for each token that it keeps.
         self._longest_token_chars = max(map(len, tokenizer.get_vocab()), default=1)
         self._most_chars = max(_MOST_CHARS, _MOST_CHARS_PER_TOKEN * max_model_len)
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="render")
@@ -64,15 +64,15 @@ class Renderer:
         return self.template is not None
 
     def template_problem(self) -> str | None:
-        """Return what is wrong with the template's syntax, or None."""
+        """Return the chat template's syntax error, or None."""
         return self._chat.problem() if self._chat else None
 
     async def token_ids(
         self, prompt: Prompt, tenant: str, kept: Truncation | None = None, *, to_run: bool = True
     ) -> list[int]:
-        """Return the prompt's tokens, those that are kept of them. Raises InvalidRequest, ServerOverloaded.
+        """Return the prompt's tokens, truncated to `kept`. Raises InvalidRequest, ServerOverloaded.
 
-        `to_run`: begin a document where there is no text, and refuse a text that cannot fit the context without
+        `to_run`: replace an empty text by the start of a document. Refuse a text that cannot fit the context, without
         tokenising all of it.
         """
         if isinstance(prompt, TokensPrompt):
@@ -81,7 +81,7 @@ class Renderer:
         return list(kept.of(ids)) if kept else ids
 
     async def decode_apart(self, token_ids: Sequence[int], tenant: str) -> str:
-        """Like `decode`, off the event loop: for as many tokens as a client likes. Raises InvalidRequest."""
+        """Like `decode`, but off the event loop, for any number of tokens. Raises InvalidRequest for an unknown id."""
         return await self._apart(tenant, len(token_ids), partial(self._decode_checked, token_ids))
 
     def _decode_checked(self, token_ids: Sequence[int]) -> str:
@@ -92,12 +92,12 @@ class Renderer:
         return self.decode(list(token_ids))
 
     async def token_texts(self, token_ids: Sequence[int], tenant: str) -> list[str]:
-        """Return each token as the vocabulary has it. Raises ServerOverloaded."""
+        """Return each token as it is in the vocabulary. Raises ServerOverloaded."""
         work = partial(self._tokenizer.convert_ids_to_tokens, list(token_ids))
         return [str(text) for text in await self._apart(tenant, len(token_ids), work)]
 
     async def bad_words(self, words: Sequence[str], tenant: str) -> list[list[int]]:
-        """Return the token sequences that must not come, as vLLM finds them. Raises InvalidRequest."""
+        """Return the token sequences that vLLM must not generate. Raises InvalidRequest."""
         return await self._apart(tenant, sum(map(len, words)), partial(self._bad_words, words))
 
     async def _apart(self, tenant: str, cost: int, work: Callable[[], T]) -> T:
@@ -112,12 +112,12 @@ class Renderer:
         return str(self._tokenizer.decode(token_ids, skip_special_tokens=False))
 
     def close(self) -> None:
-        """End the threads when they have done what they work on. Texts that wait for one are refused: EngineDied."""
+        """End the threads after their current work. Waiting texts are refused with EngineDied. Does not block."""
         self._is_closed = True
         self._pool.shutdown(wait=False)
 
     def _checked(self, token_ids: Sequence[int]) -> list[int]:
-        # One too long to run is refused for that, later, and need not be looked through.
+        # A prompt that is too long is refused later, so its ids need no check.
         if len(token_ids) <= self._max_model_len and (token := self._unknown(token_ids)) is not None:
             raise InvalidRequest(
                 f"The prompt holds the token id {token}; ids of this model are 0 to {self._vocab_size - 1}.",
@@ -126,26 +126,26 @@ class Renderer:
         return list(token_ids)
 
     def _unknown(self, token_ids: Sequence[int]) -> int | None:
-        """Return an id that is not in the vocabulary, if there is one."""
+        """Return an id that is not in the vocabulary, or None."""
         for token in (max(token_ids, default=0), min(token_ids, default=0)):
             if not 0 <= token < self._vocab_size:
                 return token
         return None
 
     def _bad_words(self, words: Sequence[str]) -> list[list[int]]:
-        """A word counts at the beginning of a text and, where that begins with another token, behind a space."""
+        """Return each word's tokens at the start of a text and, if the first token differs then, after a space."""
         found: list[list[int]] = []
         for word in map(str.lstrip, words):
             first, spaced = (self._tokenizer.encode(text, add_special_tokens=False) for text in (word, f" {word}"))
             if not first:
-                raise InvalidRequest("bad_words holds a word without any token; leave it out.", param="bad_words")
+                raise InvalidRequest("bad_words holds a word that has no tokens; leave it out.", param="bad_words")
             found.append(first)
             if spaced and spaced[0] != first[0] and len(spaced) == len(first):
                 found.append(spaced)
         if len(found) > _MAX_BAD_WORDS:
             raise InvalidRequest(
-                f"bad_words has {len(found)} sequences of tokens, with a space before a word and without; at most "
-                f"{_MAX_BAD_WORDS} are allowed.",
+                f"bad_words has {len(found)} token sequences, since a word counts with and without a space before it; "
+                f"at most {_MAX_BAD_WORDS} are allowed.",
                 param="bad_words",
             )
         return found
@@ -180,12 +180,12 @@ class Renderer:
         return ids
 
     def _document_start(self) -> list[int]:
-        """The tokens a model saw where a document began: what OpenAI takes for an empty prompt."""
+        """Return the token that begins a document for this model. OpenAI uses it for an empty prompt."""
         starts = (self._tokenizer.bos_token_id, self._tokenizer.eos_token_id)
         return [start for start in starts if start is not None][:1]
 
     def _cut(self, written: Written, kept: Truncation | None, param: str) -> Written:
-        """Return what is tokenised of a text of any length."""
+        """Return the part of a text to tokenise. Raises ContextLengthExceeded if the text is too long."""
         if kept is not None:
             chars = min(self._most_chars, kept.keep * self._longest_token_chars)
             return written.first(chars) if kept.cuts_end else written.last(chars)
@@ -193,12 +193,12 @@ class Renderer:
             return written
         raise ContextLengthExceeded(
             f"This model's maximum context length is {self._max_model_len} tokens. Your {param} of {len(written.text)} "
-            f"characters is longer than the {self._most_chars} that are tokenised. Please shorten it.",
+            f"characters is longer than the allowed {self._most_chars} characters. Please shorten it.",
             param=param,
         )
 
     def _check_fits(self, text: str, param: str) -> None:
-        """Raise for a long text that has too many tokens as soon as that is certain."""
+        """Raise ContextLengthExceeded for a long text as soon as it certainly has too many tokens."""
         if len(text) <= 2 * _PROBE_CHARS:
             return
         tokens = 0
@@ -208,6 +208,6 @@ class Renderer:
             if tokens > self._max_model_len:
                 raise ContextLengthExceeded(
                     f"This model's maximum context length is {self._max_model_len} tokens. Your {param} of {len(text)} "
-                    f"characters has at least {tokens}. Please shorten it.",
+                    f"characters has at least {tokens} tokens. Please shorten it.",
                     param=param,
                 )

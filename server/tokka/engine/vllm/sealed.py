@@ -1,4 +1,4 @@
-"""A folder that says of itself whether it is whole: what was written is on the disk, complete, and still the same."""
+"""Sealed folders: a manifest with the size and checksum of each file shows whether a folder is complete and intact."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _BLOCK_BYTES = 1 << 20
 
 
 def seal(folder: Path) -> None:
-    """Write down size and checksum of every file and see that all of it is on the disk. Blocks."""
+    """Write the manifest, and flush it and all files to the disk. Blocks."""
     manifest = folder / _MANIFEST
     paths = _paths(folder)
     files = {str(path.relative_to(folder)): _facts(path) for path in paths}
-    # Others may look at the folder meanwhile: a manifest is whole or not there.
+    # Other servers may read the folder meanwhile: the manifest must be either complete or absent.
     draft = folder / f".{_MANIFEST}.{os.getpid()}"
     draft.write_text(json.dumps(files, indent=2), encoding="utf-8")
     for path in [*paths, draft]:
@@ -32,13 +32,16 @@ def is_sealed(folder: Path) -> bool:
 
 
 def has_more(folder: Path) -> bool:
-    """Tell whether files have come since the folder was sealed, with a manifest that is sound."""
+    """Return whether files were added since the folder was sealed. The manifest must be intact."""
     files = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
     return any(str(path.relative_to(folder)) not in files for path in _paths(folder))
 
 
 def damage_of(folder: Path) -> str | None:
-    """Return what is wrong with a sealed folder. Reads all of it: 270 MB take 50 ms from memory, and will be needed."""
+    """Return the damage of a sealed folder, or None. Blocks: reads all files, which the engine needs next anyway.
+
+    270 MB take 50 ms from memory.
+    """
     try:
         files = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
         wrong = [name for name, facts in files.items() if _facts(folder / name) != facts]
@@ -46,11 +49,11 @@ def damage_of(folder: Path) -> str | None:
         return f"{Path(error.filename).name} is missing"
     except (OSError, ValueError, AttributeError) as error:
         return f"{_MANIFEST} cannot be read ({error})"
-    return f"{wrong[0]} is not what was written" if wrong else None
+    return f"{wrong[0]} has changed since it was written" if wrong else None
 
 
 def set_aside(folder: Path) -> Path:
-    """Rename the folder, so that whoever wants to know can look at it; an earlier one goes, disks are finite."""
+    """Rename a damaged folder, so that it can be inspected. Delete an earlier one, to save disk space."""
     for earlier in folder.parent.glob(f"{folder.name}.corrupt-*"):
         shutil.rmtree(earlier, ignore_errors=True)
     aside = folder.with_name(f"{folder.name}.corrupt-{datetime.now(UTC):%Y%m%dT%H%M%S}")

@@ -1,7 +1,7 @@
-"""Inside the engine's process: requests with a seed whose prompt takes several steps, on a CPU.
+"""Runs in the engine process on a CPU: requests with a seed and a prompt that takes several steps.
 
-vLLM samples for a part of a prompt as well, throws the token away and turns the request's generator back by the offset
-that this took. Generators of a CPU have no offset: the call ends the engine.
+vLLM also samples a token for a part of a prompt. It discards the token and rewinds the request's generator by its
+offset. CPU generators have no offset, so the call ends the engine.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from typing import Any
 
 
 def rewind_generators() -> None:
-    """Have vLLM's runner for CPUs begin anew with the seed, where it would turn a generator back.
+    """Make vLLM's CPU runner seed a generator again instead of rewinding it.
 
-    No token that was kept has been drawn from it, unless the request was preempted: then its later tokens are drawn
-    like its first ones.
+    No kept token has been drawn from the generator by then, unless the request was preempted. After a preemption the
+    later tokens are drawn like the first ones.
     """
     from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 

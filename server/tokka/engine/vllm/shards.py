@@ -1,4 +1,4 @@
-"""The weight files of a model folder: which ones the engine will load, and whether they hold what they should."""
+"""The weight files of a model folder: finds the files that the engine will load, and checks that they are complete."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _KINDS = (
     ("*.pt", None),
     ("*.gguf", None),
 )
-# Formats of files that are looked at here. The engine's other formats have files, or no files, of their own.
+# Load formats that are checked here. The engine's other formats have files of their own, or none.
 _FORMATS = {
     "auto": _KINDS,
     "hf": _KINDS[1:],
@@ -31,21 +31,21 @@ _FORMATS = {
     "npcache": _KINDS[2:3],
     "pt": _KINDS[3:4],
 }
-# Files of a training run, which the engine leaves out too.
+# Files of a training run, which the engine ignores too.
 _NOT_WEIGHTS = {"training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "scaler.pt"}
 # As in model-00001-of-00002.safetensors.
 _PART = re.compile(r"(.*\D)?(\d+)-of-(\d+)(\.\w+)?")
-# Files of one numbered set. A name can promise any number.
+# Maximum files of one numbered set: a file name can claim any number.
 _MOST_PARTS = 10_000
-# Bytes of a safetensors header. No model has a larger one; a damaged length must not make us read the whole file.
+# Maximum bytes of a safetensors header. No model has a larger one; a damaged length must not cause a huge read.
 _MAX_HEADER_BYTES = 100 << 20
 _AGAIN = "download the model again"
 
 
 def check_weights(folder: Path, load_format: str) -> int | None:
-    """Return the bytes of the model's weights, None for a format whose files are not looked at.
+    """Check the model's weight files and return their bytes; None for a load format that is not checked.
 
-    Raises StartupError that names the file, and the tensor, for weights that are missing or damaged.
+    Raises StartupError, naming the file and the tensor, if weights are missing or damaged.
     """
     if load_format not in _FORMATS:
         return None
@@ -62,13 +62,13 @@ def check_weights(folder: Path, load_format: str) -> int | None:
         for tensor, name in weights.map.items():
             if tensor not in held:
                 raise StartupError(
-                    f"{folder / name} does not hold the tensor {tensor} that {weights.index} promises; {_AGAIN}"
+                    f"{folder / name} does not hold the tensor {tensor} that {weights.index} lists; {_AGAIN}"
                 )
     return sum(path.stat().st_size for path in paths)
 
 
 def has_all_files(folder: Path, load_format: str) -> bool:
-    """Tell whether no weight file is missing. The files themselves are not looked at. Raises StartupError."""
+    """Return whether all weight files exist, without reading them. Raises StartupError for a damaged index."""
     if load_format not in _FORMATS:
         return True
     weights = _find(folder, load_format)
@@ -76,7 +76,7 @@ def has_all_files(folder: Path, load_format: str) -> bool:
 
 
 def absent_parts(names: Iterable[str]) -> list[str]:
-    """Return the files that are missing from numbered sets, as model-00002-of-00002.safetensors from a set of two."""
+    """Return the files missing from numbered sets, for example model-00002-of-00002.safetensors from a set of two."""
     sets: dict[tuple[str, str, str], dict[int, str]] = {}
     for name in names:
         if found := _PART.fullmatch(name):
@@ -94,21 +94,21 @@ def absent_parts(names: Iterable[str]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Weights:
-    # The files that are there, in alphabetical order.
+    # The existing files, in alphabetical order.
     names: list[str]
     index: Path | None
-    # The file of each tensor, as the index has it.
+    # The file of each tensor, from the index.
     map: Mapping[str, str]
 
     @property
     def missing(self) -> list[str]:
-        """Return the names of the files that should be there and are not: first those that the index lists."""
+        """Return the names of missing files: first the files that the index lists, then gaps in numbered sets."""
         listed = set(self.map.values())
         return list(dict.fromkeys([*sorted(listed - set(self.names)), *absent_parts(listed or self.names)]))
 
 
 def _find(folder: Path, load_format: str) -> _Weights:
-    """Return the weight files that the engine will load: those that the index lists, if there is one."""
+    """Return the weight files that the engine will load: the files that the index lists, if there is an index."""
     for pattern, index_name in _FORMATS[load_format]:
         index = folder / index_name if index_name else None
         weight_map = _read_index(index) if index and index.exists() else {}
@@ -133,7 +133,7 @@ def _read_index(path: Path) -> dict[str, str]:
 def _check_file(path: Path) -> set[str]:
     """Return the names of the file's tensors; empty for a file without a readable header.
 
-    A safetensors header says how long the file must be: a shorter one was cut.
+    A safetensors header implies the file's length. Raises StartupError for a damaged file.
     """
     check_pointer(path)
     if path.suffix != ".safetensors":

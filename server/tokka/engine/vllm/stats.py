@@ -1,4 +1,4 @@
-"""The engine's numbers: the latest for us at once, all of them for vLLM's own metrics a little later."""
+"""The engine's statistics: the latest at once for Tokka, all of them a little later for vLLM's own metrics."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ _RECORD_EVERY_S = 0.1
 
 @dataclass(slots=True)
 class LatestStats:
-    """What one copy of the model said last."""
+    """The latest statistics of one copy of the model."""
 
     scheduler: Any = None
-    # Steps that worked on something: the scheduler also turns over with work that it cannot place.
+    # Steps that did some work: the scheduler also runs while it cannot place its requests.
     steps: int = 0
-    # Requests that were put back for want of memory.
+    # Requests preempted for lack of memory.
     preemptions: int = 0
 
 
 class StepStats:
-    """Keeps the statistics of steps until they are recorded together: step by step it takes 0.12 ms each time, four
-    times as much as in one go, which finds its code and its counters in the processor's cache.
+    """Keeps the statistics of steps and records them together. Belongs to the event loop.
 
-    `manager`: what vLLM records with, or None if it is not to. Belongs to the event loop.
+    Recording step by step takes 0.12 ms per step, four times as much as recording them together, which finds code and
+    counters in the processor's cache. `manager`: vLLM's recorder, or None to record nothing.
 
-    Nothing is recorded until `record` is called: the requests that warm the engine up are nobody's.
+    Nothing is recorded until `record` is called: warm-up requests must not count.
     """
 
     def __init__(self, manager: StatLoggerManager | None) -> None:
@@ -48,11 +48,11 @@ class StepStats:
         self._waiting: list[tuple[int, Any, Any]] = []
 
     def record(self) -> None:
-        """Record from now on."""
+        """Start recording."""
         self._records = self._manager is not None
 
     def add(self, engine: int, scheduler: Any, iteration: Any) -> None:
-        """Take a step's statistics. `scheduler`, `iteration`: vLLM's, either may be None."""
+        """Add a step's statistics. `scheduler`, `iteration`: vLLM's; either may be None."""
         latest = self.latest[engine]
         if scheduler is not None:
             latest.scheduler = scheduler
@@ -80,8 +80,7 @@ class StepStats:
 
 
 def observe_all(histogram: Any, values: Sequence[float]) -> None:
-    """Do `histogram.observe(value)` for each: there is one for every token, and one by one they cost ten times as
-    much."""
+    """Observe all values at once. There is one per token, and separate `observe` calls cost ten times as much."""
     for place, count in Counter(bisect_left(histogram._upper_bounds, value) for value in values).items():
         histogram._buckets[place].inc(count)
     histogram._sum.inc(sum(values))

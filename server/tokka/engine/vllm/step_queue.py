@@ -1,4 +1,4 @@
-"""Where vLLM's client leaves a step of the engine for a second task to fetch: here it is dealt with at once."""
+"""Replaces the queue in which vLLM's client leaves each step for a second task. Here a step is processed at once."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from vllm.v1.metrics.stats import IterationStats
 from tokka.engine.slices import SLICE_S
 from tokka.engine.vllm.steps import StepOutputs
 
-# Sequences between two looks at the time that a step has taken.
+# Sequences processed between two checks of the time that a step has taken.
 _PART = 32
 
 
 class StepQueue(asyncio.Queue[Exception]):
-    """Stands in for the queue between two tasks of vLLM, which costs a turn of the loop and a switch for each step.
+    """Replaces the queue between two tasks of vLLM, which costs a turn of the event loop and a task switch per step.
 
-    A step with more than a slice of work (a thousand sequences, alternatives for each token) goes on in later turns of
-    the loop. Errors are queued as before: vLLM's second task waits for nothing else, and ends the generations.
+    A step with more than a slice of work (a thousand sequences, alternatives for each token) continues in later turns
+    of the loop. Errors are still queued: vLLM's second task now waits only for errors, and ends the generations.
     """
 
     def __init__(self, core: Any, steps: StepOutputs) -> None:
         super().__init__()
-        # The client holds this queue: a cycle would keep a dead engine.
+        # The client owns this queue: a cycle would keep a dead engine alive.
         self._core = weakref.ref(core)
         self._steps = steps
         self._waiting: deque[_Step] = deque()
@@ -41,7 +41,7 @@ class StepQueue(asyncio.Queue[Exception]):
             self._work()
 
     def _work(self) -> None:
-        """Deal with steps, in their order, for a slice of time."""
+        """Process steps in order for one slice of time."""
         until_s = time.thread_time() + SLICE_S
         while self._waiting:
             try:
@@ -64,7 +64,7 @@ class StepQueue(asyncio.Queue[Exception]):
 
 
 class _Step:
-    """One step of the engine, part by part."""
+    """One step of the engine, processed part by part."""
 
     def __init__(self, step: Any, steps: StepOutputs) -> None:
         self._step = step
@@ -73,7 +73,7 @@ class _Step:
         self._iteration = IterationStats() if step.outputs and steps.log_stats else None
 
     def next_part(self) -> tuple[list[str], bool]:
-        """Return the requests that a stop string has ended in this part, and whether it was the last one."""
+        """Process the next part. Return the requests that a stop string ended, and whether this was the last part."""
         step = self._step
         part = step.outputs[self._at : self._at + _PART] if len(step.outputs) > _PART else step.outputs
         processed = self._steps.process_outputs(part, step.timestamp, self._iteration)

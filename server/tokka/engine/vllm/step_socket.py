@@ -1,4 +1,4 @@
-"""The socket on which steps of the engine come, read for a third of what zmq's own asyncio socket takes."""
+"""Reads the engine's steps from their socket at a third of the cost of zmq's own asyncio socket."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Any
 
 
 class StepSocket:
-    """Stands in for two methods of zmq's asyncio socket, which makes a future, asks for events and schedules itself
-    for each message: as much CPU as all else that is done with a small step.
+    """Replaces two methods of zmq's asyncio socket.
 
-    Reads what is there; waits for the file descriptor only when nothing is. Belongs to the loop it is first read on.
+    For each message zmq makes a future, asks for events and schedules itself. That takes as much CPU as all other work
+    on a small step. This class reads waiting messages at once, and waits for the file descriptor only if there are
+    none. It belongs to the event loop of the first read.
     """
 
     def __init__(self, socket: Any) -> None:
@@ -25,10 +26,10 @@ class StepSocket:
         socket.recv_multipart, socket.close = self.recv_multipart, self.close
 
     async def recv_multipart(self, flags: int = 0, copy: bool = True, track: bool = False) -> list[Any]:
-        # Asking takes note of all signals so far, so the next message makes the descriptor readable.
+        # Reading the events clears all signals so far, so the next message makes the descriptor readable.
         while not self._socket.get(self._events) & self._has_message:
             await self._readable()
-        # Nothing waits from here: the parts of a message come as one.
+        # Nothing blocks from here: all parts of a message arrive together.
         frames: list[Any] = [self._socket.recv(flags, copy=copy, track=track)]
         while self._socket.get(self._has_more):
             frames.append(self._socket.recv(flags, copy=copy, track=track))
@@ -50,7 +51,7 @@ class StepSocket:
 
     def _wake(self) -> None:
         if self._waiter is None:
-            # Nobody reads any more, or not yet: the descriptor would wake the loop without end.
+            # No task is reading: the descriptor would wake the loop endlessly.
             self._stop_watching()
         elif not self._waiter.done():
             self._waiter.set_result(None)

@@ -1,8 +1,8 @@
-"""How long the engine's steps took, and what they computed: the source of what steps cost.
+"""Measures how long the engine's steps take and how much they compute, to learn their cost.
 
-What a step computed comes with its statistics (`enable_logging_iteration_details`). How long it took is the time since
-the step before, by the engine's own clock, or if the engine was idle the time since the first of its requests was
-scheduled. vLLM's `elapsed_ms` is neither: on a CPU it misses the forward pass, and with asynchronous scheduling it
+A step's work comes with its statistics (`enable_logging_iteration_details`). A step's duration, by the engine's own
+clock, is the time since the previous step. After an idle engine it is the time since the step's first request was
+scheduled. vLLM's `elapsed_ms` is not used: on a CPU it misses the forward pass, and with asynchronous scheduling it
 overlaps with the next step's.
 """
 
@@ -14,13 +14,13 @@ from tokka.step_costs import StepCostLearner, StepCosts
 
 
 class StepTimes:
-    """Learns from every step of every copy of the model, once `learn` has been called: before, vLLM compiles."""
+    """Learns from every step of every copy of the model after `learn` was called. Earlier steps include compilation."""
 
     def __init__(self) -> None:
         self._learner = StepCostLearner()
         self._kv_tokens = 0
         self._learns = False
-        # When the step before ended, by copy; None: the engine was idle after it.
+        # End of the previous step by copy, on the engine's clock; None: the engine was idle after it.
         self._ended_s: dict[int, float | None] = {}
 
     @property
@@ -28,12 +28,12 @@ class StepTimes:
         return self._learner.costs
 
     def learn(self, kv_tokens: int) -> None:
-        """Learn from now on. `kv_tokens`: tokens that the memory of one copy holds."""
+        """Start learning. `kv_tokens`: tokens that the KV cache of one copy holds."""
         self._learns = True
         self._kv_tokens = kv_tokens
 
     def add(self, step: Any) -> None:
-        """Take a step's EngineCoreOutputs. Its details are taken away: vLLM's own loggers would print them."""
+        """Add a step's EngineCoreOutputs. Removes its details, which vLLM's own loggers would print."""
         stats = step.scheduler_stats
         if stats is None or stats.iteration_details is None:
             return
@@ -46,7 +46,7 @@ class StepTimes:
             return
         decoding = details.num_generation_requests
         spec = stats.spec_decoding_stats
-        # What is more than a token each is computed anew after a preemption, as a prompt is.
+        # Generated tokens beyond one per request are recomputed after a preemption, like a prompt.
         again = 0 if spec else details.num_generation_tokens - decoding
         self._learner.add(
             step.timestamp - began_s,
@@ -58,8 +58,7 @@ class StepTimes:
 
 
 def _scheduled_s(step: Any) -> float | None:
-    """Return when the first request of a step was scheduled; None for a step with a part of a prompt alone, which has
-    no output to tell it."""
+    """Return when a step's first request was scheduled; None for a step with only a part of a prompt and no output."""
     from vllm.v1.engine import EngineCoreEventType
 
     scheduled = EngineCoreEventType.SCHEDULED

@@ -1,8 +1,8 @@
-"""From a step of the engine to the requests that wait for it.
+"""Passes the outputs of an engine step to the requests that wait for them.
 
-vLLM's own way makes two objects of twenty fields for each token, decodes the text twice and wakes a task that wakes
-another one. This one does what a server of text needs, in the step itself: count, decode, look for stop strings, pass
-on. Requests, statistics and aborting stay vLLM's.
+vLLM's own processor makes two objects of twenty fields per token, decodes the text twice, and wakes a task that wakes
+another one. This processor does only the necessary work, directly in the step: count, decode, look for stop strings,
+pass on. vLLM still handles requests, statistics and aborts.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from tokka.engine.vllm.stats import StepStats
 
 
 class StepOutputs(OutputProcessor):  # type: ignore[misc]
+    """Replaces vLLM's output processor."""
+
     def __init__(self, *args: Any, stats: StepStats, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.stats = stats
-        # By the id we gave the request.
+        # By the id that Tokka gave the request.
         self._prompts: dict[str, PromptOutputs] = {}
 
     @classmethod
@@ -36,11 +38,11 @@ class StepOutputs(OutputProcessor):  # type: ignore[misc]
         )
 
     def expect(self, request_id: str, prompt: PromptOutputs) -> None:
-        """Say who takes the outputs of a request, before it is added."""
+        """Register the receiver of a request's outputs. Call this before the request is added."""
         self._prompts[request_id] = prompt
 
     def forget(self, request_id: str) -> bool:
-        """Give up what `expect` began; return whether the engine still works on it."""
+        """Unregister a request; return whether the engine still works on it."""
         self._prompts.pop(request_id, None)
         return request_id in self.external_req_ids
 
@@ -61,27 +63,27 @@ class StepOutputs(OutputProcessor):  # type: ignore[misc]
         for output in engine_core_outputs:
             state = self.request_states.get(output.request_id)
             if state is None:
-                # Aborted meanwhile.
+                # The request was aborted meanwhile.
                 continue
             self._update_stats_from_output(state, output, engine_core_timestamp, iteration_stats)
             try:
                 is_over = self._take(state, output)
             except Exception as error:
-                # A fault of ours in one request must not end the others, as it would from here.
+                # A fault in Tokka's code for one request must not end the others, as a raised error would.
                 state.queue.put(error)
                 is_over = True
             if is_over:
                 self._end(state, output, iteration_stats)
                 if not output.finished:
-                    # By a stop string, which only we see.
+                    # A stop string ended the sequence; vLLM does not see stop strings.
                     stopped.append(output.request_id)
         return OutputProcessorOutput(request_outputs=[], reqs_to_abort=stopped)
 
     @staticmethod
     def _take(state: Any, output: EngineCoreOutput) -> bool:
-        """Hand a sequence its part of the step; return whether it has ended.
+        """Pass a sequence its part of the step; return whether it has ended.
 
-        vLLM's own logprobs are left alone: it would keep an object for each, to the end of the request.
+        vLLM's own processing of logprobs is left out: it would keep an object for each until the request ends.
         """
         if state.is_prefilling:
             state.is_prefilling = False

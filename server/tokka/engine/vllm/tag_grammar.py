@@ -1,4 +1,4 @@
-"""The grammar of free text with tags in it, in Lark."""
+"""Builds Lark grammars of free text that contains tags."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from typing import Any
 import orjson
 
 _GOES_ON = re.compile(r'["\w.+-]')
-# What the grammar's language can name as a token.
+# Text that Lark can name as a single token.
 _TOKEN = re.compile(r"<[^<>\s]+>")
 
 
 def tags_grammar(tags: Sequence[dict[str, Any]], content: Callable[[Any], str], added: frozenset[str]) -> str:
-    """Return a grammar of any text, in which each trigger begins a tag.
+    """Return a grammar of free text in which each trigger begins a tag.
 
-    `content`: from a tag's schema to its rule. `added`: the marks that are tokens of their own; text never matches
-    those.
+    `content`: returns the rule of a tag's schema. `added`: marks that are single tokens; free text never matches them.
     """
     triggers = list(dict.fromkeys(tag["trigger"] for tag in tags))
     names = " | ".join(f"tag_{place}" for place in range(len(tags)))
@@ -39,12 +38,12 @@ def tags_grammar(tags: Sequence[dict[str, Any]], content: Callable[[Any], str], 
 
 
 def is_told_from_json(tags: Sequence[dict[str, Any]]) -> bool:
-    """Whether no tag ends with what a string, a number or a word of JSON could go on with."""
+    """Return whether no tag's end can be read as the continuation of a string, number or word of JSON."""
     return not any(_GOES_ON.match(tag["end"]) for tag in tags)
 
 
 def _literal(text: str, added: frozenset[str]) -> str:
-    """Return a text as strings and tokens."""
+    """Return a text as a sequence of Lark strings and tokens."""
     parts: list[str] = []
     done = 0
     for match in _TOKEN.finditer(text):

@@ -1,4 +1,4 @@
-"""What a chat template tells of its model: whether it knows tools, how its model calls them, what it looks for."""
+"""Reads a chat template: whether it supports tools, its tool-call format, and the strings it compares or removes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
-# What is found first decides: the marks of a form, and the parser that reads it.
+# Texts that identify a tool-call format, and the parser for it. The first match decides.
 _MARKS = (
     (("<function=",), "qwen3_coder"),
     (("<｜tool▁call▁begin｜>", "```json"), "deepseek_v3"),
@@ -22,19 +22,19 @@ _MARKS = (
 
 
 def reads(template: Any, variable: str) -> bool:
-    """Whether the template asks for a variable that it is given."""
+    """Return whether the template reads a variable that the caller sets."""
     from jinja2 import TemplateError
     from jinja2.meta import find_undeclared_variables
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     if isinstance(template, dict):
-        # Of several by name transformers takes this one where there are tools.
+        # Of several named templates, transformers picks this one if there are tools.
         template = template.get("tool_use", template.get("default"))
     if not isinstance(template, str):
         return template is not None
     environment = ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"])
     try:
-        # A block that only marks what the model itself wrote changes nothing here.
+        # This block only marks the model's own text, and plain Jinja does not know it.
         parsed = environment.parse(template.replace("{% generation %}", "").replace("{% endgeneration %}", ""))
         return variable in find_undeclared_variables(parsed)
     except TemplateError:
@@ -42,18 +42,18 @@ def reads(template: Any, variable: str) -> bool:
 
 
 def knows_tools(template: Any) -> bool:
-    """Whether the template writes the tools it is given into the prompt."""
+    """Return whether the template writes given tools into the prompt."""
     return reads(template, "tools")
 
 
 def parser_of(template: Any) -> str | None:
-    """Return the name of the parser for the calls the template shows its model; None if they are not known."""
+    """Return the name of the parser for the template's tool-call format; None if the format is unknown."""
     text = str(template)
     return next((parser for marks, parser in _MARKS if all(mark in text for mark in marks)), None)
 
 
-# What a string of a template is for. It is compared with texts, or taken out of them, if this stands around it;
-# anything else may be written.
+# The use of a string in a template. The expressions below match the code around a string that is compared with texts or
+# removed from them. Any other string may be written.
 _Use = Literal["code", "written", "compared", "removed"]
 _COMPARED_BEFORE = re.compile(r"(?:[=!]=|\bin|[.|]\s*(?:startswith|endswith|count|r?find|r?index)\s*\()\s*$")
 _COMPARED_BEHIND = re.compile(r"^\s*(?:[=!]=|(?:not\s+)?in\b)")
@@ -62,25 +62,25 @@ _CODE_CHARS = 80
 
 
 def removed_by(template: Any) -> frozenset[str]:
-    """Return the strings that a template may take out of texts."""
+    """Return the strings that a template may remove from texts."""
     from jinja2 import TemplateError
 
     sources = template.values() if isinstance(template, dict) else [template]
     try:
         parts = [part for source in sources if isinstance(source, str) for part in _parts(source)]
     except TemplateError:
-        # It writes nothing at all.
+        # An invalid template writes nothing.
         return frozenset()
     return frozenset(text[1:-1] for text, use in parts if use == "removed")
 
 
 def with_written(source: str, change: Callable[[str], str]) -> str:
-    """Return a template in which all text is changed that it writes; what it compares with stays as it is."""
+    """Return the template with `change` applied to all text that it writes, not to strings that it compares."""
     return "".join(change(text) if use == "written" else text for text, use in _parts(source))
 
 
 def _parts(source: str) -> Iterator[tuple[str, _Use]]:
-    """Yield the parts of a template's text, each with its use."""
+    """Yield the parts of a template's source, each with its use."""
     from jinja2 import Environment
 
     tokens = [(kind, text) for _, kind, text in Environment(keep_trailing_newline=True).lex(source)]  # noqa: S701

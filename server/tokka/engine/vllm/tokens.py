@@ -1,4 +1,4 @@
-"""The exact bytes of each token: what logprobs report, also where a character is split over tokens."""
+"""The exact bytes of each token. Logprobs report them, even if a character is split over tokens."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ from typing import Any, Literal
 
 from tokka.core import TokenLogprob
 
-# OpenAI's number for what cannot come: vLLM has minus infinity for what a constraint rules out, and JSON has none.
+# OpenAI's logprob of an impossible token. vLLM reports minus infinity for a token that a constraint rules out, and JSON
+# has no infinity.
 _VERY_UNLIKELY = -9999.0
 _BYTE_TOKEN = re.compile(r"^<0x([0-9A-Fa-f]{2})>$")
 
 
 class TokenTable:
-    """Token id to bytes and text.
+    """Maps token ids to bytes and text.
 
-    Knows a byte-level vocabulary from the start (a tenth of a second for 128,000 tokens, off the request path), and
-    remembers what it has seen of others.
+    Reads a byte-level vocabulary at construction (a tenth of a second for 128,000 tokens, off the request path). Caches
+    the tokens of other vocabularies at first use.
     """
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        # Those that decoding leaves out when it is told to: more than the ones with a name (bos, eos, ...).
+        # Tokens that `skip_special_tokens` leaves out: more than the named ones (bos, eos, ...).
         self.special = frozenset(tokenizer.all_special_ids) | _marked_special(tokenizer)
         self._kind = _kind_of(tokenizer)
         self._seen = self._all_bytes() if self._kind == "byte-level" else {}
@@ -33,7 +34,7 @@ class TokenTable:
         return TokenLogprob(token, raw.decode(errors="replace"), raw, logprob, top)
 
     def raw(self, token: int) -> bytes:
-        """Return the token's bytes; none for an id beyond the tokenizer's vocabulary."""
+        """Return the token's bytes; empty for an id beyond the tokenizer's vocabulary."""
         raw = self._seen.get(token)
         if raw is None:
             raw = self._seen[token] = self._bytes(token)
@@ -74,7 +75,7 @@ def _marked_special(tokenizer: Any) -> frozenset[int]:
 
 
 def _kind_of(tokenizer: Any) -> Literal["byte-level", "sentencepiece", "other"]:
-    """Tell how the vocabulary writes a space."""
+    """Return the kind of vocabulary, judged by how it writes a space."""
     pieces = "".join(map(str, tokenizer.tokenize("a b")))
     if "Ġ" in pieces:
         return "byte-level"
@@ -82,7 +83,7 @@ def _kind_of(tokenizer: Any) -> Literal["byte-level", "sentencepiece", "other"]:
 
 
 def _bytes_of(piece: str) -> bytes | None:
-    """Return the bytes of a piece of a byte-level vocabulary; None for one that was added as it is read."""
+    """Return the bytes of a piece of a byte-level vocabulary; None for an added piece in plain text."""
     try:
         return bytes([_BYTE_OF_CHAR[char] for char in piece])
     except KeyError:
@@ -90,7 +91,7 @@ def _bytes_of(piece: str) -> bytes | None:
 
 
 def _byte_of_char() -> dict[str, int]:
-    """The byte-level alphabet of GPT-2: printable bytes stand for themselves, the others for characters from U+0100."""
+    """Return GPT-2's byte-level alphabet: a printable byte is its own character, the others follow from U+0100."""
     printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     table = {chr(byte): byte for byte in printable}
     others = [byte for byte in range(256) if byte not in printable]

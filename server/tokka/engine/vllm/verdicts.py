@@ -1,4 +1,4 @@
-"""Cache of compiled and refused constraints, kept apart by tenant: a faster answer would tell what others compiled.
+"""Cache of compiled and refused constraints, separate per tenant: a faster answer would reveal others' constraints.
 
 Pure: the time is an argument.
 """
@@ -9,19 +9,19 @@ import math
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-# Bytes of all cached verdicts, each with what Python keeps beside its text. An ordinary schema takes 2 KiB.
+# Maximum bytes of all cached verdicts, and Python's overhead per verdict in bytes. An ordinary schema takes 2 KiB.
 MAX_BYTES = 16 << 20
 _ENTRY_BYTES = 1 << 10
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A grammar for the engine, or the reason for its refusal and the place in the schema."""
+    """A grammar for the engine, or the reason for a refusal and the place in the schema."""
 
     grammar: str = ""
     reason: str = ""
     at: str = ""
-    # When a refusal is to be reconsidered.
+    # Time in seconds at which a refusal expires.
     until_s: float = math.inf
 
     @property
@@ -31,14 +31,14 @@ class Verdict:
 
 @dataclass(slots=True)
 class _Share:
-    """One tenant's verdicts, the least recently used first."""
+    """One tenant's verdicts, least recently used first."""
 
     verdicts: OrderedDict[bytes, Verdict] = field(default_factory=OrderedDict)
     bytes: int = 0
 
 
 class Verdicts:
-    """When it is full, the tenant with the most cached bytes loses its least recently used verdicts."""
+    """The cache. If it is full, the tenant with the most cached bytes loses its least recently used verdicts."""
 
     def __init__(self) -> None:
         self._shares: dict[str, _Share] = {}

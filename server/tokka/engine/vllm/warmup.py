@@ -1,4 +1,7 @@
-"""One request of each kind before the first real one: at first use vLLM compiles helpers inside a step, for seconds."""
+"""Warm-up requests of each kind, and the first measurement of step costs.
+
+At first use vLLM compiles helpers inside a step, which takes seconds.
+"""
 
 from __future__ import annotations
 
@@ -26,19 +29,20 @@ _KINDS = {
         logit_bias={0: 0.0},
     ),
 }
-# Its first use reads the tokenizer into another form.
+# The first use of a constraint converts the tokenizer.
 _CONSTRAINED = Sampling(default_max_tokens=4, temperature=0.0, constraint=Constraint("regex", "[a-z ]{4,}", ""))
 
-# What is measured: tokens of a choice, choices of a batch, prompts that fill a step.
+# Size of the measurement: tokens per choice, choices in the batch, prompts that fill a step.
 _MEASURED_TOKENS, _MEASURED_BATCH, _MEASURED_FILLS = 8, 16, 2
-# Tokens of a first prompt that tells how long a full one will take, and the most seconds for a full one on each copy.
+# Tokens of a first prompt, from which the time of a full step is estimated, and maximum estimated seconds for a full
+# step on every copy.
 _MEASURED_PART, _MOST_S = 512, 2.0
 _ONE_TOKEN = Sampling(max_tokens=1, temperature=0.0, ignore_eos=True)
 _MEASURED = Sampling(max_tokens=_MEASURED_TOKENS, temperature=0.0, ignore_eos=True)
 
 
 async def warm_up(generate: Generate, prompt: TokensPrompt, *, constrained: bool) -> None:
-    """Run each kind alone, then all together, so that batches of one and of several are known."""
+    """Run each kind alone, then all together, so that vLLM has run batches of one and of several."""
     kinds = _KINDS | ({"constrained": _CONSTRAINED} if constrained else {})
     for name, sampling in kinds.items():
         await _drain(generate(_request(name, prompt, sampling)))
@@ -48,9 +52,8 @@ async def warm_up(generate: Generate, prompt: TokensPrompt, *, constrained: bool
 
 
 async def measure_steps(generate: Generate, info: ModelInfo) -> None:
-    """Run what shows what a step costs: one choice alone, prompts that fill a step, a batch."""
+    """Run requests that show step costs: one choice alone, prompts that fill a step, a batch."""
     copies = info.copies
-    # Tokens that no other prompt begins with: nothing of them is in the prefix cache.
     fill = max(1, min((info.step_tokens or 1) // copies, info.max_model_len - _MEASURED_TOKENS - 1))
     part = min(fill, _MEASURED_PART)
     batch = min(_MEASURED_BATCH * copies, info.max_running)
@@ -59,7 +62,7 @@ async def measure_steps(generate: Generate, info: ModelInfo) -> None:
     began_s = time.monotonic()
     for at in range(copies):
         await _drain(generate(_request(f"part-{at}", _prompt(info, part, at), _ONE_TOKEN)))
-    # On a CPU a full step may take half a minute: then a part of it has to say what the rest costs.
+    # On a CPU a full step may take half a minute. Then the part alone must show the cost.
     if (time.monotonic() - began_s) * fill / part < _MOST_S:
         for at in range(copies, copies + _MEASURED_FILLS * copies):
             await _drain(generate(_request(f"fill-{at}", _prompt(info, fill, at), _ONE_TOKEN)))
@@ -69,6 +72,7 @@ async def measure_steps(generate: Generate, info: ModelInfo) -> None:
 
 
 def _prompt(info: ModelInfo, tokens: int, number: int) -> TokensPrompt:
+    """Return a different prompt for each number, so that the prefix cache does not hold it."""
     return TokensPrompt(tuple((3 + number + place * (number + 7)) % info.vocab_size for place in range(tokens)))
 
 

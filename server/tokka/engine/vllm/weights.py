@@ -1,4 +1,4 @@
-"""A look at a model folder before the engine starts: a missing or damaged file is named at once, in one line."""
+"""Checks a model folder before the engine starts. A missing or damaged file is named at once, in one line."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from tokka.engine.vllm.files import check_pointer, read_json, read_object
 from tokka.engine.vllm.shards import check_weights, has_all_files
 from tokka.errors import ConfigurationError, StartupError
 
-# In the engine's order: it reads the first one that exists.
+# In the engine's order: it reads the first file that exists.
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json", "tokenizer_config.json")
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """What the files of a model say about its size."""
+    """A model's config, and the bytes of its weight files."""
 
     config: Mapping[str, Any]
-    # None where the weights are not here, or in files of another kind.
+    # None if the weights are not on this machine, or in a format that is not checked.
     weight_bytes: int | None
 
 
 def read_model_folder(folder: Path, load_format: str = "auto") -> ModelFiles:
-    """Read the folder's config and look at all other files. `load_format`: the engine's argument of this name.
+    """Read the folder's config and check all other files. `load_format`: the engine argument of this name.
 
     Raises ConfigurationError for a folder that is not a model, StartupError for a missing or damaged file.
     """
@@ -38,9 +38,9 @@ def read_model_folder(folder: Path, load_format: str = "auto") -> ModelFiles:
 
 
 def read_hub_model(model: str, revision: str | None, load_format: str) -> ModelFiles:
-    """Read a hub id's config, and look at its other files where the hub's cache has them all.
+    """Read a hub model's config, and check its other files if the hub's cache holds all of them.
 
-    Raises as `read_model_folder`, and ConfigurationError for an id that the hub does not have.
+    Raises the errors of `read_model_folder`, and ConfigurationError for an id that the hub does not have.
     """
     found = find_on_hub(model, revision)
     if found.snapshot is None:
@@ -54,15 +54,15 @@ def read_hub_model(model: str, revision: str | None, load_format: str) -> ModelF
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return the model's config. Raises as `read_model_folder`."""
-    # Not a ConfigurationError, here and below: a file system that is mounted late brings the folder.
+    """Return the model's config. Raises the errors of `read_model_folder`."""
+    # Not a ConfigurationError, here and below: the folder may appear when its file system is mounted later.
     try:
         if not stat.S_ISDIR(folder.stat().st_mode):
             raise ConfigurationError(f"{folder} is not a folder; give the folder that holds config.json")
         is_empty = next(folder.iterdir(), None) is None
     except FileNotFoundError:
         raise StartupError(
-            f"the model folder {folder} does not exist; give an existing folder or a hub id, and see that its file "
+            f"the model folder {folder} does not exist; give an existing folder or a hub id, and check that its file "
             f"system is mounted{did_you_mean(folder.name, _folders_beside(folder))}"
         ) from None
     except OSError as error:
@@ -70,7 +70,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"the model folder {folder} cannot be read: {error.strerror}; check its owner and mode"
         ) from None
     if is_empty:
-        raise StartupError(f"the model folder {folder} is empty; see that its file system is mounted")
+        raise StartupError(f"the model folder {folder} is empty; check that its file system is mounted")
     if not (folder / "config.json").exists():
         raise ConfigurationError(f"{folder} has no config.json: it is not a model folder")
     return read_object(folder / "config.json")
@@ -84,7 +84,7 @@ def _folders_beside(folder: Path) -> list[str]:
 
 
 def check_text_files(folder: Path) -> None:
-    """Raise StartupError for a tokenizer that is missing or damaged, and for a damaged generation_config.json."""
+    """Raise StartupError for a missing or damaged tokenizer, or a damaged generation_config.json."""
     found = next((folder / name for name in _TOKENIZER_FILES if (folder / name).exists()), None)
     if found is None:
         raise StartupError(

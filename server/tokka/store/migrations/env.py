@@ -1,4 +1,4 @@
-"""Run by Alembic: migrates on the connection and inside the transaction that `store/migration.py` hands over."""
+"""Run the migrations, called by Alembic, on the connection and in the transaction of `store/migration.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-// The Vercel AI SDK with its provider for servers that speak OpenAI's API.
+// The Vercel AI SDK with its provider for OpenAI-compatible servers.
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { APICallError, generateText, Output, stepCountIs, streamText, tool } from "ai";
 import { z } from "zod";
@@ -39,7 +39,7 @@ const person = await generateText({
   }),
 });
 
-// One step with a call that must come, and one with what came of it.
+// One step with a required tool call, and one with the tool's result.
 const ran = [];
 const weather = tool({
   description: "Return the weather in a city.",

@@ -1,4 +1,4 @@
-// The openai package of Node.js on the real engine; what it does with a scripted one is in test_node.py.
+// The openai package of Node.js on the real engine. test_node.py tests it on the scripted engine.
 import OpenAI from "openai";
 import { zodResponseFormat } from "openai/helpers/zod";
 import { z } from "zod";
@@ -47,7 +47,7 @@ const person = await client.chat.completions.parse({
   response_format: zodResponseFormat(Person, "person"),
 });
 
-// A call that must come, whole and in pieces, and an answer to what came of it.
+// A required tool call, plain and streamed, and the answer to the tool's result.
 const parameters = z.toJSONSchema(z.strictObject({ city: z.enum(["Oulu", "Turku"]) }));
 const calling = {
   ...fields,

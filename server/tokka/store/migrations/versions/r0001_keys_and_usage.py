@@ -1,4 +1,4 @@
-"""Keys, usage by the hour, and what keeps the two consistent between programs."""
+"""Create the tables of keys and hourly usage, and the tables that keep both consistent between programs."""
 
 from __future__ import annotations
 

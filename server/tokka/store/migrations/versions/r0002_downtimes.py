@@ -1,4 +1,4 @@
-"""Windows without service."""
+"""Create the table of downtimes."""
 
 from __future__ import annotations
 

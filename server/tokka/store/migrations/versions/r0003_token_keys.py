@@ -1,4 +1,4 @@
-"""Public halves of the keys that sign tokens: what is stored checks tokens and makes none."""
+"""Add the public halves of the keys that sign tokens. They can check tokens, but not make them."""
 
 from __future__ import annotations
 

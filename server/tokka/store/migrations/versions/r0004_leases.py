@@ -1,4 +1,4 @@
-"""Leases: how much of each key's quota a server may use without asking the others."""
+"""Create the tables of leases: the part of each key's quota that a server may use without asking the others."""
 
 from __future__ import annotations
 
