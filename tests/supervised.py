@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from tokka.engine.base import Engine
-from tokka.engine.restart import RestartPolicy
-from tokka.engine.supervisor import Progress, Supervisor
+from tokka.engine.supervision.restart import RestartPolicy
+from tokka.engine.supervision.supervisor import Progress, Supervisor
 
 
 def supervisor_of(create_engine: Callable[[], Engine], **changes: Any) -> Supervisor:

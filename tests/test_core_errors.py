@@ -30,7 +30,7 @@ from tokka.errors import (
     TokkaError,
     UnsupportedParameter,
 )
-from tokka.protocol.answers import ErrorBody
+from tokka.protocol.response_models import ErrorBody
 
 
 def kinds(base: type[TokkaError] = TokkaError) -> Iterator[type[TokkaError]]:

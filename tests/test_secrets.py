@@ -300,7 +300,7 @@ def test_no_child_process_has_a_secret_in_its_environment(postgres: Postgres) ->
         children = program.children()
         names = " ".join(" ".join([child.name(), *child.cmdline()]) for child in children)
         assert "EngineCore" in names
-        assert "tokka.engine.vllm.grammar" in names
+        assert "tokka.engine.grammars.compiler" in names
         for child in children:
             environment = environ_of(child)
             assert "PATH=" in environment, child

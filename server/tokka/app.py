@@ -36,10 +36,10 @@ from tokka.api.middleware import (
 )
 from tokka.api.paths import REFERENCE_ASSETS, ServedPath
 from tokka.api.reference import assets
-from tokka.dispatch import Dispatcher
+from tokka.dispatch.dispatcher import Dispatcher
 from tokka.engine.base import Engine
-from tokka.engine.restart import RestartPolicy
-from tokka.engine.supervisor import Supervisor
+from tokka.engine.supervision.restart import RestartPolicy
+from tokka.engine.supervision.supervisor import Supervisor
 from tokka.errors import ConfigurationError
 from tokka.observability.metrics import Metrics
 from tokka.parsing.bodies import BodyParser

@@ -16,13 +16,13 @@ from structlog.testing import capture_logs
 from tests.accounts.test_usage import record
 from tokka.accounts import accounts as module
 from tokka.accounts.accounts import Accounts
-from tokka.accounts.answers import NewKey
+from tokka.accounts.admin_views import NewKey
 from tokka.accounts.keys import KeyRing
 from tokka.accounts.ledger import Ledger, open_ledger
 from tokka.core import Downtime
 from tokka.errors import ConfigurationError, KeyNotFound, StateUnavailable
 from tokka.store import keys
-from tokka.store.failures import NotWritable, Unavailable
+from tokka.store.errors import NotWritable, Unavailable
 from tokka.store.rows import Batch, KeyRow, ReportQuery, TokenKey, Totals
 
 ALICE = NewKey("alice", "t", frozenset({"inference"}))

@@ -9,7 +9,7 @@ import pytest
 from tokka.accounts.downtimes import MAX_REASON_CHARS, Downtimes, downtime_object, new_downtime
 from tokka.core import Downtime
 from tokka.errors import Maintenance
-from tokka.protocol.moments import iso_of, zoned_moment_of
+from tokka.protocol.times import iso_of, zoned_moment_of
 
 NOW = 1_800_000_000
 AT = datetime.fromtimestamp(NOW, UTC)

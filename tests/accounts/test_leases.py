@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.store.databases import Postgres
 from tokka.accounts.accounts import Accounts
-from tokka.accounts.answers import NewKey
+from tokka.accounts.admin_views import NewKey
 from tokka.accounts.keys import KeyRing
 from tokka.accounts.leases import Claim, left_of, renewed
 from tokka.accounts.ledger import open_ledger

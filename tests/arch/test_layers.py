@@ -17,9 +17,9 @@ MODULES = sorted(
 )
 
 LAYERS = [
-    "step_costs errors loopback",
+    "step_costs errors loopback suggestions",
     "core engine_facts",
-    "settings observability bench turns",
+    "settings observability bench turns sandbox planner",
     "protocol store",
     "engine admission accounts",
     "dispatch parsing",
@@ -27,12 +27,30 @@ LAYERS = [
     "app",
     "cli",
 ]
-RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names.split()}
+# The rooms inside engine/, and its single modules.
+ENGINE_LAYERS = [
+    "base engine_args control_groups",
+    "host generation reading templates supervision",
+    "grammars script scripted_steps",
+    "fake vllm",
+    "factory",
+]
+
+
+def ranks(layers: list[str]) -> dict[str, int]:
+    """Return the row of each name, the lowest row first."""
+    return {name: rank for rank, names in enumerate(layers) for name in names.split()}
+
+
+RANK = ranks(LAYERS)
+ENGINE_RANK = ranks(ENGINE_LAYERS)
 ONLY_IN = {
     "vllm": "engine/vllm",
     "torch": "engine/vllm",
     "transformers": "engine/vllm",
-    "llguidance": "engine/vllm",
+    "llguidance": "engine/grammars engine/vllm",
+    "jinja2": "engine/templates",
+    "huggingface_hub": "planner",
     "fastapi": "api app.py",
     "starlette": "api app.py",
     "uvicorn": "api cli/serve.py",
@@ -52,6 +70,11 @@ def imported(path: Path) -> list[str]:
     return names
 
 
+def room_of(name: str) -> str | None:
+    match = re.match(r"tokka\.engine\.(\w+)", name)
+    return match[1] if match else None
+
+
 def package_of(name: str) -> str | None:
     match = re.match(r"tokka\.(\w+)", name)
     return match[1] if match else None
@@ -66,6 +89,17 @@ def test_module_imports_only_lower_layers(path: Path) -> None:
             assert theirs == mine or RANK[theirs] < RANK[mine], f"{here} may not import {name}"
         allowed = ONLY_IN.get(name.partition(".")[0])
         assert not allowed or str(here).startswith(tuple(allowed.split())), f"{here} may not import {name}"
+
+
+ENGINE_MODULES = [path for path in MODULES if path.is_relative_to(ROOT / "engine") and path.name != "__init__.py"]
+
+
+@pytest.mark.parametrize("path", ENGINE_MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_engine_room_imports_only_lower_rooms(path: Path) -> None:
+    mine = path.relative_to(ROOT / "engine").parts[0].removesuffix(".py")
+    for name in imported(path):
+        if theirs := room_of(name):
+            assert theirs == mine or ENGINE_RANK[theirs] < ENGINE_RANK[mine], f"{path.name} may not import {name}"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -87,7 +121,7 @@ def test_the_load_generator_is_no_part_of_the_server(path: Path) -> None:
 def test_environment_is_read_in_settings_alone(path: Path) -> None:
     here = str(path.relative_to(ROOT))
     # Engine processes are configured through the environment. Sandboxed processes get only a part of it.
-    if not here.startswith(("settings/", "engine/vllm", "engine/sandbox")):
+    if not here.startswith(("settings/", "engine/vllm", "sandbox/")):
         assert "os.environ" not in path.read_text(), f"{here} touches the environment"
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from tests.program import NO_SUCH_PROXY, TOKKA, Program, free_port, running
 from tokka.bench.address import address_of
-from tokka.bench.failure import BenchFailedError
+from tokka.bench.errors import BenchFailedError
 from tokka.bench.target import find, listening_pid
 from tokka.cli.bench import loads_of
 

@@ -19,7 +19,7 @@ from tests.bench.records import HEAD, chunked
 from tests.bench.scripted import Seen, at_once, finish, scripted, text
 from tests.program import Program, eventually
 from tokka.bench.cpu import Cpu
-from tokka.bench.failure import BenchFailedError
+from tokka.bench.errors import BenchFailedError
 from tokka.bench.load import Run, run
 from tokka.bench.plan import Plan, Tenant, poisson
 from tokka.bench.sizes import Span

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tokka.bench.failure import BenchFailedError
+from tokka.bench.errors import BenchFailedError
 from tokka.bench.prompts import read_prompts
 
 MESSAGES = '{"messages":[{"role":"user","content":"a"}]}'

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tokka.bench.failure import BenchFailedError
+from tokka.bench.errors import BenchFailedError
 from tokka.bench.plan import Plan, Tenant, due, sizes
 from tokka.bench.sizes import Span, span_of
 from tokka.bench.trace import MadeTrace, read_trace

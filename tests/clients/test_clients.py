@@ -14,7 +14,7 @@ import pytest
 from tests.clients.checks import CLIENTS, PERSON, QUESTION, STOP, missing, run_check
 from tests.program import Program
 from tests.wire import post
-from tokka.engine.vllm.embedded import embedded_model
+from tokka.engine.vllm.start.embedded import embedded_model
 from tokka.settings import Settings
 
 Facts = dict[str, Any]

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.contract.conftest import serving
-from tokka.protocol.answers import ErrorBody
+from tokka.protocol.response_models import ErrorBody
 
 CHAT, COMPLETIONS, TOKENIZE, DETOKENIZE = "/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"
 USER = {"role": "user", "content": "Hei"}

@@ -18,7 +18,7 @@ from tests.program import Program, running
 from tokka.app import create_server
 from tokka.engine.fake import FakeEngine, FakeOptions
 from tokka.engine.script import VOCAB_SIZE
-from tokka.protocol.answers import ChatCompletionChunk, Completion, ErrorBody
+from tokka.protocol.response_models import ChatCompletionChunk, Completion, ErrorBody
 from tokka.settings import Settings
 
 # Errors of rules between fields and of facts about the model, which JSON Schema cannot state. Any other 400 for valid

@@ -10,13 +10,13 @@ import pytest
 
 from tests.contract.conftest import serving
 from tests.contract.test_bad_input import CHAT, GOOD
-from tests.engine.tool_texts import GOOD as SAID
-from tests.engine.tool_texts import TOOLS, Said
+from tests.engine.reading.tool_texts import GOOD as SAID
+from tests.engine.reading.tool_texts import TOOLS, Said
 from tests.wire import calls_of, endings, events, folded
 from tokka.core import Constraint
 from tokka.engine.fake import FakeEngine, FakeOptions
-from tokka.engine.reading.calls import READABLE
-from tokka.protocol.answers import ChatCompletion, ChatCompletionChunk
+from tokka.engine.reading.call_reader import READABLE
+from tokka.protocol.response_models import ChatCompletion, ChatCompletionChunk
 
 BODY = {**GOOD[CHAT], "max_tokens": 2000, "tools": list(TOOLS.functions)}
 

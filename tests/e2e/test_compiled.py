@@ -8,7 +8,7 @@ import pytest
 
 from tests.program import Program, running
 from tests.wire import scores
-from tokka.engine.vllm.sealed import damage_of, has_more
+from tokka.engine.vllm.start.sealed_folder import damage_of, has_more
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(400)]
 

@@ -100,7 +100,7 @@ def test_failed_load_tells_the_last_error_of_the_engine(bloom_folder: Path, tmp_
 @pytest.mark.parametrize("split", ["1", "auto"])
 def test_build_for_gpus_without_one_tells_what_to_pass(bloom_folder: Path, tmp_path: Path, split: str) -> None:
     patches = {
-        "tokka.engine.vllm.machine": "def is_cpu_build(): return False",
+        "tokka.engine.vllm.start.environment": "def is_cpu_build(): return False",
         "vllm.platforms": "def resolve_current_platform_cls_qualname():"
         " return 'vllm.platforms.interface.UnspecifiedPlatform'",
     }

@@ -10,7 +10,7 @@ import pytest
 
 from tests.program import Program
 from tests.wire import endings, forced, post, stream, text_of
-from tokka.protocol.answers import ChatCompletion, ChatCompletionChunk, Completion
+from tokka.protocol.response_models import ChatCompletion, ChatCompletionChunk, Completion
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 

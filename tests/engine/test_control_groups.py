@@ -10,7 +10,7 @@ import pytest
 
 from tokka.engine import control_groups
 from tokka.engine.control_groups import cpu_quota, free_memory_bytes
-from tokka.engine.vllm.machine import available_cores, available_memory_bytes
+from tokka.engine.host import available_cores, available_memory_bytes
 
 GIB = 1 << 30
 # The value in version 1 that means no limit.

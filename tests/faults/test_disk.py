@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from tests.program import Program, eventually, failing, processes_with, running
-from tokka.engine.vllm.embedded import embedded_model
-from tokka.engine.vllm.sealed import damage_of
+from tokka.engine.vllm.start.embedded import embedded_model
+from tokka.engine.vllm.start.sealed_folder import damage_of
 from tokka.settings import load_settings
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]

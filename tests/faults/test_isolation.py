@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.engine.vllm.test_grammars import slow
+from tests.engine.grammars.test_service import slow
 from tests.faults.streams import streaming
 from tests.program import TENANTS, Program
 

@@ -12,10 +12,10 @@ import pytest
 
 from tests.patches import patched
 from tests.program import TOKKA, failing, running
-from tokka.engine.vllm.embedded import embedded_model
+from tokka.engine.vllm.start.embedded import embedded_model
 from tokka.errors import StartupError
 from tokka.store.database import failure
-from tokka.store.failures import NotWritable, WithoutLocks
+from tokka.store.errors import NotWritable, WithoutLocks
 from tokka.store.sqlite import NAME, SqliteDatabase
 
 FAKE = ("--engine", "fake")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from benchmarks.faults.soak import OPTIONS, outcome_of, soak
 
-from tests.faults.soak import OPTIONS, outcome_of, soak
 from tests.program import running
 
 

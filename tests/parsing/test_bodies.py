@@ -16,8 +16,7 @@ import psutil
 import pytest
 import uvloop
 
-from tokka.engine.confined import start_confined
-from tokka.engine.processes import PARSER_NAME
+from tokka.engine.supervision.processes import PARSER_NAME
 from tokka.errors import InvalidRequest, ServerOverloaded, UnsupportedParameter
 from tokka.observability.loop_turns import LoopTurns, Turn
 from tokka.parsing.bodies import BodyParser, _Plain, is_light
@@ -26,6 +25,7 @@ from tokka.protocol.chat import ChatRequest
 from tokka.protocol.completions import CompletionRequest
 from tokka.protocol.fingerprint import fingerprint_of
 from tokka.protocol.validation import validated
+from tokka.sandbox.process import start_confined
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"x": {}}}}}
 CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hei"}]}
@@ -146,7 +146,7 @@ async def test_parser_process_has_no_secret_and_no_way_out(bodies: BodyParser, m
     await bodies.parse(ChatRequest, large(CHAT), "tenant")
     (process,) = (child for child in psutil.Process().children() if child.name() == PARSER_NAME)
     assert "TOKKA_API_KEY" not in process.environ()
-    # 2: a filter of system calls is active. tests/engine/test_sandbox.py tests the filter itself.
+    # 2: a filter of system calls is active. tests/sandbox/test_confinement.py tests the filter itself.
     assert "Seccomp:\t2" in status_of(process)
     assert process.rlimit(psutil.RLIMIT_NOFILE) == (1, 1)
 

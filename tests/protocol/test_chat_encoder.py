@@ -22,9 +22,9 @@ from tokka.core import (
     ToolCallDelta,
     Usage,
 )
-from tokka.protocol.answers import ChatCompletion, ChatCompletionChunk
 from tokka.protocol.chat import ChatRequest
 from tokka.protocol.chat_answer import ChatEncoder
+from tokka.protocol.response_models import ChatCompletion, ChatCompletionChunk
 
 USER = [{"role": "user", "content": "Hei"}]
 FINISHED = Finished(Usage(3, 2, 1))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from pydantic_core import PydanticCustomError
 
-from tests.protocol.test_widening import _schemas, _values
+from tests.protocol.test_schema_loosening import _schemas, _values
 from tokka.protocol.closing import closed
 from tokka.protocol.json_schema import MAX_SUBSCHEMAS, schema_text
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tests.protocol import streams as streaming
 from tests.protocol.streams import Shape, streams
 from tokka.core import Accepted, ChoiceDone, Event, Finished, PromptEcho, TextDelta, TokenLogprob, Usage
-from tokka.protocol.answers import Completion
 from tokka.protocol.completions import CompletionEncoder, CompletionRequest
+from tokka.protocol.response_models import Completion
 
 
 def request(**fields: Any) -> CompletionRequest:

@@ -10,12 +10,12 @@ import pytest
 from tests.protocol import streams as streaming
 from tests.protocol.test_requests import CHAT, COMPLETION
 from tokka.core import Accepted, ChoiceDone, Event, Finished, PromptLogprobs, TextDelta, TokenLogprob, Usage
-from tokka.engine.answer_size import answer_bytes
+from tokka.dispatch.answer_size import answer_bytes
 from tokka.errors import InvalidRequest
-from tokka.protocol.answers import ChatCompletion, Completion
 from tokka.protocol.chat import ChatRequest
 from tokka.protocol.chat_answer import ChatEncoder
 from tokka.protocol.completions import CompletionEncoder, CompletionRequest
+from tokka.protocol.response_models import ChatCompletion, Completion
 from tokka.protocol.validation import validated
 
 ENDPOINTS: list[tuple[Any, Any, dict[str, Any], Any]] = [

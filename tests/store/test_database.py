@@ -25,7 +25,7 @@ from tokka.core import Limits
 from tokka.errors import ConfigurationError
 from tokka.store import keys, migration, state, usage
 from tokka.store.database import Database
-from tokka.store.failures import Unavailable
+from tokka.store.errors import Unavailable
 from tokka.store.location import database_at
 from tokka.store.rows import Batch, KeyRow, Periods, ReportQuery, UsageRow
 from tokka.store.tables import METADATA

@@ -13,7 +13,7 @@ import pytest
 from tests.store.test_database import added, changes, key, report, write
 from tests.store.test_downtimes import not_over, planned_downtime
 from tokka.errors import StartupError
-from tokka.store.failures import Damaged, NotWritable, Unavailable
+from tokka.store.errors import Damaged, NotWritable, Unavailable
 from tokka.store.rows import KeyRow, UsageRow
 from tokka.store.sqlite import NAME, SqliteDatabase
 

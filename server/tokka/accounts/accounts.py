@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
-from tokka.accounts.answers import Issued, NewKey
+from tokka.accounts.admin_views import Issued, NewKey
 from tokka.accounts.calendar import periods_of
 from tokka.accounts.downtimes import Downtimes
 from tokka.accounts.keys import KeyRing
@@ -22,7 +22,7 @@ from tokka.accounts.usage import UsageBook
 from tokka.accounts.worker import Worker
 from tokka.core import RequestRecord, Spent
 from tokka.errors import KeyNotFound, StartupError, StateUnavailable, TemporaryError
-from tokka.store.failures import NotWritable, Unavailable
+from tokka.store.errors import NotWritable, Unavailable
 from tokka.store.rows import NOWHERE, Batch, KeyRow, ReportQuery, ReportRow, Totals
 
 if TYPE_CHECKING:

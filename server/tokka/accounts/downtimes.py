@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from tokka.core import Downtime
 from tokka.errors import Maintenance
-from tokka.protocol.moments import iso_of
+from tokka.protocol.times import iso_of
 
 MAX_REASON_CHARS = 500
 

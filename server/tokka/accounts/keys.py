@@ -12,7 +12,7 @@ from tokka.accounts.credential import MAX_KEY_CHARS, digest_of
 from tokka.accounts.tokens import Token, expiry_of, key_id_of, new_token, token_key_of
 from tokka.core import ANONYMOUS, Key, KeyScope, Limits
 from tokka.errors import InvalidApiKey, PermissionDenied
-from tokka.protocol.moments import iso_of
+from tokka.protocol.times import iso_of
 from tokka.store.rows import KeyRow, TokenKey
 
 NO_KEY = "No API key was sent as `Authorization: Bearer KEY`."

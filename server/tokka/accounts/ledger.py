@@ -8,14 +8,14 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tokka.accounts.answers import Issued, NewKey
+from tokka.accounts.admin_views import Issued, NewKey
 from tokka.accounts.credential import digest_of, new_key_id, new_secret, prefix_of
 from tokka.accounts.leases import Claim, left_of, renewed
 from tokka.accounts.tokens import token_key_of
 from tokka.core import Downtime
 from tokka.store import downtimes, keys, leases, state, usage
 from tokka.store.database import Database
-from tokka.store.failures import Unavailable
+from tokka.store.errors import Unavailable
 from tokka.store.location import database_at
 from tokka.store.rows import NOWHERE, Batch, KeyRow, Periods, ReportQuery, ReportRow, State, TokenKey, Totals
 

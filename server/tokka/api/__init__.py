@@ -1,6 +1,6 @@
 """The HTTP API. `ROUTERS` is the URL map: every router in one ordered list."""
 
-from tokka.api import admin, aitta, chat, completions, health, models, reference, tokenize, ui
+from tokka.api import admin, aitta, chat, chat_page, completions, health, models, reference, tokenize
 
 ROUTERS = [
     chat.router,
@@ -10,6 +10,6 @@ ROUTERS = [
     health.router,
     admin.router,
     aitta.router,
-    ui.router,
+    chat_page.router,
     reference.router,
 ]

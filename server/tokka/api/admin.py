@@ -10,7 +10,7 @@ import structlog
 from fastapi import APIRouter
 from starlette.responses import JSONResponse, Response
 
-from tokka.accounts.answers import (
+from tokka.accounts.admin_views import (
     csv_of,
     issued_object,
     key_object,

@@ -15,8 +15,8 @@ from tokka.api.document import oauth_errors
 from tokka.core import Key
 from tokka.engine_facts import ModelInfo
 from tokka.errors import WorkerNotFound
-from tokka.protocol import hal
-from tokka.protocol.moments import iso_of
+from tokka.protocol import aitta as documents
+from tokka.protocol.times import iso_of
 
 
 class HalResponse(JSONResponse):
@@ -48,8 +48,8 @@ _UNLESS_DOWN = [Depends(_open), Depends(_counted)]
     responses=oauth_errors(401, 403, 429, 503),
     **_HAL,
 )
-async def list_models(services: CurrentServices, key: CurrentKey) -> hal.Collection:
-    return hal.model_list(services.dispatcher.names(key))
+async def list_models(services: CurrentServices, key: CurrentKey) -> documents.Collection:
+    return documents.model_list(services.dispatcher.names(key))
 
 
 @router.get(
@@ -59,9 +59,9 @@ async def list_models(services: CurrentServices, key: CurrentKey) -> hal.Collect
     responses=oauth_errors(401, 403, 404, 429, 503),
     **_HAL,
 )
-async def get_model(model: str, services: CurrentServices, key: CurrentKey) -> hal.ModelResource:
+async def get_model(model: str, services: CurrentServices, key: CurrentKey) -> documents.ModelResource:
     name = _name_of(model, services, key)
-    return hal.model_resource(name, services.supervisor.described(), _worker_of(services))
+    return documents.model_resource(name, services.supervisor.described(), _worker_of(services))
 
 
 @router.get(
@@ -71,10 +71,10 @@ async def get_model(model: str, services: CurrentServices, key: CurrentKey) -> h
     responses=oauth_errors(401, 403, 404, 429, 503),
     **_HAL,
 )
-async def get_metadata(model: str, services: CurrentServices, key: CurrentKey) -> hal.ModelMetadata:
+async def get_metadata(model: str, services: CurrentServices, key: CurrentKey) -> documents.ModelMetadata:
     name = _name_of(model, services, key)
     info = services.supervisor.described()
-    return hal.model_metadata(name, info, _machine(info) if _is_admin(key) else None, key.tenant)
+    return documents.model_metadata(name, info, _machine(info) if _is_admin(key) else None, key.tenant)
 
 
 @router.get(
@@ -84,9 +84,9 @@ async def get_metadata(model: str, services: CurrentServices, key: CurrentKey) -
     responses=oauth_errors(401, 403, 429),
     **_HAL,
 )
-async def list_workers(services: CurrentServices, key: CurrentKey) -> hal.Collection:
+async def list_workers(services: CurrentServices, key: CurrentKey) -> documents.Collection:
     name = next(iter(services.dispatcher.names(key)), None)
-    return hal.worker_list(name, _worker_of(services))
+    return documents.worker_list(name, _worker_of(services))
 
 
 @router.get(
@@ -96,7 +96,7 @@ async def list_workers(services: CurrentServices, key: CurrentKey) -> hal.Collec
     responses=oauth_errors(401, 403, 404, 429),
     **_HAL,
 )
-async def get_worker(model: str, worker: str, services: CurrentServices, key: CurrentKey) -> hal.WorkerResource:
+async def get_worker(model: str, worker: str, services: CurrentServices, key: CurrentKey) -> documents.WorkerResource:
     name, number = _name_of(model, services, key), _worker_of(services)
     if number is None or worker != str(number):
         raise WorkerNotFound(
@@ -105,7 +105,7 @@ async def get_worker(model: str, worker: str, services: CurrentServices, key: Cu
     progress, stats = services.supervisor.progress(), services.supervisor.stats()
     # The load reveals the activity of other tenants.
     is_admin = _is_admin(key)
-    return hal.WorkerResource(
+    return documents.WorkerResource(
         id=str(number),
         model=name,
         state=progress.state,
@@ -115,37 +115,37 @@ async def get_worker(model: str, worker: str, services: CurrentServices, key: Cu
         retry_after_s=progress.retry_after_s,
         running=stats.running if is_admin else None,
         waiting=stats.waiting + services.admission.waiting_choices if is_admin else None,
-        links=hal.worker_links(name, number),
+        links=documents.worker_links(name, number),
     )
 
 
 @router.get("/status", summary='"OK", or the current downtime', responses=oauth_errors(401, 403))
-async def status(services: CurrentServices) -> Literal["OK"] | hal.Window:
+async def status(services: CurrentServices) -> Literal["OK"] | documents.Window:
     downtime = services.accounts.downtimes.current(time.time())
-    return "OK" if downtime is None else hal.window(downtime)
+    return "OK" if downtime is None else documents.window(downtime)
 
 
 @router.get("/downtimes", summary="List current and future downtimes", responses=oauth_errors(401, 403), **_HAL)
-async def list_downtimes(services: CurrentServices) -> hal.DowntimeList:
-    return hal.downtime_list(services.accounts.downtimes.not_over(time.time()))
+async def list_downtimes(services: CurrentServices) -> documents.DowntimeList:
+    return documents.downtime_list(services.accounts.downtimes.not_over(time.time()))
 
 
 @router.get(
     "/authenticate_with_key",
     summary="Exchange an API key for a short-lived token; tokens are refused",
     response_class=JSONResponse,
-    responses={200: {"model": hal.AccessToken}, **oauth_errors(401, 403, 503)},
+    responses={200: {"model": documents.AccessToken}, **oauth_errors(401, 403, 503)},
 )
 async def authenticate_with_key(request: Request, services: CurrentServices) -> JSONResponse:
     token = await services.accounts.issue(request.headers.get("authorization"))
-    answer = hal.AccessToken(access_token=token.text, expires_in=token.expires_in)
+    answer = documents.AccessToken(access_token=token.text, expires_in=token.expires_in)
     # The token is a credential, so browsers and proxies must not store it.
     return JSONResponse(answer.model_dump(exclude_none=True), headers={"cache-control": "no-store"})
 
 
 def _name_of(segment: str, services: Services, key: Key) -> str:
     """Return the served name of a path segment. Raises ModelNotFound if the key may not use it."""
-    name = hal.name_of(segment, services.dispatcher.names(key))
+    name = documents.name_of(segment, services.dispatcher.names(key))
     services.dispatcher.check_model(name, key)
     return name
 
@@ -154,8 +154,8 @@ def _is_admin(key: Key) -> bool:
     return "admin" in key.scopes
 
 
-def _machine(info: ModelInfo) -> hal.Resources:
-    return hal.Resources(
+def _machine(info: ModelInfo) -> documents.Resources:
+    return documents.Resources(
         ram_mb=psutil.virtual_memory().total >> 20, num_gpus=info.gpus, num_cpus=len(os.sched_getaffinity(0))
     )
 

@@ -18,8 +18,8 @@ from tokka.accounts.accounts import Accounts
 from tokka.admission.allowance import Allowance, Allowances
 from tokka.admission.controller import AdmissionController
 from tokka.core import ANONYMOUS, Key, RequestRecord
-from tokka.dispatch import Dispatcher
-from tokka.engine.supervisor import Supervisor
+from tokka.dispatch.dispatcher import Dispatcher
+from tokka.engine.supervision.supervisor import Supervisor
 from tokka.errors import InvalidRequest, UnsupportedMediaType
 from tokka.observability.metrics import Metrics
 from tokka.parsing.bodies import BodyParser, Parsable, Parsed

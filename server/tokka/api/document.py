@@ -20,11 +20,11 @@ from tokka import __version__
 from tokka.api.errors import speaks_oauth
 from tokka.api.paths import ALIAS, ALIAS_ROOT, DOCUMENT, OPEN_PATHS
 from tokka.protocol.admin import NewKeyRequest, RotateRequest
-from tokka.protocol.answers import ChatCompletion, ChatCompletionChunk, Completion, ErrorBody
+from tokka.protocol.aitta import OAuthError
 from tokka.protocol.chat import ChatRequest
 from tokka.protocol.completions import CompletionRequest
-from tokka.protocol.hal import OAuthError
 from tokka.protocol.models import DetokenizeRequest, TokenizeRequest
+from tokka.protocol.response_models import ChatCompletion, ChatCompletionChunk, Completion, ErrorBody
 
 _REF = "#/components/schemas/"
 # Models that no handler signature names: our own code parses bodies and builds responses as bytes.

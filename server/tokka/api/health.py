@@ -19,10 +19,10 @@ from tokka.admission.policy import RETRY_AFTER_S
 from tokka.api import sse
 from tokka.api.deps import CurrentServices, Services
 from tokka.api.document import errors
-from tokka.engine.supervisor import Progress
+from tokka.engine.supervision.supervisor import Progress
 from tokka.errors import MAX_RETRY_AFTER_S
 from tokka.protocol.models import Health, Version
-from tokka.protocol.moments import iso_of
+from tokka.protocol.times import iso_of
 
 router = APIRouter(tags=["operate"])
 _NOT_READY: dict[int | str, dict[str, Any]] = {

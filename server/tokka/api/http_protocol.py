@@ -22,8 +22,8 @@ from tokka.api.deadline import Deadline
 from tokka.api.http_cycle import Cycle
 from tokka.api.http_framing import Framing, MalformedHttp, check_headers, without_upgrade
 from tokka.api.http_refusal import HeadersTooLarge, NoRoom, response_of
-from tokka.api.outbox import BatchedTransport, Outbox
 from tokka.api.paths import OPEN_PATHS, served_path
+from tokka.api.write_batching import BatchedTransport, Outbox
 from tokka.core import ANONYMOUS, Key
 from tokka.errors import SlowRequest, TokkaError
 

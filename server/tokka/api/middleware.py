@@ -21,7 +21,7 @@ from tokka.api.access import METRICS, is_open
 from tokka.api.errors import send_error
 from tokka.api.rate_limits import rate_limit_headers
 from tokka.core import ANONYMOUS, Outcome, RequestRecord
-from tokka.dispatch import settle_allowance
+from tokka.dispatch.dispatcher import settle_allowance
 from tokka.errors import BodyTooLarge, InternalError, InvalidRequest, SlowRequest, TokkaError
 from tokka.observability.metrics import Metrics
 from tokka.protocol.common import new_id

@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from tokka.api import sse
 from tokka.api.deps import Call, read_body
 from tokka.core import GenerateRequest
-from tokka.dispatch import Generation
+from tokka.dispatch.dispatcher import Generation
 from tokka.errors import EngineError, TokkaError
 from tokka.parsing.bodies import Parsable
 from tokka.protocol.chunks import AnswerForm, StreamEncoder

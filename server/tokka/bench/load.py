@@ -16,7 +16,7 @@ import uvloop
 from tokka.bench.address import address_of
 from tokka.bench.connection import Answer, Pool, head_of
 from tokka.bench.cpu import Cpu
-from tokka.bench.failure import BenchFailedError
+from tokka.bench.errors import BenchFailedError
 from tokka.bench.figures import Figures, Window, cpu_figures, summary
 from tokka.bench.plan import Plan, Tenant, due, sizes
 from tokka.bench.record import Record

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from tokka.bench.failure import BenchFailedError
+from tokka.bench.errors import BenchFailedError
 
 # The fields of a request that hold its prompt: `prompt` or `messages`.
 Content = dict[str, Any]

@@ -6,7 +6,7 @@ import math
 import random
 from dataclasses import dataclass
 
-from tokka.bench.failure import BenchFailedError
+from tokka.bench.errors import BenchFailedError
 
 MOST_TOKENS = 1_000_000
 

@@ -10,7 +10,7 @@ import httpx
 import psutil
 
 from tokka.bench.address import Address, address_of, client_options
-from tokka.bench.failure import BenchFailedError
+from tokka.bench.errors import BenchFailedError
 from tokka.loopback import is_loopback
 
 # Maximum seconds for the list of models. The list is cheap, but the server may be busy.

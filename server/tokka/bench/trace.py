@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from tokka.bench.failure import BenchFailedError
+from tokka.bench.errors import BenchFailedError
 
 # Maximum requests of a file.
 MAX_ARRIVALS = 1_000_000

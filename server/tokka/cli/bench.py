@@ -113,7 +113,7 @@ def bench(
 
 
 def _run(options: dict[str, Any], *, as_json: bool, out: Path | None, plot: Path | None) -> int:
-    from tokka.bench.failure import BenchFailedError
+    from tokka.bench.errors import BenchFailedError
     from tokka.bench.report import about
 
     try:
@@ -133,7 +133,7 @@ def _run(options: dict[str, Any], *, as_json: bool, out: Path | None, plot: Path
 
 
 def _session(options: dict[str, Any]) -> Session:
-    from tokka.bench.failure import BenchFailedError
+    from tokka.bench.errors import BenchFailedError
     from tokka.bench.plan import Plan
     from tokka.bench.prompts import read_prompts
     from tokka.bench.session import Session
@@ -184,7 +184,7 @@ def _session(options: dict[str, Any]) -> Session:
 
 
 def _trace(options: dict[str, Any]) -> TraceSource | None:
-    from tokka.bench.failure import BenchFailedError
+    from tokka.bench.errors import BenchFailedError
     from tokka.bench.trace import trace_of
 
     if (name := options["trace"]) is None:
@@ -199,7 +199,7 @@ def _trace(options: dict[str, Any]) -> TraceSource | None:
 
 
 def _check_lasts(trace: TraceSource | None, loads: Sequence[Load], duration_s: float) -> None:
-    from tokka.bench.failure import BenchFailedError
+    from tokka.bench.errors import BenchFailedError
 
     for load in loads:
         if trace and load.rate and (lasts_s := trace.lasts_s(load.rate)) < duration_s:
@@ -211,7 +211,7 @@ def loads_of(rates: Sequence[str], concurrencies: Sequence[str]) -> list[Load]:
 
     Raises BenchFailedError.
     """
-    from tokka.bench.failure import BenchFailedError
+    from tokka.bench.errors import BenchFailedError
     from tokka.bench.session import Load
 
     if rates and concurrencies:
@@ -232,7 +232,7 @@ def loads_of(rates: Sequence[str], concurrencies: Sequence[str]) -> list[Load]:
 
 
 def _number(option: str, text: str) -> float:
-    from tokka.bench.failure import BenchFailedError
+    from tokka.bench.errors import BenchFailedError
 
     try:
         value = float(text)
@@ -245,7 +245,7 @@ def _number(option: str, text: str) -> float:
 
 def _check_files(out: Path | None, plot: Path | None) -> None:
     """Raise BenchFailedError if an output file cannot be written. Runs before the load, not after it."""
-    from tokka.bench.failure import BenchFailedError
+    from tokka.bench.errors import BenchFailedError
 
     for option, path in (("--out", out), ("--plot", plot)):
         if path is not None and (path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK)):

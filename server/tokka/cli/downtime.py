@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from tokka.cli.state import Config, DatabaseUrl, StateDir, fail, opened
-from tokka.protocol.moments import zoned_moment_of
+from tokka.protocol.times import zoned_moment_of
 
 app = typer.Typer(no_args_is_help=True, help="Maintenance windows: add, list, remove.")
 

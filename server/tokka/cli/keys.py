@@ -11,7 +11,7 @@ import typer
 
 from tokka.cli.state import Config, DatabaseUrl, StateDir, fail, opened
 from tokka.errors import InvalidRequest
-from tokka.protocol.moments import distance_of, moment_of
+from tokka.protocol.times import distance_of, moment_of
 
 app = typer.Typer(no_args_is_help=True, help="API keys: create, list, rotate, revoke.")
 
@@ -46,7 +46,7 @@ def create(
     config: Config = None,
 ) -> None:
     """Create a key. Prints its secret once, on the last line."""
-    from tokka.accounts.answers import new_key
+    from tokka.accounts.admin_views import new_key
 
     limits = {
         "rpm": rpm,
@@ -77,7 +77,7 @@ def list_keys(
     as_json: Json = False, state_dir: StateDir = None, database_url: DatabaseUrl = None, config: Config = None
 ) -> None:
     """List all keys, including revoked and expired ones. Shows only the beginning of each secret."""
-    from tokka.accounts.answers import key_object
+    from tokka.accounts.admin_views import key_object
     from tokka.cli.table import print_table
 
     with opened(state_dir, database_url, config) as ledger:
@@ -123,7 +123,7 @@ def revoke(key_id: str, state_dir: StateDir = None, database_url: DatabaseUrl = 
 
 
 def _show(issued: Any, as_json: bool, quiet: bool) -> None:
-    from tokka.accounts.answers import issued_object
+    from tokka.accounts.admin_views import issued_object
 
     if as_json:
         print(json.dumps(issued_object(issued, time.time())))

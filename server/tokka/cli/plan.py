@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
-    from tokka.engine.gpus import Gpu
-    from tokka.engine.layout import Layout, Size
-    from tokka.engine.lookup import Found
-    from tokka.engine.sizing import ModelSize
+    from tokka.planner.gpus import Gpu
+    from tokka.planner.layout import Layout, Size
+    from tokka.planner.model_config import Found
+    from tokka.planner.sizing import ModelSize
 
 # Largest tensor-parallel size that is always listed, the usual device count of a node. Larger sizes only if valid.
 _ALL_LISTED = 8
@@ -40,9 +40,9 @@ def plan(
 ) -> None:
     """Show a model's memory needs, the tensor-parallel sizes that fit, and a recommendation. Exit code 1: none fits."""
     from tokka.cli.state import one_line
-    from tokka.engine.layout import lay_out
-    from tokka.engine.lookup import find_model
-    from tokka.engine.sizing import measure
+    from tokka.planner.layout import lay_out
+    from tokka.planner.model_config import find_model
+    from tokka.planner.sizing import measure
 
     with one_line():
         device = _device(gpu, memory)
@@ -67,8 +67,8 @@ def plan(
 
 
 def _device(gpu: str | None, memory: float | None) -> Gpu:
-    from tokka.engine.gpus import GPU_NAMES, Gpu, find_gpu
     from tokka.errors import ConfigurationError
+    from tokka.planner.gpus import GPU_NAMES, Gpu, find_gpu
 
     if (gpu is None) == (memory is None):
         raise ConfigurationError(f"give either --gpu NAME, one of {', '.join(GPU_NAMES)}, or --memory GIB")
@@ -119,7 +119,7 @@ def _show(
     command: str | None,
 ) -> None:
     from tokka.cli.table import print_table
-    from tokka.engine.layout import gib
+    from tokka.planner.layout import gib
 
     print(f"{found.model} ({found.origin})")
     if size.parameters:
@@ -149,7 +149,7 @@ def _show(
 
 
 def _row(one: Size, layout: Layout, model: ModelSize) -> list[object]:
-    from tokka.engine.layout import gib
+    from tokka.planner.layout import gib
 
     if one.invalid:
         return [one.size, "", "", "", "", f"not valid: {one.invalid.partition(' over ')[0]}"]

@@ -21,9 +21,9 @@ from tokka.cli.access import check_access
 from tokka.cli.listener import BACKLOG, open_for_connections, url_of
 from tokka.cli.open_files import open_files
 from tokka.engine.base import Engine
-from tokka.engine.memory import settle_heap
-from tokka.engine.processes import end_resource_tracker, kill_children
-from tokka.observability.lines import LineWriter
+from tokka.engine.supervision.heap import settle_heap
+from tokka.engine.supervision.processes import end_resource_tracker, kill_children
+from tokka.observability.log_writer import LineWriter
 from tokka.observability.loop_turns import LoopTurns
 from tokka.settings import Settings, parse_size
 

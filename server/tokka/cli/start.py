@@ -16,10 +16,9 @@ import structlog
 from tokka.cli.listener import bound
 from tokka.cli.open_files import raise_open_files
 from tokka.engine.factory import engine_factory
-from tokka.engine.processes import end_resource_tracker
-from tokka.engine.suggestions import did_you_mean
+from tokka.engine.supervision.processes import end_resource_tracker
 from tokka.errors import StartupError
-from tokka.observability.lines import LineWriter
+from tokka.observability.log_writer import LineWriter
 from tokka.observability.logging import configure_logging
 from tokka.settings import (
     Settings,
@@ -30,6 +29,7 @@ from tokka.settings import (
     visible_options,
     with_secrets,
 )
+from tokka.suggestions import did_you_mean
 
 log = structlog.get_logger("tokka.serve")
 

@@ -56,7 +56,7 @@ def opened(
 def one_line() -> Iterator[None]:
     """Print an error that the operator can fix as one line on stderr, and exit with code 2."""
     from tokka.errors import StartupError, TokkaError
-    from tokka.store.failures import Unavailable
+    from tokka.store.errors import Unavailable
 
     try:
         yield

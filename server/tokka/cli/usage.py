@@ -23,7 +23,7 @@ def usage(
     """Show totals of requests and tokens. The last second of a running server may be missing."""
     from pydantic import ValidationError
 
-    from tokka.accounts.answers import columns_of, csv_of, report_query, usage_entries
+    from tokka.accounts.admin_views import columns_of, csv_of, report_query, usage_entries
     from tokka.cli.table import print_table
     from tokka.protocol.admin import UsageQuery
 

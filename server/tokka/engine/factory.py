@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from tokka.engine.base import Engine
+from tokka.engine.engine_args import parse_engine_args
 from tokka.engine.fake import FakeEngine, FakeOptions
-from tokka.engine.options import parse_engine_args
 from tokka.settings import Settings
 
 
@@ -26,9 +26,9 @@ def engine_factory(settings: Settings) -> Callable[[], Engine]:
         FakeEngine(fake)
         return lambda: FakeEngine(fake, settings.max_completion_tokens)
     # Imported here so that the rest of the program runs without vLLM.
-    from tokka.engine.vllm.arguments import VllmOptions  # noqa: PLC0415
     from tokka.engine.vllm.engine import VllmEngine  # noqa: PLC0415
-    from tokka.engine.vllm.machine import is_cpu_build  # noqa: PLC0415
+    from tokka.engine.vllm.start.arguments import VllmOptions  # noqa: PLC0415
+    from tokka.engine.vllm.start.environment import is_cpu_build  # noqa: PLC0415
 
     # Raises ConfigurationError if no engine is installed.
     is_cpu_build()

@@ -31,11 +31,11 @@ from tokka.core import (
     Usage,
 )
 from tokka.engine.base import ReportPhase
-from tokka.engine.length import allowed_tokens, truncation
-from tokka.engine.reading.calls import FORMS, READABLE
+from tokka.engine.generation.length import allowed_tokens, truncation
+from tokka.engine.generation.token_ids import check_token_ids
+from tokka.engine.reading.call_reader import FORMS, READABLE
 from tokka.engine.reading.readers import Readers, Reading
 from tokka.engine.reading.thinking import Thoughts
-from tokka.engine.sampling import check_token_ids
 from tokka.engine.script import EOS, VOCAB_SIZE, Script, decode, length_of, prompt_logprobs
 from tokka.engine.scripted_steps import ScriptedSequence, StepLoop, StepModel
 from tokka.engine_facts import EngineStats, ModelInfo

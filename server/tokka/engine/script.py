@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 
 from tokka.core import ChoiceDone, FinishReason, Sampling, TextDelta, TokenLogprob
-from tokka.engine.choice import Choice
+from tokka.engine.generation.choice import Choice
 
 EOS = 256
 VOCAB_SIZE = 257

@@ -9,7 +9,7 @@ from typing import Any, Literal, TextIO, cast
 import orjson
 import structlog
 
-from tokka.observability.lines import LineWriter
+from tokka.observability.log_writer import LineWriter
 
 _STDOUT = 1
 

@@ -15,11 +15,11 @@ from typing import Any, Protocol, TypeVar, cast
 import structlog
 
 from tokka.core import IgnoredFields
-from tokka.engine.confined import end_confined, start_confined
 from tokka.errors import InternalError, InvalidRequest, ServerOverloaded
 from tokka.parsing.worker import ANSWER_HEADER, IGNORE_UNKNOWN, PARSABLE, QUESTION_HEADER, REFUSALS
 from tokka.protocol.common import BodyModel
 from tokka.protocol.validation import validated, without_unknown
+from tokka.sandbox.process import end_confined, start_confined
 from tokka.turns import Capacity, FairTurns
 
 log = structlog.get_logger("tokka.parsing")

@@ -14,9 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tokka.engine.processes import PARSER_NAME
-from tokka.engine.sandbox import restrict
-from tokka.engine.vllm.child import end_with, leave_interrupts_to_the_server
+from tokka.engine.supervision.lifeline import end_with, leave_interrupts_to_the_server
+from tokka.engine.supervision.processes import PARSER_NAME
 from tokka.errors import InvalidRequest, UnsupportedParameter
 from tokka.protocol.chat import ChatRequest
 from tokka.protocol.completions import CompletionRequest
@@ -24,6 +23,7 @@ from tokka.protocol.fingerprint import fingerprint_of
 from tokka.protocol.generation import ParsedGeneration
 from tokka.protocol.models import DetokenizeRequest, TokenizeRequest
 from tokka.protocol.validation import validated, without_unknown
+from tokka.sandbox.confinement import restrict
 
 PARSABLE: dict[str, Any] = {
     model.__name__: model for model in (ChatRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest)

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from tokka.core import KeyScope
 from tokka.protocol.common import WireModel
-from tokka.protocol.moments import MOMENT
+from tokka.protocol.times import MOMENT
 
 # Maximum count: every JSON reader represents it exactly.
 _MAX_COUNT = 2**53 - 1

@@ -14,8 +14,8 @@ from tokka.protocol.closing import closed
 from tokka.protocol.common import WireModel, invalid
 from tokka.protocol.json_schema import MAX_SCHEMA_BYTES, MAX_SCHEMA_DEPTH, errors_below, mapped, schema_text
 from tokka.protocol.messages import FunctionName
+from tokka.protocol.schema_loosening import LESS, Width, widened
 from tokka.protocol.vllm_fields import TOOL_FIELDS, Neutral, NeutralModel
-from tokka.protocol.widening import LESS, Width, widened
 
 MAX_TOOLS = 128
 MAX_DESCRIPTION_CHARS = 16 * 1024

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from tokka.errors import NO_LOCKS, is_lasting
-from tokka.store.failures import Damaged, Unavailable, WithoutLocks
+from tokka.store.errors import Damaged, Unavailable, WithoutLocks
 from tokka.store.rows import KeyRow
 
 # SQLite's error codes of a damaged file, and of a file that the program may not write.

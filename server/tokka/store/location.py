@@ -8,7 +8,7 @@ from pathlib import Path
 from tokka.errors import ConfigurationError
 from tokka.settings import expanded
 from tokka.store.database import Database
-from tokka.store.failures import NotWritable
+from tokka.store.errors import NotWritable
 
 # Matches a URL that was given as a path. Paths lose one of the two slashes.
 _URL = re.compile(r"[A-Za-z][\w+]+:/")

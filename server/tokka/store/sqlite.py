@@ -20,7 +20,7 @@ from sqlalchemy.pool import QueuePool
 from tokka.errors import ConfigurationError, StartupError, is_lasting
 from tokka.store import keys, salvage
 from tokka.store.database import failure, failures
-from tokka.store.failures import Damaged, NotWritable, WithoutLocks
+from tokka.store.errors import Damaged, NotWritable, WithoutLocks
 from tokka.store.migration import migrate, missing
 from tokka.store.rows import KeyRow
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from tests.engine.vllm.tokenizer import EOS, byte_tokenizer
+from tests.engine.tokenizer import EOS, byte_tokenizer
+from tokka.engine.grammars.compiler import Compiler
+from tokka.engine.grammars.limits import STATES, with_limit, with_tag
 from tokka.engine.vllm import guidance
-from tokka.engine.vllm.grammar import Compiler
-from tokka.engine.vllm.limits import STATES, with_limit, with_tag
 
 # torch and vLLM emit warnings when they are imported.
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.engine.test_calls import split
-from tests.engine.tool_texts import BAD, GOOD, TOOLS, Said
-from tests.engine.vllm.tokenizer import byte_tokenizer
+from tests.engine.reading.test_call_reader import split
+from tests.engine.reading.tool_texts import BAD, GOOD, TOOLS, Said
+from tests.engine.tokenizer import byte_tokenizer
 from tokka.core import ChatPrompt, ChoiceDone, GenerateRequest, ReasoningDelta, Sampling, TextDelta, ToolCallDelta
-from tokka.engine.reading.calls import FORMS, UNKNOWN
+from tokka.engine.reading.call_reader import FORMS, UNKNOWN
 from tokka.engine.reading.readers import Readers
-from tokka.engine.vllm.parser_names import check_parser_names
 from tokka.engine.vllm.parsers import Parsers
+from tokka.engine.vllm.start.parser_names import check_parser_names
 from tokka.errors import ConfigurationError
 
 # torch and vLLM emit warnings when they are imported.

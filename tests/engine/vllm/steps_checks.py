@@ -39,7 +39,7 @@ def steps_of(**sequences: Sequence) -> Any:
     from vllm.v1.engine.output_processor import RequestState
 
     from tokka.engine.vllm.stats import StepStats
-    from tokka.engine.vllm.steps import StepOutputs
+    from tokka.engine.vllm.step_processor import StepOutputs
 
     steps = StepOutputs(None, log_stats=False, stats=StepStats(None))
     for name, sequence in sequences.items():
@@ -110,7 +110,7 @@ def whole_step(outputs: list[Any], running: int = 1) -> Any:
 
 
 async def test_a_step_is_dealt_with_when_it_is_put() -> None:
-    from tokka.engine.vllm.step_queue import StepQueue
+    from tokka.engine.vllm.step_handler import StepQueue
 
     one, core = Sequence(ends_at=6), Core()
     steps = steps_of(one=one)
@@ -126,14 +126,14 @@ async def test_a_step_is_dealt_with_when_it_is_put() -> None:
 
 
 async def test_a_large_step_is_dealt_with_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tokka.engine.vllm import step_queue
+    from tokka.engine.vllm import step_handler
 
     names = [f"s{number}" for number in range(1000)]
     sequences = {name: Sequence(ends_at=2) for name in names}
     core, steps = Core(), steps_of(**sequences)
-    queue = step_queue.StepQueue(core, steps)
+    queue = step_handler.StepQueue(core, steps)
     # Each check of the clock finds the slice used up.
-    monkeypatch.setattr(step_queue, "SLICE_S", -1.0)
+    monkeypatch.setattr(step_handler, "SLICE_S", -1.0)
     queue.put_nowait(whole_step(step(**dict.fromkeys(names, 1))))
     queue.put_nowait(whole_step(step(**dict.fromkeys(names, 2))))
     begun = [name for name in names if sequences[name].got]
@@ -150,12 +150,12 @@ async def test_a_large_step_is_dealt_with_in_slices(monkeypatch: pytest.MonkeyPa
 
 
 async def test_an_error_in_a_slice_does_not_stop_the_steps_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tokka.engine.vllm import step_queue
+    from tokka.engine.vllm import step_handler
 
     one = Sequence()
     steps = steps_of(one=one)
-    queue = step_queue.StepQueue(Core(), steps)
-    monkeypatch.setattr(step_queue, "SLICE_S", -1.0)
+    queue = step_handler.StepQueue(Core(), steps)
+    monkeypatch.setattr(step_handler, "SLICE_S", -1.0)
     queue.put_nowait(whole_step(step(one=1)))
     queue.put_nowait(SimpleNamespace(outputs=[None], timestamp=0.0))
     queue.put_nowait(whole_step(step(one=2)))
@@ -166,7 +166,7 @@ async def test_an_error_in_a_slice_does_not_stop_the_steps_behind_it(monkeypatch
 
 
 async def test_an_error_goes_to_the_task_that_ends_the_generations() -> None:
-    from tokka.engine.vllm.step_queue import StepQueue
+    from tokka.engine.vllm.step_handler import StepQueue
 
     queue = StepQueue(Core(), steps_of())
     lost = RuntimeError("the engine is gone")

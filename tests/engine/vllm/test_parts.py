@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from tokka.core import Sampling
-from tokka.engine.vllm.machine import available_cores, available_memory_bytes, prepare_environment
-from tokka.engine.vllm.output import EngineOutput
+from tokka.engine.host import available_cores, available_memory_bytes
 from tokka.engine.vllm.params import _check_types, _fields, is_greedy
-from tokka.engine.vllm.weights import read_model_folder
+from tokka.engine.vllm.start.engine_log import EngineOutput
+from tokka.engine.vllm.start.environment import prepare_environment
 from tokka.errors import ConfigurationError, EngineError, StartupError
+from tokka.planner.model_folder import read_model_folder
 
 
 def fields(sampling: Sampling, **defaults: Any) -> dict[str, Any]:

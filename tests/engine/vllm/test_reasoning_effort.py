@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tokka.core import ChatPrompt
+from tokka.engine.templates.inspection import reads
 from tokka.engine.vllm.render import Renderer
-from tokka.engine.vllm.templates import reads
 
 PLAIN = "{% for message in messages %}{{ message.content }}{% endfor %}"
 # As in gpt-oss's template.

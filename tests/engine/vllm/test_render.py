@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from tests.engine.vllm.tokenizer import EOS, fast_tokenizer
+from tests.engine.tokenizer import EOS, fast_tokenizer
 from tokka.core import TextPrompt
-from tokka.engine.template_rules import TemplateRules
+from tokka.engine.templates.rules import TemplateRules
 from tokka.engine.vllm.render import Renderer
 from tokka.errors import EngineDied, InvalidRequest
 from tokka.protocol.chat import ChatRequest
 from tokka.protocol.common import new_id
 
-FOLDER = Path(__file__).with_name("chat_templates")
+FOLDER = Path(__file__).parents[1] / "chat_templates"
 RULES = {
     "deepseek_r1": TemplateRules(knows_tools=False),
     "deepseek_v3": TemplateRules(text_arguments=True),

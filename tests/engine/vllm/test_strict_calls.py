@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from llguidance import LLTokenizer
 
-from tests.engine.vllm.tokenizer import EOS, byte_tokenizer
-from tokka.engine.vllm.grammar import Compiler
-from tokka.engine.vllm.limits import matcher_of
+from tests.engine.tokenizer import EOS, byte_tokenizer
+from tokka.engine.grammars.compiler import Compiler
+from tokka.engine.grammars.limits import matcher_of
 
 SCHEMAS = {
     "get_weather": {

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from tokka.core import Tools
-from tokka.engine.reading.calls import MAX_CALLS, CallPiece, Piece, Thought
-from tokka.engine.reading.heads import Names
+from tokka.engine.reading.call_heads import Names
+from tokka.engine.reading.call_reader import MAX_CALLS, CallPiece, Piece, Thought
 
 MARKS = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|call|>", "<|return|>", "<|constrain|>")
 _BODY = "<|message|>"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from tokka.core import ChoiceDone, Event, ReasoningDelta, TextDelta, ToolCallDelta, Tools
-from tokka.engine.reading.calls import ARRAY, CallPiece, CallReader, Form, ParseWhole, Piece, Thought
+from tokka.engine.reading.call_reader import ARRAY, CallPiece, CallReader, Form, ParseWhole, Piece, Thought
 from tokka.engine.reading.harmony import HarmonyReader
 from tokka.engine.reading.thinking import ThoughtReader, Thoughts
 

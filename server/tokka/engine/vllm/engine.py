@@ -15,29 +15,29 @@ import structlog
 
 from tokka.core import Event, GenerateRequest, Prompt, TokensPrompt
 from tokka.engine.base import ReportPhase
-from tokka.engine.exits import oom_kills
-from tokka.engine.memory import settle_heap
-from tokka.engine.processes import EngineProcesses, kill_engine
-from tokka.engine.vllm.arguments import VllmOptions, engine_arguments
-from tokka.engine.vllm.child import OUTPUT_VARIABLE
-from tokka.engine.vllm.compilation import seal_compiled, settle_execution
-from tokka.engine.vllm.decode import Vocabulary
-from tokka.engine.vllm.devices import check_devices
-from tokka.engine.vllm.embedded import embedded_model
-from tokka.engine.vllm.engine_folder import EngineFolder
-from tokka.engine.vllm.failures import cause_of, core_exits, death_of, load_failure, one_line
-from tokka.engine.vllm.fast import made_fast
+from tokka.engine.grammars.service import Grammars
+from tokka.engine.supervision.exits import oom_kills
+from tokka.engine.supervision.heap import settle_heap
+from tokka.engine.supervision.processes import EngineProcesses, kill_engine
+from tokka.engine.vllm.error_mapping import cause_of, core_exits, death_of, load_failure, one_line
+from tokka.engine.vllm.fast_path import made_fast
 from tokka.engine.vllm.generation import Generations, Language, Limits
-from tokka.engine.vllm.grammars import Grammars, tokenizer_line
-from tokka.engine.vllm.machine import engine_version, is_cpu_build, prepare_environment
-from tokka.engine.vllm.model_defaults import model_defaults
-from tokka.engine.vllm.output import EngineOutput
 from tokka.engine.vllm.parsers import Parsers
-from tokka.engine.vllm.render import Renderer
-from tokka.engine.vllm.warmup import measure_steps, warm_up
-from tokka.engine.vllm.weights import read_hub_model, read_model_folder
+from tokka.engine.vllm.plugin import OUTPUT_VARIABLE
+from tokka.engine.vllm.render import Renderer, tokenizer_line
+from tokka.engine.vllm.start.arguments import VllmOptions, engine_arguments
+from tokka.engine.vllm.start.compilation import seal_compiled, settle_execution
+from tokka.engine.vllm.start.devices import check_devices
+from tokka.engine.vllm.start.embedded import embedded_model
+from tokka.engine.vllm.start.engine_folder import EngineFolder
+from tokka.engine.vllm.start.engine_log import EngineOutput
+from tokka.engine.vllm.start.environment import engine_version, is_cpu_build, prepare_environment
+from tokka.engine.vllm.start.model_defaults import model_defaults
+from tokka.engine.vllm.start.warmup import measure_steps, warm_up
+from tokka.engine.vllm.vocabulary import Vocabulary
 from tokka.engine_facts import EngineStats, ModelInfo
 from tokka.errors import ConfigurationError, EngineError, StartupError, TokkaError
+from tokka.planner.model_folder import read_hub_model, read_model_folder
 
 log = structlog.get_logger("tokka.engine")
 

@@ -9,19 +9,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tokka.core import Accepted, ChoiceDone, Constraint, Event, Finished, GenerateRequest, TextPrompt, Usage
-from tokka.engine.inbox import EchoReady, Inbox
-from tokka.engine.length import allowed_tokens, truncation
+from tokka.engine.generation.event_buffer import EchoReady, Inbox
+from tokka.engine.generation.length import allowed_tokens, truncation
+from tokka.engine.generation.slices import Slices
+from tokka.engine.generation.token_ids import check_token_ids
+from tokka.engine.grammars.loosening import grammar_of
+from tokka.engine.grammars.service import Grammars
 from tokka.engine.reading.readers import Readers, Reading
-from tokka.engine.sampling import check_token_ids
-from tokka.engine.slices import Slices
-from tokka.engine.vllm.decode import Vocabulary
-from tokka.engine.vllm.failures import in_our_words
-from tokka.engine.vllm.grammars import Grammars
-from tokka.engine.vllm.looser import grammar_of
-from tokka.engine.vllm.outputs import PromptOutputs
+from tokka.engine.vllm.error_mapping import in_our_words
 from tokka.engine.vllm.params import is_greedy, sampling_params
 from tokka.engine.vllm.parsers import Parsers
+from tokka.engine.vllm.prompt_outputs import PromptOutputs
 from tokka.engine.vllm.render import Renderer
+from tokka.engine.vllm.vocabulary import Vocabulary
 from tokka.errors import EngineDied, InvalidRequest, UnsupportedParameter
 
 # Maximum events of one request that are passed on without a pause. Only requests with many choices bring more.

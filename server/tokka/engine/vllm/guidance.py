@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
-from tokka.engine.vllm.limits import matchers_of
+from tokka.engine.grammars.limits import matchers_of
 
 # Maximum cached grammars. Each takes at most the memory that grammar.py may use; most take a hundredth of it.
 KEPT = 32

@@ -9,11 +9,11 @@ import orjson
 import structlog
 
 from tokka.core import ChatPrompt, Constraint, GenerateRequest, Tools
-from tokka.engine.reading.calls import FORMS, UNKNOWN, ParseWhole
+from tokka.engine.reading.call_reader import FORMS, UNKNOWN, ParseWhole
 from tokka.engine.reading.readers import Reading
 from tokka.engine.reading.thinking import Thoughts
-from tokka.engine.tool_prompt import FALLBACK_PARSER
-from tokka.engine.vllm.templates import knows_tools, parser_of
+from tokka.engine.templates.inspection import knows_tools, parser_of
+from tokka.engine.templates.tool_prompt import FALLBACK_PARSER
 from tokka.errors import ConfigurationError, InvalidRequest
 
 log = structlog.get_logger("tokka.engine")

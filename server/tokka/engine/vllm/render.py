@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from functools import partial
 from typing import Any, TypeVar
 
 from tokka.core import ChatPrompt, Prompt, TextPrompt, TokensPrompt, text_chars
-from tokka.engine.length import Truncation
-from tokka.engine.vllm.chat_template import ChatTemplate
-from tokka.engine.vllm.control_tokens import ControlTokens, Written
-from tokka.engine.vllm.templates import removed_by
+from tokka.engine.generation.length import Truncation
+from tokka.engine.templates.chat_template import ChatTemplate
+from tokka.engine.templates.control_tokens import ControlTokens, Written
+from tokka.engine.templates.inspection import removed_by
 from tokka.errors import ContextLengthExceeded, EngineDied, InvalidRequest, NoChatTemplate
 from tokka.turns import Capacity, FairTurns
 
@@ -211,3 +212,19 @@ class Renderer:
                     f"characters has at least {tokens} tokens. Please shorten it.",
                     param=param,
                 )
+
+
+def tokenizer_line(tokenizer: Any, vocab_size: int) -> dict[str, Any] | None:
+    """Return the tokenizer data that the process needs; None if it cannot use this kind of tokenizer."""
+    from transformers import PreTrainedTokenizerFast
+
+    if not isinstance(tokenizer, PreTrainedTokenizerFast) or tokenizer.eos_token_id is None:
+        return None
+    bare = copy(tokenizer.backend_tokenizer)
+    bare.no_padding()
+    bare.no_truncation()
+    return {
+        "tokenizer": bare.to_str(),
+        "vocab_size": max(vocab_size, len(tokenizer)),
+        "eos": tokenizer.eos_token_id,
+    }

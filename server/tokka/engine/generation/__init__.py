@@ -1,0 +1,1 @@
+"""From tokens to events, the same for every engine: length, text, stop strings, buffering."""

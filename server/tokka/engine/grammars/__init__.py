@@ -1,0 +1,1 @@
+"""From a constraint to a compiled grammar, in processes that may crash."""

@@ -1,0 +1,33 @@
+"""Loosens a constraint step by step until it compiles, if it need not hold in full."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import structlog
+
+from tokka.core import Constraint
+from tokka.engine.grammars.service import Grammars
+from tokka.errors import InvalidRequest
+from tokka.protocol.tools import looser_texts
+
+log = structlog.get_logger("tokka.engine")
+
+
+async def grammar_of(grammars: Grammars, constraint: Constraint, tenant: str = "", choices: int = 1) -> str:
+    """Return the grammar of a constraint's strictest text that compiles. Raises the errors of `Grammars.grammar`."""
+    try:
+        return await grammars.grammar(constraint, tenant, choices)
+    except InvalidRequest as error:
+        if constraint.calls is None:
+            raise
+        refused, tried = error, constraint.text
+    for text in looser_texts(constraint.calls):
+        if text == tried:
+            continue
+        log.debug("constraint_loosened", reason=refused.message)
+        try:
+            return await grammars.grammar(replace(constraint, text=text), tenant, choices)
+        except InvalidRequest as error:
+            refused, tried = error, text
+    raise refused

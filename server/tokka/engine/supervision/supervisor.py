@@ -1,0 +1,307 @@
+"""Owns the engine: starts it, tracks its state and phase, watches it, restarts it when it dies, and stops it.
+
+An engine object lives from its start to its death; a restart creates a new one. TRANSITIONS below defines the states;
+other modules only query them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Literal, NoReturn
+
+import structlog
+
+from tokka.core import DeathReason
+from tokka.engine.base import Engine
+from tokka.engine.supervision import processes
+from tokka.engine.supervision.restart import RestartPolicy
+from tokka.engine.supervision.watchdog import Sight, Watchdog
+from tokka.engine_facts import EngineStats, ModelInfo
+from tokka.errors import MAX_RETRY_AFTER_S, ModelStarting, StartupError
+
+log = structlog.get_logger("tokka.engine")
+
+State = Literal["stopped", "starting", "ready", "failed"]
+TRANSITIONS: dict[State, set[State]] = {
+    "stopped": {"starting"},
+    "starting": {"ready", "failed", "stopped"},
+    "ready": {"failed", "stopped"},
+    # Dead. A restart follows after a delay, or the supervisor has given up.
+    "failed": {"starting", "stopped"},
+}
+# Seconds for Retry-After until a start has been measured.
+RETRY_AFTER_S = 5
+_LOOK_EVERY_S = 0.5
+# Seconds between an engine's death and a second look at its stats, which then explain it better.
+_DETAIL_S = 0.5
+_PING_EVERY_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The engine's state and phase, for probes and people."""
+
+    state: State
+    phase: str
+    detail: str
+    elapsed_s: float
+    retry_after_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """Why an engine died. The detail is only for the operator, since it may name files."""
+
+    reason: DeathReason
+    detail: str
+
+
+class Supervisor:
+    """Keeps an engine running, and gives access to it and its state."""
+
+    def __init__(
+        self,
+        create_engine: Callable[[], Engine],
+        *,
+        on_state: Callable[[State], None],
+        on_restart: Callable[[DeathReason], None],
+        policy: RestartPolicy,
+        stall_timeout_s: float,
+    ) -> None:
+        self._create_engine = create_engine
+        self._on_state = on_state
+        self._on_restart = on_restart
+        self._policy = policy
+        self._stall_timeout_s = stall_timeout_s
+        self._engine: Engine | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self._state: State = "stopped"
+        self._phase, self._detail = "not started", ""
+        self._since_s = time.monotonic()
+        self._changed = asyncio.Event()
+        self._info: ModelInfo | None = None
+        self._starts = 0
+        # When the current engine became ready, and when it died; None before that.
+        self._ready_s: float | None = None
+        self._died_s: float | None = None
+        # How long the last measured start took, and when the next one begins while no engine runs.
+        self._start_took_s: float | None = None
+        self._next_start_s = 0.0
+
+    @property
+    def info(self) -> ModelInfo | None:
+        """The model's properties; None until the engine has been ready once."""
+        return self._info
+
+    @property
+    def was_ready(self) -> bool:
+        return self._info is not None
+
+    @property
+    def starts(self) -> int:
+        """The number of engines started so far, which is also the number of the current one."""
+        return self._starts
+
+    @property
+    def served_s(self) -> float:
+        """Seconds from the current engine's readiness to now or to its death; 0 before it is ready."""
+        if self._ready_s is None:
+            return 0.0
+        return (time.monotonic() if self._died_s is None else self._died_s) - self._ready_s
+
+    def progress(self) -> Progress:
+        elapsed_s = round(time.monotonic() - self._since_s, 3)
+        if self._state == "ready" and self.stats().death:
+            # Probes see the death before the watchdog's next look.
+            return Progress("failed", "failed", "the engine died", elapsed_s, self._rebuild_s())
+        return Progress(self._state, self._phase, self._detail, elapsed_s, self._retry_after_s())
+
+    async def changes(self, every_s: float | None = None) -> AsyncIterator[Progress]:
+        """Yield the progress now, at each change, and after `every_s` seconds without a change. Never ends."""
+        while True:
+            changed = self._changed
+            yield self.progress()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(every_s):
+                    await changed.wait()
+
+    def engine(self) -> Engine:
+        """Return the engine if it is ready. Raises ModelStarting if it is not."""
+        now = self.progress()
+        if self._engine is None or now.state != "ready":
+            raise _not_ready(now)
+        return self._engine
+
+    def described(self) -> ModelInfo:
+        """Return the model's properties, also during a restart. Raises ModelStarting before the first readiness."""
+        if self._info is None:
+            raise _not_ready(self.progress())
+        return self._info
+
+    def stats(self) -> EngineStats:
+        return self._engine.stats() if self._engine and self._state == "ready" else EngineStats()
+
+    async def run(self) -> NoReturn:
+        """Keep an engine running. Raises StartupError if the first start fails or too many engines died quickly."""
+        while True:
+            death = await self._live()
+            served_s = self.served_s
+            self._move("failed", "failed", "the engine died")
+            delay_s = self._policy.delay_s(served_s)
+            self._next_start_s = time.monotonic() + (delay_s or 0.0)
+            log.error("engine_died", reason=death.reason, detail=death.detail, served_s=round(served_s, 1))
+            await self._close_engine()
+            if delay_s is None:
+                raise StartupError(
+                    f"the engine died {self._policy.quick_deaths}x in a row soon after its start; last cause:"
+                    f" {death.detail}"
+                )
+            self._on_restart(death.reason)
+            log.info("engine_restarts", reason=death.reason, in_s=delay_s)
+            await asyncio.sleep(self._next_start_s - time.monotonic())
+
+    async def close(self) -> None:
+        await self._close_engine()
+        if self._state != "stopped":
+            self._move("stopped", "stopped")
+
+    async def _live(self) -> Death:
+        """Start an engine and wait for its death; return why it died. Raises StartupError."""
+        self._ready_s = self._died_s = None
+        self._since_s = time.monotonic()
+        self._move("starting", "starting")
+        self._engine = self._create_engine()
+        self._starts += 1
+        # Watch from the start: the warm-up requests can hang like any other.
+        watching = asyncio.create_task(self._watch(self._engine))
+        try:
+            self._info = await self._start(self._engine, watching)
+            self._ready_s = time.monotonic()
+            self._start_took_s = self._ready_s - self._since_s
+            self._move("ready", "ready")
+            death = await watching
+            self._died_s = time.monotonic()
+            return death
+        except StartupError as error:
+            if self._info is None:
+                # Anyone can read the probes. The reason may name files, so only the operator gets it.
+                self._move("failed", "failed", "the engine could not be started")
+                raise
+            return Death("start_failed", str(error))
+        finally:
+            await _end(watching)
+
+    async def _start(self, engine: Engine, watching: asyncio.Task[Death]) -> ModelInfo:
+        loop = asyncio.get_running_loop()
+
+        def report(phase: str, detail: str) -> None:
+            # Engines report from their own threads.
+            loop.call_soon_threadsafe(self._set_phase, phase, detail)
+
+        starting = asyncio.create_task(engine.start(report))
+        try:
+            await asyncio.wait({starting, watching}, return_when=asyncio.FIRST_COMPLETED)
+            if not starting.done():
+                raise StartupError(f"the engine died during its first requests: {watching.result().detail}")
+            return starting.result()
+        except StartupError:
+            raise
+        except Exception as error:
+            raise StartupError(f"the engine could not be started: {type(error).__name__}: {error}") from error
+        finally:
+            await _end(starting)
+
+    async def _watch(self, engine: Engine) -> Death:
+        """Look at the engine until it is dead. Awaiting it would not do: it may be killed, or freeze."""
+        watchdog = Watchdog(self._stall_timeout_s, time.monotonic())
+        async with _Pinging(engine) as pinging:
+            while True:
+                stats = engine.stats()
+                if stats.death:
+                    # The cause of a process's end is known a moment after the end itself.
+                    await asyncio.sleep(_DETAIL_S)
+                    return Death("died", engine.stats().death or stats.death)
+                activity = await asyncio.to_thread(processes.activity) if watchdog.is_odd else None
+                sight = Sight(stats.steps, stats.unfinished, pinging.answers, pinging.awaits_answer, activity)
+                if stall := watchdog.see(sight, time.monotonic()):
+                    return Death(stall.reason, str(stall))
+                await asyncio.sleep(_LOOK_EVERY_S)
+
+    async def _close_engine(self) -> None:
+        """Close the engine once, even with several callers or cancelled ones."""
+        if self._engine is not None:
+            self._closing = asyncio.create_task(self._engine.close())
+            self._engine = None
+        if self._closing is not None:
+            await asyncio.shield(self._closing)
+
+    def _retry_after_s(self) -> int:
+        """Return the seconds until the engine is probably ready, 1 to 120; 0 if it is ready."""
+        if self._state == "ready":
+            return 0
+        begins_s = self._since_s if self._state == "starting" else self._next_start_s
+        return self._rebuild_s(time.monotonic() - begins_s)
+
+    def _rebuild_s(self, begun_s: float = 0.0) -> int:
+        """Return the seconds left of a start that began `begun_s` ago, if it takes as long as the last one."""
+        if self._start_took_s is None:
+            return RETRY_AFTER_S
+        return max(1, min(MAX_RETRY_AFTER_S, math.ceil(self._start_took_s - begun_s)))
+
+    def _move(self, state: State, phase: str, detail: str = "") -> None:
+        if state not in TRANSITIONS[self._state]:
+            raise RuntimeError(f"the engine cannot go from {self._state} to {state}")
+        self._state = state
+        self._on_state(state)
+        self._set_phase(phase, detail)
+
+    def _set_phase(self, phase: str, detail: str) -> None:
+        self._phase, self._detail = phase, detail
+        fields = {"detail": detail} if detail else {}
+        log.info("engine_phase", state=self._state, phase=phase, elapsed_s=self.progress().elapsed_s, **fields)
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+
+def _not_ready(now: Progress) -> ModelStarting:
+    return ModelStarting(
+        f"The model is not ready: {now.phase}. Retry in {now.retry_after_s} s.", retry_after_s=now.retry_after_s
+    )
+
+
+async def _end(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+class _Pinging:
+    """Calls the engine every few seconds, because an idle engine's flags prove nothing."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.answers = 0
+        self.awaits_answer = False
+
+    async def __aenter__(self) -> _Pinging:
+        self._task = asyncio.create_task(self._run())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await _end(self._task)
+
+    async def _run(self) -> None:
+        while True:
+            self.awaits_answer = True
+            try:
+                await self._engine.ping()
+            except Exception as error:
+                # A dead engine refuses the call. The next look at its stats shows the death.
+                log.debug("ping_failed", error=str(error))
+            self.answers += 1
+            self.awaits_answer = False
+            await asyncio.sleep(_PING_EVERY_S)

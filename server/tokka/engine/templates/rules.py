@@ -1,0 +1,144 @@
+"""Finds a chat template's requirements for tool conversations by trial rendering, and applies them. Pure functions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product, takewhile
+from typing import Any, TypeAlias
+
+from tokka.engine.templates.tool_prompt import without_tools
+
+Messages: TypeAlias = list[dict[str, Any]]
+# Renders messages and tools with the template. May raise any exception for input that the template refuses.
+Write: TypeAlias = Callable[[Messages, Messages | None], str]
+
+_ID_LENGTH = 9
+_SHORT_ID = re.compile(rf"[a-zA-Z0-9]{{{_ID_LENGTH}}}")
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateRules:
+    """A chat template's requirements for conversations with tools."""
+
+    knows_tools: bool = True
+    # Matters only without tool support: the system message then describes the tools.
+    takes_system: bool = True
+    # Mistral: tool call ids have nine letters and digits.
+    short_ids: bool = False
+    # DeepSeek: the template concatenates the arguments, so they must be text.
+    text_arguments: bool = False
+    # Llama 3 refuses a second tool call in a message; gpt-oss drops it.
+    single_calls: bool = False
+
+    def kept(
+        self, messages: Messages, tools: Messages | None, sign: Callable[[str], str] = str
+    ) -> tuple[Messages, Messages | None]:
+        """Return messages and tools as the template requires them. `sign`: as in `without_tools`."""
+        if not self.knows_tools:
+            return without_tools(messages, tools or (), takes_system=self.takes_system, sign=sign), None
+        if self.single_calls:
+            messages = _one_call_each(messages)
+        return [self._message(message) for message in messages], tools
+
+    def _message(self, message: dict[str, Any]) -> dict[str, Any]:
+        if calls := message.get("tool_calls"):
+            return {**message, "tool_calls": [self._call(call) for call in calls]}
+        if message["role"] == "tool":
+            return {**message, "tool_call_id": self._id(message["tool_call_id"])}
+        return message
+
+    def _call(self, call: dict[str, Any]) -> dict[str, Any]:
+        function = call["function"]
+        if self.text_arguments and not isinstance(function["arguments"], str):
+            # The same text as the filter `tojson` of other templates.
+            function = {**function, "arguments": json.dumps(function["arguments"], ensure_ascii=False)}
+        return {**call, "id": self._id(call["id"]), "function": function}
+
+    def _id(self, call_id: str) -> str:
+        if not self.short_ids or _SHORT_ID.fullmatch(call_id):
+            return call_id
+        return hashlib.sha256(call_id.encode()).hexdigest()[:_ID_LENGTH]
+
+
+def find_rules(write: Write, *, knows_tools: bool) -> TemplateRules:
+    """Return the template's requirements; no requirements if every trial fails."""
+    if not knows_tools:
+        system, user = {"role": "system", "content": "trial-system"}, {"role": "user", "content": "trial-user"}
+        takes_system = _shows(write, [system, user], None, ["trial-system"])
+        return TemplateRules(
+            knows_tools=False, takes_system=takes_system or not _shows(write, [user], None, ["trial-user"])
+        )
+    for count in (2, 1):
+        for single_calls, text_arguments, short_ids in product((False, True), repeat=3):
+            rules = TemplateRules(short_ids=short_ids, text_arguments=text_arguments, single_calls=single_calls)
+            if _takes_loop(write, rules, count):
+                return rules
+    return TemplateRules()
+
+
+def _takes_loop(write: Write, rules: TemplateRules, count: int) -> bool:
+    """Return whether the template renders a tool loop with `count` tool calls and their results completely."""
+    numbers = range(count)
+    calls = [
+        {
+            "id": f"call_{number:032x}",
+            "type": "function",
+            "function": {"name": f"trial_{number}", "arguments": {"trial": f"argument-{number}"}},
+        }
+        for number in numbers
+    ]
+    messages: Messages = [
+        {"role": "user", "content": "trial-user"},
+        {"role": "assistant", "content": "", "tool_calls": calls},
+        *({"role": "tool", "content": f"result-{n}", "tool_call_id": f"call_{n:032x}"} for n in numbers),
+    ]
+    tools = [
+        {
+            "type": "function",
+            "function": {
+                "name": f"trial_{number}",
+                "description": "A trial.",
+                "parameters": {"type": "object", "properties": {"trial": {"type": "string"}}, "required": ["trial"]},
+            },
+        }
+        for number in numbers
+    ]
+    marks = [mark.format(number) for number in numbers for mark in ("trial_{}", "argument-{}", "result-{}")]
+    return _shows(write, *rules.kept(messages, tools), marks)
+
+
+def _shows(write: Write, messages: Messages, tools: Messages | None, marks: Sequence[str]) -> bool:
+    try:
+        text = write(messages, tools)
+    except Exception:
+        # A template may refuse input with any exception.
+        return False
+    # Arguments in Python's notation are not in the model's format.
+    return all(mark in text for mark in marks) and "{'trial': 'argument" not in text
+
+
+def _one_call_each(messages: Messages) -> Messages:
+    """Return the conversation with one message per tool call, followed by the call's results."""
+    told: Messages = []
+    place = 0
+    while place < len(messages):
+        message = messages[place]
+        place += 1
+        calls = message.get("tool_calls", ())
+        if len(calls) < 2:
+            told.append(message)
+            continue
+        results: dict[str, Messages] = {}
+        for result in takewhile(lambda each: each["role"] == "tool", messages[place:]):
+            results.setdefault(result["tool_call_id"], []).append(result)
+            place += 1
+        for call in calls:
+            told += [{**message, "tool_calls": [call]}, *results.pop(call["id"], ())]
+            # Text and reasoning belong to the first call's message only.
+            message = {"role": message["role"], "content": ""}
+        told += [result for late in results.values() for result in late]
+    return told

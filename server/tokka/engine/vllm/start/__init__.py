@@ -1,0 +1,1 @@
+"""Everything that is decided and checked before vLLM's engine starts."""

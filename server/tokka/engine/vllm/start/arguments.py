@@ -1,0 +1,238 @@
+"""vLLM's engine arguments, derived from the settings, the model's files and the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import structlog
+
+from tokka.engine.engine_args import parse_pairs
+from tokka.engine.host import available_memory_bytes
+from tokka.engine.vllm.start.devices import choose_tensor_parallel, visible_devices
+from tokka.engine.vllm.start.environment import GIB
+from tokka.engine.vllm.start.parser_names import check_parser_names
+from tokka.errors import ConfigurationError, StartupError, unreadable
+from tokka.planner.model_config import folder_of
+from tokka.planner.model_folder import ModelFiles, read_config
+from tokka.planner.presets import find_preset
+from tokka.planner.sizing import ModelSize, check_tensor_parallel, context_length, kv_bytes_per_token, measure
+from tokka.settings import Settings, expanded, parse_size
+
+log = structlog.get_logger("tokka.engine")
+
+# Bytes reserved besides weights and KV cache: Python processes, prefill activations, and some for other programs.
+_RESERVE_BYTES = 2 * GIB
+# Bytes of the KV cache on a CPU, or room for this many full sequences if that is more. Zeroing a GiB takes seconds at
+# start, and a CPU cannot keep more sequences busy than this holds.
+_CPU_CACHE_BYTES = GIB // 2
+_CPU_FULL_SEQUENCES = 2
+# Bytes of the KV cache on a CPU if the model's config does not tell the bytes per token.
+_CPU_UNKNOWN_BYTES = 4 * GIB
+_CPU_STEP_TOKENS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class VllmOptions:
+    """The settings that this engine uses."""
+
+    model: str | None
+    served_name: str
+    cache_dir: Path
+    tensor_parallel_size: int | Literal["auto"]
+    pipeline_parallel_size: int
+    data_parallel_size: int
+    dtype: str
+    quantization: str | None
+    max_model_len: int | None
+    max_num_seqs: int | None
+    kv_cache_bytes: int | None
+    chat_template: str | None
+    raw_chat: bool
+    tool_call_parser: str | None
+    reasoning_parser: str | None
+    enforce_eager: bool | None
+    optimize: Literal["start", "throughput"] | None
+    engine_args: Sequence[str]
+    max_completion_tokens: int | None
+    verbose: bool
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        preset = find_preset(settings.model)
+        return cls(
+            model=preset.hub_id if preset else settings.model,
+            served_name=settings.names()[0],
+            cache_dir=_cache_dir(settings.cache_dir),
+            tensor_parallel_size=settings.tensor_parallel_size,
+            pipeline_parallel_size=settings.pipeline_parallel_size,
+            data_parallel_size=settings.data_parallel_size,
+            dtype=settings.dtype,
+            quantization=settings.quantization,
+            max_model_len=settings.max_model_len,
+            max_num_seqs=settings.max_num_seqs,
+            kv_cache_bytes=parse_size(settings.kv_cache_memory) if settings.kv_cache_memory else None,
+            chat_template=_read_template(settings.chat_template) if settings.chat_template else None,
+            raw_chat=settings.raw_chat,
+            tool_call_parser=settings.tool_call_parser,
+            reasoning_parser=settings.reasoning_parser,
+            enforce_eager=settings.enforce_eager,
+            optimize=settings.optimize,
+            engine_args=settings.engine_arg,
+            max_completion_tokens=settings.max_completion_tokens,
+            verbose=settings.log_level == "debug",
+        )
+
+    def check(self) -> None:
+        """Check parser names and the model folder's config, but not the weights. Quick. Raises StartupError."""
+        has_own = "reasoning_parser_plugin" in parse_pairs(self.engine_args)
+        check_parser_names(self.tool_call_parser, None if has_own else self.reasoning_parser)
+        if folder := self.local_folder():
+            read_config(folder)
+
+    @property
+    def ranks(self) -> int:
+        """Number of processes per copy of the model."""
+        return self.split * self.pipeline_parallel_size
+
+    @property
+    def split(self) -> int:
+        """Number of devices that share each layer. 1 while `auto` is not resolved yet, since a CPU gets 1."""
+        return 1 if self.tensor_parallel_size == "auto" else self.tensor_parallel_size
+
+    @property
+    def load_format(self) -> str:
+        return str(parse_pairs(self.engine_args).get("load_format", "auto"))
+
+    @property
+    def revision(self) -> str | None:
+        """The model's revision on the hub; None for the latest."""
+        revision = parse_pairs(self.engine_args).get("revision")
+        return None if revision is None else str(revision)
+
+    def local_folder(self) -> Path | None:
+        """Return the model's folder; None for a hub id or the embedded model."""
+        return None if self.model is None else folder_of(self.model)
+
+
+def engine_arguments(options: VllmOptions, model: str, files: ModelFiles, *, cpu: bool) -> dict[str, Any]:
+    """Return the fields of AsyncEngineArgs.
+
+    Raises ConfigurationError or StartupError for arguments that cannot work, before anything is loaded.
+    """
+    options = replace(options, tensor_parallel_size=_tensor_parallel_size(options, files, cpu=cpu))
+    arguments: dict[str, Any] = {
+        "model": model,
+        # The label of vLLM's own metrics.
+        "served_model_name": [options.served_name],
+        "dtype": options.dtype,
+        "quantization": options.quantization,
+        "max_model_len": options.max_model_len,
+        "tensor_parallel_size": options.tensor_parallel_size,
+        "pipeline_parallel_size": options.pipeline_parallel_size,
+        "data_parallel_size": options.data_parallel_size,
+        "kv_cache_memory_bytes": options.kv_cache_bytes,
+        # Reports the work of each step. Admission learns step costs from it.
+        "enable_logging_iteration_details": True,
+        # Without --enforce-eager this is a placeholder until compilation.py chooses.
+        "enforce_eager": cpu if options.enforce_eager is None else options.enforce_eager,
+    }
+    if options.reasoning_parser is not None:
+        # A constraint applies after the reasoning, so the engine must see where the reasoning ends.
+        arguments["reasoning_parser"] = options.reasoning_parser
+    if options.max_num_seqs is not None:
+        arguments["max_num_seqs"] = options.max_num_seqs
+    if cpu:
+        if options.kv_cache_bytes is None:
+            arguments["kv_cache_memory_bytes"] = _cpu_cache_bytes(options, files)
+        # All running requests wait for each step, and its prompt tokens determine how long it takes. With vLLM's
+        # default of 2048 tokens that is a second or more.
+        arguments["max_num_batched_tokens"] = max(_CPU_STEP_TOKENS, options.max_num_seqs or 0)
+    if cpu and options.ranks == 1 and options.data_parallel_size == 1:
+        arguments["distributed_executor_backend"] = "uni"
+    return arguments | parse_pairs(options.engine_args)
+
+
+def _tensor_parallel_size(options: VllmOptions, files: ModelFiles, *, cpu: bool) -> int:
+    """Return the requested size if it can split the model; for `auto`, choose one for the model and the devices."""
+    if options.tensor_parallel_size != "auto":
+        if problem := check_tensor_parallel(files.config, options.tensor_parallel_size):
+            raise ConfigurationError(f"--tensor-parallel-size {options.tensor_parallel_size}: the model's {problem}")
+        return options.tensor_parallel_size
+    if cpu:
+        log.info("tensor_parallel_size_chosen", tensor_parallel_size=1, reason="the engine runs on a CPU")
+        return 1
+    if options.pipeline_parallel_size > 1:
+        raise ConfigurationError("--tensor-parallel-size auto needs --pipeline-parallel-size 1; else give a number")
+    return choose_tensor_parallel(
+        _measure(options, files),
+        visible_devices(),
+        copies=options.data_parallel_size,
+        cache_bytes=options.kv_cache_bytes,
+        engine_args=parse_pairs(options.engine_args),
+    )
+
+
+def _measure(options: VllmOptions, files: ModelFiles) -> ModelSize:
+    """Return the model's size. Raises ConfigurationError if its config lacks a needed value."""
+    return measure(
+        files.config,
+        dtype=options.dtype,
+        quantization=options.quantization,
+        kv_cache_dtype=str(parse_pairs(options.engine_args).get("kv_cache_dtype", "auto")),
+        max_model_len=options.max_model_len,
+        file_bytes=files.weight_bytes,
+    )
+
+
+def _cache_dir(path: Path) -> Path:
+    try:
+        return expanded(path)
+    except ValueError as error:
+        raise ConfigurationError(f"{error}; give --cache-dir, or set HOME") from None
+
+
+def _read_template(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise unreadable(f"--chat-template {path} cannot be read: {error.strerror}", error) from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"--chat-template {path} is not UTF-8 text; give a text file") from None
+
+
+def _cpu_cache_bytes(options: VllmOptions, files: ModelFiles) -> int:
+    """Return the bytes of the KV cache per rank: at most half of the free room, but at least one full sequence.
+
+    Raises StartupError if one sequence does not fit.
+    """
+    per_token = kv_bytes_per_token(files.config, options.dtype)
+    length = options.max_model_len or context_length(files.config)
+    sequence = length * (per_token or 0) // options.split
+    # One extra block: on a CPU a block holds 128 tokens.
+    least = max(64 << 20, sequence + 128 * (per_token or 0))
+    weight_bytes = _weight_bytes(options, files)
+    free = available_memory_bytes()
+    copies = options.data_parallel_size
+    room = (free - weight_bytes * copies - _RESERVE_BYTES) // (options.ranks * copies)
+    if room < least:
+        raise StartupError(
+            f"not enough memory: the weights take {weight_bytes / GIB:.1f} GiB, the KV cache for one sequence of "
+            f"{length} tokens {least / GIB:.1f} GiB, the processes {_RESERVE_BYTES / GIB:.0f} GiB, and "
+            f"{free / GIB:.1f} GiB are free; free memory, choose a smaller model or lower --max-model-len"
+        )
+    # Without the bytes per token the size of a sequence is unknown. The engine reports the length that the cache holds.
+    wanted = _CPU_FULL_SEQUENCES * sequence if per_token else _CPU_UNKNOWN_BYTES
+    return max(least, min(room // 2, max(_CPU_CACHE_BYTES, wanted)))
+
+
+def _weight_bytes(options: VllmOptions, files: ModelFiles) -> int:
+    """Return the size of the weights in bytes; 0 if it is unknown."""
+    if files.weight_bytes is not None:
+        return files.weight_bytes
+    try:
+        return _measure(options, files).weight_bytes
+    except ConfigurationError:
+        return 0

@@ -1,0 +1,58 @@
+"""Decodes token ids to text, token by token: Tokka's own decoder for byte-level vocabularies, vLLM's for others."""
+
+from __future__ import annotations
+
+import codecs
+from typing import Any
+
+from tokka.engine.generation.choice import Decode
+from tokka.engine.vllm.token_table import TokenTable
+
+
+class Vocabulary:
+    """Decodes the tokens of a model."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.table = TokenTable(tokenizer)
+        self._tokenizer = tokenizer
+        self._is_byte_level = _is_byte_level(tokenizer)
+
+    def decoder(self, request: Any, *, skip_special: bool) -> Decode:
+        """Return a decoder for one sequence of the engine. `request`: vLLM's request.
+
+        In a byte-level vocabulary a text is the joined bytes of its tokens: one table look-up per token. The library
+        instead decodes the last few tokens twice for each new token and compares the texts.
+        """
+        if self._is_byte_level:
+            return _byte_decoder(self.table, skip_special)
+        return _library_decoder(self._tokenizer, request)
+
+
+def _is_byte_level(tokenizer: Any) -> bool:
+    from tokenizers import decoders
+
+    return isinstance(getattr(getattr(tokenizer, "_tokenizer", None), "decoder", None), decoders.ByteLevel)
+
+
+def _byte_decoder(table: TokenTable, skip_special: bool) -> Decode:
+    decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+    hidden = table.special if skip_special else frozenset()
+    raw = table.raw
+
+    def text_of(token: int) -> str:
+        return "" if token in hidden else decode(raw(token))
+
+    return text_of
+
+
+def _library_decoder(tokenizer: Any, request: Any) -> Decode:
+    from vllm.v1.engine.detokenizer import IncrementalDetokenizer
+
+    detokenizer = IncrementalDetokenizer.from_new_request(tokenizer, request)
+
+    def text_of(token: int) -> str:
+        detokenizer.update([token], False)
+        text: str = detokenizer.get_next_output_text(False, True)
+        return text
+
+    return text_of

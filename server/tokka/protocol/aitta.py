@@ -1,0 +1,268 @@
+"""Aitta's API as its clients read it: resources with links (HAL, `application/hal+json`).
+
+Hrefs are paths below the client's base URL. aitta-client puts that URL before each of them, so they also work behind a
+proxy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+from urllib.parse import quote
+
+from pydantic import BaseModel, Field
+
+from tokka.core import Downtime
+from tokka.engine_facts import ModelInfo
+from tokka.protocol.times import iso_of
+
+Capability = Literal["openai-chat-completion"]
+
+_OPENAI = "/openai/v1"
+
+
+class Link(BaseModel):
+    """The place of a resource, and its HTTP method."""
+
+    href: str = Field(description="Path below the server's base URL.")
+    name: str | None = None
+    method: Literal["GET", "POST"] = "GET"
+
+
+class CollectionLinks(BaseModel):
+    """The links of a collection."""
+
+    self: Link
+    item: list[Link]
+
+
+class Collection(BaseModel):
+    """The models, or the workers, that the key may use."""
+
+    links: CollectionLinks = Field(serialization_alias="_links")
+
+
+class ModelLinks(BaseModel):
+    """The links of a served name."""
+
+    self: Link
+    collection: Link
+    metadata: Link
+    worker: Link | None = Field(None, description="The engine that runs the model; missing before its first start.")
+    openai: Link | None = Field(None, description="The base URL for OpenAI's clients, if the model can chat.")
+    openai_chat_completion: Link | None = Field(None, serialization_alias="openai-chat-completion")
+
+
+class ModelResource(BaseModel):
+    """A served name. A model without a chat template has no capability here; `/v1/completions` serves it."""
+
+    id: str
+    description: str
+    capabilities: list[Capability]
+    links: ModelLinks = Field(serialization_alias="_links")
+
+
+class WorkerConfig(BaseModel):
+    """How the engine runs the model. `model_path` is the served name, not a file path."""
+
+    model_path: str
+    concurrency: int | None = Field(None, description="Maximum choices that run at once. For admin keys only.")
+    loading_arguments: dict[str, int]
+
+
+class Resources(BaseModel):
+    """The server's machine, and the GPUs that the model uses. Zeros for keys without the scope `admin`."""
+
+    ram_mb: int
+    num_gpus: int
+    num_cpus: int
+
+
+class SelfLinks(BaseModel):
+    """The link of a resource to itself."""
+
+    self: Link
+
+
+class ModelMetadata(BaseModel):
+    """Aitta's metadata of a model. Fields without a meaning here are empty. The OpenAPI document describes bodies."""
+
+    id: str
+    description: str
+    capabilities: list[Capability]
+    worker_config: WorkerConfig
+    resources: Resources
+    software: dict[str, str] = {}
+    inputs: dict[str, Any] = {}
+    outputs: dict[str, Any] = {}
+    parameters: dict[str, Any] = {}
+    supports_batching: Literal[False] = False
+    scopes: list[str] = Field(description="The caller's own tenant only.")
+    owner: Literal["tokka"] = "tokka"
+    links: SelfLinks = Field(serialization_alias="_links")
+
+
+class WorkerLinks(BaseModel):
+    """The links of an engine."""
+
+    self: Link
+    collection: Link
+    model: Link
+
+
+class WorkerResource(BaseModel):
+    """The engine that runs the model. There is one at a time, and a new one after it dies."""
+
+    id: str
+    model: str
+    state: Literal["stopped", "starting", "ready", "failed"]
+    phase: str
+    detail: str
+    started_at: str = Field(description="ISO 8601, UTC.")
+    retry_after_s: int = Field(description="Seconds until the engine is probably ready; 0 if it is.")
+    running: int | None = Field(None, description="In-flight choices. For admin keys only.")
+    waiting: int | None = Field(None, description="Queued choices. For admin keys only.")
+    links: WorkerLinks = Field(serialization_alias="_links")
+
+
+class Window(BaseModel):
+    """A downtime. Times are ISO 8601, UTC."""
+
+    begin: str
+    end: str
+    reason: str
+
+
+class DowntimeResource(Window):
+    """A downtime with its id."""
+
+    id: str
+
+
+class DowntimeItems(BaseModel):
+    """The downtimes of a list."""
+
+    item: list[DowntimeResource]
+
+
+class DowntimeList(BaseModel):
+    """Current and future downtimes, ordered by begin."""
+
+    links: SelfLinks = Field(serialization_alias="_links")
+    embedded: DowntimeItems = Field(serialization_alias="_embedded")
+
+
+class AccessToken(BaseModel):
+    """A token to send instead of the key, valid for `expires_in` seconds."""
+
+    access_token: str
+    expires_in: int
+    token_type: Literal["Bearer"] = "Bearer"  # noqa: S105 - a type of token
+
+
+class OAuthError(BaseModel):
+    """An error in the form of OAuth (RFC 6749), on Aitta's paths only. `details`: the times of a downtime."""
+
+    error: str
+    error_description: str
+    error_uri: str | None = None
+    details: dict[str, str] | None = None
+
+
+def name_of(segment: str, names: Sequence[str]) -> str:
+    """Return the served name of a path segment with `~` for `/`. An unknown segment is returned unchanged."""
+    return next((name for name in names if _tilde(name) == segment), segment)
+
+
+def model_list(names: Sequence[str]) -> Collection:
+    return _collection("/model", [Link(href=_model(name), name=name) for name in names])
+
+
+def model_resource(name: str, info: ModelInfo, worker: int | None) -> ModelResource:
+    """Return the resource of a served name. `worker`: the number of the current engine, or None."""
+    can_chat = info.has_chat_template
+    chat = Link(href=f"{_OPENAI}/chat/completions", method="POST")
+    return ModelResource(
+        id=name,
+        description=_description(name, info),
+        capabilities=_capabilities(info),
+        links=ModelLinks(
+            self=Link(href=_model(name), name=name),
+            collection=Link(href="/model"),
+            metadata=Link(href=f"{_model(name)}/metadata"),
+            worker=None if worker is None else Link(href=_worker(name, worker), name=str(worker)),
+            openai=Link(href=_OPENAI) if can_chat else None,
+            openai_chat_completion=chat if can_chat else None,
+        ),
+    )
+
+
+def model_metadata(name: str, info: ModelInfo, machine: Resources | None, tenant: str) -> ModelMetadata:
+    """Return the metadata of a served name.
+
+    `machine`: for admin keys only. Without it, the numbers are zeros, because Aitta's clients need numbers.
+    """
+    return ModelMetadata(
+        id=name,
+        description=_description(name, info),
+        capabilities=_capabilities(info),
+        worker_config=WorkerConfig(
+            model_path=name,
+            concurrency=info.max_running if machine else None,
+            loading_arguments={"max_model_len": info.max_model_len},
+        ),
+        resources=machine or Resources(ram_mb=0, num_gpus=0, num_cpus=0),
+        scopes=[tenant],
+        links=SelfLinks(self=Link(href=f"{_model(name)}/metadata")),
+    )
+
+
+def worker_list(name: str | None, worker: int | None) -> Collection:
+    """Return the current engine, if any. `name`: the name by which the key may call the model, or None."""
+    if name is None or worker is None:
+        return _collection("/worker", [])
+    return _collection("/worker", [Link(href=_worker(name, worker), name=str(worker))])
+
+
+def worker_links(name: str, worker: int) -> WorkerLinks:
+    return WorkerLinks(
+        self=Link(href=_worker(name, worker), name=str(worker)),
+        collection=Link(href="/worker"),
+        model=Link(href=_model(name), name=name),
+    )
+
+
+def window(downtime: Downtime) -> Window:
+    return Window(begin=iso_of(downtime.begin), end=iso_of(downtime.end), reason=downtime.reason)
+
+
+def downtime_list(downtimes: Sequence[Downtime]) -> DowntimeList:
+    items = [DowntimeResource(id=downtime.id, **window(downtime).model_dump()) for downtime in downtimes]
+    return DowntimeList(links=SelfLinks(self=Link(href="/downtimes")), embedded=DowntimeItems(item=items))
+
+
+def _collection(href: str, items: list[Link]) -> Collection:
+    return Collection(links=CollectionLinks(self=Link(href=href), item=items))
+
+
+def _capabilities(info: ModelInfo) -> list[Capability]:
+    return ["openai-chat-completion"] if info.has_chat_template else []
+
+
+def _description(name: str, info: ModelInfo) -> str:
+    length = f"prompt and completion together have room for {info.max_model_len} tokens"
+    if info.has_chat_template:
+        return f"{name}, a language model that answers the messages of a chat, all in text; {length}."
+    return f"{name}, a language model that continues a text, and has no chat template; {length}."
+
+
+def _tilde(name: str) -> str:
+    return name.replace("/", "~")
+
+
+def _model(name: str) -> str:
+    return f"/model/{quote(_tilde(name), safe='')}"
+
+
+def _worker(name: str, worker: int) -> str:
+    return f"/worker/{quote(_tilde(name), safe='')}/{worker}"

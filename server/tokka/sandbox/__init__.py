@@ -1,0 +1,1 @@
+"""Child processes that work on untrusted input, without files, network or other processes."""

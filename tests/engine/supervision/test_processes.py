@@ -1,0 +1,73 @@
+"""The activity of the engine's processes and their end, with real processes."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.program import eventually
+from tokka.engine.supervision.processes import activity
+
+
+@contextmanager
+def child(code: str) -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(
+        [sys.executable, "-c", f"print(flush=True)\n{code}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_computing_shows_as_cpu_time() -> None:
+    with child("while True: pass"):
+        before = activity().cpu_s
+        eventually(lambda: activity().cpu_s > before + 0.2, within_s=20)
+
+
+def test_computing_of_processes_that_have_ended_counts() -> None:
+    code = "import subprocess, sys\nwhile True: subprocess.run([sys.executable, '-c', 'sum(range(10**6))'])"
+    with child(code):
+        before = activity().cpu_s
+        eventually(lambda: activity().cpu_s > before + 0.2, within_s=30)
+
+
+def test_a_stopped_process_is_named() -> None:
+    with child("input()") as process:
+        assert process.pid not in activity().stopped
+        process.send_signal(signal.SIGSTOP)
+        eventually(lambda: process.pid in activity().stopped, within_s=5)
+
+
+def left_after_kill(*arguments: str, frozen: bool = False) -> bool:
+    """Return whether a child outlives `kill_engine`. A separate process calls it: here it would kill other children."""
+    script = f"""
+import subprocess, sys, psutil
+from tokka.engine.supervision.processes import kill_engine
+command = [sys.executable, "-c", "print(flush=True); import sys; sys.stdin.read()", *{arguments!r}]
+child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+child.stdout.readline()
+if {frozen}:
+    psutil.Process(child.pid).suspend()
+kill_engine()
+print(psutil.pid_exists(child.pid))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    return done.stdout.strip() == "True"
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_all_are_killed_also_a_stopped_one(frozen: bool) -> None:
+    assert not left_after_kill(frozen=frozen)
+
+
+def test_pythons_resource_tracker_is_left_to_clean_up() -> None:
+    assert left_after_kill("resource_tracker")

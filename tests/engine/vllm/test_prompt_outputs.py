@@ -1,0 +1,203 @@
+"""Outputs of vLLM's engine, written by hand, become Tokka's events."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from tokka.core import ChoiceDone, PromptEcho, PromptLogprobs, Sampling, TextDelta, TokenLogprob
+from tokka.engine.generation.event_buffer import EchoReady, Inbox
+from tokka.engine.vllm.prompt_outputs import PromptOutputs
+from tokka.engine.vllm.vocabulary import Vocabulary
+
+EOS = 0
+
+
+class Tokenizer:
+    """A byte-level tokenizer. Ids 1 to 255 are bytes, written as in GPT-2's vocabulary. 0 is the end token."""
+
+    all_special_ids = (EOS,)
+
+    def __init__(self) -> None:
+        from tokenizers import decoders
+
+        self._tokenizer = SimpleNamespace(decoder=decoders.ByteLevel())
+
+    def tokenize(self, text: str) -> list[str]:
+        return list(text.replace(" ", "Ġ"))
+
+    def get_vocab(self) -> dict[str, int]:
+        return {"</s>": EOS, "Ġ": ord(" ")} | {chr(token): token for token in range(33, 127)}
+
+    def convert_ids_to_tokens(self, token: int) -> str | None:
+        return {number: piece for piece, number in self.get_vocab().items()}.get(token)
+
+
+class Prompt:
+    """One prompt's outputs, fed by hand."""
+
+    def __init__(self, sampling: Sampling, *, copies: int = 1, limit: int = 100, at: int = 0, **fields: Any) -> None:
+        self.inbox = fields.pop("inbox", None) or Inbox()
+        given: dict[str, Any] = {"echo": None, **fields}
+        ids = given.pop("token_ids", [])
+        self.outputs = PromptOutputs(
+            at, ids, sampling, self.inbox, copies=copies, limit=limit, vocabulary=Vocabulary(Tokenizer()), **given
+        )
+        self.sequence = self.outputs.sequence(0, None)
+        self.events: list[Any] = []
+
+    async def step(self, text: str, reason: str | None = None, stop: int | None = None, **fields: Any) -> bool:
+        """Feed a step, by default with the characters of the text as tokens. Return whether it was the last step."""
+        ended = self.sequence.take(
+            fields.get("token_ids", [ord(char) for char in text]), reason, stop, fields.get("scores")
+        )
+        self.events += await self.inbox.get()
+        return ended
+
+    def text(self, index: int = 0) -> str:
+        return "".join(event.text for event in self.events if isinstance(event, TextDelta) and event.index == index)
+
+
+def scores_of(*tokens: int, logprob: float = -0.5) -> LogprobsLists:
+    """Return one row per token, without alternatives, as the engine sends them."""
+    ids = np.array([[token] for token in tokens])
+    return LogprobsLists(ids, np.full(ids.shape, logprob), np.ones(len(tokens)))
+
+
+class LogprobsLists(NamedTuple):
+    """The first fields of vLLM's class of this name."""
+
+    logprob_token_ids: Any
+    logprobs: Any
+    sampled_token_ranks: Any
+
+
+async def test_text_and_end_are_passed_on_and_counted() -> None:
+    prompt = Prompt(Sampling())
+    prompt.sequence.begin(7, None)
+    assert not await prompt.step("He")
+    assert await prompt.step("i", "length")
+    assert prompt.text() == "Hei"
+    assert prompt.events[-1] == ChoiceDone(0, "length")
+    assert (prompt.outputs.completion_tokens, prompt.outputs.cached_tokens) == (3, 7)
+
+
+async def test_greedy_copies_are_numbered_after_their_prompt() -> None:
+    prompt = Prompt(Sampling(n=3), copies=3, at=2)
+    await prompt.step("a")
+    await prompt.step("b", "length")
+    assert [event.index for event in prompt.events if isinstance(event, ChoiceDone)] == [6, 7, 8]
+    assert [prompt.text(index) for index in (6, 7, 8)] == ["ab"] * 3
+    assert prompt.outputs.completion_tokens == 6
+
+
+async def test_a_stop_string_ends_the_sequence_before_the_engine_does() -> None:
+    prompt = Prompt(Sampling(stop=("b", "a")))
+    assert not await prompt.step("x")
+    # If a step completes two stop strings, the first one in the text counts. The tokens after it are dropped.
+    assert await prompt.step(" a b")
+    assert prompt.text() == "x "
+    assert prompt.events[-1] == ChoiceDone(0, "stop", "a")
+    assert prompt.outputs.completion_tokens == 3
+
+
+async def test_stop_that_does_not_count_yet_is_text() -> None:
+    prompt = Prompt(Sampling(stop=(".",), min_tokens=3))
+    assert await prompt.step("a.b.")
+    assert prompt.text() == "a.b"
+    assert prompt.events[-1] == ChoiceDone(0, "stop", ".")
+
+
+@pytest.mark.parametrize("include", [False, True])
+async def test_text_of_a_stop_token_is_shown_only_when_asked_for(include: bool) -> None:
+    prompt = Prompt(Sampling(stop=("unseen",), stop_token_ids=(ord("!"),), include_stop=include))
+    assert await prompt.step("Hi!", "stop", ord("!"))
+    assert prompt.text() == ("Hi!" if include else "Hi")
+    assert prompt.events[-1] == ChoiceDone(0, "stop", ord("!"))
+
+
+async def test_end_token_has_no_logprob_in_the_answer() -> None:
+    prompt = Prompt(Sampling(logprobs=0))
+    await prompt.step("", "stop", token_ids=[ord("H"), EOS], scores=scores_of(ord("H"), EOS))
+    delta = next(event for event in prompt.events if isinstance(event, TextDelta))
+    assert [token.text for token in delta.logprobs or ()] == ["H"]
+    assert list(delta.token_ids) == [ord("H"), EOS]
+    assert prompt.events[-1] == ChoiceDone(0, "stop", None, -1.0)
+
+
+async def test_hidden_special_token_takes_no_room_before_a_stop() -> None:
+    tokens = [ord("a"), EOS, ord("b"), ord("!")]
+    prompt = Prompt(Sampling(logprobs=0, stop=("!",)))
+    assert await prompt.step("", token_ids=tokens, scores=scores_of(*tokens))
+    delta = next(event for event in prompt.events if isinstance(event, TextDelta))
+    assert delta.text == "ab"
+    assert [token.text for token in delta.logprobs or ()] == ["a", "</s>", "b"]
+
+
+async def echo_of(sampling: Sampling, text: str, token_ids: list[int], scores: Any) -> list[TokenLogprob]:
+    """Check that an echo's parts add up to the text; return its logprobs."""
+    prompt = Prompt(sampling, token_ids=token_ids, echo=text)
+    prompt.sequence.begin(0, scores)
+    assert await prompt.inbox.get() == [EchoReady(0)]
+    parts = [part for part in prompt.outputs.prompt_parts() if isinstance(part, PromptEcho)]
+    assert "".join(part.text for part in parts) == text
+    return [token for part in parts for token in part.logprobs or ()]
+
+
+async def test_special_token_before_an_echoed_text_takes_no_room_in_it() -> None:
+    echo = await echo_of(Sampling(logprobs=0), "H", [EOS, ord("H")], scores_of(ord("H"), logprob=-1.0))
+    assert b"".join(token.bytes for token in echo) == b"H"
+
+
+async def test_echo_scores_every_token_but_the_first() -> None:
+    text = "Hi" * 100
+    scores = scores_of(*map(ord, text[1:]), logprob=-1.0)
+    echo = await echo_of(Sampling(logprobs=1), text, [*map(ord, text)], scores)
+    assert [(token.text, token.logprob) for token in echo[:2]] == [("H", None), ("i", -1.0)]
+    assert "".join(token.text for token in echo) == text
+
+
+async def test_prompt_logprobs_come_in_parts_with_their_ranks() -> None:
+    text = "Hi" * 100
+    prompt = Prompt(Sampling(prompt_logprobs=1), token_ids=[*map(ord, text)])
+    ids = np.array([[ord(char), EOS] for char in text[1:]])
+    prompt.sequence.begin(0, LogprobsLists(ids, np.full(ids.shape, -1.0), np.arange(1, len(text))))
+    assert await prompt.inbox.get() == [EchoReady(0)]
+    parts = [part for part in prompt.outputs.prompt_parts() if isinstance(part, PromptLogprobs)]
+    assert max(len(part.tokens) for part in parts) <= 64
+    tokens = [token for part in parts for token in part.tokens]
+    assert [(token.text, token.logprob) for token in tokens[:2]] == [("H", None), ("i", -1.0)]
+    assert "".join(token.text for token in tokens) == text
+    assert [top.id for top in tokens[1].top] == [EOS]
+    assert [rank for part in parts for rank in part.ranks] == list(range(len(text)))
+
+
+async def test_prompt_of_one_token_is_scored_with_none() -> None:
+    prompt = Prompt(Sampling(prompt_logprobs=1), token_ids=[ord("H")])
+    prompt.sequence.begin(0, None)
+    (part,) = prompt.outputs.prompt_parts()
+    assert isinstance(part, PromptLogprobs)
+    assert [token.logprob for token in part.tokens] == [None]
+
+
+async def test_echo_and_prompt_logprobs_have_their_own_alternatives() -> None:
+    prompt = Prompt(Sampling(logprobs=1, prompt_logprobs=2), token_ids=[ord("H"), ord("i")], echo="Hi")
+    rows = LogprobsLists(np.array([[ord("i"), ord("a"), ord("b")]]), np.array([[-3.0, -1.0, -2.0]]), np.array([3]))
+    prompt.sequence.begin(0, rows)
+    *echo, _, scored = prompt.outputs.prompt_parts()
+    assert isinstance(scored, PromptLogprobs)
+    assert [len(token.top) for part in echo if isinstance(part, PromptEcho) for token in part.logprobs or ()] == [0, 1]
+    assert [len(token.top) for token in scored.tokens] == [2]
+
+
+async def test_alternatives_come_behind_the_token_in_their_order() -> None:
+    prompt = Prompt(Sampling(logprobs=2))
+    rows = LogprobsLists(np.array([[ord("c"), ord("a"), ord("b")]]), np.array([[-3.0, -1.0, -2.0]]), np.array([3]))
+    await prompt.step("c", scores=rows)
+    delta = next(event for event in prompt.events if isinstance(event, TextDelta))
+    (token,) = delta.logprobs or ()
+    assert (token.text, token.logprob) == ("c", -3.0)
+    assert [(top.text, top.logprob) for top in token.top] == [("a", -1.0), ("b", -2.0)]

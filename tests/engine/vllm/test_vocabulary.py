@@ -1,0 +1,51 @@
+"""Decoding token by token gives the same text as the tokenizers library gives for all tokens at once."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from tokka.engine.vllm.vocabulary import Vocabulary
+
+TEXT = ["Hyvää päivää, poro! 🦌 The reindeer herd is called tokka.", "naïve café, 漢字 and 👩‍👩‍👧"]
+
+
+@cache
+def tokenizer() -> Any:
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet)
+    backend.train_from_iterator(TEXT * 20, trainer)
+    backend.add_tokens([AddedToken("<two words>", special=False), "added"])
+    # A special token without a role, like the reserved tokens of models.
+    backend.add_special_tokens(["<|reserved|>"])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
+
+
+@pytest.mark.parametrize("skip", [True, False])
+@given(data=st.data())
+def test_any_tokens_make_the_text_the_library_makes_of_them(skip: bool, data: st.DataObject) -> None:
+    ids = data.draw(st.lists(st.integers(0, len(tokenizer()) - 1), max_size=20))
+    # An incomplete character at the end gives no text here, but a replacement character in the library.
+    ids += tokenizer()("!")["input_ids"]
+    decode = Vocabulary(tokenizer()).decoder(None, skip_special=skip)
+    assert "".join(map(decode, ids)) == tokenizer()._tokenizer.decode(ids, skip_special_tokens=skip)
+
+
+@given(text=st.text(max_size=40))
+def test_text_comes_back_whole(text: str) -> None:
+    ids = tokenizer()(text, add_special_tokens=False)["input_ids"]
+    decode = Vocabulary(tokenizer()).decoder(None, skip_special=False)
+    assert "".join(map(decode, ids)) == text
+
+
+def test_an_id_beyond_the_vocabulary_is_no_text() -> None:
+    assert Vocabulary(tokenizer()).decoder(None, skip_special=True)(len(tokenizer()) + 5) == ""

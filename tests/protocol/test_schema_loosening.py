@@ -1,0 +1,187 @@
+"""Loosened schemas: unenforceable keywords are removed, the rest stays, and the result never forbids more."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import jsonschema_rs
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from tokka.protocol.json_schema import MAX_ITEMS, MAX_SCHEMA_DEPTH, schema_text
+from tokka.protocol.schema_loosening import Width, widened
+
+CITY = {"type": "object", "properties": {"city": {"type": "string", "minLength": 2}}, "required": ["city"]}
+
+
+OPEN = {"additionalProperties": True}
+
+
+def with_city(**more: Any) -> dict[str, Any]:
+    return {**CITY, "properties": {"city": {**CITY["properties"]["city"], **more}}}  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        *({"format": name} for name in ("path", "password", "int32", "binary", 5)),
+        *({"contentEncoding": "base64"}, {"not": {"const": "x"}}, {"if": {}, "then": False}, {"maxlength": 3}),
+        *({"x-guidance": {}}, {"$ref": "http://example.org/a"}, {"$ref": "#/$defs/none"}, {"oneOf": []}, {"enum": []}),
+        *({"minimum": "1"}, {"exclusiveMaximum": True}, {"multipleOf": 0.1234567}, {"required": True}),
+        {"maxItems": MAX_ITEMS + 1},
+    ],
+    ids=str,
+)
+def test_only_what_cannot_be_enforced_is_taken_out_at_its_place(more: dict[str, Any]) -> None:
+    assert widened(with_city(**more)) == CITY
+    assert widened({"$defs": {"d": {"items": with_city(**more)}}}) == {"$defs": {"d": {"items": CITY}}}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"uniqueItems": True}, {"propertyNames": {}}, {"dependentRequired": {}}, {"unevaluatedProperties": False}],
+    ids=str,
+)
+def test_at_the_root_too(more: dict[str, Any]) -> None:
+    assert widened({**CITY, **more}) == CITY
+
+
+@pytest.mark.parametrize(
+    ("schema", "expected"),
+    [
+        ({"type": "string", "nullable": True}, {"type": ["string", "null"]}),
+        ({"type": "string", "nullable": False}, {"type": "string"}),
+        ({"enum": ["a"], "nullable": True}, {"enum": ["a", None]}),
+        ({"const": "a", "nullable": True}, {"enum": ["a", None]}),
+        ({"required": ["a", "a", 5]}, {"required": ["a"]}),
+        ({"minProperties": 9, "required": ["a"]}, {"required": ["a"]}),
+        ({"properties": {"a": None, "b": "string"}}, {"properties": {"a": True, "b": True}}),
+        # The meaning of the second keyword depends on the first one.
+        ({"properties": [], "additionalProperties": False}, {"additionalProperties": True}),
+        ({"prefixItems": [], "items": False}, {}),
+        ({"items": [{"type": "string"}], "additionalItems": False}, {}),
+        ({"$schema": "x", "$id": "y", "uniqueItems": True}, {}),
+        ({"oneOf": [{"format": "path"}, {}]}, {"anyOf": [{}, {}]}),
+        ({"oneOf": [{"not": {}}], "anyOf": [{}]}, {"anyOf": [{}]}),
+        # `const` holds data, not a schema.
+        ({"const": {"$ref": "x", "not": {}}, "not": {}}, {"const": {"$ref": "x", "not": {}}}),
+        ({"$ref": "#/not", "not": {"type": "null"}, "type": "null"}, {"type": "null"}),
+    ],
+)
+def test_the_rest_still_means_what_it_did(schema: Any, expected: Any) -> None:
+    assert widened(schema) == expected
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        *({name: {"properties": {"x": {}}}} for name in ("if", "then", "else")),
+        *({"dependentSchemas": {"a": {}}}, {"unevaluatedProperties": True}, {"$ref": "#/nowhere"}),
+    ],
+    ids=str,
+)
+def test_an_object_that_may_declare_more_stays_open(more: dict[str, Any]) -> None:
+    assert widened({**CITY, **more}) == {**CITY, **OPEN}
+    assert widened({**CITY, **more, "additionalProperties": False}) == {**CITY, "additionalProperties": False}
+
+
+def test_the_next_is_without_what_the_compiler_refuses() -> None:
+    patterns = {"^a": {"type": "null"}, "b$": {}}
+    schema = {
+        "properties": {"a": {"pattern": "a(?!b)"}, "b": {"pattern": "(?:a|b)"}, "c": {"pattern": r"(a)\1"}},
+        "patternProperties": patterns,
+        "additionalProperties": False,
+        "oneOf": [{"required": ["a"]}, {"required": ["b"]}],
+    }
+    assert widened(schema, "compiled") == {
+        "properties": {"a": {}, "b": {"pattern": "(?:a|b)"}, "c": {}},
+        "additionalProperties": True,
+        "anyOf": [{"required": ["a"]}, {"required": ["b"]}],
+    }
+    assert widened({"patternProperties": {"^a": {}}}, "compiled") == {"patternProperties": {"^a": {}}}
+
+
+def test_the_last_has_names_and_kinds() -> None:
+    schema = {
+        "properties": {
+            "a": {"type": "string", "pattern": "(", "format": "date"},
+            "b": {"type": "number", "minimum": 3},
+        },
+        "required": ["b"],
+        "minProperties": 2,
+        "additionalProperties": {"items": {"oneOf": [{"maxLength": 3}, {"const": 5}]}, "maxItems": 3},
+    }
+    assert widened(schema, "bare") == {
+        "properties": {"a": {"type": "string"}, "b": {"type": "number"}},
+        "required": ["b"],
+        "additionalProperties": {"items": {"anyOf": [{}, {"const": 5}]}},
+    }
+    assert widened({"patternProperties": {"a": {}}, "additionalProperties": False}, "bare") == OPEN
+
+
+def test_what_would_be_another_schema_is_none() -> None:
+    assert widened({"properties": {"a": {"$id": "x", "$ref": "#/not"}}}) is None
+    assert widened({"$defs": {"a": {"$ref": "#/$defs/a"}}, "not": {}}) is None
+
+
+def test_what_lies_too_deep_is_free() -> None:
+    schema: dict[str, Any] = {"type": "null"}
+    for _ in range(MAX_SCHEMA_DEPTH):
+        schema = {"properties": {"a": schema}}
+    wide = widened(schema)
+    for _ in range(MAX_SCHEMA_DEPTH - 1):
+        assert wide
+        wide = wide["properties"]["a"]
+    assert wide is True
+
+
+_names = st.sampled_from(["a", "b"])
+_values = st.recursive(
+    st.sampled_from([None, True, 0, 1, 2.5, "", "a", "ab"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_names, inner, max_size=2),
+    max_leaves=6,
+)
+
+
+def _keywords(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    schemas = st.lists(inner, min_size=1, max_size=2)
+    properties = st.dictionaries(_names, inner, max_size=2)
+    types = st.sampled_from(["object", "array", "string", "integer", "null"])
+    keywords: dict[str, st.SearchStrategy[Any]] = {
+        **dict.fromkeys(("anyOf", "oneOf", "allOf", "prefixItems"), schemas),
+        **dict.fromkeys(("not", "if", "then", "else", "items", "contains", "propertyNames"), inner),
+        **dict.fromkeys(("additionalProperties", "unevaluatedProperties", "unevaluatedItems"), inner),
+        **{name: st.integers(0, 3) for name in ("minItems", "maxLength", "minimum", "minProperties", "minContains")},
+        "properties": properties,
+        "patternProperties": properties,
+        "dependentSchemas": properties,
+        "type": types | st.lists(types, min_size=1, max_size=2, unique=True),
+        "enum": st.lists(_values, min_size=1),
+        "const": _values,
+        "required": st.lists(_names, unique=True),
+        "uniqueItems": st.booleans(),
+        "$ref": st.sampled_from(["#/properties/a", "#/not", "#/anyOf/0", "#/oneOf/0"]),
+    }
+    return st.fixed_dictionaries({}, optional=keywords)
+
+
+_schemas = st.recursive(st.booleans() | st.just({"type": "object"}), _keywords, max_leaves=6).filter(
+    lambda schema: isinstance(schema, dict)
+)
+
+
+@given(_schemas, st.lists(_values, min_size=1, max_size=5), st.sampled_from(["enforced", "compiled", "bare"]))
+def test_nothing_is_forbidden_that_was_allowed(schema: Any, values: list[Any], width: Width) -> None:
+    wide = widened(schema, width)
+    assume(wide is not None)
+    assert json.loads(schema_text(wide)) == wide
+    try:
+        before = jsonschema_rs.validator_for(schema)
+    except ValueError:
+        # A reference leads nowhere.
+        assume(False)
+    after = jsonschema_rs.validator_for(wide)
+    for value in values:
+        assert after.is_valid(value) or not before.is_valid(value), value
