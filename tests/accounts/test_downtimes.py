@@ -9,7 +9,7 @@ import pytest
 from tokka.accounts.downtimes import MAX_REASON_CHARS, Downtimes, downtime_object, new_downtime
 from tokka.core import Downtime
 from tokka.errors import Maintenance
-from tokka.protocol.times import iso_of, zoned_moment_of
+from tokka.protocol.times import format_iso, zoned_moment_of
 
 NOW = 1_800_000_000
 AT = datetime.fromtimestamp(NOW, UTC)
@@ -103,7 +103,7 @@ def test_each_window_has_an_id_of_its_own() -> None:
     ],
 )
 def test_a_time_with_its_zone_is_kept_in_utc(text: str, is_utc: str) -> None:
-    assert iso_of(zoned_moment_of(text, AT).timestamp()) == is_utc
+    assert format_iso(zoned_moment_of(text, AT).timestamp()) == is_utc
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ class StepModel:
 
 
 @dataclass(eq=False)
-class Virtual:
+class SimulatedRequest:
     """A virtual request and its result."""
 
     at_s: float
@@ -94,7 +94,7 @@ class Simulation:
     model: StepModel
     seed: int = 7
     now_s: float = 0.0
-    done: list[Virtual] = field(default_factory=list)
+    done: list[SimulatedRequest] = field(default_factory=list)
     # CPU seconds that the policy used, and the number of calls to it.
     policy_s: float = 0.0
     events: int = 0
@@ -104,16 +104,16 @@ class Simulation:
     slow: list[tuple[float, float, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._arrivals: list[tuple[float, int, Virtual]] = []
-        self._by_ticket: dict[Ticket, Virtual] = {}
-        self._running: list[Virtual] = []
-        self._waiting: deque[Virtual] = deque()
+        self._arrivals: list[tuple[float, int, SimulatedRequest]] = []
+        self._by_ticket: dict[Ticket, SimulatedRequest] = {}
+        self._running: list[SimulatedRequest] = []
+        self._waiting: deque[SimulatedRequest] = deque()
         self._dice = random.Random(self.seed)
         self._next_look_s = 0.0
         self._count = 0
         self._learner = StepCostLearner()
 
-    def add(self, requests: Iterable[Virtual]) -> None:
+    def add(self, requests: Iterable[SimulatedRequest]) -> None:
         for request in requests:
             self._count += 1
             heapq.heappush(self._arrivals, (request.at_s, self._count, request))
@@ -140,7 +140,7 @@ class Simulation:
             0, 0, "", "", False, model.max_running, model.step_tokens, model.kv_tokens or None, 1, self._learner.costs
         )
 
-    def finished(self, request: Virtual) -> None:
+    def finished(self, request: SimulatedRequest) -> None:
         """Called when a request has ended. Subclasses override it to send the next request."""
 
     def _step(self) -> None:
@@ -184,7 +184,7 @@ class Simulation:
             self._waiting.appendleft(last)
             self.preemptions += 1
 
-    def _give_token(self, request: Virtual) -> None:
+    def _give_token(self, request: SimulatedRequest) -> None:
         ticket = request.ticket
         assert ticket is not None
         request.got += 1
@@ -230,7 +230,7 @@ class Simulation:
             running, waiting, usage, running + waiting, self.steps, self.preemptions, self._learner.costs
         )
 
-    def _arrive(self, request: Virtual) -> None:
+    def _arrive(self, request: SimulatedRequest) -> None:
         most = request.most_tokens if request.most_tokens is not None else request.tokens
         ticket = request.ticket = Ticket(
             request.tenant,
@@ -257,33 +257,33 @@ class Simulation:
                 self._waiting.append(request)
 
 
-def poisson(rate: float, until_s: float, seed: int, **fields: object) -> list[Virtual]:
+def poisson(rate: float, until_s: float, seed: int, **fields: object) -> list[SimulatedRequest]:
     """Return Poisson arrivals at `rate` requests per second. The same seed gives the same arrivals."""
     rng = random.Random(seed)
     arrivals, at_s = [], 0.0
     while (at_s := at_s + rng.expovariate(rate)) < until_s:
-        arrivals.append(Virtual(at_s, **fields))  # type: ignore[arg-type]
+        arrivals.append(SimulatedRequest(at_s, **fields))  # type: ignore[arg-type]
     return arrivals
 
 
-def mixed(rate: float, until_s: float, seed: int, **fields: object) -> list[Virtual]:
+def mixed(rate: float, until_s: float, seed: int, **fields: object) -> list[SimulatedRequest]:
     """Return Poisson arrivals with log-uniform lengths: prompts of 20 to 8,000 tokens, answers of 1 to 800."""
     rng = random.Random(seed)
     arrivals, at_s = [], 0.0
     while (at_s := at_s + rng.expovariate(rate)) < until_s:
         prompt = int(math.exp(rng.uniform(math.log(20), math.log(8000))))
         tokens = int(math.exp(rng.uniform(0.0, math.log(801))))
-        arrivals.append(Virtual(at_s, prompt_tokens=prompt, tokens=tokens, **fields))  # type: ignore[arg-type]
+        arrivals.append(SimulatedRequest(at_s, prompt_tokens=prompt, tokens=tokens, **fields))  # type: ignore[arg-type]
     return arrivals
 
 
-def trace(rate: float, until_s: float, seed: int, most_tokens: int | None = 1024) -> list[Virtual]:
+def trace(rate: float, until_s: float, seed: int, most_tokens: int | None = 1024) -> list[SimulatedRequest]:
     """Return a synthetic trace with the shape of the conversations that Azure published in 2023.
 
     Arrivals come in bursts. Prompts and answers are log-normal, with medians of 1,000 and 130 tokens.
     """
     rng = random.Random(seed)
-    arrivals: list[Virtual] = []
+    arrivals: list[SimulatedRequest] = []
     window_s = 5.0
     for window in range(int(until_s / window_s)):
         # With a gamma-distributed rate, counts vary more than Poisson counts, as in the published trace.
@@ -292,7 +292,7 @@ def trace(rate: float, until_s: float, seed: int, most_tokens: int | None = 1024
         while (at_s := at_s + rng.expovariate(max(here, 1e-3))) < (window + 1) * window_s:
             prompt = int(min(8000, max(3, rng.lognormvariate(math.log(1000), 0.9))))
             tokens = int(min(1000, max(1, rng.lognormvariate(math.log(130), 1.0))))
-            arrivals.append(Virtual(at_s, prompt_tokens=prompt, tokens=tokens, most_tokens=most_tokens))
+            arrivals.append(SimulatedRequest(at_s, prompt_tokens=prompt, tokens=tokens, most_tokens=most_tokens))
     return arrivals
 
 

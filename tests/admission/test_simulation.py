@@ -14,7 +14,16 @@ from dataclasses import replace
 
 import pytest
 
-from tests.admission.simulation import TARGETS, Simulation, StepModel, Virtual, mixed, poisson, simulation, trace
+from tests.admission.simulation import (
+    TARGETS,
+    SimulatedRequest,
+    Simulation,
+    StepModel,
+    mixed,
+    poisson,
+    simulation,
+    trace,
+)
 from tokka.admission.policy import Bounds
 from tokka.admission.queue import OUTPUT_COST
 from tokka.admission.targets import Targets
@@ -26,22 +35,22 @@ CAPACITY = 19.7
 FROM_S, TO_S = 10.0, 70.0
 
 
-def loaded(sim: Simulation, load: Iterable[Virtual]) -> list[Virtual]:
+def loaded(sim: Simulation, load: Iterable[SimulatedRequest]) -> list[SimulatedRequest]:
     """Run the load; return the ended requests that arrived while it was steady, between FROM_S and TO_S."""
     sim.add(load)
     sim.run(TO_S + 40)
     return [request for request in sim.done if FROM_S <= request.at_s < TO_S]
 
 
-def share(part: Iterable[object], whole: list[Virtual]) -> float:
+def share(part: Iterable[object], whole: list[SimulatedRequest]) -> float:
     return sum(map(bool, part)) / max(1, len(whole))
 
 
-def served(requests: Iterable[Virtual]) -> list[Virtual]:
+def served(requests: Iterable[SimulatedRequest]) -> list[SimulatedRequest]:
     return [request for request in requests if request.refusal is None]
 
 
-def refused_late(requests: list[Virtual]) -> float:
+def refused_late(requests: list[SimulatedRequest]) -> float:
     late = (r.refused_s is not None and r.refused_s - r.at_s > 0.02 for r in requests)
     return share(late, requests)
 
@@ -52,8 +61,8 @@ def refused_late(requests: list[Virtual]) -> float:
 @pytest.mark.parametrize(("requests", "prompt_tokens"), [(30, 60), (60, 600), (200, 100), (20, 2000)])
 def test_burst_after_a_minute_of_probes_is_served(requests: int, prompt_tokens: int) -> None:
     sim = simulation(TARGETS)
-    sim.add(Virtual(float(second), prompt_tokens=10, tokens=1, most_tokens=1) for second in range(60))
-    sim.add(Virtual(60.5, prompt_tokens=prompt_tokens, tokens=100) for _ in range(requests))
+    sim.add(SimulatedRequest(float(second), prompt_tokens=10, tokens=1, most_tokens=1) for second in range(60))
+    sim.add(SimulatedRequest(60.5, prompt_tokens=prompt_tokens, tokens=100) for _ in range(requests))
     sim.run(120.0)
     assert all(request.is_good() for request in sim.done)
     assert len(sim.done) == 60 + requests
@@ -67,7 +76,7 @@ def test_burst_is_the_first_that_a_fresh_server_sees() -> None:
     assert not any(request.refusal for request in sim.done)
 
 
-def at_once(load: list[Virtual]) -> list[Virtual]:
+def at_once(load: list[SimulatedRequest]) -> list[SimulatedRequest]:
     for request in load:
         request.at_s = 0.0
     return load
@@ -76,17 +85,17 @@ def at_once(load: list[Virtual]) -> list[Virtual]:
 class Returning(Simulation):
     """Refused requests come back once, at the time of their Retry-After."""
 
-    def finished(self, request: Virtual) -> None:
+    def finished(self, request: SimulatedRequest) -> None:
         if request.refusal and request.priority == 0:
             at_s = self.now_s + math.ceil(request.refusal.retry_after_s or 0.0)
-            self.add([Virtual(at_s, request.tenant, request.prompt_tokens, request.tokens, priority=1)])
+            self.add([SimulatedRequest(at_s, request.tenant, request.prompt_tokens, request.tokens, priority=1)])
 
 
 @pytest.mark.parametrize(("requests", "prompt_tokens", "tokens"), [(150, 1000, 100), (600, 100, 200), (800, 20, 64)])
 def test_retry_after_comes_true_after_a_burst(requests: int, prompt_tokens: int, tokens: int) -> None:
     sim = simulation(TARGETS, kind=Returning)
-    sim.add(Virtual(0.0, prompt_tokens=prompt_tokens, tokens=tokens) for _ in range(20))
-    sim.add(Virtual(20.0, prompt_tokens=prompt_tokens, tokens=tokens) for _ in range(requests))
+    sim.add(SimulatedRequest(0.0, prompt_tokens=prompt_tokens, tokens=tokens) for _ in range(20))
+    sim.add(SimulatedRequest(20.0, prompt_tokens=prompt_tokens, tokens=tokens) for _ in range(requests))
     sim.run(300.0)
     back = [request for request in sim.done if request.priority]
     assert len(back) > requests / 3
@@ -161,7 +170,7 @@ def test_machine_that_becomes_slower_and_fast_again_is_followed() -> None:
 def test_single_requests_beside_a_tenant_with_long_prompts_are_served() -> None:
     sim, dice = simulation(TARGETS), random.Random(3)
     sim.add(poisson(20.0, 80.0, 1, tenant="greedy", prompt_tokens=7000, tokens=200))
-    sim.add(Virtual(5 + at + 0.5 * dice.random(), "single", 50, 20) for at in range(70))
+    sim.add(SimulatedRequest(5 + at + 0.5 * dice.random(), "single", 50, 20) for at in range(70))
     sim.run(120.0)
     single = [request for request in sim.done if request.tenant == "single"]
     waits = sorted(request.ttft_s for request in served(single))
@@ -173,14 +182,16 @@ def test_single_requests_beside_a_tenant_with_long_prompts_are_served() -> None:
 class Closed(Simulation):
     """Each tenant always keeps the same number of requests open."""
 
-    def finished(self, request: Virtual) -> None:
+    def finished(self, request: SimulatedRequest) -> None:
         pause_s = (request.refusal.retry_after_s or 1.0) if request.refusal else 0.0
-        again = Virtual(self.now_s + pause_s, request.tenant, request.prompt_tokens, request.tokens, request.priority)
+        again = SimulatedRequest(
+            self.now_s + pause_s, request.tenant, request.prompt_tokens, request.tokens, request.priority
+        )
         self.add([again])
 
 
 def closed(
-    tenants: dict[str, Virtual],
+    tenants: dict[str, SimulatedRequest],
     counts: dict[str, int],
     *,
     targets: Targets | None = None,
@@ -195,12 +206,12 @@ def closed(
         for place in range(counts[name]):
             # Lengths vary, as in real use. Requests of equal length would always end together.
             tokens = max(1, like.tokens * (50 + 100 * place // counts[name]) // 100)
-            sim.add([Virtual(0.01 * place, name, like.prompt_tokens, tokens)])
+            sim.add([SimulatedRequest(0.01 * place, name, like.prompt_tokens, tokens)])
     sim.run(until_s)
     return sim
 
 
-def of(sim: Simulation, tenant: str, after_s: float = 60.0) -> list[Virtual]:
+def of(sim: Simulation, tenant: str, after_s: float = 60.0) -> list[SimulatedRequest]:
     return served(r for r in sim.done if r.tenant == tenant and r.at_s > after_s)
 
 
@@ -214,21 +225,23 @@ def costs_of(sim: Simulation) -> dict[str, float]:
 
 @pytest.mark.parametrize("most", [8, 32])
 def test_equal_tenants_get_equal_shares_whatever_they_send(most: int) -> None:
-    likes = {"many": Virtual(0), "few": Virtual(0), "long": Virtual(0, tokens=256)}
+    likes = {"many": SimulatedRequest(0), "few": SimulatedRequest(0), "long": SimulatedRequest(0, tokens=256)}
     sim = closed(likes, {"many": 200, "few": most, "long": 40}, most=most)
     costs = [costs_of(sim)[name] for name in likes]
     assert max(costs) / min(costs) < 1.1
 
 
 def test_weights_divide_a_busy_engine() -> None:
-    sim = closed({"a": Virtual(0), "b": Virtual(0)}, {"a": 100, "b": 100}, weights={"a": 3.0})
+    sim = closed({"a": SimulatedRequest(0), "b": SimulatedRequest(0)}, {"a": 100, "b": 100}, weights={"a": 3.0})
     costs = costs_of(sim)
     assert costs["a"] / costs["b"] == pytest.approx(3.0, rel=0.1)
 
 
 @pytest.mark.parametrize("targets", [Targets(), Targets(1.0, 0.1)], ids=["no targets", "targets"])
 def test_single_requests_beside_a_crowd_are_not_starved(targets: Targets) -> None:
-    sim = closed({"crowd": Virtual(0), "single": Virtual(0)}, {"crowd": 200, "single": 1}, targets=targets)
+    sim = closed(
+        {"crowd": SimulatedRequest(0), "single": SimulatedRequest(0)}, {"crowd": 200, "single": 1}, targets=targets
+    )
     single = of(sim, "single")
     waits = sorted(request.ttft_s for request in single)
     crowd = sorted(request.ttft_s for request in of(sim, "crowd"))
@@ -239,7 +252,7 @@ def test_single_requests_beside_a_crowd_are_not_starved(targets: Targets) -> Non
 
 
 def test_short_prompts_and_long_ones_beside_each_other_are_served() -> None:
-    likes = {"long": Virtual(0, prompt_tokens=4000), "short": Virtual(0, prompt_tokens=20)}
+    likes = {"long": SimulatedRequest(0, prompt_tokens=4000), "short": SimulatedRequest(0, prompt_tokens=20)}
     sim = closed(likes, {"long": 20, "short": 60})
     assert len(of(sim, "long")) > 15
     assert len(of(sim, "short")) > 200

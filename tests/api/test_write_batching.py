@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tokka.api.write_batching import BatchedTransport, Outbox
+from tokka.api.write_batching import BatchedTransport, WriteBatch
 
 
 class Transport:
@@ -39,8 +39,8 @@ class Lost(Transport):
 
 def batched(*names: str) -> tuple[list[tuple[str, Any]], list[BatchedTransport]]:
     done: list[tuple[str, Any]] = []
-    outbox = Outbox()
-    return done, [BatchedTransport(Transport(name, done), outbox) for name in names]  # type: ignore[arg-type]
+    batch = WriteBatch()
+    return done, [BatchedTransport(Transport(name, done), batch) for name in names]  # type: ignore[arg-type]
 
 
 async def turn() -> None:
@@ -120,7 +120,7 @@ async def test_large_writes_do_not_wait_for_the_end_of_the_turn() -> None:
 
 async def test_a_connection_that_is_lost_keeps_back_nothing_of_others() -> None:
     done, (other,) = batched("other")
-    lost = BatchedTransport(Lost("lost", done), other._outbox)  # type: ignore[arg-type]
+    lost = BatchedTransport(Lost("lost", done), other._batch)  # type: ignore[arg-type]
     lost.write(b"token")
     other.write(b"token")
     await turn()

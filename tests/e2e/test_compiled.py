@@ -8,7 +8,7 @@ import pytest
 
 from tests.program import Program, running
 from tests.wire import scores
-from tokka.engine.vllm.start.sealed_folder import damage_of, has_more
+from tokka.engine.vllm.start.sealed_folder import damage_of, has_unsealed_files
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(400)]
 
@@ -39,7 +39,7 @@ def test_second_start_loads_what_the_first_has_compiled(bloom_folder: Path, tmp_
     # The manifest covers all files, including the files that the first requests compiled.
     (code,) = tmp_path.glob("compiled/*/torch_compile_cache")
     assert damage_of(code) is None
-    assert not has_more(code)
+    assert not has_unsealed_files(code)
 
     # Without --optimize. The variable makes vLLM fail instead of compiling again.
     with running(*model, env={"VLLM_FORCE_AOT_LOAD": "1"}) as program:

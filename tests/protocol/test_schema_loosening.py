@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tokka.protocol.json_schema import MAX_ITEMS, MAX_SCHEMA_DEPTH, schema_text
-from tokka.protocol.schema_loosening import Width, widened
+from tokka.protocol.schema_loosening import Level, loosened
 
 CITY = {"type": "object", "properties": {"city": {"type": "string", "minLength": 2}}, "required": ["city"]}
 
@@ -35,8 +35,8 @@ def with_city(**more: Any) -> dict[str, Any]:
     ids=str,
 )
 def test_only_what_cannot_be_enforced_is_taken_out_at_its_place(more: dict[str, Any]) -> None:
-    assert widened(with_city(**more)) == CITY
-    assert widened({"$defs": {"d": {"items": with_city(**more)}}}) == {"$defs": {"d": {"items": CITY}}}
+    assert loosened(with_city(**more)) == CITY
+    assert loosened({"$defs": {"d": {"items": with_city(**more)}}}) == {"$defs": {"d": {"items": CITY}}}
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_only_what_cannot_be_enforced_is_taken_out_at_its_place(more: dict[str, 
     ids=str,
 )
 def test_at_the_root_too(more: dict[str, Any]) -> None:
-    assert widened({**CITY, **more}) == CITY
+    assert loosened({**CITY, **more}) == CITY
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_at_the_root_too(more: dict[str, Any]) -> None:
     ],
 )
 def test_the_rest_still_means_what_it_did(schema: Any, expected: Any) -> None:
-    assert widened(schema) == expected
+    assert loosened(schema) == expected
 
 
 @pytest.mark.parametrize(
@@ -83,8 +83,8 @@ def test_the_rest_still_means_what_it_did(schema: Any, expected: Any) -> None:
     ids=str,
 )
 def test_an_object_that_may_declare_more_stays_open(more: dict[str, Any]) -> None:
-    assert widened({**CITY, **more}) == {**CITY, **OPEN}
-    assert widened({**CITY, **more, "additionalProperties": False}) == {**CITY, "additionalProperties": False}
+    assert loosened({**CITY, **more}) == {**CITY, **OPEN}
+    assert loosened({**CITY, **more, "additionalProperties": False}) == {**CITY, "additionalProperties": False}
 
 
 def test_the_next_is_without_what_the_compiler_refuses() -> None:
@@ -95,12 +95,12 @@ def test_the_next_is_without_what_the_compiler_refuses() -> None:
         "additionalProperties": False,
         "oneOf": [{"required": ["a"]}, {"required": ["b"]}],
     }
-    assert widened(schema, "compiled") == {
+    assert loosened(schema, "compiled") == {
         "properties": {"a": {}, "b": {"pattern": "(?:a|b)"}, "c": {}},
         "additionalProperties": True,
         "anyOf": [{"required": ["a"]}, {"required": ["b"]}],
     }
-    assert widened({"patternProperties": {"^a": {}}}, "compiled") == {"patternProperties": {"^a": {}}}
+    assert loosened({"patternProperties": {"^a": {}}}, "compiled") == {"patternProperties": {"^a": {}}}
 
 
 def test_the_last_has_names_and_kinds() -> None:
@@ -113,24 +113,24 @@ def test_the_last_has_names_and_kinds() -> None:
         "minProperties": 2,
         "additionalProperties": {"items": {"oneOf": [{"maxLength": 3}, {"const": 5}]}, "maxItems": 3},
     }
-    assert widened(schema, "bare") == {
+    assert loosened(schema, "bare") == {
         "properties": {"a": {"type": "string"}, "b": {"type": "number"}},
         "required": ["b"],
         "additionalProperties": {"items": {"anyOf": [{}, {"const": 5}]}},
     }
-    assert widened({"patternProperties": {"a": {}}, "additionalProperties": False}, "bare") == OPEN
+    assert loosened({"patternProperties": {"a": {}}, "additionalProperties": False}, "bare") == OPEN
 
 
 def test_what_would_be_another_schema_is_none() -> None:
-    assert widened({"properties": {"a": {"$id": "x", "$ref": "#/not"}}}) is None
-    assert widened({"$defs": {"a": {"$ref": "#/$defs/a"}}, "not": {}}) is None
+    assert loosened({"properties": {"a": {"$id": "x", "$ref": "#/not"}}}) is None
+    assert loosened({"$defs": {"a": {"$ref": "#/$defs/a"}}, "not": {}}) is None
 
 
 def test_what_lies_too_deep_is_free() -> None:
     schema: dict[str, Any] = {"type": "null"}
     for _ in range(MAX_SCHEMA_DEPTH):
         schema = {"properties": {"a": schema}}
-    wide = widened(schema)
+    wide = loosened(schema)
     for _ in range(MAX_SCHEMA_DEPTH - 1):
         assert wide
         wide = wide["properties"]["a"]
@@ -173,8 +173,8 @@ _schemas = st.recursive(st.booleans() | st.just({"type": "object"}), _keywords, 
 
 
 @given(_schemas, st.lists(_values, min_size=1, max_size=5), st.sampled_from(["enforced", "compiled", "bare"]))
-def test_nothing_is_forbidden_that_was_allowed(schema: Any, values: list[Any], width: Width) -> None:
-    wide = widened(schema, width)
+def test_nothing_is_forbidden_that_was_allowed(schema: Any, values: list[Any], level: Level) -> None:
+    wide = loosened(schema, level)
     assume(wide is not None)
     assert json.loads(schema_text(wide)) == wide
     try:

@@ -13,7 +13,7 @@ from tokka.accounts.calendar import HOUR_S
 from tokka.core import KeyScope, Limits
 from tokka.errors import InvalidRequest
 from tokka.protocol.admin import NewKeyRequest, UsageQuery
-from tokka.protocol.times import moment_of
+from tokka.protocol.times import parse_time
 from tokka.store.rows import GroupBy, KeyRow, ReportQuery, ReportRow
 
 # Maximum rows of a usage report: about 10 MB of JSON and half a second of work.
@@ -103,7 +103,7 @@ def report_query(asked: UsageQuery, now_s: float) -> ReportQuery:
 
 def _moment(name: str, text: str, now: datetime) -> datetime:
     try:
-        return moment_of(text, now, ahead=False)
+        return parse_time(text, now, ahead=False)
     except ValueError as error:
         raise InvalidRequest(f"Invalid value for '{name}': {error}.", param=name) from None
 

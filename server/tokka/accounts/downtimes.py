@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from tokka.core import Downtime
 from tokka.errors import Maintenance
-from tokka.protocol.times import iso_of
+from tokka.protocol.times import format_iso
 
 MAX_REASON_CHARS = 500
 
@@ -27,7 +27,7 @@ def new_downtime(begin: int, end: int, reason: str, now: int) -> Downtime:
 def downtime_object(downtime: Downtime, now_s: float) -> dict[str, str]:
     """Return the downtime as `tokka downtime` shows it."""
     status = "over" if downtime.end <= now_s else "under way" if downtime.begin <= now_s else "to come"
-    begin, end = iso_of(downtime.begin), iso_of(downtime.end)
+    begin, end = format_iso(downtime.begin), format_iso(downtime.end)
     return {"id": downtime.id, "begin": begin, "end": end, "status": status, "reason": downtime.reason}
 
 
@@ -53,4 +53,6 @@ class Downtimes:
     def check(self, now_s: float) -> None:
         """Raise Maintenance during a downtime."""
         if downtime := self.current(now_s):
-            raise Maintenance(iso_of(downtime.begin), iso_of(downtime.end), downtime.reason, downtime.end - now_s)
+            raise Maintenance(
+                format_iso(downtime.begin), format_iso(downtime.end), downtime.reason, downtime.end - now_s
+            )

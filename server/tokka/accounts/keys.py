@@ -12,7 +12,7 @@ from tokka.accounts.credential import MAX_KEY_CHARS, digest_of
 from tokka.accounts.tokens import Token, expiry_of, key_id_of, new_token, token_key_of
 from tokka.core import ANONYMOUS, Key, KeyScope, Limits
 from tokka.errors import InvalidApiKey, PermissionDenied
-from tokka.protocol.times import iso_of
+from tokka.protocol.times import format_iso
 from tokka.store.rows import KeyRow, TokenKey
 
 NO_KEY = "No API key was sent as `Authorization: Bearer KEY`."
@@ -203,7 +203,9 @@ class KeyRing:
             if (until := expiry_of(token, key_id, entry.token_key, now_s)) is None:
                 continue
             if now_s >= until:
-                raise InvalidApiKey(f"This token expired at {iso_of(until)}. Get a new one at /authenticate_with_key.")
+                raise InvalidApiKey(
+                    f"This token expired at {format_iso(until)}. Get a new one at /authenticate_with_key."
+                )
             return replace(entry.key, scopes=_TOKEN & entry.key.scopes)
         return None
 

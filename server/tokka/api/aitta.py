@@ -16,7 +16,7 @@ from tokka.core import Key
 from tokka.engine_facts import ModelInfo
 from tokka.errors import WorkerNotFound
 from tokka.protocol import aitta as documents
-from tokka.protocol.times import iso_of
+from tokka.protocol.times import format_iso
 
 
 class HalResponse(JSONResponse):
@@ -111,7 +111,7 @@ async def get_worker(model: str, worker: str, services: CurrentServices, key: Cu
         state=progress.state,
         phase=progress.phase,
         detail=progress.detail,
-        started_at=iso_of(time.time() - progress.elapsed_s),
+        started_at=format_iso(time.time() - progress.elapsed_s),
         retry_after_s=progress.retry_after_s,
         running=stats.running if is_admin else None,
         waiting=stats.waiting + services.admission.waiting_choices if is_admin else None,

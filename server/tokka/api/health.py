@@ -22,7 +22,7 @@ from tokka.api.document import errors
 from tokka.engine.supervision.supervisor import Progress
 from tokka.errors import MAX_RETRY_AFTER_S
 from tokka.protocol.models import Health, Version
-from tokka.protocol.times import iso_of
+from tokka.protocol.times import format_iso
 
 router = APIRouter(tags=["operate"])
 _NOT_READY: dict[int | str, dict[str, Any]] = {
@@ -45,7 +45,7 @@ async def readyz(services: CurrentServices) -> Response:
         return _health("draining", progress, ready=False)
     if downtime := services.accounts.downtimes.current(time.time()):
         left_s = min(MAX_RETRY_AFTER_S, math.ceil(downtime.end - time.time()))
-        planned = replace(progress, detail=f"until {iso_of(downtime.end)}", retry_after_s=max(1, left_s))
+        planned = replace(progress, detail=f"until {format_iso(downtime.end)}", retry_after_s=max(1, left_s))
         return _health("maintenance", planned, ready=False)
     return _health(progress.state, progress, ready=progress.state == "ready")
 

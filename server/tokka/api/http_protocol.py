@@ -23,7 +23,7 @@ from tokka.api.http_cycle import Cycle
 from tokka.api.http_framing import Framing, MalformedHttp, check_headers, without_upgrade
 from tokka.api.http_refusal import HeadersTooLarge, NoRoom, response_of
 from tokka.api.paths import OPEN_PATHS, served_path
-from tokka.api.write_batching import BatchedTransport, Outbox
+from tokka.api.write_batching import BatchedTransport, WriteBatch
 from tokka.core import ANONYMOUS, Key
 from tokka.errors import SlowRequest, TokkaError
 
@@ -53,7 +53,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     # Set by the subclass that `bounded_protocol` makes.
     open_connections: Connections
-    outbox: Outbox
+    batch: WriteBatch
     is_draining: Callable[[], bool]
 
     flow: Flow
@@ -86,7 +86,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         # Pause writing as soon as the kernel does not take everything, to detect an unread response.
         transport.set_write_buffer_limits(high=0)
-        batched: Any = BatchedTransport(transport, self.outbox)
+        batched: Any = BatchedTransport(transport, self.batch)
         super().connection_made(batched)
         self.flow = Flow(batched)
         self._admission = self.open_connections.opened(self, self.client[0] if self.client else None)
@@ -368,5 +368,5 @@ class BoundedProtocol(HttpToolsProtocol):
 
 def bounded_protocol(connections: Connections, is_draining: Callable[[], bool]) -> type[BoundedProtocol]:
     """Return a protocol class whose instances obey the limits and share the registry of connections."""
-    shared = {"open_connections": connections, "outbox": Outbox(), "is_draining": staticmethod(is_draining)}
+    shared = {"open_connections": connections, "batch": WriteBatch(), "is_draining": staticmethod(is_draining)}
     return type("BoundedProtocol", (BoundedProtocol,), shared)

@@ -15,7 +15,7 @@ from typing import Any
 _MAX_HELD_BYTES = 64 << 10
 
 
-class Outbox:
+class WriteBatch:
     """The transports to flush at the end of the iteration."""
 
     def __init__(self) -> None:
@@ -36,9 +36,9 @@ class Outbox:
 class BatchedTransport:
     """A transport that holds writes until the end of the iteration. The rest is delegated to the real transport."""
 
-    def __init__(self, transport: asyncio.Transport, outbox: Outbox) -> None:
+    def __init__(self, transport: asyncio.Transport, batch: WriteBatch) -> None:
         self._transport = transport
-        self._outbox = outbox
+        self._batch = batch
         self._pieces: list[bytes] = []
         self._size = 0
 
@@ -47,7 +47,7 @@ class BatchedTransport:
 
     def write(self, data: bytes) -> None:
         if not self._pieces:
-            self._outbox.add(self)
+            self._batch.add(self)
         self._pieces.append(data)
         self._size += len(data)
         if self._size > _MAX_HELD_BYTES:

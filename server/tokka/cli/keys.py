@@ -11,7 +11,7 @@ import typer
 
 from tokka.cli.state import Config, DatabaseUrl, StateDir, fail, opened
 from tokka.errors import InvalidRequest
-from tokka.protocol.times import distance_of, moment_of
+from tokka.protocol.times import parse_duration, parse_time
 
 app = typer.Typer(no_args_is_help=True, help="API keys: create, list, rotate, revoke.")
 
@@ -99,7 +99,7 @@ def rotate(
     config: Config = None,
 ) -> None:
     """Replace a key's secret. Prints the new secret once."""
-    distance = distance_of(grace)
+    distance = parse_duration(grace)
     if distance is None or distance.days > 30:
         fail(f"--grace: {grace[:40]!r} is not a time of at most 30 days; write 24h, 7d or 0m")
     else:
@@ -149,7 +149,7 @@ def _checked(request: dict[str, Any]) -> Any:
 
 def _moment(text: str) -> int:
     try:
-        return int(moment_of(text, datetime.now(UTC), ahead=True).timestamp())
+        return int(parse_time(text, datetime.now(UTC), ahead=True).timestamp())
     except ValueError as error:
         fail(f"--expires: {error}")
         raise

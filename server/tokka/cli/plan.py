@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from tokka.planner.gpus import Gpu
     from tokka.planner.layout import Layout, Size
-    from tokka.planner.model_config import Found
+    from tokka.planner.model_config import FoundModel
     from tokka.planner.sizing import ModelSize
 
 # Largest tensor-parallel size that is always listed, the usual device count of a node. Larger sizes only if valid.
@@ -90,7 +90,12 @@ def _device_notes(device: Gpu, size: ModelSize, dtype: str) -> list[str]:
 
 
 def _command(
-    found: Found, layout: Layout, dtype: str, quantization: str | None, kv_cache_dtype: str, max_model_len: int | None
+    found: FoundModel,
+    layout: Layout,
+    dtype: str,
+    quantization: str | None,
+    kv_cache_dtype: str,
+    max_model_len: int | None,
 ) -> str | None:
     if layout.recommended is None:
         return None
@@ -110,7 +115,7 @@ def _command(
 
 
 def _show(
-    found: Found,
+    found: FoundModel,
     size: ModelSize,
     device: Gpu,
     count: int,
@@ -168,7 +173,7 @@ def _row(one: Size, layout: Layout, model: ModelSize) -> list[object]:
 
 
 def _as_json(
-    found: Found, size: ModelSize, device: Gpu, layout: Layout, notes: tuple[str, ...], command: str | None
+    found: FoundModel, size: ModelSize, device: Gpu, layout: Layout, notes: tuple[str, ...], command: str | None
 ) -> dict[str, Any]:
     chosen = layout.recommended
     return {

@@ -38,7 +38,7 @@ from tokka.core import (
     Usage,
 )
 from tokka.dispatch.answer_size import answer_bytes
-from tokka.dispatch.prepared import Rendered, left_s, next_event
+from tokka.dispatch.prepared import PreparedRequest, left_s, next_event
 from tokka.engine.base import Engine
 from tokka.engine.supervision.supervisor import Supervisor
 from tokka.errors import EngineDied, InvalidRequest, ModelNotFound, SlowReader, TenantHeld
@@ -115,26 +115,26 @@ class Dispatcher:
         prefix = self._prefix(own)
         ticket = self._ticket(request, record, allowance, subject, prefix)
         async with AsyncExitStack() as stack:
-            rendered = await self._render(own, record, allowance, deadline, stack)
-            ticket.prompt_tokens = rendered.prompt_tokens
-            ticket.cached_tokens = int(prefix.share * rendered.prompt_tokens)
-            ticket.most_tokens = max((1, *rendered.accepted.allowed_tokens))
+            prepared = await self._render(own, record, allowance, deadline, stack)
+            ticket.prompt_tokens = prepared.prompt_tokens
+            ticket.cached_tokens = int(prefix.share * prepared.prompt_tokens)
+            ticket.most_tokens = max((1, *prepared.accepted.allowed_tokens))
             # No await between this and `admit`: a trial that needs an idle engine must not begin on a busy one.
             self._judge(subject, ticket, is_idle=not self._admission.open_requests)
             slot = await stack.enter_async_context(self._admission.admit(ticket, left_s(deadline)))
             queue_s = time.monotonic() - record.arrived_s
-            await rendered.refresh()
+            await prepared.ensure_live_engine()
             # Judge again: the engine may have died while the request was queued.
             trial = self._judge(subject, ticket, is_idle=ticket.alone_s > 0)
             record.queue_s = queue_s
             # Push `aclose` again, above the slot: the engine must stop the work before the slot is released.
-            stack.push_async_callback(rendered.aclose)
+            stack.push_async_callback(prepared.aclose)
             if trial is not None:
-                self._quarantine.begin(trial, rendered.engine_number, time.monotonic())
+                self._quarantine.begin(trial, prepared.engine_number, time.monotonic())
                 stack.callback(self._quarantine.over, trial)
             self._prefixes.add(prefix)
-            run = _Run(request, record, slot, subject, trial, rendered.engine_number, deadline, prefix)
-            metered = self._metered(rendered, run)
+            run = _Run(request, record, slot, subject, trial, prepared.engine_number, deadline, prefix)
+            metered = self._metered(prepared, run)
             stack.push_async_callback(metered.aclose)
             stack.callback(_settle, record)
             return Generation(metered, stack.pop_all())
@@ -195,17 +195,17 @@ class Dispatcher:
         allowance: Allowance,
         deadline: float | None,
         stack: AsyncExitStack,
-    ) -> Rendered:
+    ) -> PreparedRequest:
         """Render the request, and reserve its tokens and memory. The stack releases them."""
-        rendered = await Rendered.of(own, self._supervisor, deadline)
-        stack.push_async_callback(rendered.aclose)
-        self._estimate.learn(own.prompts, rendered.prompt_tokens)
+        prepared = await PreparedRequest.of(own, self._supervisor, deadline)
+        stack.push_async_callback(prepared.aclose)
+        self._estimate.learn(own.prompts, prepared.prompt_tokens)
         if (room := allowance.room()) is not None:
-            await rendered.keep_within(room)
-        allowance.reserve(rendered.most_tokens, time.monotonic())
+            await prepared.cap_tokens(room)
+        allowance.reserve(prepared.most_tokens, time.monotonic())
         if not record.stream:
-            self._reserve_answer(own, rendered, stack)
-        return rendered
+            self._reserve_answer(own, prepared, stack)
+        return prepared
 
     async def tokenize(
         self, model: str | None, prompt: Prompt, record: RequestRecord, allowance: Allowance
@@ -236,9 +236,9 @@ class Dispatcher:
         allowance.reserve(tokens, time.monotonic())
         record.prompt_tokens = tokens
 
-    def _reserve_answer(self, request: GenerateRequest, rendered: Rendered, stack: AsyncExitStack) -> None:
+    def _reserve_answer(self, request: GenerateRequest, prepared: PreparedRequest, stack: AsyncExitStack) -> None:
         """Reserve memory for the largest possible response. Raises InvalidRequest, ServerOverloaded."""
-        size = answer_bytes(request, rendered.accepted)
+        size = answer_bytes(request, prepared.accepted)
         if size > self._answer_memory.limit:
             raise InvalidRequest(
                 f"The response could take {size >> 20} MiB; the limit is {self._answer_memory.limit >> 20} MiB. "
@@ -274,13 +274,13 @@ class Dispatcher:
         text = f"{record.tenant}\0{request.cache_salt or ''}"
         return hmac.new(self._salt_key, text.encode(), hashlib.sha256).hexdigest()
 
-    async def _metered(self, rendered: Rendered, run: _Run) -> AsyncGenerator[Event, None]:
+    async def _metered(self, prepared: PreparedRequest, run: _Run) -> AsyncGenerator[Event, None]:
         """Yield the events and count their tokens. At the deadline, end the generation with the text so far."""
-        request, record, events = run.request, run.record, rendered.events
-        record.prompt_tokens = rendered.prompt_tokens
+        request, record, events = run.request, run.record, prepared.events
+        record.prompt_tokens = prepared.prompt_tokens
         unfinished: dict[int, TextDelta | None] = dict.fromkeys(range(len(request.prompts) * request.sampling.n))
         outcome: Outcome = "stop"
-        yield rendered.accepted
+        yield prepared.accepted
         try:
             while True:
                 event = await next_event(events, run.deadline if run.trial is None else self._next_deadline(run))

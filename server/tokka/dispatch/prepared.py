@@ -12,7 +12,7 @@ from tokka.engine.supervision.supervisor import Supervisor
 from tokka.errors import RequestTimeout
 
 
-class Rendered:
+class PreparedRequest:
     """A request that an engine has rendered and counted, but not started."""
 
     def __init__(self, request: GenerateRequest, supervisor: Supervisor, deadline: float | None) -> None:
@@ -21,11 +21,11 @@ class Rendered:
         self._deadline = deadline
 
     @classmethod
-    async def of(cls, request: GenerateRequest, supervisor: Supervisor, deadline: float | None) -> Rendered:
+    async def of(cls, request: GenerateRequest, supervisor: Supervisor, deadline: float | None) -> PreparedRequest:
         """Render a request. Raises InvalidRequest if the engine refuses it, RequestTimeout, ModelStarting."""
-        rendered = cls(request, supervisor, deadline)
-        await rendered._render()
-        return rendered
+        prepared = cls(request, supervisor, deadline)
+        await prepared._render()
+        return prepared
 
     @property
     def prompt_tokens(self) -> int:
@@ -36,7 +36,7 @@ class Rendered:
         """The maximum tokens that the request can use, prompts included."""
         return self.prompt_tokens + sum(self.accepted.allowed_tokens) * self._request.sampling.n
 
-    async def keep_within(self, tokens: int) -> None:
+    async def cap_tokens(self, tokens: int) -> None:
         """Limit a request without `max_tokens` to `tokens` in all, if that leaves enough for each choice."""
         sampling = self._request.sampling
         choices = len(self.accepted.prompt_token_ids) * sampling.n
@@ -45,7 +45,7 @@ class Rendered:
             self._request = replace(self._request, max_tokens_cap=room)
             await self._again()
 
-    async def refresh(self) -> None:
+    async def ensure_live_engine(self) -> None:
         """Render the request again if its engine is gone. Raises ModelStarting if no new engine is ready yet."""
         engine = self._supervisor.engine()
         if engine is not self._engine:

@@ -34,8 +34,8 @@ from tokka.engine.base import ReportPhase
 from tokka.engine.generation.length import allowed_tokens, truncation
 from tokka.engine.generation.token_ids import check_token_ids
 from tokka.engine.reading.call_reader import FORMS, READABLE
-from tokka.engine.reading.readers import Readers, Reading
-from tokka.engine.reading.thinking import Thoughts
+from tokka.engine.reading.readers import Readers, ReadingPlan
+from tokka.engine.reading.thinking import ThoughtMarks
 from tokka.engine.script import EOS, VOCAB_SIZE, Script, decode, length_of, prompt_logprobs
 from tokka.engine.scripted_steps import ScriptedSequence, StepLoop, StepModel
 from tokka.engine_facts import EngineStats, ModelInfo
@@ -254,10 +254,10 @@ class FakeEngine:
         if not isinstance(prompt, ChatPrompt) or (prompt.tools is None and not self._options.thinks):
             return None
         return Readers(
-            Reading(
+            ReadingPlan(
                 tools=prompt.tools,
                 form=FORMS[self._options.calls],
-                thoughts=Thoughts("<think>", "</think>", begins=False) if self._options.thinks else None,
+                thoughts=ThoughtMarks("<think>", "</think>", begins=False) if self._options.thinks else None,
                 count_thoughts=(lambda ids, text, is_open: len(text.encode())) if self._options.thinks else None,
             )
         )

@@ -18,7 +18,7 @@ _WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundModel:
     """A model's config and its origin."""
 
     # The model as `tokka serve` takes it.
@@ -38,7 +38,7 @@ def folder_of(model: str) -> Path | None:
     return folder if is_path else None
 
 
-def find_model(model: str) -> Found:
+def find_model(model: str) -> FoundModel:
     """Return a model's config. Blocks for up to 10 seconds if it must ask the hub.
 
     Raises ConfigurationError if the model is not found, StartupError for damaged files or a failed lookup.
@@ -49,12 +49,12 @@ def find_model(model: str) -> Found:
         notes = preset.notes
         if preset.kind == "base":
             notes += ("this is a base model: it completes text, and cannot chat without --chat-template",)
-        return Found(preset.name, f"preset of {preset.hub_id}, {preset.license}", preset.config, notes=notes)
-    return Found(model, "config.json from the hub", find_on_hub(model).config)
+        return FoundModel(preset.name, f"preset of {preset.hub_id}, {preset.license}", preset.config, notes=notes)
+    return FoundModel(model, "config.json from the hub", find_on_hub(model).config)
 
 
-def _in_folder(model: str, folder: Path) -> Found:
+def _in_folder(model: str, folder: Path) -> FoundModel:
     if any(next(folder.glob(pattern), None) for pattern in _WEIGHTS):
         files = read_model_folder(folder)
-        return Found(model, f"{folder}/config.json and weight files", files.config, files.weight_bytes)
-    return Found(model, f"{folder}/config.json", read_config(folder))
+        return FoundModel(model, f"{folder}/config.json and weight files", files.config, files.weight_bytes)
+    return FoundModel(model, f"{folder}/config.json", read_config(folder))

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 
 from tokka.core import Downtime
 from tokka.engine_facts import ModelInfo
-from tokka.protocol.times import iso_of
+from tokka.protocol.times import format_iso
 
 Capability = Literal["openai-chat-completion"]
 
@@ -233,7 +233,7 @@ def worker_links(name: str, worker: int) -> WorkerLinks:
 
 
 def window(downtime: Downtime) -> Window:
-    return Window(begin=iso_of(downtime.begin), end=iso_of(downtime.end), reason=downtime.reason)
+    return Window(begin=format_iso(downtime.begin), end=format_iso(downtime.end), reason=downtime.reason)
 
 
 def downtime_list(downtimes: Sequence[Downtime]) -> DowntimeList:

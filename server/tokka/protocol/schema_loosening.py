@@ -32,9 +32,9 @@ _BARE = frozenset(
 )
 # How much of a schema is kept. enforced: without unenforceable keywords. compiled: also without keywords that are known
 # to be refused when compiled. bare: names, types and values only. any: nothing.
-Width = Literal["enforced", "compiled", "bare", "any"]
+Level = Literal["enforced", "compiled", "bare", "any"]
 # Widths to try in this order if a schema cannot be compiled.
-LESS: tuple[Width, ...] = ("compiled", "bare", "any")
+LOOSER_LEVELS: tuple[Level, ...] = ("compiled", "bare", "any")
 # Pairs of keywords. Without the first one, the second one would forbid more.
 _READ_BY = (
     ("properties", "additionalProperties"),
@@ -49,23 +49,23 @@ class _Narrower(Exception):
     """The schema would forbid more without one of its keywords."""
 
 
-def widened(schema: dict[str, Any], width: Width = "enforced") -> dict[str, Any] | None:
-    """Return the schema loosened to `width`; None if it would then forbid more, or is refused."""
-    if width == "any":
+def loosened(schema: dict[str, Any], level: Level = "enforced") -> dict[str, Any] | None:
+    """Return the schema loosened to `level`; None if it would then forbid more, or is refused."""
+    if level == "any":
         return {}
     try:
-        wide = _Widening(width).root(schema)
+        wide = _Loosening(level).root(schema)
         checked: dict[str, Any] = orjson.loads(schema_text(wide))
     except (_Narrower, PydanticCustomError):
         return None
     return checked
 
 
-class _Widening:
+class _Loosening:
     """One pass over a schema and its subschemas. No kept keyword negates, so looser parts make a looser whole."""
 
-    def __init__(self, width: Width) -> None:
-        self._width = width
+    def __init__(self, level: Level) -> None:
+        self._width = level
         self._places: set[Path] = set()
         # Schemas with a reference.
         self._referring: list[dict[str, Any]] = []

@@ -12,19 +12,19 @@ _YEARS = range(2000, 2100)
 _UNITS = {"d": 86400, "h": 3600, "m": 60}
 
 
-def distance_of(text: str) -> timedelta | None:
+def parse_duration(text: str) -> timedelta | None:
     """Return the duration of `30d` or `12h`; None for any other text."""
     if not re.fullmatch(r"[0-9]{1,4}[dhm]", text):
         return None
     return timedelta(seconds=int(text[:-1]) * _UNITS[text[-1]])
 
 
-def moment_of(text: str, now: datetime, *, ahead: bool) -> datetime:
+def parse_time(text: str, now: datetime, *, ahead: bool) -> datetime:
     """Return the moment. `ahead`: a distance counts from now into the future, else into the past.
 
     Raises ValueError with the reason.
     """
-    if (distance := distance_of(text)) is not None:
+    if (distance := parse_duration(text)) is not None:
         return now + distance if ahead else now - distance
     if not re.fullmatch(MOMENT, text):
         raise ValueError(f"{text[:40]!r} is not a time; write 2026-12-31, 2026-12-31T18:00Z, 30d or 12h")
@@ -39,7 +39,7 @@ def zoned_moment_of(text: str, now: datetime) -> datetime:
 
     Raises ValueError with the reason.
     """
-    if (distance := distance_of(text)) is not None:
+    if (distance := parse_duration(text)) is not None:
         return (now + distance).replace(microsecond=0)
     shown = repr(text[:40])
     try:
@@ -55,6 +55,6 @@ def zoned_moment_of(text: str, now: datetime) -> datetime:
     return moment.astimezone(UTC).replace(microsecond=0)
 
 
-def iso_of(seconds: float) -> str:
+def format_iso(seconds: float) -> str:
     """Return seconds since 1970 as ISO 8601 in UTC, to the second."""
     return f"{datetime.fromtimestamp(int(seconds), UTC):%Y-%m-%dT%H:%M:%SZ}"

@@ -14,7 +14,7 @@ from tokka.protocol.closing import closed
 from tokka.protocol.common import WireModel, invalid
 from tokka.protocol.json_schema import MAX_SCHEMA_BYTES, MAX_SCHEMA_DEPTH, errors_below, mapped, schema_text
 from tokka.protocol.messages import FunctionName
-from tokka.protocol.schema_loosening import LESS, Width, widened
+from tokka.protocol.schema_loosening import LOOSER_LEVELS, Level, loosened
 from tokka.protocol.vllm_fields import TOOL_FIELDS, Neutral, NeutralModel
 
 MAX_TOOLS = 128
@@ -239,33 +239,33 @@ def calls_constraint(
 
 def looser_texts(calls: RequiredCalls) -> Iterator[str]:
     """Yield looser and looser schemas of the calls, to try if the schema in the constraint cannot be compiled."""
-    for width in LESS:
-        yield _text(calls, width)
+    for level in LOOSER_LEVELS:
+        yield _text(calls, level)
 
 
 def _constraint(calls: RequiredCalls, param: str) -> Constraint:
     return Constraint("json", _text(calls), param, calls)
 
 
-def _text(calls: RequiredCalls, width: Width | None = None) -> str:
-    by_name = {function.name: arguments_schema(function, width) for function in calls.functions}
+def _text(calls: RequiredCalls, level: Level | None = None) -> str:
+    by_name = {function.name: arguments_schema(function, level) for function in calls.functions}
     if calls.most_calls is None:
         (schema,) = by_name.values()
         return orjson.dumps(schema).decode()
     return orjson.dumps(_calls_schema(by_name, calls.most_calls)).decode()
 
 
-def arguments_schema(function: FunctionSchema, width: Width | None = None) -> dict[str, Any]:
-    """Return the schema that constrains a function's arguments. `width` loosens it, unless the function is strict."""
+def arguments_schema(function: FunctionSchema, level: Level | None = None) -> dict[str, Any]:
+    """Return the schema that constrains a function's arguments. `level` loosens it, unless the function is strict."""
     given = function.parameters
     if not given:
         return {**_NO_PARAMETERS, "additionalProperties": False}
-    if width is None or function.strict:
+    if level is None or function.strict:
         try:
             return {"type": "object", **closed(orjson.loads(schema_text(given)), is_arguments=True)}
         except PydanticCustomError:
-            width = "enforced"
-    wide = None if width == "any" else widened(dict(given), width)
+            level = "enforced"
+    wide = None if level == "any" else loosened(dict(given), level)
     return _ANY_ARGUMENTS if wide is None else {"type": "object", **closed(wide, is_arguments=True)}
 
 

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tokka.core import TokenLogprob
-from tokka.engine.generation.stop_text import ChoiceText
+from tokka.engine.generation.stop_text import StopFilter
 
 # Few letters, so that stop strings overlap and share prefixes. One letter has two bytes, one has four.
 ALPHABET = "abä🦌"
@@ -31,14 +31,14 @@ class Run:
 
 
 def run(steps: list[str], stops: list[str], include_stop: bool = False, unarmed: int = 0) -> Run:
-    choice = ChoiceText(stops, include_stop)
+    choice = StopFilter(stops, include_stop)
     done = Run()
     for number, step in enumerate(steps):
         done.steps = number + 1
         if number < unarmed:
             done.sent.append(choice.feed(step))
             continue
-        sent, done.stop = choice.feed_stop(step)
+        sent, done.stop = choice.feed_before_stop(step)
         done.sent.append(sent)
         if done.stop is not None:
             return done
@@ -114,10 +114,10 @@ def test_what_is_sent_at_any_moment_is_a_prefix_of_the_end_result(steps: list[st
 
 @given(pieces, stop_lists)
 def test_no_more_is_held_back_than_the_beginning_of_a_stop(steps: list[str], stops: list[str]) -> None:
-    choice = ChoiceText(stops)
+    choice = StopFilter(stops)
     fed = sent = ""
     for step in steps:
-        piece, stop = choice.feed_stop(step)
+        piece, stop = choice.feed_before_stop(step)
         fed, sent = fed + step, sent + piece
         if stop is not None:
             return
@@ -127,25 +127,25 @@ def test_no_more_is_held_back_than_the_beginning_of_a_stop(steps: list[str], sto
 
 @given(pieces, stop_lists, st.booleans())
 def test_flush_returns_all_that_was_held_back(steps: list[str], stops: list[str], include_stop: bool) -> None:
-    choice = ChoiceText(stops, include_stop)
+    choice = StopFilter(stops, include_stop)
     assert "".join(choice.feed(step) for step in steps) + choice.flush() == "".join(steps)
 
 
 @given(pieces)
 def test_without_stops_every_step_is_sent_at_once(steps: list[str]) -> None:
-    choice = ChoiceText(())
-    assert [choice.feed_stop(step) for step in steps] == [(step, None) for step in steps]
+    choice = StopFilter(())
+    assert [choice.feed_before_stop(step) for step in steps] == [(step, None) for step in steps]
 
 
 def test_of_stops_that_begin_together_the_first_listed_wins() -> None:
-    assert ChoiceText(["ab", "abc"]).feed_stop("xabc") == ("x", "ab")
-    assert ChoiceText(["abc", "ab"]).feed_stop("xabc") == ("x", "abc")
+    assert StopFilter(["ab", "abc"]).feed_before_stop("xabc") == ("x", "ab")
+    assert StopFilter(["abc", "ab"]).feed_before_stop("xabc") == ("x", "abc")
 
 
 @pytest.mark.parametrize("include_stop", [False, True])
 def test_text_behind_the_stop_is_dropped(include_stop: bool) -> None:
-    choice = ChoiceText(["ab"], include_stop)
-    choice.feed_stop("xabyz")
+    choice = StopFilter(["ab"], include_stop)
+    choice.feed_before_stop("xabyz")
     assert choice.flush() == ""
 
 
@@ -167,7 +167,7 @@ class ScoredRun(Run):
 
 def run_scored(steps: list[str], stops: list[str]) -> ScoredRun:
     """Feed each step as one token."""
-    choice = ChoiceText(stops)
+    choice = StopFilter(stops)
     done = ScoredRun()
 
     def take(everything: bool = False) -> None:
@@ -177,7 +177,7 @@ def run_scored(steps: list[str], stops: list[str]) -> ScoredRun:
 
     for number, step in enumerate(steps):
         choice.add_tokens([token(number, step)])
-        sent, done.stop = choice.feed_stop(step)
+        sent, done.stop = choice.feed_before_stop(step)
         done.sent.append(sent)
         if done.stop is not None:
             take()
@@ -219,7 +219,7 @@ def test_a_logprob_is_not_sent_before_its_text_begins(steps: list[str], stops: l
 
 
 def test_a_character_split_over_tokens_is_sent_with_all_of_its_tokens() -> None:
-    choice = ChoiceText(())
+    choice = StopFilter(())
     raw = "🦌".encode()
     counts = []
     for number, byte in enumerate(raw):

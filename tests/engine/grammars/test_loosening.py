@@ -14,8 +14,8 @@ from tests.engine.tokenizer import EOS, byte_tokenizer
 from tests.protocol.test_tools import NAMED, held, properties, tool
 from tokka.core import Constraint
 from tokka.engine.grammars.limits import matcher_of
-from tokka.engine.grammars.loosening import grammar_of
-from tokka.engine.grammars.service import Grammars
+from tokka.engine.grammars.loosening import compile_loosening
+from tokka.engine.grammars.service import GrammarService
 from tokka.errors import InvalidRequest
 from tokka.protocol.constraint import JsonSchemaFormat, format_constraint
 
@@ -23,16 +23,16 @@ pytestmark = pytest.mark.engine
 
 
 @pytest.fixture
-async def grammars() -> AsyncIterator[Grammars]:
-    grammars = Grammars(byte_tokenizer())
+async def grammars() -> AsyncIterator[GrammarService]:
+    grammars = GrammarService(byte_tokenizer())
     yield grammars
     await grammars.close()
 
 
-async def fits(grammars: Grammars, constraint: Constraint, *values: Any) -> list[bool]:
+async def fits(grammars: GrammarService, constraint: Constraint, *values: Any) -> list[bool]:
     line = byte_tokenizer()
     tokenizer = LLTokenizer(line["tokenizer"], n_vocab=line["vocab_size"], eos_token=EOS)
-    grammar = await grammar_of(grammars, constraint)
+    grammar = await compile_loosening(grammars, constraint)
     found = []
     for value in values:
         text = json.dumps(value, separators=(",", ":")).encode()
@@ -59,7 +59,7 @@ OWNED = [{"pet": {"kind": "cat", "lives": 7}}, {"pet": {"kind": "dog", "name": "
 NOT_OWNED: list[Any] = [{"pet": {"lives": 7}}, {"pet": {"kind": "dog", "lives": 7}}, {}]
 
 
-async def test_a_union_that_is_told_apart_by_a_property_is_enforced(grammars: Grammars) -> None:
+async def test_a_union_that_is_told_apart_by_a_property_is_enforced(grammars: GrammarService) -> None:
     schema = Owner.model_json_schema()
     form = {"type": "json_schema", "json_schema": {"name": "owner", "schema": schema}}
     constraint = format_constraint(JsonSchemaFormat.model_validate(form))
@@ -78,7 +78,9 @@ async def test_a_union_that_is_told_apart_by_a_property_is_enforced(grammars: Gr
     ],
     ids=str,
 )
-async def test_what_the_compiler_refuses_is_left_out(grammars: Grammars, schema: Any, good: Any, bad: Any) -> None:
+async def test_what_the_compiler_refuses_is_left_out(
+    grammars: GrammarService, schema: Any, good: Any, bad: Any
+) -> None:
     made = held(NAMED, tool("f", properties(x=schema)))
     assert await fits(grammars, made, {"x": good}, {"x": bad}, {}) == [True, False, False]
     strict = tool("g", properties(x={"type": "integer"}), strict=True)
@@ -90,18 +92,18 @@ async def test_what_the_compiler_refuses_is_left_out(grammars: Grammars, schema:
 @pytest.mark.parametrize(
     "schema", [{"type": "string", "pattern": "("}, {"minLength": 3, "maxLength": 2, "type": "string"}]
 )
-async def test_of_what_still_does_not_compile_names_and_kinds_are_left(grammars: Grammars, schema: Any) -> None:
+async def test_of_what_still_does_not_compile_names_and_kinds_are_left(grammars: GrammarService, schema: Any) -> None:
     made = held(NAMED, tool("f", properties(x=schema)))
     assert await fits(grammars, made, {"x": "y"}, {"x": 3}, {}) == [True, False, False]
 
 
-async def test_if_that_does_not_help_it_is_any_object(grammars: Grammars) -> None:
+async def test_if_that_does_not_help_it_is_any_object(grammars: GrammarService) -> None:
     made = held(NAMED, tool("f", properties(x={"allOf": [{"type": "string"}, {"type": "null"}]})))
     assert await fits(grammars, made, {"x": 3}, {}, []) == [True, True, False]
 
 
-async def test_a_strict_function_is_refused_at_its_place(grammars: Grammars) -> None:
+async def test_a_strict_function_is_refused_at_its_place(grammars: GrammarService) -> None:
     bad = properties(x={"type": "string", "pattern": "("})
     with pytest.raises(InvalidRequest) as caught:
-        await grammar_of(grammars, held("required", tool("f", bad), tool("g", bad, strict=True)))
+        await compile_loosening(grammars, held("required", tool("f", bad), tool("g", bad, strict=True)))
     assert caught.value.param == "tools.items.anyOf[1].properties.parameters"

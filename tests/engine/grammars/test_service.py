@@ -20,7 +20,7 @@ from tokka.core import Constraint, ConstraintKind
 from tokka.engine.grammars import compile_queue
 from tokka.engine.grammars.compile_queue import MAX_QUEUED
 from tokka.engine.grammars.limits import COMPILE_S
-from tokka.engine.grammars.service import Grammars
+from tokka.engine.grammars.service import GrammarService
 from tokka.engine.supervision.processes import COMPILER_NAME, activity
 from tokka.errors import EngineDied, EngineError, InvalidRequest, ServerOverloaded, UnsupportedParameter
 from tokka.sandbox.process import start_confined
@@ -35,8 +35,8 @@ NEVER = Constraint("regex", "never seen", "x")
 
 
 @pytest.fixture
-async def grammars() -> AsyncIterator[Grammars]:
-    grammars = Grammars(byte_tokenizer(), processes=1)
+async def grammars() -> AsyncIterator[GrammarService]:
+    grammars = GrammarService(byte_tokenizer(), processes=1)
     yield grammars
     await grammars.close()
 
@@ -46,7 +46,7 @@ def compiler() -> psutil.Process | None:
     return found[0] if found else None
 
 
-async def suspended(grammars: Grammars) -> psutil.Process:
+async def suspended(grammars: GrammarService) -> psutil.Process:
     """Return the compiler process, which gets no CPU until it is resumed."""
     await grammars.grammar(GOOD)
     process = compiler()
@@ -55,7 +55,7 @@ async def suspended(grammars: Grammars) -> psutil.Process:
     return process
 
 
-async def refusal(grammars: Grammars, constraint: Constraint, tenant: str = "") -> InvalidRequest:
+async def refusal(grammars: GrammarService, constraint: Constraint, tenant: str = "") -> InvalidRequest:
     with pytest.raises(InvalidRequest) as caught:
         await grammars.grammar(constraint, tenant)
     return caught.value
@@ -81,7 +81,7 @@ def slow(number: int) -> Constraint:
         ("grammar", 'start: "<call>" %json {"type": "integer"} "</call>"'),
     ],
 )
-async def test_each_kind_becomes_a_grammar(grammars: Grammars, kind: ConstraintKind, text: str) -> None:
+async def test_each_kind_becomes_a_grammar(grammars: GrammarService, kind: ConstraintKind, text: str) -> None:
     assert await grammars.grammar(Constraint(kind, text, "x"))
 
 
@@ -105,7 +105,7 @@ async def test_each_kind_becomes_a_grammar(grammars: Grammars, kind: ConstraintK
         ),
     ],
 )
-async def test_what_cannot_be_followed_is_refused(grammars: Grammars, kind: ConstraintKind, text: str) -> None:
+async def test_what_cannot_be_followed_is_refused(grammars: GrammarService, kind: ConstraintKind, text: str) -> None:
     refused = await refusal(grammars, Constraint(kind, text, "field"))
     assert (refused.param, refused.status) == ("field", 400)
     assert len(refused.message) < 500
@@ -141,18 +141,20 @@ async def test_what_cannot_be_followed_is_refused(grammars: Grammars, kind: Cons
         ({"type": "object", "properties": {f"p{i}": {"type": "string"} for i in range(1500)}}, ""),
     ],
 )
-async def test_a_schema_that_nothing_fits_is_refused_at_its_place(grammars: Grammars, schema: Any, at: str) -> None:
+async def test_a_schema_that_nothing_fits_is_refused_at_its_place(
+    grammars: GrammarService, schema: Any, at: str
+) -> None:
     refused = await refusal(grammars, Constraint("json", json.dumps(schema), "schema"))
     assert refused.param == f"schema{at}"
 
 
-async def test_why_is_said_in_our_words(grammars: Grammars) -> None:
+async def test_why_is_said_in_our_words(grammars: GrammarService) -> None:
     assert "nothing can match it" in (await refusal(grammars, Constraint("regex", r"[^\s\S]", "x"))).message
     overlapping = Constraint("json", '{"oneOf": [{"type": "number"}, {"type": "integer"}]}', "x")
     assert "use anyOf" in (await refusal(grammars, overlapping)).message
 
 
-async def test_what_takes_too_long_is_refused_and_the_next_is_served(grammars: Grammars) -> None:
+async def test_what_takes_too_long_is_refused_and_the_next_is_served(grammars: GrammarService) -> None:
     assert "more than 1 s" in (await refusal(grammars, SLOW)).message
     await grammars.grammar(GOOD)
     # The refusal is cached.
@@ -160,12 +162,12 @@ async def test_what_takes_too_long_is_refused_and_the_next_is_served(grammars: G
         assert "more than 1 s" in (await refusal(grammars, SLOW)).message
 
 
-async def test_what_takes_too_much_memory_is_refused_and_the_next_is_served(grammars: Grammars) -> None:
+async def test_what_takes_too_much_memory_is_refused_and_the_next_is_served(grammars: GrammarService) -> None:
     assert "memory" in (await refusal(grammars, LARGE)).message
     await grammars.grammar(GOOD)
 
 
-async def test_what_crashes_the_compiler_is_refused_and_the_next_is_served(grammars: Grammars) -> None:
+async def test_what_crashes_the_compiler_is_refused_and_the_next_is_served(grammars: GrammarService) -> None:
     rules = "\n".join(f'a{i} ::= ("x" a{i + 1} | [a-z]+ "y")*' for i in range(200))
     text = f'root ::= a0\n{rules}\na200 ::= "z"'
     assert "nests too deeply" in (await refusal(grammars, Constraint("grammar", text, "deep"))).message
@@ -174,7 +176,7 @@ async def test_what_crashes_the_compiler_is_refused_and_the_next_is_served(gramm
 
 async def test_what_grows_without_end_is_refused_where_it_stands() -> None:
     grows = "([a-z]+[a-m][a-z]{30})+ x"
-    grammars = Grammars(word_tokenizer())
+    grammars = GrammarService(word_tokenizer())
     try:
         refused = await refusal(grammars, Constraint("regex", grows, "field"))
         assert refused.param == "field"
@@ -191,7 +193,7 @@ async def test_what_grows_without_end_is_refused_where_it_stands() -> None:
 
 async def test_many_choices_have_less_room_each() -> None:
     grows = Constraint("regex", "([a-z]+[a-m][a-z]{16})+ x", "field")
-    grammars = Grammars(word_tokenizer())
+    grammars = GrammarService(word_tokenizer())
     try:
         assert await grammars.grammar(grows, choices=8)
         with pytest.raises(InvalidRequest, match="more than 8 choices"):
@@ -201,7 +203,7 @@ async def test_many_choices_have_less_room_each() -> None:
         await grammars.close()
 
 
-async def test_a_busy_machine_refuses_nothing(grammars: Grammars) -> None:
+async def test_a_busy_machine_refuses_nothing(grammars: GrammarService) -> None:
     process = await suspended(grammars)
     asking = asyncio.create_task(grammars.grammar(NEVER))
     await asyncio.sleep(2 * COMPILE_S)
@@ -211,7 +213,7 @@ async def test_a_busy_machine_refuses_nothing(grammars: Grammars) -> None:
     assert compiler() == process
 
 
-async def test_what_gets_no_processor_may_come_again(grammars: Grammars, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_gets_no_processor_may_come_again(grammars: GrammarService, monkeypatch: pytest.MonkeyPatch) -> None:
     await grammars.grammar(GOOD)
     process = compiler()
     assert process is not None
@@ -223,7 +225,7 @@ async def test_what_gets_no_processor_may_come_again(grammars: Grammars, monkeyp
     assert "never" in await grammars.grammar(NEVER)
 
 
-async def test_a_client_that_leaves_ends_nothing(grammars: Grammars) -> None:
+async def test_a_client_that_leaves_ends_nothing(grammars: GrammarService) -> None:
     process = await suspended(grammars)
     asking = asyncio.create_task(grammars.grammar(Constraint("regex", "left alone", "x")))
     await asyncio.sleep(0)
@@ -237,7 +239,7 @@ async def test_a_client_that_leaves_ends_nothing(grammars: Grammars) -> None:
         assert "left" in await grammars.grammar(Constraint("regex", "left alone", "x"))
 
 
-async def test_a_process_that_somebody_killed_is_replaced(grammars: Grammars) -> None:
+async def test_a_process_that_somebody_killed_is_replaced(grammars: GrammarService) -> None:
     await grammars.grammar(GOOD)
     killed = compiler()
     assert killed is not None
@@ -245,7 +247,7 @@ async def test_a_process_that_somebody_killed_is_replaced(grammars: Grammars) ->
     assert "never" in await grammars.grammar(NEVER)
 
 
-async def test_the_same_constraint_is_compiled_once(grammars: Grammars) -> None:
+async def test_the_same_constraint_is_compiled_once(grammars: GrammarService) -> None:
     first = await grammars.grammar(GOOD)
     process = compiler()
     assert process is not None
@@ -254,7 +256,7 @@ async def test_the_same_constraint_is_compiled_once(grammars: Grammars) -> None:
         assert await grammars.grammar(Constraint(GOOD.kind, GOOD.text, "elsewhere")) == first
 
 
-async def test_equal_constraints_are_queued_once(grammars: Grammars) -> None:
+async def test_equal_constraints_are_queued_once(grammars: GrammarService) -> None:
     process = await suspended(grammars)
     asking = [asyncio.create_task(grammars.grammar(NEVER)) for _ in range(2 * MAX_QUEUED)]
     await asyncio.sleep(0)
@@ -262,7 +264,7 @@ async def test_equal_constraints_are_queued_once(grammars: Grammars) -> None:
     assert set(await asyncio.gather(*asking)) == {await grammars.grammar(NEVER)}
 
 
-async def test_tenants_are_compiled_in_turn(grammars: Grammars) -> None:
+async def test_tenants_are_compiled_in_turn(grammars: GrammarService) -> None:
     process = await suspended(grammars)
     order: list[str] = []
 
@@ -284,7 +286,7 @@ async def test_flooding_tenant_leaves_a_process_to_others(monkeypatch: pytest.Mo
     # Every tenant that has compiled anything is over its budget.
     monkeypatch.setattr(compile_queue, "BUDGET_S", 1e-9)
     monkeypatch.setattr(compile_queue, "REFILL", 0)
-    grammars = Grammars(byte_tokenizer(), processes=2)
+    grammars = GrammarService(byte_tokenizer(), processes=2)
     try:
         await grammars.grammar(GOOD, "flood")
         asking = [asyncio.create_task(grammars.grammar(numbered(number), "flood")) for number in range(3)]
@@ -296,7 +298,7 @@ async def test_flooding_tenant_leaves_a_process_to_others(monkeypatch: pytest.Mo
         await grammars.close()
 
 
-async def test_full_queue_refuses_at_once_and_says_when_to_come(grammars: Grammars) -> None:
+async def test_full_queue_refuses_at_once_and_says_when_to_come(grammars: GrammarService) -> None:
     process = await suspended(grammars)
     asking = [asyncio.create_task(grammars.grammar(numbered(number), "flood")) for number in range(MAX_QUEUED + 1)]
     await asyncio.sleep(0)
@@ -312,7 +314,7 @@ async def test_full_queue_refuses_at_once_and_says_when_to_come(grammars: Gramma
 
 
 async def test_queued_constraint_is_refused_after_the_longest_wait(
-    grammars: Grammars, monkeypatch: pytest.MonkeyPatch
+    grammars: GrammarService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tokka.engine.grammars.service.WAIT_S", 0.1)
     process = await suspended(grammars)
@@ -324,7 +326,7 @@ async def test_queued_constraint_is_refused_after_the_longest_wait(
     await first
 
 
-async def test_queued_constraint_is_dropped_when_its_clients_leave(grammars: Grammars) -> None:
+async def test_queued_constraint_is_dropped_when_its_clients_leave(grammars: GrammarService) -> None:
     process = await suspended(grammars)
     asking = [asyncio.create_task(grammars.grammar(numbered(number))) for number in range(MAX_QUEUED + 1)]
     await asyncio.sleep(0)
@@ -339,7 +341,7 @@ async def test_queued_constraint_is_dropped_when_its_clients_leave(grammars: Gra
     assert len(grammars._verdicts._shares[""].verdicts) == 3
 
 
-async def test_queued_constraint_stays_while_one_client_waits(grammars: Grammars) -> None:
+async def test_queued_constraint_stays_while_one_client_waits(grammars: GrammarService) -> None:
     process = await suspended(grammars)
     running = asyncio.create_task(grammars.grammar(numbered(0)))
     leaves, stays = (asyncio.create_task(grammars.grammar(NEVER)) for _ in range(2))
@@ -351,7 +353,7 @@ async def test_queued_constraint_stays_while_one_client_waits(grammars: Grammars
     await running
 
 
-async def test_started_constraint_goes_on_for_its_other_clients(grammars: Grammars) -> None:
+async def test_started_constraint_goes_on_for_its_other_clients(grammars: GrammarService) -> None:
     process = await suspended(grammars)
     leaves, stays = (asyncio.create_task(grammars.grammar(NEVER)) for _ in range(2))
     await asyncio.sleep(0)
@@ -361,7 +363,7 @@ async def test_started_constraint_goes_on_for_its_other_clients(grammars: Gramma
     assert "never" in await stays
 
 
-async def test_verdicts_are_not_shared_between_tenants(grammars: Grammars) -> None:
+async def test_verdicts_are_not_shared_between_tenants(grammars: GrammarService) -> None:
     first = await grammars.grammar(GOOD, "first")
     process = await suspended(grammars)
     async with asyncio.timeout(0.5):
@@ -374,7 +376,7 @@ async def test_verdicts_are_not_shared_between_tenants(grammars: Grammars) -> No
     assert await other != first
 
 
-async def test_tenant_pays_for_the_process_it_ended(grammars: Grammars) -> None:
+async def test_tenant_pays_for_the_process_it_ended(grammars: GrammarService) -> None:
     await refusal(grammars, SLOW)
     # The next process compiles this one. By then, the CPU time of the ended process has been charged.
     await grammars.grammar(GOOD, "other")
@@ -384,7 +386,7 @@ async def test_tenant_pays_for_the_process_it_ended(grammars: Grammars) -> None:
 
 
 async def test_process_that_cannot_be_started_fails_the_request_only(
-    grammars: Grammars, monkeypatch: pytest.MonkeyPatch
+    grammars: GrammarService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def no_memory(*_: object, **__: object) -> None:
         raise OSError("Cannot allocate memory")
@@ -406,7 +408,7 @@ async def test_closing_during_a_start_leaves_no_process(monkeypatch: pytest.Monk
         return process
 
     monkeypatch.setattr("tokka.engine.grammars.compiler_process.start_confined", held)
-    grammars = Grammars(byte_tokenizer(), processes=1)
+    grammars = GrammarService(byte_tokenizer(), processes=1)
     starting = asyncio.create_task(grammars.start())
     await started.wait()
     await grammars.close()
@@ -415,7 +417,7 @@ async def test_closing_during_a_start_leaves_no_process(monkeypatch: pytest.Monk
     assert compiler() is None
 
 
-async def test_closing_ends_queued_requests(grammars: Grammars) -> None:
+async def test_closing_ends_queued_requests(grammars: GrammarService) -> None:
     process = await suspended(grammars)
     asking = [asyncio.create_task(grammars.grammar(numbered(number))) for number in range(3)]
     await asyncio.sleep(0)
@@ -425,12 +427,12 @@ async def test_closing_ends_queued_requests(grammars: Grammars) -> None:
     assert not runs(process)
 
 
-async def test_its_work_is_not_taken_for_the_engine_s(grammars: Grammars) -> None:
+async def test_its_work_is_not_taken_for_the_engine_s(grammars: GrammarService) -> None:
     process = await suspended(grammars)
     assert process.pid not in activity().stopped
 
 
-async def test_closed_it_starts_no_process(grammars: Grammars) -> None:
+async def test_closed_it_starts_no_process(grammars: GrammarService) -> None:
     await grammars.close()
     with pytest.raises(EngineDied):
         await grammars.grammar(GOOD)
@@ -439,7 +441,7 @@ async def test_closed_it_starts_no_process(grammars: Grammars) -> None:
 
 async def test_a_tokenizer_of_another_kind_is_said_to_be_the_reason() -> None:
     with pytest.raises(UnsupportedParameter) as caught:
-        await Grammars(None).grammar(GOOD)
+        await GrammarService(None).grammar(GOOD)
     assert caught.value.param == "good"
 
 
@@ -448,9 +450,9 @@ def test_the_process_ends_with_the_server() -> None:
 import asyncio
 from tests.engine.grammars.test_service import GOOD, compiler
 from tests.engine.tokenizer import byte_tokenizer
-from tokka.engine.grammars.service import Grammars
+from tokka.engine.grammars.service import GrammarService
 async def main():
-    grammars = Grammars(byte_tokenizer(), processes=1)
+    grammars = GrammarService(byte_tokenizer(), processes=1)
     await grammars.grammar(GOOD)
     print(compiler().pid, flush=True)
     await asyncio.sleep(60)

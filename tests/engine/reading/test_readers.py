@@ -8,7 +8,7 @@ import pytest
 
 from tokka.core import ChoiceDone, Event, TextDelta, ToolCallDelta, Tools
 from tokka.engine.reading.call_reader import FORMS
-from tokka.engine.reading.readers import Readers, Reading
+from tokka.engine.reading.readers import Readers, ReadingPlan
 
 FUNCTIONS = tuple({"type": "function", "function": {"name": name}} for name in ("now", "get"))
 CALL = '<tool_call>\n{"name": "get", "arguments": {"a": "}"}}\n</tool_call>'
@@ -19,7 +19,7 @@ HERMES: dict[str, Any] = {"form": FORMS["hermes"]}
 def read(text: str, *, parallel: bool, **fields: Any) -> tuple[list[Event], list[int]]:
     """Read the text one character at a time. Return the events, and the choices that were ended early."""
     ended: list[int] = []
-    readers = Readers(Reading(tools=Tools(FUNCTIONS, parallel=parallel), **fields), ended.append)
+    readers = Readers(ReadingPlan(tools=Tools(FUNCTIONS, parallel=parallel), **fields), ended.append)
     events = [event for char in text for event in readers.read(TextDelta(3, char, (1,)))]
     return [*events, *readers.read(ChoiceDone(3, "length"))], ended
 

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.engine.reading.test_call_reader import split
-from tokka.engine.reading.thinking import ThoughtReader, Thoughts
+from tokka.engine.reading.thinking import ThoughtMarks, ThoughtReader
 
-MARKED = Thoughts("<think>", "</think>", begins=False)
-BEGUN = Thoughts("<think>", "</think>", begins=True)
+MARKED = ThoughtMarks("<think>", "</think>", begins=False)
+BEGUN = ThoughtMarks("<think>", "</think>", begins=True)
 CASES = [
     (MARKED, "<think>Hm.</think>Yes.", "Hm.", "Yes."),
     (MARKED, "\n<think>Hm. <b></think>\n\nYes.", "Hm. <b>", "\n\nYes."),
@@ -27,7 +27,7 @@ CASES = [
 ]
 
 
-def read(thoughts: Thoughts, pieces: list[str]) -> tuple[str, str]:
+def read(thoughts: ThoughtMarks, pieces: list[str]) -> tuple[str, str]:
     reader = ThoughtReader(thoughts)
     thought = answer = ""
     for piece in pieces:
@@ -43,7 +43,7 @@ def read(thoughts: Thoughts, pieces: list[str]) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize(("thoughts", "text", "thought", "answer"), CASES)
-def test_thoughts_and_answer_are_told_apart(thoughts: Thoughts, text: str, thought: str, answer: str) -> None:
+def test_thoughts_and_answer_are_told_apart(thoughts: ThoughtMarks, text: str, thought: str, answer: str) -> None:
     assert read(thoughts, [text]) == (thought, answer)
     assert read(thoughts, list(text)) == (thought, answer)
 
@@ -52,7 +52,7 @@ _words = st.lists(st.sampled_from(["<think>", "</think>", "<", "think", "a", " "
 
 
 @given(st.sampled_from([MARKED, BEGUN]), _words, st.lists(st.integers(0, 60), max_size=6))
-def test_every_split_gives_the_same(thoughts: Thoughts, words: list[str], cuts: list[int]) -> None:
+def test_every_split_gives_the_same(thoughts: ThoughtMarks, words: list[str], cuts: list[int]) -> None:
     text = "".join(words)
     assert read(thoughts, split(text, cuts)) == read(thoughts, [text])
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokka.engine.supervision.watchdog import BUSY_PATIENCE, STOPPED_PATIENCE, Activity, Sight, Stall, Watchdog
+from tokka.engine.supervision.watchdog import BUSY_PATIENCE, STOPPED_PATIENCE, Activity, Observation, Stall, Watchdog
 
 PATIENCE_S = 20.0
 LOOK_S = 0.5
@@ -39,9 +39,9 @@ class Engine:
             self.now_s += look_s
             done += steps_per_s * look_s
             self.cpu_s += cores * look_s
-            activity = Activity(self.cpu_s, stopped) if self.watchdog.is_odd else None
-            sight = Sight(self.steps + int(done), unfinished, 0, awaits_answer, activity)
-            self.verdict = self.watchdog.see(sight, self.now_s)
+            activity = Activity(self.cpu_s, stopped) if self.watchdog.needs_activity else None
+            observation = Observation(self.steps + int(done), unfinished, 0, awaits_answer, activity)
+            self.verdict = self.watchdog.observe(observation, self.now_s)
         self.steps += int(done)
         return self.now_s - began_s if self.verdict else None
 
@@ -108,7 +108,7 @@ def test_an_answer_does_not_excuse_work_that_stands_still() -> None:
     engine = Engine()
     for answers in range(1000):
         engine.now_s += LOOK_S
-        engine.verdict = engine.watchdog.see(Sight(0, 1, answers, False, None), engine.now_s)
+        engine.verdict = engine.watchdog.observe(Observation(0, 1, answers, False, None), engine.now_s)
         if engine.verdict:
             break
     assert engine.verdict is not None
@@ -125,9 +125,9 @@ def test_a_machine_that_was_suspended_is_no_stall() -> None:
 def test_processes_are_looked_at_only_when_something_is_odd() -> None:
     engine = Engine()
     engine.live(60, steps_per_s=10)
-    assert not engine.watchdog.is_odd
+    assert not engine.watchdog.needs_activity
     engine.live(2)
-    assert engine.watchdog.is_odd
+    assert engine.watchdog.needs_activity
 
 
 @given(st.lists(st.tuples(st.floats(0.1, 15), st.booleans()), max_size=30))

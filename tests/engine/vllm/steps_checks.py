@@ -39,9 +39,9 @@ def steps_of(**sequences: Sequence) -> Any:
     from vllm.v1.engine.output_processor import RequestState
 
     from tokka.engine.vllm.stats import StepStats
-    from tokka.engine.vllm.step_processor import StepOutputs
+    from tokka.engine.vllm.step_processor import StepProcessor
 
-    steps = StepOutputs(None, log_stats=False, stats=StepStats(None))
+    steps = StepProcessor(None, log_stats=False, stats=StepStats(None))
     for name, sequence in sequences.items():
         steps.request_states[name] = RequestState(
             request_id=name,
@@ -110,11 +110,11 @@ def whole_step(outputs: list[Any], running: int = 1) -> Any:
 
 
 async def test_a_step_is_dealt_with_when_it_is_put() -> None:
-    from tokka.engine.vllm.step_handler import StepQueue
+    from tokka.engine.vllm.step_handler import StepHandler
 
     one, core = Sequence(ends_at=6), Core()
     steps = steps_of(one=one)
-    queue = StepQueue(core, steps)
+    queue = StepHandler(core, steps)
     queue.put_nowait(whole_step(step(one=5), running=3))
     assert one.got == ["begin", 5]
     assert (steps.stats.latest[0].scheduler.num_running_reqs, steps.stats.latest[0].steps) == (3, 1)
@@ -131,7 +131,7 @@ async def test_a_large_step_is_dealt_with_in_slices(monkeypatch: pytest.MonkeyPa
     names = [f"s{number}" for number in range(1000)]
     sequences = {name: Sequence(ends_at=2) for name in names}
     core, steps = Core(), steps_of(**sequences)
-    queue = step_handler.StepQueue(core, steps)
+    queue = step_handler.StepHandler(core, steps)
     # Each check of the clock finds the slice used up.
     monkeypatch.setattr(step_handler, "SLICE_S", -1.0)
     queue.put_nowait(whole_step(step(**dict.fromkeys(names, 1))))
@@ -154,7 +154,7 @@ async def test_an_error_in_a_slice_does_not_stop_the_steps_behind_it(monkeypatch
 
     one = Sequence()
     steps = steps_of(one=one)
-    queue = step_handler.StepQueue(Core(), steps)
+    queue = step_handler.StepHandler(Core(), steps)
     monkeypatch.setattr(step_handler, "SLICE_S", -1.0)
     queue.put_nowait(whole_step(step(one=1)))
     queue.put_nowait(SimpleNamespace(outputs=[None], timestamp=0.0))
@@ -166,9 +166,9 @@ async def test_an_error_in_a_slice_does_not_stop_the_steps_behind_it(monkeypatch
 
 
 async def test_an_error_goes_to_the_task_that_ends_the_generations() -> None:
-    from tokka.engine.vllm.step_handler import StepQueue
+    from tokka.engine.vllm.step_handler import StepHandler
 
-    queue = StepQueue(Core(), steps_of())
+    queue = StepHandler(Core(), steps_of())
     lost = RuntimeError("the engine is gone")
     queue.put_nowait(lost)
     assert await queue.get() is lost

@@ -6,13 +6,13 @@ import pytest
 
 from tokka.core import Constraint
 from tokka.engine.supervision.exits import exit_words
-from tokka.engine.vllm.error_mapping import EndedByEngine, cause_of, death_of, in_our_words, load_failure
+from tokka.engine.vllm.error_mapping import EndedByEngine, cause_of, death_of, load_failure, translate
 from tokka.errors import EngineError
 
 
 def test_a_constraint_that_ends_a_request_is_named_and_not_tried_again() -> None:
     # The constraint of a strict function is not in a field of the sampling.
-    error = in_our_words(EndedByEngine("error"), Constraint("calls", "{}", "tools"))
+    error = translate(EndedByEngine("error"), Constraint("calls", "{}", "tools"))
     assert isinstance(error, EngineError)
     assert error.param == "tools"
     assert "'tools' became too complex" in error.message
@@ -20,7 +20,7 @@ def test_a_constraint_that_ends_a_request_is_named_and_not_tried_again() -> None
 
 
 def test_without_one_it_is_the_engines_own_reason() -> None:
-    error = in_our_words(EndedByEngine("error"))
+    error = translate(EndedByEngine("error"))
     assert isinstance(error, EngineError)
     assert (error.param, error.headers()) == (None, {})
 

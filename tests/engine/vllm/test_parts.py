@@ -12,7 +12,7 @@ import pytest
 from tokka.core import Sampling
 from tokka.engine.host import available_cores, available_memory_bytes
 from tokka.engine.vllm.params import _check_types, _fields, is_greedy
-from tokka.engine.vllm.start.engine_log import EngineOutput
+from tokka.engine.vllm.start.engine_log import EngineLog
 from tokka.engine.vllm.start.environment import prepare_environment
 from tokka.errors import ConfigurationError, EngineError, StartupError
 from tokka.planner.model_folder import read_model_folder
@@ -127,7 +127,7 @@ def test_memory_is_some() -> None:
 
 
 def test_engine_output_keeps_last_error_and_exits(tmp_path: Path) -> None:
-    with EngineOutput(tmp_path) as output, open(output.path, "w") as pipe:
+    with EngineLog(tmp_path) as output, open(output.path, "w") as pipe:
         pipe.write("INFO all is well\n(EngineCore pid=7) ValueError: the shard has no tensor 'x'\n")
         pipe.write("Worker proc VllmWorker-1 died unexpectedly (exit code: -9), shutting down executor.\n")
         pipe.write("RuntimeError: Engine core initialization failed. See root cause above.\n")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tokka.core import ChoiceDone, PromptEcho, PromptLogprobs, Sampling, TextDelta, TokenLogprob
-from tokka.engine.generation.event_buffer import EchoReady, Inbox
+from tokka.engine.generation.event_buffer import EchoReady, EventBuffer
 from tokka.engine.vllm.prompt_outputs import PromptOutputs
 from tokka.engine.vllm.vocabulary import Vocabulary
 
@@ -40,11 +40,11 @@ class Prompt:
     """One prompt's outputs, fed by hand."""
 
     def __init__(self, sampling: Sampling, *, copies: int = 1, limit: int = 100, at: int = 0, **fields: Any) -> None:
-        self.inbox = fields.pop("inbox", None) or Inbox()
+        self.buffer = fields.pop("buffer", None) or EventBuffer()
         given: dict[str, Any] = {"echo": None, **fields}
         ids = given.pop("token_ids", [])
         self.outputs = PromptOutputs(
-            at, ids, sampling, self.inbox, copies=copies, limit=limit, vocabulary=Vocabulary(Tokenizer()), **given
+            at, ids, sampling, self.buffer, copies=copies, limit=limit, vocabulary=Vocabulary(Tokenizer()), **given
         )
         self.sequence = self.outputs.sequence(0, None)
         self.events: list[Any] = []
@@ -54,7 +54,7 @@ class Prompt:
         ended = self.sequence.take(
             fields.get("token_ids", [ord(char) for char in text]), reason, stop, fields.get("scores")
         )
-        self.events += await self.inbox.get()
+        self.events += await self.buffer.get()
         return ended
 
     def text(self, index: int = 0) -> str:
@@ -141,7 +141,7 @@ async def echo_of(sampling: Sampling, text: str, token_ids: list[int], scores: A
     """Check that an echo's parts add up to the text; return its logprobs."""
     prompt = Prompt(sampling, token_ids=token_ids, echo=text)
     prompt.sequence.begin(0, scores)
-    assert await prompt.inbox.get() == [EchoReady(0)]
+    assert await prompt.buffer.get() == [EchoReady(0)]
     parts = [part for part in prompt.outputs.prompt_parts() if isinstance(part, PromptEcho)]
     assert "".join(part.text for part in parts) == text
     return [token for part in parts for token in part.logprobs or ()]
@@ -165,7 +165,7 @@ async def test_prompt_logprobs_come_in_parts_with_their_ranks() -> None:
     prompt = Prompt(Sampling(prompt_logprobs=1), token_ids=[*map(ord, text)])
     ids = np.array([[ord(char), EOS] for char in text[1:]])
     prompt.sequence.begin(0, LogprobsLists(ids, np.full(ids.shape, -1.0), np.arange(1, len(text))))
-    assert await prompt.inbox.get() == [EchoReady(0)]
+    assert await prompt.buffer.get() == [EchoReady(0)]
     parts = [part for part in prompt.outputs.prompt_parts() if isinstance(part, PromptLogprobs)]
     assert max(len(part.tokens) for part in parts) <= 64
     tokens = [token for part in parts for token in part.tokens]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from tokka.core import ChoiceDone, FinishReason, Sampling, TextDelta, TokenLogprob
-from tokka.engine.generation.stop_text import ChoiceText
+from tokka.engine.generation.stop_text import StopFilter
 
 # Returns the text that a token completes. Holds back an incomplete character.
 Decode = Callable[[int], str]
@@ -21,7 +21,7 @@ class Choice:
         self._index = index
         self._sampling = sampling
         self._decode = decode
-        self._text = ChoiceText(sampling.stop, sampling.include_stop)
+        self._text = StopFilter(sampling.stop, sampling.include_stop)
         # Sum of the tokens' logprobs, if they were requested.
         self._logprob = 0.0
 
@@ -52,7 +52,7 @@ class Choice:
             if place == ends_at or self.num_tokens <= self._sampling.min_tokens:
                 sent += text.feed(piece)
                 continue
-            piece, stop = text.feed_stop(piece)
+            piece, stop = text.feed_before_stop(piece)
             sent += piece
             if stop is not None:
                 token_ids, reason = token_ids[: place + 1], "stop"

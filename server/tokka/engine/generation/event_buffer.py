@@ -25,30 +25,30 @@ class EchoReady:
     prompt_index: int
 
 
-class Inbox:
+class EventBuffer:
     """Buffers a request's events until its task reads them. Merges the unread deltas of a choice into one.
 
-    A slow reader therefore costs only the text, and tokens that are ready together travel together. `gathers`: wake
+    A slow reader therefore costs only the text, and tokens that are ready together travel together. `batches`: wake
     the reader for the first token, for an end, and every GATHER_S seconds, instead of for each token.
     """
 
-    __slots__ = ("_deltas", "_error", "_events", "_gathers", "_unread", "_waiter", "_woken_s")
+    __slots__ = ("_batches", "_deltas", "_error", "_events", "_unread", "_waiter", "_woken_s")
 
-    def __init__(self, *, gathers: bool = False) -> None:
+    def __init__(self, *, batches: bool = False) -> None:
         self._events: list[Event | EchoReady] = []
         self._unread = 0
         # The unread delta of each choice, to which later text is added.
         self._deltas: dict[int, TextDelta] = {}
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._gathers = gathers
+        self._batches = batches
         self._woken_s = -math.inf
 
     def echo(self, event: EchoReady) -> None:
         self._events.append(event)
 
     def put(self, delta: TextDelta, done: ChoiceDone | None = None) -> None:
-        """Add new text of a choice and, with `done`, its end. The inbox owns the delta from now on."""
+        """Add new text of a choice and, with `done`, its end. The buffer owns the delta from now on."""
         if (earlier := self._deltas.get(delta.index)) is None:
             self._deltas[delta.index] = delta
             self._events.append(delta)
@@ -66,15 +66,15 @@ class Inbox:
             )
         if done is not None:
             self._events.append(done)
-        if done is not None or not self.waits():
+        if done is not None or not self.reader_can_wait():
             self._wake()
 
-    def waits(self) -> bool:
+    def reader_can_wait(self) -> bool:
         """Return whether the reader need not be woken for a token that arrives now."""
-        return self._gathers and time.monotonic() - self._woken_s < GATHER_S
+        return self._batches and time.monotonic() - self._woken_s < GATHER_S
 
     def fail(self, error: Exception) -> None:
-        """End the inbox: the reader gets this error after the buffered events."""
+        """End the buffer: the reader gets this error after the buffered events."""
         self._error = error
         self._wake()
 
@@ -95,5 +95,5 @@ class Inbox:
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
-            if self._gathers:
+            if self._batches:
                 self._woken_s = time.monotonic()

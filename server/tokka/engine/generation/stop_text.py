@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from tokka.core import TokenLogprob
 
 
-class ChoiceText:
+class StopFilter:
     """Holds back only text that may become a stop string, and cuts the text at the first stop string.
 
     Feed it the decoded text of each step; it returns the text that can be sent now. In total, it returns the text up
@@ -44,7 +44,7 @@ class ChoiceText:
         keep = len(self._held) - held_back
         return self._send(keep, keep)
 
-    def feed_stop(self, text: str) -> tuple[str, str | None]:
+    def feed_before_stop(self, text: str) -> tuple[str, str | None]:
         """Add decoded text that may complete a stop string; return the text to send and the matched stop string."""
         if not self._stops:
             return self._pass(text), None

@@ -10,10 +10,10 @@ COMPILE_S = 1.0
 # Maximum states of the library's automaton, which grows with the generated text. A state takes 0.4 to 1.3 KiB in each
 # choice. A character of a string with bounded length adds 4 states; one of a nasty expression adds a thousand.
 STATES = 20_000
-# A request with more choices than this gets STATES_OF_MANY for each. It then takes no more memory than some tens of
-# requests.
+# Maximum choices of a request that get STATES each. Beyond it each gets STATES_IF_MANY_CHOICES, so the request takes no
+# more memory than some tens of requests.
 FEW_CHOICES = 8
-STATES_OF_MANY = 5_000
+STATES_IF_MANY_CHOICES = 5_000
 # Maximum lexer fuel (about 3.5 ms) and parser items (about 1 ms) for one mask. Ordinary masks need a fifth of the fuel
 # and half of the items.
 _STEP_FUEL = 50_000
@@ -21,7 +21,7 @@ _STEP_ITEMS = 20_000
 
 
 def states_for(choices: int) -> int:
-    return STATES if choices <= FEW_CHOICES else STATES_OF_MANY
+    return STATES if choices <= FEW_CHOICES else STATES_IF_MANY_CHOICES
 
 
 def with_limit(grammar: str, states: int, bound: str = "") -> str:

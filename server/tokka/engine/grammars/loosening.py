@@ -7,15 +7,17 @@ from dataclasses import replace
 import structlog
 
 from tokka.core import Constraint
-from tokka.engine.grammars.service import Grammars
+from tokka.engine.grammars.service import GrammarService
 from tokka.errors import InvalidRequest
 from tokka.protocol.tools import looser_texts
 
 log = structlog.get_logger("tokka.engine")
 
 
-async def grammar_of(grammars: Grammars, constraint: Constraint, tenant: str = "", choices: int = 1) -> str:
-    """Return the grammar of a constraint's strictest text that compiles. Raises the errors of `Grammars.grammar`."""
+async def compile_loosening(
+    grammars: GrammarService, constraint: Constraint, tenant: str = "", choices: int = 1
+) -> str:
+    """Return the grammar of a constraint's strictest text that compiles. Raises as `GrammarService.grammar` does."""
     try:
         return await grammars.grammar(constraint, tenant, choices)
     except InvalidRequest as error:

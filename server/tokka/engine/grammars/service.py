@@ -38,7 +38,7 @@ class _Job:
     waiting: int = 0
 
 
-class Grammars:
+class GrammarService:
     """The processes that compile constraints, the queue in front of them, and a cache of their verdicts."""
 
     def __init__(self, tokenizer: dict[str, Any] | None, processes: int | None = None) -> None:

@@ -29,11 +29,11 @@ _STRING_END = re.compile(r'["\\]')
 _BLANKS = re.compile(r"\s*")
 
 
-class Wait(Exception):
+class NeedMoreText(Exception):
     """Raised if more text is needed to decide."""
 
 
-class NoCall(Exception):
+class NotACall(Exception):
     """Raised if the text is not a call, regardless of the text that follows."""
 
 
@@ -56,7 +56,7 @@ class Names:
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class CallHead:
     """The start of a call. `begin`: where the arguments begin. `in_object`: an object around them holds the name, too.
 
     `after`: where the call ends if it is complete, else -1. `arguments`: the arguments of a complete call.
@@ -69,7 +69,7 @@ class Head:
     arguments: str = "{}"
 
 
-class Braces:
+class JsonObjectEnd:
     """Finds the end of a JSON object in text that arrives in pieces. `depth`: number of brackets already open."""
 
     __slots__ = ("_depth", "_in_string", "_skips")
@@ -105,8 +105,8 @@ class Braces:
         return -1
 
 
-def object_head(text: str, at: int, names: Names, *, is_marked: bool) -> Head:
-    """Read a call that is one JSON object with a name and arguments. Raises Wait, NoCall.
+def object_head(text: str, at: int, names: Names, *, is_marked: bool) -> CallHead:
+    """Read a call that is one JSON object with a name and arguments. Raises NeedMoreText, NotACall.
 
     `is_marked`: the object follows a call marker. Without a marker, a call of an unknown function must have arguments,
     since the object may be any other JSON.
@@ -123,66 +123,66 @@ def object_head(text: str, at: int, names: Names, *, is_marked: bool) -> Head:
         if is_arguments and _char(text, at) == "{":
             begin = at
             if name is not None:
-                return Head(name, begin, in_object=True)
-            at = Braces().end(text, at)
+                return CallHead(name, begin, in_object=True)
+            at = JsonObjectEnd().end(text, at)
             if at < 0:
-                raise Wait
+                raise NeedMoreText
         elif is_arguments:
             quoted, at = _quoted_object(text, at)
         elif key == "name" and name is None:
             name, at = _string(text, at)
             if not names.may_be_called(name):
-                raise NoCall
+                raise NotACall
         elif key in _OTHER_KEYS:
             at = _skip_scalar(text, at)
         else:
-            raise NoCall
+            raise NotACall
         at = _next_key(text, at)
     if name is None:
-        raise NoCall
+        raise NotACall
     if begin >= 0:
-        return Head(name, begin, in_object=True)
+        return CallHead(name, begin, in_object=True)
     if quoted is None and not is_marked and name not in names.offered:
-        raise NoCall
-    return Head(name, after=at + 1, arguments=quoted or "{}")
+        raise NotACall
+    return CallHead(name, after=at + 1, arguments=quoted or "{}")
 
 
-def named_head(text: str, at: int, names: Names, prefix: str) -> Head:
-    """Read a name that stands before its arguments, with markers between them. Raises Wait, NoCall."""
+def named_head(text: str, at: int, names: Names, prefix: str) -> CallHead:
+    """Read a name that stands before its arguments, with markers between them. Raises NeedMoreText, NotACall."""
     rest = text[at : at + len(prefix)]
     if prefix and len(rest) < len(prefix) and prefix.startswith(rest):
-        raise Wait
+        raise NeedMoreText
     at += len(prefix) if rest == prefix else 0
     _char(text, at)
     found = _NAME.match(text, at)
     if found is None:
-        raise NoCall
+        raise NotACall
     if found.end() == len(text):
-        raise Wait
+        raise NeedMoreText
     if found[0] not in names.offered:
         return _other_head(text, at, names)
     begin = text.find("{", found.end(), found.end() + _MAX_FILLER_CHARS)
     if begin >= 0:
-        return Head(found[0], begin)
+        return CallHead(found[0], begin)
     if len(text) - found.end() < _MAX_FILLER_CHARS:
-        raise Wait
-    raise NoCall
+        raise NeedMoreText
+    raise NotACall
 
 
-def _other_head(text: str, at: int, names: Names) -> Head:
-    """Read an unknown name, with only markers between it and its arguments. Raises Wait, NoCall."""
+def _other_head(text: str, at: int, names: Names) -> CallHead:
+    """Read an unknown name, with only markers between it and its arguments. Raises NeedMoreText, NotACall."""
     found = _ANY_NAME.match(text, at)
     if found is None or not names.may_be_called(found[0]):
-        raise NoCall
+        raise NotACall
     marks = _MARKS.match(text, found.end(), found.end() + _MAX_FILLER_CHARS)
     begin = marks.end() if marks else found.end()
     if begin < len(text) and text[begin] == "{":
-        return Head(found[0], begin)
+        return CallHead(found[0], begin)
     is_fence = text.endswith("```", at, begin) and "json".startswith(text[begin:])
     may_go_on = begin == len(text) or text[begin] in _MARK_STARTS or is_fence
     if may_go_on and len(text) - found.end() < _MAX_FILLER_CHARS:
-        raise Wait
-    raise NoCall
+        raise NeedMoreText
+    raise NotACall
 
 
 def object_text(text: str) -> str | None:
@@ -199,12 +199,12 @@ def _quoted_object(text: str, at: int) -> tuple[str, int]:
     if _char(text, at) != '"':
         end = _skip_scalar(text, at)
         if text[at:end] != "null":
-            raise NoCall
+            raise NotACall
         return "{}", end
     value, end = _string(text, at, most=len(text) + 1)
     held = object_text(value)
     if held is None:
-        raise NoCall
+        raise NotACall
     return held, end
 
 
@@ -214,28 +214,28 @@ def _skip_scalar(text: str, at: int) -> int:
         return _string(text, at)[1]
     found = _SCALAR.match(text, at, at + _MAX_KEY_CHARS)
     if found is None:
-        raise NoCall
+        raise NotACall
     if found.end() == len(text):
-        raise Wait
+        raise NeedMoreText
     return found.end()
 
 
 def _string(text: str, at: int, most: int = _MAX_KEY_CHARS) -> tuple[str, int]:
     if _char(text, at) != '"':
-        raise NoCall
+        raise NotACall
     found = _STRING.match(text, at, at + most)
     if found is None:
-        raise Wait if len(text) - at < most else NoCall
+        raise NeedMoreText if len(text) - at < most else NotACall
     try:
         return str(orjson.loads(found[0])), found.end()
     except orjson.JSONDecodeError:
-        raise NoCall from None
+        raise NotACall from None
 
 
 def _expect(text: str, at: int, char: str) -> int:
     at = _blank(text, at)
     if _char(text, at) != char:
-        raise NoCall
+        raise NotACall
     return at + 1
 
 
@@ -245,7 +245,7 @@ def _next_key(text: str, at: int) -> int:
     if _char(text, at) == ",":
         return _blank(text, at + 1)
     if _char(text, at) != "}":
-        raise NoCall
+        raise NotACall
     return at
 
 
@@ -256,5 +256,5 @@ def _blank(text: str, at: int) -> int:
 
 def _char(text: str, at: int) -> str:
     if at >= len(text):
-        raise Wait
+        raise NeedMoreText
     return text[at]

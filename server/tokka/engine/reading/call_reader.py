@@ -14,8 +14,16 @@ from dataclasses import dataclass
 import structlog
 
 from tokka.core import Tools
-from tokka.engine.reading.call_heads import Braces, Head, Names, NoCall, Wait, named_head, object_head
-from tokka.engine.reading.library_calls import missing, usable
+from tokka.engine.reading.call_heads import (
+    CallHead,
+    JsonObjectEnd,
+    Names,
+    NeedMoreText,
+    NotACall,
+    named_head,
+    object_head,
+)
+from tokka.engine.reading.library_calls import callable_ones, missed_calls
 
 log = structlog.get_logger("tokka.engine")
 
@@ -116,8 +124,8 @@ class CallReader:
         # Directly after a call, to which the next markers may belong.
         self._is_behind_call = False
         # The position in a call's arguments, and in the object around them.
-        self._arguments: Braces | None = None
-        self._tail: Braces | None = None
+        self._arguments: JsonObjectEnd | None = None
+        self._tail: JsonObjectEnd | None = None
         self._state = self._in_text if form.leading is None else self._at_start
 
     @property
@@ -130,7 +138,7 @@ class CallReader:
         return len(self._calls)
 
     @property
-    def is_full(self) -> bool:
+    def has_all_calls(self) -> bool:
         """Whether the last allowed call is complete. Always false with a constraint, which ends the answer itself."""
         is_within = self._state in (self._in_arguments, self._in_tail)
         return len(self._calls) >= self._most and not is_within and not self._form.is_certain
@@ -193,10 +201,10 @@ class CallReader:
             return False
         try:
             head = self._head(at)
-        except Wait:
+        except NeedMoreText:
             self._looked_at = len(self._text) if len(self._text) > _LONG_HEAD_CHARS else 0
             return False
-        except NoCall:
+        except NotACall:
             rest = self._as_text(closed)
             opener = next((opener for opener in self._form.openers if rest.startswith(opener)), "")
             self._text, self._looked_at = rest[len(opener) :], 0
@@ -275,14 +283,14 @@ class CallReader:
         """Return the text between calls, without the blanks and markers that belong to the previous call."""
         return self._text[closed:].lstrip() if self._is_behind_call else self._text
 
-    def _head(self, at: int) -> Head:
+    def _head(self, at: int) -> CallHead:
         if self._text[at] == "{":
             return object_head(self._text, at, self._names, is_marked=self._is_open)
         if not self._is_open:
-            raise NoCall
+            raise NotACall
         return named_head(self._text, at, self._names, self._form.prefix)
 
-    def _begin(self, head: Head, pieces: list[Piece]) -> None:
+    def _begin(self, head: CallHead, pieces: list[Piece]) -> None:
         self._is_open = False
         self._is_behind_call = True
         if head.after >= 0:
@@ -291,15 +299,15 @@ class CallReader:
             return
         self._call(head.name, "", pieces)
         self._take(head.begin)
-        self._arguments = Braces()
-        self._tail = Braces(1) if head.in_object else None
+        self._arguments = JsonObjectEnd()
+        self._tail = JsonObjectEnd(1) if head.in_object else None
         self._state = self._in_arguments
 
     def _parse(self, text: str, pieces: list[Piece]) -> None:
         """Parse a whole region with the library. A region without calls is text."""
         is_short = len(text) <= MAX_PARSED_CHARS
         calls, beside = self._whole(text) if self._whole and is_short else ([], text)
-        calls = usable(calls, self._names)
+        calls = callable_ones(calls, self._names)
         self._show(beside if calls else text, pieces)
         for name, arguments in calls[: self._most - len(self._calls)]:
             self._call(name, arguments, pieces)
@@ -310,7 +318,7 @@ class CallReader:
         if len(text) > MAX_PARSED_CHARS:
             return
         ours = [(name, "".join(arguments)) for name, arguments in self._calls]
-        beyond = missing(ours, usable(whole(text)[0], self._names))
+        beyond = missed_calls(ours, callable_ones(whole(text)[0], self._names))
         if beyond is None:
             # The missing calls cannot be identified. The sent ones stand, and no function is called twice.
             log.warning("tool_call_parsers_disagree", streamed=len(ours))

@@ -37,7 +37,7 @@ class HarmonyReader:
         return "" if self._in_head or self._is_call or self._is_thought else self._text
 
     @property
-    def is_full(self) -> bool:
+    def has_all_calls(self) -> bool:
         """Whether the last allowed call is complete."""
         return self._in_head and self.count >= self._most
 

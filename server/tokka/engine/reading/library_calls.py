@@ -12,7 +12,7 @@ from tokka.engine.reading.call_heads import Names, object_text
 Call = tuple[str, str]
 
 
-def usable(found: Iterable[Call], names: Names) -> list[Call]:
+def callable_ones(found: Iterable[Call], names: Names) -> list[Call]:
     """Return the calls of allowed functions with arguments that are a JSON object or incomplete."""
     return [
         (name, text)
@@ -21,7 +21,7 @@ def usable(found: Iterable[Call], names: Names) -> list[Call]:
     ]
 
 
-def missing(ours: Sequence[Call], found: Sequence[Call]) -> list[Call] | None:
+def missed_calls(ours: Sequence[Call], found: Sequence[Call]) -> list[Call] | None:
     """Return the found calls beyond ours, in order; None if the found calls do not contain all of ours in order."""
     beyond = []
     matched = 0

@@ -8,20 +8,20 @@ from dataclasses import dataclass, replace
 from tokka.core import ChoiceDone, Event, ReasoningDelta, TextDelta, ToolCallDelta, Tools
 from tokka.engine.reading.call_reader import ARRAY, CallPiece, CallReader, Form, ParseWhole, Piece, Thought
 from tokka.engine.reading.harmony import HarmonyReader
-from tokka.engine.reading.thinking import ThoughtReader, Thoughts
+from tokka.engine.reading.thinking import ThoughtMarks, ThoughtReader
 
 # Counts the reasoning tokens. Takes a choice's token ids, its reasoning, and whether it ended inside its reasoning.
 CountThoughts = Callable[[list[int], str, bool], int]
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ReadingPlan:
     """How to read the choices of one request. None turns a part off."""
 
     tools: Tools | None = None
     form: Form | None = None
     whole: ParseWhole | None = None
-    thoughts: Thoughts | None = None
+    thoughts: ThoughtMarks | None = None
     # The Harmony format labels every part, so neither form nor thoughts are needed.
     is_harmony: bool = False
     count_thoughts: CountThoughts | None = None
@@ -30,7 +30,7 @@ class Reading:
 class Readers:
     """The readers of a request's choices."""
 
-    def __init__(self, reading: Reading, end: Callable[[int], None] = lambda _: None) -> None:
+    def __init__(self, reading: ReadingPlan, end: Callable[[int], None] = lambda _: None) -> None:
         """Create the readers. They call `end` for a choice with all allowed calls made, and skip its later events."""
         self._reading = reading
         self._end = end
@@ -50,7 +50,7 @@ class Readers:
             case TextDelta():
                 reader = self._reader(event.index)
                 yield from reader.read(event)
-                if reader.is_full:
+                if reader.has_all_calls:
                     self._ended.add(event.index)
                     self._end(event.index)
                     yield from reader.end(ChoiceDone(event.index, "stop"), early=True)
@@ -74,7 +74,7 @@ class Readers:
 class ChoiceReader:
     """Reads one choice. A step's tokens and logprobs stay with its TextDelta, even if its text moves elsewhere."""
 
-    def __init__(self, index: int, reading: Reading) -> None:
+    def __init__(self, index: int, reading: ReadingPlan) -> None:
         self._index = index
         self._reading = reading
         self._thoughts = ThoughtReader(reading.thoughts) if reading.thoughts else None
@@ -91,8 +91,8 @@ class ChoiceReader:
         return self._reading.count_thoughts(self._token_ids, "".join(self._thought), self._is_open)
 
     @property
-    def is_full(self) -> bool:
-        return self._calls.is_full
+    def has_all_calls(self) -> bool:
+        return self._calls.has_all_calls
 
     def read(self, delta: TextDelta) -> Iterator[Event]:
         text = ""
@@ -155,7 +155,7 @@ class _PlainText:
     """A choice without calls: all of it is text."""
 
     held = ""
-    is_full = False
+    has_all_calls = False
     count = 0
 
     def feed(self, text: str) -> list[Piece]:
@@ -169,7 +169,7 @@ class _NamedCall:
     """A choice that is one call of a named function: all of its text is the arguments."""
 
     held = ""
-    is_full = False
+    has_all_calls = False
     count = 1
 
     def __init__(self, name: str) -> None:
@@ -183,7 +183,7 @@ class _NamedCall:
         return self.feed("") if self._name else []
 
 
-def _call_reader(reading: Reading) -> CallReader | HarmonyReader | _NamedCall | _PlainText:
+def _call_reader(reading: ReadingPlan) -> CallReader | HarmonyReader | _NamedCall | _PlainText:
     tools = reading.tools
     if reading.is_harmony:
         return HarmonyReader(tools)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Thoughts:
+class ThoughtMarks:
     """A model family's reasoning markers. `begins`: the text begins with reasoning, after a marker in the prompt."""
 
     start: str
@@ -17,7 +17,7 @@ class Thoughts:
 class ThoughtReader:
     """Splits one choice's text into reasoning and answer. The result does not depend on how the text is split."""
 
-    def __init__(self, thoughts: Thoughts) -> None:
+    def __init__(self, thoughts: ThoughtMarks) -> None:
         self._thoughts = thoughts
         self._text = ""
         self._has_begun = False

@@ -20,7 +20,7 @@ from tokka.core import DeathReason
 from tokka.engine.base import Engine
 from tokka.engine.supervision import processes
 from tokka.engine.supervision.restart import RestartPolicy
-from tokka.engine.supervision.watchdog import Sight, Watchdog
+from tokka.engine.supervision.watchdog import Observation, Watchdog
 from tokka.engine_facts import EngineStats, ModelInfo
 from tokka.errors import MAX_RETRY_AFTER_S, ModelStarting, StartupError
 
@@ -226,9 +226,11 @@ class Supervisor:
                     # The cause of a process's end is known a moment after the end itself.
                     await asyncio.sleep(_DETAIL_S)
                     return Death("died", engine.stats().death or stats.death)
-                activity = await asyncio.to_thread(processes.activity) if watchdog.is_odd else None
-                sight = Sight(stats.steps, stats.unfinished, pinging.answers, pinging.awaits_answer, activity)
-                if stall := watchdog.see(sight, time.monotonic()):
+                activity = await asyncio.to_thread(processes.activity) if watchdog.needs_activity else None
+                observation = Observation(
+                    stats.steps, stats.unfinished, pinging.answers, pinging.awaits_answer, activity
+                )
+                if stall := watchdog.observe(observation, time.monotonic()):
                     return Death(stall.reason, str(stall))
                 await asyncio.sleep(_LOOK_EVERY_S)
 

@@ -36,7 +36,7 @@ class Activity:
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class Observation:
     """One observation of the engine."""
 
     steps: int
@@ -68,39 +68,39 @@ class Stall:
 
 
 class Watchdog:
-    """Watches one engine from the watchdog's creation on. `see` returns the verdict once there is one."""
+    """Watches one engine from the watchdog's creation on. `observe` returns the verdict once there is one."""
 
     def __init__(self, patience_s: float, now_s: float) -> None:
         self._patience_s = patience_s
         self._seen_s = now_s
-        self._last = Sight(0, 0)
+        self._last = Observation(0, 0)
         # Seconds without a step, without an answer, and without CPU use.
         self._without_step_s = 0.0
         self._without_answer_s = 0.0
         self._idle_s = 0.0
 
     @property
-    def is_odd(self) -> bool:
+    def needs_activity(self) -> bool:
         """Whether the engine has been silent so long that the next look needs the processes' activity."""
         return max(self._without_step_s, self._without_answer_s) >= _ODD_AFTER_S
 
-    def see(self, sight: Sight, now_s: float) -> Stall | None:
+    def observe(self, observation: Observation, now_s: float) -> Stall | None:
         """Record one observation; return the verdict if the engine has been silent for too long."""
         tick_s = min(now_s - self._seen_s, _LONGEST_TICK_S)
-        last, self._last, self._seen_s = self._last, sight, now_s
-        steps = sight.steps != last.steps
-        answers = steps or sight.answers != last.answers
-        self._without_step_s = 0.0 if steps or not sight.unfinished else self._without_step_s + tick_s
-        self._without_answer_s = 0.0 if answers or not sight.awaits_answer else self._without_answer_s + tick_s
-        self._idle_s = 0.0 if _computes(last.activity, sight.activity, tick_s) else self._idle_s + tick_s
+        last, self._last, self._seen_s = self._last, observation, now_s
+        steps = observation.steps != last.steps
+        answers = steps or observation.answers != last.answers
+        self._without_step_s = 0.0 if steps or not observation.unfinished else self._without_step_s + tick_s
+        self._without_answer_s = 0.0 if answers or not observation.awaits_answer else self._without_answer_s + tick_s
+        self._idle_s = 0.0 if _computes(last.activity, observation.activity, tick_s) else self._idle_s + tick_s
         silences: tuple[tuple[Reason, float], ...] = (
             ("stalled", self._without_step_s),
             ("unresponsive", self._without_answer_s),
         )
         for reason, silent_s in silences:
             idle_s = min(self._idle_s, silent_s)
-            if self._is_over(silent_s, idle_s, sight.activity):
-                return Stall(reason, silent_s, idle_s, sight.activity.stopped if sight.activity else ())
+            if self._is_over(silent_s, idle_s, observation.activity):
+                return Stall(reason, silent_s, idle_s, observation.activity.stopped if observation.activity else ())
         return None
 
     def _is_over(self, silent_s: float, idle_s: float, activity: Activity | None) -> bool:

@@ -15,22 +15,22 @@ import structlog
 
 from tokka.core import Event, GenerateRequest, Prompt, TokensPrompt
 from tokka.engine.base import ReportPhase
-from tokka.engine.grammars.service import Grammars
+from tokka.engine.grammars.service import GrammarService
 from tokka.engine.supervision.exits import oom_kills
 from tokka.engine.supervision.heap import settle_heap
 from tokka.engine.supervision.processes import EngineProcesses, kill_engine
 from tokka.engine.vllm.error_mapping import cause_of, core_exits, death_of, load_failure, one_line
-from tokka.engine.vllm.fast_path import made_fast
+from tokka.engine.vllm.fast_path import install_fast_path
 from tokka.engine.vllm.generation import Generations, Language, Limits
 from tokka.engine.vllm.parsers import Parsers
 from tokka.engine.vllm.plugin import OUTPUT_VARIABLE
 from tokka.engine.vllm.render import Renderer, tokenizer_line
 from tokka.engine.vllm.start.arguments import VllmOptions, engine_arguments
-from tokka.engine.vllm.start.compilation import seal_compiled, settle_execution
+from tokka.engine.vllm.start.compilation import apply_execution, seal_compiled
 from tokka.engine.vllm.start.devices import check_devices
 from tokka.engine.vllm.start.embedded import embedded_model
 from tokka.engine.vllm.start.engine_folder import EngineFolder
-from tokka.engine.vllm.start.engine_log import EngineOutput
+from tokka.engine.vllm.start.engine_log import EngineLog
 from tokka.engine.vllm.start.environment import engine_version, is_cpu_build, prepare_environment
 from tokka.engine.vllm.start.model_defaults import model_defaults
 from tokka.engine.vllm.start.warmup import measure_steps, warm_up
@@ -57,7 +57,7 @@ class VllmEngine:
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="engine-start")
         self._starting: Future[ModelInfo] | None = None
         self._resources = ExitStack()
-        self._output: EngineOutput | None = None
+        self._output: EngineLog | None = None
         self._cache_root: Path | None = None
         self._llm: Any = None
         self._processes: EngineProcesses | None = None
@@ -164,11 +164,11 @@ class VllmEngine:
 
     def _start(self, report: ReportPhase) -> ModelInfo:
         model, arguments, offline = self._prepare(report)
-        self._cache_root = settle_execution(self._options, arguments, cpu=self._cpu)
+        self._cache_root = apply_execution(self._options, arguments, cpu=self._cpu)
         self._check_wanted()
         folder = self._resources.enter_context(EngineFolder(os.environ))
         if not self._options.verbose:
-            self._output = self._resources.enter_context(EngineOutput(folder.path))
+            self._output = self._resources.enter_context(EngineLog(folder.path))
             os.environ[OUTPUT_VARIABLE] = self._output.path
         prepare_environment(
             os.environ,
@@ -236,7 +236,7 @@ class VllmEngine:
             scheduler = config.scheduler_config
             half = max(1, scheduler.max_num_batched_tokens // 2)
             scheduler.long_prefill_token_threshold = min(half, config.model_config.max_model_len)
-        return made_fast(AsyncLLM.from_vllm_config(config, usage_context=usage))
+        return install_fast_path(AsyncLLM.from_vllm_config(config, usage_context=usage))
 
     def _describe(self) -> ModelInfo:
         config = self._llm.model_config
@@ -250,7 +250,7 @@ class VllmEngine:
         language = Language(
             renderer,
             Vocabulary(tokenizer),
-            Grammars(tokenizer_line(tokenizer, vocab_size)),
+            GrammarService(tokenizer_line(tokenizer, vocab_size)),
             Parsers(tokenizer, renderer.template, self._options.tool_call_parser, self._options.reasoning_parser),
         )
         defaults = model_defaults(config.get_diff_sampling_param())

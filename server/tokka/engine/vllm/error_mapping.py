@@ -36,7 +36,7 @@ class EndedByEngine(Exception):
     """The engine ended a request, and the reason is neither `stop` nor `length`."""
 
 
-def in_our_words(error: Exception, constraint: Constraint | None = None) -> Exception:
+def translate(error: Exception, constraint: Constraint | None = None) -> Exception:
     """Return the error for the client. `constraint`: the constraint on the request's choices."""
     if isinstance(error, EndedByEngine):
         return _ended(error, constraint)

@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tokka.core import Accepted, ChoiceDone, Constraint, Event, Finished, GenerateRequest, TextPrompt, Usage
-from tokka.engine.generation.event_buffer import EchoReady, Inbox
+from tokka.engine.generation.event_buffer import EchoReady, EventBuffer
 from tokka.engine.generation.length import allowed_tokens, truncation
 from tokka.engine.generation.slices import Slices
 from tokka.engine.generation.token_ids import check_token_ids
-from tokka.engine.grammars.loosening import grammar_of
-from tokka.engine.grammars.service import Grammars
-from tokka.engine.reading.readers import Readers, Reading
-from tokka.engine.vllm.error_mapping import in_our_words
+from tokka.engine.grammars.loosening import compile_loosening
+from tokka.engine.grammars.service import GrammarService
+from tokka.engine.reading.readers import Readers, ReadingPlan
+from tokka.engine.vllm.error_mapping import translate
 from tokka.engine.vllm.params import is_greedy, sampling_params
 from tokka.engine.vllm.parsers import Parsers
 from tokka.engine.vllm.prompt_outputs import PromptOutputs
@@ -34,7 +34,7 @@ class Language:
 
     renderer: Renderer
     vocabulary: Vocabulary
-    grammars: Grammars
+    grammars: GrammarService
     parsers: Parsers
 
 
@@ -62,7 +62,7 @@ class _Prepared:
     constraint: Constraint | None
     grammar: str | None
     bad_words: list[list[int]] | None
-    reading: Reading | None
+    reading: ReadingPlan | None
 
 
 class Generations:
@@ -83,8 +83,8 @@ class Generations:
         """Implement `Engine.generate`."""
         prepared = await self._prepare(request)
         prompts, n = prepared.prompts, request.sampling.n
-        inbox = Inbox(gathers=not request.stream)
-        outputs = [self._outputs(prepared, at, inbox) for at in range(len(prompts))]
+        buffer = EventBuffer(batches=not request.stream)
+        outputs = [self._outputs(prepared, at, buffer) for at in range(len(prompts))]
         reading = prepared.reading
         readers = None if reading is None else Readers(reading, lambda index: outputs[index // n].end(index))
         yield Accepted(tuple(prompts), tuple(prepared.limits))
@@ -94,7 +94,7 @@ class Generations:
                 slices = Slices()
                 left = len(prompts) * n
                 while left:
-                    events = await inbox.get()
+                    events = await buffer.get()
                     for event in events:
                         if len(events) > _FEW_EVENTS:
                             await slices.rest()
@@ -107,7 +107,7 @@ class Generations:
                             left -= isinstance(read, ChoiceDone)
                             yield read
         except Exception as error:
-            raise in_our_words(error, prepared.constraint) from error
+            raise translate(error, prepared.constraint) from error
         reasoning_tokens = 0
         if readers is not None and reading is not None and reading.count_thoughts:
             reasoning_tokens = await asyncio.to_thread(lambda: readers.reasoning_tokens)
@@ -140,7 +140,7 @@ class Generations:
         choices = len(prompts) * sampling.n // copies
         grammar = None
         if constraint is not None:
-            grammar = await grammar_of(language.grammars, constraint, request.tenant, choices)
+            grammar = await compile_loosening(language.grammars, constraint, request.tenant, choices)
         words = sampling.bad_words
         bad_words = await language.renderer.bad_words(words, request.tenant) if words else None
         reading = language.parsers.reading(request, prompts[0])
@@ -160,13 +160,13 @@ class Generations:
             # Both restrict the next token, and together they might allow none.
             raise InvalidRequest(f"{name} cannot be combined with {constraint.param}: leave one out.", param=name)
 
-    def _outputs(self, prepared: _Prepared, at: int, inbox: Inbox) -> PromptOutputs:
+    def _outputs(self, prepared: _Prepared, at: int, buffer: EventBuffer) -> PromptOutputs:
         request = prepared.request
         return PromptOutputs(
             at,
             prepared.prompts[at],
             request.sampling,
-            inbox,
+            buffer,
             copies=prepared.copies,
             limit=prepared.limits[at],
             echo=self._echoed(request, at, prepared.prompts[at]) if request.echo else None,

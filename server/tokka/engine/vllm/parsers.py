@@ -10,8 +10,8 @@ import structlog
 
 from tokka.core import ChatPrompt, Constraint, GenerateRequest, Tools
 from tokka.engine.reading.call_reader import FORMS, UNKNOWN, ParseWhole
-from tokka.engine.reading.readers import Reading
-from tokka.engine.reading.thinking import Thoughts
+from tokka.engine.reading.readers import ReadingPlan
+from tokka.engine.reading.thinking import ThoughtMarks
 from tokka.engine.templates.inspection import knows_tools, parser_of
 from tokka.engine.templates.tool_prompt import FALLBACK_PARSER
 from tokka.errors import ConfigurationError, InvalidRequest
@@ -46,7 +46,7 @@ class Parsers:
         self._is_harmony = self._calls == _HARMONY_CALLS or reasoning_parser == _HARMONY_THOUGHTS
         self.thoughts = self._marks(reasoning_parser) if reasoning_parser and not self._is_harmony else None
 
-    def reading(self, request: GenerateRequest, prompt_ids: Sequence[int]) -> Reading | None:
+    def reading(self, request: GenerateRequest, prompt_ids: Sequence[int]) -> ReadingPlan | None:
         """Return how to read the choices of a request; None if they are plain text."""
         prompt = request.prompts[0]
         if not isinstance(prompt, ChatPrompt):
@@ -54,10 +54,10 @@ class Parsers:
         tools = prompt.tools
         auto = tools is not None and tools.choice == "auto"
         if self._is_harmony and request.sampling.constraint is None:
-            return Reading(tools=tools, is_harmony=True, count_thoughts=self._count_parts)
+            return ReadingPlan(tools=tools, is_harmony=True, count_thoughts=self._count_parts)
         if tools is None and self.thoughts is None:
             return None
-        return Reading(
+        return ReadingPlan(
             tools=tools,
             form=self._form if auto else None,
             whole=self._whole(tools) if auto and tools else None,
@@ -82,7 +82,7 @@ class Parsers:
         text = orjson.dumps({"functions": tools.schemas, "answer": tools.answer, "parallel": tools.parallel}).decode()
         return Constraint("calls", text, "tools" if tools.answer is None else tools.answer_param)
 
-    def shows_special(self, reading: Reading) -> bool:
+    def shows_special(self, reading: ReadingPlan) -> bool:
         """Return whether special tokens stay in the text, because they mark tool calls or reasoning."""
         if reading.form == UNKNOWN or reading.is_harmony:
             return True
@@ -131,7 +131,7 @@ class Parsers:
 
         return parse
 
-    def _marks(self, name: str) -> Thoughts:
+    def _marks(self, name: str) -> ThoughtMarks:
         from vllm.reasoning import ReasoningParserManager
 
         try:
@@ -139,19 +139,19 @@ class Parsers:
             start, end = _MARKS.get(name) or (parser.reasoning_start_str, parser.reasoning_end_str)
             if start and end:
                 thought, _ = parser.extract_reasoning("x", _vllm_request(None))
-                return Thoughts(start, end, begins=thought == "x")
+                return ThoughtMarks(start, end, begins=thought == "x")
         except Exception as error:
             raise ConfigurationError(f"--reasoning-parser {name} does not fit this model: {error}") from None
         raise ConfigurationError(f"--reasoning-parser {name}: its format cannot be streamed; leave the option out")
 
-    def _thoughts_after(self, prompt_ids: Sequence[int]) -> Thoughts:
+    def _thoughts_after(self, prompt_ids: Sequence[int]) -> ThoughtMarks:
         """Return how reasoning begins after this prompt, which may have begun it already or ruled it out."""
         assert self.thoughts is not None
         tail = self._tail(prompt_ids)
         if tail.endswith(self.thoughts.start):
-            return Thoughts(self.thoughts.start, self.thoughts.end, begins=True)
+            return ThoughtMarks(self.thoughts.start, self.thoughts.end, begins=True)
         if tail.endswith(self.thoughts.end):
-            return Thoughts(self.thoughts.start, self.thoughts.end, begins=False)
+            return ThoughtMarks(self.thoughts.start, self.thoughts.end, begins=False)
         return self.thoughts
 
     def reasoning_ended(self, request: GenerateRequest, prompt_ids: Sequence[int]) -> bool | None:

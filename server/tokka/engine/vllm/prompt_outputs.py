@@ -8,7 +8,7 @@ from typing import Any
 
 from tokka.core import ChoiceDone, FinishReason, PromptEcho, PromptLogprobs, Sampling, TextDelta, TokenLogprob
 from tokka.engine.generation.choice import Choice
-from tokka.engine.generation.event_buffer import EchoReady, Inbox
+from tokka.engine.generation.event_buffer import EchoReady, EventBuffer
 from tokka.engine.vllm.error_mapping import EndedByEngine
 from tokka.engine.vllm.vocabulary import Vocabulary
 
@@ -17,7 +17,7 @@ _PART_TOKENS = 64
 
 
 class PromptOutputs:
-    """Passes the tokens of one prompt's choices to the request's inbox.
+    """Passes the tokens of one prompt's choices to the request's buffer.
 
     `copies`: choices per sequence of the engine (greedy choices are generated once).
     `echo`: the prompt's text, if the response includes it.
@@ -28,7 +28,7 @@ class PromptOutputs:
         prompt_index: int,
         token_ids: Sequence[int],
         sampling: Sampling,
-        inbox: Inbox,
+        buffer: EventBuffer,
         *,
         copies: int,
         limit: int,
@@ -38,7 +38,7 @@ class PromptOutputs:
         self._prompt_index = prompt_index
         self._token_ids = token_ids
         self._sampling = sampling
-        self._inbox = inbox
+        self._buffer = buffer
         self._copies = copies
         self._limit = limit
         self._echo = echo
@@ -72,7 +72,7 @@ class PromptOutputs:
         self.cached_tokens = max(self.cached_tokens, cached_tokens)
         if not self._has_begun and (self._echo is not None or self._sampling.prompt_logprobs is not None):
             self._prompt_scores = scores
-            self._inbox.echo(EchoReady(self._prompt_index))
+            self._buffer.echo(EchoReady(self._prompt_index))
         self._has_begun = True
 
     def prompt_parts(self) -> Iterator[PromptEcho | PromptLogprobs]:
@@ -105,9 +105,9 @@ class PromptOutputs:
             tokens = tuple(self._scored(ids, logprobs, wanted) for ids, logprobs, _ in part)
             yield PromptLogprobs(self._prompt_index, tokens, tuple(rank for *_, rank in part))
 
-    def waits(self) -> bool:
+    def reader_can_wait(self) -> bool:
         """Return whether a sequence's tokens can wait for the next ones. Taken one by one they cost twice as much."""
-        return self._takes_lumps and self._inbox.waits()
+        return self._takes_lumps and self._buffer.reader_can_wait()
 
     def take(
         self, first: int, choice: Choice, token_ids: Sequence[int], reason: str | None, stop: Any, scores: Any
@@ -127,7 +127,7 @@ class PromptOutputs:
             logprobs = [self._as_shown(self._scored(*row)) for row in rows]
         delta, done = choice.take(token_ids, ended, stop, logprobs)
         if self._copies == 1:
-            self._inbox.put(delta, done)
+            self._buffer.put(delta, done)
         else:
             self._for_each_copy(first, delta, done)
         return done is not None
@@ -141,12 +141,12 @@ class PromptOutputs:
         return first in self._ended
 
     def fail(self, error: Exception) -> None:
-        self._inbox.fail(error)
+        self._buffer.fail(error)
 
     def _for_each_copy(self, first: int, delta: TextDelta | None, done: ChoiceDone | None) -> None:
         for index in range(first, first + self._copies):
             own = replace(delta, index=index) if delta else TextDelta(index, "", ())
-            self._inbox.put(own, replace(done, index=index) if done else None)
+            self._buffer.put(own, replace(done, index=index) if done else None)
 
     def _as_shown(self, token: TokenLogprob) -> TokenLogprob:
         """Return the token, without bytes if it is a special token that the text leaves out."""
@@ -198,7 +198,7 @@ class SequenceOutputs:
         if reason not in (None, "stop", "length"):
             self._prompt.fail(EndedByEngine(reason))
             return True
-        if reason is None and self._prompt.waits():
+        if reason is None and self._prompt.reader_can_wait():
             self._kept += token_ids
             return False
         if self._kept:

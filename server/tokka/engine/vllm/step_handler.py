@@ -11,20 +11,20 @@ from typing import Any
 from vllm.v1.metrics.stats import IterationStats
 
 from tokka.engine.generation.slices import SLICE_S
-from tokka.engine.vllm.step_processor import StepOutputs
+from tokka.engine.vllm.step_processor import StepProcessor
 
 # Sequences processed between two checks of the time that a step has taken.
 _PART = 32
 
 
-class StepQueue(asyncio.Queue[Exception]):
+class StepHandler(asyncio.Queue[Exception]):
     """Replaces the queue between two tasks of vLLM, which costs a turn of the event loop and a task switch per step.
 
     A step with more than a slice of work (a thousand sequences, alternatives for each token) continues in later turns
     of the loop. Errors are still queued: vLLM's second task now waits only for errors, and ends the generations.
     """
 
-    def __init__(self, core: Any, steps: StepOutputs) -> None:
+    def __init__(self, core: Any, steps: StepProcessor) -> None:
         super().__init__()
         # The client owns this queue: a cycle would keep a dead engine alive.
         self._core = weakref.ref(core)
@@ -66,7 +66,7 @@ class StepQueue(asyncio.Queue[Exception]):
 class _Step:
     """One step of the engine, processed part by part."""
 
-    def __init__(self, step: Any, steps: StepOutputs) -> None:
+    def __init__(self, step: Any, steps: StepProcessor) -> None:
         self._step = step
         self._steps = steps
         self._at = 0

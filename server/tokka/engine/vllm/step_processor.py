@@ -17,7 +17,7 @@ from tokka.engine.vllm.prompt_outputs import PromptOutputs
 from tokka.engine.vllm.stats import StepStats
 
 
-class StepOutputs(OutputProcessor):  # type: ignore[misc]
+class StepProcessor(OutputProcessor):  # type: ignore[misc]
     """Replaces vLLM's output processor."""
 
     def __init__(self, *args: Any, stats: StepStats, **kwargs: Any) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from tokka.engine.vllm import plugin
 from tokka.engine.vllm.start.arguments import VllmOptions
-from tokka.engine.vllm.start.compilation import Facts, Optimize, choose, seal_compiled, settle_execution
+from tokka.engine.vllm.start.compilation import Facts, Optimize, apply_execution, choose, seal_compiled
 from tokka.engine.vllm.start.environment import prepare_environment
 from tokka.settings import Settings
 
@@ -70,7 +70,7 @@ def settle(
         {"cache_dir": cache_dir, "optimize": optimize, "enforce_eager": given, "engine_arg": engine_arg or []}
     )
     arguments = {"model": "m", "enforce_eager": True if given is None else given, **more}
-    folder = settle_execution(VllmOptions.from_settings(settings), arguments, cpu=True, environ=environ)
+    folder = apply_execution(VllmOptions.from_settings(settings), arguments, cpu=True, environ=environ)
     return bool(arguments["enforce_eager"]), folder
 
 

@@ -17,7 +17,7 @@ import structlog
 from tokka.engine.engine_args import parse_pairs
 from tokka.engine.vllm.start.arguments import VllmOptions
 from tokka.engine.vllm.start.environment import engine_version
-from tokka.engine.vllm.start.sealed_folder import damage_of, has_more, is_sealed, seal, set_aside
+from tokka.engine.vllm.start.sealed_folder import damage_of, has_unsealed_files, is_sealed, seal, set_aside
 
 log = structlog.get_logger("tokka.engine")
 
@@ -65,7 +65,7 @@ def choose(optimize: Optimize | None, facts: Facts) -> Choice:
     return Choice(True, "no compiled code exists for this configuration yet; --optimize throughput compiles it")
 
 
-def settle_execution(
+def apply_execution(
     options: VllmOptions, arguments: dict[str, Any], *, cpu: bool, environ: Mapping[str, str] = os.environ
 ) -> Path | None:
     """Set `enforce_eager` in `arguments`. Return the folder for vLLM's caches; None leaves the folder to vLLM."""
@@ -93,7 +93,7 @@ def seal_compiled(folder: Path | None) -> None:
     if code is None or not code.exists():
         return
     try:
-        if damage_of(code) or has_more(code):
+        if damage_of(code) or has_unsealed_files(code):
             seal(code)
     except OSError as error:
         log.warning("compiled_code_not_kept", reason=error.strerror or str(error), folder=str(code))

@@ -17,7 +17,7 @@ _ERROR = re.compile(r"(?:^|\s)([A-Za-z_][\w.]*(?:Error|Exception|Interrupt)): (.
 _WORKER_EXIT = re.compile(r"Worker proc (\S+) died unexpectedly \(exit code: (-?\d+)\)")
 
 
-class EngineOutput:
+class EngineLog:
     """A named pipe that engine processes write to, and a thread that reads it. Leave the block after they end."""
 
     def __init__(self, folder: Path) -> None:

@@ -31,7 +31,7 @@ def is_sealed(folder: Path) -> bool:
     return (folder / _MANIFEST).exists()
 
 
-def has_more(folder: Path) -> bool:
+def has_unsealed_files(folder: Path) -> bool:
     """Return whether files were added since the folder was sealed. The manifest must be intact."""
     files = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
     return any(str(path.relative_to(folder)) not in files for path in _paths(folder))
