@@ -120,6 +120,7 @@ class StepCostLearner:
         """
         key = (decoding.bit_length(), prompt_tokens.bit_length(), (context_tokens // 1024).bit_length())
         kind = self._kinds.setdefault(key, _Kind())
+        # admission/design 8.7
         self._follow_pace(seconds, kind, decoding, prompt_tokens, context_tokens)
         kind.add(decoding, prompt_tokens, context_tokens, seconds / math.exp(self._log_pace))
         if decoding and generated is not None:

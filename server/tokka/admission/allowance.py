@@ -119,6 +119,7 @@ class Allowance:
         account, most = self._account, self._key.limits.max_running
         if account is None:
             return
+        # design 1.3
         if most is not None and account.running + choices > most:
             raise RateLimited(
                 f"Your key may run {most} choices at once; {account.running} are in flight, and this request asks for "
@@ -154,6 +155,7 @@ class Allowance:
         bucket = self._account.tokens
         if bucket:
             wait_s = bucket.wait_s(more, now_s) if tokens <= bucket.capacity else math.inf
+            # design 1.5, 1.6
             if wait_s:
                 left = bucket.remaining(now_s) + self._reserved
                 raise _rate_limited("tokens", self._key.limits.tpm, left, tokens, wait_s)
@@ -176,6 +178,7 @@ class Allowance:
     def check_quota(self, tokens: int) -> None:
         """Raise QuotaExceeded if fewer tokens are left, or RateLimited if other servers may hold them."""
         for left, period in self._quotas():
+            # design 1.5, 1.6
             if tokens > left:
                 raise QuotaExceeded(
                     f"This request exceeds your key's token quota for this {period}: {max(0, left)} are left, and it "
@@ -183,6 +186,7 @@ class Allowance:
                 )
 
         held = self._held()
+        # design 1.5, 1.6
         if held is not None and tokens > held:
             # The whole request: its own reservation goes back when this error ends it.
             self._want(self._key.id, self._reserved + tokens)

@@ -155,6 +155,7 @@ class Batch:
         Misses first lower the risk, which protects single answers. At zero risk they lower the goal, which makes the
         batch smaller.
         """
+        # design 8.1 to 8.4
         if kept and self._goal < _HIGHEST_GOAL:
             self._goal += _GOAL_STEP / _KEPT_PER_LOST
         elif kept:
@@ -187,11 +188,13 @@ class Batch:
 
     def takes(self, ticket: Ticket, now_s: float) -> bool:
         """Return whether this ticket may start now."""
+        # design 5.1, 5.2
         if not self.choices or self._alone is not None:
             return self._alone is None
         prompt_s = self.forecast.prompt_s(ticket.uncached_tokens)
         return (
             self.has_place(ticket)
+            # design 5.6
             and self._slacks.broken_by(prompt_s) <= _DRAWS * self._risk
             and (not self._prefilling or self._goes_beside_prompts(ticket, now_s))
         )
@@ -199,8 +202,11 @@ class Batch:
     def has_place(self, ticket: Ticket) -> bool:
         """Return whether a place and memory are free for this ticket."""
         return (
+            # design 5.3
             not (self._engine_waits and self.runs_for(ticket.tenant))
+            # design 5.4
             and self.choices + ticket.choices <= self._places_for(ticket.tenant)
+            # design 5.5
             and self._kv_promised + self._kv_need(ticket) <= self._kv_for(ticket.tenant)
         )
 
@@ -292,8 +298,10 @@ class Batch:
         step_tokens, chunk, tokens = self.forecast.model.step_tokens, self.forecast.chunk, ticket.uncached_tokens
         if step_tokens is not None:
             lefts = [self._left(one, now_s) for one in self._prefilling]
+            # design 5.7
             if tokens > chunk and max(lefts) > chunk:
                 return False
+            # design 5.8
             if sum(min(left, chunk) for left in lefts) + min(tokens, chunk) > step_tokens:
                 return False
         return self._keeps_pace_itself(ticket, now_s)
@@ -302,6 +310,7 @@ class Batch:
         """Return whether a short answer meets the TPOT target despite long prompts before it, or has waited enough."""
         behind_s = self._ahead_after(ticket, now_s)
         further = self._expected(ticket) - 1
+        # design 5.9
         if not behind_s or not further or now_s - ticket.arrived_s >= self._patience_s:
             return True
         return further * self._spare_s(self.choices + ticket.choices) >= behind_s

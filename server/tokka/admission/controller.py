@@ -135,6 +135,7 @@ class AdmissionController:
 
     def check_open(self) -> None:
         """Raise Draining if the server takes no new requests."""
+        # design 1.1
         if self._draining:
             raise _draining()
 
@@ -166,6 +167,7 @@ class AdmissionController:
                     await turn
             turn.result()
         except TimeoutError:
+            # design 4.6
             self._give_up(ticket, turn)
             after_s = self.policy.retry_after_s(ticket, time.monotonic())
             raise RequestTimeout(

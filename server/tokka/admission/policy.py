@@ -92,20 +92,24 @@ class AdmissionPolicy:
         # The golden ratio spreads the tickets of any period evenly over the distribution.
         ticket.quantile = self._tickets * 0.6180339887 % 1.0
         self._learn_long(ticket)
+        # design 2.1, 2.2
         if self._goes_in(ticket, now_s):
             # There is room now, so no request has to wait for refused ones that have not come back.
             self._returns.forget()
             self._start(ticket, now_s)
             return [Decision(ticket)]
+        # design 2.3 to 2.5
         if refusal := self._refusal_of(ticket, now_s):
             return [Decision(ticket, refusal)]
         decisions: list[Decision] = []
+        # design 2.6
         while self._is_over(ticket):
             victim = self.queue.most_greedy(ticket.tenant, ticket.choices)
             if victim is None:
                 return [*decisions, Decision(ticket, self._full(ticket, now_s))]
             self.queue.remove(victim)
             decisions.append(Decision(victim, self._full(victim, now_s)))
+        # design 2.7
         if self.targets.ttft_s is not None:
             ticket.latest_start_s = ticket.arrived_s + self.targets.ttft_s - self.batch.own_prompt_s(ticket)
         self.queue.put(ticket)
@@ -113,6 +117,7 @@ class AdmissionPolicy:
 
     def check_room(self, ticket: Ticket, now_s: float) -> None:
         """Raise the error with which `arrive` would refuse this ticket, before any work is spent on it."""
+        # design 1.4
         if not self._goes_in(ticket, now_s) and (refusal := self._refusal_of(ticket, now_s)):
             raise refusal
 
@@ -135,6 +140,7 @@ class AdmissionPolicy:
         if ticket.first_token_s is not None:
             cost = (ticket.prompt_tokens + OUTPUT_COST * ticket.tokens) / ticket.choices
             self._cost += _COST_SHARE * (min(cost, 3 * self._cost) - self._cost)
+            # design 8.6
             if is_whole:
                 self.batch.lengths.add(ticket.tenant, ticket.most_tokens, max(1, ticket.given))
             self._learn_pace(ticket)
@@ -147,6 +153,7 @@ class AdmissionPolicy:
     def observe(self, stats: EngineStats, now_s: float) -> list[Decision]:
         """Apply the engine's statistics and refuse late requests. Call this several times a second."""
         self.batch.observe(stats, now_s)
+        # design 4.5
         late = [Decision(ticket, self._late(ticket, now_s)) for ticket in self.queue if now_s > ticket.latest_start_s]
         for decision in late:
             self.queue.remove(decision.ticket)
@@ -169,6 +176,7 @@ class AdmissionPolicy:
 
     def _learn_wait(self, *, missed: bool) -> None:
         """Adapt the doubt to a queued request that missed or met the TTFT target."""
+        # design 8.5
         change = _DOUBT_UP if missed else -_DOUBT_DOWN
         self._doubt = max(0.0, min(_MOST_DOUBT, self._doubt + change))
 
@@ -200,6 +208,7 @@ class AdmissionPolicy:
     def _admit(self, now_s: float) -> Iterator[Decision]:
         while (ticket := self._next(now_s)) is not None:
             self.queue.remove(ticket)
+            # design 4.4
             if now_s > ticket.latest_start_s:
                 yield Decision(ticket, self._late(ticket, now_s))
             else:
@@ -213,11 +222,14 @@ class AdmissionPolicy:
         with nothing running pass tenants that have something running, because room is kept free for them.
         """
         heads = self.queue.heads()
+        # design 4.1
         if not heads or self.batch.takes(heads[0], now_s):
             return heads[0] if heads else None
         first, *others = heads
+        # design 4.2
         if not self.batch.runs_for(first.tenant):
             return None
+        # design 4.3
         new = (one for one in others if not self.batch.runs_for(one.tenant))
         return next((one for one in new if self.batch.takes(one, now_s)), None)
 
@@ -225,6 +237,7 @@ class AdmissionPolicy:
         """Return whether a request starts on arrival. If it cannot be queued, it needs no room in the next step."""
         if self.queue:
             return False
+        # design 2.1, 2.2
         return self.batch.takes(ticket, now_s) or (self._is_over(ticket) and self.batch.has_place(ticket))
 
     def _start(self, ticket: Ticket, now_s: float) -> None:
@@ -235,8 +248,10 @@ class AdmissionPolicy:
 
     def _refusal_of(self, ticket: Ticket, now_s: float) -> ServerOverloaded | None:
         """Return the error of a ticket that may not even wait."""
+        # design 2.3, 2.4
         if refusal := self._too_late(ticket, now_s) or self._over_own_bound(ticket, now_s):
             return refusal
+        # design 2.5
         if self._is_over(ticket) and self.queue.most_greedy(ticket.tenant, ticket.choices) is None:
             return self._full(ticket, now_s)
         return None
@@ -260,15 +275,17 @@ class AdmissionPolicy:
 
     def _too_late(self, ticket: Ticket, now_s: float) -> ServerOverloaded | None:
         """Return the error of a ticket that would probably miss the TTFT target."""
+        # design 3.1
         if self.targets.ttft_s is None:
             return None
+        # design 3.2
         wait_s = self._wait_s(ticket, now_s)
         ticket.has_waited = True
         self._predict(ticket, now_s + wait_s)
         own_s = max(self._long_s, self.batch.own_prompt_s(ticket))
         left_s = self.targets.ttft_s - (now_s - ticket.arrived_s) - own_s
         allowed_s = max(0.0, left_s) / (1 + self._doubt)
-        # A request that can start at once may do so, however long its own prompt takes.
+        # A request that can start at once may do so, however long its own prompt takes. (design 3.3, 3.4)
         if wait_s == 0 or wait_s <= allowed_s:
             return None
         why = (
@@ -288,6 +305,7 @@ class AdmissionPolicy:
 
     def _refusal(self, why: str, ticket: Ticket, now_s: float) -> ServerOverloaded:
         after_s: float = RETRY_AFTER_S
+        # design 6.1
         if self.batch.is_known:
             after_s = max(1.0, self._wait_s(ticket, now_s, self._returns.choices(now_s)))
         after_s = self._returns.book(ticket.choices, after_s, self.batch.cost_s(ticket), now_s)

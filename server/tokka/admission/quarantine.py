@@ -139,18 +139,21 @@ class Quarantine:
 
         A trial counts from `begin` on; offering one has no effect.
         """
-        # Without deaths, do not hash requests.
+        # Without deaths, do not hash requests. (design 7.1)
         if not self._requests and not self._tenants:
             return None
         self._catch_up(engine.number, now_s)
         request = self._requests.get(subject.key)
+        # design 7.2
         if request is not None and request.deaths >= _DEATHS:
             trial = Trial(subject, of_request=True, is_alone=True, must_end=request.was_alone)
             return self._trial_or_held(trial, request, _DEATHS, engine, now_s)
         tenant = self._tenants.get(subject.tenant)
+        # design 7.3
         if tenant is None or not tenant.is_held or not self._has_others():
             return None
         own = self._trials.get(subject.tenant)
+        # design 7.4
         if own is not None and not own.is_alone and now_s < own.until_s:
             return None
         trial = Trial(subject, of_request=False, is_alone=tenant.was_alone, must_end=False)
@@ -167,6 +170,7 @@ class Quarantine:
             tried_s + max(pause_s, PAUSE_S if trial.is_alone else 2 * TRIAL_S) - now_s,
             *(other.until_s - now_s for other in self._trials.values()),
         )
+        # design 7.5
         if wait_s <= 0 and (engine.is_idle or not trial.is_alone):
             return trial
         left_s = suspicion.last_s + self._hold_s - now_s

@@ -32,6 +32,7 @@ class Returns:
         `after_s`: seconds until it would find room. `cost_s`: seconds that a busy server works on it.
         """
         most_s = now_s + MAX_RETRY_AFTER_S
+        # design 6.2
         due_s = min(max(self._free_s, now_s + after_s), most_s)
         self._free_s = min(due_s + cost_s, most_s)
         if self._due and due_s - self._due[-1][0] < _TOGETHER_S:

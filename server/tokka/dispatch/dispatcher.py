@@ -120,9 +120,11 @@ class Dispatcher:
             ticket.cached_tokens = int(prefix.share * prepared.prompt_tokens)
             ticket.most_tokens = max((1, *prepared.accepted.allowed_tokens))
             # No await between this and `admit`: a trial that needs an idle engine must not begin on a busy one.
+            # admission/design 1.6
             self._judge(subject, ticket, is_idle=not self._admission.open_requests)
             slot = await stack.enter_async_context(self._admission.admit(ticket, left_s(deadline)))
             queue_s = time.monotonic() - record.arrived_s
+            # admission/design 1.7
             await prepared.ensure_live_engine()
             # Judge again: the engine may have died while the request was queued.
             trial = self._judge(subject, ticket, is_idle=ticket.alone_s > 0)
@@ -202,6 +204,7 @@ class Dispatcher:
         self._estimate.learn(own.prompts, prepared.prompt_tokens)
         if (room := allowance.room()) is not None:
             await prepared.cap_tokens(room)
+        # admission/design 1.6
         allowance.reserve(prepared.most_tokens, time.monotonic())
         if not record.stream:
             self._reserve_answer(own, prepared, stack)
@@ -262,6 +265,7 @@ class Dispatcher:
         """Return the trial in which the request may run, or None if it needs none. Raises Quarantined, TenantHeld."""
         engine = EngineState(self._supervisor.starts, self._supervisor.served_s, is_idle)
         verdict = self._quarantine.judge(subject, engine, time.monotonic())
+        # admission/design 1.2
         if isinstance(verdict, Held):
             raise verdict.error()
         ticket.alone_s = TRIAL_S if verdict is not None and verdict.is_alone else 0.0

@@ -49,11 +49,13 @@ class Choice:
             if logprobs is not None:
                 text.add_tokens(logprobs[place : place + 1])
             piece = self._decode(token)
+            # vllm/design 3.8
             if place == ends_at or self.num_tokens <= self._sampling.min_tokens:
                 sent += text.feed(piece)
                 continue
             piece, stop = text.feed_before_stop(piece)
             sent += piece
+            # vllm/design 4.1
             if stop is not None:
                 token_ids, reason = token_ids[: place + 1], "stop"
                 break

@@ -57,6 +57,7 @@ class EventBuffer:
         self._unread += len(delta.token_ids)
         if delta.logprobs:
             self._unread += sum(_LOGPROB_WEIGHT * (1 + len(token.top)) for token in delta.logprobs)
+        # vllm/design 4.5
         if self._unread > MOST_UNREAD:
             self.fail(
                 SlowReader(
@@ -66,6 +67,7 @@ class EventBuffer:
             )
         if done is not None:
             self._events.append(done)
+        # vllm/design 3.9
         if done is not None or not self.reader_can_wait():
             self._wake()
 

@@ -87,6 +87,7 @@ class Compiler:
             reason = self._fault(grammar, states, _TRIAL_STEPS)
             if not reason:
                 return with_limit(grammar, states, self._bound(kind, text))
+        # vllm/design 2.3.6
         if kind == "json":
             self._blame(orjson.loads(text), reason, states)
         raise Refused(reason)

@@ -54,11 +54,12 @@ class CompilerProcess:
             try:
                 return Verdict(**await self._ask(process, question, _ANSWER_S))
             except TimeoutError:
-                # The constraint may be valid.
+                # The constraint may be valid (vllm/design 2.3.7).
                 raise ServerOverloaded(
                     "The grammar compiler is too slow now. Retry later.", retry_after_s=WAIT_S
                 ) from None
             except (OSError, EOFError):
+                # vllm/design 2.3.7
                 if process.returncode == -SIGPROF:
                     self.cpu_s += COMPILE_S
                     reason = f"it takes more than {COMPILE_S:.0f} s to compile: make it smaller or simpler"

@@ -21,6 +21,7 @@ async def compile_loosening(
     try:
         return await grammars.grammar(constraint, tenant, choices)
     except InvalidRequest as error:
+        # vllm/design 2.3.8
         if constraint.calls is None:
             raise
         refused, tried = error, constraint.text

@@ -60,6 +60,7 @@ class GrammarService:
             await asyncio.gather(*(process.start() for process in self._processes))
         except EngineError:
             self._usable = False
+        # vllm/design 1.9.1
         if not self._usable:
             log.warning("constraints_unavailable", reason="the model's tokenizer cannot be used")
         return self._usable
@@ -69,6 +70,7 @@ class GrammarService:
 
         `choices`: number of the engine's sequences that follow the grammar.
         """
+        # vllm/design 2.3.4
         if not self._usable:
             raise UnsupportedParameter(
                 f"'{constraint.param}' is not supported with this model's tokenizer. Leave it out.",
@@ -97,6 +99,7 @@ class GrammarService:
             async with asyncio.timeout(WAIT_S):
                 await job.started.wait()
         except TimeoutError:
+            # vllm/design 2.3.5
             raise _overloaded(self._queue.wait_s(tenant, _now_s())) from None
         finally:
             job.waiting -= 1
@@ -108,6 +111,7 @@ class GrammarService:
 
     def _queued(self, tenant: str, key: bytes, question: dict[str, Any]) -> _Job:
         """Queue a new job. Raises ServerOverloaded if it would wait for too long."""
+        # vllm/design 2.3.5
         if (wait_s := self._queue.refused_for_s(tenant, _now_s())) is not None:
             raise _overloaded(wait_s)
         job = self._jobs[tenant, key] = _Job(tenant, key, question)

@@ -52,6 +52,7 @@ class Names:
         return cls(tools.names, existing - tools.names)
 
     def may_be_called(self, name: str) -> bool:
+        # design 4.5
         return 0 < len(name) <= _MAX_KEY_CHARS and name not in self.barred
 
 
@@ -120,6 +121,7 @@ def object_head(text: str, at: int, names: Names, *, is_marked: bool) -> CallHea
         key, at = _string(text, at)
         at = _blank(text, _expect(text, at, ":"))
         is_arguments = key in _ARGUMENT_KEYS and begin < 0 and quoted is None
+        # design 4.3
         if is_arguments and _char(text, at) == "{":
             begin = at
             if name is not None:
@@ -128,16 +130,20 @@ def object_head(text: str, at: int, names: Names, *, is_marked: bool) -> CallHea
             if at < 0:
                 raise NeedMoreText
         elif is_arguments:
+            # design 4.4
             quoted, at = _quoted_object(text, at)
         elif key == "name" and name is None:
             name, at = _string(text, at)
+            # design 4.5
             if not names.may_be_called(name):
                 raise NotACall
         elif key in _OTHER_KEYS:
+            # design 4.6
             at = _skip_scalar(text, at)
         else:
             raise NotACall
         at = _next_key(text, at)
+    # design 4.7
     if name is None:
         raise NotACall
     if begin >= 0:
@@ -161,6 +167,7 @@ def named_head(text: str, at: int, names: Names, prefix: str) -> CallHead:
         raise NeedMoreText
     if found[0] not in names.offered:
         return _other_head(text, at, names)
+    # design 4.8
     begin = text.find("{", found.end(), found.end() + _MAX_FILLER_CHARS)
     if begin >= 0:
         return CallHead(found[0], begin)
@@ -171,6 +178,7 @@ def named_head(text: str, at: int, names: Names, prefix: str) -> CallHead:
 
 def _other_head(text: str, at: int, names: Names) -> CallHead:
     """Read an unknown name, with only markers between it and its arguments. Raises NeedMoreText, NotACall."""
+    # design 4.9
     found = _ANY_NAME.match(text, at)
     if found is None or not names.may_be_called(found[0]):
         raise NotACall

@@ -156,19 +156,23 @@ class CallReader:
         """Return the remaining pieces when the text has ended. `cut_short`: the model had not finished."""
         self._is_ending = True
         pieces = self.feed("")
+        # design 5.1
         if self._form.is_certain:
             return pieces
+        # design 5.2
         if self._state == self._in_region:
             self._parse(self._take(len(self._text)), pieces)
         elif self._state in (self._in_text, self._at_start):
             self._show(self._take(len(self._text)), pieces)
         elif self._state == self._between:
+            # design 5.3
             at, closed = self._skip_marks()
             if at >= 0 or not self._is_behind_call:
                 self._show(self._as_text(closed), pieces)
             self._text = ""
         if not self._calls and self._blanks:
             pieces.append(self._blanks)
+        # design 5.4
         if self._form.is_json and self._whole and not cut_short:
             self._add_missing(self._whole, pieces)
         return pieces
@@ -177,34 +181,42 @@ class CallReader:
 
     def _at_start(self, pieces: list[Piece]) -> bool:
         begun = self._text.lstrip()
+        # design 3.1
         if not begun:
             return False
         opened = begun.startswith(self._form.leading or "")
+        # design 3.2, 3.3
         self._state = (self._between if self._form.is_json else self._in_region) if opened else self._in_text
         return True
 
     def _in_text(self, pieces: list[Piece]) -> bool:
         found = [(at, opener) for opener in self._form.openers if (at := self._text.find(opener)) >= 0]
+        # design 3.4
         if not found:
             self._show(self._take(len(self._text) - _overlap(self._text, self._form.openers)), pieces)
             return False
+        # design 3.5
         self._show(self._take(min(found)[0]), pieces)
         self._state = self._between if self._form.is_json else self._in_region
         return True
 
     def _between(self, pieces: list[Piece]) -> bool:
         # The start of a call that is unusually long is read again only when it has grown by a fraction of its length.
+        # design 3.6
         if not self._is_ending and len(self._text) < self._looked_at + self._looked_at // _GROWTH:
             return False
         at, closed = self._skip_marks()
+        # design 3.7
         if at < 0:
             return False
         try:
             head = self._head(at)
         except NeedMoreText:
+            # design 3.8
             self._looked_at = len(self._text) if len(self._text) > _LONG_HEAD_CHARS else 0
             return False
         except NotACall:
+            # design 3.9
             rest = self._as_text(closed)
             opener = next((opener for opener in self._form.openers if rest.startswith(opener)), "")
             self._text, self._looked_at = rest[len(opener) :], 0
@@ -212,6 +224,7 @@ class CallReader:
             self._is_open = self._is_behind_call = False
             self._state = self._in_text
             return True
+        # design 3.10
         if len(self._calls) >= self._most:
             self._state = self._over
             return True
@@ -222,23 +235,28 @@ class CallReader:
         assert self._arguments is not None
         end = self._arguments.end(self._text)
         self._add(self._take(end if end >= 0 else len(self._text)), pieces)
+        # design 3.13
         if end < 0:
             return False
+        # design 3.14
         self._state = self._in_tail if self._tail else self._between
         return True
 
     def _in_tail(self, pieces: list[Piece]) -> bool:
         """Skip the rest of the object around the arguments."""
         assert self._tail is not None
+        # design 3.15
         if not (rest := self._text.lstrip()):
             return False
         if rest[0] not in "},":
-            # The model has omitted the closing brace.
+            # The model has omitted the closing brace. (design 3.16)
             self._state = self._between
             return True
         end = self._tail.end(self._text)
+        # design 3.15
         if end < 0:
             return False
+        # design 3.17
         self._take(end)
         self._state = self._between
         return True
@@ -246,15 +264,18 @@ class CallReader:
     def _in_region(self, pieces: list[Piece]) -> bool:
         start = max(0, self._looked_at - _LONGEST_MARK)
         ends = [at + len(mark) for mark in self._form.closers if (at := self._text.find(mark, start)) >= 0]
+        # design 3.18
         if not ends:
             self._looked_at = len(self._text)
             return False
+        # design 3.19
         self._parse(self._take(min(ends)), pieces)
         self._state = self._in_text
         return True
 
     def _over(self, pieces: list[Piece]) -> bool:
         """Drop the rest: the maximum number of calls is reached."""
+        # design 3.20
         self._text = ""
         return False
 
@@ -284,8 +305,10 @@ class CallReader:
         return self._text[closed:].lstrip() if self._is_behind_call else self._text
 
     def _head(self, at: int) -> CallHead:
+        # design 4.1
         if self._text[at] == "{":
             return object_head(self._text, at, self._names, is_marked=self._is_open)
+        # design 4.2
         if not self._is_open:
             raise NotACall
         return named_head(self._text, at, self._names, self._form.prefix)
@@ -293,10 +316,12 @@ class CallReader:
     def _begin(self, head: CallHead, pieces: list[Piece]) -> None:
         self._is_open = False
         self._is_behind_call = True
+        # design 3.11
         if head.after >= 0:
             self._call(head.name, head.arguments, pieces)
             self._take(head.after)
             return
+        # design 3.12
         self._call(head.name, "", pieces)
         self._take(head.begin)
         self._arguments = JsonObjectEnd()
@@ -308,6 +333,7 @@ class CallReader:
         is_short = len(text) <= MAX_PARSED_CHARS
         calls, beside = self._whole(text) if self._whole and is_short else ([], text)
         calls = callable_ones(calls, self._names)
+        # design 5.6
         self._show(beside if calls else text, pieces)
         for name, arguments in calls[: self._most - len(self._calls)]:
             self._call(name, arguments, pieces)
@@ -320,7 +346,7 @@ class CallReader:
         ours = [(name, "".join(arguments)) for name, arguments in self._calls]
         beyond = missed_calls(ours, callable_ones(whole(text)[0], self._names))
         if beyond is None:
-            # The missing calls cannot be identified. The sent ones stand, and no function is called twice.
+            # The missing calls cannot be identified. The sent ones stand, and no function is called twice. (design 5.5)
             log.warning("tool_call_parsers_disagree", streamed=len(ours))
             return
         # A call of an unknown function may be text that only looks like a call, and was sent as text.

@@ -61,11 +61,12 @@ class HarmonyReader:
         """Read the header of a part; return whether its kind is known."""
         begun = self._text.lstrip()
         if not any(mark.startswith(begun[: len(mark)]) for mark in MARKS):
-            # A part without a header.
+            # A part without a header. (design 6.1)
             self._begin("final", None, pieces)
             return True
         head, mark, rest = self._text.partition(_BODY)
         if not mark:
+            # design 6.1
             if len(self._text) <= _MAX_HEAD_CHARS:
                 return False
             self._begin("final", None, pieces)
@@ -77,7 +78,9 @@ class HarmonyReader:
 
     def _begin(self, channel: str, function: str | None, pieces: list[Piece]) -> None:
         self._in_head = False
+        # design 6.3
         self._is_thought = channel == "analysis" and function is None
+        # design 6.2
         self._is_call = function is not None and self._names is not None and self._names.may_be_called(function)
         self._is_dropped = self._is_call and self.count >= self._most
         if self._is_call and not self._is_dropped:
@@ -87,6 +90,7 @@ class HarmonyReader:
     def _body(self, pieces: list[Piece]) -> bool:
         """Pass on a part's text; return whether the part has ended."""
         ends = [at for mark in _ENDS if (at := self._text.find(mark)) >= 0]
+        # design 6.4
         if ends:
             self._add(self._text[: min(ends)], pieces)
             self._text = self._text[min(ends) :]

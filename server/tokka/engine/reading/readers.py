@@ -50,6 +50,7 @@ class Readers:
             case TextDelta():
                 reader = self._reader(event.index)
                 yield from reader.read(event)
+                # design 7.1
                 if reader.has_all_calls:
                     self._ended.add(event.index)
                     self._end(event.index)
@@ -121,6 +122,7 @@ class ChoiceReader:
         tools = self._reading.tools
         # As in OpenAI's API, a call of a named function keeps the finish reason, since the model did not choose it.
         has_called = self._calls.count and tools is not None and tools.choice != "named"
+        # design 7.2
         yield replace(done, finish_reason="tool_calls") if has_called and not is_cut else done
 
     def _events(self, text: str) -> Iterator[Event | str]:
@@ -185,12 +187,17 @@ class _NamedCall:
 
 def _call_reader(reading: ReadingPlan) -> CallReader | HarmonyReader | _NamedCall | _PlainText:
     tools = reading.tools
+    # design 1.4
     if reading.is_harmony:
         return HarmonyReader(tools)
+    # design 1.7
     if tools is None:
         return _PlainText()
+    # design 1.8
     if tools.name is not None:
         return _NamedCall(tools.name)
+    # design 1.9
     if tools.choice == "required":
         return CallReader(ARRAY, tools)
+    # design 1.7, 1.10
     return _PlainText() if reading.form is None else CallReader(reading.form, tools, reading.whole)

@@ -34,16 +34,19 @@ class ThoughtReader:
         if not self._has_begun and not self._begin():
             return ("", self._rest()) if self.is_over else ("", "")
         thoughts, end, answer = self._text.partition(self._thoughts.end)
+        # design 2.4
         if end:
             self.is_over = True
             self._text = ""
             return thoughts, answer
+        # design 2.5
         certain = len(self._text) - _overlap(self._text, self._thoughts.end)
         thoughts, self._text = self._text[:certain], self._text[certain:]
         return thoughts, ""
 
     def finish(self) -> tuple[str, str]:
         """Return the held text when the text has ended, as reasoning and answer."""
+        # design 2.6
         return (self._rest(), "") if self._has_begun or self._thoughts.begins else ("", self._rest())
 
     def _begin(self) -> bool:
@@ -51,10 +54,13 @@ class ThoughtReader:
         begun = self._text.lstrip()
         if self._thoughts.start.startswith(begun) and begun != self._thoughts.start:
             # Undecided: this may become the start marker, which is not part of the reasoning even with `begins`.
+            # design 2.1
             return False
+        # design 2.2
         if begun.startswith(self._thoughts.start):
             self._text = begun[len(self._thoughts.start) :]
         elif not self._thoughts.begins:
+            # design 2.3
             self.is_over = True
             return False
         self._has_begun = True

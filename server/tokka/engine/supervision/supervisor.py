@@ -156,6 +156,7 @@ class Supervisor:
             self._next_start_s = time.monotonic() + (delay_s or 0.0)
             log.error("engine_died", reason=death.reason, detail=death.detail, served_s=round(served_s, 1))
             await self._close_engine()
+            # vllm/design 5.3.1
             if delay_s is None:
                 raise StartupError(
                     f"the engine died {self._policy.quick_deaths}x in a row soon after its start; last cause:"
@@ -188,6 +189,7 @@ class Supervisor:
             self._died_s = time.monotonic()
             return death
         except StartupError as error:
+            # vllm/design 5.3
             if self._info is None:
                 # Anyone can read the probes. The reason may name files, so only the operator gets it.
                 self._move("failed", "failed", "the engine could not be started")
@@ -222,6 +224,7 @@ class Supervisor:
         async with _Pinging(engine) as pinging:
             while True:
                 stats = engine.stats()
+                # vllm/design 5.1
                 if stats.death:
                     # The cause of a process's end is known a moment after the end itself.
                     await asyncio.sleep(_DETAIL_S)
@@ -230,6 +233,7 @@ class Supervisor:
                 observation = Observation(
                     stats.steps, stats.unfinished, pinging.answers, pinging.awaits_answer, activity
                 )
+                # vllm/design 5.1.1
                 if stall := watchdog.observe(observation, time.monotonic()):
                     return Death(stall.reason, str(stall))
                 await asyncio.sleep(_LOOK_EVERY_S)

@@ -72,13 +72,14 @@ class VllmEngine:
         # The thread ends after the start. An engine starts only once.
         self._starter.shutdown(wait=False)
         info = await asyncio.wrap_future(self._starting)
+        # design 1.9
         report("warming up", "first requests of each kind")
         try:
             constrained = await self._ready().language.grammars.start()
             await warm_up(self.generate, TokensPrompt(_warmup_ids(info)), constrained=constrained)
             info = await self._measured(info)
         except TokkaError as error:
-            # `error` is meant for clients and hides the cause.
+            # `error` is meant for clients and hides the cause (design 1.9.3).
             reason = self._death() or self._cause(error.__cause__ or error)
             raise StartupError(f"the engine failed its first requests: {reason}") from error
         self._llm.output_processor.stats.record()
@@ -120,6 +121,7 @@ class VllmEngine:
 
     def _death(self) -> str | None:
         ended = self._processes.ended() if self._processes else None
+        # design 5.1
         if not ended and not (self._llm is not None and self._llm.errored):
             return None
         exits = {**self._worker_exits(), **self._core_exits()}
@@ -131,6 +133,7 @@ class VllmEngine:
         return dict(manager.finished_procs()) if hasattr(manager, "finished_procs") else {}
 
     async def close(self) -> None:
+        # design 5.4
         self._closing = True
         llm = self._llm
         _end_generations(llm)
@@ -148,6 +151,7 @@ class VllmEngine:
     def _stop(self) -> None:
         while self._starting is not None and not self._starting.done():
             # Killing its processes ends a running start. Between processes the start checks whether to continue.
+            # design 5.4
             kill_engine()
             wait([self._starting], timeout=_STOP_POLL_S)
         try:
@@ -163,13 +167,17 @@ class VllmEngine:
         self._resources.close()
 
     def _start(self, report: ReportPhase) -> ModelInfo:
+        # design 1.1
         model, arguments, offline = self._prepare(report)
+        # design 1.3
         self._cache_root = apply_execution(self._options, arguments, cpu=self._cpu)
         self._check_wanted()
+        # design 1.4
         folder = self._resources.enter_context(EngineFolder(os.environ))
         if not self._options.verbose:
             self._output = self._resources.enter_context(EngineLog(folder.path))
             os.environ[OUTPUT_VARIABLE] = self._output.path
+        # design 1.5
         prepare_environment(
             os.environ,
             cpu=self._cpu,
@@ -179,6 +187,7 @@ class VllmEngine:
             verbose=self._options.verbose,
             cache_root=self._cache_root,
         )
+        # design 1.6
         report("loading weights", self._options.served_name)
         try:
             self._llm = self._build(arguments)
@@ -191,6 +200,7 @@ class VllmEngine:
         return self._describe()
 
     def _check_wanted(self) -> None:
+        # design 1.6.1
         if self._closing:
             raise StartupError("stopped while starting")
 
@@ -198,11 +208,13 @@ class VllmEngine:
         """Return the model, the engine's arguments, and whether to stay offline."""
         options = self._options
         folder = options.local_folder()
+        # design 1.1.2
         if options.model is None:
             report("installing model", "")
             folder = embedded_model(
                 options.cache_dir, lambda detail: report("installing model", detail), self._check_wanted
             )
+        # design 1.1.3
         if folder:
             model, files = str(folder), read_model_folder(folder, options.load_format)
         else:
@@ -232,7 +244,7 @@ class VllmEngine:
         usage = UsageContext.OPENAI_API_SERVER
         config = engine_args.create_engine_config(usage)
         if "long_prefill_token_threshold" not in arguments:
-            # By default a long prompt takes the whole step. Half a step leaves room for a short prompt.
+            # By default a long prompt takes the whole step. Half a step leaves room for a short prompt (design 1.6.2).
             scheduler = config.scheduler_config
             half = max(1, scheduler.max_num_batched_tokens // 2)
             scheduler.long_prefill_token_threshold = min(half, config.model_config.max_model_len)
@@ -245,6 +257,7 @@ class VllmEngine:
         renderer = Renderer(
             tokenizer, self._options.chat_template, max_model_len, vocab_size, raw_chat=self._options.raw_chat
         )
+        # design 1.8
         if problem := renderer.template_problem():
             raise StartupError(f"the chat template is invalid; correct it or give another --chat-template: {problem}")
         language = Language(

@@ -43,6 +43,7 @@ def translate(error: Exception, constraint: Constraint | None = None) -> Excepti
     from vllm.exceptions import GracefulHTTPError, VLLMClientError
     from vllm.v1.engine.exceptions import EngineDeadError
 
+    # design 4.8
     match error:
         case TokkaError():
             return error
@@ -59,6 +60,7 @@ def translate(error: Exception, constraint: Constraint | None = None) -> Excepti
 
 
 def _ended(error: EndedByEngine, constraint: Constraint | None) -> EngineError:
+    # design 4.6
     if constraint is None:
         return EngineError(f"The engine ended this request: {error}.")
     # guidance.py ends a request at a limit of the library, or if no token satisfies the schema.
@@ -117,6 +119,7 @@ def core_exits(error: BaseException) -> dict[str, int]:
 
 def death_of(ended: str | None, exits: Mapping[str, int], last_error: str | None, *, out_of_memory: bool) -> str:
     """Return why a ready engine died. `ended`: the process that was found to have ended, if any."""
+    # design 5.2
     for name, code in _killed(exits).items():
         return f"the process {name} {exit_words(code, out_of_memory=out_of_memory)}"
     what = f"the process {ended} ended" if ended else "the engine stopped"

@@ -15,6 +15,7 @@ def install_fast_path(llm: Any) -> Any:
     from tokka.engine.vllm.step_socket import StepSocket
 
     # vLLM reads the environment several times per token, and per request the tokenizer, through three layers.
+    # design 1.8
     enable_envs_cache()
     eos = llm.renderer.get_eos_token_id()
     llm.renderer.get_eos_token_id = lambda: eos

@@ -86,7 +86,9 @@ class Generations:
         buffer = EventBuffer(batches=not request.stream)
         outputs = [self._outputs(prepared, at, buffer) for at in range(len(prompts))]
         reading = prepared.reading
+        # design 4.3
         readers = None if reading is None else Readers(reading, lambda index: outputs[index // n].end(index))
+        # design 2.6
         yield Accepted(tuple(prompts), tuple(prepared.limits))
 
         try:
@@ -111,6 +113,7 @@ class Generations:
         reasoning_tokens = 0
         if readers is not None and reading is not None and reading.count_thoughts:
             reasoning_tokens = await asyncio.to_thread(lambda: readers.reasoning_tokens)
+        # design 4.9
         yield Finished(
             Usage(
                 prompt_tokens=sum(map(len, prompts)),
@@ -127,15 +130,18 @@ class Generations:
         for prompt in request.prompts:
             prompts.append(await language.renderer.token_ids(prompt, request.tenant, kept))
             await slices.rest()
+        # design 2.2
         check_token_ids(sampling, self._limits.vocab_size)
         bounds = self._limits
         limits = [
             allowed_tokens(request, len(ids), bounds.max_model_len, bounds.max_completion_tokens, bounds.default_tokens)
             for ids in prompts
         ]
+        # design 2.3
         constraint = language.parsers.constraint(request)
         if sampling.thinking_token_budget is not None:
             self._check_budget(constraint)
+        # design 2.5
         copies = sampling.n if is_greedy(sampling, self._defaults) else 1
         choices = len(prompts) * sampling.n // copies
         grammar = None
@@ -143,7 +149,9 @@ class Generations:
             grammar = await compile_loosening(language.grammars, constraint, request.tenant, choices)
         words = sampling.bad_words
         bad_words = await language.renderer.bad_words(words, request.tenant) if words else None
+        # design 2.4
         reading = language.parsers.reading(request, prompts[0])
+        # design 2.4.2
         if reading is not None and language.parsers.shows_special(reading):
             request = replace(request, sampling=replace(sampling, skip_special_tokens=False))
         return _Prepared(request, prompts, limits, copies, constraint, grammar, bad_words, reading)
@@ -152,6 +160,7 @@ class Generations:
         """Raise InvalidRequest if the engine cannot enforce a reasoning budget for this request."""
         name = "thinking_token_budget"
         config = self._llm.vllm_config.reasoning_config
+        # design 2.3.3
         if config is None or not config.enabled:
             raise UnsupportedParameter(
                 f"'{name}' needs a server with a --reasoning-parser for this model. Leave it out.", param=name
@@ -183,6 +192,7 @@ class Generations:
     @asynccontextmanager
     async def _running(self, prepared: _Prepared, outputs: list[PromptOutputs]) -> AsyncIterator[None]:
         """Run the prompts on the engine during the block. If the block ends early, abort them."""
+        # design 2.7
         if self._is_closed:
             raise EngineDied
         llm, steps = self._llm, self._llm.output_processor
@@ -193,6 +203,7 @@ class Generations:
             yield
         finally:
             left = [request_id for request_id in ids if steps.forget(request_id)]
+            # design 4.4
             if left and not self._is_closed and not llm.errored:
                 await llm.abort(left)
 

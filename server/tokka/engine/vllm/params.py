@@ -119,6 +119,7 @@ def _check_types(fields: Mapping[str, Any]) -> None:
         values = value if isinstance(value, list) else [*value, *value.values()] if isinstance(value, dict) else [value]
         allowed = (int, float) if isinstance(value, dict) else (kind,)
         for item in values:
+            # design 2.5
             if type(item) not in allowed or (type(item) is int and not -_INT64_MAX - 1 <= item <= _INT64_MAX):
                 raise EngineError(f"The server built an invalid value for {name}; the request was not run.", param=name)
 

@@ -49,16 +49,22 @@ class Parsers:
     def reading(self, request: GenerateRequest, prompt_ids: Sequence[int]) -> ReadingPlan | None:
         """Return how to read the choices of a request; None if they are plain text."""
         prompt = request.prompts[0]
+        # design 2.4.1
+        # reading/design 1.3
         if not isinstance(prompt, ChatPrompt):
             return None
         tools = prompt.tools
         auto = tools is not None and tools.choice == "auto"
+        # design 2.4.1
+        # reading/design 1.4
         if self._is_harmony and request.sampling.constraint is None:
             return ReadingPlan(tools=tools, is_harmony=True, count_thoughts=self._count_parts)
+        # reading/design 1.5
         if tools is None and self.thoughts is None:
             return None
         return ReadingPlan(
             tools=tools,
+            # design 2.4.2
             form=self._form if auto else None,
             whole=self._whole(tools) if auto and tools else None,
             thoughts=self._thoughts_after(prompt_ids) if self.thoughts else None,
@@ -69,8 +75,10 @@ class Parsers:
         """Return the constraint on a request's choices, from the request or its tools. Raises InvalidRequest."""
         prompt = request.prompts[0]
         tools = prompt.tools if isinstance(prompt, ChatPrompt) else None
+        # design 2.3.1
         if tools is None or tools.schemas is None:
             return request.sampling.constraint
+        # design 2.3.2
         if self._form != FORMS[FALLBACK_PARSER]:
             if tools.answer is None:
                 return None
@@ -92,11 +100,13 @@ class Parsers:
         return any(special in mark for mark in marks for special in self._special)
 
     def _call_parser(self, template: Any, name: str | None) -> str:
+        # reading/design 1.1
         if name is None:
             found = parser_of(template) if knows_tools(template) else None
             origin = "template" if found else "fallback"
             log.info("tool_call_parser", parser=found or FALLBACK_PARSER, chosen_by=origin)
             return found or FALLBACK_PARSER
+        # reading/design 1.2
         if template is not None and not knows_tools(template) and name != FALLBACK_PARSER:
             raise ConfigurationError(
                 f"--tool-call-parser {name}: the model's chat template does not support tools, so Tokka asks for tool "
@@ -148,6 +158,7 @@ class Parsers:
         """Return how reasoning begins after this prompt, which may have begun it already or ruled it out."""
         assert self.thoughts is not None
         tail = self._tail(prompt_ids)
+        # reading/design 1.6
         if tail.endswith(self.thoughts.start):
             return ThoughtMarks(self.thoughts.start, self.thoughts.end, begins=True)
         if tail.endswith(self.thoughts.end):

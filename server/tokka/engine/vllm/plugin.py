@@ -23,12 +23,14 @@ _EXIT_S = 2.0
 
 def install() -> None:
     """Set up an engine process. Entry point of vllm.general_plugins; does nothing in the server's own process."""
+    # design 1.7
     if "tokka" not in os.environ.get("VLLM_PLUGINS", "").split(","):
         # Another program in the same environment: its vLLM loads every installed plugin.
         return
     parent = multiprocessing.parent_process()
     if parent is None or parent.pid is None:
         return
+    # design 5.5
     end_with(parent.pid)
     leave_interrupts_to_the_server()
     _redirect_output()

@@ -114,11 +114,12 @@ class PromptOutputs:
     ) -> bool:
         """Pass on a step's tokens; return whether the choice has ended. `scores`: as in `SequenceOutputs.take`."""
         if not self._limit:
-            # The request only scores the prompt. Drop the token that the engine had to generate.
+            # The request only scores the prompt. Drop the token that the engine had to generate (design 3.6).
             if reason:
                 self._for_each_copy(first, None, ChoiceDone(first, "length"))
             return reason is not None
         ended: FinishReason | None = None
+        # design 4.2
         if reason is not None:
             ended = "stop" if reason == "stop" else "length"
         logprobs = None
@@ -126,6 +127,7 @@ class PromptOutputs:
             rows = zip(scores.logprob_token_ids.tolist(), scores.logprobs.tolist(), strict=True)
             logprobs = [self._as_shown(self._scored(*row)) for row in rows]
         delta, done = choice.take(token_ids, ended, stop, logprobs)
+        # design 3.6
         if self._copies == 1:
             self._buffer.put(delta, done)
         else:
@@ -193,11 +195,14 @@ class SequenceOutputs:
         `reason`: why vLLM ended the sequence. `stop`: id of the token that ended it. `scores`: vLLM's LogprobsLists, if
         any; one row per token, with its own id and logprob first.
         """
+        # design 3.5
         if self._prompt.is_ended(self._first):
             return True
+        # design 4.6
         if reason not in (None, "stop", "length"):
             self._prompt.fail(EndedByEngine(reason))
             return True
+        # design 3.5
         if reason is None and self._prompt.reader_can_wait():
             self._kept += token_ids
             return False

@@ -76,6 +76,7 @@ class Renderer:
         `to_run`: replace an empty text by the start of a document. Refuse a text that cannot fit the context, without
         tokenising all of it.
         """
+        # design 2.1
         if isinstance(prompt, TokensPrompt):
             return self._checked(kept.of(prompt.token_ids) if kept else prompt.token_ids)
         ids = await self._apart(tenant, text_chars(prompt), partial(self._render, prompt, kept, to_run))
@@ -155,6 +156,7 @@ class Renderer:
         match prompt:
             case TextPrompt(text):
                 written, param = Written(text), "prompt"
+            # design 2.1.1
             case ChatPrompt() if self._chat is None:
                 raise NoChatTemplate
             case ChatPrompt():
@@ -165,6 +167,7 @@ class Renderer:
         ids = self._token_ids(written, prompt)
         if not to_run:
             return ids
+        # design 2.1.4
         if not ids and not written.text:
             ids = self._document_start()
         if not ids:
@@ -175,6 +178,7 @@ class Renderer:
         # A template writes the special tokens itself.
         is_chat = isinstance(prompt, ChatPrompt)
         special = not is_chat if prompt.add_special_tokens is None else prompt.add_special_tokens
+        # design 2.1.3
         if is_chat and self._control and self._control.needs_care(written):
             return self._control.token_ids(written, add_special_tokens=special)
         ids: list[int] = self._tokenizer(written.text, add_special_tokens=special)["input_ids"]
@@ -190,6 +194,7 @@ class Renderer:
         if kept is not None:
             chars = min(self._most_chars, kept.keep * self._longest_token_chars)
             return written.first(chars) if kept.cuts_end else written.last(chars)
+        # design 2.1.2
         if len(written.text) <= self._most_chars:
             return written
         raise ContextLengthExceeded(
@@ -206,6 +211,7 @@ class Renderer:
         for at in range(0, len(text), _PROBE_CHARS):
             tokens += len(self._tokenizer(text[at : at + _PROBE_CHARS], add_special_tokens=False)["input_ids"])
             tokens -= _PROBE_SLACK
+            # design 2.1.2
             if tokens > self._max_model_len:
                 raise ContextLengthExceeded(
                     f"This model's maximum context length is {self._max_model_len} tokens. Your {param} of {len(text)} "

@@ -33,6 +33,7 @@ class StepHandler(asyncio.Queue[Exception]):
         self._aborts: set[asyncio.Task[None]] = set()
 
     def put_nowait(self, item: Any) -> None:
+        # design 3.2
         if isinstance(item, Exception):
             super().put_nowait(item)
             return
@@ -52,6 +53,7 @@ class StepHandler(asyncio.Queue[Exception]):
             self._abort(stopped)
             if is_done:
                 self._waiting.popleft()
+            # design 3.3
             if self._waiting and time.thread_time() > until_s:
                 asyncio.get_running_loop().call_soon(self._work)
                 return
@@ -80,6 +82,7 @@ class _Step:
         self._at += _PART
         is_done = self._at >= len(step.outputs)
         if is_done:
+            # design 3.10
             self._steps.stats.times.add(step)
             self._steps.update_scheduler_stats(step.scheduler_stats)
             self._steps.stats.add(step.engine_index, step.scheduler_stats, self._iteration)

@@ -63,19 +63,19 @@ class StepProcessor(OutputProcessor):  # type: ignore[misc]
         for output in engine_core_outputs:
             state = self.request_states.get(output.request_id)
             if state is None:
-                # The request was aborted meanwhile.
+                # The request was aborted meanwhile (design 3.4).
                 continue
             self._update_stats_from_output(state, output, engine_core_timestamp, iteration_stats)
             try:
                 is_over = self._take(state, output)
             except Exception as error:
-                # A fault in Tokka's code for one request must not end the others, as a raised error would.
+                # A fault in Tokka's code for one request must not end the others, as a raised error would (design 4.7).
                 state.queue.put(error)
                 is_over = True
             if is_over:
                 self._end(state, output, iteration_stats)
                 if not output.finished:
-                    # A stop string ended the sequence; vLLM does not see stop strings.
+                    # A stop string ended the sequence; vLLM does not see stop strings (design 4.1).
                     stopped.append(output.request_id)
         return OutputProcessorOutput(request_outputs=[], reqs_to_abort=stopped)
 
@@ -85,6 +85,7 @@ class StepProcessor(OutputProcessor):  # type: ignore[misc]
 
         vLLM's own processing of logprobs is left out: it would keep an object for each until the request ends.
         """
+        # design 3.4
         if state.is_prefilling:
             state.is_prefilling = False
             if output.prefill_stats is not None:

@@ -27,6 +27,7 @@ class StepSocket:
 
     async def recv_multipart(self, flags: int = 0, copy: bool = True, track: bool = False) -> list[Any]:
         # Reading the events clears all signals so far, so the next message makes the descriptor readable.
+        # design 3.1
         while not self._socket.get(self._events) & self._has_message:
             await self._readable()
         # Nothing blocks from here: all parts of a message arrive together.

@@ -23,6 +23,7 @@ class Vocabulary:
         In a byte-level vocabulary a text is the joined bytes of its tokens: one table look-up per token. The library
         instead decodes the last few tokens twice for each new token and compares the texts.
         """
+        # design 3.7
         if self._is_byte_level:
             return _byte_decoder(self.table, skip_special)
         return _library_decoder(self._tokenizer, request)

@@ -87,6 +87,7 @@ class VllmOptions:
 
     def check(self) -> None:
         """Check parser names and the model folder's config, but not the weights. Quick. Raises StartupError."""
+        # design 1.1.1
         has_own = "reasoning_parser_plugin" in parse_pairs(self.engine_args)
         check_parser_names(self.tool_call_parser, None if has_own else self.reasoning_parser)
         if folder := self.local_folder():
@@ -145,11 +146,13 @@ def engine_arguments(options: VllmOptions, model: str, files: ModelFiles, *, cpu
     if options.max_num_seqs is not None:
         arguments["max_num_seqs"] = options.max_num_seqs
     if cpu:
+        # design 1.2.1
         if options.kv_cache_bytes is None:
             arguments["kv_cache_memory_bytes"] = _cpu_cache_bytes(options, files)
         # All running requests wait for each step, and its prompt tokens determine how long it takes. With vLLM's
         # default of 2048 tokens that is a second or more.
         arguments["max_num_batched_tokens"] = max(_CPU_STEP_TOKENS, options.max_num_seqs or 0)
+    # design 1.2.2
     if cpu and options.ranks == 1 and options.data_parallel_size == 1:
         arguments["distributed_executor_backend"] = "uni"
     return arguments | parse_pairs(options.engine_args)
@@ -166,6 +169,7 @@ def _tensor_parallel_size(options: VllmOptions, files: ModelFiles, *, cpu: bool)
         return 1
     if options.pipeline_parallel_size > 1:
         raise ConfigurationError("--tensor-parallel-size auto needs --pipeline-parallel-size 1; else give a number")
+    # design 1.2.3
     return choose_tensor_parallel(
         _measure(options, files),
         visible_devices(),
@@ -217,6 +221,7 @@ def _cpu_cache_bytes(options: VllmOptions, files: ModelFiles) -> int:
     free = available_memory_bytes()
     copies = options.data_parallel_size
     room = (free - weight_bytes * copies - _RESERVE_BYTES) // (options.ranks * copies)
+    # design 1.2.1
     if room < least:
         raise StartupError(
             f"not enough memory: the weights take {weight_bytes / GIB:.1f} GiB, the KV cache for one sequence of "

@@ -51,15 +51,20 @@ class Choice:
 
 def choose(optimize: Optimize | None, facts: Facts) -> Choice:
     """Choose how to execute if --enforce-eager does not decide it."""
+    # design 1.3.2
     if optimize == "start":
         return Choice(True, "--optimize start")
+    # design 1.3.3
     if not facts.cpu:
         # vLLM's own default. vLLM brings everything that it needs to compile for a GPU.
         return Choice(False, "the engine runs on a GPU")
+    # design 1.3.4
     if facts.obstacle:
         return Choice(True, facts.obstacle)
+    # design 1.3.5
     if facts.compiled_before:
         return Choice(False, "compiled at an earlier start")
+    # design 1.3.6
     if optimize == "throughput":
         return Choice(False, "--optimize throughput; this start compiles for a minute or more, later starts do not")
     return Choice(True, "no compiled code exists for this configuration yet; --optimize throughput compiles it")
@@ -75,6 +80,7 @@ def apply_execution(
     named_by_operator = own is not None and not Path(own).is_relative_to(cache_dir)
     folder = cache_dir / "compiled" / _key(arguments)
     before = not named_by_operator and cpu and _is_whole(folder)
+    # design 1.3.1
     if options.enforce_eager is None and "enforce_eager" not in parse_pairs(options.engine_args):
         obstacle = _obstacle(cache_dir, environ, room_needed=not before) if cpu else None
         choice = choose(options.optimize, Facts(cpu=cpu, compiled_before=before, obstacle=obstacle))

@@ -37,6 +37,7 @@ def check_devices() -> None:
     """Raise StartupError if this process sees no device. Imports vllm."""
     from vllm.platforms import current_platform as platform
 
+    # design 1.2.4
     if platform.is_unspecified() or platform.device_count() == 0:
         raise no_devices()
 

