@@ -57,6 +57,7 @@ NOT_IN_A_SCHEMA = re.compile(
     r"|response_format and structured_outputs cannot be combined"
     r"|cannot be combined with (response_format|structured_outputs)"
     r"|in a schema"
+    r"|A schema must be JSON with numbers of at most 64 bits"
     r"|needs a real engine"
     r"|is not in the calendar"
     r"|'since': it must not be after until"
