@@ -8,6 +8,7 @@ import pytest
 
 from tokka.planner.gpus import GIB, GPU_NAMES, find_gpu
 from tokka.planner.layout import Layout, lay_out
+from tokka.planner.model_config import ModelConfig
 from tokka.planner.presets import find_preset
 from tokka.planner.sizing import measure
 
@@ -16,7 +17,7 @@ def layout_of(name: str, gpu: str, count: int, **options: Any) -> Layout:
     preset, device = find_preset(name), find_gpu(gpu)
     assert preset is not None
     assert device is not None
-    return lay_out(measure(preset.config, **options), device.memory_bytes, count)
+    return lay_out(measure(ModelConfig.of(preset.config), **options), device.memory_bytes, count)
 
 
 def test_poro_34b_on_a_node_of_lumi() -> None:
@@ -77,12 +78,12 @@ def test_a_shorter_context_makes_more_fit() -> None:
 def test_a_cache_of_a_given_size_decides() -> None:
     preset = find_preset("Poro-34B")
     assert preset is not None
-    layout = lay_out(measure(preset.config), 64 * GIB, 8, cache_bytes=10 * GIB)
+    layout = lay_out(measure(ModelConfig.of(preset.config)), 64 * GIB, 8, cache_bytes=10 * GIB)
     assert layout.recommended is not None
     assert layout.recommended.size == 2
     assert layout.recommended.cache_bytes == 10 * GIB
     assert layout.reason.endswith("the requested KV cache")
-    assert lay_out(measure(preset.config), 64 * GIB, 2, cache_bytes=40 * GIB).recommended is None
+    assert lay_out(measure(ModelConfig.of(preset.config)), 64 * GIB, 2, cache_bytes=40 * GIB).recommended is None
 
 
 def test_devices_that_hold_no_whole_copy_are_idle() -> None:

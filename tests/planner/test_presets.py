@@ -8,6 +8,7 @@ import pytest
 
 from tokka.planner.gpus import find_gpu
 from tokka.planner.layout import lay_out
+from tokka.planner.model_config import ModelConfig
 from tokka.planner.presets import FOLDER, find_preset, read_preset
 from tokka.planner.sizing import count_parameters, measure
 
@@ -21,7 +22,7 @@ def test_preset_has_a_source_and_the_published_number_of_parameters(file: Path) 
     assert preset.source
     assert all(source.startswith("https://") for source in preset.source)
     assert preset.kind in ("base", "chat")
-    parameters = count_parameters(preset.config)
+    parameters = count_parameters(ModelConfig.of(preset.config))
     assert parameters is not None
     assert parameters.total / 1e9 == pytest.approx(preset.parameters_b, rel=0.005)
 
@@ -30,7 +31,7 @@ def test_preset_has_a_source_and_the_published_number_of_parameters(file: Path) 
 def test_preset_fits_a_node_of_large_devices(file: Path) -> None:
     gpu = find_gpu("MI300X")
     assert gpu is not None
-    assert lay_out(measure(read_preset(file).config), gpu.memory_bytes, 8).recommended is not None
+    assert lay_out(measure(ModelConfig.of(read_preset(file).config)), gpu.memory_bytes, 8).recommended is not None
 
 
 @pytest.mark.parametrize("name", ["Poro-34B-chat", "poro-34b-CHAT", "LumiOpen/Poro-34B-chat"])

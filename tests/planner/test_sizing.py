@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from tokka.errors import ConfigurationError
+from tokka.planner.model_config import ModelConfig
 from tokka.planner.parameters import count_parameters
 from tokka.planner.presets import find_preset
-from tokka.planner.sizing import attention_heads, check_tensor_parallel, context_length, kv_bytes_per_token, measure
+from tokka.planner.sizing import check_tensor_parallel, kv_bytes_per_token, measure
 
 # Uses BLOOM's names, and has no context length, since ALiBi needs none.
 PORO_34B = {"model_type": "bloom", "hidden_size": 7168, "n_layer": 54, "n_head": 56, "torch_dtype": "bfloat16"}
@@ -38,40 +39,40 @@ GPT2 = {"model_type": "gpt2", "n_embd": 768, "n_layer": 12, "n_head": 12, "n_pos
     ],
 )
 def test_kv_cache_per_token(config: dict[str, Any], dtype: str, expected: int) -> None:
-    assert kv_bytes_per_token(config, dtype) == expected
+    assert kv_bytes_per_token(ModelConfig.of(config), dtype) == expected
 
 
 @pytest.mark.parametrize("missing", ["hidden_size", "n_layer", "n_head"])
 def test_kv_cache_per_token_is_unknown_where_the_config_does_not_say(missing: str) -> None:
     config = {name: value for name, value in PORO_34B.items() if name != missing}
-    assert kv_bytes_per_token(config, "auto") is None
+    assert kv_bytes_per_token(ModelConfig.of(config), "auto") is None
 
 
 @pytest.mark.parametrize(("config", "heads"), [(PORO_34B, 56), (SMOLLM2_135M, 9), ({}, None)])
 def test_attention_heads_go_by_several_names(config: dict[str, Any], heads: int | None) -> None:
-    assert attention_heads(config) == heads
+    assert ModelConfig.of(config).heads == heads
 
 
 @pytest.mark.parametrize(("config", "length"), [(PORO_34B, 2048), (SMOLLM2_135M, 8192), (GPT2, 1024)])
 def test_context_length_is_the_declared_one_or_2048(config: dict[str, Any], length: int) -> None:
-    assert context_length(config) == length
+    assert ModelConfig.of(config).context_length == length
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 7, 8, 14, 28, 56])
 def test_poro_splits_over_the_divisors_of_its_heads(size: int) -> None:
-    assert check_tensor_parallel(PORO_34B, size) is None
+    assert check_tensor_parallel(ModelConfig.of(PORO_34B), size) is None
 
 
 @pytest.mark.parametrize("size", [3, 16, 112])
 def test_a_size_that_does_not_divide_the_heads_is_answered_with_those_that_do(size: int) -> None:
-    reason = check_tensor_parallel(PORO_34B, size)
+    reason = check_tensor_parallel(ModelConfig.of(PORO_34B), size)
     assert reason is not None
     assert f"{size} devices" in reason
     assert reason.endswith("valid sizes are 1, 2, 4, 7, 8, 14, 28, 56")
 
 
 def test_an_unknown_number_of_heads_is_left_to_the_engine() -> None:
-    assert check_tensor_parallel({}, 3) is None
+    assert check_tensor_parallel(ModelConfig.of({}), 3) is None
 
 
 QWEN_05B = {"num_attention_heads": 14, "num_key_value_heads": 2, "hidden_size": 896, "intermediate_size": 4864}
@@ -112,7 +113,7 @@ def preset_config(name: str) -> dict[str, Any]:
     ],
 )
 def test_what_the_engine_cannot_split_is_named(config: dict[str, Any], size: int, reason: str) -> None:
-    problem = check_tensor_parallel(config, size)
+    problem = check_tensor_parallel(ModelConfig.of(config), size)
     assert problem is not None
     assert problem.startswith(reason)
 
@@ -121,12 +122,12 @@ def test_groups_of_a_quantization_are_not_cut() -> None:
     # Known from practice: with groups of 128, GPTQ and AWQ versions of this model split over at most 4 devices
     # (29568 = 231 * 128).
     config = preset_config("Qwen2.5-72B-Instruct")
-    assert check_tensor_parallel(config, 8) is None
-    assert "groups of 128" in str(check_tensor_parallel(config, 8, group=128))
+    assert check_tensor_parallel(ModelConfig.of(config), 8) is None
+    assert "groups of 128" in str(check_tensor_parallel(ModelConfig.of(config), 8, group=128))
 
 
 def test_fewer_kv_heads_than_devices_are_copied_and_save_no_more_memory() -> None:
-    size = measure(preset_config("Qwen2.5-7B-Instruct"))
+    size = measure(ModelConfig.of(preset_config("Qwen2.5-7B-Instruct")))
     per_head = 28 * 2 * 128 * 2
     assert [size.kv_bytes_on_device(devices) for devices in (1, 2, 4, 28)] == [
         4 * per_head,
@@ -137,7 +138,7 @@ def test_fewer_kv_heads_than_devices_are_copied_and_save_no_more_memory() -> Non
 
 
 def test_poro_34b() -> None:
-    size = measure(preset_config("Poro-34B"))
+    size = measure(ModelConfig.of(preset_config("Poro-34B")))
     assert f"{size.weight_bytes / 2**30:.1f}" == "63.7"
     assert size.kv_bytes_per_token == 2 * 54 * 7168 * 2
     assert f"{size.kv_bytes_per_token / 2**20:.2f}" == "1.48"
@@ -157,7 +158,7 @@ def test_poro_34b() -> None:
     ],
 )
 def test_parameters_are_counted_to_the_last_one(config: dict[str, Any], published: int) -> None:
-    parameters = count_parameters(config)
+    parameters = count_parameters(ModelConfig.of(config))
     assert parameters is not None
     assert parameters.total == published
 
@@ -167,7 +168,7 @@ def test_parameters_are_counted_to_the_last_one(config: dict[str, Any], publishe
     [("Mixtral-8x7B-Instruct-v0.1", 12.9), ("Qwen3-30B-A3B", 3.3), ("Qwen3-235B-A22B", 22.0)],
 )
 def test_a_token_passes_some_experts_only(name: str, billions: float) -> None:
-    parameters = count_parameters(preset_config(name))
+    parameters = count_parameters(ModelConfig.of(preset_config(name)))
     assert parameters is not None
     assert parameters.active / 1e9 == pytest.approx(billions, rel=0.02)
 
@@ -175,7 +176,7 @@ def test_a_token_passes_some_experts_only(name: str, billions: float) -> None:
 @pytest.mark.parametrize(("name", "gib"), [("gpt-oss-20b", 12.8), ("gpt-oss-120b", 60.8)])
 def test_mxfp4_weights_are_as_large_as_published(name: str, gib: float) -> None:
     # The checkpoint sizes are from the model card (arXiv 2508.10925).
-    assert measure(preset_config(name)).weight_bytes / 2**30 == pytest.approx(gib, abs=0.05)
+    assert measure(ModelConfig.of(preset_config(name))).weight_bytes / 2**30 == pytest.approx(gib, abs=0.05)
 
 
 @pytest.mark.parametrize(
@@ -183,10 +184,10 @@ def test_mxfp4_weights_are_as_large_as_published(name: str, gib: float) -> None:
 )
 def test_quantization_shrinks_matrices_and_leaves_embeddings(quantization: str, bits: float) -> None:
     config = preset_config("Llama-3.1-8B-Instruct")
-    parameters = count_parameters(config)
+    parameters = count_parameters(ModelConfig.of(config))
     assert parameters is not None
     expected = int(parameters.linear * bits / 8) + 2 * parameters.other
-    assert measure(config, quantization=quantization).weight_bytes == expected
+    assert measure(ModelConfig.of(config), quantization=quantization).weight_bytes == expected
 
 
 @pytest.mark.parametrize(
@@ -217,17 +218,22 @@ def test_quantization_shrinks_matrices_and_leaves_embeddings(quantization: str, 
     ],
 )
 def test_the_quantization_a_config_declares(declared: dict[str, Any], precision: str, group: int | None) -> None:
-    size = measure({**preset_config("Llama-3.1-8B-Instruct"), "quantization_config": declared}, quantization="int8")
+    size = measure(
+        ModelConfig.of({**preset_config("Llama-3.1-8B-Instruct"), "quantization_config": declared}), quantization="int8"
+    )
     assert (size.precision, size.group) == (precision, group)
 
 
 def test_weight_files_are_believed_before_the_config() -> None:
-    assert measure(PORO_34B, file_bytes=12345).weight_bytes == 12345
+    assert measure(ModelConfig.of(PORO_34B), file_bytes=12345).weight_bytes == 12345
 
 
 def test_fp8_halves_the_kv_cache() -> None:
     config = preset_config("Poro-34B")
-    assert 2 * measure(config, kv_cache_dtype="fp8").kv_bytes_per_token == measure(config).kv_bytes_per_token
+    assert (
+        2 * measure(ModelConfig.of(config), kv_cache_dtype="fp8").kv_bytes_per_token
+        == measure(ModelConfig.of(config)).kv_bytes_per_token
+    )
 
 
 @pytest.mark.parametrize(
@@ -240,4 +246,4 @@ def test_fp8_halves_the_kv_cache() -> None:
 )
 def test_what_cannot_be_counted_is_said(config: dict[str, Any], reason: str) -> None:
     with pytest.raises(ConfigurationError, match=reason):
-        measure(config)
+        measure(ModelConfig.of(config))

@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from tokka.planner.gpus import Gpu
     from tokka.planner.layout import Layout, Size
-    from tokka.planner.model_config import FoundModel
+    from tokka.planner.lookup import FoundModel
     from tokka.planner.sizing import ModelSize
 
 # Largest tensor-parallel size that is always listed, the usual device count of a node. Larger sizes only if valid.
@@ -41,7 +41,7 @@ def plan(
     """Show a model's memory needs, the tensor-parallel sizes that fit, and a recommendation. Exit code 1: none fits."""
     from tokka.cli.state import one_line
     from tokka.planner.layout import lay_out
-    from tokka.planner.model_config import find_model
+    from tokka.planner.lookup import find_model
     from tokka.planner.sizing import measure
 
     with one_line():
@@ -83,8 +83,7 @@ def _device_notes(device: Gpu, size: ModelSize, dtype: str) -> list[str]:
     notes = []
     if "fp8" in device.lacks and size.precision.startswith("fp8"):
         notes.append(f"{device.name} has no fp8: the engine will refuse this model on it")
-    declared = size.config.get("dtype") or size.config.get("torch_dtype")
-    if "bfloat16" in device.lacks and (dtype == "bfloat16" or (dtype == "auto" and declared == "bfloat16")):
+    if "bfloat16" in device.lacks and "bfloat16" in (dtype, size.config.dtype if dtype == "auto" else None):
         notes.append(f"{device.name} has no bfloat16: add --dtype float16")
     return notes
 
@@ -105,7 +104,7 @@ def _command(
     if dtype != "auto":
         words += ["--dtype", dtype]
     # For other methods, the config of the quantized model tells the engine.
-    if quantization in ("fp8", "bitsandbytes") and "quantization_config" not in found.config:
+    if quantization in ("fp8", "bitsandbytes") and found.config.quantization is None:
         words += ["--quantization", quantization]
     if kv_cache_dtype != "auto":
         words += ["--engine-arg", f"kv_cache_dtype={kv_cache_dtype}"]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tokka.errors import ConfigurationError, StartupError
 from tokka.planner.files import check_pointer, read_json, read_object
 from tokka.planner.hub import find_on_hub
+from tokka.planner.model_config import ModelConfig
 from tokka.planner.shards import check_weights, has_all_files
 from tokka.suggestions import did_you_mean
 
@@ -22,7 +21,7 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tekken.json", "vocab.j
 class ModelFiles:
     """A model's config, and the bytes of its weight files."""
 
-    config: Mapping[str, Any]
+    config: ModelConfig
     # None if the weights are not on this machine, or in a format that is not checked.
     weight_bytes: int | None
 
@@ -43,17 +42,18 @@ def read_hub_model(model: str, revision: str | None, load_format: str) -> ModelF
     Raises the errors of `read_model_folder`, and ConfigurationError for an id that the hub does not have.
     """
     found = find_on_hub(model, revision)
+    config = ModelConfig.of(found.config)
     if found.snapshot is None:
-        return ModelFiles(found.config, None)
+        return ModelFiles(config, None)
     if found.is_offline:
         check_text_files(found.snapshot)
     elif not has_all_files(found.snapshot, load_format):
         # The engine downloads the rest.
-        return ModelFiles(found.config, None)
-    return ModelFiles(found.config, check_weights(found.snapshot, load_format))
+        return ModelFiles(config, None)
+    return ModelFiles(config, check_weights(found.snapshot, load_format))
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> ModelConfig:
     """Return the model's config. Raises the errors of `read_model_folder`."""
     # Not a ConfigurationError, here and below: the folder may appear when its file system is mounted later.
     try:
@@ -73,7 +73,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise StartupError(f"the model folder {folder} is empty; check that its file system is mounted")
     if not (folder / "config.json").exists():
         raise ConfigurationError(f"{folder} has no config.json: it is not a model folder")
-    return read_object(folder / "config.json")
+    return ModelConfig.of(read_object(folder / "config.json"))
 
 
 def _folders_beside(folder: Path) -> list[str]:

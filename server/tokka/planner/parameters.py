@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+
+from tokka.planner.model_config import ModelConfig, VisionConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +48,8 @@ class _Family:
     # A learnt attention sink, one logit per head.
     sinks: bool = False
     expert_bias: bool = False
-    defaults: Mapping[str, int] | None = None
 
 
-_GEMMA = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256}
 _FAMILIES = {
     "llama": _Family(),
     "mistral": _Family(),
@@ -60,15 +58,9 @@ _FAMILIES = {
     "qwen2_moe": _Family(qkv_bias=True),
     "qwen3": _Family(head_norms=True),
     "qwen3_moe": _Family(head_norms=True),
-    "gemma": _Family(tied=True, defaults={"head_dim": 256}),
-    "gemma2": _Family(tied=True, norms=4, defaults=_GEMMA),
-    # The configs of its larger sizes omit values that equal the library's defaults.
-    "gemma3_text": _Family(
-        tied=True,
-        norms=4,
-        head_norms=True,
-        defaults=_GEMMA | {"vocab_size": 262_208, "max_position_embeddings": 131_072},
-    ),
+    "gemma": _Family(tied=True),
+    "gemma2": _Family(tied=True, norms=4),
+    "gemma3_text": _Family(tied=True, norms=4, head_norms=True),
     "gpt_oss": _Family(qkv_bias=True, out_bias=True, sinks=True, expert_bias=True),
     "bloom": _Family(
         tied=True, qkv_bias=True, out_bias=True, mlp_bias=True, gated=False, norm_bias=True, embedding_norm=True
@@ -78,103 +70,55 @@ _FAMILIES = {
 FAMILIES = tuple(_FAMILIES)
 
 
-def with_family_defaults(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a language model's config, completed with its family's defaults."""
-    family = _FAMILIES.get(str(config.get("model_type")))
-    return {**family.defaults, **config} if family and family.defaults else config
-
-
-def first_int(config: Mapping[str, Any], *names: str) -> int | None:
-    return next((config[name] for name in names if isinstance(config.get(name), int)), None)
-
-
-def language_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the part of a config that describes the language model; multimodal models nest it."""
-    nested = config.get("text_config")
-    return nested if isinstance(nested, Mapping) else config
-
-
-def count_parameters(config: Mapping[str, Any]) -> Parameters | None:
+def count_parameters(config: ModelConfig) -> Parameters | None:
     """Return the parameter counts, or None if the family is unknown or the config is incomplete."""
-    text = with_family_defaults(language_part(config))
-    family = _FAMILIES.get(str(text.get("model_type")))
-    hidden = first_int(text, "hidden_size", "n_embed", "n_embd")
-    layers = first_int(text, "num_hidden_layers", "n_layer")
-    heads = first_int(text, "num_attention_heads", "n_head")
-    vocabulary = first_int(text, "vocab_size")
-    if not (family and hidden and layers and heads and vocabulary):
+    family = _FAMILIES.get(config.model_type)
+    hidden, layers, heads, inner = config.hidden, config.layers, config.heads, config.inner
+    if not (family and hidden and layers and heads and inner and config.vocabulary):
         return None
-    attention, attention_other = _attention(text, family, hidden, heads)
-    moe_layers = _moe_layers(text, layers)
-    dense = _matrices(family) * hidden * inner_size(text, hidden)
-    expert = _matrices(family) * hidden * expert_size(text)
-    experts = expert_count(text)
-    chosen = first_int(text, "num_experts_per_tok", "experts_per_token") or experts
-    shared = _matrices(family) * hidden * (first_int(text, "shared_expert_intermediate_size") or 0)
+    attention, attention_other = _attention(config, family, hidden, heads)
+    matrices = 3 if family.gated else 2
+    dense_layers, moe_layers = layers - config.moe_layers, config.moe_layers
+    dense = matrices * hidden * inner
+    expert = matrices * hidden * config.expert_inner
+    shared = matrices * hidden * config.shared_expert_inner
     norm = hidden * (2 if family.norm_bias else 1)
     other = layers * (attention_other + family.norms * norm) + norm * (2 if family.embedding_norm else 1)
-    other += moe_layers * _router(family, hidden, experts, expert_size(text), bool(shared))
-    if family.mlp_bias or text.get("mlp_bias"):
-        other += (layers - moe_layers) * ((_matrices(family) - 1) * inner_size(text, hidden) + hidden)
-    tied = text.get("tie_word_embeddings", config.get("tie_word_embeddings", family.tied))
-    other += vocabulary * hidden * (1 if tied else 2) + _vision_parameters(config, hidden)
+    other += moe_layers * _router(config, family, hidden)
+    if family.mlp_bias or config.mlp_bias:
+        other += dense_layers * ((matrices - 1) * inner + hidden)
+    tied = family.tied if config.tied is None else config.tied
+    other += config.vocabulary * hidden * (1 if tied else 2)
+    other += _vision_parameters(config.vision, hidden) if config.vision else 0
     return Parameters(
-        linear=layers * attention + (layers - moe_layers) * dense + moe_layers * shared,
-        experts=moe_layers * experts * expert,
+        linear=layers * attention + dense_layers * dense + moe_layers * shared,
+        experts=moe_layers * config.experts * expert,
         other=other,
-        idle=moe_layers * (experts - chosen) * expert,
+        idle=moe_layers * (config.experts - config.chosen_experts) * expert,
     )
 
 
-def inner_size(text: Mapping[str, Any], hidden: int) -> int:
-    return first_int(text, "intermediate_size", "n_inner", "ffn_hidden_size") or 4 * hidden
-
-
-def expert_size(text: Mapping[str, Any]) -> int:
-    return first_int(text, "moe_intermediate_size", "intermediate_size") or 0
-
-
-def expert_count(text: Mapping[str, Any]) -> int:
-    return first_int(text, "num_local_experts", "num_experts") or 0
-
-
-def _matrices(family: _Family) -> int:
-    return 3 if family.gated else 2
-
-
-def _attention(text: Mapping[str, Any], family: _Family, hidden: int, heads: int) -> tuple[int, int]:
+def _attention(config: ModelConfig, family: _Family, hidden: int, heads: int) -> tuple[int, int]:
     """Return one layer's parameter counts: in matrices, and in everything else."""
-    head_dim = first_int(text, "head_dim") or hidden // heads
-    queries = heads * head_dim
-    keys = (first_int(text, "num_key_value_heads", "num_kv_heads") or heads) * head_dim
-    bias = bool(text.get("attention_bias", False))
+    head_dim = config.head_dim or hidden // heads
+    queries, keys = heads * head_dim, (config.kv_heads or heads) * head_dim
+    bias = config.attention_bias
     other = (queries + 2 * keys if family.qkv_bias or bias else 0) + (hidden if family.out_bias or bias else 0)
     other += (2 * head_dim if family.head_norms else 0) + (heads if family.sinks else 0)
     return hidden * (2 * queries + 2 * keys), other
 
 
-def _moe_layers(text: Mapping[str, Any], layers: int) -> int:
-    if not expert_count(text):
-        return 0
-    dense = text.get("mlp_only_layers") or []
-    step = first_int(text, "decoder_sparse_step") or 1
-    return sum((layer + 1) % step == 0 and layer not in dense for layer in range(layers))
-
-
-def _router(family: _Family, hidden: int, experts: int, inner: int, shared: bool) -> int:
+def _router(config: ModelConfig, family: _Family, hidden: int) -> int:
+    experts, inner = config.experts, config.expert_inner
     biases = experts + experts * (2 * inner + hidden) if family.expert_bias else 0
-    return hidden * experts + biases + (hidden if shared else 0)
+    return hidden * experts + biases + (hidden if config.shared_expert_inner else 0)
 
 
-def _vision_parameters(config: Mapping[str, Any], hidden: int) -> int:
-    """Return the parameters of the image encoder (ViT) and its projection to the language model, or 0 without one."""
-    vision = config.get("vision_config")
-    if not isinstance(vision, Mapping):
-        return 0
-    width, layers = first_int(vision, "hidden_size"), first_int(vision, "num_hidden_layers")
-    inner, patch = first_int(vision, "intermediate_size"), first_int(vision, "patch_size")
-    if not (width and layers and inner and patch):
+def _vision_parameters(vision: VisionConfig, hidden: int) -> int:
+    """Return the parameters of the image encoder and its projection to the language model, 0 if they are unknown."""
+    width, inner, patch = vision.hidden, vision.inner, vision.patch
+    if not (width and vision.layers and inner and patch):
         return 0
     block = 4 * (width * width + width) + 2 * width * inner + inner + width + 4 * width
-    places = ((first_int(vision, "image_size") or 0) // patch) ** 2
-    return layers * block + (3 * patch * patch + places + 3) * width + width * hidden + width
+    places = (vision.image // patch) ** 2
+    return vision.layers * block + (3 * patch * patch + places + 3) * width + width * hidden + width

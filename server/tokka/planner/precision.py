@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tokka.errors import ConfigurationError
+from tokka.planner.model_config import ModelConfig
 
 BYTES_OF_DTYPE = {"float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16": 2}
 _SCALE_BITS = 16
@@ -53,22 +54,20 @@ _BY_NAME = {
     "mxfp4": _MXFP4,
     "bitsandbytes": _BITSANDBYTES,
 }
-QUANTIZATIONS = tuple(_BY_NAME)
 
 
-def dtype_of(config: Mapping[str, Any], asked: str) -> str:
+def dtype_of(config: ModelConfig, asked: str) -> str:
     """Return the dtype that a model runs in: `asked`, or the config's dtype if `asked` is "auto"."""
-    return asked if asked != "auto" else str(config.get("dtype") or config.get("torch_dtype") or "bfloat16")
+    return asked if asked != "auto" else config.dtype or "bfloat16"
 
 
-def precision_of(config: Mapping[str, Any], dtype: str, quantization: str | None) -> Precision:
+def precision_of(config: ModelConfig, dtype: str, quantization: str | None) -> Precision:
     """Return how the matrices are stored. A quantization in the config wins over `quantization`.
 
     Raises ConfigurationError if the size of the quantization is unknown.
     """
-    declared = config.get("quantization_config")
-    if isinstance(declared, Mapping):
-        return _declared(declared)
+    if config.quantization is not None:
+        return _declared(config.quantization)
     if quantization is None:
         return Precision(dtype, 8 * BYTES_OF_DTYPE.get(dtype, 2))
     if quantization not in _BY_NAME:

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from tokka.engine.vllm.start import arguments, devices
 from tokka.engine.vllm.start.arguments import VllmOptions, engine_arguments
 from tokka.errors import ConfigurationError, StartupError
-from tokka.planner.model_config import find_model
+from tokka.planner.lookup import find_model
 from tokka.planner.model_folder import ModelFiles
 from tokka.settings import Settings
 

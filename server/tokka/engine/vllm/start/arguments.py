@@ -15,10 +15,10 @@ from tokka.engine.vllm.start.devices import choose_tensor_parallel, visible_devi
 from tokka.engine.vllm.start.environment import GIB
 from tokka.engine.vllm.start.parser_names import check_parser_names
 from tokka.errors import ConfigurationError, StartupError, unreadable
-from tokka.planner.model_config import folder_of
+from tokka.planner.lookup import folder_of
 from tokka.planner.model_folder import ModelFiles, read_config
 from tokka.planner.presets import find_preset
-from tokka.planner.sizing import ModelSize, check_tensor_parallel, context_length, kv_bytes_per_token, measure
+from tokka.planner.sizing import ModelSize, check_tensor_parallel, kv_bytes_per_token, measure
 from tokka.settings import Settings, expanded, parse_size
 
 log = structlog.get_logger("tokka.engine")
@@ -213,7 +213,7 @@ def _cpu_cache_bytes(options: VllmOptions, files: ModelFiles) -> int:
     Raises StartupError if one sequence does not fit.
     """
     per_token = kv_bytes_per_token(files.config, options.dtype)
-    length = options.max_model_len or context_length(files.config)
+    length = options.max_model_len or files.config.context_length
     sequence = length * (per_token or 0) // options.split
     # One extra block: on a CPU a block holds 128 tokens.
     least = max(64 << 20, sequence + 128 * (per_token or 0))
