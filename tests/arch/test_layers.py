@@ -29,7 +29,7 @@ LAYERS = [
 ]
 # The rooms inside engine/, and its single modules.
 ENGINE_LAYERS = [
-    "base engine_args control_groups",
+    "base engine_args control_groups markers",
     "host generation reading templates supervision",
     "grammars script scripted_steps",
     "fake vllm",
@@ -130,3 +130,12 @@ def test_events_are_written_in_one_place(path: Path) -> None:
     # `tokka chat` and `tokka bench` read the events.
     if str(path.relative_to(ROOT)) not in ("api/sse.py", "cli/chat.py", "bench/record.py"):
         assert not re.search(r"""["'\\n]data: """, path.read_text())
+
+
+TESTS = [path for folder in ("tests", "benchmarks") for path in (ROOT.parents[1] / folder).rglob("*.py")]
+
+
+def test_helpers_of_tests_are_not_in_test_modules() -> None:
+    # Importing a test module would collect its tests and fixtures a second time.
+    names = {name for path in TESTS if "apps" not in path.parts for name in imported(path)}
+    assert not [name for name in names if re.match(r"tests\.(\w+\.)*test_", name)]

@@ -9,46 +9,28 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.contract.bodies import (
+    ASSISTANT,
+    CALL,
+    CHAT,
+    COMPLETIONS,
+    DETOKENIZE,
+    GOOD,
+    MAX_MESSAGE_BYTES,
+    TOKENIZE,
+    USER,
+    assert_error,
+    assert_serves,
+    case_id,
+    post,
+)
 from tests.contract.conftest import serving
-from tokka.protocol.response_models import ErrorBody
-
-CHAT, COMPLETIONS, TOKENIZE, DETOKENIZE = "/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"
-USER = {"role": "user", "content": "Hei"}
-ASSISTANT = {"role": "assistant", "content": "Hei"}
-CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-GOOD: dict[str, dict[str, Any]] = {
-    CHAT: {"model": "fake", "messages": [USER], "max_tokens": 3},
-    COMPLETIONS: {"model": "fake", "prompt": "Hei", "max_tokens": 3},
-    TOKENIZE: {"prompt": "Hei"},
-    DETOKENIZE: {"tokens": [72, 101, 105]},
-}
-MAX_MESSAGE_BYTES = 1200
 
 
 def raw(path: str, name: str, text: str) -> str:
     """Return a valid body with one field replaced by this JSON text."""
     fields = {key: json.dumps(value) for key, value in GOOD[path].items()} | {name: text}
     return "{" + ", ".join(f"{json.dumps(key)}: {value}" for key, value in fields.items()) + "}"
-
-
-async def post(client: httpx.AsyncClient, path: str, content: Any, **headers: str) -> httpx.Response:
-    return await client.post(path, content=content, headers={"content-type": "application/json", **headers})
-
-
-def assert_error(answer: httpx.Response, status: int, param: str | None, code: str = "invalid_value") -> None:
-    assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"] == "application/json"
-    assert answer.headers["x-request-id"]
-    error = ErrorBody.model_validate_json(answer.content).error
-    assert (error.param, error.code) == (param, code), error
-    assert error.type == "invalid_request_error"
-    assert error.message
-    assert len(error.message.encode()) < MAX_MESSAGE_BYTES
-    assert "Traceback" not in error.message
-
-
-async def assert_serves(client: httpx.AsyncClient, path: str = CHAT) -> None:
-    assert (await client.post(path, json=GOOD[path])).status_code == 200
 
 
 # -- one wrong field --------------------------------------------------------------------------------------------
@@ -232,10 +214,6 @@ FIELD_CASES = [
     *((TOKENIZE, *case) for case in TOKENIZE_FIELDS),
     *((DETOKENIZE, *case) for case in DETOKENIZE_FIELDS),
 ]
-
-
-def case_id(value: Any) -> str:
-    return str(value)[:40]
 
 
 @pytest.mark.parametrize(("path", "name", "value", "param"), FIELD_CASES, ids=case_id)

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.contract.test_bad_input import ASSISTANT, CALL, CHAT, GOOD, USER, assert_error, assert_serves, case_id, post
+from tests.contract.bodies import ASSISTANT, CALL, CHAT, GOOD, USER, assert_error, assert_serves, case_id, post
 
 CALLED = {"role": "assistant", "content": None, "tool_calls": [CALL]}
 RESULT = {"role": "tool", "content": "3", "tool_call_id": "c"}

@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.contract.bodies import ASSISTANT, CALL, CHAT, COMPLETIONS, GOOD, TOKENIZE, USER, assert_error, post
 from tests.contract.conftest import serving
-from tests.contract.test_bad_input import ASSISTANT, CALL, CHAT, COMPLETIONS, GOOD, TOKENIZE, USER, assert_error, post
-from tests.contract.test_tools import BODY, answers
+from tests.contract.tools import BODY, answers
 from tokka.engine.fake import FakeOptions
 
 HEADER = "x-tokka-ignored-fields"

@@ -8,40 +8,14 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.contract.bodies import CHAT
 from tests.contract.conftest import serving
-from tests.contract.test_bad_input import CHAT, GOOD
+from tests.contract.tools import BODY, answers
 from tests.engine.reading.tool_texts import GOOD as SAID
-from tests.engine.reading.tool_texts import TOOLS, Said
+from tests.engine.reading.tool_texts import Said
 from tests.wire import calls_of, endings, events, folded
-from tokka.core import Constraint
-from tokka.engine.fake import FakeEngine, FakeOptions
-from tokka.engine.reading.call_reader import READABLE
-from tokka.protocol.response_models import ChatCompletion, ChatCompletionChunk
-
-BODY = {**GOOD[CHAT], "max_tokens": 2000, "tools": list(TOOLS.functions)}
-
-
-class Obedient(FakeEngine):
-    """An engine that sends its text despite a constraint. The tests' texts satisfy the constraint."""
-
-    def _script_within(self, constraint: Constraint | None) -> bytes:
-        return self._script
-
-
-async def answers(options: FakeOptions, **fields: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return the plain response and the stream's chunks for one request. Both must have the documented form."""
-    async with serving(options, Obedient) as server:
-        transport = httpx.ASGITransport(server.app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://tokka") as client:
-            body = {**BODY, **fields}
-            plain = await client.post(CHAT, json=body)
-            streamed = await client.post(CHAT, json={**body, "stream": True, "stream_options": {"include_usage": True}})
-    assert plain.status_code == 200, plain.text
-    ChatCompletion.model_validate_json(plain.content)
-    chunks = events(streamed)
-    for chunk in chunks:
-        ChatCompletionChunk.model_validate_json(json.dumps(chunk))
-    return plain.json(), chunks
+from tokka.engine.fake import FakeOptions
+from tokka.engine.reading.forms import READABLE
 
 
 def deltas(chunks: list[dict[str, Any]]) -> list[dict[str, Any]]:

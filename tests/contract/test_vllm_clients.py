@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.contract.test_bad_input import CHAT, COMPLETIONS, GOOD, TOKENIZE
+from tests.contract.bodies import CHAT, COMPLETIONS, GOOD, TOKENIZE
 from tests.wire import chunks_of
 
 # Unset fields as clients send them: vLLM's default, or null.

@@ -33,7 +33,7 @@ from tokka.core import (
 from tokka.engine.base import ReportPhase
 from tokka.engine.generation.length import allowed_tokens, truncation
 from tokka.engine.generation.token_ids import check_token_ids
-from tokka.engine.reading.call_reader import FORMS, READABLE
+from tokka.engine.reading.forms import FORMS, READABLE
 from tokka.engine.reading.readers import Readers, ReadingPlan
 from tokka.engine.reading.thinking import ThoughtMarks
 from tokka.engine.script import EOS, VOCAB_SIZE, Script, decode, length_of, prompt_logprobs

@@ -2,52 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Sequence
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from tests.engine.reading.read import folded, read, split
 from tests.engine.reading.tool_texts import BAD, GOOD, ONE_CALL, OULU_TEXT, TOOLS, Said
 from tokka.core import Tools
-from tokka.engine.reading.call_reader import ARRAY, FORMS, READABLE, CallReader, Form, ParseWhole, Piece
+from tokka.engine.reading.call_reader import CallReader
+from tokka.engine.reading.forms import ARRAY, FORMS, READABLE, Form
+from tokka.engine.reading.pieces import ParseWhole
 
 SAID = [said for said in [*GOOD, *BAD] if said.parser in READABLE]
-
-
-def read(
-    form: Form,
-    pieces: Sequence[str],
-    tools: Tools = TOOLS,
-    whole: ParseWhole | None = None,
-    *,
-    cut_short: bool = False,
-) -> tuple[list[tuple[str, str]], str]:
-    """Return the tool calls in a text that arrives in these pieces, and the text beside them."""
-    reader = CallReader(form, tools, whole)
-    got = [piece for text in pieces for piece in reader.feed(text)]
-    return folded([*got, *reader.finish(cut_short=cut_short)])
-
-
-def folded(pieces: Sequence[Piece]) -> tuple[list[tuple[str, str]], str]:
-    calls: list[tuple[str, str]] = []
-    for piece in pieces:
-        if isinstance(piece, str):
-            assert piece
-        elif piece.name is not None:
-            assert piece.number == len(calls)
-            calls.append((piece.name, piece.arguments))
-        else:
-            assert piece.number == len(calls) - 1
-            calls[-1] = (calls[-1][0], calls[-1][1] + piece.arguments)
-    return calls, "".join(piece for piece in pieces if isinstance(piece, str))
-
-
-def split(text: str, cuts: Sequence[int]) -> list[str]:
-    edges = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
-    return [text[a:b] for a, b in itertools.pairwise(edges)]
 
 
 def show(said: Said) -> str:
@@ -115,6 +83,14 @@ def test_text_is_not_held_back_without_need(text: str, parser: str) -> None:
     shown = folded(reader.feed(f"Answer: {text}"))[1]
     assert shown + reader.held == f"Answer: {text}"
     assert len(reader.held) < max(map(len, FORMS[parser].marks))
+
+
+def test_markers_behind_a_call_are_not_held_as_text() -> None:
+    reader = CallReader(FORMS["hermes"], TOOLS)
+    reader.feed('<tool_call>{"name": "now", "arguments": {}}\n</tool_')
+    assert reader.held == ""
+    reader.feed("call>\nAnd so")
+    assert reader.held == ""
 
 
 @pytest.mark.timeout(20)

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.engine.reading.test_call_reader import folded, split
+from tests.engine.reading.read import folded, split
 from tests.engine.reading.tool_texts import ONE_CALL, TOOLS
 from tokka.core import Tools
-from tokka.engine.reading.call_reader import Thought
 from tokka.engine.reading.harmony import MARKS, HarmonyReader
+from tokka.engine.reading.pieces import Thought
 
 THINKS = "<|channel|>analysis<|message|>Hm 🦌 <b>.<|end|><|start|>assistant"
 CALL = '<|channel|>commentary to=functions.now <|constrain|>json<|message|>{"a": "}<"}<|call|>'

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tokka.core import ChoiceDone, Event, TextDelta, ToolCallDelta, Tools
-from tokka.engine.reading.call_reader import FORMS
+from tokka.engine.reading.forms import FORMS
 from tokka.engine.reading.readers import Readers, ReadingPlan
 
 FUNCTIONS = tuple({"type": "function", "function": {"name": name}} for name in ("now", "get"))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.engine.reading.test_call_reader import split
+from tests.engine.reading.read import split
 from tokka.engine.reading.thinking import ThoughtMarks, ThoughtReader
 
 MARKED = ThoughtMarks("<think>", "</think>", begins=False)
@@ -60,4 +60,11 @@ def test_every_split_gives_the_same(thoughts: ThoughtMarks, words: list[str], cu
 def test_thoughts_are_passed_on_as_they_come() -> None:
     reader = ThoughtReader(MARKED)
     assert [reader.feed(piece) for piece in ["<think>He", "i <", "b> </th"]] == [("He", ""), ("i ", ""), ("<b> ", "")]
-    assert reader.held == "</th"
+    # A request that ends here must not show a piece of the marker as its answer.
+    assert reader.held == ""
+
+
+def test_text_held_before_reasoning_may_be_the_answer() -> None:
+    reader = ThoughtReader(MARKED)
+    assert reader.feed("<thi") == ("", "")
+    assert reader.held == "<thi"

@@ -68,6 +68,18 @@ GOOD = [
         r'<tool_call>{"name": "now", "arguments": {"\u00e4": "\ud83e\udd8c", "n": 1.50}}',
         (("now", {"ä": "🦌", "n": 1.5}),),
     ),
+    # Keys behind the arguments, with brackets and quotes in them.
+    Said(
+        "hermes",
+        r'<tool_call>{"name": "now", "arguments": {"a": 1}, "id": "}{\" x", "type": "function"}</tool_call>'
+        + _hermes("get_weather", OULU_TEXT),
+        (("now", {"a": 1}), OULU),
+    ),
+    Said(
+        "mistral",
+        '[TOOL_CALLS][{"name": "now", "arguments": {}, "id": "9]{"}, {"name": "now", "arguments": {}}]',
+        (("now", {}), ("now", {})),
+    ),
     # Arguments in a string, as small models write them.
     Said(
         "hermes",

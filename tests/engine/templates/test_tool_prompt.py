@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tests.engine.reading.test_call_reader import read
+from tests.engine.reading.read import read
 from tests.engine.reading.tool_texts import TOOLS
-from tokka.engine.reading.call_reader import FORMS
+from tokka.engine.reading.forms import FORMS
 from tokka.engine.templates.tool_prompt import FALLBACK_PARSER, without_tools
 
 USER = {"role": "user", "content": "Hi {there}"}

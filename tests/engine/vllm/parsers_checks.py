@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.engine.reading.test_call_reader import split
+from tests.engine.reading.read import split
 from tests.engine.reading.tool_texts import BAD, GOOD, TOOLS, Said
 from tests.engine.tokenizer import byte_tokenizer
 from tokka.core import ChatPrompt, ChoiceDone, GenerateRequest, ReasoningDelta, Sampling, TextDelta, ToolCallDelta
-from tokka.engine.reading.call_reader import FORMS, UNKNOWN
+from tokka.engine.reading.forms import FORMS, UNKNOWN
 from tokka.engine.reading.readers import Readers
 from tokka.engine.vllm.parsers import Parsers
 from tokka.engine.vllm.start.parser_names import check_parser_names

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from tokka.core import TokenLogprob
+from tokka.engine.markers import Markers
 
 
 class StopFilter:
@@ -16,12 +17,10 @@ class StopFilter:
     first counts.
     """
 
-    __slots__ = ("_first_chars", "_held", "_include_stop", "_longest", "_sent_bytes", "_stops", "_token_end", "_tokens")
+    __slots__ = ("_held", "_include_stop", "_sent_bytes", "_stops", "_token_end", "_tokens")
 
     def __init__(self, stops: Sequence[str], include_stop: bool = False) -> None:
-        self._stops = tuple(stops)
-        self._first_chars = frozenset(stop[0] for stop in self._stops)
-        self._longest = max(map(len, self._stops), default=0)
+        self._stops = Markers(stops)
         self._include_stop = include_stop
         self._held = ""
         # Logprobs that wait for their text: (offset of the token's first byte in the whole text, token).
@@ -40,8 +39,7 @@ class StopFilter:
         if not self._stops:
             return self._pass(text)
         self._held += text
-        held_back = self._partial_stop_length()
-        keep = len(self._held) - held_back
+        keep = len(self._held) - self._stops.partial_length(self._held)
         return self._send(keep, keep)
 
     def feed_before_stop(self, text: str) -> tuple[str, str | None]:
@@ -89,15 +87,3 @@ class StopFilter:
         sent, self._held = self._held[:upto], self._held[consumed:]
         self._sent_bytes += len(sent.encode())
         return sent
-
-    def _partial_stop_length(self) -> int:
-        """Return the length of the longest suffix of the held text that is a prefix of a stop string."""
-        if not self._stops:
-            return 0
-        start = max(0, len(self._held) - self._longest + 1)
-        for at in range(start, len(self._held)):
-            if self._held[at] in self._first_chars:
-                tail = self._held[at:]
-                if any(stop.startswith(tail) for stop in self._stops):
-                    return len(tail)
-        return 0

@@ -8,12 +8,13 @@ turns out not to be a call stays text.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 
 import structlog
 
 from tokka.core import Tools
+from tokka.engine.markers import Markers
 from tokka.engine.reading.call_heads import (
     CallHead,
     JsonObjectEnd,
@@ -23,12 +24,13 @@ from tokka.engine.reading.call_heads import (
     named_head,
     object_head,
 )
+from tokka.engine.reading.call_output import CallOutput
+from tokka.engine.reading.forms import Form
 from tokka.engine.reading.library_calls import callable_ones, missed_calls
+from tokka.engine.reading.pieces import MAX_CALLS, ParseWhole, Piece
 
 log = structlog.get_logger("tokka.engine")
 
-# Maximum tool calls in a choice. A model that never ends must not fill the memory with them.
-MAX_CALLS = 1024
 # Maximum characters of a text for the parser library. Some of its regular expressions take too long on longer text.
 MAX_PARSED_CHARS = 64 * 1024
 _SEPARATOR = re.compile(r"\s+|[\[\],;]|```(?:json)?")
@@ -37,68 +39,31 @@ _LONG_HEAD_CHARS = 1024
 _GROWTH = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Form:
-    """A model family's tool call format."""
+class Where(Enum):
+    """The part of the text that the reader is in."""
 
-    # Each marks the start of calls, or of the next call.
-    openers: tuple[str, ...] = ()
-    closers: tuple[str, ...] = ()
-    # A text that begins with this also consists of calls, without a marker. "": every text does.
-    leading: str | None = None
-    # Stands before a name that is outside the JSON.
-    prefix: str = ""
-    is_json: bool = True
-    # A constraint allows only calls, so a call that is cut short is not text either.
-    is_certain: bool = False
-
-    @property
-    def marks(self) -> tuple[str, ...]:
-        return (*self.openers, *self.closers)
+    START = auto()  # only blanks so far, in a format whose calls may begin the text without a marker
+    TEXT = auto()
+    OPENED = auto()  # behind an opening marker, before a call
+    AFTER_CALL = auto()
+    ARGUMENTS = auto()
+    TAIL = auto()  # behind the arguments, in the object around them
+    REST = auto()  # further on in that object, whose end must come
+    REGION = auto()  # a call that only the parser library can read
+    OVER = auto()  # all allowed calls are made
 
 
 @dataclass(frozen=True, slots=True)
-class CallPiece:
-    """A further piece of a call's arguments. `name`: only in the first piece."""
+class Gap:
+    """Markers and separators before a possible call. Offsets are in the unread text.
 
-    number: int
-    arguments: str
-    name: str | None = None
+    `call`: where the call may begin, -1 if a marker may be incomplete. `closed`: behind the last closing marker.
+    `is_marked`: an opening marker is the last one before the call.
+    """
 
-
-@dataclass(frozen=True, slots=True)
-class Thought:
-    """Reasoning text, in a format that has reasoning among the calls."""
-
-    text: str
-
-
-# Text, or a piece of a call or of reasoning.
-Piece = str | CallPiece | Thought
-# The parser library. Returns the names and arguments of the calls in a whole text, and the text beside them.
-ParseWhole = Callable[[str], tuple[list[tuple[str, str]], str]]
-
-# The format that tool_choice `required` enforces.
-ARRAY = Form(leading="[", is_certain=True)
-_TAGS = (("<tool_call>",), ("</tool_call>",))
-_DEEPSEEK = (("<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>"), ("<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>"))
-FORMS = {
-    "hermes": Form(*_TAGS),
-    "qwen3_json": Form(*_TAGS),
-    "llama3_json": Form(("<|python_tag|>",), leading="{"),
-    "llama4_json": Form(("<|python_tag|>",), leading="{"),
-    "mistral": Form(("[TOOL_CALLS]",)),
-    "deepseek_v3": Form(*_DEEPSEEK, prefix="function<｜tool▁sep｜>"),
-    "deepseek_v31": Form(*_DEEPSEEK),
-    "qwen3_coder": Form(*_TAGS, is_json=False),
-    "qwen3_xml": Form(*_TAGS, is_json=False),
-    "pythonic": Form(leading="[", is_json=False),
-    "llama4_pythonic": Form(("<|python_start|>",), leading="[", is_json=False),
-}
-# The formats that do not need the parser library.
-READABLE = tuple(name for name, form in FORMS.items() if form.is_json)
-# Any other parser of the library. Its markers are unknown, so its text is read only when it is complete.
-UNKNOWN = Form(leading="", is_json=False)
+    call: int
+    closed: int
+    is_marked: bool
 
 
 class CallReader:
@@ -106,283 +71,271 @@ class CallReader:
 
     def __init__(self, form: Form, tools: Tools, whole: ParseWhole | None = None) -> None:
         self._form = form
+        self._openers = Markers(form.openers)
         self._names = Names.of(tools)
         self._most = MAX_CALLS if tools.parallel else 1
         self._whole = whole
-        self._calls: list[tuple[str, list[str]]] = []
-        # All received text, and its end that is still undecided.
+        self._out = CallOutput()
         self._everything: list[str] = []
+        # The unread text, and how much of it was scanned without a result. It is not scanned again for each character.
         self._text = ""
-        # Blanks around calls are not text. They are held until other text follows.
-        self._blanks = ""
-        self._has_spoken = False
-        # Number of characters searched in vain, so that they are not searched again for each new character.
-        self._looked_at = 0
-        self._is_ending = False
-        # Directly after an opener, where a name may stand outside the JSON.
-        self._is_open = False
-        # Directly after a call, to which the next markers may belong.
-        self._is_behind_call = False
-        # The position in a call's arguments, and in the object around them.
-        self._arguments: JsonObjectEnd | None = None
-        self._tail: JsonObjectEnd | None = None
-        self._state = self._in_text if form.leading is None else self._at_start
+        self._scanned = 0
+        self._where = Where.TEXT if form.leading is None else Where.START
+        self._arguments = JsonObjectEnd()
+        # The object around the arguments, if there is one.
+        self._object = JsonObjectEnd()
+        self._is_in_object = False
 
     @property
     def held(self) -> str:
-        """Received text that was not passed on."""
-        return "" if self._form.is_certain else self._blanks + self._text
+        """Received text that was not passed on, and is text unless more of it makes a call."""
+        match self._where:
+            case _ if self._form.is_certain:
+                return ""
+            case Where.AFTER_CALL:
+                gap = self._gap()
+                return self._as_text(gap) if gap.call >= 0 else ""
+            case _:
+                return self._out.blanks + self._text
 
     @property
     def count(self) -> int:
-        return len(self._calls)
+        return len(self._out.calls)
 
     @property
     def has_all_calls(self) -> bool:
-        """Whether the last allowed call is complete. Always false with a constraint, which ends the answer itself."""
-        is_within = self._state in (self._in_arguments, self._in_tail)
-        return len(self._calls) >= self._most and not is_within and not self._form.is_certain
+        """Whether the last allowed call is complete. Always False if a constraint ends the answer there anyway."""
+        is_within = self._where in (Where.ARGUMENTS, Where.TAIL, Where.REST)
+        return self.count >= self._most and not is_within and not self._form.is_certain
 
     def feed(self, text: str) -> list[Piece]:
         """Add text; return the pieces that are now certain."""
         self._everything.append(text)
         self._text += text
-        pieces: list[Piece] = []
-        while self._text and self._state(pieces):
+        while self._text and self._advance():
             pass
-        return pieces
+        return self._out.take()
 
     def finish(self, *, cut_short: bool) -> list[Piece]:
         """Return the remaining pieces when the text has ended. `cut_short`: the model had not finished."""
-        self._is_ending = True
+        self._scanned = 0
         pieces = self.feed("")
         # design 5.1
         if self._form.is_certain:
             return pieces
-        # design 5.2
-        if self._state == self._in_region:
-            self._parse(self._take(len(self._text)), pieces)
-        elif self._state in (self._in_text, self._at_start):
-            self._show(self._take(len(self._text)), pieces)
-        elif self._state == self._between:
+        match self._where:
+            # design 5.2
+            case Where.REGION:
+                self._parse(self._take(len(self._text)))
+            case Where.TEXT | Where.START:
+                self._out.show(self._take(len(self._text)))
             # design 5.3
-            at, closed = self._skip_marks()
-            if at >= 0 or not self._is_behind_call:
-                self._show(self._as_text(closed), pieces)
-            self._text = ""
-        if not self._calls and self._blanks:
-            pieces.append(self._blanks)
+            case Where.OPENED | Where.AFTER_CALL:
+                gap = self._gap()
+                if gap.call >= 0 or self._where is Where.OPENED:
+                    self._out.show(self._as_text(gap))
+                self._text = ""
+        self._out.finish()
         # design 5.4
         if self._form.is_json and self._whole and not cut_short:
-            self._add_missing(self._whole, pieces)
-        return pieces
+            self._add_missed(self._whole)
+        return pieces + self._out.take()
 
-    # -- states: each returns whether it made progress; if not, it needs more text
+    def _advance(self) -> bool:
+        """Read on from the present part. Return False if that needs more text."""
+        match self._where:
+            case Where.START:
+                return self._start()
+            case Where.TEXT:
+                return self._in_text()
+            case Where.OPENED | Where.AFTER_CALL:
+                return self._before_call()
+            case Where.ARGUMENTS:
+                return self._in_arguments()
+            case Where.TAIL:
+                return self._in_tail()
+            case Where.REST:
+                return self._in_rest()
+            case Where.REGION:
+                return self._in_region()
+            case Where.OVER:
+                # The calls beyond the maximum are dropped. (design 3.20)
+                self._text = ""
+                return False
 
-    def _at_start(self, pieces: list[Piece]) -> bool:
+    # -- parts: each returns False if more text is needed
+
+    def _start(self) -> bool:
         begun = self._text.lstrip()
         # design 3.1
         if not begun:
             return False
-        opened = begun.startswith(self._form.leading or "")
         # design 3.2, 3.3
-        self._state = (self._between if self._form.is_json else self._in_region) if opened else self._in_text
+        self._where = self._opened() if begun.startswith(self._form.leading or "") else Where.TEXT
         return True
 
-    def _in_text(self, pieces: list[Piece]) -> bool:
-        found = [(at, opener) for opener in self._form.openers if (at := self._text.find(opener)) >= 0]
+    def _in_text(self) -> bool:
+        found = [at for opener in self._openers if (at := self._text.find(opener)) >= 0]
         # design 3.4
         if not found:
-            self._show(self._take(len(self._text) - _overlap(self._text, self._form.openers)), pieces)
+            self._out.show(self._take(len(self._text) - self._openers.partial_length(self._text)))
             return False
         # design 3.5
-        self._show(self._take(min(found)[0]), pieces)
-        self._state = self._between if self._form.is_json else self._in_region
+        self._out.show(self._take(min(found)))
+        self._where = self._opened()
         return True
 
-    def _between(self, pieces: list[Piece]) -> bool:
-        # The start of a call that is unusually long is read again only when it has grown by a fraction of its length.
-        # design 3.6
-        if not self._is_ending and len(self._text) < self._looked_at + self._looked_at // _GROWTH:
+    def _opened(self) -> Where:
+        return Where.OPENED if self._form.is_json else Where.REGION
+
+    def _before_call(self) -> bool:
+        # A longer head than expected is read again when it has grown by a fraction of its length. (design 3.6)
+        if len(self._text) < self._scanned + self._scanned // _GROWTH:
             return False
-        at, closed = self._skip_marks()
+        gap = self._gap()
         # design 3.7
-        if at < 0:
+        if gap.call < 0:
             return False
         try:
-            head = self._head(at)
+            head = self._head(gap)
         except NeedMoreText:
             # design 3.8
-            self._looked_at = len(self._text) if len(self._text) > _LONG_HEAD_CHARS else 0
+            self._scanned = len(self._text) if len(self._text) > _LONG_HEAD_CHARS else 0
             return False
         except NotACall:
             # design 3.9
-            rest = self._as_text(closed)
-            opener = next((opener for opener in self._form.openers if rest.startswith(opener)), "")
-            self._text, self._looked_at = rest[len(opener) :], 0
-            self._show(opener, pieces)
-            self._is_open = self._is_behind_call = False
-            self._state = self._in_text
+            self._back_to_text(gap)
             return True
         # design 3.10
-        if len(self._calls) >= self._most:
-            self._state = self._over
-            return True
-        self._begin(head, pieces)
+        if self.count >= self._most:
+            self._where = Where.OVER
+        else:
+            self._begin(head)
         return True
 
-    def _in_arguments(self, pieces: list[Piece]) -> bool:
-        assert self._arguments is not None
+    def _in_arguments(self) -> bool:
         end = self._arguments.end(self._text)
-        self._add(self._take(end if end >= 0 else len(self._text)), pieces)
+        self._out.add_arguments(self._take(end if end >= 0 else len(self._text)))
         # design 3.13
         if end < 0:
             return False
         # design 3.14
-        self._state = self._in_tail if self._tail else self._between
+        self._where = Where.TAIL if self._is_in_object else Where.AFTER_CALL
         return True
 
-    def _in_tail(self, pieces: list[Piece]) -> bool:
-        """Skip the rest of the object around the arguments."""
-        assert self._tail is not None
+    def _in_tail(self) -> bool:
         # design 3.15
         if not (rest := self._text.lstrip()):
             return False
-        if rest[0] not in "},":
-            # The model has omitted the closing brace. (design 3.16)
-            self._state = self._between
-            return True
-        end = self._tail.end(self._text)
-        # design 3.15
+        # With any other character, the model forgot the closing brace. (design 3.16)
+        self._where = Where.REST if rest[0] in "}," else Where.AFTER_CALL
+        return True
+
+    def _in_rest(self) -> bool:
+        end = self._object.end(self._text)
+        self._take(end if end >= 0 else len(self._text))
+        # design 3.17
         if end < 0:
             return False
-        # design 3.17
-        self._take(end)
-        self._state = self._between
-        return True
-
-    def _in_region(self, pieces: list[Piece]) -> bool:
-        start = max(0, self._looked_at - _LONGEST_MARK)
-        ends = [at + len(mark) for mark in self._form.closers if (at := self._text.find(mark, start)) >= 0]
         # design 3.18
-        if not ends:
-            self._looked_at = len(self._text)
-            return False
-        # design 3.19
-        self._parse(self._take(min(ends)), pieces)
-        self._state = self._in_text
+        self._where = Where.AFTER_CALL
         return True
 
-    def _over(self, pieces: list[Piece]) -> bool:
-        """Drop the rest: the maximum number of calls is reached."""
-        # design 3.20
-        self._text = ""
-        return False
+    def _in_region(self) -> bool:
+        start = max(0, self._scanned - _LONGEST_MARK)
+        ends = [at + len(mark) for mark in self._form.closers if (at := self._text.find(mark, start)) >= 0]
+        # design 3.19
+        if not ends:
+            self._scanned = len(self._text)
+            return False
+        # design 3.21
+        self._parse(self._take(min(ends)))
+        self._where = Where.TEXT
+        return True
 
-    # -- helpers of the states
+    # -- helpers of the parts
 
-    def _skip_marks(self) -> tuple[int, int]:
-        """Return where the next call may begin, or -1 if more text is needed, and where the previous call ends."""
+    def _gap(self) -> Gap:
         at = closed = 0
+        is_marked = False
         marks = self._form.marks
         while at < len(self._text):
             if mark := next((mark for mark in marks if self._text.startswith(mark, at)), ""):
                 at += len(mark)
-                self._is_open = mark in self._form.openers
-                closed = closed if self._is_open else at
+                is_marked = mark in self._form.openers
+                closed = closed if is_marked else at
                 continue
             rest = self._text[at : at + _LONGEST_MARK]
             if any(mark.startswith(rest) for mark in (*marks, "```json")):
-                return -1, closed
+                break
             found = _SEPARATOR.match(self._text, at)
             if found is None:
-                return at, closed
+                return Gap(at, closed, is_marked)
             at = found.end()
-        return -1, closed
+        return Gap(-1, closed, is_marked)
 
-    def _as_text(self, closed: int) -> str:
-        """Return the text between calls, without the blanks and markers that belong to the previous call."""
-        return self._text[closed:].lstrip() if self._is_behind_call else self._text
+    def _as_text(self, gap: Gap) -> str:
+        """Return the unread text without the blanks and markers that belong to the call before it."""
+        return self._text[gap.closed :].lstrip() if self._where is Where.AFTER_CALL else self._text
 
-    def _head(self, at: int) -> CallHead:
+    def _back_to_text(self, gap: Gap) -> None:
+        """Show the opening marker: the text behind it is not a call."""
+        rest = self._as_text(gap)
+        opener = next((opener for opener in self._openers if rest.startswith(opener)), "")
+        self._out.show(opener)
+        self._text, self._scanned = rest[len(opener) :], 0
+        self._where = Where.TEXT
+
+    def _head(self, gap: Gap) -> CallHead:
         # design 4.1
-        if self._text[at] == "{":
-            return object_head(self._text, at, self._names, is_marked=self._is_open)
+        if self._text[gap.call] == "{":
+            return object_head(self._text, gap.call, self._names, is_marked=gap.is_marked)
         # design 4.2
-        if not self._is_open:
+        if not gap.is_marked:
             raise NotACall
-        return named_head(self._text, at, self._names, self._form.prefix)
+        return named_head(self._text, gap.call, self._names, self._form.prefix)
 
-    def _begin(self, head: CallHead, pieces: list[Piece]) -> None:
-        self._is_open = False
-        self._is_behind_call = True
+    def _begin(self, head: CallHead) -> None:
         # design 3.11
         if head.after >= 0:
-            self._call(head.name, head.arguments, pieces)
+            self._out.begin_call(head.name, head.arguments)
             self._take(head.after)
+            self._where = Where.AFTER_CALL
             return
         # design 3.12
-        self._call(head.name, "", pieces)
+        self._out.begin_call(head.name)
         self._take(head.begin)
         self._arguments = JsonObjectEnd()
-        self._tail = JsonObjectEnd(1) if head.in_object else None
-        self._state = self._in_arguments
+        self._object, self._is_in_object = JsonObjectEnd(1), head.in_object
+        self._where = Where.ARGUMENTS
 
-    def _parse(self, text: str, pieces: list[Piece]) -> None:
-        """Parse a whole region with the library. A region without calls is text."""
+    def _parse(self, text: str) -> None:
+        """Have the library read a whole region. If it has no calls, it is text."""
+        # design 5.6
         is_short = len(text) <= MAX_PARSED_CHARS
         calls, beside = self._whole(text) if self._whole and is_short else ([], text)
         calls = callable_ones(calls, self._names)
-        # design 5.6
-        self._show(beside if calls else text, pieces)
-        for name, arguments in calls[: self._most - len(self._calls)]:
-            self._call(name, arguments, pieces)
+        self._out.show(beside if calls else text)
+        for name, arguments in calls[: self._most - self.count]:
+            self._out.begin_call(name, arguments)
 
-    def _add_missing(self, whole: ParseWhole, pieces: list[Piece]) -> None:
-        """Parse the whole text again with the library. Send additional calls; log a disagreement."""
+    def _add_missed(self, whole: ParseWhole) -> None:
+        """Have the library read the whole text once more; add the calls that were missed, log a disagreement."""
         text = "".join(self._everything)
         if len(text) > MAX_PARSED_CHARS:
             return
-        ours = [(name, "".join(arguments)) for name, arguments in self._calls]
+        ours = [(name, "".join(arguments)) for name, arguments in self._out.calls]
         beyond = missed_calls(ours, callable_ones(whole(text)[0], self._names))
         if beyond is None:
-            # The missing calls cannot be identified. The sent ones stand, and no function is called twice. (design 5.5)
+            # It is unknown which calls are missing. The sent calls stay, and no call is sent twice. (design 5.5)
             log.warning("tool_call_parsers_disagree", streamed=len(ours))
             return
-        # A call of an unknown function may be text that only looks like a call, and was sent as text.
+        # A call of an unknown name may be text that looks like a call, and that was already sent as text.
         offered = [call for call in beyond if call[0] in self._names.offered]
         for name, arguments in offered[: self._most - len(ours)]:
-            self._call(name, arguments, pieces)
-
-    def _call(self, name: str, arguments: str, pieces: list[Piece]) -> None:
-        pieces.append(CallPiece(len(self._calls), arguments, name))
-        self._calls.append((name, [arguments]))
-        self._blanks = ""
-        self._has_spoken = False
-
-    def _add(self, arguments: str, pieces: list[Piece]) -> None:
-        if arguments:
-            self._calls[-1][1].append(arguments)
-            pieces.append(CallPiece(len(self._calls) - 1, arguments))
-
-    def _show(self, text: str, pieces: list[Piece]) -> None:
-        if not self._has_spoken and not text.strip():
-            self._blanks += text
-        elif text:
-            pieces.append(self._blanks + text)
-            self._blanks = ""
-            self._has_spoken = True
+            self._out.begin_call(name, arguments)
 
     def _take(self, chars: int) -> str:
         taken, self._text = self._text[:chars], self._text[chars:]
-        self._looked_at = 0
+        self._scanned = 0
         return taken
-
-
-def _overlap(text: str, marks: Sequence[str]) -> int:
-    """Return the length of the longest suffix of the text that is a prefix of a marker."""
-    longest = max(map(len, marks), default=1) - 1
-    for at in range(max(0, len(text) - longest), len(text)):
-        if any(mark.startswith(text[at:]) for mark in marks):
-            return len(text) - at
-    return 0

@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from tokka.core import ChoiceDone, Event, ReasoningDelta, TextDelta, ToolCallDelta, Tools
-from tokka.engine.reading.call_reader import ARRAY, CallPiece, CallReader, Form, ParseWhole, Piece, Thought
+from tokka.engine.reading.call_reader import CallReader
+from tokka.engine.reading.forms import ARRAY, Form
 from tokka.engine.reading.harmony import HarmonyReader
+from tokka.engine.reading.pieces import CallPiece, CallSource, ParseWhole, Piece, Thought
 from tokka.engine.reading.thinking import ThoughtMarks, ThoughtReader
 
 # Counts the reasoning tokens. Takes a choice's token ids, its reasoning, and whether it ended inside its reasoning.
@@ -185,7 +187,7 @@ class _NamedCall:
         return self.feed("") if self._name else []
 
 
-def _call_reader(reading: ReadingPlan) -> CallReader | HarmonyReader | _NamedCall | _PlainText:
+def _call_reader(reading: ReadingPlan) -> CallSource:
     tools = reading.tools
     # design 1.4
     if reading.is_harmony:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tokka.engine.markers import Markers
+
 
 @dataclass(frozen=True, slots=True)
 class ThoughtMarks:
@@ -19,28 +21,29 @@ class ThoughtReader:
 
     def __init__(self, thoughts: ThoughtMarks) -> None:
         self._thoughts = thoughts
+        self._ends = Markers([thoughts.end])
         self._text = ""
         self._has_begun = False
         self.is_over = False
 
     @property
     def held(self) -> str:
-        """Received text that may be part of a marker."""
-        return self._text
+        """Received text that was not passed on, and is answer unless more of it makes a marker."""
+        return "" if self._has_begun or self._thoughts.begins else self._text
 
     def feed(self, text: str) -> tuple[str, str]:
         """Add text; return the text that is certain to be reasoning, and the text that is certain to be answer."""
         self._text += text
         if not self._has_begun and not self._begin():
             return ("", self._rest()) if self.is_over else ("", "")
-        thoughts, end, answer = self._text.partition(self._thoughts.end)
         # design 2.4
+        thoughts, end, answer = self._text.partition(self._thoughts.end)
         if end:
             self.is_over = True
             self._text = ""
             return thoughts, answer
         # design 2.5
-        certain = len(self._text) - _overlap(self._text, self._thoughts.end)
+        certain = len(self._text) - self._ends.partial_length(self._text)
         thoughts, self._text = self._text[:certain], self._text[certain:]
         return thoughts, ""
 
@@ -53,8 +56,8 @@ class ThoughtReader:
         """Look for the start marker; return whether reasoning has begun."""
         begun = self._text.lstrip()
         if self._thoughts.start.startswith(begun) and begun != self._thoughts.start:
-            # Undecided: this may become the start marker, which is not part of the reasoning even with `begins`.
             # design 2.1
+            # Undecided: this may become the start marker, which is not part of the reasoning even with `begins`.
             return False
         # design 2.2
         if begun.startswith(self._thoughts.start):
@@ -69,10 +72,3 @@ class ThoughtReader:
     def _rest(self) -> str:
         rest, self._text = self._text, ""
         return rest
-
-
-def _overlap(text: str, mark: str) -> int:
-    for at in range(max(0, len(text) - len(mark) + 1), len(text)):
-        if mark.startswith(text[at:]):
-            return len(text) - at
-    return 0

@@ -9,7 +9,8 @@ import orjson
 import structlog
 
 from tokka.core import ChatPrompt, Constraint, GenerateRequest, Tools
-from tokka.engine.reading.call_reader import FORMS, UNKNOWN, ParseWhole
+from tokka.engine.reading.forms import FORMS, UNKNOWN
+from tokka.engine.reading.pieces import ParseWhole
 from tokka.engine.reading.readers import ReadingPlan
 from tokka.engine.reading.thinking import ThoughtMarks
 from tokka.engine.templates.inspection import knows_tools, parser_of
