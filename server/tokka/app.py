@@ -34,7 +34,8 @@ from tokka.api.middleware import (
     KeyLimits,
     RequestContext,
 )
-from tokka.api.paths import REFERENCE_ASSETS, ServedPath
+from tokka.api.path_facts import REFERENCE_ASSETS
+from tokka.api.paths import ServedPath
 from tokka.api.reference import assets
 from tokka.dispatch.dispatcher import Dispatcher
 from tokka.engine.base import Engine

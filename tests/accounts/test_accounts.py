@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from tests.accounts.test_usage import record
+from tests.accounts.records import record
 from tokka.accounts import accounts as module
 from tokka.accounts.accounts import Accounts
 from tokka.accounts.admin_views import NewKey

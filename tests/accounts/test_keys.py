@@ -13,22 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokka.accounts.credential import MAX_KEY_CHARS, digest_of, new_secret, prefix_of
+from tests.accounts.rings import FIRST, KEYS, NOW, SECOND, SECRET, Issuer, refusal, ring, row
+from tokka.accounts.credential import MAX_KEY_CHARS, new_secret
 from tokka.accounts.keys import KeyRing
-from tokka.accounts.tokens import new_token, token_key_of
+from tokka.accounts.tokens import new_token
 from tokka.core import ANONYMOUS, Key, Limits
 from tokka.errors import InvalidApiKey
-from tokka.store.rows import KeyRow
-
-FIRST, SECOND = "tk-first-key", "tk-second-key"
-NOW = 1_800_000_000.0
-KEYS = KeyRing([FIRST, SECOND])
-
-
-def refusal(authorization: str | None, keys: KeyRing = KEYS) -> InvalidApiKey:
-    with pytest.raises(InvalidApiKey) as refused:
-        keys.verify(authorization, NOW)
-    return refused.value
 
 
 def test_each_key_is_a_tenant_of_its_own() -> None:
@@ -123,29 +113,6 @@ def test_an_admin_key_may_administer() -> None:
 
 
 # -- keys of the database ---------------------------------------------------------------------------------------
-
-SECRET = new_secret()
-
-
-def row(secret: str = SECRET, **fields: Any) -> KeyRow:
-    values: dict[str, Any] = {
-        "id": "key_1",
-        "name": "n",
-        "tenant": "t",
-        "prefix": prefix_of(secret),
-        "digest": digest_of(secret).hex(),
-        "token_key": token_key_of(secret).hex(),
-        "scopes": frozenset({"inference"}),
-        "created_at": int(NOW),
-        "revision": 1,
-    }
-    return KeyRow(**values | fields)
-
-
-def ring(*rows: KeyRow) -> KeyRing:
-    made = KeyRing()
-    made.apply(rows, NOW)
-    return made
 
 
 def test_a_secret_has_256_random_bits_behind_a_prefix_that_can_be_scanned_for() -> None:
@@ -287,16 +254,6 @@ def test_each_verification_compares_one_digest_in_constant_time(many: KeyRing, m
     many.verify(f"Bearer {SECRET}", NOW)
     refusal("Bearer unknown", many)
     assert [len(a) + len(b) for a, b in compared] == [64, 64]
-
-
-class Issuer:
-    """A verifier that accepts and records every token."""
-
-    asked: list[str] = []
-
-    def verify(self, token: str) -> Key:
-        self.asked.append(token)
-        return Key("oidc:a", "oidc:a", frozenset({"inference"}))
 
 
 @pytest.fixture

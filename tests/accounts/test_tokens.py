@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from jwt.utils import base64url_encode
 
-from tests.accounts.test_keys import NOW, SECRET, Issuer, refusal, ring, row
+from tests.accounts.rings import NOW, SECRET, Issuer, refusal, ring, row
 from tokka.accounts.admin_views import NewKey
 from tokka.accounts.credential import MAX_KEY_CHARS, new_secret
 from tokka.accounts.keys import KeyRing

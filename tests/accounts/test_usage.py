@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.accounts.records import KEY, record
 from tokka.accounts.calendar import HOUR_S, periods_of
 from tokka.accounts.usage import UsageBook
-from tokka.core import Key, RequestRecord, Spent
+from tokka.core import Key, Spent
 from tokka.store.rows import Totals, UsageRow
 
 
@@ -21,16 +22,10 @@ def at(text: str) -> float:
 
 
 NOON = at("2026-11-15T12:30")
-KEY = Key("k", "t", frozenset({"inference"}))
 
 
-def record(**fields: Any) -> RequestRecord:
-    values: dict[str, Any] = {"key": KEY, "model": "m", "prompt_tokens": 10, "cached_tokens": 4, "completion_tokens": 5}
-    return RequestRecord(id="r", arrived_s=0.0, **values | fields)
-
-
-def settled(book: UsageBook, now_s: float, **by_key: tuple[int, int]) -> None:
-    book.settle(book.take(), Totals(periods_of(now_s), by_key, 0))
+def confirmed(book: UsageBook, now_s: float, **by_key: tuple[int, int]) -> None:
+    book.confirm(book.take(), Totals(periods_of(now_s), by_key, 0))
 
 
 def test_requests_add_up_by_hour_key_tenant_and_model() -> None:
@@ -69,20 +64,20 @@ def test_every_outcome_counts(outcome: Any) -> None:
     assert [row.requests for row in book.take()] == [1]
 
 
-def test_what_was_taken_is_pending_until_it_is_settled() -> None:
+def test_what_was_taken_is_pending_until_it_is_confirmed() -> None:
     book = UsageBook()
     book.add(record(), NOON)
     rows = book.take()
     assert (book.pending, book.spent("k", NOON)) == (1, Spent(15, 15))
     book.add(record(), NOON)
     assert (book.pending, book.spent("k", NOON)) == (2, Spent(30, 30))
-    book.settle(rows, Totals(periods_of(NOON), {"k": (15, 15)}, 0))
+    book.confirm(rows, Totals(periods_of(NOON), {"k": (15, 15)}, 0))
     assert (book.pending, book.spent("k", NOON)) == (1, Spent(30, 30))
 
 
 def test_what_others_have_written_counts_as_soon_as_it_is_read() -> None:
     book = UsageBook()
-    settled(book, NOON, k=(100, 1000))
+    confirmed(book, NOON, k=(100, 1000))
     book.add(record(), NOON)
     assert book.spent("k", NOON) == Spent(115, 1015)
 
@@ -100,10 +95,10 @@ def test_what_others_have_written_counts_as_soon_as_it_is_read() -> None:
 @pytest.mark.parametrize("is_written", [False, True])
 def test_quotas_start_anew_with_the_day_and_the_month(later: str, spent: Spent, is_written: bool) -> None:
     book = UsageBook()
-    settled(book, NOON, k=(100, 1000))
+    confirmed(book, NOON, k=(100, 1000))
     book.add(record(), NOON)
     if is_written:
-        settled(book, NOON)
+        confirmed(book, NOON)
     assert book.spent("k", at(later)) == spent
 
 
@@ -112,7 +107,7 @@ def test_usage_of_yesterday_that_is_written_today_is_yesterdays() -> None:
     book.add(record(), NOON)
     tomorrow = NOON + 86400
     book.add(record(prompt_tokens=0), tomorrow)
-    settled(book, tomorrow)
+    confirmed(book, tomorrow)
     assert book.spent("k", tomorrow) == Spent(5, 20)
 
 
@@ -154,7 +149,7 @@ def test_what_is_spent_is_what_was_added_whatever_is_written_when(steps: list[st
             batch = batch or book.take()
             if step == "write":
                 database += sum(row.tokens for row in batch)
-                book.settle(batch, Totals(periods_of(NOON), {"k": (database, database)}, 0))
+                book.confirm(batch, Totals(periods_of(NOON), {"k": (database, database)}, 0))
                 batch = ()
         assert book.spent("k", NOON) == Spent(added, added)
     assert sum(row.tokens for row in (*batch, *book.take())) + database == added

@@ -9,9 +9,9 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from tests.accounts.test_oidc import Issuer
+from tests.accounts.issuers import Issuer
 from tests.program import Program, eventually, failing, running
-from tests.store.test_database import added, key
+from tests.store.rows import added, key
 from tokka.cli import app
 from tokka.store.sqlite import SqliteDatabase
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.accounts.test_oidc import KEYS, Issuer, jwk, silent
+from tests.accounts.issuers import KEYS, Issuer, jwk, silent
 from tests.program import Program, eventually, failing, running
 
 KEY = "static-key-of-the-test"

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator
 import pytest
 
 import tokka.engine.supervision.supervisor
-from tests.dispatch.test_dispatcher import Bench, allowance, bench, complete, endless, record, request
+from tests.dispatch.bench import Bench, allowance, bench, complete, endless, record, request
 from tests.supervised import until
 from tokka.accounts.downtimes import Downtimes
 from tokka.core import Downtime, Event, GenerateRequest, TextPrompt

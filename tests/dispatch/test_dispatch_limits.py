@@ -16,7 +16,8 @@ from tokka.admission.allowance import Allowance, Allowances
 from tokka.admission.memory import MemoryBudget
 from tokka.admission.quarantine import Quarantine
 from tokka.core import ChoiceDone, Finished, GenerateRequest, Key, Limits, RequestRecord, Sampling, Spent, TextPrompt
-from tokka.dispatch.dispatcher import Dispatcher, Generation, settle_allowance
+from tokka.dispatch.dispatcher import Dispatcher, Generation
+from tokka.dispatch.ending import finish
 from tokka.engine.fake import FakeEngine, FakeOptions
 from tokka.errors import InvalidRequest, ModelNotFound, QuotaExceeded, RateLimited, ServerOverloaded
 
@@ -53,7 +54,7 @@ class Bench:
         return await self.dispatcher.open(request, seen, allowance)
 
     def settle(self, seen: RequestRecord, status: int = 200) -> None:
-        settle_allowance(self._held[id(seen)], seen, status)
+        finish(seen, self._held[id(seen)], status, lambda _: None)
 
     async def finish(self, generation: Generation, seen: RequestRecord) -> list[Any]:
         """Run a generation to its end and settle its allowance."""

@@ -9,8 +9,8 @@ from collections.abc import AsyncGenerator
 import pytest
 
 import tokka.engine.supervision.supervisor
-from tests.dispatch.test_dispatcher import Script, bench, failing, record, request
-from tests.dispatch.test_dispatcher import allowance as unlimited
+from tests.dispatch.bench import Script, bench, failing, record, request
+from tests.dispatch.bench import allowance as unlimited
 from tests.supervised import until
 from tokka.admission.allowance import Allowances
 from tokka.core import (
@@ -26,7 +26,7 @@ from tokka.core import (
     TextDelta,
     Usage,
 )
-from tokka.dispatch.dispatcher import settle_allowance
+from tokka.dispatch.ending import finish
 from tokka.errors import EngineError, RateLimited
 
 
@@ -104,7 +104,7 @@ def test_key_pays_for_what_ran_and_for_its_own_faults(queue_s: float | None, sta
     book, key = Allowances(lambda _: Spent()), Key("k", "t", frozenset({"inference"}), Limits(rpm=1))
     seen = record()
     seen.queue_s = queue_s
-    settle_allowance(book.open(key, time.monotonic()), seen, status)
+    finish(seen, book.open(key, time.monotonic()), status, lambda _: None)
     if is_paid:
         with pytest.raises(RateLimited):
             book.open(key, time.monotonic())

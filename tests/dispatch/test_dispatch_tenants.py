@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 
-from tests.dispatch.test_dispatcher import Bench, allowance, bench, complete, request
+from tests.dispatch.bench import Bench, allowance, bench, complete, request
 from tokka.core import Event, GenerateRequest, Key, RequestRecord
 
 

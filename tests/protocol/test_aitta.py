@@ -17,7 +17,8 @@ from aitta_client.api.errors import (
 )
 from aitta_client.api.wrappers import ModelData
 
-from tokka.api.errors import body_of_error, speaks_oauth
+from tokka.api.errors import body_of_error
+from tokka.api.path_facts import facts_of
 from tokka.core import Downtime
 from tokka.engine_facts import ModelInfo
 from tokka.errors import InvalidApiKey, Maintenance, ModelStarting, RateLimited, TokkaError, UnknownUrl
@@ -145,11 +146,11 @@ def test_an_error_is_what_the_package_makes_of_its_status(error: TokkaError, kin
 
 @pytest.mark.parametrize("path", ["/model", "/model/x/y", "/worker", "/worker/x/1", "/status", "/downtimes"])
 def test_paths_of_aitta_have_errors_of_oauth(path: str) -> None:
-    assert speaks_oauth(path)
+    assert facts_of(path).speaks_oauth
 
 
 @pytest.mark.parametrize(
     "path", ["/", "/v1/models", "/models", "/modelx", "/openai/v1/model", "/status.json", "/v1/status"]
 )
 def test_no_other_path_has(path: str) -> None:
-    assert not speaks_oauth(path)
+    assert not facts_of(path).speaks_oauth

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from pydantic_core import PydanticCustomError
 
-from tests.protocol.test_schema_loosening import _schemas, _values
+from tests.protocol.schemas import schemas, values
 from tokka.protocol.closing import closed
 from tokka.protocol.json_schema import MAX_SUBSCHEMAS, schema_text
 
@@ -174,7 +174,7 @@ def test_what_would_become_many_times_as_large_stays_as_it_is() -> None:
     assert closed(schema) == schema
 
 
-@given(_schemas, _values)
+@given(schemas, values)
 def test_what_fits_the_closed_schema_fits_the_schema(schema: Any, value: Any) -> None:
     try:
         checked = json.loads(schema_text(schema))

@@ -10,14 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.protocol import streams as streaming
+from tests.protocol.requests import request
 from tests.protocol.streams import Shape, streams
 from tokka.core import Accepted, ChoiceDone, Event, Finished, PromptEcho, TextDelta, TokenLogprob, Usage
 from tokka.protocol.completions import CompletionEncoder, CompletionRequest
 from tokka.protocol.response_models import Completion
-
-
-def request(**fields: Any) -> CompletionRequest:
-    return CompletionRequest.model_validate_json(orjson.dumps({"model": "m", "prompt": "Hei", **fields}))
 
 
 def chunks_of(asked: CompletionRequest, events: list[Event]) -> list[dict[str, Any]]:

@@ -8,26 +8,17 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from tests.protocol.constrained import CHAT, COMPLETION, chat, completion
 from tokka.core import Constraint
 from tokka.protocol.chat import ChatRequest
 from tokka.protocol.completions import CompletionRequest
 from tokka.protocol.constraint import MAX_CHOICE_CHARS, MAX_CONSTRAINT_CHOICES, MAX_GRAMMAR_CHARS, MAX_REGEX_CHARS
 
-CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "a"}]}
-COMPLETION: dict[str, Any] = {"model": "m", "prompt": "a"}
 SCHEMA = {"type": "object", "properties": {"b": {}, "a": {}}}
 
 
 def compact(schema: dict[str, Any], **more: Any) -> str:
     return json.dumps({**schema, **more}, separators=(",", ":"))
-
-
-def chat(**fields: Any) -> ChatRequest:
-    return ChatRequest.model_validate_json(json.dumps({**CHAT, **fields}))
-
-
-def completion(**fields: Any) -> CompletionRequest:
-    return CompletionRequest.model_validate_json(json.dumps({**COMPLETION, **fields}))
 
 
 def refused(model: type[BaseModel], fields: dict[str, Any]) -> str:

@@ -14,8 +14,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import pytest
 
-from tests.protocol.test_constraint import chat, completion
-from tests.protocol.test_tools import allowed, tool
+from tests.protocol.constrained import chat, completion
+from tests.protocol.tool_bodies import allowed, tool
 from tokka.core import (
     ChatPrompt,
     Constraint,

@@ -8,7 +8,7 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.protocol.test_completion_encoder import request
+from tests.protocol.requests import request
 from tokka.core import Accepted, ChoiceDone, Event, Finished, PromptEcho, TextDelta, TokenLogprob, Usage
 from tokka.protocol.completions import CompletionEncoder
 from tokka.protocol.folding import JsonItems, JsonList, JsonObject, JsonText, RawJson

@@ -10,7 +10,7 @@ from openai.types import completion_create_params as completion_params
 from openai.types.chat import completion_create_params as chat_params
 from pydantic import ValidationError
 
-from tests.protocol.test_constraint import CHAT, chat
+from tests.protocol.constrained import CHAT, chat
 from tokka.core import IgnoredFields
 from tokka.errors import InvalidRequest, UnsupportedParameter
 from tokka.protocol.chat import ChatRequest

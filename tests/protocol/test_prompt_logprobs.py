@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.protocol import streams as streaming
-from tests.protocol.test_requests import CHAT, COMPLETION
+from tests.protocol.bodies import CHAT, COMPLETION
 from tokka.core import Accepted, ChoiceDone, Event, Finished, PromptLogprobs, TextDelta, TokenLogprob, Usage
 from tokka.dispatch.answer_size import answer_bytes
 from tokka.errors import InvalidRequest

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
+from tests.protocol.bodies import CHAT, COMPLETION, chat, completion
 from tokka.core import ChatPrompt, GenerateRequest, TextPrompt, TokensPrompt, text_chars
 from tokka.protocol.chat import ChatRequest
 from tokka.protocol.completions import DEFAULT_MAX_TOKENS, CompletionRequest
@@ -18,18 +19,8 @@ from tokka.protocol.messages import RESERVED_TEMPLATE_KWARGS
 from tokka.protocol.models import DetokenizeRequest, TokenizeRequest
 
 MAX_INT64 = 2**63 - 1
-CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hei"}]}
-COMPLETION: dict[str, Any] = {"model": "m", "prompt": "Hei"}
 ENDPOINTS = [pytest.param(ChatRequest, CHAT, id="chat"), pytest.param(CompletionRequest, COMPLETION, id="completion")]
 BASES: dict[type[BaseModel], dict[str, Any]] = {ChatRequest: CHAT, CompletionRequest: COMPLETION}
-
-
-def chat(**fields: Any) -> ChatRequest:
-    return ChatRequest.model_validate_json(json.dumps({**CHAT, **fields}))
-
-
-def completion(**fields: Any) -> CompletionRequest:
-    return CompletionRequest.model_validate_json(json.dumps({**COMPLETION, **fields}))
 
 
 def anonymous(request: GenerateRequest) -> GenerateRequest:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from tests.protocol.schemas import schemas, values
 from tokka.protocol.json_schema import MAX_ITEMS, MAX_SCHEMA_DEPTH, schema_text
 from tokka.protocol.schema_loosening import Level, loosened
 
@@ -137,42 +138,7 @@ def test_what_lies_too_deep_is_free() -> None:
     assert wide is True
 
 
-_names = st.sampled_from(["a", "b"])
-_values = st.recursive(
-    st.sampled_from([None, True, 0, 1, 2.5, "", "a", "ab"]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_names, inner, max_size=2),
-    max_leaves=6,
-)
-
-
-def _keywords(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    schemas = st.lists(inner, min_size=1, max_size=2)
-    properties = st.dictionaries(_names, inner, max_size=2)
-    types = st.sampled_from(["object", "array", "string", "integer", "null"])
-    keywords: dict[str, st.SearchStrategy[Any]] = {
-        **dict.fromkeys(("anyOf", "oneOf", "allOf", "prefixItems"), schemas),
-        **dict.fromkeys(("not", "if", "then", "else", "items", "contains", "propertyNames"), inner),
-        **dict.fromkeys(("additionalProperties", "unevaluatedProperties", "unevaluatedItems"), inner),
-        **{name: st.integers(0, 3) for name in ("minItems", "maxLength", "minimum", "minProperties", "minContains")},
-        "properties": properties,
-        "patternProperties": properties,
-        "dependentSchemas": properties,
-        "type": types | st.lists(types, min_size=1, max_size=2, unique=True),
-        "enum": st.lists(_values, min_size=1),
-        "const": _values,
-        "required": st.lists(_names, unique=True),
-        "uniqueItems": st.booleans(),
-        "$ref": st.sampled_from(["#/properties/a", "#/not", "#/anyOf/0", "#/oneOf/0"]),
-    }
-    return st.fixed_dictionaries({}, optional=keywords)
-
-
-_schemas = st.recursive(st.booleans() | st.just({"type": "object"}), _keywords, max_leaves=6).filter(
-    lambda schema: isinstance(schema, dict)
-)
-
-
-@given(_schemas, st.lists(_values, min_size=1, max_size=5), st.sampled_from(["enforced", "compiled", "bare"]))
+@given(schemas, st.lists(values, min_size=1, max_size=5), st.sampled_from(["enforced", "compiled", "bare"]))
 def test_nothing_is_forbidden_that_was_allowed(schema: Any, values: list[Any], level: Level) -> None:
     wide = loosened(schema, level)
     assume(wide is not None)

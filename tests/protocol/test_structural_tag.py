@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.protocol.test_requests import CHAT, chat, completion
+from tests.protocol.bodies import CHAT, chat, completion
 from tokka.core import Constraint
 from tokka.errors import InvalidRequest
 from tokka.protocol.chat import ChatRequest

@@ -7,34 +7,20 @@ from typing import Any
 
 import pytest
 
-from tests.protocol.test_constraint import chat
+from tests.protocol.constrained import chat
+from tests.protocol.tool_bodies import NAMED, allowed, held, properties, tool
 from tokka.core import Constraint
-from tokka.protocol.tools import looser_texts
+from tokka.protocol.tools import loosened_texts
 
-NAMED = {"type": "function", "function": {"name": "f"}}
 ANY = {"type": "object"}
 PATH = {"type": "string", "format": "path"}
 OVERLAPPING = {"oneOf": [{"type": "number"}, {"type": "integer"}]}
 
 
-def tool(name: str, parameters: Any = None, **fields: Any) -> dict[str, Any]:
-    return {"type": "function", "function": {"name": name, "parameters": parameters, **fields}}
-
-
-def held(choice: Any, *tools: dict[str, Any], **fields: Any) -> Constraint:
-    constraint = chat(tools=tools, tool_choice=choice, **fields).to_core().sampling.constraint
-    assert constraint is not None
-    return constraint
-
-
 def levels(constraint: Constraint) -> list[Any]:
     """Return the schemas in the order of the attempts, without duplicates."""
     assert constraint.calls is not None
-    return [json.loads(text) for text in dict.fromkeys((constraint.text, *looser_texts(constraint.calls)))]
-
-
-def properties(**schemas: Any) -> dict[str, Any]:
-    return {"type": "object", "properties": schemas, "required": sorted(schemas)}
+    return [json.loads(text) for text in dict.fromkeys((constraint.text, *loosened_texts(constraint.calls)))]
 
 
 def only(**schemas: Any) -> dict[str, Any]:
@@ -89,11 +75,6 @@ def test_each_function_is_loosened_as_far_as_it_may_be() -> None:
     ]
     assert all(level["$defs"]["g"] == only(y=OVERLAPPING) for level in made)
     assert all(level["$defs"]["h"]["additionalProperties"] is False for level in made)
-
-
-def allowed(mode: str, *names: str) -> dict[str, Any]:
-    tools = [{"type": "function", "function": {"name": name}} for name in names]
-    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
 
 
 def test_of_the_functions_it_is_told_of_a_model_may_call_those_that_are_allowed() -> None:

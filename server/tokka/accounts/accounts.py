@@ -225,7 +225,7 @@ class Accounts:
         async with self._turn:
             ledger = self._ledger
             if ledger is None:
-                self.book.settle(self.book.take(), Totals(periods_of(time.time()), {}, 0))
+                self.book.confirm(self.book.take(), Totals(periods_of(time.time()), {}, 0))
                 return
             try:
                 async with asyncio.timeout(_PATIENCE_S):
@@ -269,7 +269,7 @@ class Accounts:
             self._batch = Batch(self._writer, self._number, rows)
         totals = await self._run(partial(ledger.write, self._batch, periods_of(time.time()), self._read_at))
         rows = self._batch.rows if self._batch else ()
-        self.book.settle(rows, totals)
+        self.book.confirm(rows, totals)
         for row in rows:
             self.leases.write(row)
         self._batch, self._read_at = None, totals.at
@@ -283,7 +283,7 @@ class Accounts:
             limits, lambda key_id: self.reserved(key_id) + self.book.unwritten(key_id), time.monotonic()
         )
         tokens, servers = await self._run(partial(ledger.lease, self._writer, claims, periods_of(now_s)))
-        self.leases.settle(limits, tokens, servers)
+        self.leases.apply(limits, tokens, servers)
 
     def _note_down(self, reason: str) -> None:
         if self.is_up:

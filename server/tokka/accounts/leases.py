@@ -61,7 +61,7 @@ class Leases:
 
     def __init__(self) -> None:
         self._tokens: dict[str, int] = {}
-        # From `begin` until `settle`: the tokens that requests may take, by key.
+        # From `begin` until `apply`: the tokens that requests may take, by key.
         self._floors: dict[str, int] | None = None
         self._wanted: dict[str, tuple[int, float]] = {}
         self._servers = 1
@@ -87,7 +87,7 @@ class Leases:
                 tokens[row.key_id] -= row.tokens
 
     def begin(self, limits: Mapping[str, Limits], in_use: Callable[[str], int], now_s: float) -> dict[str, Claim]:
-        """Return the claims for these keys. Until `settle`, requests may take at most the floors."""
+        """Return the claims for these keys. Until `apply`, requests may take at most the floors."""
         self._wanted = {key_id: wanted for key_id, wanted in self._wanted.items() if now_s < wanted[1]}
         if self._floors is None:
             self._floors = {key_id: self._floor(tokens, in_use(key_id)) for key_id, tokens in self._tokens.items()}
@@ -97,7 +97,7 @@ class Leases:
             for key_id, limit in limits.items()
         }
 
-    def settle(self, limits: Mapping[str, Limits], tokens: Mapping[str, int], servers: int) -> None:
+    def apply(self, limits: Mapping[str, Limits], tokens: Mapping[str, int], servers: int) -> None:
         """Store renewed leases. `limits`: the keys with a quota; other keys' leases are dropped."""
         kept = {key_id: held for key_id, held in self._tokens.items() if key_id in limits}
         self._tokens, self._floors, self._servers = {**kept, **tokens}, None, servers

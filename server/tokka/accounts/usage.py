@@ -74,7 +74,7 @@ class UsageBook:
         sums.completion += record.completion_tokens
 
     def take(self) -> tuple[UsageRow, ...]:
-        """Return the entries to write, and start new ones. They stay in `pending` and `spent` until `settle`."""
+        """Return the entries to write, and start new ones. They stay in `pending` and `spent` until `confirm`."""
         sums, self._sums = self._sums, {}
         self._taken += len(sums)
         return tuple(
@@ -82,7 +82,7 @@ class UsageBook:
             for place, total in sums.items()
         )
 
-    def settle(self, rows: Sequence[UsageRow], totals: Totals) -> None:
+    def confirm(self, rows: Sequence[UsageRow], totals: Totals) -> None:
         """Note that the rows are written. `totals`: the database's totals, which include the rows."""
         self._taken -= len(rows)
         for row in rows:

@@ -146,7 +146,7 @@ class AdmissionController:
     def refuse_waiting(self) -> None:
         """Refuse all queued requests, because the drain's time is over."""
         for ticket in self.policy.refuse_all():
-            self._settle(ticket, _draining())
+            self._resolve(ticket, _draining())
 
     async def idle(self) -> None:
         """Wait until no request is running or queued."""
@@ -155,7 +155,7 @@ class AdmissionController:
     def apply(self, decisions: list[Decision]) -> None:
         """Wake the requests that the decisions start or refuse."""
         for decision in decisions:
-            self._settle(decision.ticket, decision.refusal)
+            self._resolve(decision.ticket, decision.refusal)
 
     async def _take_turn(self, ticket: Ticket, timeout_s: float | None) -> None:
         turn = self._turns[ticket] = asyncio.get_running_loop().create_future()
@@ -189,7 +189,7 @@ class AdmissionController:
         else:
             self.apply(self.policy.leave(ticket, now_s))
 
-    def _settle(self, ticket: Ticket, refusal: TokkaError | None) -> None:
+    def _resolve(self, ticket: Ticket, refusal: TokkaError | None) -> None:
         turn = self._turns.get(ticket)
         if turn is None or turn.done():
             if refusal is None:

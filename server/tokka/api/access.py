@@ -14,15 +14,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tokka.accounts.keys import KeyRing
 from tokka.api.direct import Sign, indirect_sign
-from tokka.api.paths import DOCUMENT, OPEN_PATHS, REFERENCE_ASSETS
+from tokka.api.path_facts import ADMIN, METRICS, facts_of
 from tokka.core import ANONYMOUS, Key, KeyScope
 from tokka.errors import PermissionDenied, SignerUnknown
-
-# The chat page asks for a key itself, and the API reference holds no secret. The API calls they make need a key.
-_OPEN_PAGES = frozenset({"/", "/docs", "/docs/", DOCUMENT})
-_OPEN_FOLDERS = ("/ui/", f"{REFERENCE_ASSETS}/")
-METRICS = "/metrics"
-_ADMIN = "/admin/"
 
 _KEY_REMEDY = "Make a key with `tokka keys create --name NAME` and send it as `Authorization: Bearer KEY`."
 _ADMIN_REMEDY = "Send a key made with `tokka keys create --name NAME --scope admin`, or set with --admin-key-file."
@@ -57,13 +51,13 @@ class Authentication:
         if scope["type"] == "http":
             state = scope["state"]
             state["record"].key = await self._key_of(scope)
-            if "on_authenticated" in state and not is_open(scope["path"]):
+            if "on_authenticated" in state and not facts_of(scope["path"]).is_open:
                 state["on_authenticated"](state["record"].key)
         await self._app(scope, receive, send)
 
     async def _key_of(self, scope: Scope) -> Key:
         path = scope["path"]
-        if is_open(path) or (path == METRICS and self._rules.metrics_open):
+        if facts_of(path).is_open or (path == METRICS and self._rules.metrics_open):
             return ANONYMOUS
         if not self._keys.is_protected:
             self._check_keyless(scope)
@@ -81,8 +75,8 @@ class Authentication:
     def _check_keyless(self, scope: Scope) -> None:
         """Raise PermissionDenied unless a server without keys serves this request."""
         path, rules = scope["path"], self._rules
-        if path.startswith(_ADMIN):
-            raise PermissionDenied(f"{_ADMIN} always needs a key with the scope `admin`. {_ADMIN_REMEDY}")
+        if facts_of(path).access == "admin":
+            raise PermissionDenied(f"{ADMIN} always needs a key with the scope `admin`. {_ADMIN_REMEDY}")
         if path == METRICS and not rules.on_loopback:
             raise PermissionDenied(
                 f"{METRICS} needs a key with the scope `metrics` unless this server is on loopback. {_METRICS_REMEDY} "
@@ -97,11 +91,6 @@ class Authentication:
             )
 
 
-def is_open(path: str) -> bool:
-    """Return whether a path needs no key. Probes must work from other machines, and reveal nothing about users."""
-    return path in OPEN_PATHS or path in _OPEN_PAGES or path.startswith(_OPEN_FOLDERS)
-
-
 def _check_scope(path: str, key: Key) -> None:
     scope = _scope_for(path)
     if scope in key.scopes or (scope == "metrics" and "admin" in key.scopes):
@@ -111,9 +100,8 @@ def _check_scope(path: str, key: Key) -> None:
 
 
 def _scope_for(path: str) -> KeyScope:
-    if path.startswith(_ADMIN):
-        return "admin"
-    return "metrics" if path == METRICS else "inference"
+    access = facts_of(path).access
+    return "inference" if access in ("probe", "page") else access
 
 
 def _remedy_for(path: str, sign: Sign) -> str:

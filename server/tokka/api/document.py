@@ -17,8 +17,8 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from tokka import __version__
-from tokka.api.errors import speaks_oauth
-from tokka.api.paths import ALIAS, ALIAS_ROOT, DOCUMENT, OPEN_PATHS
+from tokka.api.path_facts import DOCUMENT, facts_of
+from tokka.api.paths import ALIAS, ALIAS_ROOT
 from tokka.protocol.admin import NewKeyRequest, RotateRequest
 from tokka.protocol.aitta import OAuthError
 from tokka.protocol.chat import ChatRequest
@@ -129,10 +129,11 @@ def _correct(document: dict[str, Any], root_path: str) -> None:
     """Remove responses that FastAPI adds and this server never gives; add errors that any request may get."""
     for path, operations in document["paths"].items():
         # Errors raised before the request is routed.
-        early = [431] if path in OPEN_PATHS else [431, 503]
-        error = OAuthError if speaks_oauth(path) else ErrorBody
+        facts = facts_of(path)
+        early = [431] if facts.access == "probe" else [431, 503]
+        error = OAuthError if facts.speaks_oauth else ErrorBody
         for operation in operations.values():
-            if path in OPEN_PATHS:
+            if facts.access == "probe":
                 operation["security"] = []
             if f"{ALIAS_ROOT}{path}".startswith(ALIAS):
                 operation["servers"] = [{"url": root_path or "/"}, {"url": root_path + ALIAS_ROOT}]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import orjson
@@ -11,20 +10,13 @@ from starlette.requests import Request
 from starlette.routing import Match, Route
 from starlette.types import Send
 
+from tokka.api.path_facts import facts_of
 from tokka.api.paths import meant
 from tokka.errors import InternalError, MethodNotAllowed, TokkaError, UnknownUrl
 
-# Aitta's API; see api/aitta.py.
-_OAUTH_PATHS = re.compile(r"/(model|worker|status|downtimes|authenticate_with_key)(/|$)")
-
-
-def speaks_oauth(path: str) -> bool:
-    """Return whether errors on this path have the body of OAuth (RFC 6749)."""
-    return _OAUTH_PATHS.match(path) is not None
-
 
 def body_of_error(error: TokkaError, path: str) -> bytes:
-    return orjson.dumps(error.oauth_body() if speaks_oauth(path) else error.body())
+    return orjson.dumps(error.oauth_body() if facts_of(path).speaks_oauth else error.body())
 
 
 async def send_error(send: Send, error: TokkaError, path: str) -> None:

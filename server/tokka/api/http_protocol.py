@@ -22,7 +22,8 @@ from tokka.api.deadline import Deadline
 from tokka.api.http_cycle import Cycle
 from tokka.api.http_framing import Framing, MalformedHttp, check_headers, without_upgrade
 from tokka.api.http_refusal import HeadersTooLarge, NoRoom, response_of
-from tokka.api.paths import OPEN_PATHS, served_path
+from tokka.api.path_facts import facts_of
+from tokka.api.paths import served_path
 from tokka.api.write_batching import BatchedTransport, WriteBatch
 from tokka.core import ANONYMOUS, Key
 from tokka.errors import SlowRequest, TokkaError
@@ -227,7 +228,7 @@ class BoundedProtocol(HttpToolsProtocol):
         check_headers(version, self.headers)
         target = httptools.parse_url(self.url)
         path = urllib.parse.unquote(target.path.decode("ascii"))
-        if self._admission != "welcome" and served_path(path) not in OPEN_PATHS:
+        if self._admission != "welcome" and facts_of(served_path(path)).access != "probe":
             self.open_connections.on_cut("refused")
             raise NoRoom(self._admission)
         self.scope["method"] = method.decode("ascii")

@@ -17,20 +17,17 @@ from structlog.contextvars import bound_contextvars
 
 from tokka.admission.allowance import Allowances
 from tokka.admission.memory import MemoryBudget, Share
-from tokka.api.access import METRICS, is_open
 from tokka.api.errors import send_error
+from tokka.api.path_facts import METRICS, facts_of
 from tokka.api.rate_limits import rate_limit_headers
 from tokka.core import ANONYMOUS, Outcome, RequestRecord
-from tokka.dispatch.dispatcher import settle_allowance
+from tokka.dispatch.ending import finish
 from tokka.errors import BodyTooLarge, InternalError, InvalidRequest, SlowRequest, TokkaError
 from tokka.observability.metrics import Metrics
 from tokka.protocol.common import new_id
 
 log = structlog.get_logger("tokka.access")
 
-GENERATION_PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
-# Paths whose requests count against the limits of their key.
-COUNTED_PATHS = GENERATION_PATHS | {"/tokenize", "/detokenize"}
 _SLOWEST_BYTES_PER_S = 64 << 10
 _FIELD_NAME = re.compile(r"^[A-Za-z0-9_.-]{1,64}$")
 _MAX_NAMED_FIELDS = 32
@@ -55,7 +52,7 @@ class RequestContext:
             return
         given = Headers(scope=scope).get("x-request-id", "")
         record = RequestRecord(id=given if _REQUEST_ID.match(given) else new_id("req_"), arrived_s=time.monotonic())
-        if scope["method"] == "POST" and scope["path"] in GENERATION_PATHS:
+        if scope["method"] == "POST" and facts_of(scope["path"]).is_generation:
             record.endpoint = scope["path"]
         state = scope.setdefault("state", {})
         state["record"] = record
@@ -95,10 +92,7 @@ class RequestContext:
         if record.endpoint:
             record.outcome = record.outcome or _outcome_of(status)
             self._metrics.observe(record, now_s)
-            self._count(record)
-        if allowance := scope["state"].get("allowance"):
-            # Release the reserved tokens only after the used ones are counted.
-            settle_allowance(allowance, record, status)
+        finish(record, scope["state"].get("allowance"), status, self._count)
         fields: dict[str, object] = {
             "method": scope["method"],
             "path": scope["path"][:200],
@@ -121,7 +115,7 @@ class RequestContext:
         if record.prompt is not None:
             fields["prompt"] = record.prompt
         # Probes and scrapes come every few seconds and say nothing new.
-        quiet = is_open(scope["path"]) or scope["path"] == METRICS
+        quiet = facts_of(scope["path"]).is_open or scope["path"] == METRICS
         (log.debug if quiet else log.info)("request_finished", **fields)
 
 
@@ -204,7 +198,7 @@ class KeyLimits:
         self._allowances = allowances
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in COUNTED_PATHS:
+        if scope["type"] == "http" and scope["method"] == "POST" and facts_of(scope["path"]).is_counted:
             key = scope["state"]["record"].key or ANONYMOUS
             scope["state"]["allowance"] = self._allowances.open(key, time.monotonic())
         await self._app(scope, receive, send)

@@ -7,11 +7,8 @@ from collections.abc import Iterable, Iterator
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-# Probes and the version. They never need a key.
-OPEN_PATHS = frozenset({"/livez", "/readyz", "/startupz", "/health", "/version"})
-DOCUMENT = "/openapi.json"
-# The files of the API reference.
-REFERENCE_ASSETS = "/docs-assets"
+from tokka.api.path_facts import DOCUMENT, facts_of
+
 # An alias of the API for Aitta's clients.
 ALIAS_ROOT = "/openai"
 ALIAS = f"{ALIAS_ROOT}/v1/"
@@ -33,7 +30,7 @@ def served_path(path: str, root_path: str = "") -> str:
         return path[len(ALIAS_ROOT) :]
     # Probes are often configured with a trailing slash.
     bare = path[:-1]
-    return bare if path[-1:] == "/" and (bare in OPEN_PATHS or bare == DOCUMENT) else path
+    return bare if path[-1:] == "/" and (facts_of(bare).access == "probe" or bare == DOCUMENT) else path
 
 
 def meant(path: str, known: Iterable[str]) -> str | None:

@@ -21,7 +21,7 @@ from tokka.cli.access import check_access
 from tokka.cli.listener import BACKLOG, open_for_connections, url_of
 from tokka.cli.open_files import open_files
 from tokka.engine.base import Engine
-from tokka.engine.supervision.heap import settle_heap
+from tokka.engine.supervision.heap import trim_heap
 from tokka.engine.supervision.processes import end_resource_tracker, kill_children
 from tokka.observability.log_writer import LineWriter
 from tokka.observability.loop_turns import LoopTurns
@@ -54,7 +54,7 @@ async def serve(
             return 0
         _check_access(settings, server)
         # Imported objects live until the end. A garbage collection of all of them would block the event loop for 0.1 s.
-        settle_heap()
+        trim_heap()
         open_for_connections(listeners, settings)
         url = url_of(listeners, settings)
         log.info("listening", url=url, version=__version__, pid=os.getpid(), chat="/", docs="/docs")

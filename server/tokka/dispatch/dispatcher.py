@@ -43,9 +43,6 @@ from tokka.engine.base import Engine
 from tokka.engine.supervision.supervisor import Supervisor
 from tokka.errors import EngineDied, InvalidRequest, ModelNotFound, SlowReader, TenantHeld
 
-# Statuses of requests that the server refused for its own reasons or because of a limit.
-_REFUSALS = frozenset({401, 403, 429, 500, 503, 504})
-
 
 class Generation:
     """An admitted request. It owns the admission slot and the stream of events, and releases both."""
@@ -138,7 +135,7 @@ class Dispatcher:
             run = _Run(request, record, slot, subject, trial, prepared.engine_number, deadline, prefix)
             metered = self._metered(prepared, run)
             stack.push_async_callback(metered.aclose)
-            stack.callback(_settle, record)
+            stack.callback(_mark_aborted, record)
             return Generation(metered, stack.pop_all())
 
     def _prefix(self, own: GenerateRequest) -> Prefix:
@@ -381,15 +378,6 @@ def _cut_short(unfinished: dict[int, TextDelta | None]) -> Iterator[Event]:
         yield ChoiceDone(index, "length", "timeout")
 
 
-def settle_allowance(allowance: Allowance, record: RequestRecord, status: int) -> None:
-    """Return a request's unused tokens to its key's limits, after it has been counted.
-
-    `status`: HTTP status of the response, 0 if none was begun. A request that the server refused costs nothing.
-    """
-    served = record.queue_s is not None or status not in _REFUSALS
-    allowance.settle(record.prompt_tokens + record.completion_tokens, time.monotonic(), served=served)
-
-
-def _settle(record: RequestRecord) -> None:
+def _mark_aborted(record: RequestRecord) -> None:
     """Record a generation without an outcome as aborted: its client closed it before the end."""
     record.outcome = record.outcome or "aborted"

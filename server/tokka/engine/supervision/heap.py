@@ -7,7 +7,7 @@ import ctypes
 import gc
 
 
-def settle_heap() -> None:
+def trim_heap() -> None:
     """Collect an earlier engine's garbage, exempt long-lived objects from collection, and release free memory.
 
     Blocks for some tenths of a second and holds the GIL, so call it before the engine is ready.

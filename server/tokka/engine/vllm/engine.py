@@ -17,7 +17,7 @@ from tokka.core import Event, GenerateRequest, Prompt, TokensPrompt
 from tokka.engine.base import ReportPhase
 from tokka.engine.grammars.service import GrammarService
 from tokka.engine.supervision.exits import oom_kills
-from tokka.engine.supervision.heap import settle_heap
+from tokka.engine.supervision.heap import trim_heap
 from tokka.engine.supervision.processes import EngineProcesses, kill_engine
 from tokka.engine.vllm.error_mapping import cause_of, core_exits, death_of, load_failure, one_line
 from tokka.engine.vllm.fast_path import install_fast_path
@@ -36,7 +36,7 @@ from tokka.engine.vllm.start.model_defaults import model_defaults
 from tokka.engine.vllm.start.warmup import measure_steps, warm_up
 from tokka.engine.vllm.vocabulary import Vocabulary
 from tokka.engine_facts import EngineStats, ModelInfo
-from tokka.errors import ConfigurationError, EngineError, StartupError, TokkaError
+from tokka.errors import ConfigurationError, EngineDied, StartupError, TokkaError
 from tokka.planner.model_folder import read_hub_model, read_model_folder
 
 log = structlog.get_logger("tokka.engine")
@@ -85,7 +85,7 @@ class VllmEngine:
         self._llm.output_processor.stats.record()
         # Only now: the first requests also compile.
         await asyncio.to_thread(seal_compiled, self._cache_root)
-        await asyncio.to_thread(settle_heap)
+        await asyncio.to_thread(trim_heap)
         return info
 
     async def _measured(self, info: ModelInfo) -> ModelInfo:
@@ -321,7 +321,7 @@ class VllmEngine:
 
     def _ready(self) -> Generations:
         if self._generations is None:
-            raise EngineError("The engine is not running.")
+            raise EngineDied("The engine is not running.")
         return self._generations
 
 
