@@ -171,6 +171,14 @@ def test_ticket_alone_holds_others_up_for_its_time() -> None:
     assert runs(made.arrive(ticket("c"), 5.1))
 
 
+def test_ticket_alone_is_not_joined_by_one_that_cannot_queue() -> None:
+    made = policy(most=4, bounds=Bounds(0))
+    alone = ticket()
+    alone.alone_s = 5.0
+    assert runs(made.arrive(alone, 0.0)) == [alone]
+    assert runs(made.arrive(ticket("b"), 1.0)) == []
+
+
 def test_ticket_alone_lets_others_in_when_it_ends() -> None:
     made = policy(most=4)
     alone, waiting = ticket(), ticket("b")

@@ -1,6 +1,6 @@
 """The running requests, and whether and when the engine can take another one. Pure.
 
-A request may start if four conditions hold:
+A request may start at once if nothing runs. Otherwise four conditions must hold (design 5 has the exceptions):
 
 1. A place is free: with its choices decoding, a step is still short enough for the TPOT target.
 2. Its prompt and expected answer fit the KV cache, beside the tokens that the other requests will still generate.
@@ -202,8 +202,9 @@ class Batch:
     def has_place(self, ticket: Ticket) -> bool:
         """Return whether a place and memory are free for this ticket."""
         return (
+            self._alone is None
             # design 5.3
-            not (self._engine_waits and self.runs_for(ticket.tenant))
+            and not (self._engine_waits and self.runs_for(ticket.tenant))
             # design 5.4
             and self.choices + ticket.choices <= self._places_for(ticket.tenant)
             # design 5.5
@@ -293,7 +294,7 @@ class Batch:
     def _goes_beside_prompts(self, ticket: Ticket, now_s: float) -> bool:
         """Return whether the next step has room for the ticket beside the prompts in progress.
 
-        Only one long prompt is computed at a time, so short ones always find room.
+        Only one long prompt is computed at a time, so that short ones find room.
         """
         step_tokens, chunk, tokens = self.forecast.model.step_tokens, self.forecast.chunk, ticket.uncached_tokens
         if step_tokens is not None:

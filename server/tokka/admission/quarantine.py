@@ -5,8 +5,9 @@ The suspicion grows in three steps:
 1. After one death, the running requests are suspects. All of them may run again: one death is chance.
 2. A request that ran in two deaths is held (400). A suspect is a tenant and a fingerprint, so the equal request of
    another tenant is another suspect. A request that completes is cleared.
-3. A tenant that was present at three quick deaths is held (503), whatever it sends. A death is quick if the engine had
-   served for less than a minute. If `--max-quick-deaths` is below four, one death less than that number is enough.
+3. A tenant that was present at three deaths in a row is held (503), whatever it sends. The second and the third must be
+   quick: the engine had served for less than a minute. If `--max-quick-deaths` is below four, one death less than that
+   number is enough.
 
 A held request, and a request of a held tenant, run in **trials** only. The server has one trial at a time.
 

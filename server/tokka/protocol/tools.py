@@ -237,7 +237,7 @@ def calls_constraint(
     return _constraint(RequiredCalls(functions, 1 if parallel is False else MAX_REQUIRED_CALLS), "tools")
 
 
-def looser_texts(calls: RequiredCalls) -> Iterator[str]:
+def loosened_texts(calls: RequiredCalls) -> Iterator[str]:
     """Yield looser and looser schemas of the calls, to try if the schema in the constraint cannot be compiled."""
     for level in LOOSER_LEVELS:
         yield _text(calls, level)

@@ -109,7 +109,11 @@ async def test_event_buffer_ends_a_request_that_is_not_read(
         count += 1
     # A token with 20 alternatives counts 169 units, a token without logprobs 1.
     assert count == (1001 if alternatives is None else 6)
-    await buffer.get()
+    for _ in range(5):
+        buffer.put(TextDelta(0, "late", (1,)), ChoiceDone(0, "stop"))
+    assert "late" not in [event.text for event in await buffer.get() if isinstance(event, TextDelta)]
+    # The engine goes on, but its further text neither fills the memory nor keeps the error from the reader.
+    buffer.put(TextDelta(0, "late", (1,)))
     with pytest.raises(SlowReader):
         await buffer.get()
 

@@ -11,7 +11,7 @@ from llguidance import LLTokenizer
 from pydantic import BaseModel, Field
 
 from tests.engine.tokenizer import EOS, byte_tokenizer
-from tests.protocol.test_tools import NAMED, held, properties, tool
+from tests.protocol.tool_bodies import NAMED, held, properties, tool
 from tokka.core import Constraint
 from tokka.engine.grammars.limits import matcher_of
 from tokka.engine.grammars.loosening import compile_loosening

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.engine.grammars.samples import GOOD, SLOW, compiler
 from tests.engine.tokenizer import byte_tokenizer, word_tokenizer
 from tests.program import eventually, runs
 from tokka.core import Constraint, ConstraintKind
@@ -21,16 +22,14 @@ from tokka.engine.grammars import compile_queue
 from tokka.engine.grammars.compile_queue import MAX_QUEUED
 from tokka.engine.grammars.limits import COMPILE_S
 from tokka.engine.grammars.service import GrammarService
-from tokka.engine.supervision.processes import COMPILER_NAME, activity
+from tokka.engine.supervision.processes import activity
 from tokka.errors import EngineDied, EngineError, InvalidRequest, ServerOverloaded, UnsupportedParameter
 from tokka.sandbox.process import start_confined
 
 pytestmark = pytest.mark.engine
 
-SLOW = Constraint("grammar", "start: " + "(a|b)? " * 8000 + '\na: "x" b\nb: "y" | "x"', "slow")
 # A short text that takes hundreds of megabytes to compile.
 LARGE = Constraint("json", '{"type": "array", "items": {"type": "integer"}, "minItems": 4000000}', "large")
-GOOD = Constraint("regex", "[ab]+", "good")
 NEVER = Constraint("regex", "never seen", "x")
 
 
@@ -39,11 +38,6 @@ async def grammars() -> AsyncIterator[GrammarService]:
     grammars = GrammarService(byte_tokenizer(), processes=1)
     yield grammars
     await grammars.close()
-
-
-def compiler() -> psutil.Process | None:
-    found = [child for child in psutil.Process().children() if child.name() == COMPILER_NAME and runs(child)]
-    return found[0] if found else None
 
 
 async def suspended(grammars: GrammarService) -> psutil.Process:
@@ -63,11 +57,6 @@ async def refusal(grammars: GrammarService, constraint: Constraint, tenant: str 
 
 def numbered(number: int) -> Constraint:
     return Constraint("regex", f"constraint{number}", "x")
-
-
-def slow(number: int) -> Constraint:
-    """Return one of many constraints that each use up the time limit of a compilation."""
-    return Constraint("grammar", f'{SLOW.text}\nc{number}: "x"', "slow")
 
 
 @pytest.mark.parametrize(
@@ -448,7 +437,7 @@ async def test_a_tokenizer_of_another_kind_is_said_to_be_the_reason() -> None:
 def test_the_process_ends_with_the_server() -> None:
     code = """
 import asyncio
-from tests.engine.grammars.test_service import GOOD, compiler
+from tests.engine.grammars.samples import GOOD, compiler
 from tests.engine.tokenizer import byte_tokenizer
 from tokka.engine.grammars.service import GrammarService
 async def main():

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.engine.vllm.apart import passed
+from tests.engine.vllm.apart import assert_each_passes
 
 
 @pytest.mark.engine
 @pytest.mark.timeout(120)
-def test_the_engine_follows_ready_grammars_only() -> None:
-    assert "36 passed" in passed("guidance_checks.py")
+def test_the_engine_follows_ready_grammars_only(subtests: pytest.Subtests) -> None:
+    assert_each_passes("guidance_checks.py", subtests)

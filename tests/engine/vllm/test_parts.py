@@ -108,6 +108,16 @@ def test_gpu_build_gets_nothing_of_the_cpus_but_a_fresh_process() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("given", "plugins"),
+    [(None, "tokka"), ("", "tokka"), ("lora_resolver", "lora_resolver,tokka"), ("tokka,other", "tokka,other")],
+)
+def test_engine_processes_load_our_plugin_beside_others(given: str | None, plugins: str) -> None:
+    environ = {} if given is None else {"VLLM_PLUGINS": given}
+    prepare_environment(environ, cpu=False, eager=False, ranks=1, offline=True, verbose=True)
+    assert environ["VLLM_PLUGINS"] == plugins
+
+
 def test_ranks_get_shares_of_the_cores() -> None:
     environ: dict[str, str] = {}
     prepare_environment(environ, cpu=True, eager=True, ranks=2, offline=True, verbose=True)

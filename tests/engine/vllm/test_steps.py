@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.engine.vllm.apart import passed
+from tests.engine.vllm.apart import assert_each_passes
 
 
 @pytest.mark.engine
 @pytest.mark.timeout(120)
-def test_steps_reach_their_requests() -> None:
-    assert "14 passed" in passed("steps_checks.py")
+def test_steps_reach_their_requests(subtests: pytest.Subtests) -> None:
+    assert_each_passes("steps_checks.py", subtests)

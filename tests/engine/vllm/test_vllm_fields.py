@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from tests.engine.vllm.apart import passed
+import pytest
+
+from tests.engine.vllm.apart import assert_each_passes
 
 
-def test_every_field_of_vllm_is_known_by_name() -> None:
-    assert "16 passed" in passed("fields_checks.py")
+def test_every_field_of_vllm_is_known_by_name(subtests: pytest.Subtests) -> None:
+    assert_each_passes("fields_checks.py", subtests)

@@ -48,7 +48,12 @@ class EventBuffer:
         self._events.append(event)
 
     def put(self, delta: TextDelta, done: ChoiceDone | None = None) -> None:
-        """Add new text of a choice and, with `done`, its end. The buffer owns the delta from now on."""
+        """Add new text of a choice and, with `done`, its end. The buffer owns the delta from now on.
+
+        After an error it keeps nothing: the reader may never come, and the engine goes on until it does.
+        """
+        if self._error is not None:
+            return
         if (earlier := self._deltas.get(delta.index)) is None:
             self._deltas[delta.index] = delta
             self._events.append(delta)

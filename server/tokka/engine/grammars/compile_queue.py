@@ -1,6 +1,6 @@
 """Decides which constraint is compiled next: round robin between tenants, with a CPU budget for each.
 
-Pure: the time is an argument. `grammars.py` owns the processes.
+Pure: the time is an argument. `service.py` owns the processes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The server's side of one process that compiles constraints (`grammar.py`): starts, queries and ends it."""
+"""The server's side of one process that compiles constraints (`compiler.py`): starts, queries and ends it."""
 
 from __future__ import annotations
 

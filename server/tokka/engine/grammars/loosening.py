@@ -9,7 +9,7 @@ import structlog
 from tokka.core import Constraint
 from tokka.engine.grammars.service import GrammarService
 from tokka.errors import InvalidRequest
-from tokka.protocol.tools import looser_texts
+from tokka.protocol.tools import loosened_texts
 
 log = structlog.get_logger("tokka.engine")
 
@@ -25,7 +25,7 @@ async def compile_loosening(
         if constraint.calls is None:
             raise
         refused, tried = error, constraint.text
-    for text in looser_texts(constraint.calls):
+    for text in loosened_texts(constraint.calls):
         if text == tried:
             continue
         log.debug("constraint_loosened", reason=refused.message)

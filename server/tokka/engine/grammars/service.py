@@ -58,11 +58,13 @@ class GrammarService:
         """Start the processes; return whether this model supports constraints."""
         try:
             await asyncio.gather(*(process.start() for process in self._processes))
-        except EngineError:
+        except EngineError as error:
             self._usable = False
-        # vllm/design 1.9.1
-        if not self._usable:
-            log.warning("constraints_unavailable", reason="the model's tokenizer cannot be used")
+            # vllm/design 1.9.1
+            log.warning("constraints_unavailable", reason=error.message)
+        else:
+            if not self._usable:
+                log.warning("constraints_unavailable", reason="the model's tokenizer cannot be used")
         return self._usable
 
     async def grammar(self, constraint: Constraint, tenant: str = "", choices: int = 1) -> str:
@@ -73,7 +75,7 @@ class GrammarService:
         # vllm/design 2.3.4
         if not self._usable:
             raise UnsupportedParameter(
-                f"'{constraint.param}' is not supported with this model's tokenizer. Leave it out.",
+                f"'{constraint.param}' is not supported: this server cannot compile constraints. Leave it out.",
                 param=constraint.param,
             )
         question = {"kind": constraint.kind, "text": constraint.text, "states": states_for(choices)}

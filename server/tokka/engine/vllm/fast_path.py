@@ -22,6 +22,6 @@ def install_fast_path(llm: Any) -> Any:
     llm.output_processor = StepProcessor.instead_of(llm.output_processor, StepStats(llm.logger_manager))
     StepSocket(llm.engine_core.resources.output_socket)
     llm.engine_core.outputs_queue = StepHandler(llm.engine_core, llm.output_processor)
-    # vLLM would also compile each constraint in this process. grammars.py compiles it in a sandbox.
+    # vLLM would also compile each constraint in this process. `engine/grammars` compiles it in a sandbox.
     llm.input_processor.structured_outputs_config = None
     return llm

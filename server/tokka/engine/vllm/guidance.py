@@ -1,4 +1,4 @@
-"""Runs in the engine process: vLLM's backend for constraints, which takes the grammars that grammar.py makes."""
+"""Runs in the engine process: vLLM's backend for constraints, which takes the grammars that compiler.py makes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from tokka.engine.grammars.limits import matchers_of
 
-# Maximum cached grammars. Each takes at most the memory that grammar.py may use; most take a hundredth of it.
+# Maximum cached grammars. Each takes at most the memory that compiler.py may use; most take a hundredth of it.
 KEPT = 32
 
 
@@ -24,7 +24,7 @@ def take_ready_grammars() -> None:
             self._compiled: OrderedDict[str, Any] = OrderedDict()
 
         def compile_grammar(self, _type: Any, grammar_spec: str, stop_token_ids: Any = None) -> Any:
-            """Compile once for all choices of a request, and for repeated grammars. Copies cost nothing."""
+            """Compile once for all choices of a request, unless threads meet, and for repeats. Copies are free."""
             matchers = self._compiled.pop(grammar_spec, None)
             if matchers is None:
                 matchers = matchers_of(self.ll_tokenizer, grammar_spec)

@@ -29,14 +29,14 @@ def sampling_params(
     """Return vLLM's SamplingParams for one prompt. Raises EngineError for a value of the wrong type.
 
     `defaults`: the model's own values, for fields that the request does not set. `grammar`: the constraint of
-    `sampling`, compiled by grammars.py. `bad_words`: the bad words of `sampling` in tokens.
+    `sampling`, compiled by service.py. `bad_words`: the bad words of `sampling` in tokens.
     """
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
     fields = _fields(sampling, max_tokens, echo=echo, defaults=defaults)
     _check_types(fields)
-    # Tokka decodes the text and finds the stop strings: see steps.py.
+    # Tokka decodes the text and finds the stop strings: see step_processor.py.
     params = SamplingParams(
         **fields,
         structured_outputs=None if grammar is None else _structured(grammar),

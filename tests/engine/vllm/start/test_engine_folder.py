@@ -4,52 +4,22 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
-import signal
 import socket
 import stat
-import subprocess
-import sys
 import tempfile
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.engine.vllm.start.owners import killed_owners
 from tokka.engine.vllm.start import engine_folder
 from tokka.engine.vllm.start.engine_folder import EngineFolder, remove_leftovers
 from tokka.errors import ConfigurationError
 
-# Creates a folder in the given base, prints its path, and waits to be killed.
-OWNER = """
-import sys, time
-from tokka.engine.vllm.start.engine_folder import EngineFolder
-print(EngineFolder({"VLLM_RPC_BASE_PATH": sys.argv[1]}).path, flush=True)
-time.sleep(600)
-"""
-
-
-@pytest.fixture
-def base() -> Iterator[Path]:
-    """A folder with a path short enough for sockets. pytest's paths are too long."""
-    path = Path(tempfile.mkdtemp(prefix="t-", dir="/tmp"))
-    yield path
-    shutil.rmtree(path)
-
 
 def made_in(base: Path) -> EngineFolder:
     return EngineFolder({"VLLM_RPC_BASE_PATH": str(base)})
-
-
-def killed_owners(base: Path) -> Path:
-    """Return the folder of a killed process."""
-    with subprocess.Popen([sys.executable, "-c", OWNER, str(base)], stdout=subprocess.PIPE, text=True) as owner:
-        assert owner.stdout is not None
-        path = Path(owner.stdout.readline().strip())
-        assert path.is_dir()
-        owner.send_signal(signal.SIGKILL)
-    return path
 
 
 def test_folder_is_private_and_goes_with_its_contents(base: Path) -> None:

@@ -13,7 +13,7 @@ from tokka.engine.vllm.error_mapping import is_wrapper
 
 _KEPT_LINES = 200
 _ERROR = re.compile(r"(?:^|\s)([A-Za-z_][\w.]*(?:Error|Exception|Interrupt)): (.+)")
-# Written by vLLM and by child.py.
+# Written by vLLM and by plugin.py.
 _WORKER_EXIT = re.compile(r"Worker proc (\S+) died unexpectedly \(exit code: (-?\d+)\)")
 
 

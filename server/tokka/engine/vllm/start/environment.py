@@ -14,6 +14,8 @@ from tokka.engine.host import available_cores
 from tokka.errors import ConfigurationError
 
 GIB = 1 << 30
+# Our part of each engine process, by its entry point in pyproject.toml; see plugin.py.
+_PLUGIN = "tokka"
 
 
 def is_cpu_build() -> bool:
@@ -54,7 +56,6 @@ def prepare_environment(
         "VLLM_NO_USAGE_STATS": "1",
         # A forked engine would inherit the server's threads and sockets, and the flag that the plugin is loaded.
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-        "VLLM_PLUGINS": "tokka",
         # Tokka's handler formats vLLM's logs in this process. The output of vLLM's processes is captured.
         "VLLM_CONFIGURE_LOGGING": "0",
         "TOKENIZERS_PARALLELISM": "false",
@@ -83,6 +84,9 @@ def prepare_environment(
         environ["LD_PRELOAD"] = ":".join(_preloads(environ.get("LD_PRELOAD", "")))
     for name, value in defaults.items():
         environ.setdefault(name, value)
+    # Without its plugin an engine process would outlive a killed server. Other plugins of the operator stay.
+    plugins = [name for name in environ.get("VLLM_PLUGINS", "").split(",") if name]
+    environ["VLLM_PLUGINS"] = ",".join(plugins if _PLUGIN in plugins else [*plugins, _PLUGIN])
 
 
 def _cpu_defaults(cores: list[int], ranks: int) -> dict[str, str]:
