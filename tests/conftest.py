@@ -15,6 +15,24 @@ from hypothesis import settings
 from tests.program import LONGEST_TURNS, TENANTS, LongestTurn, Program, running, running_together
 from tests.store.databases import Postgres, postgres_server
 
+# Their asserts explain themselves like those of a test module.
+pytest.register_assert_rewrite(
+    *(f"tests.{name}" for name in ("contract.bodies", "dispatch.bench", "accounts.rings", "engine.grammars.samples"))
+)
+
+
+# The fixtures of this file that start a program.
+_PROGRAMS = frozenset({"smollm2", "spares", "fresh", "two_of_tenants", "fake", "bloom_folder", "postgres"})
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that start a program, so that the fast ones can run alone."""
+    for item in items:
+        assert isinstance(item, pytest.Function)
+        helpers = {getattr(value, "__module__", "") for value in vars(item.module).values()}
+        if "tests.program" in helpers or _PROGRAMS.intersection(item.fixturenames):
+            item.add_marker("program")
+
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Report the longest turn of all servers' event loops, and each turn that exceeded its bound."""

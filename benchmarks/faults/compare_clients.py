@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import psutil
-from tests.faults.test_isolation import marked
+from tests.faults.marked import marked
 from tests.wire import raw_completion
 
 from benchmarks.faults.servers import GIVE_UP_S, NAME, Figures, Load, Server, after, serving

@@ -7,14 +7,13 @@ import json
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import jwt
-import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 ISSUER = "https://login.example.org/realms/lumi"
@@ -160,13 +159,6 @@ def answer(status: int, body: bytes, **headers: str) -> Callable[[BaseHTTPReques
         request.wfile.write(body)
 
     return send
-
-
-@pytest.fixture
-def issuer() -> Iterator[Issuer]:
-    issuer = Issuer("rsa")
-    yield issuer
-    issuer.close()
 
 
 def silent(issuer: Issuer) -> Callable[[BaseHTTPRequestHandler], None]:

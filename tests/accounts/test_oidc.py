@@ -15,7 +15,7 @@ import math
 import ssl
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import cache
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -49,6 +49,13 @@ from tokka.accounts.keys import REFUSAL
 from tokka.accounts.oidc import MAX_TOKEN_CHARS, Pace, TokenVerifier
 from tokka.core import Key
 from tokka.errors import ConfigurationError, InvalidApiKey, IssuerUnavailable
+
+
+@pytest.fixture
+def issuer() -> Iterator[Issuer]:
+    issuer = Issuer("rsa")
+    yield issuer
+    issuer.close()
 
 
 def part(value: Any) -> str:

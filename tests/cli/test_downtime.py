@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.test_keys import tokka
+from tests.cli.keys import tokka
 
 
 def listed(folder: Path) -> list[dict[str, Any]]:

@@ -15,24 +15,18 @@ from typing import Any
 
 import pytest
 from sqlalchemy import create_engine, inspect
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
+from tests.cli.keys import tokka
 from tests.program import TOKKA
 from tests.store.databases import Postgres
-from tests.store.test_database import added, key, write
+from tests.store.rows import added, key, write
 from tokka.accounts.credential import digest_of
 from tokka.cli import app
 from tokka.store.rows import UsageRow
 from tokka.store.sqlite import SqliteDatabase
 
 SECRET = re.compile(r"tk-[A-Za-z0-9_-]{43}")
-
-
-def tokka(folder: Path, *arguments: str, code: int = 0) -> Result:
-    result = CliRunner().invoke(app, [*arguments, "--state-dir", str(folder)])
-    assert result.exit_code == code, result.output
-    assert result.exception is None or isinstance(result.exception, SystemExit)
-    return result
 
 
 def listed(folder: Path) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from tests.cli.test_usage import tokka
+from tests.cli.command import tokka
 from tokka.cli import app
 
 

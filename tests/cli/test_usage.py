@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-
-from tests.program import TOKKA
+from tests.cli.command import tokka
 from tokka import __version__
 from tokka.settings import Settings
-
-
-def tokka(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(TOKKA), *arguments], capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_help_names_the_commands() -> None:

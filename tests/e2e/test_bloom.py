@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.faults.streams import endless, streaming
-from tests.faults.test_engine_death import ENDED_WITHIN_S, UNREADY_WITHIN_S
+from tests.faults.targets import ENDED_WITHIN_S, UNREADY_WITHIN_S
 from tests.program import READY_TIMEOUT_S, Program, eventually, running_together, runs
 from tests.wire import post, scores
 

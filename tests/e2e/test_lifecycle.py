@@ -8,27 +8,15 @@ import shutil
 import signal
 import threading
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
+from tests.e2e.slow import question, slow_engine
 from tests.program import Program, eventually, running, runs
 from tests.wire import endings, events, text_of
 
 pytestmark = pytest.mark.timeout(300)
-
-
-def slow_engine(**options: Any) -> list[str]:
-    return [
-        "--engine",
-        "fake",
-        *(item for name, value in options.items() for item in ("--engine-arg", f"{name}={value}")),
-    ]
-
-
-def question(program: Program, **fields: Any) -> dict[str, Any]:
-    return {"model": program.model or "fake", "messages": [{"role": "user", "content": "Hi"}], **fields}
 
 
 def test_socket_answers_while_the_model_loads() -> None:

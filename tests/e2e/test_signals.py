@@ -12,7 +12,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.e2e.test_lifecycle import question, slow_engine
+from tests.e2e.slow import question, slow_engine
 from tests.patches import patched
 from tests.program import TOKKA, eventually, running
 

@@ -10,13 +10,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.faults.disks import small_disk
 from tests.program import Program, eventually, failing, processes_with, running
 from tokka.engine.vllm.start.embedded import embedded_model
 from tokka.engine.vllm.start.sealed_folder import damage_of
@@ -59,25 +58,6 @@ def line_of(cache: Path, **env: str) -> str:
     assert code == 3
     assert len(lines) == 1, lines
     return lines[0]
-
-
-@contextmanager
-def small_disk(size: str) -> Iterator[Path]:
-    """Mount a file system of this size; skip the test if the machine does not allow it."""
-    folder = Path(tempfile.mkdtemp(prefix="tokka-disk-"))
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    try:
-        if mounted.returncode:
-            pytest.skip(f"cannot mount a small file system here: {mounted.stderr.strip()}")
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], capture_output=True, check=False)
-        folder.rmdir()
 
 
 def test_a_disk_that_is_too_small_is_named_with_its_bytes_and_left_empty() -> None:

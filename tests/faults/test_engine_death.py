@@ -12,15 +12,11 @@ import psutil
 import pytest
 
 from tests.faults.streams import endless, streaming
+from tests.faults.targets import ENDED_WITHIN_S, UNREADY_WITHIN_S
 from tests.program import READY_TIMEOUT_S, Program, eventually, running, runs
 from tests.wire import metric
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
-
-# Maximum seconds on a busy machine; a quiet one takes tenths of a second (docs/reliability.md). vLLM itself takes ten
-# seconds to notice that a worker is gone.
-ENDED_WITHIN_S = 9.0
-UNREADY_WITHIN_S = 8.0
 
 
 @pytest.fixture(scope="module")

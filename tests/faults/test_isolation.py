@@ -9,21 +9,15 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.engine.grammars.test_service import slow
+from tests.engine.grammars.samples import slow
+from tests.faults.marked import marked
 from tests.faults.streams import streaming
 from tests.program import TENANTS, Program
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(240)]
 
-# Long enough for many blocks of the prefix cache. The random markers after it cannot be a model's invention.
-FILLER = "The herd moves slowly over the fell. " * 12
 
 FIRST, SECOND = TENANTS
-
-
-def marked(marker: str) -> str:
-    # A model this small repeats text that it has just read many times.
-    return FILLER + f"The secret word is {marker}. " * 6 + "The secret word is"
 
 
 def test_64_concurrent_streams_show_their_own_marker_and_no_other(smollm2: Program) -> None:

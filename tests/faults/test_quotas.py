@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.faults.test_state import bearer, tokka
+from tests.faults.keys import bearer, tokka
 from tests.program import Program, eventually, running_together
 from tests.store.databases import Postgres
 

@@ -22,8 +22,9 @@ import psutil
 import pytest
 from sqlalchemy import create_engine, text
 
-from tests.faults.test_disk import small_disk
-from tests.program import TOKKA, eventually, failing, running
+from tests.faults.disks import small_disk
+from tests.faults.keys import bearer, tokka
+from tests.program import eventually, failing, running
 from tests.store.databases import Postgres
 from tokka.accounts.ledger import open_ledger
 from tokka.store.rows import ReportQuery
@@ -32,16 +33,6 @@ ADMIN_KEY = "the-admin-key-of-the-test"
 ADMIN = {"authorization": f"Bearer {ADMIN_KEY}"}
 DELAY = ("--engine-arg", "token_delay_s=0.01")
 FAST = ("--engine", "fake", "--admin-key", ADMIN_KEY, "--metrics-open")
-
-
-def tokka(*arguments: str) -> str:
-    done = subprocess.run([str(TOKKA), *arguments], capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
-def bearer(secret: str) -> dict[str, str]:
-    return {"authorization": f"Bearer {secret}"}
 
 
 def status(client: httpx.Client, secret: str) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.vllm.start.test_engine_folder import killed_owners
+from tests.engine.vllm.start.owners import killed_owners
 from tests.program import eventually, running
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]

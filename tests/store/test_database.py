@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 import subprocess
 import sys
 import threading
@@ -21,53 +20,17 @@ from sqlalchemy import text
 
 from tests.store.conftest import Connect
 from tests.store.databases import Postgres, go_back_to
+from tests.store.rows import DAY, added, changes, key, report, write
 from tokka.core import Limits
 from tokka.errors import ConfigurationError
 from tokka.store import keys, migration, state, usage
 from tokka.store.database import Database
 from tokka.store.errors import Unavailable
 from tokka.store.location import database_at
-from tokka.store.rows import Batch, KeyRow, Periods, ReportQuery, UsageRow
+from tokka.store.rows import Periods, UsageRow
 from tokka.store.tables import METADATA
 
 HOUR = 3600
-DAY = 86400
-
-
-def key(**fields: Any) -> KeyRow:
-    values: dict[str, Any] = {
-        "id": f"key_{secrets.token_hex(8)}",
-        "name": "n",
-        "tenant": "t",
-        "prefix": "tk-abcde",
-        "digest": secrets.token_hex(32),
-        "scopes": frozenset({"inference"}),
-        "created_at": 1_800_000_000,
-    }
-    return KeyRow(**values | fields)
-
-
-def added(database: Database, row: KeyRow) -> KeyRow:
-    with database.transaction(write=True) as connection:
-        return keys.add(connection, row)
-
-
-def changes(database: Database, revision: int = 0) -> list[KeyRow]:
-    with database.transaction(write=False) as connection:
-        return keys.changed_after(connection, revision)
-
-
-def write(database: Database, number: int, *rows: UsageRow, writer: str = "w") -> None:
-    with database.transaction(write=True) as connection:
-        usage.write(connection, Batch(writer, number, rows))
-
-
-def report(database: Database, *by: Any, since: int = 0, until: int = 10 * DAY) -> list[tuple[Any, ...]]:
-    with database.transaction(write=False) as connection:
-        rows = usage.report(connection, ReportQuery(since, until, by, 1000))
-    return [
-        (*row.group.values(), row.requests, row.prompt_tokens, row.cached_tokens, row.completion_tokens) for row in rows
-    ]
 
 
 # -- keys -------------------------------------------------------------------------------------------------------

@@ -6,22 +6,10 @@ import pytest
 
 from tests.store.conftest import Connect
 from tests.store.databases import go_back_to
-from tests.store.test_database import added, changes, key
-from tokka.core import Downtime
+from tests.store.planned import not_over, planned_downtime
+from tests.store.rows import added, changes, key
 from tokka.store import downtimes
 from tokka.store.database import Database
-
-
-def planned_downtime(database: Database, begin: int, **fields: str) -> Downtime:
-    downtime = Downtime(f"down_{begin}", begin, begin + 100, fields.get("reason", "new GPUs"))
-    with database.transaction(write=True) as connection:
-        downtimes.add(connection, downtime)
-    return downtime
-
-
-def not_over(database: Database, now: int) -> list[Downtime]:
-    with database.transaction(write=False) as connection:
-        return downtimes.not_over(connection, now)
 
 
 def test_a_reader_gets_what_is_not_over_in_order_of_the_begin(database: Database) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.store.test_database import added, changes, key, report, write
-from tests.store.test_downtimes import not_over, planned_downtime
+from tests.store.planned import not_over, planned_downtime
+from tests.store.rows import added, changes, key, report, write
 from tokka.errors import StartupError
 from tokka.store.errors import Damaged, NotWritable, Unavailable
 from tokka.store.rows import KeyRow, UsageRow

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 # Creates a folder in the given base, prints its path, and waits to be killed.
 OWNER = """
@@ -19,14 +14,6 @@ from tokka.engine.vllm.start.engine_folder import EngineFolder
 print(EngineFolder({"VLLM_RPC_BASE_PATH": sys.argv[1]}).path, flush=True)
 time.sleep(600)
 """
-
-
-@pytest.fixture
-def base() -> Iterator[Path]:
-    """A folder with a path short enough for sockets. pytest's paths are too long."""
-    path = Path(tempfile.mkdtemp(prefix="t-", dir="/tmp"))
-    yield path
-    shutil.rmtree(path)
 
 
 def killed_owners(base: Path) -> Path:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import socket
 import stat
 import tempfile
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,14 @@ from tests.engine.vllm.start.owners import killed_owners
 from tokka.engine.vllm.start import engine_folder
 from tokka.engine.vllm.start.engine_folder import EngineFolder, remove_leftovers
 from tokka.errors import ConfigurationError
+
+
+@pytest.fixture
+def base() -> Iterator[Path]:
+    """A folder with a path short enough for sockets. pytest's paths are too long."""
+    path = Path(tempfile.mkdtemp(prefix="t-", dir="/tmp"))
+    yield path
+    shutil.rmtree(path)
 
 
 def made_in(base: Path) -> EngineFolder:
