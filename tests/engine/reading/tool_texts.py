@@ -79,6 +79,7 @@ GOOD = [
         "mistral",
         '[TOOL_CALLS][{"name": "now", "arguments": {}, "id": "9]{"}, {"name": "now", "arguments": {}}]',
         (("now", {}), ("now", {})),
+        odd=True,
     ),
     # Arguments in a string, as small models write them.
     Said(
