@@ -1,30 +1,30 @@
-# One file for every place Tokka runs in a container.
+# The images of Tokka for CPUs, NVIDIA GPUs and AMD GPUs.
 #
 #   CPU    docker build -t tokka:cpu .
 #   CUDA   docker build -t tokka:cuda --build-arg ENGINE=base --build-arg BASE=vllm/vllm-openai:v0.33.0 .
 #   ROCm   docker build -t tokka:rocm --build-arg ENGINE=base --build-arg BASE=vllm/vllm-openai-rocm:v0.33.0 .
 #
-# ENGINE=cpu installs torch and vLLM for CPUs; ENGINE=base takes both from the base image and never touches them.
-# BuildKit (Docker's default builder) builds only the stages that are asked for.
+# ENGINE=cpu installs torch and vLLM for CPUs. ENGINE=base keeps both as they are in the base image.
+# BuildKit (Docker's default builder) builds only the stages that the chosen image needs.
 
-# By digest: a tag can point to another image tomorrow. `docker buildx imagetools inspect IMAGE` prints the digest of a new one.
+# Pinned by digest, because a tag can move to another image. `docker buildx imagetools inspect IMAGE` prints an image's digest.
 ARG BASE=python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d
 ARG ENGINE=cpu
 
 
 FROM ${BASE} AS common
-# The base image may have ended as another user; the last stage of this file ends as uid 2000.
+# The base image may set another user. The last stage of this file switches to uid 2000.
 # hadolint ignore=DL3002
 USER 0
-# tini is process 1: it reaps the engine's children and passes SIGTERM to `tokka` alone, which then drains.
-# It must not run with -g: the engine would get the signal too and die before the last answer is out.
-# The distribution's own versions are wanted, those with its security fixes.
+# tini is process 1. It reaps the engine's children and passes SIGTERM to `tokka` alone, which then drains.
+# Do not add -g. The engine would get the signal, too, and end before it has finished the in-flight requests.
+# Packages have no pinned version, so that a build gets the distribution's security fixes.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends tini \
     && rm -rf /var/lib/apt/lists/*
-# Group 0 may write wherever uid 2000 may: OpenShift starts containers under any uid, but always with group 0.
-# vLLM's images have a user with uid 2000 already.
+# OpenShift starts containers with any uid, but always with group 0, so group 0 can write to the same folders as uid 2000.
+# vLLM's images already have a user with uid 2000.
 RUN { getent passwd 2000 >/dev/null \
         || useradd --uid 2000 --gid 0 --no-create-home --home-dir /home/tokka --shell /usr/sbin/nologin tokka; } \
     && install --directory --owner=2000 --group=0 --mode=0775 /home/tokka /cache /state
@@ -36,13 +36,13 @@ WORKDIR /build
 
 
 FROM common AS engine-cpu
-# libnuma and libgomp are what vLLM's and torch's libraries load; g++ is what torch.compile calls at run time.
+# vLLM and torch load libnuma and libgomp. torch.compile runs g++ while the server runs.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ libgomp1 libnuma1 \
     && rm -rf /var/lib/apt/lists/*
 COPY requirements requirements
-# torch's CPU build is on PyTorch's own index alone.
+# Only PyTorch's own index has the CPU build of torch.
 RUN python3 -m pip install --no-deps --require-hashes --index-url https://download.pytorch.org/whl/cpu -r requirements/torch.txt \
     && python3 -m pip install --no-deps --require-hashes -r requirements/cpu.txt
 COPY pyproject.toml README.md LICENSE ./
@@ -53,7 +53,7 @@ RUN python3 -m pip install --no-deps --no-build-isolation .
 FROM common AS engine-base
 COPY pyproject.toml README.md LICENSE ./
 COPY server server
-# The packages that make the engine may not move: where Tokka's own requirements cannot be met beside them the build fails here.
+# Keep the versions of the engine's packages. The build fails here if Tokka's requirements conflict with them.
 RUN python3 -c "import importlib.metadata as m, re; engine = re.compile(r'(vllm|torch|triton|flash|nvidia|amd|xformers|numpy|transformers|tokenizers|pytorch)'); \
 print(*sorted({f'{d.name}=={d.version}' for d in m.distributions() if engine.match((d.name or '').lower())}), sep='\n')" >engine.txt \
     && grep --quiet '^vllm' engine.txt \
@@ -61,12 +61,12 @@ print(*sorted({f'{d.name}=={d.version}' for d in m.distributions() if engine.mat
     && python3 -m pip install --constraint engine.txt .
 
 
-# Both stages that this can name are above.
+# ENGINE selects one of the two stages above.
 # hadolint ignore=DL3006
 FROM engine-${ENGINE}
 RUN tokka --help >/dev/null && rm -rf /build
-# Everything that is downloaded, converted or compiled goes to /cache, everything that must outlive the container to /state.
-# USER and LOGNAME: a uid without a passwd entry has no name, and torch asks for one.
+# /cache holds downloaded, converted and compiled files. /state holds the data that must outlive the container.
+# torch needs a user name, and a uid without a passwd entry has none, so USER and LOGNAME give one.
 ENV HOME=/home/tokka \
     USER=tokka \
     LOGNAME=tokka \
@@ -86,9 +86,9 @@ VOLUME ["/cache", "/state"]
 EXPOSE 8000
 USER 2000:0
 STOPSIGNAL SIGTERM
-# /livez, not /readyz: a server that loads a model for half an hour is healthy. Python, since slim images have no curl.
+# Uses /livez instead of /readyz, because a server that loads a model for half an hour is healthy. Slim images have no curl.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --retries=3 \
     CMD ["python3", "-c", "import os, urllib.request as u; u.build_opener(u.ProxyHandler({})).open('http://127.0.0.1:' + os.environ['TOKKA_PORT'] + '/livez', timeout=4)"]
-# vLLM's images start `vllm serve`; this replaces both the entry point and its arguments.
+# vLLM's images start `vllm serve`. These lines replace both the entry point and its arguments.
 ENTRYPOINT ["/usr/bin/tini", "--", "tokka"]
 CMD ["serve"]

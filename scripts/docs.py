@@ -110,8 +110,8 @@ def _is_unsupported(field: FieldInfo) -> bool:
 
 def openapi_document() -> str:
     settings = Settings(engine="fake")
-    app = create_server(settings, lambda: FakeEngine(FakeOptions())).app
-    return json.dumps(app.openapi(), indent=1, sort_keys=True) + "\n"
+    server = create_server(settings, lambda: FakeEngine(FakeOptions()))
+    return json.dumps(server.document(), indent=1, sort_keys=True) + "\n"
 
 
 def main() -> int:

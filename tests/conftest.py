@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests.program import LONGEST_TURNS, TENANTS, LongestTurn, Program, running, running_together
+from tests.program import LONGEST_TURNS, TENANTS, TURN_BOUND_S, LongestTurn, Program, running, running_together
 from tests.store.databases import Postgres, postgres_server
 
 # Their asserts explain themselves like those of a test module.
@@ -23,15 +23,20 @@ pytest.register_assert_rewrite(
 
 # The fixtures of this file that start a program.
 _PROGRAMS = frozenset({"smollm2", "spares", "fresh", "two_of_tenants", "fake", "bloom_folder", "postgres"})
+# The markers of tests whose code runs in other processes, or does not bear the measurement of coverage.
+_APART = frozenset({"program", "engine", "node", "browser", "clients", "bytecodes"})
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that start a program, so that the fast ones can run alone."""
+    """Mark the tests that start a program, and the ones that run apart from the measurement of coverage."""
     for item in items:
         assert isinstance(item, pytest.Function)
-        helpers = {getattr(value, "__module__", "") for value in vars(item.module).values()}
-        if "tests.program" in helpers or _PROGRAMS.intersection(item.fixturenames):
+        helpers = [getattr(value, "__globals__", {}) for value in vars(item.module).values()]
+        # Who knows the path of the program starts it, in the test's own module or in one that it imports from.
+        if any("TOKKA" in names for names in helpers) or _PROGRAMS.intersection(item.fixturenames):
             item.add_marker("program")
+        if any(mark.name in _APART for mark in item.iter_markers()):
+            item.add_marker("apart")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -40,12 +45,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         return
     longest = max(LONGEST_TURNS, key=lambda turn: turn.seconds)
     terminalreporter.write_line(
-        f"longest turn of an event loop: {longest.seconds:.3f} s of CPU (bound {longest.bound_s} s) in "
+        f"longest turn of an event loop: {longest.seconds:.3f} s of CPU (bound {TURN_BOUND_S} s) in "
         f"{len(LONGEST_TURNS)} servers, of `tokka serve {longest.command}`"
     )
     for turn in _too_long():
         terminalreporter.write_line(
-            f"TOO LONG: {turn.seconds:.3f} s, bound {turn.bound_s} s, `tokka serve {turn.command}`", red=True
+            f"TOO LONG: {turn.seconds:.3f} s, bound {TURN_BOUND_S} s, `tokka serve {turn.command}`", red=True
         )
 
 
@@ -55,7 +60,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 
 def _too_long() -> list[LongestTurn]:
-    return [turn for turn in LONGEST_TURNS if turn.seconds > turn.bound_s]
+    return [turn for turn in LONGEST_TURNS if turn.seconds > TURN_BOUND_S]
 
 
 TENANT_KEYS = tuple(word for key in TENANTS for word in ("--api-key", key))
@@ -105,8 +110,8 @@ def fresh(spares: Iterator[Program]) -> Iterator[Program]:
 def two_of_tenants() -> Iterator[list[Program]]:
     # On a slow machine, the last of many requests waits for minutes.
     apart = ("--max-num-seqs", "4", "--queue-timeout", "600", "--metrics-open")
-    sharing = ("--share-prefix-cache", "--stall-timeout", "3", "--engine-arg", "max_num_batched_tokens=65536")
-    sharing += ("--metrics-open",)
+    long_steps = ("--engine-arg", "max_num_batched_tokens=65536")
+    sharing = ("--share-prefix-cache", "--stall-timeout", "3", *long_steps, "--metrics-open")
     with running_together((*TENANT_KEYS, *apart), (*TENANT_KEYS, *sharing)) as programs:
         yield programs
 

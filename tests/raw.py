@@ -7,7 +7,7 @@ import json
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from tests.program import Program
@@ -44,7 +44,7 @@ class Connection:
         self.socket.connect((at.hostname, at.port))
         # Each send is a separate packet.
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._file: IO[bytes] = self.socket.makefile("rb")
+        self._file = self.socket.makefile("rb")
 
     def send(self, data: bytes) -> None:
         self.socket.sendall(data)
@@ -66,7 +66,7 @@ class Connection:
         """Read until the server closes the connection; fail if it does not."""
         data = b""
         with contextlib.suppress(ConnectionResetError):
-            while piece := self._file.read1(65536):  # type: ignore[attr-defined]
+            while piece := self._file.read1(65536):
                 data += piece
         return data
 

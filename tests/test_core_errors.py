@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokka.api.http_protocol import MalformedHttp
+from tokka.api.http_framing import MalformedHttp
 from tokka.api.http_refusal import HeadersTooLarge, NoRoom
 from tokka.errors import (
     MAX_RETRY_AFTER_S,
     ConfigurationError,
+    ContextLengthExceeded,
     Draining,
     EngineError,
     InternalError,
@@ -24,6 +25,7 @@ from tokka.errors import (
     NoChatTemplate,
     QuotaExceeded,
     RateLimited,
+    ResponseInterrupted,
     ServerOverloaded,
     StartupError,
     TenantHeld,
@@ -55,6 +57,10 @@ def made(kind: type[TokkaError]) -> TokkaError:
         return NoChatTemplate()
     if kind is TenantHeld:
         return TenantHeld("what went wrong", left_s=20)
+    if kind is ContextLengthExceeded:
+        return ContextLengthExceeded("what went wrong", param="messages")
+    if kind is ResponseInterrupted:
+        return ResponseInterrupted()
     if kind is NoRoom:
         return NoRoom("full")
     return HeadersTooLarge(65536) if kind is HeadersTooLarge else kind("what went wrong")
@@ -96,12 +102,12 @@ def test_header_names_are_lower_case_as_asgi_wants_them(kind: type[TokkaError]) 
         (InternalError, 500, "internal_error"),
     ],
 )
-def test_codes_are_those_of_the_contract(kind: type[TokkaError], status: int, code: str) -> None:
+def test_error_codes_match_the_contract(kind: type[TokkaError], status: int, code: str) -> None:
     assert (made(kind).status, made(kind).code) == (status, code)
 
 
 @given(st.floats(0, 1e9))
-def test_retry_after_stays_within_what_clients_obey(seconds: float) -> None:
+def test_retry_after_stays_between_1_and_120_seconds(seconds: float) -> None:
     given_out = ServerOverloaded("full", retry_after_s=seconds).headers()["retry-after"]
     assert 1 <= int(given_out) <= MAX_RETRY_AFTER_S == 120
 
@@ -119,7 +125,7 @@ def test_should_retry_is_not_guessed() -> None:
     assert "x-should-retry" not in ServerOverloaded("full").headers()
 
 
-def test_a_refused_key_is_told_the_scheme_and_when_to_retry() -> None:
+def test_invalid_key_error_has_the_scheme_and_retry_headers() -> None:
     headers = InvalidApiKey("no", retry_after_s=3).headers()
     assert headers == {"retry-after": "3", "retry-after-ms": "3000", "www-authenticate": "Bearer"}
 
@@ -133,5 +139,5 @@ def test_the_field_is_named() -> None:
     assert InvalidRequest("no", param="messages[2].content").body()["error"]["param"] == "messages[2].content"
 
 
-def test_wrong_configuration_and_failed_starts_have_exit_codes_of_their_own() -> None:
+def test_configuration_and_startup_errors_have_own_exit_codes() -> None:
     assert (ConfigurationError.exit_code, StartupError.exit_code) == (2, 3)

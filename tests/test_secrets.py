@@ -73,7 +73,7 @@ def test_the_keys_of_a_file_are_added_to_the_others(file: Path) -> None:
     assert loaded(api_key=["from-the-flag"], api_key_file=file).api_key == ["from-the-flag", "from-the-file"]
 
 
-def test_what_no_file_gives_stays_as_it_was() -> None:
+def test_setting_stays_unchanged_when_no_file_sets_it() -> None:
     assert loaded(port=1) == load_settings({"port": 1})
     assert not loaded(port=1).names_database
 
@@ -206,7 +206,7 @@ def test_a_file_that_all_can_read_or_change_is_exposed(file: Path, mode: int, ex
     assert exposed_files(Settings(metrics_key_file=file)) == (["--metrics-key-file"] if exposed else [])
 
 
-def test_keys_of_files_are_those_of_their_options(tmp_path: Path) -> None:
+def test_key_of_a_file_has_the_permissions_of_its_option(tmp_path: Path) -> None:
     options: list[str] = []
     for name in ("api", "admin", "metrics"):
         path = tmp_path / name
@@ -214,8 +214,8 @@ def test_keys_of_files_are_those_of_their_options(tmp_path: Path) -> None:
         path.chmod(0o644 if name == "admin" else 0o600)
         options += [f"--{name}-key-file", str(path)]
     with running("--engine", "fake", *options) as program:
-        for name, path in (("api", "/v1/models"), ("admin", "/admin/keys"), ("metrics", "/metrics")):
-            assert get(program, path, f"key-of-the-{name}-file") == 200
+        for name, address in (("api", "/v1/models"), ("admin", "/admin/keys"), ("metrics", "/metrics")):
+            assert get(program, address, f"key-of-the-{name}-file") == 200
         assert get(program, "/metrics", "key-of-the-api-file") == 403
         (warning,) = [line for line in program.log if line.get("level") == "warning"]
         assert (warning["event"], warning["options"]) == ("secret_files_readable_by_all", ["--admin-key-file"])

@@ -53,7 +53,7 @@ def test_a_flag_wins_over_the_environment(config: Path, monkeypatch: pytest.Monk
     assert load_settings({"port": 1003}, config).port == 1003
 
 
-def test_each_source_fills_what_the_others_leave_open(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_merge_all_sources(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config.write_text("max_waiting: 7\n")
     monkeypatch.setenv("TOKKA_LOG_LEVEL", "error")
     settings = load_settings({"port": 1003}, config)
@@ -197,7 +197,7 @@ def test_loopback_needs_no_key(host: str) -> None:
 @pytest.mark.parametrize(
     "host", ["0.0.0.0", "::", "10.0.0.1", "localhost.example.org", "127.0.0.1.example.org", "127.1"]
 )
-def test_what_only_looks_like_loopback_is_not(host: str) -> None:
+def test_lookalike_host_is_not_loopback(host: str) -> None:
     assert not is_loopback(host)
 
 
@@ -227,7 +227,7 @@ def test_sizes(text: str, expected: int) -> None:
 @pytest.mark.parametrize(
     "text", ["", "much", "4 elephants", "GiB", "4GiBiB", "1e", "0x10", "nan", "inf", "1,5G", "4XB"]
 )
-def test_what_is_no_size_is_refused_with_an_example(text: str) -> None:
+def test_invalid_size_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ValueError, match="for example 4GiB"):
         parse_size(text)
 
@@ -264,7 +264,7 @@ def test_state_and_cache_follow_the_desktop_s_directories(monkeypatch: pytest.Mo
     assert (settings.state_dir, settings.cache_dir) == (tmp_path / "state" / "tokka", tmp_path / "cache" / "tokka")
 
 
-def test_every_setting_says_what_it_does() -> None:
+def test_every_setting_has_a_description() -> None:
     for name, field in Settings.model_fields.items():
         assert field.description, name
         assert field.description.endswith("."), name

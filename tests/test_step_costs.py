@@ -51,7 +51,7 @@ def test_start_measures_enough_for_a_first_burst() -> None:
 
 
 @pytest.mark.parametrize("times", range(1, 9))
-def test_what_only_the_last_steps_of_a_start_tell_is_known_at_once(times: int) -> None:
+def test_learner_knows_batch_costs_from_the_last_start_steps(times: int) -> None:
     learner = StepCostLearner()
     for step in [(1, 0, 0)] * times + [(0, 8192, 0)] * times + [(32, 0, 0)] * times:
         learner.add(TRUE.step_s(*step), *step)
@@ -72,7 +72,7 @@ def test_prompts_are_predicted_after_an_hour_of_decoding_alone() -> None:
         assert costs.step_s(*step) == pytest.approx(1.04 * TRUE.step_s(*step), rel=0.15)
 
 
-def test_machine_that_changes_its_speed_is_followed_within_three_seconds() -> None:
+def test_learner_follows_a_changed_speed_within_three_seconds() -> None:
     seconds = measured(outliers=0.0)
     learner = started(seconds)
     step = (100, 0, 60_000)
@@ -98,7 +98,7 @@ def test_one_long_step_changes_little() -> None:
     assert costs_of(learner).step_s(*step) < 1.1 * before_s
 
 
-def test_batches_of_a_stair_are_told_apart() -> None:
+def test_learner_follows_step_costs_that_rise_in_stairs() -> None:
     learner = StepCostLearner()
 
     def stairs(choices: int) -> float:
@@ -158,3 +158,11 @@ def test_steps_that_had_no_context_are_not_taken_for_free() -> None:
     for context in range(0, 40_000, 100):
         learner.add(TRUE.step_s(128, 0, context) * 1.5, 128, 0, context)
     assert costs_of(learner).step_s(1) > 0.5 * TRUE.step_s(1)
+
+
+def test_learner_keeps_its_costs_until_the_next_step() -> None:
+    learner = started(measured())
+    before = learner.costs
+    assert learner.costs is before
+    learner.add(4 * TRUE.step_s(1, 0, 100), 1, 0, 100)
+    assert costs_of(learner) != before

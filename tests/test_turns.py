@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import Any
 
 import pytest
@@ -15,8 +15,8 @@ import tokka.turns
 from tokka.errors import ServerOverloaded
 from tokka.turns import Capacity, FairTurns, TurnQueue
 
-ONE = Capacity(places=1, long_cost=1000, waiting_cost=10_000)
-TWO = Capacity(places=2, long_cost=1000, waiting_cost=100_000)
+ONE = Capacity(places=1, long_places=1, long_cost=1000, waiting_cost=10_000)
+TWO = Capacity(places=2, long_places=1, long_cost=1000, waiting_cost=100_000)
 
 
 def order_of(queue: TurnQueue) -> list[Any]:
@@ -73,12 +73,21 @@ def test_turn_queue_keeps_a_place_free_of_long_jobs() -> None:
 
 
 def test_turn_queue_keeps_one_place_free_not_more() -> None:
-    queue = TurnQueue(Capacity(places=3, long_cost=1000, waiting_cost=100_000))
+    queue = TurnQueue(Capacity(places=3, long_places=2, long_cost=1000, waiting_cost=100_000))
     for number in range(3):
         queue.put("a", 5000, number)
     assert queue.next()
     assert queue.next()
     assert queue.next() is None
+
+
+def test_turn_queue_hands_out_more_short_jobs_than_long_ones() -> None:
+    queue = TurnQueue(Capacity(places=4, long_places=1, long_cost=1000, waiting_cost=100_000))
+    for number in range(3):
+        queue.put("a", 5000, f"long {number}")
+        queue.put("b", 10, f"short {number}")
+    handed_out = [job.turn for job in iter(queue.next, None) if job]
+    assert handed_out == ["long 0", "short 0", "short 1", "short 2"]
 
 
 def test_turn_queue_mixes_short_and_long_jobs_by_cost() -> None:
@@ -90,7 +99,7 @@ def test_turn_queue_mixes_short_and_long_jobs_by_cost() -> None:
     assert order_of(queue) == ["long 1", "short 0", "short 1", "short 2", "long 2"]
 
 
-def test_turn_queue_bounds_what_waits_of_all_tenants() -> None:
+def test_turn_queue_bounds_the_queued_cost_of_all_tenants() -> None:
     queue = TurnQueue(ONE)
     for tenant in ("a", "b", "c"):
         queue.put(tenant, 3000, tenant)
@@ -102,7 +111,7 @@ def test_turn_queue_bounds_what_waits_of_all_tenants() -> None:
     assert not queue._waiting_of
 
 
-def test_turn_queue_bounds_what_waits() -> None:
+def test_turn_queue_bounds_the_queued_cost() -> None:
     queue = TurnQueue(ONE)
     # A single job may wait at any cost.
     queue.put("a", 20_000, "huge")
@@ -132,7 +141,7 @@ def test_turn_queue_counts_a_job_from_the_long_cost_on_as_long() -> None:
     assert queue.next() is None
 
 
-def test_turn_queue_counts_what_still_waits_of_a_tenant() -> None:
+def test_turn_queue_counts_only_queued_jobs_of_a_tenant() -> None:
     queue = TurnQueue(ONE)
     queue.put("a", 4000, "runs")
     queue.put("a", 1000, "waits")
@@ -167,8 +176,9 @@ def test_turn_queue_remembers_the_tenants_seen_last(monkeypatch: pytest.MonkeyPa
 @given(st.integers(1, 3), st.lists(st.one_of(st.integers(1, 2000), st.none()), max_size=60))
 def test_turn_queue_never_runs_more_than_it_has_places(places: int, steps: list[int | None]) -> None:
     """A step is the cost of a new job, or None for the end of the oldest running job."""
-    queue = TurnQueue(Capacity(places, long_cost=1000, waiting_cost=10**9))
-    running, waiting = [], 0
+    queue = TurnQueue(Capacity(places, long_places=max(1, places - 1), long_cost=1000, waiting_cost=10**9))
+    running: list[Any] = []
+    waiting = 0
     for cost in steps:
         if cost is not None:
             queue.put("a", cost, None)
@@ -186,11 +196,11 @@ def test_turn_queue_never_runs_more_than_it_has_places(places: int, steps: list[
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 50)), min_size=30, max_size=60))
 def test_turn_queue_gives_equal_shares_while_all_wait(jobs: list[tuple[str, int]]) -> None:
-    queue = TurnQueue(Capacity(places=1, long_cost=10**9, waiting_cost=10**9))
+    queue = TurnQueue(Capacity(places=1, long_places=1, long_cost=10**9, waiting_cost=10**9))
     left = Counter(tenant for tenant, _ in jobs)
     for tenant, cost in jobs:
         queue.put(tenant, cost, tenant)
-    served: Counter[str] = Counter()
+    served: defaultdict[str, float] = defaultdict(float)
     while min(left[tenant] for tenant in left) > 0 and (job := queue.next()) is not None:
         served[job.tenant] += job.cost
         left[job.tenant] -= 1
@@ -227,7 +237,7 @@ def run(turns: FairTurns, gate: Gate, name: str) -> asyncio.Task[str]:
     return asyncio.create_task(turns.run(name[0], 1, lambda: gate.start(name)))
 
 
-async def test_fair_turns_return_what_the_job_returns() -> None:
+async def test_fair_turns_return_the_result_of_the_job() -> None:
     turns, gate = FairTurns(ONE), Gate()
     task = run(turns, gate, "a")
     await settled()

@@ -69,7 +69,8 @@ def endings(chunks: list[dict[str, Any]]) -> list[tuple[int, str, Any]]:
 
 def folded(chunks: list[dict[str, Any]], index: int = 0) -> tuple[str, list[tuple[str, str]], str]:
     """Return the sum of a chat stream's deltas of a choice: text, tool calls, finish_reason."""
-    text, calls, finish = "", [], ""
+    calls: list[tuple[str, str]] = []
+    text, finish = "", ""
     for chunk in chunks:
         for choice in chunk["choices"]:
             if choice["index"] != index:

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,8 +45,21 @@ def command_of(server: str, port: int, model: Path, *more: str) -> list[str]:
         options += ["--kv-cache-memory-bytes", str(1 << 30)]
     if server == "vllm-drain":
         options += ["--shutdown-timeout", "120"]
-    program = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
-    return [*program, "--model", str(model), "--served-model-name", NAME, "--port", str(port), *options, *more]
+    program = ["vllm.entrypoints.openai.api_server", "--model"]
+    if server == "vllm-rust":
+        program = ["vllm.entrypoints.cli.main", "serve"]
+    return [
+        sys.executable,
+        "-m",
+        *program,
+        str(model),
+        "--served-model-name",
+        NAME,
+        "--port",
+        str(port),
+        *options,
+        *more,
+    ]
 
 
 @dataclass
@@ -114,8 +127,12 @@ def serving(
     ranks: int = 1,
     open_files: int | None = None,
     stdout: int = subprocess.DEVNULL,
+    variables: Mapping[str, str] | None = None,
 ) -> Iterator[Server]:
-    """Start the server, yield it when it serves, and kill it with all its processes at the end."""
+    """Start the server, yield it when it serves, and kill it with all its processes at the end.
+
+    `variables` are added to its environment.
+    """
     port = free_port()
     command = command_of(kind, port, model or model_folder(), "--tensor-parallel-size", str(ranks), *options)
     if open_files:
@@ -128,6 +145,7 @@ def serving(
     if kind != "tokka":
         # Without Tokka's plugin: vLLM would load it too, and it ties vLLM's processes to the server.
         environment["VLLM_PLUGINS"] = ""
+    environment |= variables or {}
     began_s = time.monotonic()
     process = subprocess.Popen(
         command,

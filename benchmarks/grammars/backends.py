@@ -58,7 +58,7 @@ REALISTIC: dict[str, dict[str, Any]] = {
     "nullable": of(a=either(STRING, NULL), b=either(INTEGER, NULL), c={"type": ["number", "null"]}),
     "optional": of(required=["id"], id=INTEGER, title=STRING, body=STRING, tags=many(STRING)),
     "20 optional": of(required=[], **{f"field_{i}": STRING for i in range(20)}),
-    "60 required": of(**{f"field_{i}": [STRING, INTEGER, BOOLEAN, NUMBER][i % 4] for i in range(60)}),
+    "60 required": of(required=None, **{f"field_{i}": [STRING, INTEGER, BOOLEAN, NUMBER][i % 4] for i in range(60)}),
     "map": {"type": "object", "additionalProperties": INTEGER},
     "open object": {"type": "object", "properties": {"id": INTEGER}, "required": ["id"]},
     "any object": {"type": "object"},

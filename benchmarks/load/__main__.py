@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from benchmarks.load import alone, compare, idle, versus
+from benchmarks.load import alone, compare, idle, prompts, versus
 
 # Each takes the rest of the command line; its --help lists the options.
 EXPERIMENTS: dict[str, Callable[[Sequence[str]], None]] = {
     "goodput": compare.main,
     "defaults": versus.defaults,
     "front": versus.front,
+    "prompts": prompts.prompts,
     "alone": alone.alone,
     "streams": idle.streams,
 }

@@ -16,7 +16,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.load.versus import FRONT, Load, tiny_model
+from benchmarks.load.rounds import tiny_model
+from benchmarks.load.versus import FRONT_LOADS, Load
 
 PROMPT = list(range(100, 150))
 
@@ -65,7 +66,7 @@ async def measure(model: Path, seconds: float) -> None:
     llm = AsyncLLM.from_engine_args(options)
     try:
         print("| load | CPU, ms/request | us/token |\n|---|---|---|")
-        for load in FRONT.loads:
+        for load in FRONT_LOADS:
             each_s = await cpu_s(request(llm, load), load.users, seconds)
             print(f"| {load.label} | {each_s * 1e3:.2f} | {each_s * 1e6 / load.tokens:.1f} |", flush=True)
     finally:

@@ -1,3 +1,3 @@
 """Tokka: an OpenAI-compatible inference server over vLLM's engine."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

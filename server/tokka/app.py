@@ -7,37 +7,37 @@ import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
 
 from tokka import __version__
 from tokka.accounts.accounts import Accounts
 from tokka.accounts.keys import KeyRing
-from tokka.admission.allowance import Allowances
+from tokka.accounts.responses import ResponseStore
+from tokka.admission.allowance import Allowance, Allowances
 from tokka.admission.controller import AdmissionController
 from tokka.admission.memory import MemoryBudget
 from tokka.admission.policy import AdmissionPolicy, Bounds
 from tokka.admission.quarantine import Quarantine, strikes_before
 from tokka.admission.targets import Targets, interactive
-from tokka.api import ROUTERS
+from tokka.api import GENERATE_ROUTERS, ROUTERS
 from tokka.api.access import AccessRules, Authentication
+from tokka.api.body_limit import BodyLimit
 from tokka.api.deps import Services
 from tokka.api.document import document_of, document_route
-from tokka.api.errors import raise_routing_error
-from tokka.api.middleware import (
-    BodyLimit,
-    Cors,
-    ErrorRenderer,
-    HeadAsGet,
-    KeyLimits,
-    RequestContext,
-)
+from tokka.api.endpoints import Endpoints, generate_endpoints
+from tokka.api.errors import raise_again, raise_routing_error
+from tokka.api.middleware import Cors, RequestContext
 from tokka.api.path_facts import REFERENCE_ASSETS
-from tokka.api.paths import ServedPath
 from tokka.api.reference import assets
+from tokka.core import RequestRecord
+from tokka.dispatch.background import Background
+from tokka.dispatch.conversations import Conversations
 from tokka.dispatch.dispatcher import Dispatcher
+from tokka.dispatch.ending import finish
 from tokka.engine.base import Engine
 from tokka.engine.supervision.restart import RestartPolicy
 from tokka.engine.supervision.supervisor import Supervisor
@@ -50,8 +50,6 @@ if TYPE_CHECKING:
     from tokka.accounts.ledger import Ledger
     from tokka.accounts.oidc import TokenVerifier
 
-# Seconds between two measurements of the event loop's lag.
-_LAG_INTERVAL_S = 0.5
 # Maximum bytes of a request body, by default: this many per token of the model's context, within two bounds. A prompt
 # of full length fits in any language, as text or as token ids, without images.
 _BODY_BYTES_PER_TOKEN = 128
@@ -65,10 +63,14 @@ _BUSY_S = 1.0
 class Server:
     """The ASGI app, and the parts that `tokka serve` starts, drains and stops."""
 
-    app: FastAPI
+    app: ASGIApp
+    # Returns the OpenAPI document. The first call blocks for 0.4 s.
+    document: Callable[[], dict[str, Any]]
     supervisor: Supervisor
     admission: AdmissionController
     accounts: Accounts
+    responses: ResponseStore
+    background: Background
     # None without --oidc-issuer.
     tokens: TokenVerifier | None
     bodies: BodyParser
@@ -97,36 +99,57 @@ def create_server(settings: Settings, create_engine: Callable[[], Engine]) -> Se
         metrics.set_engine_state("draining")
         stop.set()
 
-    supervisor = Supervisor(
-        create_engine,
-        on_state=on_state,
-        on_restart=metrics.count_restart,
-        policy=RestartPolicy(settings.max_quick_deaths),
-        stall_timeout_s=settings.stall_timeout,
-    )
-    metrics.watch(supervisor.stats, lambda: admission.waiting_choices, lambda: admission.limit, time.process_time)
-    names = settings.names()
+    supervisor = _create_supervisor(settings, create_engine, on_state, metrics)
+    _watch(metrics, supervisor, admission)
     accounts, tokens = _create_accounts(settings, metrics)
-    allowances = Allowances(accounts.spent, accounts.want)
-    accounts.reserved = allowances.reserved
+    allowances = _create_allowances(accounts)
+    responses = _create_responses(settings, accounts)
+    dispatcher = _create_dispatcher(settings, supervisor, admission, accounts)
+    background = _create_background(settings, dispatcher, responses, metrics, accounts)
     bodies = BodyParser(ignores_unknown=settings.unknown_fields == "ignore")
     services = Services(
-        dispatcher=_create_dispatcher(settings, supervisor, admission, accounts),
+        dispatcher=dispatcher,
         supervisor=supervisor,
         admission=admission,
         allowances=allowances,
         accounts=accounts,
         metrics=metrics,
         bodies=bodies,
-        names=names,
+        names=settings.names(),
         started_s=int(time.time()),
-        fingerprint="fp_" + hashlib.sha256(f"{__version__} {names[0]}".encode()).hexdigest()[:10],
+        conversations=Conversations(responses, _max_body_bytes(settings, supervisor)),
+        background=background,
+        fingerprint=_fingerprint(settings.names()[0]),
         keep_alive_s=settings.keep_alive_interval,
         log_prompts=settings.log_prompts,
         drain=drain,
     )
-    app = _create_app(settings, services)
-    return Server(app, supervisor, admission, accounts, tokens, bodies, metrics, drain, stop)
+    app, routes = _create_app(settings, services)
+    parts = supervisor, admission, accounts, responses, background, tokens, bodies, metrics
+    return Server(app, routes.openapi, *parts, drain, stop)
+
+
+def _create_supervisor(
+    settings: Settings, create_engine: Callable[[], Engine], on_state: Callable[[str], None], metrics: Metrics
+) -> Supervisor:
+    return Supervisor(
+        create_engine,
+        on_state=on_state,
+        on_restart=metrics.count_restart,
+        policy=RestartPolicy(settings.max_quick_deaths),
+        stall_timeout_s=settings.stall_timeout,
+    )
+
+
+def _create_allowances(accounts: Accounts) -> Allowances:
+    allowances = Allowances(accounts.spent, accounts.want)
+    accounts.reserved = allowances.reserved
+    return allowances
+
+
+def _watch(metrics: Metrics, supervisor: Supervisor, admission: AdmissionController) -> None:
+    metrics.watch(supervisor.stats, lambda: admission.waiting_choices, lambda: admission.limit, time.process_time)
+    metrics.watch_lag(lambda: admission.late_s)
 
 
 def _create_dispatcher(
@@ -165,6 +188,25 @@ def _create_accounts(settings: Settings, metrics: Metrics) -> tuple[Accounts, To
     return accounts, tokens
 
 
+def _create_background(
+    settings: Settings, dispatcher: Dispatcher, responses: ResponseStore, metrics: Metrics, accounts: Accounts
+) -> Background:
+    def settle(record: RequestRecord, allowance: Allowance) -> None:
+        metrics.observe(record, time.monotonic())
+        finish(record, allowance, record.status, accounts.count)
+
+    return Background(responses, dispatcher, _fingerprint(settings.names()[0]), settle)
+
+
+def _fingerprint(name: str) -> str:
+    return "fp_" + hashlib.sha256(f"{__version__} {name}".encode()).hexdigest()[:10]
+
+
+def _create_responses(settings: Settings, accounts: Accounts) -> ResponseStore:
+    storage = parse_size(settings.response_storage)
+    return ResponseStore(accounts, ttl_s=settings.response_ttl * 86400, tenant_bytes=storage)
+
+
 def _create_tokens(settings: Settings) -> TokenVerifier | None:
     if settings.oidc_issuer is None:
         if settings.oidc_audience is not None:
@@ -195,33 +237,36 @@ def _policy(settings: Settings) -> AdmissionPolicy:
     return AdmissionPolicy(bounds, given, settings.tenant_weights)
 
 
-def _create_app(settings: Settings, services: Services) -> FastAPI:
+def _create_routes(settings: Settings, services: Services) -> FastAPI:
     # The app adds its own routes for the OpenAPI document and its page.
-    app = FastAPI(
+    routes = FastAPI(
         openapi_url=None, docs_url=None, redoc_url=None, title="Tokka", version=__version__, redirect_slashes=False
     )
-    app.state.services = services
-    app.openapi = document_of(app, settings.root_path)  # type: ignore[method-assign]
-    app.router.routes.append(document_route(app))
+    routes.state.services = services
+    routes.openapi = document_of(routes, settings.root_path)  # type: ignore[method-assign]
+    routes.router.routes.append(document_route(routes))
     for router in ROUTERS:
-        app.include_router(router)
-    app.mount(REFERENCE_ASSETS, assets(), name="docs-assets")
-    app.add_exception_handler(HTTPException, raise_routing_error)
-    # The middleware added last is outermost. CORS is outside ErrorRenderer, so that a web page can read errors.
-    app.add_middleware(HeadAsGet)
-    app.add_middleware(
-        BodyLimit,
-        max_bytes=_body_limit(settings, services.supervisor),
-        timeout_s=settings.body_timeout,
-        memory=MemoryBudget(parse_size(settings.body_memory), "request bodies"),
-    )
-    app.add_middleware(KeyLimits, allowances=services.allowances)
+        routes.include_router(router)
+    routes.mount(REFERENCE_ASSETS, assets(), name="docs-assets")
+    routes.add_exception_handler(HTTPException, raise_routing_error)
+    routes.add_exception_handler(Exception, raise_again)
+    return routes
+
+
+def _create_app(settings: Settings, services: Services) -> tuple[ASGIApp, FastAPI]:
+    routes = _create_routes(settings, services)
     rules = AccessRules(settings.metrics_open, settings.on_loopback, settings.no_auth, frozenset(settings.cors_origin))
-    app.add_middleware(Authentication, keys=services.accounts.ring, rules=rules)
-    app.add_middleware(ErrorRenderer)
+    body_limit = BodyLimit(
+        _max_body_bytes(settings, services.supervisor),
+        settings.body_timeout,
+        MemoryBudget(parse_size(settings.body_memory), "request bodies"),
+    )
+    generate, authentication = generate_endpoints(GENERATE_ROUTERS), Authentication(services.accounts.ring, rules)
+    app: ASGIApp = Endpoints(routes, generate, services, authentication, body_limit)
     if settings.cors_origin:
-        app.add_middleware(
-            Cors,
+        # Around the endpoints, which render errors, so that a web page can read errors.
+        app = Cors(
+            app,
             allow_origins=settings.cors_origin,
             allow_methods=["*"],
             allow_headers=["*"],
@@ -229,14 +274,11 @@ def _create_app(settings: Settings, services: Services) -> FastAPI:
             allow_private_network=True,
             expose_headers=["*"],
         )
-    app.add_middleware(
-        RequestContext, metrics=services.metrics, allowances=services.allowances, count=services.accounts.count
-    )
-    app.add_middleware(ServedPath, root_path=settings.root_path)
-    return app
+    app = RequestContext(app, services.metrics, services.allowances, services.accounts.count, settings.root_path)
+    return app, routes
 
 
-def _body_limit(settings: Settings, supervisor: Supervisor) -> Callable[[], int]:
+def _max_body_bytes(settings: Settings, supervisor: Supervisor) -> Callable[[], int]:
     """Return a function for the current maximum of a body in bytes. It depends on the model by default."""
     if settings.max_body_size is not None:
         limit = parse_size(settings.max_body_size)
@@ -247,11 +289,3 @@ def _body_limit(settings: Settings, supervisor: Supervisor) -> Callable[[], int]
         return max(_LEAST_BODY_BYTES, min(_MOST_BODY_BYTES, _BODY_BYTES_PER_TOKEN * context))
 
     return by_context
-
-
-async def measure_event_loop_lag(metrics: Metrics) -> None:
-    """Update the gauge of the event loop's lag until cancelled."""
-    while True:
-        due = time.monotonic() + _LAG_INTERVAL_S
-        await asyncio.sleep(_LAG_INTERVAL_S)
-        metrics.event_loop_lag.set(max(0.0, time.monotonic() - due))

@@ -86,12 +86,6 @@ class Tools:
     allowed: frozenset[str] | None = None
     # Whether a choice may contain several tool calls.
     parallel: bool = True
-    # Enforced schemas of the arguments, by function, if the model chooses whether to call. None: not enforced.
-    schemas: Mapping[str, Any] | None = None
-    # The schema of text without tool calls. None: any text.
-    answer: Mapping[str, Any] | None = None
-    # Wire field of `answer`, for error messages.
-    answer_param: str = "response_format"
 
     @property
     def names(self) -> frozenset[str]:
@@ -99,6 +93,16 @@ class Tools:
         if self.allowed is not None:
             return self.allowed
         return frozenset(tool["function"]["name"] for tool in self.functions)
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image in a message. `url`: a data URL, unless `problem` says why it is not one."""
+
+    url: str
+    # Name of the wire field, for error messages.
+    param: str
+    problem: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +119,8 @@ class ChatPrompt:
     reasoning_effort: str | None = None
     verbosity: str | None = None
     add_special_tokens: bool | None = None
+    # The images of all messages, in order. The messages hold only text.
+    images: tuple[Image, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,31 +139,16 @@ class TokensPrompt:
 
 
 Prompt = ChatPrompt | TextPrompt | TokensPrompt
-# Estimated characters of a function's description and schema.
-_TOOL_CHARS = 400
-
-
-def text_chars(prompt: Prompt) -> int:
-    """Return an estimate of the characters that the prompt's tokenisation has to process."""
-    match prompt:
-        case TextPrompt(text):
-            return len(text)
-        case ChatPrompt(messages=messages, tools=tools):
-            written = sum(len(message.get("content") or "") for message in messages)
-            documents = prompt.template_kwargs.get("documents", ())
-            written += sum(len(text) for document in documents for text in document.values())
-            return written + _TOOL_CHARS * len(tools.functions if tools else ())
-        case TokensPrompt():
-            return 0
 
 
 @dataclass(frozen=True, slots=True)
 class FunctionSchema:
-    """The parameters of one function, as in the request. A strict function's schema is never loosened."""
+    """The enforced schema of one function's arguments."""
 
     name: str
-    parameters: Mapping[str, Any] | None
-    strict: bool
+    arguments: Mapping[str, Any]
+    # The schema in the request, to make looser ones from. None: `arguments` must not be loosened.
+    parameters: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +169,8 @@ class Constraint:
     param: str
     # Source of looser schemas if `text` cannot be compiled. None: `text` must not be loosened.
     calls: RequiredCalls | None = field(default=None, compare=False)
+    # Whether an engine leaves it out for a model whose tool-call format it cannot constrain.
+    is_optional: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +236,10 @@ class GenerateRequest:
     max_tokens_cap: int | None = None
     # Whether the client reads tokens as they come. If not, the engine may send several steps' tokens together.
     stream: bool = True
+    # Whether the server collects the answer even if it streams it.
+    keeps_answer: bool = False
+    # Whether to leave out the oldest messages of a chat that does not fit the context.
+    drops_oldest: bool = False
     # The result of `protocol.fingerprint`, if already computed.
     fingerprint: bytes | None = None
 
@@ -260,7 +257,7 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The engine has counted and accepted the prompts. Always the first event; asking for the next starts the work."""
+    """The engine has counted and accepted the prompts. Always the first event."""
 
     prompt_token_ids: tuple[Sequence[int], ...]
     # Maximum tokens of one choice, prompt by prompt.
@@ -364,10 +361,11 @@ Event = Accepted | PromptEcho | PromptLogprobs | TextDelta | ReasoningDelta | To
 
 @dataclass(frozen=True, slots=True)
 class IgnoredFields:
-    """Ignored unknown fields of a request: the names of the body's fields, and the number of fields in messages."""
+    """Ignored parts of a request: names of unknown fields, their number in messages, labels of tools not run here."""
 
     names: tuple[str, ...] = ()
     in_messages: int = 0
+    tools: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -388,6 +386,8 @@ class RequestRecord:
     last_token_s: float | None = None
     outcome: Outcome | None = None
     reason: str | None = None
+    # HTTP status of the response. 0: the response has not begun.
+    status: int = 0
     ignored: IgnoredFields = IgnoredFields()
     # Time in Tokka's queue, before the engine.
     queue_s: float | None = None

@@ -23,6 +23,7 @@ class ModelInfo:
     # Tokens that fit into the KV cache, over all copies. None: no limit.
     kv_tokens: int | None = None
     copies: int = 1
+    takes_images: bool = False
     # The engine has a prefix cache.
     caches_prefixes: bool = False
     # Step costs, measured before the engine was ready.

@@ -75,10 +75,22 @@ class UnsupportedParameter(InvalidRequest):
     code = "unsupported_parameter"
 
 
+class ThreadsUnsupported(UnsupportedParameter):
+    """The request of Anthropic's API wants the server to keep the conversation. Its clients read `error_code`."""
+
+    details = {"error_code": "thread_unsupported_request"}
+
+
 class ContextLengthExceeded(InvalidRequest):
     """Prompt and requested tokens do not fit the model's context."""
 
     code = "context_length_exceeded"
+
+    def __init__(self, message: str, *, param: str, prompt_tokens: int | None = None, maximum: int = 0) -> None:
+        """`prompt_tokens`: the least number of tokens of the prompt, if it alone does not fit into `maximum`."""
+        super().__init__(message, param=param)
+        self.prompt_tokens = prompt_tokens
+        self.maximum = maximum
 
 
 class NoChatTemplate(InvalidRequest):
@@ -128,6 +140,37 @@ class KeyNotFound(TokkaError):
 
     def __init__(self, key_id: str) -> None:
         super().__init__(f"Key `{key_id[:64]}` was not found, or it was revoked. GET /admin/keys lists all keys.")
+
+
+class ResponseNotFound(TokkaError):
+    """The tenant has no stored response with this id."""
+
+    status, type, code = 404, "invalid_request_error", "response_not_found"
+
+    def __init__(self, response_id: str) -> None:
+        super().__init__(f"Response `{response_id[:64]}` was not found. It was not stored, or it was removed.")
+
+
+class PreviousResponseNotFound(InvalidRequest):
+    """The conversation to continue is not stored."""
+
+    code = "previous_response_not_found"
+
+    def __init__(self, response_id: str) -> None:
+        super().__init__(
+            f"Previous response `{response_id[:64]}` was not found. It was not stored, or it was removed. Send the"
+            " items of the conversation as input.",
+            param="previous_response_id",
+        )
+
+
+class ResponseInterrupted(TokkaError):
+    """The server that generated a response in the background has stopped."""
+
+    code = "response_interrupted"
+
+    def __init__(self) -> None:
+        super().__init__("The server stopped while it generated this response. Send the request again.")
 
 
 class UnknownUrl(TokkaError):

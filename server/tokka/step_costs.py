@@ -98,6 +98,8 @@ class StepCostLearner:
     def __init__(self) -> None:
         self._kinds: dict[tuple[int, int, int], _Kind] = {}
         self._costs: StepCosts | None = None
+        # The same at the current pace, from its first use after a step.
+        self._current: StepCosts | None = None
         self._log_pace = 0.0
         self._tokens_per_step = 1.0
         self._steps = 0
@@ -108,7 +110,10 @@ class StepCostLearner:
         """The costs learnt so far. None before the first step."""
         if self._costs is None:
             return None
-        return replace(self._costs, pace=math.exp(self._log_pace), tokens_per_step=self._tokens_per_step)
+        if self._current is None:
+            # Each request asks several times.
+            self._current = replace(self._costs, pace=math.exp(self._log_pace), tokens_per_step=self._tokens_per_step)
+        return self._current
 
     def add(
         self, seconds: float, decoding: int, prompt_tokens: int, context_tokens: int = 0, generated: int | None = None
@@ -126,6 +131,7 @@ class StepCostLearner:
         if decoding and generated is not None:
             self._tokens_per_step += (generated / decoding - self._tokens_per_step) / min(self._steps + 1, 256)
         self._steps += 1
+        self._current = None
         # A new kind may reveal the cost of a part for the first time, for example a batch after single choices.
         if self._steps >= self._next_fit or kind.count in (1, _FEW):
             self._next_fit = self._steps + min(self._steps, _FIT_EVERY)

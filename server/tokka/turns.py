@@ -25,11 +25,12 @@ _MAX_TENANTS = 10_000
 class Capacity:
     """Limits of a queue.
 
-    `places`: jobs at once. `long_cost`: from this cost on, a job never takes the last place. `waiting_cost`: maximum
-    total cost of waiting jobs, and half of it for one tenant.
+    `places`: jobs handed out at once. `long_places`: how many of them may be long, that is cost `long_cost` or more.
+    `waiting_cost`: maximum total cost of waiting jobs, and half of it for one tenant.
     """
 
     places: int
+    long_places: int
     long_cost: float
     waiting_cost: float
 
@@ -76,10 +77,9 @@ class TurnQueue:
     def next(self) -> _Job | None:
         """Return the next job and count it as running. Return None if no job may run now."""
         short, long = self._head(long=False), self._head(long=True)
-        places = self._capacity.places
-        if sum(self._running.values()) >= places:
+        if sum(self._running.values()) >= self._capacity.places:
             return None
-        if self._running[True] >= max(1, places - 1):
+        if self._running[True] >= self._capacity.long_places:
             long = None
         job = min((job for job in (short, long) if job is not None), default=None)
         if job is not None:
@@ -123,7 +123,11 @@ class TurnQueue:
 
 
 class FairTurns:
-    """Runs jobs in the queue's order, one per place at a time. Belongs to one event loop."""
+    """Hands out jobs in the queue's order, one per place at a time. Belongs to one event loop.
+
+    Between the end of a job and the next one for its place passes a turn of the event loop. On a busy server that takes
+    longer than a short job, so a helper needs more places than it works on at once.
+    """
 
     def __init__(self, capacity: Capacity) -> None:
         self._queue = TurnQueue(capacity)

@@ -88,7 +88,8 @@ class Issuer:
         self.ending = threading.Event()
         self._server: ThreadingHTTPServer | None = None
         self._port = 0
-        self._scheme, self._certificate = ("https", certificate) if certificate else ("http", None)
+        self._certificate = certificate
+        self._scheme = "https" if certificate else "http"
         self.start()
 
     @property
@@ -162,4 +163,7 @@ def answer(status: int, body: bytes, **headers: str) -> Callable[[BaseHTTPReques
 
 
 def silent(issuer: Issuer) -> Callable[[BaseHTTPRequestHandler], None]:
-    return lambda _: bool(issuer.ending.wait(60)) and None
+    def wait(_: BaseHTTPRequestHandler) -> None:
+        issuer.ending.wait(60)
+
+    return wait

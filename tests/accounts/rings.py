@@ -60,3 +60,6 @@ class Issuer:
     def verify(self, token: str) -> Key:
         self.asked.append(token)
         return Key("oidc:a", "oidc:a", frozenset({"inference"}))
+
+    async def renewed(self) -> None:
+        raise NotImplementedError

@@ -19,6 +19,7 @@ from tokka.accounts.accounts import Accounts
 from tokka.accounts.admin_views import NewKey
 from tokka.accounts.keys import KeyRing
 from tokka.accounts.ledger import Ledger, open_ledger
+from tokka.accounts.worker import Worker
 from tokka.core import Downtime
 from tokka.errors import ConfigurationError, KeyNotFound, StateUnavailable
 from tokka.store import keys
@@ -57,9 +58,13 @@ def ledger(tmp_path: Path) -> Flaky:
     return Flaky(tmp_path)
 
 
+def accounts_of(ledger: Flaky) -> Accounts:
+    return Accounts(KeyRing(), lambda: ledger, is_optional=False)  # type: ignore[arg-type, return-value]
+
+
 @pytest.fixture
 async def accounts(ledger: Flaky) -> AsyncIterator[Accounts]:
-    made = Accounts(KeyRing(), lambda: ledger, is_optional=False)  # type: ignore[arg-type, return-value]
+    made = accounts_of(ledger)
     await made.open()
     yield made
     ledger.before = ledger.after = lambda: None
@@ -92,7 +97,7 @@ async def test_a_failed_write_is_kept_and_made_up_for(accounts: Accounts, ledger
     assert logs[0]["reason"] == "told to"
 
 
-async def test_a_write_whose_answer_is_lost_counts_once(accounts: Accounts, ledger: Flaky) -> None:
+async def test_write_counts_once_when_its_answer_is_lost(accounts: Accounts, ledger: Flaky) -> None:
     ledger.after = fail
     accounts.count(record())
     await accounts.synchronize()
@@ -104,7 +109,7 @@ async def test_a_write_whose_answer_is_lost_counts_once(accounts: Accounts, ledg
     assert (accounts.book.pending, requests(ledger)) == (0, 2)
 
 
-async def test_a_fault_of_our_own_ends_nothing_and_tells_nothing_of_the_data(accounts: Accounts, ledger: Flaky) -> None:
+async def test_unexpected_error_neither_stops_accounts_nor_logs_data(accounts: Accounts, ledger: Flaky) -> None:
     def fault() -> None:
         raise ValueError("the tenant's name")
 
@@ -128,7 +133,7 @@ async def test_a_revoked_key_is_refused_while_nothing_can_be_written(accounts: A
     assert (accounts.is_up, row.revoked_at) == (False, 5)
 
 
-async def test_a_downtime_is_followed_and_stays_known_while_the_database_is_down(
+async def test_accounts_remember_the_downtime_when_the_database_is_down(
     accounts: Accounts, ledger: Flaky, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = int(time.time())
@@ -144,16 +149,16 @@ async def test_a_downtime_is_followed_and_stays_known_while_the_database_is_down
     assert (accounts.is_up, accounts.downtimes.current(now)) == (True, None)
 
 
-async def test_a_server_that_starts_in_a_downtime_knows_it_before_its_first_request(ledger: Flaky) -> None:
+async def test_accounts_read_the_downtime_when_they_open(ledger: Flaky) -> None:
     now = int(time.time())
     ledger.real.add_downtime(Downtime("down_1", now - 1, now + 600, "new GPUs"))
-    starting = Accounts(KeyRing(), lambda: ledger, is_optional=False)  # type: ignore[arg-type, return-value]
+    starting = accounts_of(ledger)
     await starting.open()
     assert starting.downtimes.current(now)
     await starting.close()
 
 
-async def test_what_hangs_is_given_up_and_its_outcome_is_found_out_later(
+async def test_accounts_give_up_a_hanging_write_and_check_it_later(
     accounts: Accounts, ledger: Flaky, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_PATIENCE_S", 0.2)
@@ -179,7 +184,7 @@ async def test_what_hangs_is_given_up_and_its_outcome_is_found_out_later(
 async def test_the_end_waits_for_another_program_but_not_for_ever(
     ledger: Flaky, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    accounts = Accounts(KeyRing(), lambda: ledger, is_optional=False)  # type: ignore[arg-type, return-value]
+    accounts = accounts_of(ledger)
     await accounts.open()
     accounts.count(record())
     tries = 0
@@ -210,7 +215,7 @@ async def test_a_key_is_good_at_once_and_gone_at_once(accounts: Accounts) -> Non
         await accounts.rotate(issued.row.id, 60)
 
 
-async def test_a_program_that_starts_again_knows_what_was_spent(accounts: Accounts, tmp_path: Path) -> None:
+async def test_restarted_accounts_read_the_spent_tokens(accounts: Accounts, tmp_path: Path) -> None:
     accounts.count(record())
     await accounts.synchronize()
     again = Accounts(KeyRing(), lambda: open_ledger(None, tmp_path, 1.0), is_optional=False)
@@ -282,11 +287,13 @@ async def test_old_keys_token_is_known_to_every_front_end(accounts: Accounts, tm
     other.close()
 
 
-async def test_old_key_gets_no_token_while_the_database_is_down(accounts: Accounts, ledger: Flaky) -> None:
+async def test_old_key_gets_no_token_while_the_database_is_down(
+    accounts: Accounts, ledger: Flaky, monkeypatch: pytest.MonkeyPatch
+) -> None:
     new, old = ledger.real.create(ALICE, 5), ledger.real.create(ALICE, 5)
     forget_token_keys(ledger.real, old.row)
     await accounts.synchronize()
-    ledger.learn = lambda _: fail()  # type: ignore[method-assign]
+    monkeypatch.setattr(ledger, "learn", lambda _: fail())
     with pytest.raises(StateUnavailable):
         await accounts.issue(f"Bearer {old.secret}")
     # The old key itself is valid, and other keys get their tokens.
@@ -303,3 +310,17 @@ async def test_old_key_that_was_rotated_meanwhile_is_left_alone(ledger: Flaky) -
     assert ledger.real.learn(TokenKey(created.row.id, created.row.digest, "00" * 32)) is None
     assert ledger.real.learn(TokenKey("key_unknown", created.row.digest, "00" * 32)) is None
     assert ledger.real.all_keys() == [before]
+
+
+async def test_synchronization_without_news_takes_two_jobs(accounts: Accounts, monkeypatch: pytest.MonkeyPatch) -> None:
+    await accounts.synchronize()
+    run, jobs = Worker.run, 0
+
+    async def counted(worker: Worker, job: Any) -> Any:
+        nonlocal jobs
+        jobs += 1
+        return await run(worker, job)
+
+    monkeypatch.setattr(Worker, "run", counted)
+    await accounts.synchronize()
+    assert jobs == 2

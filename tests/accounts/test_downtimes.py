@@ -39,12 +39,12 @@ def test_a_downtime_lasts_from_its_begin_to_just_before_its_end() -> None:
     downtimes.check(NOW + 20)
 
 
-def test_of_several_under_way_the_last_end_is_told() -> None:
+def test_current_downtime_is_the_one_with_the_last_end() -> None:
     long, short = window(0, 100, "long"), window(5, 20, "short")
     assert known(long, short).current(NOW + 10) == known(short, long).current(NOW + 10) == long
 
 
-def test_what_is_over_is_not_listed() -> None:
+def test_list_omits_downtimes_that_are_over() -> None:
     over, under_way, to_come = window(-9, 0), window(-5, 5), window(50, 60)
     assert known(over, under_way, to_come).not_over(NOW) == [under_way, to_come]
     assert [downtime_object(one, NOW)["status"] for one in (over, under_way, to_come)] == [
@@ -52,7 +52,7 @@ def test_what_is_over_is_not_listed() -> None:
     ]
 
 
-def test_a_refusal_tells_the_window_to_people_and_programs() -> None:
+def test_refusal_has_the_window_in_its_message_and_details() -> None:
     error = refusal(known(Downtime("a", NOW, NOW + 7200, "new GPUs")), NOW)
     times = {"begin": "2027-01-15T08:00:00Z", "end": "2027-01-15T10:00:00Z"}
     assert error.details == {**times, "reason": "new GPUs"}
@@ -82,7 +82,7 @@ def test_a_client_waits_for_an_end_that_is_near_and_for_no_other(left_s: float, 
         *((0, 5, reason, "reason: write one line") for reason in ("", " ", "a\nb", "a\x1b[2J", " x", "x" * 501)),
     ],
 )
-def test_what_makes_no_window_is_refused_with_the_reason(begin: int, end: int, reason: str, says: str) -> None:
+def test_new_downtime_refuses_an_invalid_window(begin: int, end: int, reason: str, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         new_downtime(NOW + begin, NOW + end, reason, NOW)
 

@@ -32,7 +32,7 @@ def test_a_static_key_has_the_scope_inference_only() -> None:
 
 def test_a_metrics_key_has_the_scope_metrics_only() -> None:
     key = KeyRing([FIRST], metrics_keys=["tk-metrics-key"]).verify("Bearer tk-metrics-key", NOW)
-    assert (key.tenant, key.scopes) == ("metrics-1", {"metrics"})
+    assert (key.tenant, key.scopes) == ("metrics-1", frozenset({"metrics"}))
 
 
 @pytest.mark.parametrize("header", [f"bearer {FIRST}", f"BEARER {FIRST}", f"Bearer   {FIRST} "])
@@ -98,7 +98,7 @@ def test_no_key_can_be_read_from_the_memory_of_the_object() -> None:
     assert FIRST not in repr(vars(KEYS))
 
 
-def test_a_key_longer_than_the_limit_of_headers_still_works_where_it_is_configured() -> None:
+def test_configured_key_works_when_it_has_the_maximum_length() -> None:
     longest = "k" * MAX_KEY_CHARS
     assert KeyRing([longest]).verify(f"Bearer {longest}", NOW).tenant == "key-1"
 
@@ -109,19 +109,19 @@ def test_the_anonymous_key_has_the_scope_inference_only() -> None:
 
 def test_an_admin_key_may_administer() -> None:
     key = KeyRing([FIRST], ["tk-admin-key"]).verify("Bearer tk-admin-key", NOW)
-    assert (key.tenant, key.scopes) == ("admin-1", {"inference", "metrics", "admin"})
+    assert (key.tenant, key.scopes) == ("admin-1", frozenset({"inference", "metrics", "admin"}))
 
 
 # -- keys of the database ---------------------------------------------------------------------------------------
 
 
-def test_a_secret_has_256_random_bits_behind_a_prefix_that_can_be_scanned_for() -> None:
+def test_secret_has_a_fixed_prefix_and_256_random_bits() -> None:
     assert SECRET.startswith("tk-")
     assert len(SECRET) == 46
     assert new_secret() != SECRET
 
 
-def test_a_stored_key_brings_what_it_may_do() -> None:
+def test_stored_key_has_its_permissions_and_limits() -> None:
     stored = row(limits=Limits(rpm=3), models=frozenset({"m"}))
     key = ring(stored).verify(f"Bearer {SECRET}", NOW)
     assert key == Key("key_1", "t", frozenset({"inference"}), Limits(rpm=3), frozenset({"m"}))
@@ -143,7 +143,7 @@ def test_a_revoked_key_is_refused_as_an_unknown_one_and_opens_nothing() -> None:
 
 
 @pytest.mark.parametrize("fields", [{"revoked_at": int(NOW)}, {"expires_at": int(NOW)}])
-def test_unusable_key_protects_only_a_ring_that_had_an_active_one(fields: dict[str, int]) -> None:
+def test_unusable_key_protects_only_a_ring_that_had_an_active_one(fields: dict[str, Any]) -> None:
     keys = ring(row(**fields))
     assert not keys.is_protected
     assert (keys.stored(NOW), keys.unusable(NOW)) == (0, 1)
@@ -153,7 +153,7 @@ def test_unusable_key_protects_only_a_ring_that_had_an_active_one(fields: dict[s
     assert keys.rule(NOW) == "keys required: 0 active"
 
 
-def test_what_is_older_than_what_is_known_changes_nothing() -> None:
+def test_older_revision_changes_nothing() -> None:
     keys = ring(row(revoked_at=int(NOW), revision=2))
     keys.apply([row(revision=1)], NOW)
     refusal(f"Bearer {SECRET}", keys)
@@ -181,7 +181,7 @@ def test_token_of_the_previous_secret_outlives_a_rotation() -> None:
     assert keys.verify(f"Bearer {token.text}", NOW).id == "key_1"
 
 
-def test_after_a_rotation_both_secrets_are_good_for_the_grace_time_and_then_the_new_one() -> None:
+def test_rotation_accepts_the_old_secret_during_the_grace_time() -> None:
     new = new_secret()
     keys = ring(row())
     keys.apply([row(new, previous_digest=row().digest, previous_until=int(NOW) + 60, revision=2)], NOW)
@@ -250,7 +250,12 @@ def test_verifying_takes_the_same_steps_with_10_keys_and_with_10000(many: KeyRin
 def test_each_verification_compares_one_digest_in_constant_time(many: KeyRing, monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[tuple[bytes, bytes]] = []
     real = hmac.compare_digest
-    monkeypatch.setattr(hmac, "compare_digest", lambda a, b: compared.append((a, b)) or real(a, b))
+
+    def compare(a: bytes, b: bytes) -> bool:
+        compared.append((a, b))
+        return real(a, b)
+
+    monkeypatch.setattr(hmac, "compare_digest", compare)
     many.verify(f"Bearer {SECRET}", NOW)
     refusal("Bearer unknown", many)
     assert [len(a) + len(b) for a, b in compared] == [64, 64]
@@ -262,7 +267,7 @@ def issuer() -> Issuer:
     return Issuer()
 
 
-def test_what_has_the_form_of_a_token_is_shown_to_the_issuer_whole(issuer: Issuer) -> None:
+def test_key_ring_passes_a_long_token_to_the_issuer_uncut(issuer: Issuer) -> None:
     keys = KeyRing(tokens=issuer)
     token = f"{'h' * 600}.{'p' * 600}.s"
     assert keys.verify(f"Bearer {token}", NOW).id == "oidc:a"

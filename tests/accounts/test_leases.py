@@ -50,7 +50,7 @@ def claim(in_use: int = 0, wanted: int = 0, floor: int = 0) -> Claim:
         (100, 2, claim(floor=70), {"b": Lease(50)}, 50),
     ],
 )
-def test_lease_is_what_is_used_wanted_and_an_equal_part(
+def test_lease_has_used_and_wanted_tokens_and_an_equal_share(
     left: int, servers: int, claimed: Claim, known: dict[str, Lease], tokens: int
 ) -> None:
     assert renewed(left, servers, "a", claimed, known).tokens == tokens
@@ -68,7 +68,7 @@ NUMBERS = st.integers(0, 500)
     st.integers(0, 1000),
     st.lists(st.tuples(st.sampled_from("abc"), NUMBERS, NUMBERS, NUMBERS), max_size=20),
 )
-def test_leases_never_exceed_what_is_left(left: int, steps: list[tuple[str, int, int, int]]) -> None:
+def test_leases_never_exceed_the_tokens_left(left: int, steps: list[tuple[str, int, int, int]]) -> None:
     leases: dict[str, Lease] = {}
     for writer, in_use, wanted, floor in steps:
         leases[writer] = renewed(left, 3, writer, claim(in_use, wanted, floor), leases)
@@ -143,7 +143,7 @@ async def test_two_servers_grant_one_quota(pair: tuple[Server, Server], limits: 
     assert [server.fill(key, 10) for server in pair] == [0, 0]
 
 
-async def test_server_gets_what_the_other_does_not_use(pair: tuple[Server, Server]) -> None:
+async def test_server_gets_tokens_that_the_other_does_not_use(pair: tuple[Server, Server]) -> None:
     key = await made(pair)
     with pytest.raises(RateLimited) as refused:
         pair[0].reserve(key, 400)

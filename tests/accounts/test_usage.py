@@ -64,7 +64,7 @@ def test_every_outcome_counts(outcome: Any) -> None:
     assert [row.requests for row in book.take()] == [1]
 
 
-def test_what_was_taken_is_pending_until_it_is_confirmed() -> None:
+def test_taken_usage_is_pending_until_it_is_confirmed() -> None:
     book = UsageBook()
     book.add(record(), NOON)
     rows = book.take()
@@ -75,7 +75,7 @@ def test_what_was_taken_is_pending_until_it_is_confirmed() -> None:
     assert (book.pending, book.spent("k", NOON)) == (1, Spent(30, 30))
 
 
-def test_what_others_have_written_counts_as_soon_as_it_is_read() -> None:
+def test_usage_of_other_servers_counts_when_it_is_read() -> None:
     book = UsageBook()
     confirmed(book, NOON, k=(100, 1000))
     book.add(record(), NOON)
@@ -111,7 +111,7 @@ def test_usage_of_yesterday_that_is_written_today_is_yesterdays() -> None:
     assert book.spent("k", tomorrow) == Spent(5, 20)
 
 
-def test_beyond_its_bound_it_drops_counts_and_goes_on_with_what_it_has() -> None:
+def test_full_usage_book_drops_new_entries_and_keeps_old_ones() -> None:
     book = UsageBook(max_entries=2)
     for number in range(5):
         book.add(record(key=replace(KEY, id=f"k{number}")), NOON)
@@ -137,7 +137,7 @@ def test_names_from_outside_fit_both_databases(name: str) -> None:
 
 
 @given(st.lists(st.sampled_from(["add", "write", "fail"]), max_size=40))
-def test_what_is_spent_is_what_was_added_whatever_is_written_when(steps: list[str]) -> None:
+def test_spent_tokens_match_the_added_tokens_in_any_write_order(steps: list[str]) -> None:
     book = UsageBook()
     database = added = 0
     batch: tuple[UsageRow, ...] = ()

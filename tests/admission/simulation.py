@@ -11,9 +11,10 @@ import math
 import random
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from tokka.admission.policy import AdmissionPolicy, Bounds, Decision
 from tokka.admission.targets import Targets
@@ -137,7 +138,15 @@ class Simulation:
     def describe(self) -> ModelInfo:
         model = self.model
         return ModelInfo(
-            0, 0, "", "", False, model.max_running, model.step_tokens, model.kv_tokens or None, 1, self._learner.costs
+            max_model_len=0,
+            vocab_size=0,
+            engine="",
+            engine_version="",
+            has_chat_template=False,
+            max_running=model.max_running,
+            step_tokens=model.step_tokens,
+            kv_tokens=model.kv_tokens or None,
+            costs=self._learner.costs,
         )
 
     def finished(self, request: SimulatedRequest) -> None:
@@ -201,12 +210,12 @@ class Simulation:
             self._apply(self._timed(lambda: self.policy.end(ticket, self.now_s, is_whole=whole)))
             self.finished(request)
 
-    def _timed(self, decide: object) -> list[Decision]:
+    def _timed(self, decide: Callable[[], list[Decision]]) -> list[Decision]:
         began_s = time.thread_time()
-        decisions = decide()  # type: ignore[operator]
+        decisions = decide()
         self.policy_s += time.thread_time() - began_s
         self.events += 1
-        return decisions  # type: ignore[no-any-return]
+        return decisions
 
     def _pass_to(self, then_s: float) -> None:
         while True:
@@ -257,23 +266,23 @@ class Simulation:
                 self._waiting.append(request)
 
 
-def poisson(rate: float, until_s: float, seed: int, **fields: object) -> list[SimulatedRequest]:
+def poisson(rate: float, until_s: float, seed: int, **fields: Any) -> list[SimulatedRequest]:
     """Return Poisson arrivals at `rate` requests per second. The same seed gives the same arrivals."""
     rng = random.Random(seed)
     arrivals, at_s = [], 0.0
     while (at_s := at_s + rng.expovariate(rate)) < until_s:
-        arrivals.append(SimulatedRequest(at_s, **fields))  # type: ignore[arg-type]
+        arrivals.append(SimulatedRequest(at_s, **fields))
     return arrivals
 
 
-def mixed(rate: float, until_s: float, seed: int, **fields: object) -> list[SimulatedRequest]:
+def mixed(rate: float, until_s: float, seed: int, **fields: Any) -> list[SimulatedRequest]:
     """Return Poisson arrivals with log-uniform lengths: prompts of 20 to 8,000 tokens, answers of 1 to 800."""
     rng = random.Random(seed)
     arrivals, at_s = [], 0.0
     while (at_s := at_s + rng.expovariate(rate)) < until_s:
         prompt = int(math.exp(rng.uniform(math.log(20), math.log(8000))))
         tokens = int(math.exp(rng.uniform(0.0, math.log(801))))
-        arrivals.append(SimulatedRequest(at_s, prompt_tokens=prompt, tokens=tokens, **fields))  # type: ignore[arg-type]
+        arrivals.append(SimulatedRequest(at_s, prompt_tokens=prompt, tokens=tokens, **fields))
     return arrivals
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokka.admission.allowance import Allowances
+from tokka.admission.allowance import Allowance, Allowances
 from tokka.core import Key, Limits, Spent
 from tokka.errors import QuotaExceeded, RateLimited, TokkaError
 
@@ -43,13 +43,14 @@ def test_requests_a_minute() -> None:
     book.open(limited, 0.0)
     refused = refusal(book.open, limited, 0.0)
     assert isinstance(refused, RateLimited)
-    assert (refused.type, refused.code, refused.retry_after_s) == ("requests", "rate_limit_exceeded", pytest.approx(30))
+    assert (refused.type, refused.code) == ("requests", "rate_limit_exceeded")
+    assert refused.retry_after_s == pytest.approx(30)
     assert refused.headers() == {"retry-after": "30", "retry-after-ms": "30000"}
     assert "2 requests a minute, 0 are left, and this request needs 1." in refused.message
     book.open(limited, 30.0)
 
 
-def test_what_generates_nothing_counts_as_a_request_and_as_nothing_else() -> None:
+def test_count_uses_only_the_request_limit() -> None:
     book, limited = allowances(Spent(day=5)), key(rpm=2, max_running=1, daily_tokens=1)
     book.count(limited, 0.0)
     book.count(limited, 0.0)
@@ -65,14 +66,15 @@ def test_a_refusal_of_ours_gives_the_request_back() -> None:
     assert isinstance(refusal(book.open, limited, 0.0), RateLimited)
 
 
-def test_tokens_a_minute_are_reserved_and_what_was_not_used_comes_back() -> None:
+def test_settle_returns_unused_tokens_per_minute() -> None:
     book, limited = allowances(), key(tpm=100)
     first = book.open(limited, 0.0)
     first.reserve(80, 0.0)
     second = book.open(limited, 0.0)
     refused = refusal(second.reserve, 30, 0.0)
     assert isinstance(refused, RateLimited)
-    assert (refused.type, refused.retry_after_s) == ("tokens", pytest.approx(6.0))
+    assert refused.type == "tokens"
+    assert refused.retry_after_s == pytest.approx(6.0)
     refused = refusal(second.reserve, 100, 0.0)
     assert refused.retry_after_s == pytest.approx(48.0)
     first.settle(20, 0.0)
@@ -116,7 +118,7 @@ def test_prepared_tokens_come_back_when_the_server_refuses() -> None:
     assert book.gauges(limited, 0.0)["tokens"].remaining == 100
 
 
-def test_reserving_after_preparing_adds_what_is_missing() -> None:
+def test_reserve_adds_only_the_missing_tokens_after_prepare() -> None:
     book, limited = allowances(Spent(day=10)), key(tpm=100, daily_tokens=100)
     allowance = book.open(limited, 0.0)
     allowance.prepare(30, 0.0)
@@ -129,7 +131,7 @@ def test_reserving_after_preparing_adds_what_is_missing() -> None:
     assert isinstance(refused, QuotaExceeded)
 
 
-def test_refusal_counts_what_the_request_holds_itself() -> None:
+def test_refusal_counts_the_tokens_of_its_own_request_as_left() -> None:
     book, limited = allowances(), key(tpm=100)
     book.open(limited, 0.0).reserve(60, 0.0)
     second = book.open(limited, 0.0)
@@ -138,7 +140,7 @@ def test_refusal_counts_what_the_request_holds_itself() -> None:
 
 
 @pytest.mark.parametrize(("limit", "spent"), [("daily_tokens", Spent(day=90)), ("monthly_tokens", Spent(month=90))])
-def test_a_quota_counts_what_was_spent_and_what_runs(limit: str, spent: Spent) -> None:
+def test_quota_counts_spent_and_in_flight_tokens(limit: str, spent: Spent) -> None:
     book, limited = allowances(spent), key(**{limit: 100})
     first = book.open(limited, 0.0)
     first.reserve(8, 0.0)
@@ -158,7 +160,7 @@ def test_quota_lets_its_last_token_be_used() -> None:
     assert isinstance(refusal(book.open, key(daily_tokens=100), 0.0), QuotaExceeded)
 
 
-def test_quota_gives_back_what_a_request_reserved() -> None:
+def test_settle_returns_reserved_tokens_to_the_quota() -> None:
     book, limited = allowances(), key(daily_tokens=100)
     first = book.open(limited, 0.0)
     first.reserve(80, 0.0)
@@ -171,7 +173,7 @@ def test_overspent_quota_has_nothing_left() -> None:
     assert "0 are left, and it may use 1" in message
 
 
-def test_room_is_the_least_of_what_is_left() -> None:
+def test_room_is_the_lowest_of_the_remaining_limits() -> None:
     book = allowances(Spent(day=30, month=900))
     assert book.open(key(tpm=500), 0.0).room() == 500
     assert book.open(key(tpm=500, daily_tokens=100), 0.0).room() == 70
@@ -189,7 +191,7 @@ def test_settling_twice_gives_back_once() -> None:
     assert isinstance(refusal(book.open(limited, 0.0).run, 1), RateLimited)
 
 
-def test_changed_limits_hold_at_once_for_what_runs_too() -> None:
+def test_changed_limits_count_in_flight_requests() -> None:
     book = allowances()
     book.open(key(max_running=2), 0.0).run(2)
     assert isinstance(refusal(book.open(key(max_running=2, rpm=5), 0.0).run, 1), RateLimited)
@@ -204,7 +206,7 @@ request = st.tuples(st.integers(1, 40), st.floats(0, 1), st.integers(0, 5))
 def test_a_quota_is_never_overshot_however_requests_overlap(quota: int, requests: list[tuple[int, float, int]]) -> None:
     spent: Counter[str] = Counter()
     book, limited = Allowances(lambda name: Spent(day=spent[name])), key(daily_tokens=quota)
-    running = []
+    running: list[tuple[Allowance, int]] = []
     for reserve, share, keep in requests:
         while len(running) > keep:
             ended, used = running.pop(0)
@@ -240,6 +242,6 @@ def test_allowance_without_a_prepared_prompt_costs_no_token() -> None:
     assert book.gauges(limited, 0.0)["tokens"].remaining == 100
 
 
-def test_quota_tells_how_many_tokens_are_left() -> None:
+def test_quota_refusal_names_the_tokens_left() -> None:
     allowance = allowances(Spent(day=7)).open(key(daily_tokens=10), 0.0)
     assert "3 are left, and it may use 4" in refusal(allowance.reserve, 4, 0.0).message

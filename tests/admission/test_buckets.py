@@ -48,7 +48,7 @@ steps = st.lists(st.tuples(st.floats(0, 30), st.integers(1, 50)), min_size=1, ma
 
 
 @given(st.integers(1, 600), steps)
-def test_whoever_waits_as_long_as_told_gets_it_and_not_before(size: int, asked: list[tuple[float, int]]) -> None:
+def test_bucket_admits_a_request_exactly_after_its_wait(size: int, asked: list[tuple[float, int]]) -> None:
     bucket = Bucket(size, 0.0)
     now_s = 0.0
     for passed_s, amount in asked:

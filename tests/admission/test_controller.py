@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import AsyncExitStack
+from contextlib import closing
 
 import pytest
 from hypothesis import given
@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 import tokka.admission.controller
 from tests.admission.controllers import controller, engine_of
-from tokka.admission.controller import AdmissionController
+from tokka.admission.controller import AdmissionController, Slot
+from tokka.admission.loop_room import LoopTime
 from tokka.admission.policy import AdmissionPolicy, Bounds, Decision
 from tokka.admission.targets import Targets
 from tokka.admission.ticket import Ticket
@@ -26,7 +27,7 @@ def ticket(choices: int = 1) -> Ticket:
 
 async def refusal(admission: AdmissionController, choices: int = 1) -> TokkaError | None:
     try:
-        async with admission.admit(ticket(choices)):
+        with closing(await admission.admit(ticket(choices))):
             return None
     except TokkaError as error:
         return error
@@ -41,7 +42,7 @@ class Request:
         self.task = asyncio.create_task(self._run(admission, choices, timeout_s))
 
     async def _run(self, admission: AdmissionController, choices: int, timeout_s: float | None) -> None:
-        async with admission.admit(ticket(choices), timeout_s):
+        with closing(await admission.admit(ticket(choices), timeout_s)):
             self.is_running = True
             await self._may_end.wait()
         self.is_running = False
@@ -59,13 +60,13 @@ async def settle() -> None:
 
 async def test_choices_up_to_the_bound_run() -> None:
     admission = controller(3)
-    async with admission.admit(ticket(2)), admission.admit(ticket(1)):
+    with closing(await admission.admit(ticket(2))), closing(await admission.admit(ticket(1))):
         assert admission.open_requests == 2
 
 
 async def test_a_choice_beyond_both_bounds_is_refused_and_holds_nothing() -> None:
     admission = controller(3)
-    async with admission.admit(ticket(3)):
+    with closing(await admission.admit(ticket(3))):
         assert isinstance(await refusal(admission), ServerOverloaded)
         assert admission.open_requests == 1
     assert await refusal(admission, 3) is None
@@ -73,19 +74,18 @@ async def test_a_choice_beyond_both_bounds_is_refused_and_holds_nothing() -> Non
 
 async def test_room_is_given_back_when_the_work_fails() -> None:
     admission = controller(1)
-    with pytest.raises(KeyError):
-        async with admission.admit(ticket(1)):
-            raise KeyError
+    with pytest.raises(KeyError), closing(await admission.admit(ticket(1))):
+        raise KeyError
     assert await refusal(admission) is None
 
 
 async def test_a_request_larger_than_the_bound_runs_alone() -> None:
     admission = controller(2)
-    async with admission.admit(ticket(5)):
+    with closing(await admission.admit(ticket(5))):
         assert isinstance(await refusal(admission), ServerOverloaded)
 
 
-async def test_those_who_wait_run_in_the_order_they_came() -> None:
+async def test_queued_requests_run_in_arrival_order() -> None:
     admission = controller(1, max_waiting=8)
     requests = [Request(admission) for _ in range(4)]
     for at, request in enumerate(requests):
@@ -112,7 +112,7 @@ async def test_nobody_overtakes_a_large_request_that_waits() -> None:
 
 async def test_waiting_ends_with_the_queues_time() -> None:
     admission = controller(1, max_waiting=8, queue_timeout_s=0.01)
-    async with admission.admit(ticket(1)):
+    with closing(await admission.admit(ticket(1))):
         error = await refusal(admission)
         assert isinstance(error, RequestTimeout)
         assert (error.status, error.headers()["retry-after"]) == (504, "5")
@@ -121,12 +121,11 @@ async def test_waiting_ends_with_the_queues_time() -> None:
 
 async def test_waiting_ends_with_the_requests_own_time() -> None:
     admission = controller(1, max_waiting=8)
-    async with admission.admit(ticket(1)):
-        with pytest.raises(RequestTimeout):
-            await Request(admission, timeout_s=0.01).task
+    with closing(await admission.admit(ticket(1))), pytest.raises(RequestTimeout):
+        await Request(admission, timeout_s=0.01).task
 
 
-async def test_one_who_gives_up_waiting_leaves_no_trace() -> None:
+async def test_cancelled_queued_request_leaves_the_queue() -> None:
     admission = controller(1, max_waiting=8)
     running, gone, last = Request(admission), Request(admission), Request(admission)
     await settle()
@@ -186,7 +185,7 @@ async def test_ended_requests_are_forgotten() -> None:
         assert kept.keys() <= {"_served"}
 
 
-async def test_a_larger_engine_lets_those_who_wait_in() -> None:
+async def test_resize_admits_queued_requests() -> None:
     admission = controller(1, max_waiting=8)
     requests = [Request(admission) for _ in range(3)]
     await settle()
@@ -199,14 +198,14 @@ async def test_a_larger_engine_lets_those_who_wait_in() -> None:
 
 async def test_an_overloaded_server_says_when_to_retry() -> None:
     admission = controller(3)
-    async with admission.admit(ticket(3)):
+    with closing(await admission.admit(ticket(3))):
         error = await refusal(admission)
     assert error is not None
     assert error.message == "The server is busy and its queue is full. Retry in 5 s."
     assert error.headers()["retry-after"] == "5"
 
 
-async def test_a_draining_server_refuses_what_is_new() -> None:
+async def test_draining_controller_refuses_new_requests() -> None:
     admission = controller(3)
     admission.start_draining()
     error = await refusal(admission)
@@ -215,7 +214,7 @@ async def test_a_draining_server_refuses_what_is_new() -> None:
     assert admission.is_draining
 
 
-async def test_what_runs_or_waits_when_draining_begins_keeps_its_place() -> None:
+async def test_draining_keeps_running_and_queued_requests() -> None:
     admission = controller(1, max_waiting=8)
     running, waiting = Request(admission), Request(admission)
     await settle()
@@ -227,7 +226,7 @@ async def test_what_runs_or_waits_when_draining_begins_keeps_its_place() -> None
     await asyncio.wait_for(admission.idle(), 1)
 
 
-async def test_when_the_drain_is_over_those_who_wait_are_told() -> None:
+async def test_refuse_waiting_ends_queued_requests_with_draining() -> None:
     admission = controller(1, max_waiting=8)
     running, waiting = Request(admission), Request(admission)
     await settle()
@@ -242,8 +241,8 @@ async def test_when_the_drain_is_over_those_who_wait_are_told() -> None:
 async def test_idle_waits_for_the_last_request() -> None:
     admission = controller(3)
     await asyncio.wait_for(admission.idle(), 1)
-    async with admission.admit(ticket(1)):
-        async with admission.admit(ticket(1)):
+    with closing(await admission.admit(ticket(1))):
+        with closing(await admission.admit(ticket(1))):
             idle = asyncio.create_task(admission.idle())
         await settle()
         assert not idle.done()
@@ -272,9 +271,9 @@ class Recorder(AdmissionPolicy):
         self.ends.append((ticket.tokens, is_whole))
         return super().end(ticket, now_s, is_whole=is_whole)
 
-    def observe(self, stats: EngineStats, now_s: float) -> list[Decision]:
+    def observe(self, stats: EngineStats, now_s: float, loop: LoopTime | None = None) -> list[Decision]:
         self.looks.append(stats)
-        return super().observe(stats, now_s)
+        return super().observe(stats, now_s, loop)
 
 
 @pytest.mark.parametrize("is_whole", [True, False])
@@ -282,7 +281,7 @@ async def test_slot_reports_first_tokens_at_once_the_rest_at_its_end(is_whole: b
     policy = Recorder()
     admission = AdmissionController(policy, queue_timeout_s=60)
     one = ticket()
-    async with admission.admit(one) as slot:
+    with closing(await admission.admit(one)) as slot:
         slot.produced(2, 100.0)
         assert (policy.begun, one.first_token_s) == ([(2, 100.0)], 100.0)
         slot.produced(3, 101.0)
@@ -296,7 +295,7 @@ async def test_slot_reports_first_tokens_at_once_the_rest_at_its_end(is_whole: b
 
 async def test_slot_that_was_given_nothing_reports_nothing() -> None:
     policy = Recorder()
-    async with AdmissionController(policy, queue_timeout_s=60).admit(ticket()):
+    with closing(await AdmissionController(policy, queue_timeout_s=60).admit(ticket())):
         pass
     assert (policy.begun, policy.charged, policy.ends) == ([], [], [(0, False)])
 
@@ -316,12 +315,12 @@ async def test_turn_that_nobody_took_counts_as_served_nothing(cancelled_first: b
     await running.end()
 
 
-async def test_policy_looks_at_what_slots_were_given(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_policy_is_charged_for_the_tokens_of_slots(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokka.admission.controller, "_LOOK_EVERY_S", 0.0)
     policy, stats, errors = Recorder(), EngineStats(running=5), list[tuple[str, float]]()
     admission = AdmissionController(policy, queue_timeout_s=60, on_error=lambda *error: errors.append(error))
     looking: asyncio.Task[None] = asyncio.create_task(admission.run(lambda: stats))
-    async with admission.admit(ticket()) as slot:
+    with closing(await admission.admit(ticket())) as slot:
         slot.produced(1, 100.0)
         slot.produced(2, 101.0)
         await settle()
@@ -339,33 +338,51 @@ async def test_policy_looks_at_what_slots_were_given(monkeypatch: pytest.MonkeyP
     await asyncio.gather(looking, return_exceptions=True)
 
 
+async def test_rested_controller_looks_rarely_until_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokka.admission.controller, "_LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(tokka.admission.controller, "_RESTED_LOOK_EVERY_S", 3600.0)
+    monkeypatch.setattr(tokka.admission.controller, "_RESTED_LOOKS", 3)
+    policy = Recorder()
+    admission = AdmissionController(policy, queue_timeout_s=60)
+    looking: asyncio.Task[None] = asyncio.create_task(admission.run(EngineStats))
+    await settle()
+    assert len(policy.looks) == 3
+    with closing(await admission.admit(ticket())):
+        await settle()
+        looks = len(policy.looks)
+        assert looks > 3
+        assert admission.late_s < 3600
+    await settle()
+    # It rests only after three more looks without a request.
+    assert len(policy.looks) > looks
+    looking.cancel()
+    await asyncio.gather(looking, return_exceptions=True)
+
+
 async def test_request_without_a_chance_is_refused_at_once() -> None:
     admission = controller(1)
     admission.check_room(ticket())
-    async with admission.admit(ticket()):
-        with pytest.raises(ServerOverloaded):
-            admission.check_room(ticket())
+    with closing(await admission.admit(ticket())), pytest.raises(ServerOverloaded):
+        admission.check_room(ticket())
     admission.start_draining()
     with pytest.raises(Draining):
         admission.check_room(ticket())
 
 
 @given(st.integers(1, 8), st.integers(0, 8), st.lists(st.tuples(st.integers(1, 5), st.booleans()), max_size=20))
-async def test_what_runs_and_waits_never_exceeds_the_bounds_but_for_one_large_request(
+async def test_admission_exceeds_its_bounds_only_for_one_large_request(
     max_running: int, max_waiting: int, actions: list[tuple[int, bool]]
 ) -> None:
     admission = controller(max_running, max_waiting)
-    running: list[tuple[int, AsyncExitStack]] = []
+    running: list[tuple[int, Slot]] = []
     waiting: list[asyncio.Task[None]] = []
     for choices, ends_oldest in actions:
         if ends_oldest and running:
-            await running.pop(0)[1].aclose()
+            running.pop(0)[1].close()
             await settle()
         fits = not running or sum(size for size, _ in running) + choices <= max_running
         if fits and not admission.waiting_choices:
-            stack = AsyncExitStack()
-            await stack.enter_async_context(admission.admit(ticket(choices)))
-            running.append((choices, stack))
+            running.append((choices, await admission.admit(ticket(choices))))
         elif admission.waiting_choices + choices > max_waiting:
             assert isinstance(await refusal(admission, choices), ServerOverloaded)
         else:
@@ -377,5 +394,5 @@ async def test_what_runs_and_waits_never_exceeds_the_bounds_but_for_one_large_re
             await asyncio.gather(request.task, return_exceptions=True)
         assert sum(size for size, _ in running) <= max_running or len(running) == 1
         assert admission.open_requests == len(running)
-    for _, stack in running:
-        await stack.aclose()
+    for _, slot in running:
+        slot.close()

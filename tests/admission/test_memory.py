@@ -47,7 +47,7 @@ def test_memory_share_grows_and_is_released_once() -> None:
     assert not budget._held_of
 
 
-def test_memory_share_keeps_what_it_has_when_growing_fails() -> None:
+def test_memory_share_keeps_its_bytes_when_growing_fails() -> None:
     budget = MemoryBudget(100, "bodies")
     budget.take("b", 40)
     share = Share(budget, "a")

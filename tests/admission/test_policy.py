@@ -64,7 +64,7 @@ def serve(made: AdmissionPolicy, one: Ticket, from_s: float, to_s: float, tokens
     return made.end(one, to_s, is_whole=True)
 
 
-def test_what_ends_makes_room_for_what_waits() -> None:
+def test_ended_request_admits_a_queued_request() -> None:
     made = policy(most=1)
     first, second = ticket(), ticket()
     assert runs(made.arrive(first, 0.0)) == [first]
@@ -103,7 +103,7 @@ def test_prompts_that_wait_are_bounded_but_one_may_be_of_any_length(bounds: Boun
     assert refused(made.arrive(ticket(tokens=1), 0.0)) != []
 
 
-def test_a_prompt_beyond_one_step_waits_until_those_before_it_have_their_first_token() -> None:
+def test_prompt_waits_for_earlier_prompts_when_the_step_is_full() -> None:
     made = policy(most=8, step_tokens=100)
     first, second = ticket(tokens=80), ticket(tokens=60)
     assert runs(made.arrive(first, 0.0)) == [first]
@@ -111,7 +111,7 @@ def test_a_prompt_beyond_one_step_waits_until_those_before_it_have_their_first_t
     assert runs(produce(made, first, 1, 0.5)) == [second]
 
 
-def test_a_prompt_longer_than_a_step_runs_when_no_other_is_being_computed() -> None:
+def test_prompt_longer_than_a_step_runs_when_it_is_the_only_one() -> None:
     made = policy(most=8, step_tokens=100)
     first, long = ticket(tokens=80), ticket(tokens=4000)
     made.arrive(first, 0.0)
@@ -127,7 +127,7 @@ def test_a_prompt_that_may_not_wait_begins_beside_others() -> None:
     assert runs(made.arrive(second, 0.0)) == [second]
 
 
-def test_a_request_ended_before_its_first_token_frees_its_prompts_place() -> None:
+def test_request_frees_its_prompt_tokens_when_it_ends_early() -> None:
     made = policy(most=8, step_tokens=100)
     first, second = ticket(tokens=80), ticket(tokens=80)
     made.arrive(first, 0.0)
@@ -148,7 +148,7 @@ def test_nobody_overtakes_a_large_request_that_is_next() -> None:
     assert runs(serve(made, running[2], 0.2, 1.0)) == [large]
 
 
-def test_the_door_says_what_the_queue_would() -> None:
+def test_check_room_refuses_when_the_queue_is_full() -> None:
     made = policy(most=1, bounds=Bounds(1))
     made.check_room(ticket(), 0.0)
     made.arrive(ticket(), 0.0)
@@ -236,7 +236,7 @@ def test_idle_server_takes_a_burst_as_far_as_the_targets_allow() -> None:
     assert all(refused(made.arrive(one, 0.0)) == [] for one in burst)
 
 
-def test_probes_do_not_change_what_a_burst_may_do() -> None:
+def test_probes_do_not_limit_a_later_burst() -> None:
     made = policy(most=256, targets=Targets(1.0, 0.05), costs=GPU, step_tokens=8192)
     for at in range(60):
         probe = ticket(tokens=5, at_s=float(at), most=1)
@@ -284,13 +284,13 @@ def test_request_waits_for_memory() -> None:
     assert runs(serve(made, first, 0.1, 2.0, tokens=200)) == [second]
 
 
-def test_cached_prompt_costs_what_is_not_cached() -> None:
+def test_prompt_costs_only_its_uncached_tokens() -> None:
     made = policy(most=100, costs=GPU)
     cached = Ticket("a", 1, 0.0, 10_000, cached_tokens=9_900)
     assert made.batch.own_prompt_s(cached) == made.batch.own_prompt_s(ticket(tokens=100))
 
 
-def test_what_would_miss_the_target_is_refused_at_once() -> None:
+def test_request_is_refused_at_once_when_it_would_miss_the_target() -> None:
     made = policy(most=1, targets=Targets(ttft_s=1.0))
     first = ticket(most=40)
     made.arrive(first, 0.0)
@@ -319,7 +319,7 @@ def test_lengths_that_nobody_has_seen_are_taken_to_be_long() -> None:
     assert told[1] < 2
 
 
-def test_what_was_let_in_and_waits_too_long_is_refused() -> None:
+def test_queued_request_is_refused_when_it_waits_too_long() -> None:
     made = policy(most=1, targets=Targets(ttft_s=1.0))
     made.arrive(ticket(most=5), 0.0)
     second = ticket()
@@ -330,7 +330,7 @@ def test_what_was_let_in_and_waits_too_long_is_refused() -> None:
     assert made.queue.choices == 0
 
 
-def test_crowd_is_told_to_come_back_one_after_the_other() -> None:
+def test_refusals_spread_their_retry_times() -> None:
     made = policy(most=1, bounds=Bounds(0))
     made.arrive(ticket(most=20), 0.0)
     refusals = [decision.refusal for _ in range(3) for decision in made.arrive(ticket(most=20), 0.0)]

@@ -57,7 +57,7 @@ def test_half_a_beginning_is_found_by_half() -> None:
     assert prefixes.look(None, [TextPrompt(LONG)]).share == pytest.approx(0.5, abs=0.1)
 
 
-def test_what_was_not_in_the_cache_is_forgotten() -> None:
+def test_index_forgets_prefixes_that_were_not_cached() -> None:
     prefixes = index()
     prefixes.add(prefixes.look(None, [TextPrompt(LONG)]))
     again = prefixes.look(None, [TextPrompt(LONG)])

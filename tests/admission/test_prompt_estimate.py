@@ -6,7 +6,7 @@ from tokka.admission.prompt_estimate import PromptEstimate
 from tokka.core import ChatPrompt, TextPrompt, TokensPrompt
 
 
-def test_estimate_learns_from_what_prompts_had() -> None:
+def test_estimate_learns_from_token_counts_of_prompts() -> None:
     estimate = PromptEstimate()
     text = [TextPrompt("x" * 1000)]
     before = estimate.size(text).likely

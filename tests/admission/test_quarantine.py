@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -14,9 +15,9 @@ from tokka.core import GenerateRequest, Sampling, TextPrompt
 HOLD_S = 600.0
 
 
-def subject(text: str = "kill", tenant: str = "a", **fields: object) -> Subject:
+def subject(text: str = "kill", tenant: str = "a", **fields: Any) -> Subject:
     request = GenerateRequest("id", "m", (TextPrompt(text),), Sampling())
-    return Subject(tenant, replace(request, **fields))  # type: ignore[arg-type]
+    return Subject(tenant, replace(request, **fields))
 
 
 class Server:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -87,7 +87,7 @@ def test_idling_earns_nothing() -> None:
     assert Counter(turns(queue, 20)) == {"busy": 10, "back": 10}
 
 
-def test_what_was_served_before_is_not_forgotten() -> None:
+def test_queue_remembers_tokens_served_to_an_idle_tenant() -> None:
     queue = FairQueue()
     queue.put(ticket("other"))
     queue.charge("greedy", 0, 1000)
@@ -97,7 +97,7 @@ def test_what_was_served_before_is_not_forgotten() -> None:
     assert turns(queue, 20) == ["other"] * 20
 
 
-def test_sums_follow_what_waits() -> None:
+def test_queue_sums_count_only_queued_requests() -> None:
     queue = FairQueue()
     first, second = ticket("a", 2, 5), ticket("b", 3, 7)
     queue.put(first)
@@ -108,7 +108,7 @@ def test_sums_follow_what_waits() -> None:
     assert (queue.choices, queue.tokens, queue.waiting_of("a")) == (3, 7, (0, 0))
 
 
-def test_the_greedy_make_room_from_their_end_and_only_for_who_has_less() -> None:
+def test_most_greedy_returns_the_last_request_of_a_larger_tenant() -> None:
     queue = FairQueue()
     tickets = [ticket("greedy") for _ in range(4)]
     for entry in tickets:
@@ -122,9 +122,10 @@ sizes = st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 100), st.integ
 
 
 @given(sizes)
-def test_served_tokens_of_tenants_that_wait_differ_by_two_requests_at_most(asked: list[tuple[str, int, int]]) -> None:
+def test_served_tokens_of_queued_tenants_differ_by_two_requests(asked: list[tuple[str, int, int]]) -> None:
     # The paper's bound. It holds for any sizes while each tenant has queued requests.
-    queue, waiting, served = FairQueue(), Counter[str](), Counter[str]()
+    queue, waiting = FairQueue(), Counter[str]()
+    served: defaultdict[str, float] = defaultdict(float)
     tokens: dict[Ticket, int] = {}
     largest = max(prompt + OUTPUT_COST * output for _, prompt, output in asked)
     for tenant, prompt, output in asked:
@@ -138,12 +139,12 @@ def test_served_tokens_of_tenants_that_wait_differ_by_two_requests_at_most(asked
         queue.remove(turn)
         waiting[turn.tenant] -= 1
         queue.charge(turn.tenant, turn.prompt_tokens, tokens[turn])
-        served[turn.tenant] += turn.prompt_tokens + OUTPUT_COST * tokens[turn]  # type: ignore[assignment]
+        served[turn.tenant] += turn.prompt_tokens + OUTPUT_COST * tokens[turn]
         assert max(served.values()) - min(served[name] for name in "abc") <= 2 * largest
 
 
 @given(sizes, st.sampled_from("abcd"))
-def test_ahead_is_never_more_than_what_waits(asked: list[tuple[str, int, int]], tenant: str) -> None:
+def test_ahead_of_never_exceeds_the_queued_choices(asked: list[tuple[str, int, int]], tenant: str) -> None:
     queue = FairQueue()
     for name, prompt, _ in asked:
         queue.put(ticket(name, prompt_tokens=prompt))

@@ -11,6 +11,7 @@ import random
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -134,7 +135,7 @@ def test_goodput_does_collapse_without_targets() -> None:
 
 
 @pytest.mark.parametrize("noise", [{"noise": 0.1}, {"disturbed": 0.01}], ids=str)
-def test_goodput_does_not_collapse_when_steps_vary(noise: dict[str, float]) -> None:
+def test_goodput_does_not_collapse_when_steps_vary(noise: dict[str, Any]) -> None:
     requests = loaded(simulation(TARGETS, StepModel(**noise)), mixed(2 * CAPACITY, TO_S, seed=3))
     assert share((request.is_good() for request in requests), requests) >= 0.75 / 2
 

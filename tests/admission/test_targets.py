@@ -14,12 +14,12 @@ def engine(costs: StepCosts | None, step_tokens: int = 8192, copies: int = 1) ->
 
 
 @pytest.mark.parametrize("copies", [1, 2])
-def test_fast_engine_promises_what_people_take_for_fluent(copies: int) -> None:
+def test_fast_engine_has_the_interactive_targets(copies: int) -> None:
     costs = StepCosts(fixed_s=0.012, per_prompt_token_s=0.00002)
     assert interactive(Targets(), engine(costs, copies=copies)) == Targets(1.0, 0.05)
 
 
-def test_slow_engine_promises_what_it_can_keep() -> None:
+def test_slow_engine_has_targets_that_it_can_meet() -> None:
     costs = StepCosts(fixed_s=0.1, per_prompt_token_s=0.001)
     assert interactive(Targets(), engine(costs, step_tokens=512)) == Targets(round(4 * 0.612, 3), 0.3)
 

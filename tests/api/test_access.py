@@ -67,7 +67,7 @@ def test_everything_else_needs_one(guarded: Program, client: httpx.Client, path:
 
 
 @pytest.mark.parametrize("folder", ["/ui", "/docs-assets", "/docs"])
-def test_an_open_folder_does_not_open_what_is_beside_it(guarded: Program, folder: str) -> None:
+def test_public_folder_does_not_open_its_sibling_paths(guarded: Program, folder: str) -> None:
     # http.client sends the path unchanged. httpx would remove the dots.
     address = urlsplit(guarded.url)
     connection = HTTPConnection(str(address.hostname), address.port or 80, timeout=10)
@@ -87,7 +87,7 @@ def test_an_open_folder_does_not_open_what_is_beside_it(guarded: Program, folder
         (ADMIN_KEY, {"/v1/models", "/metrics", "/admin/keys"}),
     ],
 )
-def test_a_static_key_may_do_what_its_option_says(client: httpx.Client, key: str, may: set[str]) -> None:
+def test_static_key_has_the_permissions_of_its_option(client: httpx.Client, key: str, may: set[str]) -> None:
     for path in ("/v1/models", "/metrics", "/admin/keys"):
         answer = client.get(path, headers={"authorization": f"Bearer {key}"})
         assert answer.status_code == (200 if path in may else 403), path
@@ -171,7 +171,7 @@ def test_every_wrong_credential_gets_the_same_answer(client: httpx.Client, heade
 
 
 @pytest.mark.parametrize("header", [None, "", "Bearer", f"Basic {KEY}", KEY])
-def test_missing_key_is_told_from_a_wrong_one(client: httpx.Client, header: str | None) -> None:
+def test_refusal_distinguishes_a_missing_key_from_a_wrong_one(client: httpx.Client, header: str | None) -> None:
     answer = client.get("/v1/models", headers={} if header is None else {"authorization": header})
     assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
     assert answer.json()["error"]["message"].startswith("No API key was sent")

@@ -69,7 +69,7 @@ def test_unusable_keys_do_not_count_beyond_loopback(unusable: Path) -> None:
     assert "--no-auth" in lines[0]
 
 
-def test_no_auth_opens_a_server_whose_keys_are_unusable(unusable: Path) -> None:
+def test_no_auth_opens_the_server_when_its_keys_are_unusable(unusable: Path) -> None:
     with running(*FAKE, "--host", "0.0.0.0", "--no-auth", "--state-dir", str(unusable)) as program:
         assert status(program, **PROXIED) == 200
         assert [line["rule"] for line in access_lines(program)] == ["open to everyone (--no-auth)"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from aitta_client import (
     StaticAccessTokenSource,
 )
 from aitta_client.api.data_structures import APIError, ModelFromHubRequest
+from openai.types.chat import ChatCompletionUserMessageParam
 
 from tests.program import Program, eventually, running
 from tests.wire import metric
@@ -81,8 +82,8 @@ def test_a_models_address_goes_into_the_openai_package_as_it_is(program: Program
     model = Model.load(NAME, client)
     assert (model.id, model.model_capabilities) == (NAME, {"openai-chat-completion"})
     chat = openai.OpenAI(api_key=client.access_token_source.get_access_token(), base_url=model.openai_api_url)
-    message = {"role": "user", "content": "hello"}
-    answer = chat.chat.completions.create(model=model.id, messages=[message], max_tokens=5)  # type: ignore[list-item]
+    message: ChatCompletionUserMessageParam = {"role": "user", "content": "hello"}
+    answer = chat.chat.completions.create(model=model.id, messages=[message], max_tokens=5)
     assert answer.usage
     assert answer.usage.completion_tokens == 5
     chat.close()
@@ -122,7 +123,7 @@ def test_a_key_sees_its_own_models_alone(program: Program) -> None:
     assert nobody._make_request("/worker").json()["_links"]["item"] == []
 
 
-def test_the_worker_of_a_model_tells_what_it_is_doing(program: Program) -> None:
+def test_worker_of_a_model_reports_its_state(program: Program) -> None:
     client = aitta(program)
     links = client._make_request("/model/LumiOpen~Poro-34B-chat").json()["_links"]
     worker = client._make_request(links["worker"]["href"]).json()
@@ -135,7 +136,7 @@ def test_the_worker_of_a_model_tells_what_it_is_doing(program: Program) -> None:
     assert refused.value.error_type == "worker_not_found"
 
 
-def test_machine_and_load_are_told_to_admin_keys_alone(program: Program) -> None:
+def test_only_admin_keys_see_the_machine_and_its_load(program: Program) -> None:
     for secret, is_admin in ((KEY, False), (token_of(program, ADMIN_KEY), False), (ADMIN_KEY, True)):
         metadata = get(program, "/model/poro/metadata", secret).json()
         assert all((number > 0) is is_admin for name, number in metadata["resources"].items() if name != "num_gpus")
@@ -147,21 +148,22 @@ def test_machine_and_load_are_told_to_admin_keys_alone(program: Program) -> None
         assert Model.load(ALIAS, aitta(program, ADMIN_KEY if is_admin else KEY)).get_metadata().resources.ram_mb >= 0
 
 
-def test_without_keys_machine_and_load_are_not_told(fake: Program) -> None:
+def test_machine_and_load_are_hidden_when_the_server_has_no_keys(fake: Program) -> None:
     metadata, worker = (httpx.get(f"{fake.url}{path}").json() for path in ("/model/fake/metadata", "/worker/fake/1"))
     assert set(metadata["resources"].values()) == {0}
     assert not {"running", "waiting"} & set(worker)
 
 
-def test_what_only_an_operator_of_aitta_may_do_is_refused_in_its_form(program: Program) -> None:
+def test_operator_actions_are_refused_with_aittas_error_format(program: Program) -> None:
     client = aitta(program)
     model = Model.load(ALIAS, client)
     metadata = model.get_metadata()
-    for change in (
+    changes: list[Callable[[], object]] = [
         lambda: model.update_metadata(metadata),
         lambda: client.add_model(metadata),
         lambda: client.add_model_from_huggingface(ModelFromHubRequest(model_id="a/b", owner="public")),
-    ):
+    ]
+    for change in changes:
         with pytest.raises(APIErrorResponse) as refused:
             change()
         assert refused.value.error_type == "method_not_allowed"
@@ -198,7 +200,8 @@ def test_token_that_no_server_hands_out_is_a_401(program: Program) -> None:
         return get(program, "/v1/models", token).status_code
 
     assert status() == 200
-    for wrong in ("missing", None, "x", 1.5, True, [], -1, 10**40):
+    invalid: list[Any] = ["missing", None, "x", 1.5, True, [], -1, 10**40]
+    for wrong in invalid:
         assert [status(**{name: wrong}) for name in claims] == [401] * 4
     assert status(exp=claims["exp"] + 1) == 401
 
@@ -254,7 +257,7 @@ def test_refusals_have_the_form_of_oauth(program: Program, method: str, path: st
     assert (answer.status_code, APIError.model_validate(answer.json(), strict=True).error) == (status, error)
 
 
-def test_what_is_refused_before_it_is_a_request_has_the_form_of_its_path(program: Program) -> None:
+def test_early_refusal_has_the_error_format_of_its_path(program: Program) -> None:
     for path, is_oauths in (("/model", True), ("/v1/models", False)):
         answer = httpx.get(f"{program.url}{path}", headers={"x-long": "x" * 100_000})
         assert (answer.status_code, isinstance(answer.json()["error"], str)) == (431, is_oauths)
@@ -266,7 +269,7 @@ def test_on_other_paths_they_have_openais(program: Program, path: str) -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "unknown_url")
 
 
-def test_the_alias_asks_for_a_key_as_what_it_stands_for(program: Program) -> None:
+def test_alias_requires_a_key_like_its_original_path(program: Program) -> None:
     refused = httpx.get(f"{program.url}/openai/v1/models")
     assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
 
@@ -277,7 +280,7 @@ def test_head_is_answered_as_get_is(program: Program) -> None:
         assert (answer.status_code, answer.headers["content-type"]) == (200, "application/hal+json")
 
 
-def test_a_key_that_asks_too_often_is_told_when_to_come_back_and_the_package_does(program: Program) -> None:
+def test_aitta_client_retries_after_the_rate_limit(program: Program) -> None:
     secret = issue(program, limits={"rpm": 120})["key"]
     client = aitta(program, secret)
 
@@ -315,7 +318,7 @@ def downtime(program: Program, folder: Path, begin: int, end: int) -> Iterator[s
             eventually(lambda: not is_known(), within_s=10)
 
 
-def test_what_runs_goes_on_and_what_is_new_is_refused_with_the_window(program: Program, folder: Path) -> None:
+def test_downtime_keeps_streams_and_refuses_new_requests(program: Program, folder: Path) -> None:
     body = {"model": ALIAS, "prompt": "x", "max_tokens": 1000, "ignore_eos": True, "stream": True}
     headers = {"authorization": f"Bearer {KEY}"}
     client = aitta(program)
@@ -367,7 +370,7 @@ def test_without_keys_the_package_works_with_any(fake: Program) -> None:
     assert model.get_metadata().scopes == {"anonymous"}
 
 
-def test_while_the_engine_starts_the_names_are_known_and_what_they_can_do_is_not() -> None:
+def test_model_list_has_only_names_when_the_engine_is_starting() -> None:
     with running("--engine", "fake", "--engine-arg", "start_delay_s=600", wait=False) as program:
         client = aitta(program)
         assert [one.id for one in client.get_model_list()] == ["fake"]

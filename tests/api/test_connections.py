@@ -9,7 +9,11 @@ import pytest
 
 from tokka.api.connections import RESERVE, Caller, Connections, Cut, Limits, Stage, address_of
 
+Place = tuple[Caller, Stage]
 HERE, THERE = "127.0.0.1", "192.0.2.7"
+STRANGER_WAITING: Place = ("stranger", "waiting")
+KEYED_WAITING: Place = ("keyed", "waiting")
+KEYED_ANSWERING: Place = ("keyed", "answering")
 # The eviction order. In a group, the connection that has been in it longest is evicted first.
 ORDER: list[set[tuple[Caller, Stage]]] = [
     {("stranger", "stalled"), ("stranger", "delivering"), ("anonymous", "delivering")},
@@ -79,7 +83,7 @@ def test_work_with_a_key_is_never_evicted(place: tuple[Caller, Stage]) -> None:
 
 
 def test_longest_in_its_rank_makes_room_first() -> None:
-    connections, (first, second, third) = full(*[("keyed", "waiting")] * 3)
+    connections, (first, second, third) = full(*[KEYED_WAITING] * 3)
     connections.place(first, "keyed", "answering")
     connections.place(first, "keyed", "waiting")
     assert connections.opened(One(), HERE) == "welcome"
@@ -87,14 +91,14 @@ def test_longest_in_its_rank_makes_room_first() -> None:
 
 
 def test_silence_does_not_renew_a_place() -> None:
-    connections, (first, second) = full(*[("stranger", "waiting")] * 2)
+    connections, (first, second) = full(*[STRANGER_WAITING] * 2)
     connections.place(first, "stranger", "waiting")
     connections.opened(One(), HERE)
     assert (first.evicted, second.evicted) == (True, False)
 
 
 def test_evicted_room_is_free_at_once() -> None:
-    connections, ones = full(*[("stranger", "waiting")] * 3)
+    connections, ones = full(*[STRANGER_WAITING] * 3)
     assert [connections.opened(One(), HERE) for _ in range(3)] == ["welcome"] * 3
     assert all(one.evicted for one in ones)
     assert connections.count == 3
@@ -140,7 +144,7 @@ def test_address_at_its_bound_gives_of_its_own_room() -> None:
 
 
 def test_busy_address_at_its_bound_is_refused_alone() -> None:
-    connections, ones = at_its_bound(*[("keyed", "answering")] * 3)
+    connections, ones = at_its_bound(*[KEYED_ANSWERING] * 3)
     assert connections.opened(One(), HERE) == "address_full"
     assert connections.opened(One(), THERE) == "welcome"
     connections.closed(ones[0])

@@ -116,7 +116,7 @@ def test_a_cross_site_request_is_a_sign_without_origin() -> None:
         ({"host": "evil.example"}, False),
     ],
 )
-def test_a_page_is_told_apart_from_a_proxy(headers: dict[str, str], is_page: bool) -> None:
+def test_evidence_distinguishes_a_page_from_a_proxy(headers: dict[str, str], is_page: bool) -> None:
     shown = found(headers)
     assert shown
     assert shown.is_page == is_page

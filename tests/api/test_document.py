@@ -24,15 +24,15 @@ def operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]
             yield path, operation
 
 
-def test_what_any_request_may_meet_is_in_each_endpoint(document: dict[str, Any]) -> None:
+def test_every_endpoint_documents_the_common_errors(document: dict[str, Any]) -> None:
     for path, operation in operations(document):
         assert "431" in operation["responses"], path
         # Causes: an issuer that is down, an engine that starts, a downtime.
-        assert "503" in operation["responses"] or facts_of(path).access == "probe", path
+        assert "503" in operation["responses"] or facts_of(path).is_probe, path
         assert ("408" in operation["responses"]) == ("requestBody" in operation), path
 
 
-def test_what_has_an_alias_says_so_and_has_it(fake: Program, document: dict[str, Any]) -> None:
+def test_v1_paths_document_their_alias_and_serve_it(fake: Program, document: dict[str, Any]) -> None:
     with_alias = {path for path, operation in operations(document) if operation.get("servers", [])[1:]}
     assert with_alias == {path for path in document["paths"] if path.startswith("/v1/")}
     with fake.client() as client:

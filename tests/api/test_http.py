@@ -111,7 +111,7 @@ def test_prompts_are_not_logged_unless_asked_for() -> None:
             assert canary not in program.stderr()
 
 
-def test_access_line_tells_what_a_request_did(fake: Program, client: httpx.Client) -> None:
+def test_access_line_has_outcome_tokens_and_times(fake: Program, client: httpx.Client) -> None:
     body = {"model": "fake", "prompt": "four", "max_tokens": 5}
     client.post("/v1/completions", json=body, headers={"x-request-id": "access-line"})
 

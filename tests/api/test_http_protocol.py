@@ -7,7 +7,8 @@ import contextlib
 import gc
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -21,6 +22,8 @@ from tokka.api.connections import Connections, Cut, Limits, Rank
 from tokka.api.deadline import _HELD_UP_S
 from tokka.api.http_cycle import Cycle
 from tokka.api.http_protocol import BoundedProtocol, bounded_protocol
+from tokka.api.http_refusal import HeadersTooLarge, response_of
+from tokka.api.intake import MOST, Intake
 from tokka.core import ANONYMOUS, Key
 from tokka.engine.fake import FakeOptions
 
@@ -117,12 +120,78 @@ async def held_up(meanwhile: Callable[[], None]) -> None:
 
 
 def alive() -> int:
-    return sum(isinstance(one, BoundedProtocol | Cycle) for one in gc.get_objects())
+    # Not `isinstance`: it asks objects for their class, and some of torch's then warn.
+    return sum(issubclass(type(one), BoundedProtocol | Cycle) for one in gc.get_objects())
 
 
-def on_uvloop(test: Callable[[], Awaitable[None]]) -> None:
+def protocols(connections: Connections) -> list[BoundedProtocol]:
+    return [one for one in connections._ranks if isinstance(one, BoundedProtocol)]
+
+
+def on_uvloop(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(test())  # type: ignore[arg-type]
+        runner.run(test())
+
+
+def test_burst_of_requests_begins_over_several_iterations() -> None:
+    clients = 3 * MOST
+    iterations, begun = 0, list[int]()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        begun.append(iterations)
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+    def count() -> None:
+        nonlocal iterations
+        iterations += 1
+        asyncio.get_running_loop().call_soon(count)
+
+    async def test() -> None:
+        async with listening(app) as (port, connections, _):
+            wires = [Wire(port) for _ in range(clients)]
+            await until(lambda: connections.count == clients)
+            count()
+            for wire in wires:
+                wire.socket.sendall(GET)
+            for wire in wires:
+                assert (await wire.read()).startswith(b"HTTP/1.1 204 ")
+                wire.socket.close()
+
+    on_uvloop(test)
+    assert len(begun) == clients
+    assert max(Counter(begun).values()) == MOST
+
+
+def test_request_that_waits_in_the_intake_is_not_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting: list[Callable[[], None]] = []
+
+    def begin(_: Intake, read: Callable[[], None]) -> bool:
+        waiting.append(read)
+        return False
+
+    monkeypatch.setattr(Intake, "begin", begin)
+
+    async def test() -> None:
+        async with listening(limit_s=LIMIT_S) as (port, connections, cuts):
+            wire = Wire(port)
+            wire.socket.sendall(GET)
+            await until(lambda: bool(waiting))
+            (one,) = protocols(connections)
+            assert connections._ranks[one] is not Rank.STRANGER
+            await asyncio.sleep(2 * LIMIT_S)
+            waiting[0]()
+            assert (await wire.read()).startswith(b"HTTP/1.1 200 OK")
+            assert cuts == []
+            wire.socket.close()
+
+    on_uvloop(test)
+
+
+def test_refusal_under_an_alias_has_the_form_of_its_api() -> None:
+    answer = response_of(HeadersTooLarge(65536), b"/openai/v1/messages?beta=true")
+    assert b'{"type":"error"' in answer
+    assert b"\r\nrequest-id: req_" in answer
 
 
 def test_headers_that_came_while_we_were_held_up_are_in_time() -> None:
@@ -130,7 +199,7 @@ def test_headers_that_came_while_we_were_held_up_are_in_time() -> None:
         async with listening(limit_s=LIMIT_S) as (port, connections, cuts):
             wire = Wire(port)
             wire.socket.sendall(GET[:-10])
-            await until(lambda: any(one._head_bytes for one in connections._ranks))  # type: ignore[attr-defined]
+            await until(lambda: any(one._head_bytes for one in protocols(connections)))
             await held_up(lambda: wire.socket.sendall(GET[-10:]))
             assert (await wire.read()).startswith(b"HTTP/1.1 200 OK")
             assert cuts == []
@@ -144,7 +213,7 @@ def test_headers_that_do_not_come_after_that_either_are_late() -> None:
         async with listening(limit_s=LIMIT_S) as (port, connections, cuts):
             wire = Wire(port)
             wire.socket.sendall(GET[:-10])
-            await until(lambda: any(one._head_bytes for one in connections._ranks))  # type: ignore[attr-defined]
+            await until(lambda: any(one._head_bytes for one in protocols(connections)))
             await held_up(lambda: None)
             assert (await wire.read()).startswith(b"HTTP/1.1 408 ")
             assert cuts == ["header_timeout"]
@@ -165,7 +234,7 @@ def test_answer_that_was_read_while_we_were_held_up_is_in_time() -> None:
         async with listening(large, limit_s=LIMIT_S) as (port, connections, cuts):
             wire = Wire(port, receive_bytes=4096)
             wire.socket.sendall(GET)
-            await until(lambda: any(one.flow.write_paused for one in connections._ranks))  # type: ignore[attr-defined]
+            await until(lambda: any(one.flow.write_paused for one in protocols(connections)))
             got = 0
 
             def read_all_that_came() -> None:
@@ -284,7 +353,7 @@ def test_connection_has_the_rank_of_its_stage(
             wire = Wire(port, receive_bytes=4096)
             await rank_is(connections, Rank.STRANGER)
             wire.socket.sendall(POST[:-10])
-            await until(lambda: any(one._head_bytes for one in connections._ranks))  # type: ignore[attr-defined]
+            await until(lambda: any(one._head_bytes for one in protocols(connections)))
             await rank_is(connections, Rank.STRANGER)
             wire.socket.sendall(POST[-10:] + b"12")
             await app.began.wait()
@@ -292,13 +361,39 @@ def test_connection_has_the_rank_of_its_stage(
             wire.socket.sendall(b"34")
             await rank_is(connections, answering)
             app.may_answer.set()
-            await until(lambda: any(one.flow.write_paused for one in connections._ranks))  # type: ignore[attr-defined]
+            await until(lambda: any(one.flow.write_paused for one in protocols(connections)))
             await rank_is(connections, delivering)
             await wire.read_bytes(LARGE)
             await rank_is(connections, waiting)
             wire.socket.close()
 
     on_uvloop(test)
+
+
+def test_next_request_of_a_key_keeps_its_rank_until_authenticated() -> None:
+    seen: list[list[Rank | None]] = []
+
+    async def test() -> None:
+        app = App(KEYED)
+        app.may_answer.set()
+
+        async def noting(scope: Any, receive: Any, send: Any) -> None:
+            seen.append(list(registry[0]._ranks.values()))
+            await app(scope, receive, send)
+
+        registry: list[Connections] = []
+        async with listening(noting) as (port, connections, _):
+            registry.append(connections)
+            wire = Wire(port)
+            for _ in range(2):
+                wire.socket.sendall(GET)
+                assert await wire.read()
+                await rank_is(connections, Rank.IDLE)
+            wire.socket.close()
+
+    on_uvloop(test)
+    # None: it cannot be evicted.
+    assert seen == [[Rank.PENDING], [None]]
 
 
 @pytest.mark.parametrize(("key", "rank"), [(None, Rank.UNREAD), (ANONYMOUS, Rank.UNREAD), (KEYED, None)])
@@ -328,11 +423,11 @@ def test_short_response_is_known_to_be_unread() -> None:
         async with listening(app, send_bytes=4096) as (port, connections, _):
             wire = Wire(port, receive_bytes=4096)
             wire.socket.sendall(GET * 2)
-            await until(lambda: any(one.flow.write_paused for one in connections._ranks))  # type: ignore[attr-defined]
+            await until(lambda: any(one.flow.write_paused for one in protocols(connections)))
             await rank_is(connections, None)
             # The next request has not begun either.
-            (one,) = connections._ranks
-            assert one._ahead == GET  # type: ignore[attr-defined]
+            (one,) = protocols(connections)
+            assert one._ahead == GET
             await wire.read_bytes(2 * size)
             await rank_is(connections, Rank.IDLE)
             wire.socket.close()
@@ -374,5 +469,20 @@ def test_key_counts_for_its_own_request_only() -> None:
             app.may_answer.set()
             await rank_is(connections, Rank.STRANGER)
             wire.socket.close()
+
+    on_uvloop(test)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_request_of_a_client_that_has_gone_ends(stream: bool) -> None:
+    body = {"model": "fake", "prompt": "x", "max_tokens": 3, "stream": stream}
+
+    async def test() -> None:
+        async with serving(FakeOptions(prefill_delay_s=1000)) as server, listening(server.app) as (port, _, _):
+            wire = Wire(port)
+            wire.socket.sendall(raw_completion(body))
+            await until(lambda: server.admission.open_requests == 1)
+            wire.socket.close()
+            await until(lambda: server.admission.open_requests == 0)
 
     on_uvloop(test)

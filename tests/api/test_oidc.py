@@ -48,7 +48,7 @@ def events(program: Program) -> list[str]:
     return [line["event"] for line in program.log if str(line["event"]).startswith("oidc_")]
 
 
-def test_a_token_may_do_what_its_scopes_say(guarded: Program, lasting: Issuer) -> None:
+def test_token_has_the_permissions_of_its_scopes(guarded: Program, lasting: Issuer) -> None:
     assert ask(guarded, lasting.token("p256", algorithm="ES256", scope=["inference"])).status_code == 200
     for scope in ("metrics", "openid profile", None):
         refusal = ask(guarded, lasting.token(scope=scope))
@@ -89,7 +89,7 @@ def test_every_wrong_token_gets_the_answer_of_a_wrong_key(guarded: Program, last
         assert answer.headers["www-authenticate"] == "Bearer"
 
 
-def test_long_tokens_are_whole_and_their_tenants_told_apart(guarded: Program, lasting: Issuer) -> None:
+def test_long_tokens_are_accepted_and_keep_their_tenants_apart(guarded: Program, lasting: Issuer) -> None:
     groups = ["g" * 40] * 100
     for tenant in ("alice", "bob", "key-1"):
         # The tokens share their first 46 characters, the length of a generated key.
@@ -162,7 +162,7 @@ def test_an_issuer_that_is_down_is_nobodys_wrong_token(issuer: Issuer) -> None:
         eventually(lambda: events(program) == ["oidc_issuer_down", "oidc_keys_loaded"], 5)
 
 
-def test_an_issuer_that_never_answers_holds_up_neither_requests_nor_the_end(issuer: Issuer) -> None:
+def test_silent_issuer_delays_neither_requests_nor_shutdown(issuer: Issuer) -> None:
     issuer.answers[KEYS] = silent(issuer)
     with running("--engine", "fake", "--oidc-issuer", issuer.url, *AUDIENCE) as program:
         eventually(lambda: KEYS in issuer.asked, 60)

@@ -11,7 +11,7 @@ from tokka.api.path_facts import facts_of
     "path", ["/livez", "/readyz", "/", "/docs", "/openapi.json", "/ui/1/page.js", "/docs-assets/x"]
 )
 def test_open_paths_need_no_key(path: str) -> None:
-    assert facts_of(path).is_open
+    assert facts_of(path).scope is None
 
 
 @pytest.mark.parametrize(
@@ -33,14 +33,25 @@ def test_open_paths_need_no_key(path: str) -> None:
     ],
 )
 def test_other_paths_need_a_key(path: str) -> None:
-    assert facts_of(path).access == "inference"
+    assert facts_of(path).scope == "inference"
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens", "/v1/messages/batches"])
+def test_paths_below_messages_are_anthropics(path: str) -> None:
+    assert facts_of(path).speaks_anthropic
+    assert facts_of(path).scope == "inference"
+
+
+@pytest.mark.parametrize("path", ["/v1/messagesx", "/v1/models", "/v1/chat/completions", "/messages"])
+def test_other_paths_are_not_anthropics(path: str) -> None:
+    assert not facts_of(path).speaks_anthropic
 
 
 @pytest.mark.parametrize(
-    ("path", "access"), [("/admin/keys", "admin"), ("/admin", "inference"), ("/metrics", "metrics")]
+    ("path", "scope"), [("/admin/keys", "admin"), ("/admin", "inference"), ("/metrics", "metrics")]
 )
-def test_paths_need_their_scope(path: str, access: str) -> None:
-    assert facts_of(path).access == access
+def test_paths_need_their_scope(path: str, scope: str) -> None:
+    assert facts_of(path).scope == scope
 
 
 @pytest.mark.parametrize(

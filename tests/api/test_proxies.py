@@ -111,7 +111,7 @@ def test_the_unix_socket_is_closed_to_other_users(socket_path: str) -> None:
 
 
 @pytest.mark.parametrize("more", [PLAIN, FORWARDED], ids=["plain", "forwarded"])
-def test_nginx_serves_those_who_send_a_key(more: str) -> None:
+def test_nginx_serves_requests_with_a_key(more: str) -> None:
     server = running("--engine", "fake", "--admin-key", ADMIN_KEY)
     with server as program, nginx(f"proxy_pass {program.url}; {more}") as url:
         key = {"authorization": f"Bearer {ADMIN_KEY}", "host": PUBLIC, "origin": f"https://{PUBLIC}"}

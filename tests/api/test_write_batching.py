@@ -13,7 +13,7 @@ from tokka.api.write_batching import BatchedTransport, WriteBatch
 class Transport:
     """A transport that records its calls in a list shared with other transports."""
 
-    def __init__(self, name: str, done: list[tuple[str, Any]]) -> None:
+    def __init__(self, name: str, done: list[tuple[Any, ...]]) -> None:
         self._name = name
         self._done = done
 
@@ -37,8 +37,8 @@ class Lost(Transport):
         raise RuntimeError("the handler is closed")
 
 
-def batched(*names: str) -> tuple[list[tuple[str, Any]], list[BatchedTransport]]:
-    done: list[tuple[str, Any]] = []
+def batched(*names: str) -> tuple[list[tuple[Any, ...]], list[BatchedTransport]]:
+    done: list[tuple[Any, ...]] = []
     batch = WriteBatch()
     return done, [BatchedTransport(Transport(name, done), batch) for name in names]  # type: ignore[arg-type]
 
@@ -49,7 +49,7 @@ async def turn() -> None:
     await asyncio.sleep(0)
 
 
-async def test_what_a_connection_is_written_in_a_turn_is_one_write() -> None:
+async def test_transport_joins_the_writes_of_one_loop_turn() -> None:
     done, (one, two) = batched("one", "two")
     one.write(b"head ")
     two.write(b"other")
@@ -83,7 +83,7 @@ async def test_tasks_that_are_woken_together_write_together() -> None:
 
 
 @pytest.mark.parametrize("ending", ["close", "write_eof"])
-async def test_what_was_written_goes_out_before_the_end(ending: str) -> None:
+async def test_transport_flushes_before_it_closes(ending: str) -> None:
     done, (transport,) = batched("t")
     transport.write(b"last words")
     getattr(transport, ending)()
@@ -99,7 +99,7 @@ async def test_nothing_is_written_behind_an_abort() -> None:
     assert done == [("t abort",)]
 
 
-async def test_what_waits_here_counts_as_unsent() -> None:
+async def test_write_buffer_size_counts_batched_bytes() -> None:
     _, (transport,) = batched("t")
     transport.write(b"12345")
     assert transport.get_write_buffer_size() == 105

@@ -19,6 +19,7 @@ MODULES = sorted(
 LAYERS = [
     "step_costs errors loopback suggestions",
     "core engine_facts",
+    "prompt_size",
     "settings observability bench turns sandbox planner",
     "protocol store",
     "engine admission accounts",
@@ -29,9 +30,9 @@ LAYERS = [
 ]
 # The rooms inside engine/, and its single modules.
 ENGINE_LAYERS = [
-    "base engine_args control_groups markers",
+    "base engine_args control_groups markers schema_example",
     "host generation reading templates supervision",
-    "grammars script scripted_steps",
+    "grammars script scripted_answer scripted_steps",
     "fake vllm",
     "factory",
 ]
@@ -70,13 +71,9 @@ def imported(path: Path) -> list[str]:
     return names
 
 
-def room_of(name: str) -> str | None:
-    match = re.match(r"tokka\.engine\.(\w+)", name)
-    return match[1] if match else None
-
-
-def package_of(name: str) -> str | None:
-    match = re.match(r"tokka\.(\w+)", name)
+def part_of(name: str, package: str = "tokka") -> str | None:
+    """Return the part of the package that an imported name belongs to; None if it belongs to another package."""
+    match = re.match(rf"{re.escape(package)}\.(\w+)", name)
     return match[1] if match else None
 
 
@@ -85,7 +82,7 @@ def test_module_imports_only_lower_layers(path: Path) -> None:
     here = path.relative_to(ROOT)
     mine = here.parts[0].removesuffix(".py")
     for name in imported(path):
-        if theirs := package_of(name):
+        if theirs := part_of(name):
             assert theirs == mine or RANK[theirs] < RANK[mine], f"{here} may not import {name}"
         allowed = ONLY_IN.get(name.partition(".")[0])
         assert not allowed or str(here).startswith(tuple(allowed.split())), f"{here} may not import {name}"
@@ -98,7 +95,7 @@ ENGINE_MODULES = [path for path in MODULES if path.is_relative_to(ROOT / "engine
 def test_engine_room_imports_only_lower_rooms(path: Path) -> None:
     mine = path.relative_to(ROOT / "engine").parts[0].removesuffix(".py")
     for name in imported(path):
-        if theirs := room_of(name):
+        if theirs := part_of(name, "tokka.engine"):
             assert theirs == mine or ENGINE_RANK[theirs] < ENGINE_RANK[mine], f"{path.name} may not import {name}"
 
 
@@ -107,14 +104,14 @@ def test_the_database_is_asked_by_accounts_alone(path: Path) -> None:
     # A request that waits for the database fails when the database does.
     here = path.relative_to(ROOT)
     if here.parts[0] not in ("store", "accounts", "cli", "app.py"):
-        assert "store" not in map(package_of, imported(path)), f"{here} may not import store"
+        assert "store" not in map(part_of, imported(path)), f"{here} may not import store"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_load_generator_is_no_part_of_the_server(path: Path) -> None:
     here = path.relative_to(ROOT)
     if here.parts[0] not in ("bench", "cli"):
-        assert "bench" not in map(package_of, imported(path)), f"{here} may not import bench"
+        assert "bench" not in map(part_of, imported(path)), f"{here} may not import bench"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -128,8 +125,15 @@ def test_environment_is_read_in_settings_alone(path: Path) -> None:
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_events_are_written_in_one_place(path: Path) -> None:
     # `tokka chat` and `tokka bench` read the events.
-    if str(path.relative_to(ROOT)) not in ("api/sse.py", "cli/chat.py", "bench/record.py"):
+    if str(path.relative_to(ROOT)) not in ("protocol/sse.py", "cli/chat.py", "bench/record.py"):
         assert not re.search(r"""["'\\n]data: """, path.read_text())
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_constraints_are_made_in_one_module(path: Path) -> None:
+    # The warm-up runs a constraint of no request.
+    if str(path.relative_to(ROOT)) not in ("protocol/constraint.py", "engine/vllm/start/warmup.py"):
+        assert not re.search(r"\bConstraint\(", path.read_text())
 
 
 TESTS = [path for folder in ("tests", "benchmarks") for path in (ROOT.parents[1] / folder).rglob("*.py")]

@@ -24,7 +24,7 @@ def test_server_over_the_fake_engine_imports_no_engine() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_a_model_that_is_not_there_is_told_before_the_engine_is_imported() -> None:
+def test_missing_model_is_reported_before_the_engine_import() -> None:
     script = (
         "import asyncio, sys, tokka.app; from tokka.engine.factory import engine_factory\n"
         "from tokka.errors import StartupError\n"

@@ -45,7 +45,7 @@ def test_base_image_has_a_digest(name: str) -> None:
     assert re.fullmatch(r"python:[\w.-]+@sha256:[0-9a-f]{64}", base)
 
 
-def test_lock_of_the_program_lacks_what_is_not_imported() -> None:
+def test_program_lock_lacks_packages_that_it_does_not_import() -> None:
     lock = runpy.run_path(str(ROOT / "scripts" / "lock.py"))
     assert names("cpu.txt") & (lock["LEFT_OUT"] | lock["COMPARED"]) == set()
     assert lock["COMPARED"] <= names("dev.txt")

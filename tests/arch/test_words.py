@@ -1,4 +1,4 @@
-"""Comments and docstrings name their subject: few lines of each package use a vague word instead of a noun."""
+"""Comments, docstrings and test names name their subject: they use few vague words, test names none."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ TOKKA = ROOT / "server" / "tokka"
 VAGUE = re.compile(r"\b(what|who|whoever|those|such)\b", re.IGNORECASE)
 # Maximum share of vague lines, in percent.
 SHARE = 3.0
+# Maximum length of a test name, in characters.
+MAX_TEST_NAME = 65
 MODULES = sorted(TOKKA.rglob("*.py"))
 PACKAGES = sorted({path.parent for path in MODULES})
+TEST_FILES = sorted((ROOT / "tests").rglob("*.py"))
 PAGES = [
     ROOT / "README.md",
     *(ROOT / "docs" / f"{page}.md" for page in ("operating", "tools", "generation", "reliability")),
@@ -41,6 +44,13 @@ def share(lines: list[str]) -> float:
     return 0.0 if vague <= 1 else 100 * vague / len(lines)
 
 
+def names_of_tests(source: str) -> list[str]:
+    """Return the names of the test functions in a file, including methods of test classes."""
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    names = [node.name for node in ast.walk(ast.parse(source)) if isinstance(node, functions)]
+    return [name for name in names if name.startswith("test_")]
+
+
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda path: str(path.relative_to(TOKKA)))
 def test_comments_name_their_subject(package: Path) -> None:
     sources = [path.read_text() for path in package.glob("*.py")]
@@ -55,5 +65,11 @@ def test_pages_name_their_subject(page: Path) -> None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(TOKKA)))
-def test_every_module_says_what_lives_in_it(path: Path) -> None:
+def test_every_module_has_a_docstring(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+@pytest.mark.parametrize("path", TEST_FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_names_of_tests_are_short_and_name_their_subject(path: Path) -> None:
+    names = names_of_tests(path.read_text())
+    assert [name for name in names if len(name) > MAX_TEST_NAME or VAGUE.search(name.replace("_", " "))] == []

@@ -55,7 +55,7 @@ def test_table_has_a_column_for_each_load(fake: Program) -> None:
     assert float(rows["output"][-1]) > 0
 
 
-def test_json_tells_what_was_run_and_what_came_of_it(fake: Program, tmp_path: Path) -> None:
+def test_json_has_the_plan_and_the_figures_of_the_run(fake: Program, tmp_path: Path) -> None:
     out = tmp_path / "runs.jsonl"
     options = ("--rate", "30", *SHORT, "--max-tokens", "7", "--api", "completions", "--seed", "5", "--out", str(out))
     done = bench(fake.url, "--json", "--api-key", "tk-secret", *options)
@@ -97,7 +97,7 @@ def test_whole_answers_have_no_times_of_tokens(fake: Program) -> None:
     assert not any(name in done.stdout for name in ("TTFT p50", "ITL", "TPOT p50", "\ngoodput  "))
 
 
-def test_prompts_are_those_of_the_file(fake: Program, tmp_path: Path) -> None:
+def test_bench_sends_the_prompts_of_the_file(fake: Program, tmp_path: Path) -> None:
     file = tmp_path / "prompts.jsonl"
     file.write_text('{"messages":[{"role":"user","content":"' + "x" * 200 + '"}]}\n')
     done = bench(fake.url, "--prompts", str(file), "--requests", "4", "--warmup", "0", "--json")
@@ -182,13 +182,13 @@ def test_bench_goes_past_a_proxy_to_this_machine(fake: Program) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_picture_without_matplotlib_tells_what_to_install(fake: Program, tmp_path: Path) -> None:
+def test_plot_names_the_missing_package_when_matplotlib_is_absent(fake: Program, tmp_path: Path) -> None:
     (tmp_path / "matplotlib.py").write_text("raise ModuleNotFoundError('no', name='matplotlib')\n")
     done = bench(fake.url, *SHORT, "--plot", str(tmp_path / "load.png"), env={"PYTHONPATH": str(tmp_path)})
     assert "pip install 'tokka[plot]'" in wrong(done)
 
 
-def test_wrong_key_is_told_in_the_servers_words() -> None:
+def test_bench_prints_the_servers_message_when_the_key_is_wrong() -> None:
     with running("--engine", "fake", "--api-key", "right") as server:
         line = wrong(bench(server.url, "--api-key", "wrong"))
         said = httpx.get(f"{server.url}/v1/models", headers={"Authorization": "Bearer wrong"}).json()
@@ -198,7 +198,7 @@ def test_wrong_key_is_told_in_the_servers_words() -> None:
         assert done.returncode == 0, done.stderr
 
 
-def test_when_every_request_is_refused_the_reason_is_told(fake: Program) -> None:
+def test_bench_prints_the_reason_when_every_request_is_refused(fake: Program) -> None:
     done = bench(fake.url, *SHORT, "--max-tokens", "1000000")
     assert "no request was completed" in wrong(done, code=1)
     assert "400 context_length_exceeded: " in done.stderr
@@ -253,7 +253,7 @@ def test_process_that_may_not_be_seen_is_none(monkeypatch: pytest.MonkeyPatch, f
     assert listening_pid(address_of(f"http://127.0.0.1:{port}")) is None
 
 
-def test_no_such_process_is_told(fake: Program) -> None:
+def test_bench_reports_a_process_that_does_not_exist(fake: Program) -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as ended:
         pass
     with pytest.raises(BenchFailedError, match=f"--pid {ended.pid}: there is no such process"):
@@ -266,7 +266,7 @@ def test_address_that_is_none_is_refused(url: str) -> None:
         find(url, model=None, key="", pid=None)
 
 
-def test_address_has_what_a_connection_needs() -> None:
+def test_address_has_host_port_prefix_and_tls() -> None:
     plain, tls = address_of("http://[::1]:81/v1"), address_of("https://a.example/openai/v1/")
     assert (plain.host, plain.port, plain.netloc, plain.prefix, plain.tls) == ("::1", 81, "[::1]:81", "", None)
     assert (tls.host, tls.port, tls.netloc, tls.prefix) == ("a.example", 443, "a.example", "/openai")

@@ -22,7 +22,7 @@ def test_order_changes_from_round_to_round() -> None:
     assert list(turns(1, 1)) == [(0, [0])]
 
 
-def test_ratio_is_the_median_of_those_within_each_round() -> None:
+def test_ratio_is_the_median_of_the_ratios_within_each_round() -> None:
     # The machine was twice as fast in the last round. The ratio of the medians is also 1.5 here.
     found = by_name([run(2), run(3), run(8)], [run(2), run(2), run(4)])["goodput"]
     assert (found.first, found.second) == (3, 2)
@@ -30,7 +30,7 @@ def test_ratio_is_the_median_of_those_within_each_round() -> None:
     assert found.ratio == 1.5
 
 
-def test_direction_decides_who_is_ahead_and_only_in_every_round() -> None:
+def test_winner_is_ahead_in_every_round_in_the_figures_direction() -> None:
     ahead = by_name([run(2, 0.2), run(3, 0.3)], [run(1, 0.1), run(2, 0.2)])
     assert (ahead["goodput"].winner, ahead["TTFT p50"].winner) == ("first", "second")
     behind = by_name([run(1, 0.1)], [run(2, 0.2)])
@@ -39,7 +39,7 @@ def test_direction_decides_who_is_ahead_and_only_in_every_round() -> None:
     assert mixed["goodput"].winner == ""
 
 
-def test_zero_has_no_ratio_and_what_one_lacks_is_left_out() -> None:
+def test_comparison_omits_missing_figures_and_ratios_of_zero() -> None:
     found = by_name([run(2)], [run(0)])
     assert (found["goodput"].ratio, found["goodput"].winner) == (None, "")
     assert "goodput" not in by_name([run(2)], [run(None)])

@@ -50,7 +50,7 @@ def test_good_is_answered_to_the_end_within_both_targets(record: Record, is_good
     assert record.is_good(1, 0.1) is is_good
 
 
-def test_goodput_counts_what_was_due_in_the_window() -> None:
+def test_goodput_counts_requests_due_in_the_window() -> None:
     found = figures(
         [answered(due_s) for due_s in (-1, 0, 5, 9.9, 10)] + [answered(3, ttft_s=2), refused(4, 0.01), refused(5, 0.3)]
     )
@@ -61,7 +61,7 @@ def test_goodput_counts_what_was_due_in_the_window() -> None:
     assert found["refused_after_waiting"] == 1
 
 
-def test_who_never_had_a_token_has_waited_to_the_end() -> None:
+def test_ttft_lasts_to_the_end_when_no_token_arrives() -> None:
     found = figures([answered(0, ttft_s=0.5), Record("all", 5, 5, 200)])
     assert found["no_first_token"] == 1
     assert found["ttft_s"] == {"p50": 0.5, "p90": 10, "p95": 10, "p99": 10, "max": 10}
@@ -74,7 +74,7 @@ def test_tokens_count_when_they_came_and_for_as_many_as_they_were() -> None:
     assert output_tokens([record], WINDOW) == 10
 
 
-def test_concurrency_is_the_mean_of_what_was_open() -> None:
+def test_concurrency_is_the_mean_of_open_requests() -> None:
     assert concurrency([answered(0, 1, 1, 5), answered(8, 1, 1, 10)], WINDOW) == pytest.approx((5 + 2) / 10)
 
 
@@ -100,7 +100,7 @@ def test_whole_answers_have_an_end_and_no_first_token() -> None:
     assert {found[name]["p50"] for name in ("ttft_s", "itl_s", "tpot_s")} == {None}
 
 
-def test_answer_without_usage_has_no_tokens_and_is_told() -> None:
+def test_figures_count_answers_without_usage() -> None:
     untold = answered()
     untold.tokens = 0
     found = figures([answered(), untold])

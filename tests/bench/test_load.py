@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -28,7 +29,7 @@ TTFT_S = 0.05
 GAP_S = 0.02
 # Seconds by which a timer of the event loop may fire early: its resolution.
 EARLY_S = 0.002
-TOLD = {"duration_s": 0.5, "warmup_s": 0, "grace_s": 20}
+TOLD: dict[str, Any] = {"duration_s": 0.5, "warmup_s": 0, "grace_s": 20}
 
 
 async def paced(_: Seen, writer: asyncio.StreamWriter) -> None:
@@ -41,7 +42,7 @@ async def paced(_: Seen, writer: asyncio.StreamWriter) -> None:
     writer.write(finish(tokens=8))
 
 
-async def test_times_are_those_of_the_server() -> None:
+async def test_load_measures_the_times_of_the_server() -> None:
     async with scripted(paced) as seen:
         plan = Plan(seen.url, "m", (Tenant("all", concurrency=1),), **TOLD)
         records, figures = await Run(plan).go()
@@ -82,7 +83,7 @@ async def test_open_loop_does_not_wait_for_answers() -> None:
     assert seen.most_running == 10
 
 
-async def test_connections_are_bounded_and_what_waits_for_one_counts() -> None:
+async def test_ttft_counts_the_wait_for_a_connection() -> None:
     async with scripted(paced) as seen:
         plan = Plan(seen.url, "m", (Tenant("all", rate=100),), max_requests=4, max_connections=1, **TOLD)
         records, figures = await Run(plan).go()
@@ -114,7 +115,7 @@ async def test_run_ends_with_its_last_request(tenant: Tenant) -> None:
     assert figures["completed_per_s"] > 6 / took_s
 
 
-async def test_run_that_is_over_within_the_warm_up_tells_so() -> None:
+async def test_run_fails_when_it_ends_within_the_warm_up() -> None:
     async with scripted(at_once) as seen:
         plan = Plan(seen.url, "m", (Tenant("all", rate=500),), duration_s=60, warmup_s=30, max_requests=2)
         with pytest.raises(BenchFailedError, match="all 2 requests were over within the warm-up of 30 s"):
@@ -136,7 +137,7 @@ async def test_answers_that_are_not_streamed() -> None:
     assert "stream" not in json.loads(seen.bodies[0])
 
 
-async def test_refused_user_comes_again_when_it_is_told_to() -> None:
+async def test_refused_user_waits_for_the_retry_after_time() -> None:
     async def refuse(_: Seen, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 503 X\r\nretry-after: 60\r\ncontent-length: 0\r\n\r\n")
 
@@ -176,7 +177,7 @@ def test_nobody_there_is_a_failure_of_each_request() -> None:
     assert figures["failures"] == {"ConnectionRefusedError": len(records)}
 
 
-async def test_answers_beyond_what_is_kept_are_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_answers_are_read_at_once_when_the_memory_limit_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tokka.bench.load.MAX_KEPT_BYTES", 0)
     async with scripted(at_once) as seen:
         running = Run(Plan(seen.url, "m", (Tenant("all", concurrency=1),), max_requests=3, **TOLD))
@@ -185,7 +186,7 @@ async def test_answers_beyond_what_is_kept_are_read_at_once(monkeypatch: pytest.
     assert figures["completed"] == 3
 
 
-async def test_what_went_wrong_in_the_warm_up_is_told_when_nothing_came_after() -> None:
+async def test_figures_have_warm_up_refusals_when_nothing_follows() -> None:
     async def refuse(_: Seen, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 503 X\r\nretry-after: 60\r\ncontent-length: 4\r\n\r\nfull")
 
@@ -216,8 +217,8 @@ def test_cpu_time_is_that_of_the_process_and_all_under_it() -> None:
     # The parent waits, the child works.
     work = "import time\nwhile time.process_time() < 0.3: pass\nprint(flush=True)\ninput()"
     script = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {work!r}])"
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", script], **pipes) as parent:
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
         # Wait until the child exists. Its CPU time before the first mark does not count.
         eventually(lambda: bool(psutil.Process(parent.pid).children()), 30)
@@ -266,7 +267,7 @@ def test_every_request_is_accounted_for(fake: Program, api: str) -> None:
     assert (found["connections_opened"] == len(records)) is plan.new_connections
 
 
-def test_what_is_still_open_at_the_end_is_cut() -> None:
+def test_open_request_is_cut_when_the_run_ends() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         plan = Plan(
             f"http://127.0.0.1:{silent.getsockname()[1]}",

@@ -64,7 +64,7 @@ def asked(plan: Plan, seed: int, count: int) -> list[str]:
     return [json.loads(body)["messages"][0]["content"] for body in itertools.islice(bodies, count)]
 
 
-def test_prompts_of_a_file_are_asked_in_turn_each_user_from_another_place() -> None:
+def test_file_prompts_are_sent_in_order_from_a_random_start() -> None:
     prompts = tuple({"prompt": str(number)} for number in range(5))
     plan = Plan("http://127.0.0.1:1", "m", (), prompts=prompts)
     turns = {tuple(asked(plan, seed, 12)) for seed in range(40)}

@@ -40,7 +40,7 @@ def test_jsonl_has_prompts_and_conversations(tmp_path: Path) -> None:
         (MESSAGES, "line 1 has messages; use --api chat"),
     ],
 )
-def test_what_is_wrong_is_named(tmp_path: Path, text: str, reason: str) -> None:
+def test_read_prompts_names_the_error(tmp_path: Path, text: str, reason: str) -> None:
     file = tmp_path / "prompts.jsonl"
     file.write_text(text)
     with pytest.raises(BenchFailedError) as failure:

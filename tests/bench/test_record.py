@@ -93,7 +93,7 @@ def test_comment_before_an_event_hides_nothing(comment: str) -> None:
     "body",
     [b"<html>", b'{"choices":[]}', b"[]", b'{"choices":[{"delta":1}]}'],
 )
-def test_what_is_not_of_the_form_has_failed_and_raises_nothing(body: bytes) -> None:
+def test_malformed_answer_counts_as_failed(body: bytes) -> None:
     kinds = (b"text/event-stream", b"application/json")
     for kind, sent in zip(kinds, (b"data: {" + body + b"\n\n", body), strict=True):
         record = Record("all", due_s=0)
@@ -102,7 +102,7 @@ def test_what_is_not_of_the_form_has_failed_and_raises_nothing(body: bytes) -> N
         assert (record.outcome, record.code) == ("failed", "malformed")
 
 
-def test_refusal_keeps_what_the_server_said() -> None:
+def test_refusal_keeps_the_servers_code_and_message() -> None:
     for body, code, message in (
         (b'{"error":{"code":"invalid_value","message":"too long"}}', "invalid_value", "too long"),
         (b'{"error":{"code":404,"message":"none"}}', "404", "none"),

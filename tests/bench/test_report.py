@@ -18,7 +18,7 @@ def test_command_that_is_kept_has_no_keys() -> None:
     ]  # fmt: skip
 
 
-def test_troubles_tell_code_reason_and_remedy() -> None:
+def test_troubles_have_code_reason_and_remedy() -> None:
     figures = {
         "refusals": {"503 server_overloaded": 2},
         "failures": {"broken": 1},

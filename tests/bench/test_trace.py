@@ -45,7 +45,7 @@ def test_files_that_are_in_use_are_read(text: str, tmp_path: Path) -> None:
     assert [(one.prompt_tokens, one.max_tokens) for one in arrivals] == [(100, 5), (20, 1), (7, 800)]
 
 
-def test_recorded_trace_is_stretched_to_the_rate_and_cut_at_the_duration(tmp_path: Path) -> None:
+def test_recorded_trace_is_scaled_to_the_rate_and_cut_at_the_end(tmp_path: Path) -> None:
     trace = read_trace(written(tmp_path, OURS))
     assert [one.at_s for one in trace.arrivals(0.5, 60, random.Random(1))] == pytest.approx([0, 1.0, 4.0])
     assert [one.at_s for one in trace.arrivals(0.5, 4, random.Random(1))] == pytest.approx([0, 1.0])
@@ -92,7 +92,7 @@ def test_made_trace_is_the_same_for_the_same_seed() -> None:
     assert first == again != other
 
 
-def test_open_loop_sends_what_the_trace_says_and_no_more_than_the_plan_allows() -> None:
+def test_open_loop_sends_the_trace_up_to_the_limit_of_the_plan() -> None:
     plan = Plan("http://127.0.0.1:1", "m", (), duration_s=60, trace=MadeTrace(), max_requests=9)
     tenant = Tenant("all", rate=5)
     assert due(plan, tenant, random.Random(1)) == list(MadeTrace().arrivals(5, 60, random.Random(1)))[:10]

@@ -20,6 +20,6 @@ def test_best_goodput_is_the_highest_median_over_the_rounds() -> None:
     assert best_goodput([], "tokka") == 0.0
 
 
-def test_table_tells_goodput_as_a_part_of_the_best() -> None:
+def test_table_has_goodput_as_a_percentage_of_the_best() -> None:
     text = tables([line("tokka", "4/s", 4.0), line("tokka", "2x", 3.0)], 1, 0.1)
     assert "| tokka | 4.00 | 3.00 (75%) |" in text

@@ -1,4 +1,4 @@
-"""Commands on a state folder, as subprocesses."""
+"""Commands on a state folder, run in this process."""
 
 from __future__ import annotations
 

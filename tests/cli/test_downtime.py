@@ -53,6 +53,6 @@ def test_a_mistake_is_one_line_that_names_the_option(tmp_path: Path, options: li
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_removing_what_is_not_there_says_so(tmp_path: Path) -> None:
+def test_remove_reports_an_unknown_downtime(tmp_path: Path) -> None:
     tokka(tmp_path, "keys", "create", "--name", "a")
     assert "downtime 'down_1' not found" in tokka(tmp_path, "downtime", "remove", "down_1", code=2).stderr

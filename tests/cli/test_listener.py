@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import grp
 import os
 import socket
@@ -10,15 +12,21 @@ from typing import Any
 
 import httpx
 import pytest
+import uvloop
 
 from tests.program import running
-from tokka.cli.listener import bound, url_of
+from tokka.api.connections import Limits
+from tokka.cli.listener import bound, handles_of, open_for_connections, url_of
 from tokka.errors import ConfigurationError, TemporaryError
 from tokka.settings import Settings
 
 
 def settings(**values: Any) -> Settings:
     return Settings(engine="fake", port=0, **values)
+
+
+def limits(max_connections: int = 4096, max_per_address: int | None = None) -> Limits:
+    return Limits(1000, 1, 1, max_connections, max_per_address)
 
 
 def found(*families: tuple[socket.AddressFamily, str]) -> Any:
@@ -70,7 +78,7 @@ def test_family_that_is_missing_is_left_out(monkeypatch: pytest.MonkeyPatch) -> 
         assert [listener.getsockname()[0] for listener in listeners] == ["127.0.0.1"]
 
 
-def test_name_without_an_address_is_told_as_such() -> None:
+def test_listener_reports_a_host_name_without_an_address() -> None:
     with pytest.raises(TemporaryError, match=r"the name no-such-host\.invalid has no address here"):
         bound(settings(host="no-such-host.invalid", no_auth=True)).__enter__()
 
@@ -111,3 +119,49 @@ def test_uds_mode_is_octal(value: object, mode: str) -> None:
 def test_uds_mode_is_refused_if_it_is_none(value: str) -> None:
     with pytest.raises(ValueError, match="three octal digits"):
         settings(uds_mode=value)
+
+
+async def turns_until_accepted(listeners: list[socket.socket], count: int) -> int:
+    """Return the turns of the loop until `count` clients that wait already are accepted."""
+    accepted = 0
+
+    class Accepted(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            nonlocal accepted
+            accepted += 1
+            transport.close()
+
+    servers = [await asyncio.get_running_loop().create_server(Accepted, sock=one) for one in listeners]
+    turns = 0
+    while accepted < count:
+        await asyncio.sleep(0)
+        turns += 1
+    for server in servers:
+        server.close()
+    return turns
+
+
+def test_many_clients_at_once_are_accepted_within_a_few_turns() -> None:
+    with bound(settings(host="127.0.0.1")) as listeners, contextlib.ExitStack() as clients:
+        open_for_connections(listeners, settings())
+        for _ in range(64):
+            clients.enter_context(socket.create_connection(listeners[0].getsockname()))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            assert runner.run(turns_until_accepted(handles_of(listeners, limits()), 64)) < 10
+
+
+@pytest.mark.parametrize(
+    ("allowed", "handles"),
+    [
+        ({}, 32),
+        ({"max_connections": 640}, 10),
+        ({"max_connections": 20}, 1),
+        ({"max_connections": 10_000, "max_per_address": 128}, 2),
+    ],
+)
+def test_few_connections_are_accepted_in_a_turn_when_few_are_allowed(allowed: dict[str, int], handles: int) -> None:
+    with bound(settings(host="127.0.0.1")) as listeners:
+        made = handles_of(listeners, limits(**allowed))
+        assert len(made) == handles
+        for handle in made[1:]:
+            handle.close()

@@ -69,7 +69,7 @@ def test_a_context_that_fits_is_named() -> None:
         ("gpt-oss-20b", ["--gpu", "h100"], "sliding window"),
     ],
 )
-def test_what_else_to_know_is_noted(model: str, arguments: list[str], note: str) -> None:
+def test_plan_prints_notes(model: str, arguments: list[str], note: str) -> None:
     assert note in plan(model, *arguments).stdout
 
 
@@ -108,7 +108,7 @@ def test_a_damaged_config_is_named(tmp_path: Path, content: str, reason: str) ->
     assert reason in done.stderr
 
 
-def test_a_hub_that_cannot_be_reached_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plan_suggests_a_download_when_the_hub_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     done = tokka("plan", "somebody/something", "--gpu", "h100")
     assert done.returncode == 2

@@ -57,7 +57,8 @@ class Client:
         """Return the locked version."""
         if self.home == "node":
             return str(json.loads(self.lock.read_text())["packages"][f"node_modules/{self.package}"]["version"])
-        return re.findall(rf"^{re.escape(self.package)}==(\S+)", self.lock.read_text(), re.MULTILINE)[0]
+        found: list[str] = re.findall(rf"^{re.escape(self.package)}==(\S+)", self.lock.read_text(), re.MULTILINE)
+        return found[0]
 
     @property
     def is_installed(self) -> bool:
@@ -68,7 +69,8 @@ class Client:
         """Return the client's first code block in the document."""
         title = self.name.removesuffix(" (Python)")
         section = DOCUMENT.read_text().partition(f"\n## {title}\n")[2].partition("\n## ")[0]
-        return re.findall(r"^```\w+\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)[0]
+        blocks: list[str] = re.findall(r"^```\w+\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+        return blocks[0]
 
 
 CLIENTS = [

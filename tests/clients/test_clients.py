@@ -123,7 +123,7 @@ def test_an_object_has_the_form_that_was_asked_for(facts_of: FactsOf, check: str
 
 
 @pytest.mark.parametrize("check", list(BY_CHECK))
-def test_a_refusal_is_the_clients_own_exception_with_the_servers_sentence(
+def test_client_raises_its_own_exception_with_the_servers_message(
     facts_of: FactsOf, smollm2: Program, check: str
 ) -> None:
     kind, said = facts_of(check)["error"]
@@ -161,7 +161,8 @@ def test_a_call_that_must_come_comes(facts_of: FactsOf, check: str) -> None:
     name, arguments = facts["call"]
     assert (name, set(arguments)) == ("get_weather", {"city"})
     assert arguments["city"] in {"Oulu", "Turku"}
-    assert facts.get("streamed_call", facts["call"])[0] == name
+    streamed: Any = facts.get("streamed_call", facts["call"])
+    assert streamed[0] == name
     # The client returned the function's result, and the model answered.
     assert facts.get("after", "text")
 
@@ -214,7 +215,7 @@ def test_lm_eval_finds_the_likelihoods_of_the_api(facts_of: FactsOf, http: httpx
         found: list[int] = post(http, "/tokenize", {"prompt": text})["tokens"]
         return found
 
-    def logprobs(prompt: list[int]) -> tuple[list[float], bool]:
+    def logprobs(prompt: list[int]) -> tuple[list[float], list[dict[str, float]]]:
         body = {"model": smollm2.model, "prompt": prompt, "max_tokens": 0, "echo": True, "logprobs": 1}
         found = post(http, "/v1/completions", body)["choices"][0]["logprobs"]
         return found["token_logprobs"], found["top_logprobs"]
@@ -232,7 +233,7 @@ def test_lm_eval_finds_the_likelihoods_of_the_api(facts_of: FactsOf, http: httpx
         assert likelihood == pytest.approx(sum(logprobs([1, *tokens(question)])[0][1:]), abs=BATCH_NOISE)
 
 
-def test_lm_eval_generates_what_the_api_does(facts_of: FactsOf, http: httpx.Client, smollm2: Program) -> None:
+def test_lm_eval_gets_the_same_text_as_the_api(facts_of: FactsOf, http: httpx.Client, smollm2: Program) -> None:
     facts = facts_of("lm_eval")
     limits = {"temperature": 0, "max_tokens": 8, "stop": ["\n"]}
     body = {"model": smollm2.model, "prompt": "1, 2, 3, 4, 5, 6,", **limits}

@@ -28,7 +28,7 @@ def test_the_table_has_no_other_rows() -> None:
 
 
 @pytest.mark.parametrize("group", ["clients-openai2", "clients-openai3"])
-def test_lock_files_hold_what_was_asked_for(group: str) -> None:
+def test_lock_files_have_the_pinned_versions(group: str) -> None:
     asked = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"][group]
     locked = (ROOT / "requirements" / f"{group}.txt").read_text().splitlines()
     locked = [line.partition(" ")[0] for line in locked]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import openai
 import pytest
 from aitta_client import APIKeyAccessTokenSource, Client, Model
-from openai.types.chat import ChatCompletion, ChatCompletionMessageParam
+from openai.types.chat import ChatCompletion
 
 from tests.program import Program
 
@@ -29,12 +30,9 @@ class Course:
             api_key=client.access_token_source.get_access_token(), base_url=self.model.openai_api_url
         )
 
-    def ask(self, *messages: tuple[str, str], **options: object) -> ChatCompletion:
-        said: list[ChatCompletionMessageParam] = [
-            {"role": role, "content": content}  # type: ignore[misc, list-item]
-            for role, content in messages
-        ]
-        answer = self.chat.chat.completions.create(model=self.model.id, messages=said, **options)  # type: ignore[call-overload]
+    def ask(self, *messages: tuple[str, str], **options: Any) -> ChatCompletion:
+        said: list[Any] = [{"role": role, "content": content} for role, content in messages]
+        answer = self.chat.chat.completions.create(model=self.model.id, messages=said, **options)
         assert isinstance(answer, ChatCompletion)
         return answer
 
@@ -46,7 +44,7 @@ def course(smollm2: Program) -> Iterator[Course]:
     course.chat.close()
 
 
-def test_a_conversation_remembers_what_was_said(course: Course) -> None:
+def test_conversation_remembers_earlier_messages(course: Course) -> None:
     first = ("user", "My name is Aino.")
     said = course.ask(first, temperature=0, max_completion_tokens=40).choices[0].message.content or ""
     assert "Aino" in said
@@ -60,7 +58,7 @@ def test_several_answers_with_temperature_differ(course: Course) -> None:
     assert len({choice.message.content for choice in answer.choices}) > 1
 
 
-def test_an_answer_that_was_cut_off_says_so_and_a_longer_limit_lets_it_end(course: Course) -> None:
+def test_answer_ends_with_length_at_its_limit_and_stop_without(course: Course) -> None:
     question = ("user", "What is the capital of Finland?")
     cut = course.ask(question, temperature=0, max_completion_tokens=3)
     assert (cut.choices[0].finish_reason, cut.usage and cut.usage.completion_tokens) == ("length", 3)

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.clients.conftest import FakeServer, RunExample, StartServer
+
 FOLDER = Path(__file__).parents[2] / "clients" / "curl"
 SCRIPTS = sorted(FOLDER.glob("*.sh"), key=lambda path: path.name)
 NOBODY = "http://127.0.0.1:9"  # the discard port: refused at once
@@ -21,7 +23,7 @@ Curl = Callable[..., str]
 
 
 @pytest.fixture
-def curl(run_example, server) -> Curl:
+def curl(run_example: RunExample, server: FakeServer) -> Curl:
     """Return a function that runs a script, checks that it succeeds, and returns its output."""
 
     def run(name: str) -> str:
@@ -33,7 +35,7 @@ def curl(run_example, server) -> Curl:
     return run
 
 
-def test_chat_prints_the_whole_answer_as_json(curl: Curl, server) -> None:
+def test_chat_prints_the_whole_answer_as_json(curl: Curl, server: FakeServer) -> None:
     answer = json.loads(curl("chat.sh"))
     assert answer["object"] == "chat.completion"
     assert answer["model"] == server.model
@@ -47,7 +49,7 @@ def test_chat_prints_the_whole_answer_as_json(curl: Curl, server) -> None:
     assert answer["usage"]["completion_tokens"] == server.answer_tokens
 
 
-def test_stream_prints_every_piece_and_the_usage(curl: Curl, server) -> None:
+def test_stream_prints_every_piece_and_the_usage(curl: Curl, server: FakeServer) -> None:
     *events, end, after = curl("stream.sh").split("\n\n")
     assert (end, after) == ("data: [DONE]", "")
     chunks = [json.loads(event.removeprefix("data: ")) for event in events]
@@ -60,7 +62,7 @@ def test_stream_prints_every_piece_and_the_usage(curl: Curl, server) -> None:
     assert chunks[-1]["usage"]["completion_tokens"] == server.answer_tokens
 
 
-def test_stop_and_length_tells_the_three_ends_apart(curl: Curl, server) -> None:
+def test_stop_and_length_prints_the_three_endings(curl: Curl, server: FakeServer) -> None:
     sentence = server.answer.partition(".")[0]
     printed = re.findall(r"answer: +(.*)\n +finish_reason: (.*)\n +stop_reason: +(.*)\n", curl("stop_and_length.sh"))
     assert printed == [
@@ -70,7 +72,7 @@ def test_stop_and_length_tells_the_three_ends_apart(curl: Curl, server) -> None:
     ]
 
 
-def test_completions_echo_the_prompt_and_score_each_token(curl: Curl, server) -> None:
+def test_completions_echo_the_prompt_and_score_each_token(curl: Curl, server: FakeServer) -> None:
     printed = curl("completions_echo_logprobs.sh")
     prompt = "The capital of France is"
     generated = server.answer.encode()[:8]
@@ -82,7 +84,7 @@ def test_completions_echo_the_prompt_and_score_each_token(curl: Curl, server) ->
     assert all(logprob != "-" for logprob, _ in scores[1:])
 
 
-def test_errors_show_status_field_and_reason(curl: Curl, server) -> None:
+def test_errors_show_status_field_and_reason(curl: Curl, server: FakeServer) -> None:
     printed = curl("errors.sh")
     assert re.findall(r"-> HTTP (\d+)", printed) == ["404", "400", "400", "400"]
     bodies = [json.loads(body)["error"] for body in re.findall(r"^\{$.*?^\}$", printed, re.MULTILINE | re.DOTALL)]
@@ -96,14 +98,14 @@ def test_errors_show_status_field_and_reason(curl: Curl, server) -> None:
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
-def test_every_script_fails_without_a_server(script: Path, run_example) -> None:
+def test_every_script_fails_without_a_server(script: Path, run_example: RunExample) -> None:
     done = run_example([str(script)], NOBODY)
     assert done.returncode == 1
     assert "curl: (7)" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_every_script_passes_its_key_on(start_server, run_example) -> None:
+def test_every_script_passes_its_key_on(start_server: StartServer, run_example: RunExample) -> None:
     with start_server("--api-key", "example-key-1234") as locked:
         for script in SCRIPTS:
             assert run_example([str(script)], locked.url, key="example-key-1234").returncode == 0, script.name

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.clients import npm
+from tests.clients.conftest import FakeServer, RunExample
+
 FOLDER = Path(__file__).parents[2] / "clients" / "node"
-INSTALL_S = 100
 
 pytestmark = pytest.mark.node
 Node = Callable[..., str]
@@ -21,23 +20,14 @@ Node = Callable[..., str]
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Install a copy of the examples, so that the checkout stays clean; return its folder."""
-    missing = [name for name in ("node", "npm") if shutil.which(name) is None]
-    if missing:
-        reason = f"not on PATH: {', '.join(missing)}"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
+    """Install a copy of the examples; return its folder."""
     folder = tmp_path_factory.mktemp("node") / "examples"
-    shutil.copytree(FOLDER, folder, ignore=shutil.ignore_patterns("node_modules"))
-    command = ["npm", "ci", "--no-audit", "--no-fund"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=INSTALL_S, check=False)
-    assert done.returncode == 0, done.stderr
+    npm.install_locked(FOLDER, folder)
     return folder
 
 
 @pytest.fixture
-def node(run_example, installed: Path, server) -> Node:
+def node(run_example: RunExample, installed: Path, server: FakeServer) -> Node:
     """Return a function that runs an example, checks that it succeeds, and returns its output."""
 
     def run(name: str) -> str:
@@ -49,7 +39,7 @@ def node(run_example, installed: Path, server) -> Node:
     return run
 
 
-def test_chat_prints_the_answer_and_its_tokens(node: Node, server) -> None:
+def test_chat_prints_the_answer_and_its_tokens(node: Node, server: FakeServer) -> None:
     prompt_tokens = len(b"user: What is the capital of France?\n")
     assert node("chat.mjs").splitlines() == [
         "Question: What is the capital of France?",
@@ -59,7 +49,7 @@ def test_chat_prints_the_answer_and_its_tokens(node: Node, server) -> None:
     ]
 
 
-def test_stream_prints_pieces_and_ends_with_the_usage(node: Node, server) -> None:
+def test_stream_prints_pieces_and_ends_with_the_usage(node: Node, server: FakeServer) -> None:
     read = len(b"user: Tell me about Helsinki in three sentences.\n")
     written = server.answer_tokens
     assert node("stream.mjs").splitlines() == [
@@ -70,7 +60,7 @@ def test_stream_prints_pieces_and_ends_with_the_usage(node: Node, server) -> Non
     ]
 
 
-def test_stop_and_length_tells_the_ends_apart(node: Node, server) -> None:
+def test_stop_and_length_prints_the_endings(node: Node, server: FakeServer) -> None:
     sentence = server.answer.partition(".")[0]
     printed = re.findall(
         r"answer: (.*)\n  finish_reason: (\w+), stop_reason: (.*)\n  tokens written: (\d+)\n",
@@ -85,7 +75,9 @@ def test_stop_and_length_tells_the_ends_apart(node: Node, server) -> None:
     ]
 
 
-def test_every_example_fails_with_one_line_on_a_wrong_url(installed: Path, run_example, server) -> None:
+def test_every_example_fails_with_one_line_on_a_wrong_url(
+    installed: Path, run_example: RunExample, server: FakeServer
+) -> None:
     scripts = sorted(path.name for path in installed.glob("*.mjs"))
     assert len(scripts) == 3
     for script in scripts:

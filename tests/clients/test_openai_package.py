@@ -5,30 +5,41 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import httpx
 import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
+from openai.types.chat import ChatCompletionMessageParam
+from pydantic import BaseModel
 
-HELLO = [{"role": "user", "content": "Hello"}]
+from tests.clients.conftest import FakeServer, StartServer
+
+HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hello"}]
 HELLO_TOKENS = len(b"user: Hello\n")
 TIMEOUT_S = 20
 
 
 @pytest.fixture
-def client(server) -> Iterator[OpenAI]:
+def client(server: FakeServer) -> Iterator[OpenAI]:
     with OpenAI(base_url=f"{server.url}/v1", api_key="none", timeout=TIMEOUT_S, max_retries=0) as client:
         yield client
 
 
 @pytest.fixture
-async def async_client(server) -> AsyncIterator[AsyncOpenAI]:
+async def async_client(server: FakeServer) -> AsyncIterator[AsyncOpenAI]:
     async with AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", timeout=TIMEOUT_S, max_retries=0) as client:
         yield client
 
 
-def test_models_are_listed_and_retrieved(client: OpenAI, server) -> None:
+def extra(part: BaseModel, name: str) -> Any:
+    """Return a field that the package does not know. Raises KeyError if the response lacks it."""
+    assert part.model_extra is not None
+    return part.model_extra[name]
+
+
+def test_models_are_listed_and_retrieved(client: OpenAI, server: FakeServer) -> None:
     (listed,) = client.models.list().data
     assert (listed.id, listed.object) == (server.model, "model")
     assert listed.model_extra is not None
@@ -36,7 +47,7 @@ def test_models_are_listed_and_retrieved(client: OpenAI, server) -> None:
     assert client.models.retrieve(server.model) == listed
 
 
-def test_chat(client: OpenAI, server) -> None:
+def test_chat(client: OpenAI, server: FakeServer) -> None:
     answer = client.chat.completions.create(model=server.model, messages=HELLO)
     (choice,) = answer.choices
     assert answer.object == "chat.completion"
@@ -50,20 +61,19 @@ def test_chat(client: OpenAI, server) -> None:
     assert answer._request_id
 
 
-def test_unset_fields_of_vllm_and_its_keys_are_taken(client: OpenAI, server) -> None:
+def test_unset_fields_of_vllm_and_its_keys_are_taken(client: OpenAI, server: FakeServer) -> None:
     unset = {"prompt_logprobs": None, "use_beam_search": False, "add_special_tokens": False, "request_id": "mine"}
     answer = client.chat.completions.create(model=server.model, messages=HELLO, extra_body=unset)
     (choice,) = answer.choices
     assert (answer.id, choice.message.content) == ("chatcmpl-mine", server.answer)
-    # An absent key would raise AttributeError.
-    assert (answer.prompt_logprobs, choice.token_ids) == (None, None)
+    assert (extra(answer, "prompt_logprobs"), extra(choice, "token_ids")) == (None, None)
     scored = client.completions.create(model=server.model, prompt="Hello", extra_body={"prompt_logprobs": 1})
-    assert len(scored.choices[0].prompt_logprobs) == len(b"Hello")
+    assert len(extra(scored.choices[0], "prompt_logprobs")) == len(b"Hello")
     with pytest.raises(openai.BadRequestError, match="Beam search is not supported"):
         client.chat.completions.create(model=server.model, messages=HELLO, extra_body={"use_beam_search": True})
 
 
-async def test_async_chat_answers_several_at_once(async_client: AsyncOpenAI, server) -> None:
+async def test_async_chat_answers_several_at_once(async_client: AsyncOpenAI, server: FakeServer) -> None:
     limits = range(1, 9)
     answers = await asyncio.gather(
         *(
@@ -76,7 +86,7 @@ async def test_async_chat_answers_several_at_once(async_client: AsyncOpenAI, ser
     assert len({answer.id for answer in answers}) == len(limits)
 
 
-def test_stream_adds_up_to_the_plain_answer(client: OpenAI, server) -> None:
+def test_stream_adds_up_to_the_plain_answer(client: OpenAI, server: FakeServer) -> None:
     with client.chat.completions.create(
         model=server.model, messages=HELLO, stream=True, stream_options={"include_usage": True}
     ) as stream:
@@ -92,14 +102,14 @@ def test_stream_adds_up_to_the_plain_answer(client: OpenAI, server) -> None:
     assert last.usage.total_tokens == HELLO_TOKENS + server.answer_tokens
 
 
-async def test_async_stream(async_client: AsyncOpenAI, server) -> None:
+async def test_async_stream(async_client: AsyncOpenAI, server: FakeServer) -> None:
     stream = await async_client.chat.completions.create(model=server.model, messages=HELLO, stream=True)
     async with stream:
         pieces = [choice.delta.content or "" async for chunk in stream for choice in chunk.choices]
     assert "".join(pieces) == server.answer
 
 
-def test_the_packages_own_stream_helper_builds_the_answer(client: OpenAI, server) -> None:
+def test_the_packages_own_stream_helper_builds_the_answer(client: OpenAI, server: FakeServer) -> None:
     with client.chat.completions.stream(model=server.model, messages=HELLO) as stream:
         deltas = [event.delta for event in stream if event.type == "content.delta"]
         answer = stream.get_final_completion()
@@ -108,7 +118,7 @@ def test_the_packages_own_stream_helper_builds_the_answer(client: OpenAI, server
     assert answer.choices[0].finish_reason == "stop"
 
 
-def test_first_piece_comes_before_the_last_is_made(start_server) -> None:
+def test_first_piece_comes_before_the_last_is_made(start_server: StartServer) -> None:
     # The whole answer takes 3000 times 0.05 s; a server that buffered it would hit the read timeout.
     with (
         start_server("--engine-arg", "token_delay_s=0.05") as slow,
@@ -127,7 +137,7 @@ def test_first_piece_comes_before_the_last_is_made(start_server) -> None:
     # Closing ends the stream; the fixture checks that the server then stops cleanly.
 
 
-def test_raw_stream(client: OpenAI, server) -> None:
+def test_raw_stream(client: OpenAI, server: FakeServer) -> None:
     with client.chat.completions.with_streaming_response.create(
         model=server.model, messages=HELLO, max_completion_tokens=3, stream=True
     ) as response:
@@ -137,14 +147,14 @@ def test_raw_stream(client: OpenAI, server) -> None:
     assert json.loads(lines[-2].removeprefix("data: "))["choices"][0]["finish_reason"] == "length"
 
 
-def test_plain_answer_through_streaming_response(client: OpenAI, server) -> None:
+def test_plain_answer_through_streaming_response(client: OpenAI, server: FakeServer) -> None:
     with client.chat.completions.with_streaming_response.create(model=server.model, messages=HELLO) as response:
         assert response.headers["content-type"] == "application/json"
         answer = response.parse()
     assert answer.choices[0].message.content == server.answer
 
 
-def test_text_completion_stops_at_sixteen_tokens(client: OpenAI, server) -> None:
+def test_text_completion_stops_at_sixteen_tokens(client: OpenAI, server: FakeServer) -> None:
     answer = client.completions.create(model=server.model, prompt="Hello")
     assert answer.choices[0].finish_reason == "length"
     assert answer.choices[0].text == server.answer.encode()[:16].decode(errors="ignore")
@@ -152,7 +162,7 @@ def test_text_completion_stops_at_sixteen_tokens(client: OpenAI, server) -> None
     assert answer.usage.completion_tokens == 16
 
 
-def test_text_completion_of_several_prompts_keeps_their_order(client: OpenAI, server) -> None:
+def test_text_completion_of_several_prompts_keeps_their_order(client: OpenAI, server: FakeServer) -> None:
     answer = client.completions.create(
         model=server.model, prompt=["one", "two"], max_tokens=2, n=2, echo=True, logprobs=0
     )
@@ -167,7 +177,7 @@ def test_text_completion_of_several_prompts_keeps_their_order(client: OpenAI, se
     assert [logprob is None for logprob in logprobs.token_logprobs] == [True, False, False, False, False]
 
 
-def test_chat_logprobs(client: OpenAI, server) -> None:
+def test_chat_logprobs(client: OpenAI, server: FakeServer) -> None:
     answer = client.chat.completions.create(
         model=server.model, messages=HELLO, max_completion_tokens=4, logprobs=True, top_logprobs=2
     )
@@ -179,7 +189,7 @@ def test_chat_logprobs(client: OpenAI, server) -> None:
     assert [len(token.top_logprobs) for token in logprobs.content] == [2] * 4
 
 
-def test_extensions_go_through_extra_body(client: OpenAI, server) -> None:
+def test_extensions_go_through_extra_body(client: OpenAI, server: FakeServer) -> None:
     answer = client.chat.completions.create(
         model=server.model,
         messages=HELLO,
@@ -195,7 +205,7 @@ def test_extensions_go_through_extra_body(client: OpenAI, server) -> None:
 
 
 @pytest.mark.parametrize("included", [False, True])
-def test_stop_string_of_several_tokens(client: OpenAI, server, included: bool) -> None:
+def test_stop_string_of_several_tokens(client: OpenAI, server: FakeServer, included: bool) -> None:
     answer = client.chat.completions.create(
         model=server.model,
         messages=HELLO,
@@ -209,7 +219,7 @@ def test_stop_string_of_several_tokens(client: OpenAI, server, included: bool) -
     assert choice.model_extra["stop_reason"] == "scripted"
 
 
-def test_unknown_model_is_not_found(client: OpenAI, server) -> None:
+def test_unknown_model_is_not_found(client: OpenAI, server: FakeServer) -> None:
     with pytest.raises(openai.NotFoundError) as caught:
         client.chat.completions.create(model="no-such-model", messages=HELLO)
     error = caught.value
@@ -233,13 +243,15 @@ def test_unknown_model_is_not_found(client: OpenAI, server) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_bad_request_names_field_and_reason(client: OpenAI, server, fields: dict, param: str, code: str) -> None:
+def test_bad_request_names_field_and_reason(
+    client: OpenAI, server: FakeServer, fields: dict[str, Any], param: str, code: str
+) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(**{"model": server.model, "messages": HELLO, **fields})
     assert (caught.value.status_code, caught.value.param, caught.value.code) == (400, param, code)
 
 
-def test_a_refused_stream_is_an_error_and_not_a_stream(client: OpenAI, server) -> None:
+def test_a_refused_stream_is_an_error_and_not_a_stream(client: OpenAI, server: FakeServer) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(model=server.model, messages=HELLO, temperature=9, stream=True)
     assert caught.value.param == "temperature"
@@ -254,13 +266,13 @@ def test_error_carries_the_requests_id(client: OpenAI) -> None:
     assert caught.value.response.headers["x-request-id"] == "my-own-id-1"
 
 
-def test_endpoint_of_later_is_not_found(client: OpenAI, server) -> None:
+def test_endpoint_of_later_is_not_found(client: OpenAI, server: FakeServer) -> None:
     with pytest.raises(openai.NotFoundError) as caught:
         client.embeddings.create(model=server.model, input="Hello")
     assert caught.value.code is not None
 
 
-def test_keys(start_server) -> None:
+def test_keys(start_server: StartServer) -> None:
     with start_server("--api-key", "example-key-1234") as locked:
         with OpenAI(base_url=f"{locked.url}/v1", api_key="wrong", max_retries=0, timeout=TIMEOUT_S) as stranger:
             with pytest.raises(openai.AuthenticationError) as caught:
@@ -271,7 +283,7 @@ def test_keys(start_server) -> None:
         assert httpx.get(f"{locked.url}/readyz", timeout=5).status_code == 200
 
 
-def test_a_starting_model_says_when_to_come_back(start_server) -> None:
+def test_a_starting_model_says_when_to_come_back(start_server: StartServer) -> None:
     with (
         start_server("--engine-arg", "start_delay_s=3600", wait_ready=False) as starting,
         OpenAI(base_url=f"{starting.url}/v1", api_key="none", max_retries=0, timeout=TIMEOUT_S) as client,
@@ -284,7 +296,7 @@ def test_a_starting_model_says_when_to_come_back(start_server) -> None:
     # The fixture checks that the server stops cleanly during its start.
 
 
-def test_the_packages_own_retries_bridge_the_start(start_server) -> None:
+def test_the_packages_own_retries_bridge_the_start(start_server: StartServer) -> None:
     with (
         start_server("--engine-arg", "start_delay_s=2", wait_ready=False) as starting,
         OpenAI(base_url=f"{starting.url}/v1", api_key="none", max_retries=5, timeout=TIMEOUT_S) as client,

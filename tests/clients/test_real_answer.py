@@ -6,18 +6,21 @@ from collections.abc import Iterator
 
 import pytest
 from openai import OpenAI
+from openai.types.chat import ChatCompletionMessageParam
+
+from tests.program import Program
 
 pytestmark = pytest.mark.engine
-QUESTION = [{"role": "user", "content": "What is the capital of Finland?"}]
+QUESTION: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is the capital of Finland?"}]
 
 
 @pytest.fixture
-def client(smollm2) -> Iterator[OpenAI]:
+def client(smollm2: Program) -> Iterator[OpenAI]:
     with OpenAI(base_url=f"{smollm2.url}/v1", api_key="none", timeout=60, max_retries=0) as client:
         yield client
 
 
-def test_the_model_is_served_under_its_name(client: OpenAI, smollm2) -> None:
+def test_the_model_is_served_under_its_name(client: OpenAI, smollm2: Program) -> None:
     assert [model.id for model in client.models.list().data] == [smollm2.model]
 
 
@@ -25,7 +28,7 @@ def makes_sense(text: str) -> bool:
     return "Finland" in text or "Helsinki" in text
 
 
-def test_answers_in_words(client: OpenAI, smollm2) -> None:
+def test_answers_in_words(client: OpenAI, smollm2: Program) -> None:
     answer = client.chat.completions.create(
         model=smollm2.model, messages=QUESTION, temperature=0, max_completion_tokens=100
     )
@@ -35,7 +38,7 @@ def test_answers_in_words(client: OpenAI, smollm2) -> None:
     assert 0 < answer.usage.completion_tokens < 100
 
 
-def test_streams_in_words(client: OpenAI, smollm2) -> None:
+def test_streams_in_words(client: OpenAI, smollm2: Program) -> None:
     with client.chat.completions.create(
         model=smollm2.model,
         messages=QUESTION,
@@ -53,7 +56,7 @@ def test_streams_in_words(client: OpenAI, smollm2) -> None:
     assert len(pieces) <= last.usage.completion_tokens < 100
 
 
-def test_low_limit_cuts_the_answer(client: OpenAI, smollm2) -> None:
+def test_low_limit_cuts_the_answer(client: OpenAI, smollm2: Program) -> None:
     answer = client.chat.completions.create(
         model=smollm2.model, messages=QUESTION, temperature=0, max_completion_tokens=4
     )

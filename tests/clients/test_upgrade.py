@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.clients.conftest import FakeServer
+from tests.needs import need
 
 RUN_S = 100
 QUESTION = {"messages": [{"role": "user", "content": "Hi"}]}
-
-
-def need(program: str) -> None:
-    if shutil.which(program) is None:
-        reason = f"not on PATH: {program}"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
 
 
 def run(*command: str) -> str:

@@ -9,6 +9,7 @@ import httpx
 from tokka.protocol.response_models import ErrorBody
 
 CHAT, COMPLETIONS, TOKENIZE, DETOKENIZE = "/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"
+RESPONSES = "/v1/responses"
 
 
 USER = {"role": "user", "content": "Hei"}
@@ -23,6 +24,7 @@ CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{
 GOOD: dict[str, dict[str, Any]] = {
     CHAT: {"model": "fake", "messages": [USER], "max_tokens": 3},
     COMPLETIONS: {"model": "fake", "prompt": "Hei", "max_tokens": 3},
+    RESPONSES: {"model": "fake", "input": "Hei", "max_output_tokens": 3},
     TOKENIZE: {"prompt": "Hei"},
     DETOKENIZE: {"tokens": [72, 101, 105]},
 }

@@ -17,6 +17,7 @@ from tests.contract.bodies import (
     DETOKENIZE,
     GOOD,
     MAX_MESSAGE_BYTES,
+    RESPONSES,
     TOKENIZE,
     USER,
     assert_error,
@@ -225,7 +226,7 @@ async def test_a_wrong_field_is_named(
 
 
 @pytest.mark.parametrize(("name", "value", "param"), UNSUPPORTED, ids=case_id)
-async def test_a_field_this_server_cannot_serve_is_named_as_such(
+async def test_unsupported_field_is_refused_with_its_name(
     client: httpx.AsyncClient, name: str, value: str, param: str | None
 ) -> None:
     answer = await post(client, CHAT, raw(CHAT, name, value))
@@ -290,7 +291,7 @@ async def test_a_stream_that_cannot_begin_is_a_plain_error(client: httpx.AsyncCl
     assert_error(answer, 400, "messages", "context_length_exceeded")
 
 
-@pytest.mark.parametrize("path", [CHAT, COMPLETIONS, TOKENIZE, DETOKENIZE])
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS, RESPONSES, TOKENIZE, DETOKENIZE])
 @pytest.mark.parametrize("name", ["other", "FAKE", "fake ", "x" * 512, "../fake", "f\u0000ake"], ids=case_id)
 async def test_an_unknown_model_is_not_found(client: httpx.AsyncClient, path: str, name: str) -> None:
     answer = await client.post(path, json={**GOOD[path], "model": name})
@@ -331,15 +332,15 @@ NO_JSON: list[bytes] = [
 ]
 
 
-@pytest.mark.parametrize("path", [CHAT, COMPLETIONS, TOKENIZE, DETOKENIZE])
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS, RESPONSES, TOKENIZE, DETOKENIZE])
 @pytest.mark.parametrize("content", NO_JSON, ids=lambda content: repr(content[:24]))
-async def test_what_is_no_json_is_refused(client: httpx.AsyncClient, path: str, content: bytes) -> None:
+async def test_invalid_json_is_refused(client: httpx.AsyncClient, path: str, content: bytes) -> None:
     assert_error(await post(client, path, content), 400, None)
     await assert_serves(client, path)
 
 
 @pytest.mark.parametrize("content", [b"null", b"5", b'"text"', b"[]", b"true", b"NaN", b"[{}]"])
-@pytest.mark.parametrize("path", [CHAT, COMPLETIONS, TOKENIZE, DETOKENIZE])
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS, RESPONSES, TOKENIZE, DETOKENIZE])
 async def test_json_that_is_no_object_is_refused(client: httpx.AsyncClient, path: str, content: bytes) -> None:
     assert_error(await post(client, path, content), 400, None)
     await assert_serves(client, path)
@@ -376,7 +377,7 @@ async def test_strange_text_is_only_text(client: httpx.AsyncClient, text: str) -
 # -- paths, methods, media types, sizes -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", [CHAT, COMPLETIONS, TOKENIZE, DETOKENIZE])
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS, RESPONSES, TOKENIZE, DETOKENIZE])
 @pytest.mark.parametrize(
     "media_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "x", ""]
 )
@@ -437,7 +438,7 @@ async def test_an_unknown_model_has_no_description(client: httpx.AsyncClient, na
     assert_error(await client.get(f"/v1/models/{name}"), 404, "model", "model_not_found")
 
 
-@pytest.mark.parametrize("path", [CHAT, COMPLETIONS, TOKENIZE, DETOKENIZE])
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS, RESPONSES, TOKENIZE, DETOKENIZE])
 async def test_a_body_declared_too_large_is_refused(client: httpx.AsyncClient, path: str) -> None:
     assert_error(await post(client, path, b" " * (2**20 + 1)), 413, None, "request_too_large")
     await assert_serves(client, path)
@@ -488,7 +489,7 @@ KEY = "tk-a-key-for-this-test"
     "path", [CHAT, "/v1/models", "/tokenize", "/metrics", "/admin/keys", "/unknown", "//livez", "/docs/x", "//docs"]
 )
 @pytest.mark.parametrize("header", [None, "Bearer wrong-key", f"Basic {KEY}", KEY])
-async def test_without_a_key_nothing_is_told(path: str, header: str | None) -> None:
+async def test_every_path_answers_401_without_a_key(path: str, header: str | None) -> None:
     async with (
         serving(host="0.0.0.0", api_key=[KEY]) as server,
         httpx.AsyncClient(transport=httpx.ASGITransport(server.app), base_url="http://tokka") as client,

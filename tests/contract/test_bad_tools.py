@@ -34,6 +34,7 @@ def allowed(*names: str, mode: str = "auto") -> dict[str, Any]:
 
 
 F = tool()
+NO_OBJECTS: list[Any] = [[], "{}", 5, True]
 # (fields of the body, the error's param, its code if it is not `invalid_value`)
 CASES: list[tuple[Any, ...]] = [
     ({"tools": [], "tool_choice": "required"}, "tool_choice"),
@@ -53,7 +54,7 @@ CASES: list[tuple[Any, ...]] = [
     ({"tools": [tool(description="a" * 16385)]}, "tools[0].function.description"),
     ({"tools": [tool(strict="yes")]}, "tools[0].function.strict"),
     ({"tools": [tool(unknown=1)]}, "tools[0].function.unknown"),
-    *(({"tools": [tool(parameters=schema)]}, "tools[0].function.parameters") for schema in ([], "{}", 5, True)),
+    *(({"tools": [tool(parameters=schema)]}, "tools[0].function.parameters") for schema in NO_OBJECTS),
     ({"tools": [tool(parameters={"type": "string"})]}, "tools[0].function.parameters.type"),
     ({"tools": [tool(parameters=nested(33))]}, "tools[0].function.parameters"),
     ({"tools": [tool(parameters=nested(80))]}, "tools[0].function.parameters"),
@@ -141,6 +142,6 @@ GOOD_FIELDS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("fields", GOOD_FIELDS, ids=case_id)
-async def test_what_is_within_the_bounds_is_served(client: httpx.AsyncClient, fields: dict[str, Any]) -> None:
+async def test_tools_within_the_bounds_are_served(client: httpx.AsyncClient, fields: dict[str, Any]) -> None:
     answer = await post(client, CHAT, json.dumps({**GOOD[CHAT], **fields}))
     assert answer.status_code == 200, answer.text

@@ -98,7 +98,8 @@ async def test_tokenize_takes_the_fields_of_vllm(client: httpx.AsyncClient) -> N
     fields = {"add_special_tokens": False, "return_token_strs": True}
     answer = (await client.post(TOKENIZE, json={"prompt": "Hei", **fields})).json()
     assert (answer["tokens"], answer["token_strs"]) == (plain["tokens"], ["H", "e", "i"])
-    for extra in ({}, {"tools": None}, {"tools": []}, {"tools": BODY["tools"]}):
+    extras: list[dict[str, Any]] = [{}, {"tools": None}, {"tools": []}, {"tools": BODY["tools"]}]
+    for extra in extras:
         answer = (await client.post(TOKENIZE, json={"messages": [USER], **extra})).json()
         assert answer["count"] == len(answer["tokens"]) > 0
 

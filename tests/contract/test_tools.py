@@ -78,7 +78,7 @@ async def test_a_stream_of_calls_adds_up_to_the_plain_answer(said: Said) -> None
     assert plain["usage"] == chunks[-1]["usage"]
 
 
-async def test_the_role_comes_first_and_once_and_a_call_s_id_with_its_first_piece() -> None:
+async def test_stream_sends_the_role_once_and_a_call_id_once() -> None:
     text = '<tool_call>{"name": "now", "arguments": {"a": 1}}</tool_call>'
     _, chunks = await answers(FakeOptions(answer=text))
     first, *others = deltas(chunks)
@@ -131,7 +131,7 @@ async def test_a_stop_string_inside_a_call_ends_it_there() -> None:
     assert plain["choices"][0]["stop_reason"] == "STOP"
 
 
-async def test_what_is_held_back_is_part_of_an_answer_cut_short_by_its_deadline() -> None:
+async def test_answer_includes_held_back_text_when_its_deadline_passes() -> None:
     options = FakeOptions(answer="Wait <tool_", token_delay_s=0.01)
     plain, _ = await answers(options, ignore_eos=True, stop=["never"], timeout=1)
     choice = plain["choices"][0]

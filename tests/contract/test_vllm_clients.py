@@ -12,7 +12,7 @@ from tests.contract.bodies import CHAT, COMPLETIONS, GOOD, TOKENIZE
 from tests.wire import chunks_of
 
 # Unset fields as clients send them: vLLM's default, or null.
-UNSET = {
+UNSET: dict[str, Any] = {
     "use_beam_search": False,
     "length_penalty": 1.0,
     "spaces_between_special_tokens": True,
@@ -90,7 +90,7 @@ async def test_prompt_is_cut_at_either_side(client: httpx.AsyncClient) -> None:
     assert [bytes(side["choices"][0]["prompt_token_ids"]) for side in sides] == [b"ei", b"He", b"ei"]
 
 
-async def test_prompt_of_any_length_is_cut_to_what_fits(client: httpx.AsyncClient) -> None:
+async def test_prompt_of_any_length_is_truncated_to_the_context(client: httpx.AsyncClient) -> None:
     answer = await asked(client, COMPLETIONS, prompt="x" * 50_000, truncate_prompt_tokens=-1)
     assert answer["usage"]["prompt_tokens"] == 4096 - GOOD[COMPLETIONS]["max_tokens"]
 

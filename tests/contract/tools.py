@@ -11,7 +11,7 @@ from tests.contract.bodies import CHAT, GOOD
 from tests.contract.conftest import serving
 from tests.engine.reading.tool_texts import TOOLS
 from tests.wire import events
-from tokka.core import Constraint
+from tokka.core import GenerateRequest
 from tokka.engine.fake import FakeEngine, FakeOptions
 from tokka.protocol.response_models import ChatCompletion, ChatCompletionChunk
 
@@ -21,8 +21,8 @@ BODY = {**GOOD[CHAT], "max_tokens": 2000, "tools": list(TOOLS.functions)}
 class Obedient(FakeEngine):
     """An engine that sends its text despite a constraint. The tests' texts satisfy the constraint."""
 
-    def _script_within(self, constraint: Constraint | None) -> bytes:
-        return self._script
+    def _text_of(self, request: GenerateRequest) -> bytes:
+        return self._options.answer.encode()
 
 
 async def answers(options: FakeOptions, **fields: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tests.admission.controllers import controller
@@ -31,7 +31,7 @@ from tokka.core import (
     Usage,
 )
 from tokka.dispatch.dispatcher import Dispatcher
-from tokka.engine.base import ReportPhase
+from tokka.engine.base import ReportPhase, Sink
 from tokka.engine.supervision.supervisor import Supervisor
 from tokka.engine_facts import EngineStats, ModelInfo
 from tokka.errors import EngineError
@@ -48,29 +48,34 @@ def allowance() -> Allowance:
 
 @dataclass
 class ScriptedEngine:
-    """Runs one script for every request, and counts the open generations."""
+    """Runs one script for every request, and counts the running generations.
+
+    A script yields `Accepted` when the request is prepared, and the other events when it runs.
+    """
 
     script: Script
     open_generations: int = 0
+    prepared: list[GenerateRequest] = field(default_factory=list)
     death: str | None = None
 
     async def start(self, report: ReportPhase) -> ModelInfo:
         return ModelInfo(1000, 100, "scripted", "1", has_chat_template=True)
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
-        self.open_generations += 1
-        try:
-            async with aclosing(self.script(request)) as events:
-                async for event in events:
-                    yield event
-        finally:
-            self.open_generations -= 1
+    async def prepare(self, request: GenerateRequest) -> ScriptedRequest:
+        events = self.script(request)
+        accepted = await anext(events)
+        assert isinstance(accepted, Accepted)
+        self.prepared.append(request)
+        return ScriptedRequest(self, accepted, events)
 
     async def tokenize(self, prompt: Prompt, tenant: str) -> list[int]:
         return [1]
 
     async def detokenize(self, token_ids: object, tenant: str) -> str:
         return "x"
+
+    async def token_texts(self, token_ids: Sequence[int], tenant: str) -> list[str]:
+        return ["x"] * len(token_ids)
 
     async def ping(self) -> None:
         return None
@@ -80,6 +85,27 @@ class ScriptedEngine:
 
     async def close(self) -> None:
         return None
+
+
+@dataclass
+class ScriptedRequest:
+    """A prepared request of a scripted engine."""
+
+    engine: ScriptedEngine
+    accepted: Accepted
+    events: AsyncGenerator[Event, None]
+
+    async def run(self, sink: Sink) -> Usage:
+        self.engine.open_generations += 1
+        try:
+            async with aclosing(self.events) as events:
+                async for event in events:
+                    if isinstance(event, Finished):
+                        return event.usage
+                    await sink.give(event)
+        finally:
+            self.engine.open_generations -= 1
+        raise AssertionError("the script ended without Finished")
 
 
 async def complete(request: GenerateRequest) -> AsyncGenerator[Event, None]:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 import pytest
 
 import tokka.engine.supervision.supervisor
 from tests.dispatch.bench import Bench, allowance, bench, complete, endless, record, request
+from tests.events import one_by_one
 from tests.supervised import until
 from tokka.accounts.downtimes import Downtimes
 from tokka.core import Downtime, Event, GenerateRequest, TextPrompt
-from tokka.dispatch.dispatcher import Generation
+from tokka.dispatch.generation import Generation
 from tokka.errors import Maintenance, ModelStarting
 
 
@@ -35,7 +37,10 @@ async def test_queued_request_runs_on_the_next_engine(monkeypatch: pytest.Monkey
         await until(b.supervisor, lambda progress: progress.state == "ready" and len(b.engines) == 2)
         await running.aclose()
         generation = await waiting
-        assert [engine.open_generations for engine in b.engines] == [0, 1]
+        async with aclosing(one_by_one(generation.run)) as events:
+            await anext(events)
+            await anext(events)
+            assert [engine.open_generations for engine in b.engines] == [0, 1]
         await generation.aclose()
         assert b.engine.open_generations == 0
 
@@ -63,7 +68,9 @@ async def test_engine_stops_before_the_place_is_given_away() -> None:
 
     async with bench(script) as b:
         generation = await b.dispatcher.open(request(), record(), allowance())
-        await anext(aiter(generation))
+        async with aclosing(one_by_one(generation.run)) as events:
+            await anext(events)
+            await anext(events)
         await generation.aclose()
     assert running_at_end == [1]
 

@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 
 from tests.admission.controllers import controller
+from tests.events import events_of
 from tests.supervised import supervisor_of, until_ready
 from tokka.admission.allowance import Allowance, Allowances
 from tokka.admission.memory import MemoryBudget
 from tokka.admission.quarantine import Quarantine
 from tokka.core import ChoiceDone, Finished, GenerateRequest, Key, Limits, RequestRecord, Sampling, Spent, TextPrompt
-from tokka.dispatch.dispatcher import Dispatcher, Generation
+from tokka.dispatch.dispatcher import Dispatcher
 from tokka.dispatch.ending import finish
+from tokka.dispatch.generation import Generation
 from tokka.engine.fake import FakeEngine, FakeOptions
 from tokka.errors import InvalidRequest, ModelNotFound, QuotaExceeded, RateLimited, ServerOverloaded
 
@@ -58,7 +60,7 @@ class Bench:
 
     async def finish(self, generation: Generation, seen: RequestRecord) -> list[Any]:
         """Run a generation to its end and settle its allowance."""
-        events = [event async for event in generation]
+        events = await events_of(generation)
         await generation.aclose()
         self.settle(seen)
         return events
@@ -79,7 +81,7 @@ async def dispatcher(spent: Spent = NOTHING, max_running: int = 8, **options: An
         await supervisor.close()
 
 
-async def test_the_keys_cap_is_the_length_of_an_open_request_and_the_end_of_a_longer_one() -> None:
+async def test_key_cap_limits_open_requests_and_refuses_longer_ones() -> None:
     async with dispatcher() as b:
         seen = record(key(max_completion_tokens=5))
         events = await b.finish(await b.open(ask(), seen), seen)
@@ -98,7 +100,7 @@ async def test_a_model_the_key_may_not_use_does_not_exist_for_it() -> None:
         assert b.names(key()) == ("m", "also")
 
 
-async def test_what_was_reserved_and_not_used_comes_back() -> None:
+async def test_unused_reserved_tokens_are_returned() -> None:
     async with dispatcher(answer="abc") as b:
         who = key(tpm=100)
         for _ in range(3):
@@ -114,7 +116,7 @@ async def test_what_was_reserved_and_not_used_comes_back() -> None:
             await b.open(ask(max_tokens=60), record(who))
 
 
-async def test_requests_at_the_same_time_cannot_use_more_than_the_quota_between_them() -> None:
+async def test_concurrent_requests_cannot_exceed_the_quota() -> None:
     async with dispatcher() as b:
         who = key(daily_tokens=100)
         first, second = record(who), record(who)
@@ -125,7 +127,7 @@ async def test_requests_at_the_same_time_cannot_use_more_than_the_quota_between_
             await b.finish(generation, seen)
 
 
-async def test_an_open_request_gets_what_the_quota_leaves() -> None:
+async def test_request_without_a_limit_gets_the_rest_of_the_quota() -> None:
     async with dispatcher(Spent(day=70)) as b:
         seen = record(key(daily_tokens=100))
         events = await b.finish(await b.open(ask(n=2), seen), seen)

@@ -159,8 +159,9 @@ async def test_trial_ends_when_its_client_leaves() -> None:
 
 
 async def test_only_tenant_is_not_held_and_the_engine_given_up() -> None:
-    for settings in ({"api_key": []}, {"api_key": [FIRST]}):
-        async with apart(max_quick_deaths=100, **settings) as server:
+    tenants: list[list[str]] = [[], [FIRST]]
+    for keys in tenants:
+        async with apart(max_quick_deaths=100, api_key=keys) as server:
             statuses = await server.statuses(*((FIRST, f"POISON {number}") for number in range(6)))
             assert statuses == [500] * 6
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 
 import pytest
 
 import tokka.engine.supervision.supervisor
-from tests.dispatch.bench import Script, bench, failing, record, request
+from tests.dispatch.bench import Bench, Script, bench, failing, record, request
 from tests.dispatch.bench import allowance as unlimited
+from tests.events import events_of
 from tests.supervised import until
 from tokka.admission.allowance import Allowances
 from tokka.core import (
@@ -27,6 +28,7 @@ from tokka.core import (
     Usage,
 )
 from tokka.dispatch.ending import finish
+from tokka.engine.supervision.supervisor import Progress
 from tokka.errors import EngineError, RateLimited
 
 
@@ -52,7 +54,7 @@ async def recorded(script: Script, asked: GenerateRequest) -> tuple[RequestRecor
     async with bench(script) as b:
         seen = record()
         generation = await b.dispatcher.open(asked, seen, unlimited())
-        events = [event async for event in generation]
+        events = await events_of(generation)
         await generation.aclose()
         return seen, events
 
@@ -81,16 +83,20 @@ async def test_deadline_ends_the_choices_that_go_on_alone() -> None:
     assert seen.outcome == "timeout"
 
 
+def ready_with(b: Bench, engines: int) -> Callable[[Progress], bool]:
+    """Return a condition: so many engines were started, and the last one is ready."""
+    return lambda progress: progress.state == "ready" and len(b.engines) == engines
+
+
 async def test_request_that_fails_alone_is_never_held(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokka.engine.supervision.supervisor, "_LOOK_EVERY_S", 0.0)
     async with bench(failing) as b:
         for number in (1, 2):
-            await until(b.supervisor, lambda progress, n=number: progress.state == "ready" and len(b.engines) == n)
+            await until(b.supervisor, ready_with(b, number))
             for _ in range(2):
                 generation = await b.dispatcher.open(request(), record(), unlimited())
                 with pytest.raises(EngineError):
-                    async for _ in generation:
-                        pass
+                    await events_of(generation)
                 await generation.aclose()
             if number == 1:
                 b.engine.death = "killed"
@@ -100,7 +106,7 @@ async def test_request_that_fails_alone_is_never_held(monkeypatch: pytest.Monkey
     ("queue_s", "status", "is_paid"),
     [(None, 429, False), (None, 503, False), (None, 400, True), (0.1, 500, True), (0.1, 200, True)],
 )
-def test_key_pays_for_what_ran_and_for_its_own_faults(queue_s: float | None, status: int, is_paid: bool) -> None:
+def test_key_pays_for_run_requests_and_for_client_errors(queue_s: float | None, status: int, is_paid: bool) -> None:
     book, key = Allowances(lambda _: Spent()), Key("k", "t", frozenset({"inference"}), Limits(rpm=1))
     seen = record()
     seen.queue_s = queue_s

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from typing import NoReturn
 
 import httpx
@@ -13,20 +15,32 @@ from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
 from tests.dispatch.bench import Script, ScriptedEngine, allowance, bench, complete, endless, failing, record, request
+from tests.events import events_of, one_by_one
 from tests.supervised import until_ready
+from tokka.admission.prompt_estimate import PromptEstimate
 from tokka.app import create_server
 from tokka.core import (
     Accepted,
+    ChatPrompt,
     ChoiceDone,
     Event,
     Finished,
     GenerateRequest,
+    Prompt,
     Sampling,
     TextDelta,
     TextPrompt,
     Usage,
 )
-from tokka.errors import Draining, EngineError, InvalidRequest, ModelNotFound, ModelStarting, ServerOverloaded
+from tokka.errors import (
+    ContextLengthExceeded,
+    Draining,
+    EngineError,
+    InvalidRequest,
+    ModelNotFound,
+    ModelStarting,
+    ServerOverloaded,
+)
 from tokka.protocol.completions import CompletionEncoder
 from tokka.settings import Settings
 
@@ -46,14 +60,14 @@ async def test_finished_generation_releases_and_counts() -> None:
         seen = record()
         generation = await b.dispatcher.open(request(), seen, allowance())
         assert b.admission.open_requests == 1
-        events = [event async for event in generation]
+        events = await events_of(generation)
         await generation.aclose()
         assert isinstance(events[-1], Finished)
         assert (seen.outcome, seen.prompt_tokens, seen.completion_tokens, seen.cached_tokens) == ("stop", 2, 1, 1)
         assert (b.admission.open_requests, b.engine.open_generations) == (0, 0)
 
 
-async def test_generation_never_iterated_releases() -> None:
+async def test_generation_that_is_never_run_releases() -> None:
     async with bench(endless) as b:
         seen = record()
         generation = await b.dispatcher.open(request(), seen, allowance())
@@ -63,19 +77,65 @@ async def test_generation_never_iterated_releases() -> None:
         assert (b.admission.open_requests, b.engine.open_generations) == (0, 0)
 
 
-async def test_generation_closed_midway_is_aborted_with_what_it_used() -> None:
+async def test_closed_generation_is_aborted_and_counts_its_tokens() -> None:
     async with bench(endless) as b:
         seen = record()
         generation = await b.dispatcher.open(request(), seen, allowance())
-        events = aiter(generation)
-        for _ in range(4):
-            await anext(events)
+        async with aclosing(one_by_one(generation.run)) as events:
+            for _ in range(4):
+                await anext(events)
         await generation.aclose()
         assert (seen.outcome, seen.completion_tokens) == ("aborted", 3)
         assert (b.admission.open_requests, b.engine.open_generations) == (0, 0)
 
 
-async def test_refusal_of_the_engine_comes_before_anything_else_and_releases() -> None:
+async def test_estimate_learns_from_the_shortened_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def short_context(request: GenerateRequest) -> AsyncGenerator[Event, None]:
+        if len(request.prompts[0].messages) > 1:  # type: ignore[union-attr]
+            raise ContextLengthExceeded("too long", param="input")
+        yield Accepted((range(100),))
+
+    learnt: list[Prompt] = []
+    monkeypatch.setattr(PromptEstimate, "learn", lambda self, prompts, tokens: learnt.extend(prompts))
+    async with bench(short_context) as b:
+        turns = tuple({"role": "user", "content": f"{number}" * 400} for number in range(3))
+        asked = replace(request(), prompts=(ChatPrompt(turns),), drops_oldest=True)
+        await (await b.dispatcher.open(asked, record(), allowance())).aclose()
+    assert learnt == [ChatPrompt(turns[-1:])]
+
+
+class Words(str):
+    """A text that tells whether it is still in use."""
+
+    __slots__ = ("__weakref__",)
+
+
+@pytest.mark.bytecodes
+async def test_running_generation_does_not_keep_a_long_prompt() -> None:
+    async def long_prompt(request: GenerateRequest) -> AsyncGenerator[Event, None]:
+        # The script must not keep the request either.
+        del request
+        yield Accepted((range(5000),))
+        yield TextDelta(0, "a", (1,))
+        await asyncio.Event().wait()
+
+    async with bench(long_prompt) as b:
+        words = Words("x" * 20_000)
+        seen = weakref.ref(words)
+        asked = replace(request(), prompts=(TextPrompt(words),))
+        del words
+        generation = await b.dispatcher.open(asked, record(), allowance())
+        b.engine.prepared.clear()
+        del asked
+        assert seen() is not None
+        async with aclosing(one_by_one(generation.run)) as events:
+            await anext(events)
+            await anext(events)
+            assert seen() is None
+        await generation.aclose()
+
+
+async def test_engine_refusal_releases_the_request() -> None:
     async with bench(refusing) as b:
         with pytest.raises(InvalidRequest):
             await b.dispatcher.open(request(), record(), allowance())
@@ -87,8 +147,7 @@ async def test_failure_midway_is_an_error_and_releases() -> None:
         seen = record()
         generation = await b.dispatcher.open(request(), seen, allowance())
         with pytest.raises(EngineError):
-            async for _ in generation:
-                pass
+            await events_of(generation)
         await generation.aclose()
         assert seen.outcome == "error"
         assert (b.admission.open_requests, b.engine.open_generations) == (0, 0)
@@ -98,7 +157,7 @@ async def test_deadline_ends_every_open_choice_with_the_answer_so_far() -> None:
     async with bench(endless) as b:
         seen = record()
         generation = await b.dispatcher.open(request(n=2, timeout_s=0.05), seen, allowance())
-        events = [event async for event in generation]
+        events = await events_of(generation)
         await generation.aclose()
         assert events[-3:-1] == [ChoiceDone(0, "length", "timeout"), ChoiceDone(1, "length", "timeout")]
         assert events[-1] == Finished(Usage(2, seen.completion_tokens))
@@ -115,15 +174,15 @@ async def holding(request: GenerateRequest) -> AsyncGenerator[Event, None]:
     await asyncio.Event().wait()
 
 
-async def test_deadline_returns_what_was_kept_back() -> None:
+async def test_deadline_returns_held_back_text() -> None:
     async with bench(holding) as b:
         generation = await b.dispatcher.open(request(timeout_s=0.05), record(), allowance())
-        texts = [event.text async for event in generation if isinstance(event, TextDelta)]
+        texts = [event.text for event in await events_of(generation) if isinstance(event, TextDelta)]
         await generation.aclose()
         assert "".join(texts) == "abc"
 
 
-async def test_unknown_model_starting_full_and_draining_are_told_apart() -> None:
+async def test_open_distinguishes_unknown_starting_full_and_draining() -> None:
     async with bench(complete, ready=False) as b:
         with pytest.raises(ModelNotFound):
             await b.dispatcher.open(
@@ -157,7 +216,7 @@ async def served(script: Script) -> AsyncIterator[tuple[httpx.AsyncClient, str]]
 
 
 @pytest.mark.parametrize(("script", "code"), [(failing, "engine_error"), (faulty, "internal_error")])
-async def test_failure_of_a_plain_answer_is_a_500_that_says_no_more_than_it_should(script: Script, code: str) -> None:
+async def test_failed_plain_answer_is_a_500_without_details(script: Script, code: str) -> None:
     async with served(script) as (client, model):
         answer = await client.post("/v1/completions", json={"model": model, "prompt": "x"})
         assert answer.status_code == 500

@@ -69,7 +69,7 @@ class _Schemas:
 
     def _values(self, _depth: int) -> dict[str, Any]:
         chance = self._chance
-        values = [0, 1.5, True, None, "a", "b" * 50, [], {"k": [1]}, "\n", "ä🦌", -0.0]
+        values: list[Any] = [0, 1.5, True, None, "a", "b" * 50, [], {"k": [1]}, "\n", "ä🦌", -0.0]
         if chance.random() < 0.5:
             return {"const": chance.choice(values)}
         return {"enum": chance.sample(values, chance.randint(1, 6))}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,14 +21,27 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(400)]
 PROMPTS = ["Helsinki is the capital", "Poro on", "A base model continues"]
 
 
+# Tokens that no test fills before it kills the engine, however late a busy machine lets it.
+CONTEXT_OF_SPLIT = 65536
+
+
+def _of_length(tokens: int, folder: Path, copy: Path) -> Path:
+    """Copy the model and let its configuration declare this context length, which BLOOM's positions do not bound."""
+    shutil.copytree(folder, copy)
+    config = copy / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "seq_length": tokens}))
+    return copy
+
+
 @pytest.fixture(scope="module")
 def programs(bloom_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Program]]:
     """Start the model on one rank, and on two ranks with a chat template; check that the second leaves no process."""
     template = tmp_path_factory.mktemp("templates") / "template.jinja"
     template.write_text("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:")
     model = str(bloom_folder)
+    long = _of_length(CONTEXT_OF_SPLIT, bloom_folder, tmp_path_factory.mktemp("split") / bloom_folder.name)
     options = ("--tensor-parallel-size", "2", "--chat-template", str(template))
-    with running_together((model,), (model, *options)) as programs:
+    with running_together((model,), (str(long), *options)) as programs:
         yield programs
         split = programs[1]
         children = split.children()
@@ -57,7 +72,7 @@ def test_base_model_continues_text(bloom: Program) -> None:
     assert [len(tokens) for tokens in _greedy(bloom)] == [24, 24, 24]
 
 
-def test_base_model_refuses_chat_and_says_what_to_pass(bloom: Program) -> None:
+def test_base_model_refuses_chat_and_names_the_option(bloom: Program) -> None:
     body = {"model": bloom.model, "messages": [{"role": "user", "content": "Hi"}]}
     with bloom.client() as client:
         answer = client.post("/v1/chat/completions", json=body)
@@ -72,7 +87,7 @@ def test_context_of_a_model_without_declared_length_is_2048(bloom: Program) -> N
         assert client.get(f"/v1/models/{bloom.model}").json()["max_model_len"] == 2048
 
 
-def test_completion_without_a_limit_takes_what_room_is_left(bloom: Program) -> None:
+def test_completion_without_a_limit_fills_the_context(bloom: Program) -> None:
     body = {"model": bloom.model, "prompt": [100] * 2043, "ignore_eos": True}
     with bloom.client() as client:
         assert post(client, "/v1/completions", body)["usage"]["completion_tokens"] == 5
@@ -84,7 +99,7 @@ def test_context_may_be_filled_to_the_last_token(bloom: Program) -> None:
         assert post(client, "/v1/completions", body)["usage"]["total_tokens"] == 2048
 
 
-def test_two_ranks_compute_what_one_does(bloom: Program, split: Program) -> None:
+def test_two_ranks_compute_the_same_scores_as_one(bloom: Program, split: Program) -> None:
     with bloom.client() as one, split.client() as two:
         assert scores(two, split.model, PROMPTS) == pytest.approx(scores(one, bloom.model, PROMPTS), abs=0.02)
 
@@ -112,14 +127,12 @@ def test_a_killed_worker_of_a_split_model_is_a_death_of_the_engine(split: Progra
     with split.client() as client:
         shared = shared_memory(split)
         assert shared
-        with streaming(split, endless(8, "worker", max_tokens=1900)) as streams:
+        with streaming(split, endless(8, "worker", max_tokens=CONTEXT_OF_SPLIT // 2)) as streams:
             hit_s = time.monotonic()
             next(child for child in split.children() if "Worker" in child.name()).kill()
             eventually(lambda: client.get("/readyz").status_code == 503, within_s=UNREADY_WITHIN_S)
         assert max(stream.ended_s for stream in streams) - hit_s < ENDED_WITHIN_S
-        # A model this small may finish some streams before the kill; their last bytes may arrive after it.
-        assert {tuple(stream.terminals()) for stream in streams} <= {("engine_error",), ("length",)}
-        assert any(stream.terminals() == ["engine_error"] for stream in streams)
+        assert [stream.terminals() for stream in streams] == [["engine_error"]] * 8
         eventually(lambda: client.get("/readyz").status_code == 200, within_s=READY_TIMEOUT_S)
         assert [len(tokens) for tokens in _greedy(split)] == [24, 24, 24]
         assert [path for path in shared if path.exists()] == []

@@ -28,7 +28,7 @@ def _files(folder: Path) -> dict[Path, tuple[int, int]]:
     return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
 
 
-def test_second_start_loads_what_the_first_has_compiled(bloom_folder: Path, tmp_path: Path) -> None:
+def test_second_start_loads_the_compiled_code_of_the_first(bloom_folder: Path, tmp_path: Path) -> None:
     model = [str(bloom_folder), "--cache-dir", str(tmp_path)]
     with running(*model, "--optimize", "throughput") as program:
         assert _execution(program)[0] == "compiled"

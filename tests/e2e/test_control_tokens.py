@@ -78,7 +78,7 @@ def test_tokenize_shows_the_tokens_that_are_run(client: httpx.Client) -> None:
     assert post(client, "/tokenize", {"messages": messages})["tokens"] == prompt_ids(client, {"messages": messages})
 
 
-def test_what_is_around_a_control_token_keeps_its_tokens(client: httpx.Client) -> None:
+def test_text_around_a_control_token_keeps_its_tokens(client: httpx.Client) -> None:
     def tokens(text: str) -> list[int]:
         found: list[int] = post(client, "/tokenize", {"prompt": text})["tokens"]
         return found

@@ -30,7 +30,7 @@ def only_line(program: Program) -> str:
     return line
 
 
-def test_engine_killed_while_loading_tells_signal_and_remedy() -> None:
+def test_error_has_signal_and_remedy_when_a_loading_engine_is_killed() -> None:
     with running(wait=False) as program:
         eventually(lambda: any("VLLM" in child.name() for child in program.children()), within_s=120)
         program.core().kill()
@@ -47,14 +47,14 @@ def workers(program: Program) -> list[psutil.Process]:
     return [child for child in program.children() if "VLLM::Worker" in child.name()]
 
 
-def test_killed_worker_of_ready_engine_tells_signal(bloom_folder: Path) -> None:
+def test_log_names_the_signal_when_a_ready_worker_is_killed(bloom_folder: Path) -> None:
     with running(str(bloom_folder), "--tensor-parallel-size", "2") as program:
         workers(program)[1].kill()
         died = program.wait_for("engine_died")
         assert "VllmWorker-1 " + KILLED in died["detail"]
 
 
-def test_worker_killed_while_loading_tells_signal(bloom_folder: Path) -> None:
+def test_error_names_the_signal_when_a_loading_worker_is_killed(bloom_folder: Path) -> None:
     with running(str(bloom_folder), "--tensor-parallel-size", "2", wait=False) as program:
         eventually(lambda: len(workers(program)) == 2, within_s=200)
         workers(program)[0].kill()
@@ -64,7 +64,7 @@ def test_worker_killed_while_loading_tells_signal(bloom_folder: Path) -> None:
     assert KILLED in line
 
 
-def test_killed_ready_engine_tells_signal_in_the_log(fresh: Program) -> None:
+def test_log_names_the_signal_when_a_ready_engine_is_killed(fresh: Program) -> None:
     fresh.core().kill()
     died = fresh.wait_for("engine_died")
     assert died["reason"] == "died"
@@ -84,7 +84,7 @@ def test_error_in_hand_comes_before_stale_output(bloom_folder: Path, tmp_path: P
     assert line.endswith("the last error in the engine's own log: DeepGEMM backend is not available")
 
 
-def test_failed_load_tells_the_last_error_of_the_engine(bloom_folder: Path, tmp_path: Path) -> None:
+def test_failed_load_reports_the_last_error_of_the_engine(bloom_folder: Path, tmp_path: Path) -> None:
     # vLLM itself does not report that this tensor is missing.
     folder = Path(shutil.copytree(bloom_folder, tmp_path / "model"))
     tensor = "transformer.h.0.mlp.dense_h_to_4h.weight"
@@ -98,7 +98,7 @@ def test_failed_load_tells_the_last_error_of_the_engine(bloom_folder: Path, tmp_
 
 
 @pytest.mark.parametrize("split", ["1", "auto"])
-def test_build_for_gpus_without_one_tells_what_to_pass(bloom_folder: Path, tmp_path: Path, split: str) -> None:
+def test_gpu_build_names_the_option_when_no_gpu_is_visible(bloom_folder: Path, tmp_path: Path, split: str) -> None:
     patches = {
         "tokka.engine.vllm.start.environment": "def is_cpu_build(): return False",
         "vllm.platforms": "def resolve_current_platform_cls_qualname():"

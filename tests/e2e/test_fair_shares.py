@@ -27,7 +27,7 @@ def served_of_crowd(client: httpx.Client) -> float:
 
 
 @pytest.mark.parametrize("words", [5, 300], ids=["short prompts", "long prompts"])
-def test_single_requests_are_served_long_before_the_crowd_that_came_first(tenants: Program, words: int) -> None:
+def test_single_requests_overtake_an_earlier_crowd(tenants: Program, words: int) -> None:
     over = threading.Event()
 
     # All threads share one client: creating one costs more than a short completion.

@@ -143,7 +143,7 @@ def test_stream_adds_up_to_the_plain_answer(client: httpx.Client, text: str, fie
 @pytest.mark.parametrize(
     "fields", [{"max_completion_tokens": 40}, {"n": 3, "temperature": 1.2, "max_completion_tokens": 12}], ids=str
 )
-def test_stream_counts_what_it_sends(client: httpx.Client, fields: dict[str, Any]) -> None:
+def test_stream_usage_counts_the_sent_tokens(client: httpx.Client, fields: dict[str, Any]) -> None:
     body = chat("Write only these: 🦌 ä ö 日本語", return_token_ids=True, ignore_eos=True, **fields)
     # An ignored end token may be among the tokens; /detokenize shows it too.
     body["skip_special_tokens"] = False
@@ -277,7 +277,7 @@ def test_best_of_returns_one_and_counts_all(client: httpx.Client) -> None:
     assert answer["usage"]["completion_tokens"] == 24
 
 
-def test_context_limit_is_refused_before_the_first_byte_with_three_numbers(client: httpx.Client) -> None:
+def test_context_refusal_names_limit_prompt_and_requested_tokens(client: httpx.Client) -> None:
     for streamed in (False, True):
         answer = client.post(CHAT, json=chat("Hi", max_completion_tokens=8190, stream=streamed))
         assert answer.status_code == 400
@@ -375,7 +375,7 @@ def test_every_sampling_field_is_taken_at_once(client: httpx.Client) -> None:
         ({"min_tokens": 20, "max_completion_tokens": 10}, "min_tokens"),
     ],
 )
-def test_what_only_the_model_can_refuse_is_refused(client: httpx.Client, fields: dict[str, Any], param: str) -> None:
+def test_token_ids_outside_the_vocabulary_are_refused(client: httpx.Client, fields: dict[str, Any], param: str) -> None:
     answer = client.post(CHAT, json=chat("Hi", **fields))
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == param

@@ -43,7 +43,7 @@ def test_phases_are_streamed_until_ready() -> None:
         assert client.get("/startupz").status_code == 200
 
 
-def test_a_long_phase_is_told_again_past_any_proxy() -> None:
+def test_startup_stream_repeats_a_long_phase() -> None:
     server = running(*slow_engine(start_delay_s=600), "--keep-alive-interval", "0.2", wait=False)
     with server as program, program.client() as client:
         with client.stream("GET", "/startupz", headers={"accept": "text/event-stream"}) as answer:
@@ -55,7 +55,7 @@ def test_a_long_phase_is_told_again_past_any_proxy() -> None:
         assert second["elapsed_s"] > first["elapsed_s"]
 
 
-def test_running_streams_complete_after_sigterm_and_new_requests_are_refused() -> None:
+def test_sigterm_completes_streams_and_refuses_new_requests() -> None:
     with running(*slow_engine(token_delay_s=0.02)) as program, program.client() as client:
         answers: list[httpx.Response] = []
         started = threading.Barrier(11)
@@ -121,7 +121,7 @@ def test_second_signal_ends_at_once() -> None:
 
 
 @pytest.mark.engine
-def test_engine_starts_without_a_compiler_and_a_killed_server_leaves_none_behind(tmp_path: Path) -> None:
+def test_engine_needs_no_compiler_and_ends_with_its_server(tmp_path: Path) -> None:
     # The PATH holds only lscpu, which vLLM runs to count the cores.
     (tmp_path / "lscpu").symlink_to(str(shutil.which("lscpu")))
     with running(env={"PATH": str(tmp_path)}) as program:
@@ -133,7 +133,7 @@ def test_engine_starts_without_a_compiler_and_a_killed_server_leaves_none_behind
 
 
 @pytest.mark.engine
-def test_ctrl_c_in_a_terminal_lets_the_engine_finish_what_runs(fresh: Program) -> None:
+def test_ctrl_c_lets_the_engine_finish_in_flight_requests(fresh: Program) -> None:
     with fresh.client() as client:
         body = {"model": fresh.model, "prompt": "Once", "max_tokens": 150, "ignore_eos": True, "stream": True}
         with client.stream("POST", "/v1/completions", json=body) as answer:
@@ -168,7 +168,7 @@ def test_stop_while_loading_leaves_nothing_behind() -> None:
         assert program.stderr() == ""
 
 
-def test_server_cap_bounds_what_is_asked_for_and_what_is_not() -> None:
+def test_server_cap_bounds_requests_with_and_without_a_limit() -> None:
     with running("--engine", "fake", "--max-completion-tokens", "5") as program, program.client() as client:
         completion = client.post("/v1/completions", json={"model": "fake", "prompt": "x"})
         assert completion.json()["usage"]["completion_tokens"] == 5

@@ -46,7 +46,7 @@ def test_hub_model_that_cannot_be_had() -> None:
     assert "no-such-org/no-such-model" in line
 
 
-def test_parsers_that_are_not_there_are_named_with_those_that_are() -> None:
+def test_unknown_parser_error_lists_the_available_parsers() -> None:
     line = line_of("--engine", "fake", "--tool-call-parser", "nope", code=2)
     assert line.startswith("tokka: --tool-call-parser nope: ")
     assert "hermes" in line

@@ -76,7 +76,7 @@ def test_reasoning_is_left_out_of_the_answer(client: httpx.Client) -> None:
 @pytest.mark.parametrize(
     "fields", [{"response_format": {"type": "json_object"}}, {"bad_words": ["a"]}, {"allowed_token_ids": [5]}]
 )
-def test_budget_beside_what_rules_tokens_out_is_refused(client: httpx.Client, fields: dict[str, Any]) -> None:
+def test_thinking_budget_is_refused_with_constrained_tokens(client: httpx.Client, fields: dict[str, Any]) -> None:
     model = client.get("/v1/models").json()["data"][0]["id"]
     messages = [{"role": "user", "content": "Hei"}]
     answer = client.post(CHAT, json={"model": model, "messages": messages, "thinking_token_budget": 3, **fields})

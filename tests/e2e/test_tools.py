@@ -91,7 +91,10 @@ def test_a_named_function_is_called_and_nothing_else(openai: OpenAI) -> None:
     answer = openai.chat.completions.create(model=MODEL, messages=ASK, tools=TOOLS, tool_choice=NAMED, n=3, seed=4)
     for choice in answer.choices:
         check(choice.message, most=1)
-        assert choice.message.tool_calls[0].function.name == "get_weather"
+        assert choice.message.tool_calls is not None
+        call = choice.message.tool_calls[0]
+        assert call.type == "function"
+        assert call.function.name == "get_weather"
         assert choice.finish_reason == "stop"
 
 
@@ -148,7 +151,7 @@ def test_calls_are_whole_and_valid_streamed_and_not(client: httpx.Client, fields
     assert sorted(index for index, *_ in endings(chunks)) == indices
 
 
-def test_what_is_cut_short_says_so_and_keeps_the_arguments_so_far(client: httpx.Client) -> None:
+def test_cut_tool_call_ends_with_length_and_keeps_its_arguments(client: httpx.Client) -> None:
     # The schema allows only one text.
     schema = {"type": "object", "properties": {"city": {"const": "Rovaniemi"}}, "required": ["city"]}
     function = {"name": "get_weather", "parameters": {**schema, "additionalProperties": False}}
@@ -170,12 +173,14 @@ def test_a_model_that_answers_in_text_may_do_so(openai: OpenAI) -> None:
     choice = answer.choices[0]
     assert (choice.finish_reason == "tool_calls") == bool(choice.message.tool_calls)
     assert choice.message.content or choice.message.tool_calls
-    told = answer.usage.prompt_tokens
+    told = answer.usage
     untold = openai.chat.completions.create(
         model=MODEL, messages=ASK, tools=TOOLS, tool_choice="none", max_completion_tokens=1
     )
     # The prompt describes the functions only if they may be called.
-    assert told > untold.usage.prompt_tokens + 100
+    assert told is not None
+    assert untold.usage is not None
+    assert told.prompt_tokens > untold.usage.prompt_tokens + 100
 
 
 def test_a_model_that_writes_a_call_has_called(client: httpx.Client) -> None:
@@ -197,7 +202,7 @@ class Weather(BaseModel):
     unit: Literal["C", "F"]
 
 
-def test_the_openai_package_parses_calls_and_gets_them_back_as_history(openai: OpenAI) -> None:
+def test_openai_package_parses_calls_and_sends_them_as_history(openai: OpenAI) -> None:
     tools = [pydantic_function_tool(Weather)]
     fields: dict[str, Any] = {"model": MODEL, "tools": tools, "tool_choice": "required", "parallel_tool_calls": False}
     parsed = openai.chat.completions.parse(messages=ASK, **fields)
@@ -205,9 +210,8 @@ def test_the_openai_package_parses_calls_and_gets_them_back_as_history(openai: O
     assert message.tool_calls
     assert isinstance(message.tool_calls[0].function.parsed_arguments, Weather)
     result: Any = {"role": "tool", "tool_call_id": message.tool_calls[0].id, "content": "-3 degrees, snow"}
-    answer = openai.chat.completions.create(
-        model=MODEL, messages=[*ASK, message, result], tools=tools, max_completion_tokens=30
-    )
+    history: list[Any] = [*ASK, message, result]
+    answer = openai.chat.completions.create(model=MODEL, messages=history, tools=tools, max_completion_tokens=30)
     assert answer.choices[0].message.content or answer.choices[0].message.tool_calls
 
 
@@ -226,7 +230,7 @@ def test_the_openai_package_s_stream_reports_every_piece(openai: OpenAI) -> None
     assert isinstance(calls[0].function.parsed_arguments, Weather)
 
 
-def test_with_calls_the_logprobs_are_those_of_all_tokens(client: httpx.Client) -> None:
+def test_tool_call_answer_has_the_logprobs_of_all_tokens(client: httpx.Client) -> None:
     body = {**BODY, "tool_choice": NAMED, "logprobs": True, "temperature": 0}
     answer = post(client, CHAT, body)
     (choice,) = answer["choices"]
@@ -252,9 +256,7 @@ def test_as_many_functions_as_may_be_are_enforced_at_once(client: httpx.Client) 
 
 
 @pytest.mark.parametrize("choice", ["required", NAMED], ids=str)
-def test_a_schema_that_cannot_be_compiled_is_named_if_strict_and_the_engine_serves_on(
-    client: httpx.Client, choice: Any
-) -> None:
+def test_uncompilable_schema_is_refused_only_when_strict(client: httpx.Client, choice: Any) -> None:
     schema = {"type": "object", "properties": {"x": {"type": "string", "pattern": "("}}}
     function = {"name": "get_weather", "parameters": schema}
     body = {**BODY, "tool_choice": choice, "max_completion_tokens": 30}
@@ -266,7 +268,7 @@ def test_a_schema_that_cannot_be_compiled_is_named_if_strict_and_the_engine_serv
     assert calls_of(choice)[0][1].startswith("{")
 
 
-def test_of_a_schema_that_cannot_be_enforced_the_rest_is_unless_it_is_strict(client: httpx.Client) -> None:
+def test_unsupported_keywords_are_dropped_unless_strict(client: httpx.Client) -> None:
     day = {"oneOf": [{"type": "integer", "maximum": 9, "minimum": 0}, {"const": 0}], "format": "int32"}
     schema = {"type": "object", "properties": {"day": day, "warm": {"type": "boolean"}}, "required": ["day", "warm"]}
     function = {"name": "get_weather", "parameters": {**schema, "additionalProperties": False}}
@@ -281,7 +283,7 @@ def test_of_a_schema_that_cannot_be_enforced_the_rest_is_unless_it_is_strict(cli
     assert refused["param"] == "tools[0].function.parameters.properties.day.format"
 
 
-def test_a_deadline_ends_a_call_with_what_there_is(client: httpx.Client) -> None:
+def test_deadline_ends_a_call_with_its_partial_arguments(client: httpx.Client) -> None:
     schema = {"type": "object", "properties": {"x": {"type": "string", "minLength": 4000}}, "required": ["x"]}
     tools = [{"type": "function", "function": {"name": "get_weather", "parameters": schema}}]
     body = {**BODY, "tools": tools, "tool_choice": NAMED, "timeout": 2, "max_completion_tokens": 6000}
@@ -292,7 +294,7 @@ def test_a_deadline_ends_a_call_with_what_there_is(client: httpx.Client) -> None
     assert calls_of(choice)[0][1][: len(begun)] in (begun[:length] for length in range(len(begun) + 1))
 
 
-def test_strict_functions_where_the_model_chooses_are_compiled_and_leave_text_free(client: httpx.Client) -> None:
+def test_strict_functions_leave_text_free_when_tool_choice_is_auto(client: httpx.Client) -> None:
     strict = [{"type": "function", "function": {**tool["function"], "strict": True}} for tool in TOOLS]
     body = {**BODY, "tools": strict, "temperature": 0, "max_completion_tokens": 24}
     (choice,) = post(client, CHAT, body)["choices"]

@@ -38,7 +38,7 @@ def chat(client: httpx.Client, **fields: Any) -> Any:
     return post(client, CHAT, {"model": MODEL, "messages": messages, "temperature": 0, "max_tokens": 30, **fields})
 
 
-def test_prompt_logprobs_are_those_of_an_echo(client: httpx.Client) -> None:
+def test_prompt_logprobs_equal_the_logprobs_of_an_echo(client: httpx.Client) -> None:
     (echoed,) = completion(client, echo=True, logprobs=2)["choices"]
     (scored,) = completion(client, prompt_logprobs=2, return_token_ids=True)["choices"]
     ids, entries = scored["prompt_token_ids"], scored["prompt_logprobs"]
@@ -55,8 +55,15 @@ def test_prompt_logprobs_are_those_of_an_echo(client: httpx.Client) -> None:
 
 def test_listed_tokens_leave_other_requests_their_likeliest_ones(client: httpx.Client) -> None:
     """Run requests with and without listed tokens in the same engine steps: each gets the same logprobs as alone."""
-    listed = {"logprobs": 1, "logprob_token_ids": [11, 7, 500], "return_tokens_as_token_ids": True}
-    asked = [{"logprobs": 5}, listed, {"logprobs": 0}, {**listed, "logprob_token_ids": [3]}, {"logprobs": 2}, {}]
+    listed: dict[str, Any] = {"logprobs": 1, "logprob_token_ids": [11, 7, 500], "return_tokens_as_token_ids": True}
+    asked: list[dict[str, Any]] = [
+        {"logprobs": 5},
+        listed,
+        {"logprobs": 0},
+        {**listed, "logprob_token_ids": [3]},
+        {"logprobs": 2},
+        {},
+    ]
     alone = [completion(client, max_tokens=24, **fields)["choices"][0]["logprobs"] for fields in asked]
     with ThreadPoolExecutor(len(asked)) as pool:
         jobs = [pool.submit(completion, client, max_tokens=24, **fields) for fields in asked]
@@ -92,7 +99,7 @@ def test_prompt_is_cut_at_its_right_side(client: httpx.Client) -> None:
     assert answer["choices"][0]["prompt_token_ids"] == whole[:2]
 
 
-def test_prompt_of_any_length_is_cut_to_what_fits(client: httpx.Client) -> None:
+def test_prompt_of_any_length_is_truncated_to_the_context(client: httpx.Client) -> None:
     length = client.get("/v1/models").json()["data"][0]["max_model_len"]
     answer = completion(client, "one two three " * length, truncate_prompt_tokens=-1)
     assert answer["usage"]["prompt_tokens"] == length - 4

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.events import engine_events, one_by_one
 from tokka.core import (
     Accepted,
     ChatPrompt,
@@ -88,8 +89,7 @@ class Result:
 
 
 async def collect(engine: Engine, request: GenerateRequest) -> Result:
-    async with aclosing(engine.generate(request)) as events:
-        return Result([event async for event in events])
+    return Result(await engine_events(engine, request))
 
 
 class EngineContract:
@@ -234,7 +234,7 @@ class EngineContract:
         asked = ask(sampling=Sampling(max_tokens=1), truncate_prompt_tokens=2, truncation_side="right")
         assert (await collect(engine, asked)).prompts == [list(await engine.tokenize(PROMPT, TENANT))[:2]]
 
-    async def test_truncation_to_what_fits_cuts_a_prompt_of_any_length(self, engine: Engine) -> None:
+    async def test_truncation_fits_a_prompt_of_any_length_to_the_context(self, engine: Engine) -> None:
         asked = ask(TextPrompt("one two " * 20_000), sampling=Sampling(max_tokens=3), truncate_prompt_tokens=-1)
         assert (await collect(engine, asked)).usage.completion_tokens == 3
 
@@ -243,9 +243,8 @@ class EngineContract:
         assert await engine.detokenize(await engine.tokenize(text, TENANT), TENANT) == text.text
 
     async def test_more_than_the_context_is_refused_before_accepted(self, engine: Engine) -> None:
-        events = engine.generate(ask(sampling=Sampling(max_tokens=10**9)))
         with pytest.raises(ContextLengthExceeded):
-            await anext(events)
+            await engine.prepare(ask(sampling=Sampling(max_tokens=10**9)))
 
     @pytest.mark.parametrize(
         ("param", "sampling"),
@@ -259,12 +258,12 @@ class EngineContract:
         self, engine: Engine, param: str, sampling: Sampling
     ) -> None:
         with pytest.raises(InvalidRequest) as refusal:
-            await anext(engine.generate(ask(sampling=replace(sampling, max_tokens=1))))
+            await engine.prepare(ask(sampling=replace(sampling, max_tokens=1)))
         assert refusal.value.param == param
 
     async def test_a_prompt_token_outside_the_vocabulary_is_refused(self, engine: Engine) -> None:
         with pytest.raises(InvalidRequest):
-            await anext(engine.generate(ask(TokensPrompt((HUGE,)))))
+            await engine.prepare(ask(TokensPrompt((HUGE,))))
 
     @pytest.mark.parametrize("tokens", [[-1], [HUGE]])
     async def test_detokenizing_an_unknown_id_is_refused(self, engine: Engine, tokens: Sequence[int]) -> None:
@@ -273,7 +272,8 @@ class EngineContract:
         assert refusal.value.param == "tokens"
 
     async def test_the_engine_serves_on_after_a_generation_was_given_up(self, engine: Engine) -> None:
-        events = engine.generate(ask(sampling=Sampling(max_tokens=500, ignore_eos=True)))
+        prepared = await engine.prepare(ask(sampling=Sampling(max_tokens=500, ignore_eos=True)))
+        events = one_by_one(prepared.run)
         await anext(events)
         await anext(events)
         await events.aclose()
@@ -285,10 +285,9 @@ class EngineContract:
 
     async def test_work_shows_as_steps_and_as_unfinished_until_it_is_done(self, engine: Engine) -> None:
         before = engine.stats()
-        async with aclosing(engine.generate(ask(sampling=Sampling(max_tokens=20, ignore_eos=True)))) as events:
-            async for event in events:
-                if isinstance(event, TextDelta):
-                    break
+        prepared = await engine.prepare(ask(sampling=Sampling(max_tokens=20, ignore_eos=True)))
+        async with aclosing(one_by_one(prepared.run)) as events:
+            await anext(events)
             assert engine.stats().unfinished == before.unfinished + 1
             async for _ in events:
                 pass

@@ -28,7 +28,7 @@ from tokka.errors import ConfigurationError
         ("a=b-c", {"a": "b-c"}),
     ],
 )
-def test_a_value_that_reads_as_json_is_taken_as_such(pair: str, expected: dict[str, Any]) -> None:
+def test_engine_arg_value_is_parsed_as_json_when_possible(pair: str, expected: dict[str, Any]) -> None:
     assert parse_pairs([pair]) == expected
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.engine.contract import EngineContract, ask, collect
+from tests.events import one_by_one
 from tokka.core import Constraint, ConstraintKind, GenerateRequest, Sampling, TextPrompt, TokensPrompt
 from tokka.engine.fake import ANSWER, FakeEngine, FakeOptions
 from tokka.engine.script import EOS, VOCAB_SIZE
@@ -46,7 +49,7 @@ async def test_answer_is_an_option() -> None:
     assert (await collect(engine, ask(sampling=Sampling()))).text() == "Moi"
 
 
-async def test_start_reports_a_phase_and_tells_what_it_serves() -> None:
+async def test_start_reports_a_phase_and_returns_engine_info() -> None:
     phases: list[str] = []
     info = await FakeEngine(FakeOptions(max_model_len=99)).start(lambda phase, _detail: phases.append(phase))
     assert phases == ["loading weights"]
@@ -110,9 +113,7 @@ async def test_a_token_prompt_is_taken_as_it_is(engine: FakeEngine) -> None:
 
 
 async def test_running_counts_open_generations(engine: FakeEngine) -> None:
-    first, second = engine.generate(ask()), engine.generate(ask())
-    await anext(first)
-    await anext(second)
+    first, second = [one_by_one((await engine.prepare(ask())).run) for _ in range(2)]
     # Both are rendered and counted, but not begun.
     assert engine.stats().running == 0
     await anext(first)
@@ -179,3 +180,11 @@ async def test_a_form_it_cannot_follow_is_refused_by_name(engine: FakeEngine, ki
     with pytest.raises(UnsupportedParameter) as caught:
         await collect(engine, ask(sampling=Sampling(constraint=Constraint(kind, "{}", "field"))))
     assert caught.value.param == "field"
+
+
+async def test_fake_engine_leaves_out_an_optional_constraint(engine: FakeEngine) -> None:
+    held = Constraint("calls", "{}", "tools", is_optional=True)
+    result = await collect(engine, ask(sampling=Sampling(constraint=held)))
+    assert result.text() == ANSWER
+    with pytest.raises(UnsupportedParameter, match="'tools' needs a real engine"):
+        await collect(engine, ask(sampling=Sampling(constraint=replace(held, is_optional=False))))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-
-from tests.program import TOKKA
+from tests.cli.command import tokka as command
 
 
 def tokka(*arguments: str) -> str:
-    done = subprocess.run([str(TOKKA), *arguments], capture_output=True, text=True, timeout=60, check=False)
+    done = command(*arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

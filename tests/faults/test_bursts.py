@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.program import FLOOD_TURN_BOUND_S, TENANTS, Program, eventually, running
+from tests.program import TENANTS, Program, eventually, running
 from tokka.bench.address import address_of
 from tokka.bench.connection import Answer, Pool, head_of
 
@@ -39,7 +39,7 @@ def program() -> Iterator[Program]:
     """Start a server for each test: its learned step costs must not affect other tests."""
     engine = [word for value in STEPS for word in ("--engine-arg", value)]
     keys = [word for key in TENANTS for word in ("--api-key", key)]
-    with running("--engine", "fake", *engine, *OPTIONS, *keys, turn_bound_s=FLOOD_TURN_BOUND_S) as program:
+    with running("--engine", "fake", *engine, *OPTIONS, *keys) as program:
         yield program
 
 
@@ -102,7 +102,7 @@ async def test_first_requests_of_a_fresh_server_may_be_a_burst(program: Program,
     assert_within_targets(program, 77, 32)
 
 
-async def test_those_sent_away_by_a_burst_are_served_when_they_come_back_as_told(program: Program) -> None:
+async def test_requests_refused_in_a_burst_succeed_after_retry_after(program: Program) -> None:
     address = address_of(program.url)
     pool = Pool(address, most=1000, reuse=True)
     head = f"POST /v1/completions HTTP/1.1\r\nHost: {address.netloc}\r\nAuthorization: Bearer {TENANTS[0]}\r\n"

@@ -83,7 +83,7 @@ def test_a_client_that_leaves_the_queue_leaves_its_place() -> None:
         assert program.stop() == 0
 
 
-def test_those_who_waited_are_served_in_turn_and_their_waiting_is_measured() -> None:
+def test_queued_requests_are_served_and_their_wait_is_measured() -> None:
     with running("--engine", "fake", "--engine-arg", "max_running=2", "--engine-arg", "token_delay_s=0.02") as program:
         bodies = [{"prompt": f"turn {place}", "max_tokens": 20, "ignore_eos": True} for place in range(8)]
         with program.client() as client:

@@ -60,7 +60,7 @@ def line_of(cache: Path, **env: str) -> str:
     return lines[0]
 
 
-def test_a_disk_that_is_too_small_is_named_with_its_bytes_and_left_empty() -> None:
+def test_too_small_disk_is_reported_and_left_empty() -> None:
     with small_disk("20m") as disk:
         line = line_of(disk)
         assert str(disk) in line
@@ -70,7 +70,7 @@ def test_a_disk_that_is_too_small_is_named_with_its_bytes_and_left_empty() -> No
         assert [path.name for path in (disk / "models").iterdir() if not path.name.endswith(".lock")] == []
 
 
-def test_a_disk_that_fills_up_meanwhile_is_named_too_and_what_was_written_goes() -> None:
+def test_disk_that_fills_up_is_reported_and_left_empty() -> None:
     with small_disk("310m") as disk, running("--cache-dir", str(disk), wait=False) as program:
         until_phase(program, "converting")
         # Another program takes the space that the conversion counted on.
@@ -120,7 +120,7 @@ def test_every_damage_is_seen(cache: Path, damage: Callable[[Path], None]) -> No
     assert damage_of(folder) is not None
 
 
-def test_a_damaged_model_is_set_aside_and_a_kill_in_the_middle_of_converting_it_anew_leaves_none(cache: Path) -> None:
+def test_damaged_model_is_replaced_also_when_conversion_is_killed(cache: Path) -> None:
     folder = cache / "models" / NAME
     work = folder.with_name(f".{NAME}.work")
     flip_a_bit(folder)
@@ -147,7 +147,7 @@ def test_a_damaged_model_is_set_aside_and_a_kill_in_the_middle_of_converting_it_
         assert program.stop() == 0
 
 
-def test_a_second_server_waits_for_the_conversion_of_the_first_and_can_be_stopped_meanwhile(cache: Path) -> None:
+def test_second_server_can_be_stopped_when_it_waits_for_a_conversion(cache: Path) -> None:
     folder = cache / "models" / NAME
     aside = cache / "model"
     folder.rename(aside)
@@ -176,7 +176,7 @@ with open({str(lock)!r}, "w") as lock:
             assert not any(line.get("detail", "").startswith("converting") for line in program.log)
 
 
-def test_a_model_on_a_read_only_file_system_is_served_and_a_full_temporary_folder_done_without(intact: Path) -> None:
+def test_server_needs_neither_a_writable_model_nor_temporary_space(intact: Path) -> None:
     # The temporary folder has room for one file, and that room is taken.
     with small_disk("400m") as disk, small_disk("1m,nr_inodes=2") as full:
         (full / "filler").touch()

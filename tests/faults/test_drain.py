@@ -62,7 +62,7 @@ def test_fifty_of_fifty_streams_complete_while_the_new_are_refused(
     assert all(stream.is_closed and stream.broken is None for stream in streams)
 
 
-def test_those_who_wait_in_the_queue_are_served_before_the_end() -> None:
+def test_drain_serves_queued_requests() -> None:
     options = ("--engine", "fake", "--engine-arg", "max_running=1", "--engine-arg", "token_delay_s=0.05")
     with running(*options) as program, program.client() as client:
         bodies = [{"prompt": f"queued {place}", "max_tokens": 10, "ignore_eos": True} for place in range(4)]
@@ -79,7 +79,7 @@ def test_those_who_wait_in_the_queue_are_served_before_the_end() -> None:
         assert [stream.terminals() for stream in [*first, *others]] == [["length"]] * 4
 
 
-def test_a_drain_that_was_asked_for_is_not_cut_short_by_the_signal_that_follows() -> None:
+def test_sigterm_does_not_shorten_a_requested_drain() -> None:
     # Kubernetes runs the preStop hook and then sends SIGTERM. Only a second signal ends the server immediately.
     with running("--engine", "fake", "--engine-arg", "token_delay_s=0.02", "--admin-key", ADMIN_KEY) as program:
         with streaming(program, [{"prompt": "x", "max_tokens": 60, "ignore_eos": True}], ADMIN_KEY) as streams:

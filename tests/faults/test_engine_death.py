@@ -57,7 +57,7 @@ def assert_dies_and_recovers(program: Program, mark: str, victim: psutil.Process
     assert not victim.is_running()
 
 
-def test_a_killed_engine_ends_its_streams_with_an_error_and_is_rebuilt(program: Program) -> None:
+def test_killed_engine_ends_its_streams_with_an_error_and_restarts(program: Program) -> None:
     before = {child.pid for child in program.children()}
     assert_dies_and_recovers(program, "killed", program.core(), signal.SIGKILL, "died")
     assert len(program.children()) == len(before)
@@ -97,7 +97,7 @@ def test_a_frozen_idle_engine_is_noticed_without_any_request(program: Program) -
         assert metric(client, "tokka_engine_restarts_total", reason="unresponsive") == 1
 
 
-def test_quick_deaths_leave_nothing_behind_and_after_so_many_in_a_row_the_server_gives_up_with_exit_code_3() -> None:
+def test_quick_deaths_leak_nothing_and_end_the_server_with_code_3() -> None:
     # A separate server: after the deaths in other tests, the next engine restart might wait for a minute.
     with running("--max-quick-deaths", "4") as program, program.client() as client:
         server = psutil.Process(program.process.pid)

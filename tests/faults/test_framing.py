@@ -363,7 +363,7 @@ def test_http_1_0_without_a_host_is_served(program: Program, lines: tuple[str, .
         assert one.rest() == b""
 
 
-def test_http_1_0_is_not_told_to_continue(program: Program) -> None:
+def test_http_1_0_client_gets_no_100_continue(program: Program) -> None:
     body = chat(program)
     with connection(program) as one:
         one.send(head(f"Content-Length: {len(body)}", "Expect: 100-continue", version="1.0"))

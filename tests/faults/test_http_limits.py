@@ -213,7 +213,7 @@ def test_the_kernels_buffers_do_not_hide_a_client_that_never_reads(program: Prog
         eventually(lambda: metric(client, "tokka_requests_total", outcome="aborted") == before + 1, within_s=20)
 
 
-def test_the_end_of_an_answer_that_nobody_reads_does_not_keep_the_connection(program: Program) -> None:
+def test_unread_answer_does_not_keep_its_connection_open(program: Program) -> None:
     with program.client() as client:
         before = metric(client, "tokka_connections")
         with connected(program, receive_bytes=4096) as (raw,):
@@ -268,7 +268,7 @@ def test_flood_of_idle_connections_leaves_room_for_requests() -> None:
         assert metric(client, "tokka_connections_cut_total", reason="evicted") >= 40
 
 
-def test_when_all_are_busy_a_new_connection_is_told_and_probes_are_answered() -> None:
+def test_new_connection_gets_503_when_all_connections_are_busy() -> None:
     options = ("--engine", "fake", *HUGE, "--engine-arg", "token_delay_s=0.1", "--drain-timeout", "0")
     with running(*options, "--max-connections", "5") as program, connected(program, 5) as sockets:
         for raw in sockets:

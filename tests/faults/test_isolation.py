@@ -51,7 +51,7 @@ def cached(program: Program, tenant: str, prompt: str, **fields: Any) -> int:
     return tokens
 
 
-def test_a_tenant_finds_its_own_prompt_in_the_cache_and_no_other_tenant_does(tenants: Program) -> None:
+def test_cached_prompt_serves_only_its_own_tenant(tenants: Program) -> None:
     prompt = marked("tenant")
     assert cached(tenants, FIRST, prompt) == 0
     assert cached(tenants, FIRST, prompt) > 0

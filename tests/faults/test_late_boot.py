@@ -120,7 +120,7 @@ def test_missing_model_folder_ends_before_the_port_opens(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("option", ["--tool-call-parser", "--reasoning-parser"])
-def test_unknown_parser_is_told_before_any_import(tmp_path: Path, option: str) -> None:
+def test_unknown_parser_is_reported_before_any_import(tmp_path: Path, option: str) -> None:
     env = patched(tmp_path, dict.fromkeys(("vllm", "torch", "fastapi"), "raise RuntimeError('imported')"))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         code, lines = failing(option, "hermess", "--port", str(taken.getsockname()[1]), env=env)
@@ -128,7 +128,7 @@ def test_unknown_parser_is_told_before_any_import(tmp_path: Path, option: str) -
     assert lines[0].startswith(f"tokka: {option} hermess: ")
 
 
-def test_missing_keys_are_told_before_the_port_opens(tmp_path: Path) -> None:
+def test_missing_keys_are_reported_before_the_port_opens(tmp_path: Path) -> None:
     env = patched(tmp_path, {"tokka.cli.serve": "def open_for_connections(*_): raise RuntimeError('opened')"})
     code, lines = failing(*FAKE, "--host", "0.0.0.0", "--port", "0", env=env)
     assert (code, len(lines)) == (2, 1)

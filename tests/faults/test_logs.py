@@ -109,7 +109,7 @@ def test_without_a_standard_output_the_server_serves() -> None:
             process.kill()
 
 
-def test_what_was_logged_before_the_end_is_written() -> None:
+def test_log_is_written_completely_when_the_server_ends() -> None:
     read, write = os.pipe()
     with serving(write, "--log-format", "json") as (process, client):
         os.close(write)
@@ -122,7 +122,7 @@ def test_what_was_logged_before_the_end_is_written() -> None:
     assert '"event":"stopped"' in text
 
 
-def test_what_was_logged_before_a_second_signal_is_written() -> None:
+def test_log_is_written_completely_when_a_second_signal_arrives() -> None:
     read, write = os.pipe()
     slow = {"model": "fake", "prompt": "x", "max_tokens": 100, "stream": True}
     with serving(write, "--log-format", "json", "--engine-arg", "token_delay_s=0.3") as (process, client):

@@ -30,7 +30,7 @@ def ready(program: Program) -> None:
         eventually(lambda: client.get("/readyz").status_code == 200, within_s=READY_TIMEOUT_S)
 
 
-def test_a_request_that_ran_in_two_deaths_is_refused_for_a_while_and_others_are_served() -> None:
+def test_request_is_refused_when_it_ran_in_two_engine_deaths() -> None:
     with running(*FAKE) as program:
         for _ in range(2):
             assert ask(program, "POISON").status_code == 500
@@ -111,7 +111,7 @@ def test_request_that_must_call_is_recognised(fresh: Program, fields: dict[str, 
         assert client.post("/v1/chat/completions", json=body).status_code == 400
 
 
-def test_the_default_client_with_its_retries_kills_the_engine_twice_at_most() -> None:
+def test_retrying_client_kills_the_engine_at_most_twice() -> None:
     with running(*FAKE) as program, program.client() as client:
         openai = OpenAI(base_url=f"{program.url}/v1", api_key="none")
         with pytest.raises(BadRequestError, match="was running each time"):
@@ -128,7 +128,7 @@ def test_the_quarantine_ends_with_its_time() -> None:
         eventually(lambda: ask(program, "POISON").status_code == 500, within_s=10)
 
 
-def test_one_who_ran_beside_it_once_is_no_suspect() -> None:
+def test_request_is_served_when_it_ran_in_one_engine_death() -> None:
     with running(*FAKE) as program:
         with streaming(program, [{"prompt": "beside", "max_tokens": 1000, "ignore_eos": True}]) as streams:
             assert ask(program, "POISON").status_code == 500
@@ -139,7 +139,7 @@ def test_one_who_ran_beside_it_once_is_no_suspect() -> None:
 
 @pytest.mark.engine
 @pytest.mark.timeout(600)
-def test_a_request_that_was_running_when_the_real_engine_was_killed_twice_is_refused(fresh: Program) -> None:
+def test_request_is_refused_when_it_ran_in_two_kills_of_the_engine(fresh: Program) -> None:
     poison = {"prompt": "poison", "max_tokens": 7000, "ignore_eos": True}
     for _ in range(2):
         with streaming(fresh, [poison]) as streams:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -47,13 +48,17 @@ def used_until_refused(program: Program, secret: str) -> int:
     raise AssertionError("refused for ever")
 
 
+def is_served(program: Program, secret: str) -> bool:
+    return ask(program, secret, 1).status_code == 200
+
+
 @pytest.mark.parametrize("quota", ["--daily-tokens", "--monthly-tokens"])
 def test_two_servers_serve_no_more_than_one_quota(where: tuple[str, str], quota: str) -> None:
     secret = tokka("keys", "create", "--name", "a", quota, str(QUOTA), "--quiet", *where)
     with running_together((*DELAY, *where), (*DELAY, *where)) as programs:
         # Wait until each server has a part of the quota.
         for program in programs:
-            eventually(lambda program=program: ask(program, secret, 1).status_code == 200, within_s=10)  # type: ignore[misc]
+            eventually(partial(is_served, program, secret), within_s=10)
         with ThreadPoolExecutor(30) as pool:
             answers = list(pool.map(lambda place: ask(programs[place % 2], secret, LONGEST - 5), range(30)))
         assert {answer.status_code for answer in answers} == {200, 429}

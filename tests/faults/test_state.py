@@ -412,7 +412,7 @@ def frozen(postgres: Postgres) -> Iterator[None]:
             process.resume()
 
 
-def test_a_postgresql_that_hangs_holds_neither_requests_nor_the_end_up(postgres: Postgres) -> None:
+def test_hanging_postgresql_delays_neither_requests_nor_shutdown(postgres: Postgres) -> None:
     books = Books()
     with running(*FAST, "--database-url", postgres.new_database()) as program, program.client() as client:
         books.send(client)

@@ -10,7 +10,7 @@ from tests.program import running
 
 @pytest.mark.engine
 @pytest.mark.timeout(300)
-def test_random_faults_leave_every_request_with_exactly_one_end_and_nothing_else() -> None:
+def test_random_faults_leave_every_request_with_exactly_one_outcome() -> None:
     with running(*OPTIONS) as program:
         books, problems = soak(program, seconds=60, seed=7, fault_every_s=(5.0, 8.0))
         assert problems == []

@@ -38,9 +38,7 @@ def test_lines_are_written_in_their_order(pipe: tuple[int, int]) -> None:
     assert lines.dropped == 0
 
 
-def test_lines_beyond_the_queue_are_dropped_and_the_writer_says_so_later(
-    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_writer_counts_lines_dropped_by_a_full_queue(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokka.observability.log_writer, "_MAX_QUEUED_BYTES", 1000)
     read, write = pipe
     lines = LineWriter(write)

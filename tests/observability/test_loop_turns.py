@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from types import SimpleNamespace
 
+import pytest
 import uvloop
 
 from tests.program import TURN_BOUND_S, running
 from tests.wire import metric
+from tokka.observability import loop_turns
 from tokka.observability.loop_turns import LoopTurns, Turn
 
 
@@ -59,7 +62,39 @@ def test_loop_turns_leave_an_idle_loop_asleep() -> None:
     assert asyncio.run(idle()) == []
 
 
-def test_loop_turns_tell_other_threads_apart() -> None:
+def test_loop_turns_sleep_until_the_loop_uses_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        looks.append(seconds)
+        time.sleep(seconds)
+
+    monkeypatch.setattr(loop_turns, "time", SimpleNamespace(**{**vars(time), "sleep": sleep}))
+
+    async def idle_then_busy() -> list[Turn]:
+        seen: list[Turn] = []
+        measure = LoopTurns(seen.append)
+        measure.start()
+        await asyncio.sleep(0.3)
+        # The start itself may have used some CPU.
+        assert len(looks) <= 2
+        burn(0.4)
+        await asyncio.sleep(0)
+        measure.close()
+        return seen
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        seen = runner.run(idle_then_busy())
+    assert 0.2 < max(turn.cpu_s for turn in seen) < 0.6
+
+
+def test_loop_turns_are_measured_without_sleep_on_cpu_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop_turns, "_sleep_until", lambda clock, time_s: None)
+    test_loop_turns_measure_a_long_turn()
+    test_loop_turns_leave_an_idle_loop_asleep()
+
+
+def test_loop_turns_measure_other_threads_separately() -> None:
     async def beside_a_thread() -> list[Turn]:
         seen: list[Turn] = []
         measure = LoopTurns(seen.append)

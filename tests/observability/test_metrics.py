@@ -75,7 +75,7 @@ def test_outcomes_add_up_to_the_requests(outcomes: list[Any]) -> None:
     assert sum(samples(metrics.registry.collect(), "tokka_requests_total").values()) == len(outcomes)
 
 
-def test_the_outcomes_are_those_of_the_contract() -> None:
+def test_outcomes_match_the_contract() -> None:
     assert set(OUTCOMES) == {"stop", "length", "tool_calls", "aborted", "timeout", "rejected", "invalid", "error"}
 
 
@@ -117,7 +117,7 @@ def test_a_rejection_is_counted_by_its_reason() -> None:
 
 
 @pytest.mark.parametrize("outcome", [outcome for outcome in OUTCOMES if outcome != "rejected"])
-def test_only_rejections_count_as_such(outcome: str) -> None:
+def test_rejections_total_counts_only_rejections(outcome: str) -> None:
     counted = samples(observed(outcome=outcome, reason="x").registry.collect(), "tokka_rejections_total")
     assert counted == {}
 
@@ -161,7 +161,7 @@ def test_two_servers_in_one_process_count_apart() -> None:
     assert samples(Metrics().registry.collect(), "tokka_requests_total") == {}
 
 
-async def test_what_is_watched_belongs_to_the_loop_and_is_not_read_while_another_thread_writes() -> None:
+async def test_watched_values_are_read_only_on_the_loop_thread() -> None:
     readers: list[int] = []
 
     def read() -> int:
@@ -181,7 +181,7 @@ async def test_what_is_watched_belongs_to_the_loop_and_is_not_read_while_another
     assert readers == [threading.get_ident()] * 12
 
 
-def test_the_text_is_what_prometheus_reads() -> None:
+def test_metrics_text_is_valid_for_prometheus() -> None:
     metrics = observed()
     metrics.watch(EngineStats, lambda: 0, lambda: 1, lambda: 0.0)
     families = list(text_string_to_metric_families(metrics.render().decode()))
@@ -189,7 +189,7 @@ def test_the_text_is_what_prometheus_reads() -> None:
     assert not any(math.isnan(sample.value) for family in families for sample in family.samples)
 
 
-def test_the_metrics_dashboards_rely_on_are_there_each_with_its_meaning() -> None:
+def test_metrics_of_the_dashboards_exist_and_have_a_help_text() -> None:
     metrics = Metrics()
     metrics.watch(EngineStats, lambda: 0, lambda: 1, lambda: 0.0)
     meanings = {family.name: family.documentation for family in metrics.registry.collect()}

@@ -16,6 +16,7 @@ import psutil
 import pytest
 import uvloop
 
+from tokka.core import TokensPrompt
 from tokka.engine.supervision.processes import PARSER_NAME
 from tokka.errors import InvalidRequest, ServerOverloaded, UnsupportedParameter
 from tokka.observability.loop_turns import LoopTurns, Turn
@@ -24,11 +25,18 @@ from tokka.parsing.worker import PARSABLE, answer_to
 from tokka.protocol.chat import ChatRequest
 from tokka.protocol.completions import CompletionRequest
 from tokka.protocol.fingerprint import fingerprint_of
+from tokka.protocol.responses.resource import ResponseForm
 from tokka.protocol.validation import validated
 from tokka.sandbox.process import start_confined
 
-TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"x": {}}}}}
+TOOL: dict[str, Any] = {
+    "type": "function",
+    "function": {"name": "f", "parameters": {"type": "object", "properties": {"x": {}}}},
+}
+FLAT_TOOL = {"type": "function", **TOOL["function"]}
 CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hei"}]}
+ANTHROPIC_TOOL = {"name": "f", "input_schema": {"type": "object", "properties": {"x": {}}}}
+IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}}
 BODIES: list[tuple[str, dict[str, Any]]] = [
     ("ChatRequest", CHAT),
     ("ChatRequest", {**CHAT, "stream": True, "stream_options": {"include_usage": True}, "logprobs": True, "n": 2}),
@@ -37,6 +45,11 @@ BODIES: list[tuple[str, dict[str, Any]]] = [
     ("ChatRequest", {**CHAT, "response_format": {"type": "json_object"}, "chat_template_kwargs": {"a": 1}}),
     ("CompletionRequest", {"model": "m", "prompt": ["a", "b"], "echo": True, "best_of": 3, "stop": ["x"]}),
     ("CompletionRequest", {"model": "m", "prompt": [[1, 2], [3]], "allowed_token_ids": [1, 2]}),
+    ("MessagesRequest", {**CHAT, "max_tokens": 1, "tools": [ANTHROPIC_TOOL], "tool_choice": {"type": "any"}}),
+    ("MessagesRequest", {**CHAT, "max_tokens": 1, "messages": [{"role": "user", "content": [IMAGE]}]}),
+    ("CountTokensRequest", {**CHAT, "tools": [ANTHROPIC_TOOL]}),
+    ("ResponsesRequest", {"model": "m", "input": [{"role": "user", "content": "Hei"}], "metadata": {"a": "b"}}),
+    ("ResponsesRequest", {"model": "m", "input": "Hei", "tools": [FLAT_TOOL], "tool_choice": "required"}),
     ("TokenizeRequest", {"messages": CHAT["messages"]}),
     ("DetokenizeRequest", {"tokens": [1, 2, 3]}),
 ]
@@ -62,7 +75,12 @@ def comparable(parsed: Any) -> Any:
     if not hasattr(parsed, "request"):
         return parsed
     # A body parsed in this process is hashed only on demand.
-    return replace(parsed, request=replace(parsed.request, id="", fingerprint=fingerprint_of(parsed.request)))
+    parsed = replace(parsed, request=replace(parsed.request, id="", fingerprint=fingerprint_of(parsed.request)))
+    if isinstance(parsed.form, ResponseForm):
+        # Items without an id get a new one.
+        items = tuple({**item, "id": ""} for item in parsed.form.items)
+        parsed = replace(parsed, form=replace(parsed.form, items=items))
+    return parsed
 
 
 @pytest.mark.parametrize(("kind", "body"), BODIES, ids=str)
@@ -95,7 +113,8 @@ async def test_body_parser_leaves_the_loop_free() -> None:
     measure = LoopTurns(turns.append)
     measure.start()
     parsed = await parser.parse(CompletionRequest, token_ids, "tenant")
-    assert sum(len(prompt.token_ids) for prompt in parsed.request.prompts) == 1_000_000  # type: ignore[union-attr]
+    prompts = [prompt for prompt in parsed.request.prompts if isinstance(prompt, TokensPrompt)]
+    assert sum(len(prompt.token_ids) for prompt in prompts) == 1_000_000
     await parser.parse(ChatRequest, many, "tenant")
     with pytest.raises(InvalidRequest):
         await parser.parse(CompletionRequest, broken, "tenant")

@@ -82,7 +82,7 @@ def snapshot(cache: Path, model: str) -> Path:
     return write_model(folder / "snapshots" / "0123abc")
 
 
-def test_typo_in_a_hub_id_is_told_with_what_was_meant(hub: Hub, cache: Path) -> None:
+def test_typo_in_a_hub_id_gets_a_suggestion(hub: Hub, cache: Path) -> None:
     snapshot(cache, "my-team/finnish-llama-7b")
     line = line_of("Qwen/Qwen3-0.6", code=2, cache=cache, HF_ENDPOINT=hub.url)
     assert "Qwen/Qwen3-0.6 is not a folder and not a preset" in line
@@ -98,7 +98,7 @@ def test_hub_that_cannot_be_asked_is_not_a_wrong_use(cache: Path) -> None:
     assert "did you mean Poro-34B-chat?" in line
 
 
-def test_hub_whose_address_is_not_found_in_time_is_told(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+def test_hub_lookup_fails_when_dns_does_not_answer_in_time(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
     found = threading.Event()
     monkeypatch.setenv("HF_HUB_CACHE", str(cache))
     # Acts like a DNS resolver that gets no answer.
@@ -130,7 +130,7 @@ def test_offline_without_cache_names_the_cache(cache: Path) -> None:
         ((200, "", "[]"), 2, "must hold a JSON object"),
     ],
 )
-def test_answer_of_the_hub_is_told_in_our_words(
+def test_hub_error_becomes_our_own_message(
     hub: Hub, cache: Path, answer: tuple[int, str, str], code: int, words: str
 ) -> None:
     hub.answers["/a/b/resolve/v7/config.json"] = answer
@@ -158,7 +158,7 @@ def test_cached_model_is_checked_as_a_folder_when_offline(cache: Path) -> None:
     assert "tokenizer.json is a Git LFS pointer" in line_of("a/b", code=3, cache=cache, HF_HUB_OFFLINE="1")
 
 
-def test_missing_folder_is_told_with_one_that_is_there(tmp_path: Path, cache: Path) -> None:
+def test_missing_folder_gets_a_suggestion(tmp_path: Path, cache: Path) -> None:
     (tmp_path / "poro-34b-chat").mkdir()
     line = line_of(str(tmp_path / "poro-34b-cat"), code=3, cache=cache)
     assert "does not exist" in line

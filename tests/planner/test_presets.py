@@ -9,8 +9,9 @@ import pytest
 from tokka.planner.gpus import find_gpu
 from tokka.planner.layout import lay_out
 from tokka.planner.model_config import ModelConfig
+from tokka.planner.parameters import count_parameters
 from tokka.planner.presets import FOLDER, find_preset, read_preset
-from tokka.planner.sizing import count_parameters, measure
+from tokka.planner.sizing import measure
 
 FILES = sorted(FOLDER.glob("*.yaml"))
 

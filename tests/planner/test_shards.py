@@ -112,7 +112,7 @@ def test_dummy_weights_need_no_file(tmp_path: Path) -> None:
         (["a-00001-of-00001.bin", "b-00002-of-00002.bin"], ["b-00001-of-00002.bin"]),
     ],
 )
-def test_absent_parts_are_told_by_the_numbers(names: list[str], absent: list[str]) -> None:
+def test_absent_parts_are_found_by_their_numbers(names: list[str], absent: list[str]) -> None:
     assert absent_parts(names) == absent
 
 
@@ -120,7 +120,7 @@ def test_number_without_measure_does_not_hold_the_start() -> None:
     assert len(absent_parts([f"model-00001-of-{10**18}.safetensors"])) < 10_000
 
 
-def test_incomplete_download_is_told_from_a_whole_one(folder: Path) -> None:
+def test_has_all_files_detects_an_incomplete_download(folder: Path) -> None:
     assert has_all_files(folder, "auto")
     (folder / FIRST).unlink()
     assert not has_all_files(folder, "auto")

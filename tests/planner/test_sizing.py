@@ -64,7 +64,7 @@ def test_poro_splits_over_the_divisors_of_its_heads(size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [3, 16, 112])
-def test_a_size_that_does_not_divide_the_heads_is_answered_with_those_that_do(size: int) -> None:
+def test_invalid_tensor_parallel_size_gets_the_valid_sizes(size: int) -> None:
     reason = check_tensor_parallel(ModelConfig.of(PORO_34B), size)
     assert reason is not None
     assert f"{size} devices" in reason
@@ -112,7 +112,7 @@ def preset_config(name: str) -> dict[str, Any]:
         ),
     ],
 )
-def test_what_the_engine_cannot_split_is_named(config: dict[str, Any], size: int, reason: str) -> None:
+def test_tensor_parallel_error_names_the_indivisible_part(config: dict[str, Any], size: int, reason: str) -> None:
     problem = check_tensor_parallel(ModelConfig.of(config), size)
     assert problem is not None
     assert problem.startswith(reason)
@@ -126,7 +126,7 @@ def test_groups_of_a_quantization_are_not_cut() -> None:
     assert "groups of 128" in str(check_tensor_parallel(ModelConfig.of(config), 8, group=128))
 
 
-def test_fewer_kv_heads_than_devices_are_copied_and_save_no_more_memory() -> None:
+def test_kv_heads_are_copied_when_devices_outnumber_them() -> None:
     size = measure(ModelConfig.of(preset_config("Qwen2.5-7B-Instruct")))
     per_head = 28 * 2 * 128 * 2
     assert [size.kv_bytes_on_device(devices) for devices in (1, 2, 4, 28)] == [
@@ -244,6 +244,6 @@ def test_fp8_halves_the_kv_cache() -> None:
         ({**preset_config("Poro-34B"), "quantization_config": {"quant_method": "exl9"}}, "exl9"),
     ],
 )
-def test_what_cannot_be_counted_is_said(config: dict[str, Any], reason: str) -> None:
+def test_measure_fails_when_the_size_is_unknown(config: dict[str, Any], reason: str) -> None:
     with pytest.raises(ConfigurationError, match=reason):
         measure(ModelConfig.of(config))

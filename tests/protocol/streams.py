@@ -15,25 +15,28 @@ from tokka.core import (
     ChoiceDone,
     Event,
     Finished,
+    FinishReason,
     PromptEcho,
     TextDelta,
     TokenLogprob,
     Usage,
 )
-from tokka.protocol.chunks import StreamEncoder
+from tokka.protocol.chunks import Encoder
 from tokka.protocol.folding import dumps
 
 # Characters of one to four bytes in UTF-8.
 texts = st.text("ab ä€🦌", max_size=12)
 logprobs = st.floats(-30, 0)
+# finish_reason and stop_reason of a choice.
+ENDINGS: list[tuple[FinishReason, str | int | None]] = [("length", None), ("stop", None), ("stop", "END"), ("stop", 7)]
 
 
-def chunks_of(encoder: StreamEncoder, events: Iterable[Event]) -> list[dict[str, Any]]:
+def chunks_of(encoder: Encoder, events: Iterable[Event]) -> list[dict[str, Any]]:
     """Return the chunks of a stream, as a client reads them."""
     return [orjson.loads(dumps(chunk)) for event in events for chunk in encoder.feed(event)]
 
 
-def answer_of(encoder: StreamEncoder, events: Iterable[Event]) -> dict[str, Any]:
+def answer_of(encoder: Encoder, events: Iterable[Event]) -> dict[str, Any]:
     """Return the plain response, as a client reads it."""
     fold = encoder.fold()
     for event in events:
@@ -79,7 +82,7 @@ def choices(draw: st.DrawFn, index: int, shape: Shape) -> list[Event]:
         text = "".join(decoder.decode(token.bytes) for token in step)
         ids = tuple(token.id for token in step)
         events.append(TextDelta(index, text, ids, None if shape.alternatives is None else tuple(step)))
-    reason, stop = draw(st.sampled_from([("length", None), ("stop", None), ("stop", "END"), ("stop", 7)]))
+    reason, stop = draw(st.sampled_from(ENDINGS))
     events.append(ChoiceDone(index, reason, stop, None if shape.alternatives is None else total))
     return events
 

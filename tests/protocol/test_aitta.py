@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 import requests
@@ -67,16 +68,16 @@ def test_a_base_model_claims_no_chat() -> None:
         ("Ärjä ü?#%2F", "%C3%84rj%C3%A4%20%C3%BC%3F%23%252F"),
     ],
 )
-def test_a_name_in_a_path_has_tildes_for_slashes_and_nothing_that_ends_a_path(name: str, path: str) -> None:
+def test_model_name_in_a_path_has_tildes_and_is_escaped(name: str, path: str) -> None:
     links = model(CHAT, name).links
     assert links.self.href == f"/model/{path}"
     assert links.metadata
     assert links.metadata.href == f"/model/{path}/metadata"
-    segment = requests.utils.unquote(path)
+    segment = unquote(path)
     assert documents.name_of(segment, ["other", name]) == name
 
 
-def test_a_segment_that_names_nothing_stays_what_it_is() -> None:
+def test_unknown_segment_stays_unchanged() -> None:
     assert documents.name_of("a~b", ["a-b", "a"]) == "a~b"
 
 
@@ -103,7 +104,7 @@ def test_a_list_of_models_names_each() -> None:
     assert [(link.name, link.href) for link in found.links.item] == [("a/b", "/model/a~b"), ("c", "/model/c")]
 
 
-def test_nobody_sees_a_worker_of_a_model_that_is_not_theirs_or_not_there() -> None:
+def test_worker_list_is_empty_without_a_callable_model_or_worker() -> None:
     assert documents.worker_list(None, 1).links.item == documents.worker_list("a", None).links.item == []
     assert [link.href for link in documents.worker_list("a/b", 2).links.item] == ["/worker/a~b/2"]
 
@@ -121,7 +122,7 @@ def answered(error: TokkaError, path: str) -> requests.Response:
     response = requests.Response()
     response.status_code = error.status
     response.headers.update(error.headers())
-    response._content = body_of_error(error, path)
+    response._content = body_of_error(error, path, "req_1")
     return response
 
 
@@ -135,7 +136,7 @@ def answered(error: TokkaError, path: str) -> requests.Response:
         (UnknownUrl("no"), APIErrorResponse),
     ],
 )
-def test_an_error_is_what_the_package_makes_of_its_status(error: TokkaError, kind: type[APIErrorResponse]) -> None:
+def test_aitta_package_raises_the_exception_of_each_error(error: TokkaError, kind: type[APIErrorResponse]) -> None:
     with pytest.raises(kind) as raised:
         handle_error_responses(answered(error, "/model"))
     assert (raised.value.error_type, raised.value.error_description) == (error.code, error.message)

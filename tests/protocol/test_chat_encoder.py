@@ -247,7 +247,7 @@ def test_content_beside_tools_is_the_same_in_a_stream(
     asked = request(tools=[TOOL], **fields)
     assert answer_of(asked, events)["choices"][0]["message"]["content"] == content
     encoder = ChatEncoder(request(tools=[TOOL], stream=True, **fields).answer_form(), "chatcmpl-1", "fp_1")
-    chunks = [orjson.loads(line) for event in events for line in encoder.encode(event)]
+    chunks = [orjson.loads(data.removeprefix(b"data: ")) for event in events for data in encoder.encode(event)]
     parts = [choice["delta"].get("content") for chunk in chunks for choice in chunk["choices"]]
     said = [part for part in parts if part is not None]
     assert ("".join(said) if said else None) == content
@@ -266,7 +266,7 @@ def test_json_of_a_stream_is_that_of_its_chunks(
     options = {"include_usage": include, "continuous_usage_stats": continuous}
     asked = request(stream=True, stream_options=options, **fields)
     encoder = ChatEncoder(asked.answer_form(), "chatcmpl-1", "fp_1")
-    sent = [orjson.loads(data) for event in events for data in encoder.encode(event)]
+    sent = [orjson.loads(data.removeprefix(b"data: ")) for event in events for data in encoder.encode(event)]
     # The two may have been created in different seconds.
     assert [{**chunk, "created": 0} for chunk in sent] == [
         {**chunk, "created": 0} for chunk in chunks_of(asked, events)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import jsonschema_rs
@@ -12,7 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from tests.protocol.schemas import schemas, values
 from tokka.protocol.closing import closed
-from tokka.protocol.json_schema import MAX_SUBSCHEMAS, schema_text
+from tokka.protocol.json_schema import MAX_SUBSCHEMAS, checked_schema
 
 A, B, N = {"type": "string"}, {"type": "integer"}, {"type": "null"}
 CLOSED = {"additionalProperties": False}
@@ -86,11 +85,11 @@ def test_arguments_that_are_open_on_purpose_stay_open(schema: Any) -> None:
 
 
 def fits(schema: Any, *values: Any) -> list[bool]:
-    validator = jsonschema_rs.Draft202012Validator(closed(json.loads(schema_text(schema))))
+    validator = jsonschema_rs.Draft202012Validator(closed(checked_schema(schema)))
     return [validator.is_valid(value) for value in values]
 
 
-def test_what_is_composed_of_several_is_closed_as_a_whole() -> None:
+def test_composed_schema_is_closed_as_a_whole() -> None:
     base = {"type": "object", "properties": {"a": A}, "required": ["a"]}
     schema = {"allOf": [{"$ref": "#/$defs/base"}, {"properties": {"b": B}}], "$defs": {"base": base}}
     assert fits(schema, {"a": "x", "b": 1}, {"a": "x", "b": "x"}, {"b": 1}, {"a": "x", "c": 1}) == [
@@ -117,7 +116,7 @@ def test_properties_beside_a_reference_are_closed_together() -> None:
     assert fits(schema, {"a": "x", "b": 1}, {"b": 1}, {"a": "x", "c": 1}) == [True, False, False]
 
 
-def test_each_alternative_has_its_own_names_and_those_beside() -> None:
+def test_alternative_allows_its_own_and_the_shared_properties() -> None:
     cat, dog = ({"properties": {name: {"type": "integer"}}, "required": [name]} for name in ("lives", "tricks"))
     schema = {"type": "object", "properties": {"name": A}, "required": ["name"], "anyOf": [cat, dog]}
     values: list[Any] = [{"name": "x", "lives": 1}, {"name": "x", "tricks": 1}]
@@ -131,7 +130,7 @@ def test_each_alternative_has_its_own_names_and_those_beside() -> None:
     assert fits({**schema, "oneOf": schema.pop("anyOf")}, *values) == [True, True]
 
 
-def test_alternatives_of_what_is_required_keep_the_names_beside_them() -> None:
+def test_alternatives_of_required_keep_the_shared_properties() -> None:
     schema = {"properties": {"a": A, "b": B}, "anyOf": [{"required": ["a"]}, {"required": ["b"]}]}
     assert fits(schema, {"a": "x"}, {"b": 1}, {"a": "x", "b": 1}, {}, {"a": "x", "c": 1}) == [
         True,
@@ -164,7 +163,7 @@ def test_names_of_our_own_are_nobody_s() -> None:
     assert fits(schema, {"a": "x", "b": 1}, {"a": 1}, {"b": "x"}, {"c": 1}) == [True, False, False, False]
 
 
-def test_what_would_become_many_times_as_large_stays_as_it_is() -> None:
+def test_schema_stays_open_when_closing_would_make_it_too_large() -> None:
     names = {f"p{i}": True for i in range(200)}
     schema = {
         "$defs": {"d": {"properties": names}},
@@ -175,9 +174,9 @@ def test_what_would_become_many_times_as_large_stays_as_it_is() -> None:
 
 
 @given(schemas, values)
-def test_what_fits_the_closed_schema_fits_the_schema(schema: Any, value: Any) -> None:
+def test_value_of_the_closed_schema_fits_the_original_schema(schema: Any, value: Any) -> None:
     try:
-        checked = json.loads(schema_text(schema))
+        checked = checked_schema(schema)
     except PydanticCustomError:
         return
     if jsonschema_rs.is_valid(closed(checked), value):

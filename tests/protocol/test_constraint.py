@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from tests.protocol.constrained import CHAT, COMPLETION, chat, completion
+from tests.protocol.bodies import CHAT, COMPLETION, chat, completion
 from tokka.core import Constraint
 from tokka.protocol.chat import ChatRequest
 from tokka.protocol.completions import CompletionRequest
@@ -150,7 +150,7 @@ def test_a_constraint_of_the_wrong_form_is_refused(model: type[BaseModel], value
     ("name", "value"), [("ignore_eos", True), ("min_tokens", 1), ("bad_words", ["a"]), ("allowed_token_ids", [1])]
 )
 @pytest.mark.parametrize("model", [ChatRequest, CompletionRequest])
-def test_what_contradicts_a_constraint_is_refused(model: type[BaseModel], name: str, value: Any) -> None:
+def test_field_is_refused_when_it_contradicts_a_constraint(model: type[BaseModel], name: str, value: Any) -> None:
     assert "cannot be combined" in refused(model, {"structured_outputs": {"regex": "a"}, name: value})
 
 
@@ -158,12 +158,12 @@ def test_what_contradicts_a_constraint_is_refused(model: type[BaseModel], name: 
     "fields",
     [{"ignore_eos": False}, {"min_tokens": 0}, {"bad_words": []}, {"n": 3}, {"stop": "a"}, {"logit_bias": {"1": -100}}],
 )
-def test_what_leaves_room_for_it_is_taken(fields: dict[str, Any]) -> None:
+def test_compatible_fields_are_accepted_beside_a_constraint(fields: dict[str, Any]) -> None:
     assert completion(structured_outputs={"regex": "a"}, **fields).to_core().sampling.constraint
 
 
 @pytest.mark.parametrize("field", [{"ignore_eos": True}, {"min_tokens": 1}])
-def test_what_contradicts_a_response_format_is_refused(field: dict[str, Any]) -> None:
+def test_field_is_refused_when_it_contradicts_a_response_format(field: dict[str, Any]) -> None:
     assert "cannot be combined" in refused(ChatRequest, {"response_format": {"type": "json_object"}, **field})
 
 

@@ -14,13 +14,14 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import pytest
 
-from tests.protocol.constrained import chat, completion
+from tests.protocol.bodies import CHAT, chat, completion
 from tests.protocol.tool_bodies import allowed, tool
 from tokka.core import (
     ChatPrompt,
     Constraint,
     FunctionSchema,
     GenerateRequest,
+    Image,
     RequiredCalls,
     Sampling,
     TextPrompt,
@@ -56,12 +57,12 @@ def test_fingerprint_of_equal_bodies_is_equal(choice: str, strict: bool) -> None
     body = calling(choice, strict)
     seen = {fingerprint_of(chat(**body).to_core()) for _ in range(5)}
     assert len(seen) == 1
-    raw = json.dumps({"model": "m", "messages": [{"role": "user", "content": "a"}], **body}).encode()
+    raw = json.dumps({**CHAT, **body}).encode()
     apart = pickle.loads(answer_to("ChatRequest", raw))
     assert apart.request.fingerprint in seen
 
 
-def test_fingerprint_tells_every_tool_choice_apart() -> None:
+def test_fingerprint_differs_for_every_tool_choice() -> None:
     bodies = [calling(choice, strict) for choice in CHOICES if choice != "none" for strict in (True, False)]
     bodies += [calling(choice, strict=False, parallel_tool_calls=False) for choice in ("auto", "required")]
     # With `tool_choice: none`, the model sees no tools, so they do not change the fingerprint.
@@ -115,7 +116,7 @@ def test_fingerprint_differs_where_bodies_do() -> None:
     assert len({fingerprint_of(request) for request in requests}) == len(requests)
 
 
-def test_fingerprint_ignores_what_the_engine_does_not_see() -> None:
+def test_fingerprint_ignores_fields_that_the_engine_does_not_see() -> None:
     for body in ({"user": "x"}, {"priority": 3}, {"timeout": 5}, {"cache_salt": "x"}, {"stream": True}, {"model": "x"}):
         assert fingerprint_of(chat(**body).to_core()) == fingerprint_of(chat().to_core()), body
 
@@ -126,7 +127,7 @@ REQUEST = GenerateRequest(
     "id",
     "m",
     (TextPrompt("a"),),
-    Sampling(constraint=Constraint("json", "{}", "p", RequiredCalls((FunctionSchema("f", {}, strict=False),), 1))),
+    Sampling(constraint=Constraint("json", "{}", "p", RequiredCalls((FunctionSchema("f", {}, {}),), 1))),
 )
 TOOLS = Tools(({"type": "function", "function": {"name": "f"}},))
 
@@ -157,6 +158,7 @@ EXAMPLES: dict[type, tuple[Any, Callable[[Any], GenerateRequest]]] = {
     ),
     ChatPrompt: (ChatPrompt(({"role": "user", "content": "a"},), TOOLS), with_prompt),
     Tools: (TOOLS, lambda tools: with_prompt(ChatPrompt((), tools))),
+    Image: (Image("data:,", "p"), lambda image: with_prompt(ChatPrompt((), images=(image,)))),
     TextPrompt: (TextPrompt("a"), with_prompt),
     TokensPrompt: (TokensPrompt(array("I", [1, 2])), with_prompt),
 }
@@ -209,7 +211,8 @@ def candidates(hint: Any) -> Iterator[Any]:
 
 
 def test_fingerprint_knows_every_class_of_a_request() -> None:
-    known, left = set(), [GenerateRequest]
+    known: set[type] = set()
+    left: list[type] = [GenerateRequest]
     while left:
         kind = left.pop()
         assert kind in EXAMPLES, f"{kind.__name__} is new in requests: add an example of it here"

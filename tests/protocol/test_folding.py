@@ -8,7 +8,7 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.protocol.requests import request
+from tests.protocol.bodies import completion
 from tokka.core import Accepted, ChoiceDone, Event, Finished, PromptEcho, TextDelta, TokenLogprob, Usage
 from tokka.protocol.completions import CompletionEncoder
 from tokka.protocol.folding import JsonItems, JsonList, JsonObject, JsonText, RawJson
@@ -54,7 +54,7 @@ def test_echo_is_held_once_for_all_choices() -> None:
     events: list[Event] = [Accepted(((1,) * 2000,)), PromptEcho(0, "word " * 2000, scored)]
     for index in range(128):
         events += [TextDelta(index, "!", (2,), scored[:1]), ChoiceDone(index, "stop", None, -1.0)]
-    encoder = CompletionEncoder(request(echo=True, n=128, logprobs=1).answer_form(), "cmpl-1", "fp_1")
+    encoder = CompletionEncoder(completion(echo=True, n=128, logprobs=1).answer_form(), "cmpl-1", "fp_1")
     fold = encoder.fold()
     for event in [*events, Finished(Usage(2000, 128))]:
         for chunk in encoder.feed(event):

@@ -10,7 +10,7 @@ from openai.types import completion_create_params as completion_params
 from openai.types.chat import completion_create_params as chat_params
 from pydantic import ValidationError
 
-from tests.protocol.constrained import CHAT, chat
+from tests.protocol.bodies import CHAT, chat
 from tokka.core import IgnoredFields
 from tokka.errors import InvalidRequest, UnsupportedParameter
 from tokka.protocol.chat import ChatRequest
@@ -33,9 +33,9 @@ def messages_of(*messages: dict[str, Any]) -> tuple[dict[str, Any], ...]:
 @pytest.mark.parametrize("value", [None, True, "x", {"deep": [1]}], ids=str)
 def test_unknown_fields_of_messages_are_ignored(name: str, value: Any) -> None:
     extra = {name: value}
-    bare = [{**USER, "content": [{"type": "text", "text": "Hei"}]}, CALLS, RESULT]
+    bare: list[dict[str, Any]] = [{**USER, "content": [{"type": "text", "text": "Hei"}]}, CALLS, RESULT]
     call = {**CALL, "index": 0, "extra": value, "function": {**CALL["function"], **extra}}
-    full = [
+    full: list[dict[str, Any]] = [
         {**USER, "content": [{"type": "text", "text": "Hei", **extra}], **extra},
         {**CALLS, "tool_calls": [call], **extra},
         {**RESULT, **extra},
@@ -153,7 +153,8 @@ def test_unknown_fields_are_left_out_when_asked_for() -> None:
     assert request.prompt() == chat().prompt()
     assert without_unknown(ChatRequest, json.dumps(CHAT).encode()).parsed().ignored == IgnoredFields()
     # Unknown fields below the top level and other errors are still refused.
-    for wrong in ({"stream": True, "stream_options": {"x": 1}}, {"temperature": 9}, {"functions": []}):
+    refused: list[Any] = [{"stream": True, "stream_options": {"x": 1}}, {"temperature": 9}, {"functions": []}]
+    for wrong in refused:
         for more in ({}, fields):
             with pytest.raises(InvalidRequest) as caught:
                 without_unknown(ChatRequest, json.dumps({**CHAT, **wrong, **more}).encode())

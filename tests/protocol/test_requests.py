@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from tests.protocol.bodies import CHAT, COMPLETION, chat, completion
-from tokka.core import ChatPrompt, GenerateRequest, TextPrompt, TokensPrompt, text_chars
+from tokka.core import ChatPrompt, GenerateRequest, TextPrompt, TokensPrompt
+from tokka.prompt_size import text_chars
 from tokka.protocol.chat import ChatRequest
 from tokka.protocol.completions import DEFAULT_MAX_TOKENS, CompletionRequest
 from tokka.protocol.messages import RESERVED_TEMPLATE_KWARGS
@@ -177,7 +178,7 @@ def with_field(model: type[BaseModel], name: str, raw: str) -> str:
 
 @pytest.mark.parametrize("raw", [*NOT_A_NUMBER, "1.5", str(2**70), str(-(2**70)), "9" * 4300])
 @pytest.mark.parametrize(("model", "name", "bounds"), INTEGER_FIELDS)
-def test_what_is_not_a_whole_number_in_range_is_refused(
+def test_integer_field_refuses_other_values(
     model: type[BaseModel], name: str, bounds: tuple[int, int], raw: str
 ) -> None:
     assert refused(model, with_field(model, name, raw))
@@ -185,7 +186,7 @@ def test_what_is_not_a_whole_number_in_range_is_refused(
 
 @pytest.mark.parametrize("raw", [*NOT_A_NUMBER, str(2**70), str(-(2**70)), "1e308"])
 @pytest.mark.parametrize(("model", "name", "bounds"), FLOAT_FIELDS)
-def test_what_is_not_a_number_in_range_is_refused(
+def test_float_field_refuses_other_values(
     model: type[BaseModel], name: str, bounds: tuple[float, float], raw: str
 ) -> None:
     assert refused(model, with_field(model, name, raw))
@@ -228,7 +229,7 @@ BOOLEANS = [
 @pytest.mark.parametrize("raw", ['"true"', "1", "0", "[]", "{}", '"yes"'])
 @pytest.mark.parametrize("name", BOOLEANS)
 @pytest.mark.parametrize("model", list(BASES))
-def test_what_is_not_a_boolean_is_refused(model: type[BaseModel], name: str, raw: str) -> None:
+def test_boolean_field_refuses_other_values(model: type[BaseModel], name: str, raw: str) -> None:
     assert refused(model, with_field(model, name, raw))
 
 
@@ -379,7 +380,7 @@ def test_completion_takes_a_response_format() -> None:
     assert completion(response_format={"type": "text"}).to_core().sampling.constraint is None
 
 
-def test_truncation_may_take_what_fits_from_either_side() -> None:
+def test_truncation_to_the_context_accepts_either_side() -> None:
     for request in (chat, completion):
         core = request(truncate_prompt_tokens=-1, truncation_side="right").to_core()
         assert (core.truncate_prompt_tokens, core.truncation_side) == (-1, "right")
@@ -453,7 +454,7 @@ def test_a_list_of_token_ids_is_one_prompt(ids: list[int]) -> None:
 
 
 @given(st.lists(token_ids, min_size=1, max_size=3))
-def test_a_list_of_such_lists_is_as_many_prompts(lists: list[list[int]]) -> None:
+def test_list_of_token_lists_is_several_prompts(lists: list[list[int]]) -> None:
     assert ids_of(completion(prompt=lists)) == lists
 
 
@@ -549,7 +550,8 @@ def test_a_refusal_stands_in_for_the_content_it_has_not() -> None:
 
 
 def test_an_answer_sent_back_as_history_is_accepted() -> None:
-    answer = {"role": "assistant", "content": "Hei", "refusal": None, "annotations": [], "tool_calls": None}
+    answer: dict[str, Any] = {"role": "assistant", "content": "Hei", "refusal": None, "annotations": []}
+    answer["tool_calls"] = None
     (message,) = chat(messages=[answer]).prompt().messages
     assert message == {"role": "assistant", "content": "Hei"}
 
@@ -586,7 +588,7 @@ def test_tokenize_counts_a_chat_as_the_chat_endpoint_does() -> None:
         '"add_generation_prompt": true}',
     ],
 )
-def test_tokenize_refuses_what_the_chat_endpoint_would(body: str) -> None:
+def test_tokenize_refuses_the_same_bodies_as_the_chat_endpoint(body: str) -> None:
     assert refused(TokenizeRequest, body)
 
 

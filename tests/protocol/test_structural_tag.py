@@ -92,13 +92,13 @@ TOOLS = [{"type": "function", "function": {"name": "f", "strict": True, "paramet
 
 @pytest.mark.parametrize("form", [{"json": SCHEMA}, {"json_object": True}])
 def test_json_beside_tools_is_for_an_answer_without_calls(form: dict[str, Any]) -> None:
-    tools = chat(tools=TOOLS, structured_outputs=form).called_tools
+    own = chat(tools=TOOLS, structured_outputs=form).constraint
     same = {"json": {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA}}}
-    as_format = chat(tools=TOOLS, response_format=same.get(next(iter(form)), {"type": "json_object"})).called_tools
-    assert tools is not None
+    as_format = chat(tools=TOOLS, response_format=same.get(next(iter(form)), {"type": "json_object"})).constraint
+    assert own is not None
     assert as_format is not None
-    assert tools.answer == as_format.answer is not None
-    assert (tools.answer_param, as_format.answer_param) == ("structured_outputs", "response_format")
+    assert json.loads(own.text)["answer"] is not None
+    assert (own.text, own.param, as_format.param) == (as_format.text, "structured_outputs", "response_format")
 
 
 @pytest.mark.parametrize("form", [{"regex": "a"}, {"choice": ["a"]}, {"grammar": 'start: "a"'}])

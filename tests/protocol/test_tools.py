@@ -1,4 +1,4 @@
-"""Schemas of function arguments: the strictest enforceable one, and looser ones in case it cannot be compiled."""
+"""Constraints on tool calls: the strictest enforceable schemas, and looser ones in case they cannot be compiled."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ from typing import Any
 
 import pytest
 
-from tests.protocol.constrained import chat
+from tests.protocol.bodies import CHAT, chat
 from tests.protocol.tool_bodies import NAMED, allowed, held, properties, tool
 from tokka.core import Constraint
-from tokka.protocol.tools import loosened_texts
+from tokka.errors import InvalidRequest
+from tokka.protocol import constraint, schema_loosening, tools
+from tokka.protocol.chat import ChatRequest
+from tokka.protocol.constraint import loosened_texts
+from tokka.protocol.json_schema import checked_schema
+from tokka.protocol.validation import validated
 
 ANY = {"type": "object"}
 PATH = {"type": "string", "format": "path"}
@@ -34,7 +39,7 @@ def test_one_keyword_that_cannot_be_enforced_leaves_the_others() -> None:
     assert constraint.param == "tools[0].function.parameters"
 
 
-def test_what_may_not_compile_has_schemas_for_that() -> None:
+def test_uncertain_schema_has_fallback_levels() -> None:
     assert levels(held(NAMED, tool("f", properties(x=OVERLAPPING)))) == [
         only(x=OVERLAPPING),
         only(x={"anyOf": OVERLAPPING["oneOf"]}),
@@ -77,22 +82,74 @@ def test_each_function_is_loosened_as_far_as_it_may_be() -> None:
     assert all(level["$defs"]["h"]["additionalProperties"] is False for level in made)
 
 
-def test_of_the_functions_it_is_told_of_a_model_may_call_those_that_are_allowed() -> None:
+def test_allowed_tools_restricts_callable_functions() -> None:
     tools = [tool("f"), tool("g", strict=True), tool("h")]
     made = levels(held(allowed("required", "h", "f"), *tools))
     assert [set(level["$defs"]) for level in made] == [{"f", "h"}]
     for mode in ("auto", "required"):
         told = chat(tools=tools, tool_choice=allowed(mode, "h", "f")).prompt().tools
         assert told is not None
-        assert (told.choice, told.names, len(told.functions)) == (mode, {"f", "h"}, 3)
-        # `g`, the only strict function, may not be called.
-        assert told.schemas is None
-    told = chat(tools=tools, tool_choice=allowed("auto", "g")).prompt().tools
-    assert told is not None
-    assert set(told.schemas or ()) == {"g"}
+        assert (told.choice, told.names, len(told.functions)) == (mode, frozenset({"f", "h"}), 3)
+    # `g`, the only strict function, may not be called.
+    assert chat(tools=tools, tool_choice=allowed("auto", "h", "f")).constraint is None
+    assert set(json.loads(held(allowed("auto", "g"), *tools).text)["functions"]) == {"g"}
 
 
-def test_references_are_moved_with_their_schema_and_data_is_left_alone() -> None:
+def test_optional_calls_hold_strict_functions_to_their_schemas() -> None:
+    tools = [tool("f", properties(x=OVERLAPPING), strict=True), tool("g", properties(x=OVERLAPPING))]
+    functions = {"f": only(x=OVERLAPPING), "g": ANY}
+    for choice, parallel in (("auto", True), (None, False)):
+        constraint = held(choice, *tools, parallel_tool_calls=parallel)
+        assert json.loads(constraint.text) == {"functions": functions, "answer": None, "parallel": parallel}
+        assert (constraint.kind, constraint.param, constraint.is_optional) == ("calls", "tools", True)
+        assert constraint.calls is None
+    assert chat(tools=tools[1:]).constraint is None
+
+
+def test_optional_calls_hold_other_text_to_the_response_format() -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "n", "schema": properties(y=PATH)}}
+    constraint = held("auto", tool("f", properties(x=PATH)), response_format=form)
+    answer = only(y={"type": "string"})
+    assert json.loads(constraint.text) == {"functions": {"f": ANY}, "answer": answer, "parallel": True}
+    assert (constraint.kind, constraint.param, constraint.is_optional) == ("calls", "response_format", False)
+    required = held("required", tool("f"), response_format=form)
+    assert (required.kind, required.param, required.is_optional) == ("json", "tools", False)
+
+
+@pytest.mark.parametrize("choice", ["auto", "required", NAMED])
+def test_strict_schema_is_checked_once(choice: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    checks = []
+
+    def check(schema: Any) -> dict[str, Any]:
+        checks.append(schema)
+        return checked_schema(schema)
+
+    for module in (constraint, schema_loosening, tools):
+        monkeypatch.setattr(module, "checked_schema", check)
+    made = held(choice, tool("f", only(x=ANY), strict=True))
+    assert made.calls is None or len(levels(made)) == 1
+    assert len(checks) == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "beside"),
+    [
+        ({"tool_choice": "auto"}, "strict functions"),
+        ({"tool_choice": "required"}, "tools"),
+        ({"tool_choice": NAMED}, "tools[0].function.parameters"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"structured_outputs": {"json": {}}}, "structured_outputs"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_refusal_names_the_contradicting_field(fields: dict[str, Any], beside: str) -> None:
+    body = {**CHAT, "tools": [tool("f", strict=True)], **fields, "min_tokens": 3}
+    with pytest.raises(InvalidRequest) as caught:
+        validated(ChatRequest, json.dumps(body).encode())
+    assert caught.value.message.endswith(f"min_tokens cannot be combined with {beside}: leave one out.")
+
+
+def test_references_move_with_their_schema_and_data_stays() -> None:
     data = {"$ref": "#/x", "items": {"$ref": "#"}}
     schema = {
         "type": "object",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.protocol.constrained import chat
+from tests.protocol.bodies import chat
 from tokka.core import Constraint
 
 NAMED = {"type": "function", "function": {"name": "f"}}

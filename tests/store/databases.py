@@ -105,6 +105,7 @@ _UNDO = {
     "0004": ["DROP TABLE leases", "DROP TABLE servers"],
     "0003": ["ALTER TABLE keys DROP COLUMN token_key", "ALTER TABLE keys DROP COLUMN previous_token_key"],
     "0002": ["DROP TABLE downtimes"],
+    "0005": ["DROP TABLE responses", "DROP TABLE response_events"],
 }
 
 

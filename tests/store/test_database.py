@@ -70,7 +70,7 @@ def test_a_digest_is_there_once(database: Database) -> None:
     assert changes(database) == [row]
 
 
-def test_a_reader_who_has_seen_a_revision_has_seen_all_before_it(connect: Connect, database: Database) -> None:
+def test_reader_of_a_revision_has_read_all_earlier_ones(connect: Connect, database: Database) -> None:
     """Otherwise, a poller that asks for newer revisions would miss a key for ever."""
     began, go_on = threading.Event(), threading.Event()
     other, reader = connect(), connect()
@@ -121,7 +121,7 @@ def test_changes_of_one_key_at_once_do_not_undo_each_other(connect: Connect, dat
     assert (found.revoked_at, found.name) == (7, "new")
 
 
-def test_what_a_database_lacks_is_restored_and_what_it_knows_better_stays(database: Database) -> None:
+def test_restore_adds_missing_keys_and_keeps_newer_ones(database: Database) -> None:
     mine, theirs = added(database, key()), added(database, key(name="newer"))
     known = [replace(mine, revision=mine.revision + 50, revoked_at=1), replace(theirs, name="older", revision=0), key()]
     with database.transaction(write=True) as connection:
@@ -163,7 +163,7 @@ def test_a_report_takes_whole_hours_and_sums_up_days(database: Database) -> None
     assert report(database, "tenant", since=DAY - HOUR, until=2 * DAY) == [("t", 2, 2, 0, 0)]
 
 
-def test_totals_are_those_of_the_day_and_the_month_and_of_keys_that_changed(database: Database) -> None:
+def test_totals_cover_day_and_month_of_changed_keys(database: Database) -> None:
     month, today = 3 * DAY, 5 * DAY
     hours = (month - HOUR, month, today, today + HOUR)
     write(database, 1, *(UsageRow(hour, "k", "t", "m", 1, 10, 4, 5) for hour in hours))
@@ -264,9 +264,7 @@ def test_another_url_is_refused_without_its_password(url: str) -> None:
     ("part", "instead"),
     [("the-password", "a-wrong-secret"), (":the-password@", ":the-password@no-such-host.invalid:1,")],
 )
-def test_a_server_that_does_not_let_us_in_is_told_without_the_password(
-    postgres: Postgres, part: str, instead: str
-) -> None:
+def test_failed_login_is_reported_without_the_password(postgres: Postgres, part: str, instead: str) -> None:
     database = database_at(postgres.url("postgres").replace(part, instead).replace(",127", "/x?host=127"), Path(), 1.0)
     with pytest.raises(Unavailable) as failed:
         database.open(None)
@@ -288,7 +286,7 @@ def test_a_statement_that_hangs_is_ended(postgres: Postgres) -> None:
     database.close()
 
 
-def test_a_version_tells_that_another_connection_has_written(tmp_path: Path) -> None:
+def test_version_changes_when_another_connection_writes(tmp_path: Path) -> None:
     own, other = database_at(None, tmp_path, 1.0), database_at(None, tmp_path, 1.0)
     own.open(None)
     other.open(None)

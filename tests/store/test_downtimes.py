@@ -12,7 +12,7 @@ from tokka.store import downtimes
 from tokka.store.database import Database
 
 
-def test_a_reader_gets_what_is_not_over_in_order_of_the_begin(database: Database) -> None:
+def test_not_over_returns_downtimes_in_order_of_their_begin(database: Database) -> None:
     second, first = planned_downtime(database, 2**40, reason="Ärjä 🦌"), planned_downtime(database, 1000)
     assert not_over(database, 1099) == [first, second]
     assert not_over(database, 1100) == [second]
@@ -20,7 +20,7 @@ def test_a_reader_gets_what_is_not_over_in_order_of_the_begin(database: Database
         assert downtimes.all_of_them(connection) == [first, second]
 
 
-def test_what_is_removed_is_gone_and_there_once(database: Database) -> None:
+def test_remove_deletes_a_downtime_once(database: Database) -> None:
     planned = planned_downtime(database, 1000)
     with database.transaction(write=True) as connection:
         assert downtimes.remove(connection, planned.id)
@@ -35,9 +35,7 @@ def test_a_reader_takes_so_many_at_most(database: Database, monkeypatch: pytest.
     assert [downtime.begin for downtime in not_over(database, 0)] == [0, 1, 2]
 
 
-def test_a_database_of_the_first_revision_gets_the_table_and_keeps_its_keys(
-    connect: Connect, database: Database
-) -> None:
+def test_migration_adds_the_downtimes_table_and_keeps_the_keys(connect: Connect, database: Database) -> None:
     row = added(database, key())
     go_back_to("0001", database)
     database.close()

@@ -113,7 +113,7 @@ def zero_all(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [garble_header, empty, other_file, zero_all])
-def test_without_a_readable_key_it_does_not_start_now_or_the_next_time(
+def test_database_without_readable_keys_stops_every_start(
     folder: Path, filled: list[KeyRow], damage: Callable[[Path], None]
 ) -> None:
     damage(folder / NAME)
@@ -162,7 +162,7 @@ def test_the_keys_beside_a_lost_page_are_carried_over(folder: Path, filled: list
     assert len(aside(folder)) == 1
 
 
-def test_what_is_left_of_a_cut_file_is_carried_over_or_it_does_not_start(folder: Path, filled: list[KeyRow]) -> None:
+def test_truncated_file_is_recovered_or_stops_the_start(folder: Path, filled: list[KeyRow]) -> None:
     path = folder / NAME
     os.truncate(path, path.stat().st_size // 2 // PAGE * PAGE)
     try:
@@ -198,9 +198,7 @@ def damaged(database: SqliteDatabase) -> str:
 
 
 @pytest.mark.parametrize("damage", [garble_header, empty, zero_all, Path.unlink])
-def test_a_running_program_notices_and_makes_it_anew_with_all_it_knows(
-    folder: Path, damage: Callable[[Path], None]
-) -> None:
+def test_running_program_recreates_a_damaged_file(folder: Path, damage: Callable[[Path], None]) -> None:
     database = opened(folder)
     rows = [added(database, key()) for _ in range(3)]
     write(database, 1, UsageRow(3600, "k", "t", "m", 1, 10, 0, 5))
@@ -219,7 +217,7 @@ def test_a_running_program_notices_and_makes_it_anew_with_all_it_knows(
     database.close()
 
 
-def test_a_backup_in_its_place_is_not_mixed_with_what_came_after_it(folder: Path) -> None:
+def test_restored_backup_is_not_mixed_with_later_writes(folder: Path) -> None:
     database = opened(folder)
     kept = added(database, key(name="in the backup"))
     backup = sqlite3.connect(folder / "backup")
@@ -237,7 +235,7 @@ def test_a_backup_in_its_place_is_not_mixed_with_what_came_after_it(folder: Path
     assert changes(opened(folder)) == [kept]
 
 
-def test_the_log_of_another_program_that_made_the_file_anew_is_left_alone(folder: Path) -> None:
+def test_close_keeps_the_log_of_a_file_that_another_program_made(folder: Path) -> None:
     first = opened(folder)
     added(first, key())
     for path in (folder / NAME, folder / f"{NAME}-wal", folder / f"{NAME}-shm"):
@@ -256,7 +254,7 @@ def test_the_log_of_another_program_that_made_the_file_anew_is_left_alone(folder
     second.close()
 
 
-def test_another_file_in_its_place_is_noticed_before_anything_is_written_to_the_old_one(folder: Path) -> None:
+def test_replaced_file_is_noticed_before_the_next_write(folder: Path) -> None:
     database = opened(folder)
     added(database, key())
     other = opened(folder.with_name("other"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.async_api import Route, expect
 
-from tests.conftest import Program
+from tests.program import Program
 from tests.web.visitor import Visitor
 from tokka.engine.fake import ANSWER
 
@@ -119,7 +119,7 @@ async def test_a_key_for_no_model_can_be_changed(visitor: Visitor, fake: Program
 
 
 @pytest.mark.parametrize("body", ["<!doctype html><title>Log in</title>", "null", '{"data": 5}'])
-async def test_what_somebody_else_answers_is_said(visitor: Visitor, fake: Program, body: str) -> None:
+async def test_page_reports_a_response_from_another_server(visitor: Visitor, fake: Program, body: str) -> None:
     await visitor.page.route(MODELS, lambda route: route.fulfill(body=body), times=1)
     await visitor.open(fake.url, ready=False)
     await expect(visitor.at("#notice")).to_contain_text("This response is not from the Tokka server")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 import pytest
-from playwright.async_api import expect
+from playwright.async_api import Route, expect
 
-from tests.conftest import Program
+from tests.program import Program
 from tests.web.conftest import KEY, SLOW_ANSWER
 from tests.web.visitor import Visitor
 from tokka.engine.fake import ANSWER
@@ -120,7 +120,7 @@ async def test_a_wrong_setting_is_named_and_nothing_is_sent(visitor: Visitor, fa
     assert visitor.bodies("/v1/chat/completions") == []
 
 
-async def test_stop_keeps_what_was_written_and_its_count(guest: Visitor) -> None:
+async def test_stop_keeps_the_text_and_its_token_count(guest: Visitor) -> None:
     await guest.say("Tell me a story")
     await expect(guest.last).to_contain_text("Once upon")
     await guest.button("Stop").click()
@@ -133,7 +133,7 @@ async def test_stop_keeps_what_was_written_and_its_count(guest: Visitor) -> None
     await expect(guest.button("Continue")).to_be_visible()
 
 
-async def test_what_is_written_in_another_conversation_does_not_show_here(guest: Visitor) -> None:
+async def test_answer_does_not_show_in_another_conversation(guest: Visitor) -> None:
     await guest.say("Tell me a story")
     await expect(guest.last).to_contain_text("Once upon")
     await guest.button("New conversation").click()
@@ -144,7 +144,7 @@ async def test_what_is_written_in_another_conversation_does_not_show_here(guest:
     await expect(guest.last.locator(".ending")).to_contain_text("Stopped by you")
 
 
-async def test_to_open_what_is_open_changes_nothing(guest: Visitor) -> None:
+async def test_opening_the_current_conversation_changes_nothing(guest: Visitor) -> None:
     await guest.say("Tell me a story")
     await expect(guest.last).to_contain_text("Once upon")
     await guest.button("Tell me a story").click()
@@ -155,7 +155,7 @@ async def test_to_open_what_is_open_changes_nothing(guest: Visitor) -> None:
     await expect(guest.last.locator(".ending")).to_contain_text("Stopped by you")
 
 
-async def test_whoever_is_back_at_once_sees_how_the_answer_ended(guest: Visitor) -> None:
+async def test_conversation_shows_the_ending_when_reopened_at_once(guest: Visitor) -> None:
     await guest.say("Tell me a story")
     await expect(guest.last).to_contain_text("Once upon")
     # Both clicks come before the abort of the request takes effect.
@@ -208,7 +208,7 @@ async def test_tokens_of_draft_and_conversation_are_counted(visitor: Visitor, fa
     await expect(visitor.at("#count")).to_have_text("Draft 5,000 · 5,007 of 4,096 tokens · 0 left")
 
 
-async def test_what_is_left_of_the_context_is_counted_while_an_answer_is_written(guest: Visitor) -> None:
+async def test_page_counts_the_context_left_during_an_answer(guest: Visitor) -> None:
     await guest.say("Tell me a story")
     await expect(guest.at("#count")).to_have_text(re.compile(r"^1\d\d of 4,096 tokens · 3,9\d\d left$"))
     await expect(guest.button("Stop")).to_be_visible()
@@ -216,7 +216,7 @@ async def test_what_is_left_of_the_context_is_counted_while_an_answer_is_written
     await expect(guest.last.locator(".ending")).to_contain_text("Stopped by you")
 
 
-async def test_what_the_server_refuses_is_said_in_its_words(visitor: Visitor, fake: Program) -> None:
+async def test_page_shows_the_servers_refusal(visitor: Visitor, fake: Program) -> None:
     visitor.provoked.add(400)
     await visitor.open(fake.url)
     await visitor.say("x" * 5000)
@@ -232,7 +232,7 @@ async def test_a_busy_server_is_asked_again_when_it_said_so(visitor: Visitor, fa
     await visitor.open(fake.url)
     error = {"error": {"message": "128 requests are waiting already.", "code": "server_overloaded"}}
 
-    async def refuse(route) -> None:
+    async def refuse(route: Route) -> None:
         await route.fulfill(status=503, json=error, headers={"retry-after": "30"})
 
     await visitor.page.route("**/v1/chat/completions", refuse, times=1)

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from playwright.async_api import Browser, Route, expect
 
-from tests.conftest import Program
+from tests.program import Program
 from tests.web.visitor import Visitor, visit
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
@@ -23,7 +23,7 @@ async def test_a_suggestion_leaves_the_draft(visitor: Visitor, fake: Program) ->
     await expect(visitor.at("#draft")).to_have_value("My own question")
 
 
-async def test_what_is_written_while_nobody_answers_yet_stays(visitor: Visitor, fake: Program) -> None:
+async def test_draft_stays_when_the_server_has_not_answered_yet(visitor: Visitor, fake: Program) -> None:
     is_there = asyncio.Event()
 
     async def wait(route: Route) -> None:

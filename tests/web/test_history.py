@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.async_api import expect
 
-from tests.conftest import Program
+from tests.program import Program
 from tests.web.visitor import Visitor
 from tokka.engine.fake import ANSWER
 
@@ -113,7 +113,7 @@ async def test_a_blocked_storage_is_said_and_ends_nothing(visitor: Visitor, fake
     await expect(visitor.at(CHOICE)).to_have_text(["Hei"])
 
 
-async def test_what_is_stored_and_no_conversation_is_left_alone(visitor: Visitor, fake: Program) -> None:
+async def test_page_ignores_stored_data_that_is_not_a_conversation(visitor: Visitor, fake: Program) -> None:
     strange = ["nonsense", "null", "[]", '{"id": 5}', '{"id":"a","title":"a","system":"","updatedMs":1,"turns":[null]}']
     writes = "".join(f"localStorage.setItem('tokka.conversation.{n}', {text!r});" for n, text in enumerate(strange))
     await visitor.page.add_init_script(writes + "localStorage.setItem('tokka.settings', '{');")

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import pytest
 from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import expect
+from playwright.async_api import ViewportSize, expect
 
-from tests.conftest import Program
-from tests.program import running
+from tests.program import Program, running
 from tests.web.conftest import KEY
 from tests.web.visitor import Visitor
 from tokka.engine.fake import ANSWER
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
-NARROW = {"width": 320, "height": 640}
+NARROW = ViewportSize(width=320, height=640)
 
 
 async def test_a_conversation_needs_no_mouse(guest: Visitor) -> None:
@@ -52,7 +51,7 @@ async def test_axe_finds_nothing(visitor: Visitor, hostile: Program) -> None:
     await visitor.open(hostile.url)
     await visitor.page.get_by_text("Advanced").click()
     await visitor.ask("Hei")
-    for size in ({"width": 1280, "height": 800}, NARROW):
+    for size in (ViewportSize(width=1280, height=800), NARROW):
         await visitor.page.set_viewport_size(size)
         for scheme in ("light", "dark"):
             await visitor.page.emulate_media(color_scheme=scheme)
@@ -108,7 +107,7 @@ async def test_the_end_is_followed_only_while_the_reader_is_there(guest: Visitor
     await expect(guest.button("Latest")).to_be_hidden()
 
 
-async def test_while_the_model_starts_its_phases_are_shown_and_what_was_said_is_answered(visitor: Visitor) -> None:
+async def test_page_shows_start_phases_and_then_answers(visitor: Visitor) -> None:
     visitor.provoked.add(503)
     with running("--engine", "fake", "--engine-arg", "start_delay_s=4", wait=False) as program:
         await visitor.open(program.url, ready=False)
@@ -152,7 +151,7 @@ async def test_a_base_model_is_offered_texts_to_go_on_with(visitor: Visitor) -> 
         await visitor.leave()
 
 
-async def test_whoever_declines_the_key_is_told_what_to_do(visitor: Visitor, slow: Program) -> None:
+async def test_page_asks_for_a_key_when_the_dialog_is_cancelled(visitor: Visitor, slow: Program) -> None:
     visitor.provoked.add(401)
     await visitor.open(slow.url, ready=False)
     await visitor.button("Cancel").click()

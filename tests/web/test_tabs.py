@@ -7,7 +7,7 @@ import json
 import pytest
 from playwright.async_api import expect
 
-from tests.conftest import Program
+from tests.program import Program
 from tests.web.conftest import KEY
 from tests.web.visitor import Visitor, visit
 
@@ -72,7 +72,7 @@ async def test_a_name_that_is_given_late_loses_no_turn(visitor: Visitor, fake: P
     assert other.troubles == []
 
 
-async def test_a_new_tab_begins_a_conversation_while_the_last_is_being_written(guest: Visitor) -> None:
+async def test_new_tab_begins_a_conversation_when_another_tab_writes(guest: Visitor) -> None:
     await guest.say("Tell me a story")
     await expect(guest.last).to_contain_text("Once upon")
     other = await beside(guest)
@@ -84,7 +84,7 @@ async def test_a_new_tab_begins_a_conversation_while_the_last_is_being_written(g
     assert other.troubles == []
 
 
-async def test_what_another_tab_writes_is_read_here_and_left_alone(guest: Visitor) -> None:
+async def test_tab_shows_the_writing_of_another_tab_and_does_not_edit_it(guest: Visitor) -> None:
     await guest.say("Tell me a story")
     other = await beside(guest)
     await other.button("Tell me a story").click()
@@ -111,7 +111,7 @@ async def test_what_another_tab_writes_is_read_here_and_left_alone(guest: Visito
     assert other.troubles == []
 
 
-async def test_whoever_reads_what_another_tab_writes_stays_where_they_are(guest: Visitor) -> None:
+async def test_tab_keeps_its_scroll_position_when_another_tab_writes(guest: Visitor) -> None:
     await guest.say("Tell me a story")
     other = await beside(guest)
     await other.page.set_viewport_size({"width": 400, "height": 300})
@@ -149,7 +149,7 @@ async def test_a_tab_that_is_silent_writes_no_more(visitor: Visitor, fake: Progr
     await expect(visitor.button("Continue")).to_be_visible()
 
 
-async def test_what_a_tab_that_is_gone_wrote_is_open_to_all(visitor: Visitor, fake: Program) -> None:
+async def test_conversation_can_continue_when_its_writing_tab_is_gone(visitor: Visitor, fake: Program) -> None:
     last = "localStorage.setItem('tokka.last', 'c');"
     await visitor.page.add_init_script(f"if (!localStorage.length) {{ {last} {written('Date.now() - 71000')} }}")
     await visitor.open(fake.url)
@@ -159,7 +159,7 @@ async def test_what_a_tab_that_is_gone_wrote_is_open_to_all(visitor: Visitor, fa
     await expect(visitor.at(".question")).to_have_text([NOBODY, "And you?"])
 
 
-async def test_a_tab_that_wakes_up_leaves_what_was_written_since(guest: Visitor) -> None:
+async def test_waking_tab_keeps_newer_writes_of_other_tabs(guest: Visitor) -> None:
     await guest.say("Tell me a story")
     await expect(guest.last).to_contain_text("Once upon")
     other = await visit(guest.page.context)

@@ -89,7 +89,8 @@ class Visitor:
     async def module(self, name: str) -> str:
         """Return the address of one of the page's modules."""
         link = self.at(f"link[rel=modulepreload][href$='/{name}']")
-        return await link.evaluate("link => link.href")
+        address: str = await link.evaluate("link => link.href")
+        return address
 
     def _note_console(self, message: ConsoleMessage) -> None:
         if message.type not in ("error", "warning"):

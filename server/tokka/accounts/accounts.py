@@ -86,6 +86,11 @@ class Accounts:
         # False during the start: the caller of `open` logs the keys that exist then.
         self._is_open = False
 
+    @property
+    def has_database(self) -> bool:
+        """Whether there is a database, also if it cannot be used now."""
+        return self._ledger is not None
+
     async def open(self) -> None:
         """Read keys and totals. Waits up to `patience_s` for the database. Raises StartupError."""
         deadline = time.monotonic() + self._patience_s
@@ -165,7 +170,7 @@ class Accounts:
         """
         if found := self.ring.unlearnt(authorization, time.time()):
             # All servers of the database must be able to check the token.
-            row = await self._ask(lambda ledger: ledger.learn(found))
+            row = await self.ask(lambda ledger: ledger.learn(found))
             self._apply([row] if row else [])
         return self.ring.issue(authorization, time.time())
 
@@ -173,7 +178,7 @@ class Accounts:
 
     async def create(self, new: NewKey) -> Issued:
         """Store a new key. Raises StateUnavailable, as do the other methods for /admin."""
-        issued = await self._ask(lambda ledger: ledger.create(new, int(time.time())))
+        issued = await self.ask(lambda ledger: ledger.create(new, int(time.time())))
         self._apply([issued.row])
         if new.limits.has_quota:
             # Get the key's lease, so that its first request is not refused.
@@ -182,7 +187,7 @@ class Accounts:
 
     async def rotate(self, key_id: str, grace_s: int) -> Issued:
         """Give a key a new secret. Raises KeyNotFound if the key does not exist or is revoked."""
-        issued = await self._ask(lambda ledger: ledger.rotate(key_id, grace_s, int(time.time())))
+        issued = await self.ask(lambda ledger: ledger.rotate(key_id, grace_s, int(time.time())))
         if issued is None:
             raise KeyNotFound(key_id)
         self._apply([issued.row])
@@ -190,7 +195,7 @@ class Accounts:
 
     async def revoke(self, key_id: str) -> KeyRow:
         """End a key. Raises KeyNotFound."""
-        row = await self._ask(lambda ledger: ledger.revoke(key_id, int(time.time())))
+        row = await self.ask(lambda ledger: ledger.revoke(key_id, int(time.time())))
         if row is None:
             raise KeyNotFound(key_id)
         self._apply([row])
@@ -199,21 +204,21 @@ class Accounts:
     async def report(self, query: ReportQuery) -> list[ReportRow]:
         """Return sums of usage. Writes this server's usage first, so that the sums include it."""
         await self.synchronize()
-        return await self._ask(lambda ledger: ledger.report(query))
+        return await self.ask(lambda ledger: ledger.report(query))
 
-    async def _ask(self, question: Callable[[Ledger], Result]) -> Result:
+    async def ask(self, question: Callable[[Ledger], Result]) -> Result:
         """Run a query in the thread. Raises StateUnavailable without a database, or after `_PATIENCE_S` seconds."""
         ledger = self._ledger
         if ledger is None:
-            raise StateUnavailable("This server has no database, so it stores no keys or usage.", should_retry=False)
+            raise StateUnavailable(
+                "This server has no database, so it stores no keys, usage or responses.", should_retry=False
+            )
         try:
             async with asyncio.timeout(_PATIENCE_S):
                 return await self._run(lambda: question(ledger))
         except (Unavailable, TimeoutError) as error:
             self._note_down(error.reason if isinstance(error, Unavailable) else "it does not answer")
-            raise StateUnavailable(
-                "The database of keys and usage cannot be used now.", retry_after_s=_RETRY_S
-            ) from None
+            raise StateUnavailable("The database cannot be used now.", retry_after_s=_RETRY_S) from None
 
     # -- the database -------------------------------------------------------------------------------------------
 
@@ -252,9 +257,11 @@ class Accounts:
         return await self._worker.run(job)
 
     async def _follow(self, ledger: Ledger) -> None:
-        rows, self._seen = await self._run(partial(ledger.changes, self._seen, self.ring.rows))
+        seen, known, now = self._seen, self.ring.rows, int(time.time())
+        # One job, because each one wakes the thread and then the event loop.
+        (rows, self._seen), downtimes = await self._run(lambda: (ledger.changes(seen, known), ledger.downtimes(now)))
         self._apply(rows)
-        if (downtimes := await self._run(partial(ledger.downtimes, int(time.time())))) is not None:
+        if downtimes is not None:
             self.downtimes.apply(downtimes)
 
     def _apply(self, rows: Iterable[KeyRow]) -> None:

@@ -13,11 +13,24 @@ from tokka.accounts.credential import digest_of, new_key_id, new_secret, prefix_
 from tokka.accounts.leases import Claim, left_of, renewed
 from tokka.accounts.tokens import token_key_of
 from tokka.core import Downtime
-from tokka.store import downtimes, keys, leases, state, usage
+from tokka.store import downtimes, keys, leases, responses, state, usage
 from tokka.store.database import Database
 from tokka.store.errors import Unavailable
 from tokka.store.location import database_at
-from tokka.store.rows import NOWHERE, Batch, KeyRow, Periods, ReportQuery, ReportRow, State, TokenKey, Totals
+from tokka.store.rows import (
+    NOWHERE,
+    Batch,
+    Ended,
+    EventChunk,
+    KeyRow,
+    Periods,
+    ReportQuery,
+    ReportRow,
+    ResponseRow,
+    State,
+    TokenKey,
+    Totals,
+)
 
 # Maximum keys of one statement: databases limit a statement's parameters.
 _PART = 1000
@@ -259,6 +272,34 @@ class Ledger:
         self._downtimes_version = None
         with self._database.transaction(write=True) as connection:
             return downtimes.remove(connection, downtime_id)
+
+    def save_responses(self, rows: Sequence[ResponseRow], most_bytes: int) -> None:
+        with self._database.transaction(write=True) as connection:
+            responses.save(connection, rows, most_bytes)
+
+    def prune_responses(self, ttl_s: int, most_bytes: int) -> None:
+        with self._database.transaction(write=True) as connection:
+            responses.prune(connection, ttl_s, most_bytes)
+
+    def response(self, tenant: str, response_id: str) -> ResponseRow | None:
+        with self._database.transaction(write=False) as connection:
+            return responses.find(connection, tenant, response_id)
+
+    def response_events(self, response_id: str) -> list[EventChunk]:
+        with self._database.transaction(write=False) as connection:
+            return responses.events(connection, response_id)
+
+    def advance_response(self, response_id: str, chunk: EventChunk | None) -> bool:
+        with self._database.transaction(write=True) as connection:
+            return responses.advance(connection, response_id, chunk)
+
+    def finish_response(self, ended: Ended, chunk: EventChunk | None) -> bool:
+        with self._database.transaction(write=True) as connection:
+            return responses.finish(connection, ended, chunk)
+
+    def remove_response(self, tenant: str, response_id: str) -> bool:
+        with self._database.transaction(write=True) as connection:
+            return responses.remove(connection, tenant, response_id)
 
     def report(self, query: ReportQuery) -> list[ReportRow]:
         with self._database.transaction(write=False) as connection:

@@ -115,9 +115,9 @@ class Allowance:
     _prepared: int = field(default=0, init=False)
 
     def run(self, choices: int) -> None:
-        """Count choices against `max_running`. Raises RateLimited."""
+        """Count choices against `max_running`, once. Raises RateLimited."""
         account, most = self._account, self._key.limits.max_running
-        if account is None:
+        if account is None or self._choices:
             return
         # design 1.3
         if most is not None and account.running + choices > most:

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from tokka.admission.departures import Departure, Departures
 from tokka.admission.forecast import Forecast
 from tokka.admission.lengths import AnswerLengths
+from tokka.admission.loop_room import LoopRoom, LoopTime
 from tokka.admission.slack import Slacks
 from tokka.admission.targets import Targets
 from tokka.admission.ticket import Ticket
@@ -62,8 +63,9 @@ class Batch:
     def __init__(self) -> None:
         self.lengths = AnswerLengths()
         self.forecast = Forecast()
+        self.loop = LoopRoom()
         self.choices = 0
-        self._patience_s = self._tpot_s = math.inf
+        self._ttft_s = self._tpot_s = math.inf
         self._goal, self._risk = _HIGHEST_GOAL, _FIRST_RISK
         # Running tickets in the order of their start, and the ones without a first token.
         self._tickets: dict[Ticket, None] = {}
@@ -87,7 +89,7 @@ class Batch:
     def resize(self, model: ModelInfo, targets: Targets) -> None:
         """Apply the engine's capacity and step costs, and the targets."""
         self.forecast.describe(model)
-        self._patience_s = math.inf if targets.ttft_s is None else _PATIENCE * targets.ttft_s
+        self._ttft_s = math.inf if targets.ttft_s is None else targets.ttft_s
         self._tpot_s = math.inf if targets.tpot_s is None else targets.tpot_s
         self._limit = None
 
@@ -127,12 +129,14 @@ class Batch:
         self._slacks.remove(ticket)
         self._kv_promised -= self._kv_of.pop(ticket)
 
-    def observe(self, stats: EngineStats, now_s: float) -> None:
-        """Update all estimates from the engine's statistics."""
+    def observe(self, stats: EngineStats, now_s: float, loop: LoopTime) -> None:
+        """Update all estimates from the engine's statistics and the event loop's time."""
         forecast, tickets = self.forecast, self._tickets
         # A request started a moment ago waits for the next step. One that waits for longer has found no memory.
         self._engine_waits = self._waited_before and stats.waiting > 0
         self._waited_before = stats.waiting > 0
+        # design 8.8
+        self.loop.observe(loop, self.choices, forecast.model.max_running, self._ttft_s)
         self._limit = self._departures = None
         if self._alone is not None and now_s - self._alone.started_s >= self._alone.alone_s:
             self._alone = None
@@ -181,9 +185,9 @@ class Batch:
 
     @property
     def limit(self) -> int:
-        """Maximum choices that can run together within the TPOT target."""
+        """Maximum choices that can run together within the targets."""
         if self._limit is None:
-            self._limit = self.forecast.most_choices(self._goal_s)
+            self._limit = int(min(self.forecast.most_choices(self._goal_s), self.loop.most_choices))
         return self._limit
 
     def takes(self, ticket: Ticket, now_s: float) -> bool:
@@ -312,7 +316,7 @@ class Batch:
         behind_s = self._ahead_after(ticket, now_s)
         further = self._expected(ticket) - 1
         # design 5.9
-        if not behind_s or not further or now_s - ticket.arrived_s >= self._patience_s:
+        if not behind_s or not further or now_s - ticket.arrived_s >= _PATIENCE * self._ttft_s:
             return True
         return further * self._spare_s(self.choices + ticket.choices) >= behind_s
 

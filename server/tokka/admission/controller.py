@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import NoReturn
 
 import structlog
 
+from tokka.admission.loop_room import LoopTime
 from tokka.admission.policy import RETRY_AFTER_S, AdmissionPolicy, Decision, Prediction
 from tokka.admission.ticket import Ticket
+from tokka.core import RequestRecord
 from tokka.engine_facts import EngineStats, ModelInfo
 from tokka.errors import Draining, RequestTimeout, TokkaError
 
@@ -19,15 +21,22 @@ log = structlog.get_logger("tokka.admission")
 
 # Seconds between two looks at the engine: several in the time of one answer.
 _LOOK_EVERY_S = 0.1
+# Seconds between two looks after `_RESTED_LOOKS` looks without an open request. Until then, what the policy has learnt
+# of a busy event loop is outdated.
+_RESTED_LOOK_EVERY_S = 1.0
+_RESTED_LOOKS = 100
 
 
 class Slot:
-    """A running request's place on the engine."""
+    """A running request's place on the engine, until `close`."""
+
+    __slots__ = ("_charged", "_controller", "_is_open", "_ticket", "is_whole")
 
     def __init__(self, controller: AdmissionController, ticket: Ticket) -> None:
         self._controller = controller
         self._ticket = ticket
         self._charged = 0
+        self._is_open = True
         # Whether the engine finished the request by itself.
         self.is_whole = False
 
@@ -40,11 +49,24 @@ class Slot:
             ticket.first_token_s = now_s
             self._controller.apply(self._controller.policy.begin(ticket, now_s))
 
+    def report(self, record: RequestRecord) -> None:
+        """Write the tokens and times so far into the request's record."""
+        ticket = self._ticket
+        record.completion_tokens = ticket.tokens
+        record.first_token_s = ticket.first_token_s
+        record.last_token_s = None if ticket.first_token_s is None else ticket.last_token_s
+
     def charge(self) -> None:
         """Charge the tenant for the tokens since the last charge."""
         if tokens := self._ticket.tokens - self._charged:
             self._charged = self._ticket.tokens
             self._controller.policy.charge(self._ticket, tokens)
+
+    def close(self) -> None:
+        """Give the place back. Safe to call twice."""
+        if self._is_open:
+            self._is_open = False
+            self._controller.end(self, self._ticket)
 
 
 class AdmissionController:
@@ -64,6 +86,10 @@ class AdmissionController:
         self._turns: dict[Ticket, asyncio.Future[None]] = {}
         self._slots: set[Slot] = set()
         self._open_requests = 0
+        # How much later than planned the last look came, in seconds: the lag of the event loop.
+        self.late_s = 0.0
+        # Ends the pause between two looks; None during short pauses.
+        self._wake: asyncio.Event | None = None
         self._draining = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -95,22 +121,41 @@ class AdmissionController:
 
     async def run(self, stats: Callable[[], EngineStats]) -> NoReturn:
         """Let the policy look at the engine and the queue repeatedly, until cancelled."""
+        late_s, looks, last_s, cpu_s = 0.0, 0, time.monotonic(), time.thread_time()
         while True:
             for slot in self._slots:
                 slot.charge()
-            self.apply(self.policy.observe(stats(), time.monotonic()))
+            before_s, last_s = last_s, time.monotonic()
+            before_cpu_s, cpu_s = cpu_s, time.thread_time()
+            self.late_s = late_s
+            busy = (cpu_s - before_cpu_s) / max(last_s - before_s, _LOOK_EVERY_S)
+            self.apply(self.policy.observe(stats(), last_s, LoopTime(late_s, busy)))
             while self.policy.errors:
                 self._on_error(*self.policy.errors.popleft())
-            await asyncio.sleep(_LOOK_EVERY_S)
+            looks = 0 if self._open_requests else looks + 1
+            late_s = await self._pause(is_rested=looks >= _RESTED_LOOKS)
+
+    async def _pause(self, *, is_rested: bool) -> float:
+        """Sleep until the next look; return by how many seconds it is late. While `is_rested`, a request ends it."""
+        pause_s = _RESTED_LOOK_EVERY_S if is_rested else _LOOK_EVERY_S
+        due_s = time.monotonic() + pause_s
+        if not is_rested:
+            await asyncio.sleep(pause_s)
+        else:
+            self._wake = asyncio.Event()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await self._wake.wait()
+            self._wake = None
+        return max(0.0, time.monotonic() - due_s)
 
     def check_room(self, ticket: Ticket) -> None:
         """Raise Draining or ServerOverloaded if the request has no chance, before any work is spent on it."""
         self.check_open()
         self.policy.check_room(ticket, time.monotonic())
 
-    @contextlib.asynccontextmanager
-    async def admit(self, ticket: Ticket, timeout_s: float | None = None) -> AsyncIterator[Slot]:
-        """Hold a slot for a request, waiting for it if necessary.
+    async def admit(self, ticket: Ticket, timeout_s: float | None = None) -> Slot:
+        """Return a slot for a request, waiting for it if necessary. The caller closes it.
 
         Raises Draining or ServerOverloaded at once or during the wait, and RequestTimeout after `timeout_s` or the
         queue timeout, if that is shorter. A request larger than the limit runs alone; otherwise it could never run.
@@ -118,20 +163,30 @@ class AdmissionController:
         self.check_open()
         self._open_requests += 1
         self._idle.clear()
+        if self._wake is not None:
+            self._wake.set()
         try:
             await self._take_turn(ticket, timeout_s)
-            slot = Slot(self, ticket)
-            self._slots.add(slot)
-            try:
-                yield slot
-            finally:
-                self._slots.discard(slot)
-                slot.charge()
-                self.apply(self.policy.end(ticket, time.monotonic(), is_whole=slot.is_whole))
+        except BaseException:
+            self._forget_one()
+            raise
+        slot = Slot(self, ticket)
+        self._slots.add(slot)
+        return slot
+
+    def end(self, slot: Slot, ticket: Ticket) -> None:
+        """End a slot that its request has closed."""
+        self._slots.discard(slot)
+        try:
+            slot.charge()
+            self.apply(self.policy.end(ticket, time.monotonic(), is_whole=slot.is_whole))
         finally:
-            self._open_requests -= 1
-            if not self._open_requests:
-                self._idle.set()
+            self._forget_one()
+
+    def _forget_one(self) -> None:
+        self._open_requests -= 1
+        if not self._open_requests:
+            self._idle.set()
 
     def check_open(self) -> None:
         """Raise Draining if the server takes no new requests."""

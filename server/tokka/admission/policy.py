@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tokka.admission.batch import Batch
+from tokka.admission.loop_room import LoopTime
 from tokka.admission.queue import OUTPUT_COST, FairQueue
 from tokka.admission.returns import Returns
 from tokka.admission.targets import Targets
@@ -111,7 +112,8 @@ class AdmissionPolicy:
             decisions.append(Decision(victim, self._full(victim, now_s)))
         # design 2.7
         if self.targets.ttft_s is not None:
-            ticket.latest_start_s = ticket.arrived_s + self.targets.ttft_s - self.batch.own_prompt_s(ticket)
+            left_s = self.targets.ttft_s - self.batch.loop.hops_s - self.batch.own_prompt_s(ticket)
+            ticket.latest_start_s = ticket.arrived_s + left_s
         self.queue.put(ticket)
         return [*decisions, *self._admit(now_s)]
 
@@ -127,7 +129,7 @@ class AdmissionPolicy:
         self._note("ttft", now_s - ticket.predicted_first_s)
         ticket.predicted_pace_s = self.batch.token_s() if self.batch.is_known else math.inf
         if ticket.has_waited and self.targets.ttft_s is not None:
-            self._learn_wait(missed=now_s - ticket.arrived_s > self.targets.ttft_s)
+            self._learn_wait(missed=now_s - ticket.arrived_s + self.batch.loop.hops_s > self.targets.ttft_s)
         return list(self._admit(now_s))
 
     def charge(self, ticket: Ticket, tokens: int) -> None:
@@ -150,9 +152,9 @@ class AdmissionPolicy:
         """Remove a queued request whose client has left or which timed out. Another may fit now."""
         return list(self._admit(now_s)) if self.queue.remove(ticket) else []
 
-    def observe(self, stats: EngineStats, now_s: float) -> list[Decision]:
-        """Apply the engine's statistics and refuse late requests. Call this several times a second."""
-        self.batch.observe(stats, now_s)
+    def observe(self, stats: EngineStats, now_s: float, loop: LoopTime | None = None) -> list[Decision]:
+        """Apply the engine's statistics and the loop's time; refuse late requests. Call this several times a second."""
+        self.batch.observe(stats, now_s, loop or LoopTime())
         # design 4.5
         late = [Decision(ticket, self._late(ticket, now_s)) for ticket in self.queue if now_s > ticket.latest_start_s]
         for decision in late:
@@ -283,7 +285,7 @@ class AdmissionPolicy:
         ticket.has_waited = True
         self._predict(ticket, now_s + wait_s)
         own_s = max(self._long_s, self.batch.own_prompt_s(ticket))
-        left_s = self.targets.ttft_s - (now_s - ticket.arrived_s) - own_s
+        left_s = self.targets.ttft_s - (now_s - ticket.arrived_s) - self.batch.loop.hops_s - own_s
         allowed_s = max(0.0, left_s) / (1 + self._doubt)
         # A request that can start at once may do so, however long its own prompt takes. (design 3.3, 3.4)
         if wait_s == 0 or wait_s <= allowed_s:

@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tokka.core import Prompt, TokensPrompt, text_chars
+from tokka.core import Prompt, TokensPrompt
+from tokka.prompt_size import text_chars
 
 # First ratio: tokens per character of English prose with vocabularies of 30,000 to 150,000 tokens.
 _TOKENS_PER_CHAR = 0.25

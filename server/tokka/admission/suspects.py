@@ -18,18 +18,22 @@ PAUSE_S = 60.0
 class Subject:
     """A request as a suspect: its tenant and its fingerprint, which is computed on first use."""
 
-    __slots__ = ("_key", "_request", "tenant")
+    __slots__ = ("_key", "tenant")
 
     def __init__(self, tenant: str, request: GenerateRequest) -> None:
         self.tenant = tenant
-        self._request = request
-        self._key: tuple[str, bytes] | None = None
+        # The request, until it has been hashed.
+        self._key: GenerateRequest | tuple[str, bytes] = request
 
     @property
     def key(self) -> tuple[str, bytes]:
-        if self._key is None:
-            self._key = (self.tenant, fingerprint_of(self._request))
+        if isinstance(self._key, GenerateRequest):
+            self._key = (self.tenant, fingerprint_of(self._key))
         return self._key
+
+    def forget_request(self) -> None:
+        """Hash the request now, to keep only its hash."""
+        _ = self.key
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,26 @@
 """The HTTP API. `ROUTERS` is the URL map: every router in one ordered list."""
 
-from tokka.api import admin, aitta, chat, chat_page, completions, health, models, reference, tokenize
+from tokka.api import (
+    admin,
+    aitta,
+    chat,
+    chat_page,
+    completions,
+    health,
+    messages,
+    models,
+    reference,
+    responses,
+    tokenize,
+)
 
+# Generations. `Endpoints` calls them without FastAPI's routing, so every route is POST, has no path parameters, and its
+# endpoint takes a `CurrentCall` alone.
+GENERATE_ROUTERS = [chat.router, completions.router, responses.router, messages.router]
 ROUTERS = [
-    chat.router,
-    completions.router,
+    *GENERATE_ROUTERS,
+    messages.counting,
+    responses.stored,
     models.router,
     tokenize.router,
     health.router,

@@ -9,11 +9,11 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Scope
 
 from tokka.accounts.keys import KeyRing
 from tokka.api.direct import Sign, indirect_sign
+from tokka.api.headers import header
 from tokka.api.path_facts import ADMIN, METRICS, facts_of
 from tokka.core import ANONYMOUS, Key, KeyScope
 from tokka.errors import PermissionDenied, SignerUnknown
@@ -42,40 +42,39 @@ class AccessRules:
 class Authentication:
     """Find the key of each request, and refuse requests that the key or its absence does not allow."""
 
-    def __init__(self, app: ASGIApp, keys: KeyRing, rules: AccessRules) -> None:
-        self._app = app
+    def __init__(self, keys: KeyRing, rules: AccessRules) -> None:
         self._keys = keys
         self._rules = rules
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            state = scope["state"]
-            state["record"].key = await self._key_of(scope)
-            if "on_authenticated" in state and not facts_of(scope["path"]).is_open:
-                state["on_authenticated"](state["record"].key)
-        await self._app(scope, receive, send)
+    async def check(self, scope: Scope) -> None:
+        """Write the key into the request's record, and tell the connection. Raises PermissionDenied, InvalidApiKey."""
+        state = scope["state"]
+        state["record"].key = key = await self._key_of(scope)
+        if "on_authenticated" in state and facts_of(scope["path"]).scope is not None:
+            state["on_authenticated"](key)
 
     async def _key_of(self, scope: Scope) -> Key:
         path = scope["path"]
-        if facts_of(path).is_open or (path == METRICS and self._rules.metrics_open):
+        needed = facts_of(path).scope
+        if needed is None or (path == METRICS and self._rules.metrics_open):
             return ANONYMOUS
         if not self._keys.is_protected:
             self._check_keyless(scope)
             return ANONYMOUS
         # A preflight carries no credentials. With --cors-origin, the CORS middleware has already answered it.
-        authorization = Headers(scope=scope).get("authorization")
+        authorization = _authorization(scope)
         try:
             key = self._keys.verify(authorization, time.time())
         except SignerUnknown:
             # Either the issuer has new signing keys or the token is forged. Only the issuer's current keys can tell.
             key = await self._keys.verify_renewed(authorization, time.time())
-        _check_scope(path, key)
+        _check_scope(needed, key)
         return key
 
     def _check_keyless(self, scope: Scope) -> None:
         """Raise PermissionDenied unless a server without keys serves this request."""
         path, rules = scope["path"], self._rules
-        if facts_of(path).access == "admin":
+        if facts_of(path).scope == "admin":
             raise PermissionDenied(f"{ADMIN} always needs a key with the scope `admin`. {_ADMIN_REMEDY}")
         if path == METRICS and not rules.on_loopback:
             raise PermissionDenied(
@@ -91,17 +90,20 @@ class Authentication:
             )
 
 
-def _check_scope(path: str, key: Key) -> None:
-    scope = _scope_for(path)
-    if scope in key.scopes or (scope == "metrics" and "admin" in key.scopes):
+def _authorization(scope: Scope) -> str:
+    """Return the Authorization header. Anthropic's clients may send the key as `x-api-key` instead."""
+    given = header(scope, b"authorization")
+    if given or not (facts_of(scope["path"]).speaks_anthropic or header(scope, b"anthropic-version")):
+        return given
+    key = header(scope, b"x-api-key")
+    return f"Bearer {key}" if key else ""
+
+
+def _check_scope(needed: KeyScope, key: Key) -> None:
+    if needed in key.scopes or (needed == "metrics" and "admin" in key.scopes):
         return
-    remedy = {"admin": f" {_ADMIN_REMEDY}", "metrics": f" {_METRICS_REMEDY}"}.get(scope, "")
-    raise PermissionDenied(f"This key lacks the scope `{scope}`.{remedy}")
-
-
-def _scope_for(path: str) -> KeyScope:
-    access = facts_of(path).access
-    return "inference" if access == "probe" or access == "page" else access  # noqa: PLR1714 - mypy narrows by ==
+    remedy = {"admin": f" {_ADMIN_REMEDY}", "metrics": f" {_METRICS_REMEDY}"}.get(needed, "")
+    raise PermissionDenied(f"This key lacks the scope `{needed}`.{remedy}")
 
 
 def _remedy_for(path: str, sign: Sign) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import codecs
 import json
 from collections import Counter
@@ -9,15 +10,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
+import orjson
 from fastapi import Depends, Request
 from pydantic import BaseModel
-from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import Receive, Scope
 
 from tokka.accounts.accounts import Accounts
 from tokka.admission.allowance import Allowance, Allowances
 from tokka.admission.controller import AdmissionController
+from tokka.api.headers import header
 from tokka.core import ANONYMOUS, Key, RequestRecord
+from tokka.dispatch.background import Background
+from tokka.dispatch.conversations import Conversations
 from tokka.dispatch.dispatcher import Dispatcher
 from tokka.engine.supervision.supervisor import Supervisor
 from tokka.errors import InvalidRequest, UnsupportedMediaType
@@ -42,6 +48,8 @@ class Services:
     bodies: BodyParser
     names: tuple[str, ...]
     started_s: int
+    conversations: Conversations
+    background: Background
     fingerprint: str
     keep_alive_s: float
     log_prompts: bool
@@ -114,24 +122,32 @@ CurrentCall = Annotated[Call, Depends(_call)]
 
 async def read_body(scope: Scope, receive: Receive) -> bytes:
     """Return a JSON body's bytes. Raises UnsupportedMediaType, BodyTooLarge, SlowRequest, ServerOverloaded."""
-    headers = Headers(scope=scope)
-    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    media_type = header(scope, b"content-type").partition(";")[0].strip().lower()
     # This also keeps foreign web pages out: a browser sends a preflight before JSON to another origin.
     if media_type != "application/json":
         raise UnsupportedMediaType("Send the body as JSON with the header `Content-Type: application/json`.")
-    if (encoding := headers.get("content-encoding", "identity").lower()) != "identity":
+    if (encoding := header(scope, b"content-encoding", "identity").lower()) != "identity":
         raise UnsupportedMediaType(
             f"The `Content-Encoding` {encoding[:32]!r} is not supported. Send the body without compression."
         )
+    pieces = []
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        pieces.append(message.get("body", b""))
+        more = message.get("more_body", False)
     # Windows programs begin files with a byte order mark.
-    return (await Request(scope, receive).body()).removeprefix(codecs.BOM_UTF8)
+    return b"".join(pieces).removeprefix(codecs.BOM_UTF8)
 
 
 def query_of(model: type[Body]) -> Any:
     """Return a dependency that reads the URL's query as `model`, with the same errors as a body."""
 
     async def parse(request: Request) -> Body:
-        given = request.query_params.multi_items()
+        # Lists, like OpenAI's `include[]`, change nothing here.
+        given = [(name, value) for name, value in request.query_params.multi_items() if not name.endswith("[]")]
         if len(given) > MAX_FIELDS:
             raise InvalidRequest(f"A query may have at most {MAX_FIELDS} parameters; this one has {len(given)}.")
         counts = Counter(name for name, _ in given)
@@ -140,6 +156,11 @@ def query_of(model: type[Body]) -> Any:
         return validated(model, json.dumps(dict(given)).encode())
 
     return Depends(parse)
+
+
+async def json_response(value: object) -> Response:
+    """Return a response whose JSON is made in a thread: encoding a million tokens takes 15 ms."""
+    return Response(await asyncio.to_thread(orjson.dumps, value), media_type="application/json")
 
 
 def documented_query(model: type[BaseModel]) -> dict[str, Any]:

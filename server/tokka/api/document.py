@@ -17,20 +17,35 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from tokka import __version__
-from tokka.api.path_facts import DOCUMENT, facts_of
+from tokka.api.path_facts import DOCUMENT, PathFacts, facts_of
 from tokka.api.paths import ALIAS, ALIAS_ROOT
 from tokka.protocol.admin import NewKeyRequest, RotateRequest
 from tokka.protocol.aitta import OAuthError
+from tokka.protocol.anthropic.models import (
+    AnthropicErrorBody,
+    AnthropicEvent,
+    AnthropicMessageObject,
+    AnthropicModel,
+    AnthropicModelList,
+)
+from tokka.protocol.anthropic.request import CountTokensRequest, MessagesRequest
 from tokka.protocol.chat import ChatRequest
 from tokka.protocol.completions import CompletionRequest
 from tokka.protocol.models import DetokenizeRequest, TokenizeRequest
 from tokka.protocol.response_models import ChatCompletion, ChatCompletionChunk, Completion, ErrorBody
+from tokka.protocol.responses.compaction import CompactRequest
+from tokka.protocol.responses.models import ResponseEvent, ResponseObject
+from tokka.protocol.responses.request import ResponsesRequest
 
 _REF = "#/components/schemas/"
 # Models that no handler signature names: our own code parses bodies and builds responses as bytes.
 _MODELS: list[type[BaseModel]] = [
     ChatRequest,
     CompletionRequest,
+    MessagesRequest,
+    CountTokensRequest,
+    ResponsesRequest,
+    CompactRequest,
     TokenizeRequest,
     DetokenizeRequest,
     NewKeyRequest,
@@ -38,7 +53,14 @@ _MODELS: list[type[BaseModel]] = [
     ChatCompletion,
     ChatCompletionChunk,
     Completion,
+    AnthropicMessageObject,
+    AnthropicEvent,
+    AnthropicModel,
+    AnthropicModelList,
+    ResponseObject,
+    ResponseEvent,
     ErrorBody,
+    AnthropicErrorBody,
     OAuthError,
 ]
 _MEANING = {
@@ -59,7 +81,8 @@ _DESCRIPTION = """OpenAI's API for text, served by vLLM.
 
 Every error has the body `{"error": {"message", "type", "param", "code"}}`. In a downtime, `details` holds its times. In
 a stream, an error after the first byte is one event with that body, followed by `[DONE]`. The paths tagged `aitta` are
-Aitta's API and return its errors, `{"error", "error_description", "details"}`."""
+Aitta's API and return its errors, `{"error", "error_description", "details"}`. `/v1/messages` is Anthropic's API: it
+also takes the key as `x-api-key`, and returns the errors `{"type": "error", "error": {"type", "message"}}`."""
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -72,17 +95,29 @@ def oauth_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: _json(_MEANING[status], OAuthError) for status in sorted({*statuses, 500})}
 
 
+def anthropic_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the OpenAPI responses as `errors` does, with Anthropic's error body."""
+    return {status: _json(_MEANING[status], AnthropicErrorBody) for status in sorted({*statuses, 500})}
+
+
 def _json(description: str, model: type[BaseModel]) -> dict[str, Any]:
     return {"description": description, "content": {"application/json": {"schema": {"$ref": _REF + model.__name__}}}}
 
 
-def _generation(plain: type[BaseModel], chunk: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
-    answer = _json("The response; with `stream: true` its chunks as events, ended by `data: [DONE]`", plain)
+def _generation(
+    plain: type[BaseModel], chunk: type[BaseModel], end: str = "`data: [DONE]`"
+) -> dict[int | str, dict[str, Any]]:
+    answer = _json(f"The response; with `stream: true` its chunks as events, ended by {end}", plain)
     answer["content"]["text/event-stream"] = {"schema": {"$ref": _REF + chunk.__name__}}
     return {200: answer, **errors(400, 401, 403, 404, 413, 415, 429, 503, 504)}
 
 
 CHAT_RESPONSES = _generation(ChatCompletion, ChatCompletionChunk)
+MESSAGES_RESPONSES = {
+    **_generation(AnthropicMessageObject, AnthropicEvent, "`message_stop`"),
+    **anthropic_errors(400, 401, 403, 404, 413, 415, 429, 503, 504),
+}
+RESPONSES_RESPONSES = _generation(ResponseObject, ResponseEvent)
 COMPLETION_RESPONSES = _generation(Completion, Completion)
 
 
@@ -125,15 +160,21 @@ def _build(app: FastAPI, root_path: str) -> dict[str, Any]:
     return document
 
 
+def _error_model(facts: PathFacts) -> type[BaseModel]:
+    if facts.speaks_anthropic:
+        return AnthropicErrorBody
+    return OAuthError if facts.speaks_oauth else ErrorBody
+
+
 def _correct(document: dict[str, Any], root_path: str) -> None:
     """Remove responses that FastAPI adds and this server never gives; add errors that any request may get."""
     for path, operations in document["paths"].items():
         # Errors raised before the request is routed.
         facts = facts_of(path)
-        early = [431] if facts.access == "probe" else [431, 503]
-        error = OAuthError if facts.speaks_oauth else ErrorBody
+        early = [431] if facts.is_probe else [431, 503]
+        error = _error_model(facts)
         for operation in operations.values():
-            if facts.access == "probe":
+            if facts.is_probe:
                 operation["security"] = []
             if f"{ALIAS_ROOT}{path}".startswith(ALIAS):
                 operation["servers"] = [{"url": root_path or "/"}, {"url": root_path + ALIAS_ROOT}]

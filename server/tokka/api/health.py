@@ -16,11 +16,11 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from tokka import __version__
 from tokka.admission.policy import RETRY_AFTER_S
-from tokka.api import sse
 from tokka.api.deps import CurrentServices, Services
 from tokka.api.document import errors
 from tokka.engine.supervision.supervisor import Progress
 from tokka.errors import MAX_RETRY_AFTER_S
+from tokka.protocol import sse
 from tokka.protocol.models import Health, Version
 from tokka.protocol.times import format_iso
 

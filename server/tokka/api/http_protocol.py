@@ -14,14 +14,15 @@ from typing import Any
 
 import httptools
 import structlog
-from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tokka.api.connections import Admission, Caller, Connections, Cut, Stage
 from tokka.api.deadline import Deadline
-from tokka.api.http_cycle import Cycle
+from tokka.api.flow import Flow
+from tokka.api.http_cycle import Cycle, Signal
 from tokka.api.http_framing import Framing, MalformedHttp, check_headers, without_upgrade
 from tokka.api.http_refusal import HeadersTooLarge, NoRoom, response_of
+from tokka.api.intake import Intake
 from tokka.api.path_facts import facts_of
 from tokka.api.paths import served_path
 from tokka.api.write_batching import BatchedTransport, WriteBatch
@@ -39,22 +40,13 @@ _MAX_AHEAD_BYTES = 64 << 10
 _MAX_SLICES = 4096
 
 
-class Flow(FlowControl):
-    """uvicorn's flow control, with a pause in reading that the application cannot end."""
-
-    held = False
-
-    def resume_reading(self) -> None:
-        if not self.held:
-            super().resume_reading()
-
-
 class BoundedProtocol(HttpToolsProtocol):
     """One connection, with limits on bytes and time."""
 
     # Set by the subclass that `bounded_protocol` makes.
     open_connections: Connections
     batch: WriteBatch
+    intake: Intake
     is_draining: Callable[[], bool]
 
     flow: Flow
@@ -69,10 +61,13 @@ class BoundedProtocol(HttpToolsProtocol):
         self._framing = Framing()
         # Bytes received and not parsed yet: requests that the client sent ahead.
         self._ahead = b""
+        # Whether they wait in the intake.
+        self._is_queued = False
         self._in_head = True
         self._head_bytes = 0
         self._admission: Admission = "welcome"
         self._caller: Caller = "stranger"
+        self._is_authenticated = False
         # The last response has been given; later bytes are ignored.
         self._is_over = False
         self._rest_bytes = 0
@@ -95,6 +90,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.open_connections.closed(self)
+        self.intake.leave(self._read)
         self._sending.clear()
         self._reading.clear()
         super().connection_lost(exc)
@@ -107,6 +103,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """Close the connection once its response is sent, without waiting for the rest of the client's body."""
+        if self._is_queued:
+            self.intake.leave(self._read)
+            self._read()
         super().shutdown()
         owes_body = self.cycle is not None and not self._in_head
         if self.flow.write_paused or self.transport.get_write_buffer_size() or owes_body:
@@ -116,7 +115,14 @@ class BoundedProtocol(HttpToolsProtocol):
         """Report the caller and stage of this connection to the registry."""
         self.open_connections.place(self, self._caller, self._stage())
 
+    def _place_request(self) -> None:
+        if not self._is_authenticated:
+            self._caller = "stranger"
+        self._place()
+
     def _stage(self) -> Stage:
+        if self._is_queued:
+            return "receiving"
         if self.cycle is None:
             return "delivering" if self._is_over else "waiting"
         if not self.cycle.response_complete:
@@ -127,6 +133,7 @@ class BoundedProtocol(HttpToolsProtocol):
         return "waiting" if is_taken and not self._is_over else "delivering"
 
     def _on_authenticated(self, key: Key) -> None:
+        self._is_authenticated = True
         self._caller = "anonymous" if key is ANONYMOUS else "keyed"
         self._place()
 
@@ -137,10 +144,19 @@ class BoundedProtocol(HttpToolsProtocol):
             self._count_rest(len(data))
             return
         self._ahead += data
-        self._read()
+        if self._in_head and self._may_read():
+            self._is_queued = not self.intake.begin(self._read)
+            if self._is_queued:
+                # The client has sent in time, and may go on.
+                self._sending.clear()
+                self._hold(len(self._ahead) > _MAX_AHEAD_BYTES)
+                self._place()
+        else:
+            self._read()
 
     def _read(self) -> None:
         """Parse the received bytes up to the end of the current request. The next request waits for its response."""
+        self._is_queued = False
         data, begin = self._ahead, 0
         view = memoryview(data)
         for _ in range(_MAX_SLICES):
@@ -228,7 +244,7 @@ class BoundedProtocol(HttpToolsProtocol):
         check_headers(version, self.headers)
         target = httptools.parse_url(self.url)
         path = urllib.parse.unquote(target.path.decode("ascii"))
-        if self._admission != "welcome" and facts_of(served_path(path)).access != "probe":
+        if self._admission != "welcome" and not facts_of(served_path(path)).is_probe:
             self.open_connections.on_cut("refused")
             raise NoRoom(self._admission)
         self.scope["method"] = method.decode("ascii")
@@ -244,7 +260,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head = False
         self._sending.clear()
         self._framing.expect_body(self.headers)
-        self._caller = "stranger"
+        self._is_authenticated = False
         self.cycle = Cycle(
             is_draining=self.is_draining,
             close=self._end,
@@ -255,13 +271,14 @@ class BoundedProtocol(HttpToolsProtocol):
             access_logger=self.access_logger,
             access_log=self.access_log,
             default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
+            message_event=Signal(),
             expect_100_continue=self.expect_100_continue and version == "1.1",
             keep_alive=self.parser.should_keep_alive() and version == "1.1",
             on_response=self.on_response_complete,
         )
         self._start_asgi_task(self.cycle, self.app)
-        self._place()
+        # After authentication, which takes one turn. A stranger's rank before it could cost a key its connection.
+        self.loop.call_soon(self._place_request)
 
     def on_body(self, body: bytes) -> None:
         self._body_seen = True
@@ -369,5 +386,10 @@ class BoundedProtocol(HttpToolsProtocol):
 
 def bounded_protocol(connections: Connections, is_draining: Callable[[], bool]) -> type[BoundedProtocol]:
     """Return a protocol class whose instances obey the limits and share the registry of connections."""
-    shared = {"open_connections": connections, "batch": WriteBatch(), "is_draining": staticmethod(is_draining)}
+    shared = {
+        "open_connections": connections,
+        "batch": WriteBatch(),
+        "intake": Intake(),
+        "is_draining": staticmethod(is_draining),
+    }
     return type("BoundedProtocol", (BoundedProtocol,), shared)

@@ -6,7 +6,8 @@ import http
 
 from tokka.admission.policy import RETRY_AFTER_S
 from tokka.api.connections import Admission
-from tokka.api.errors import body_of_error
+from tokka.api.errors import body_of_error, request_id_headers
+from tokka.api.paths import served_path
 from tokka.errors import ServerOverloaded, TokkaError
 from tokka.protocol.common import new_id
 
@@ -36,11 +37,13 @@ class NoRoom(ServerOverloaded):
 
 def response_of(error: TokkaError, url: bytes) -> bytes:
     """Return the whole response as bytes. `url`: the request's URL; empty if it is unknown."""
-    body = body_of_error(error, url.partition(b"?")[0].decode("latin-1"))
+    request_id = new_id("req_")
+    path = served_path(url.partition(b"?")[0].decode("latin-1"))
+    body = body_of_error(error, path, request_id)
     headers = {
         "content-type": "application/json",
         "content-length": str(len(body)),
-        "x-request-id": new_id("req_"),
+        **{name.decode(): value.decode() for name, value in request_id_headers(request_id, path)},
         **error.headers(),
         "connection": "close",
     }

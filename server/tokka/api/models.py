@@ -4,35 +4,48 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
 
 from tokka.api.deps import CurrentKey, CurrentServices, Services
 from tokka.api.document import errors
 from tokka.errors import UnknownUrl
+from tokka.protocol.anthropic import models as anthropic
 from tokka.protocol.models import ModelList, ModelObject, model_object
 
 router = APIRouter(tags=["models"])
 
 
-@router.get("/v1/models", summary="List the served names", responses=errors(401, 403), response_model=ModelList)
-async def list_models(services: CurrentServices, key: CurrentKey) -> dict[str, Any]:
-    return {"object": "list", "data": [_object(name, services) for name in services.dispatcher.names(key)]}
+@router.get(
+    "/v1/models",
+    summary="List the served names; with the header `anthropic-version` in Anthropic's form",
+    responses=errors(401, 403),
+    response_model=ModelList | anthropic.AnthropicModelList,
+)
+async def list_models(request: Request, services: CurrentServices, key: CurrentKey) -> Response:
+    models = [_object(name, services, request) for name in services.dispatcher.names(key)]
+    return JSONResponse(anthropic.model_list(models) if _is_anthropic(request) else {"object": "list", "data": models})
 
 
 # `:path`, because hub ids contain slashes.
 @router.get(
     "/v1/models/{model:path}",
-    summary="Describe a served name",
+    summary="Describe a served name; with the header `anthropic-version` in Anthropic's form",
     responses=errors(401, 403, 404),
-    response_model=ModelObject,
+    response_model=ModelObject | anthropic.AnthropicModel,
 )
-async def get_model(model: str, services: CurrentServices, key: CurrentKey) -> dict[str, Any]:
+async def get_model(model: str, request: Request, services: CurrentServices, key: CurrentKey) -> Response:
     if not model:
         raise UnknownUrl("Unknown request URL: GET /v1/models/. Did you mean /v1/models?")
     services.dispatcher.check_model(model, key)
-    return _object(model, services)
+    return JSONResponse(_object(model, services, request))
 
 
-def _object(name: str, services: Services) -> dict[str, Any]:
+def _object(name: str, services: Services, request: Request) -> dict[str, Any]:
     info = services.supervisor.info
-    return model_object(name, services.started_s, info.max_model_len if info else None)
+    make = anthropic.model_object if _is_anthropic(request) else model_object
+    return make(name, services.started_s, info.max_model_len if info else None)
+
+
+def _is_anthropic(request: Request) -> bool:
+    return "anthropic-version" in request.headers

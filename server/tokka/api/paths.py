@@ -5,8 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator
 
-from starlette.types import ASGIApp, Receive, Scope, Send
-
 from tokka.api.path_facts import DOCUMENT, facts_of
 
 # An alias of the API for Aitta's clients.
@@ -30,7 +28,7 @@ def served_path(path: str, root_path: str = "") -> str:
         return path[len(ALIAS_ROOT) :]
     # Probes are often configured with a trailing slash.
     bare = path[:-1]
-    return bare if path[-1:] == "/" and (facts_of(bare).access == "probe" or bare == DOCUMENT) else path
+    return bare if path[-1:] == "/" and (facts_of(bare).is_probe or bare == DOCUMENT) else path
 
 
 def meant(path: str, known: Iterable[str]) -> str | None:
@@ -51,18 +49,3 @@ def _readings(parts: list[str]) -> Iterator[str]:
         rest = "/".join(parts[start:])
         yield f"/{rest}"
         yield f"/{_API}/{rest}"
-
-
-class ServedPath:
-    """Replace the path of a request by the served path. The outermost middleware."""
-
-    def __init__(self, app: ASGIApp, root_path: str) -> None:
-        self._app = app
-        self._root_path = root_path
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            path = served_path(scope["path"], self._root_path)
-            if path != scope["path"]:
-                scope = {**scope, "path": path}
-        await self._app(scope, receive, send)

@@ -9,14 +9,25 @@ import os
 import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
 from tokka.errors import ConfigurationError, TemporaryError, is_lasting
 from tokka.settings import Settings
 
+if TYPE_CHECKING:
+    # Binding comes before the imports of the API, which take 0.6 s.
+    from tokka.api.connections import Limits
+
 # Maximum connections waiting to be accepted.
 BACKLOG = 2048
+# Handles of each socket. libuv accepts one connection per handle and turn of the event loop. A turn takes 20 ms on a
+# busy server: with one handle, the last of a hundred new clients would wait for 2 s.
+_HANDLES = 32
+# Minimum allowed connections for each handle. The connections of one turn must stay few: at the limit they evict each
+# other, and for lack of strangers idle connections with keys, before the server has read their requests.
+_CONNECTIONS_PER_HANDLE = 64
 # Maximum unsent response bytes that the kernel buffers. Its default is 4 MB, which hides a client that does not read.
 _UNSENT_BYTES = 64 << 10
 # Error numbers of an address family that this machine does not have.
@@ -50,6 +61,13 @@ def open_for_connections(listeners: Sequence[socket.socket], settings: Settings)
     except OSError as error:
         # Another server may have started to listen on the same address since `bind`.
         raise _refusal(settings, error) from None
+
+
+def handles_of(listeners: Sequence[socket.socket], limits: Limits) -> list[socket.socket]:
+    """Return all handles of the sockets, the given ones included. The caller closes them."""
+    allowed = min(limits.max_connections, limits.max_per_address or limits.max_connections)
+    count = max(1, min(_HANDLES, allowed // _CONNECTIONS_PER_HANDLE))
+    return [*listeners, *(listener.dup() for listener in listeners for _ in range(count - 1))]
 
 
 def url_of(listeners: Sequence[socket.socket], settings: Settings) -> str:

@@ -16,12 +16,12 @@ import uvicorn
 from tokka import __version__
 from tokka.api.connections import RESERVE, Connections, Limits
 from tokka.api.http_protocol import bounded_protocol
-from tokka.app import Server, create_server, measure_event_loop_lag
+from tokka.app import Server, create_server
 from tokka.cli.access import check_access
-from tokka.cli.listener import BACKLOG, open_for_connections, url_of
+from tokka.cli.listener import BACKLOG, handles_of, open_for_connections, url_of
 from tokka.cli.open_files import open_files
 from tokka.engine.base import Engine
-from tokka.engine.supervision.heap import trim_heap
+from tokka.engine.supervision.heap import collect_while_idle, trim_heap
 from tokka.engine.supervision.processes import end_resource_tracker, kill_children
 from tokka.observability.log_writer import LineWriter
 from tokka.observability.loop_turns import LoopTurns
@@ -35,6 +35,8 @@ _CLOSE_CONNECTIONS_S = 3
 _OTHER_FILES = 128 + RESERVE
 # Minimum characters of a key, below which the server warns that it can be guessed.
 _SAFE_KEY_CHARS = 16
+# Seconds between two renewals of the `Date` header.
+_DATE_EVERY_S = 1.0
 # Maximum seconds to write the last log lines after a second signal. A blocked log must not delay the exit longer.
 _LAST_LINES_S = 0.2
 
@@ -87,14 +89,16 @@ async def _has_opened_accounts(server: Server) -> bool:
 async def _serve_http(settings: Settings, server: Server, listeners: list[socket.socket], turns: LoopTurns) -> int:
     """Serve requests until stopped, then drain. Return the exit code. Raises StartupError if the engine fails."""
     running = asyncio.create_task(server.supervisor.run())
-    http = _HttpServer(_http_config(settings, server))
-    serving = asyncio.create_task(http.serve(sockets=listeners))
+    limits = _connection_limits(settings)
+    http = _HttpServer(_http_config(settings, server, limits))
+    serving = asyncio.create_task(http.serve(sockets=handles_of(listeners, limits)))
     stopping = asyncio.create_task(server.stop.wait())
     admitting = asyncio.create_task(server.admission.run(server.supervisor.stats))
     aside = [
-        asyncio.create_task(measure_event_loop_lag(server.metrics)),
         asyncio.create_task(_announce(settings, server, turns)),
         asyncio.create_task(server.accounts.run()),
+        asyncio.create_task(server.responses.run()),
+        asyncio.create_task(collect_while_idle(lambda: server.admission.open_requests)),
     ]
     if server.tokens:
         aside.append(asyncio.create_task(server.tokens.run()))
@@ -115,9 +119,10 @@ async def _serve_http(settings: Settings, server: Server, listeners: list[socket
     finally:
         for task in (running, admitting, stopping, *aside):
             task.cancel()
+        await server.background.close()
         # Close the engine before HTTP. Its in-flight requests end with an error that the clients still receive.
         await server.supervisor.close()
-        http.should_exit = True
+        http.close()
         await asyncio.gather(running, serving, admitting, stopping, *aside, return_exceptions=True)
 
 
@@ -169,23 +174,40 @@ def _drain_on_signals(server: Server, lines: LineWriter) -> None:
 
 
 class _HttpServer(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._closes = asyncio.Event()
+
+    def close(self) -> None:
+        """Let `serve` close the listeners and connections, and return."""
+        self.should_exit = True
+        self._closes.set()
+
+    async def main_loop(self) -> None:
+        # Uvicorn's own loop wakes ten times a second. Each tenth time it renews the `Date` header.
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_DATE_EVERY_S):
+                    await self._closes.wait()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         # Signals start a drain. Uvicorn's own handlers would close the listeners at once.
         yield
 
 
-def _http_config(settings: Settings, server: Server) -> uvicorn.Config:
-    connections = Connections(
-        Limits(
-            header_bytes=parse_size(settings.max_header_size),
-            header_s=settings.header_timeout,
-            write_s=settings.write_timeout,
-            max_connections=max(1, min(settings.max_connections, open_files() - _OTHER_FILES)),
-            max_per_address=settings.max_connections_per_address,
-        ),
-        server.metrics.count_cut,
+def _connection_limits(settings: Settings) -> Limits:
+    return Limits(
+        header_bytes=parse_size(settings.max_header_size),
+        header_s=settings.header_timeout,
+        write_s=settings.write_timeout,
+        max_connections=max(1, min(settings.max_connections, open_files() - _OTHER_FILES)),
+        max_per_address=settings.max_connections_per_address,
     )
+
+
+def _http_config(settings: Settings, server: Server, limits: Limits) -> uvicorn.Config:
+    connections = Connections(limits, server.metrics.count_cut)
     server.metrics.watch_connections(lambda: connections.count)
     return uvicorn.Config(
         server.app,

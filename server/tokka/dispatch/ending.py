@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from tokka.admission.allowance import Allowance
-from tokka.core import RequestRecord
+from tokka.core import Outcome, RequestRecord
 
 # Refusals of the server. A request that ends with one of these, before it had a slot, costs its key nothing.
 _REFUSALS = frozenset({401, 403, 429, 500, 503, 504})
@@ -25,3 +25,12 @@ def finish(
     if allowance is not None:
         served = record.queue_s is not None or status not in _REFUSALS
         allowance.settle(record.prompt_tokens + record.completion_tokens, time.monotonic(), served=served)
+
+
+def outcome_of(status: int) -> Outcome:
+    """Return the outcome of a request that was refused or failed with this HTTP status."""
+    if status in (401, 403, 429, 503):
+        return "rejected"
+    if status == 504:
+        return "timeout"
+    return "invalid" if 400 <= status < 500 else "error"

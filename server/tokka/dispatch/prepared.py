@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import Coroutine
 from dataclasses import replace
+from typing import Any
 
-from tokka.core import Accepted, Event, GenerateRequest
+from tokka.core import Accepted, ChatPrompt, GenerateRequest, Prompt, Usage
+from tokka.engine.base import Prepared, Sink
 from tokka.engine.supervision.supervisor import Supervisor
-from tokka.errors import RequestTimeout
+from tokka.errors import ContextLengthExceeded, RequestTimeout
+
+# Roles of messages at the start of a conversation that always stay.
+_LASTING = ("system", "developer")
 
 
 class PreparedRequest:
     """A request that an engine has rendered and counted, but not started."""
+
+    _prepared: Prepared
 
     def __init__(self, request: GenerateRequest, supervisor: Supervisor, deadline: float | None) -> None:
         self._request = request
@@ -26,6 +33,11 @@ class PreparedRequest:
         prepared = cls(request, supervisor, deadline)
         await prepared._render()
         return prepared
+
+    @property
+    def prompts(self) -> tuple[Prompt, ...]:
+        """The prompts that were rendered: those of the request, or shorter ones if it allows that."""
+        return self._request.prompts
 
     @property
     def prompt_tokens(self) -> int:
@@ -43,43 +55,60 @@ class PreparedRequest:
         room = (tokens - self.prompt_tokens) // choices
         if sampling.max_tokens is None and self.most_tokens > tokens and room >= max(1, sampling.min_tokens):
             self._request = replace(self._request, max_tokens_cap=room)
-            await self._again()
+            await self._render()
 
     async def ensure_live_engine(self) -> None:
         """Render the request again if its engine is gone. Raises ModelStarting if no new engine is ready yet."""
         engine = self._supervisor.engine()
         if engine is not self._engine:
-            await self._again()
+            await self._render()
 
-    async def aclose(self) -> None:
-        await self.events.aclose()
+    def run(self, sink: Sink) -> Coroutine[Any, Any, Usage]:
+        """Run the request, as `Prepared.run` says."""
+        return self._prepared.run(sink)
 
-    async def _again(self) -> None:
-        await self.aclose()
-        await self._render()
+    async def _prepare(self) -> Prepared:
+        """Prepare the request, without its oldest turns if it does not fit and allows that."""
+        turns = 1
+        while True:
+            try:
+                return await self._engine.prepare(self._request)
+            except ContextLengthExceeded:
+                shorter = _without_oldest(self._request, turns) if self._request.drops_oldest else None
+                if shorter is None:
+                    raise
+                self._request = shorter
+            # A conversation may have thousands of turns, and each attempt renders all that are left.
+            turns *= 2
 
     async def _render(self) -> None:
         self._engine = self._supervisor.engine()
         self.engine_number = self._supervisor.starts
-        self.events = self._engine.generate(self._request)
         try:
-            accepted = await next_event(self.events, self._deadline)
+            async with asyncio.timeout(left_s(self._deadline)):
+                self._prepared = await self._prepare()
         except TimeoutError:
             raise RequestTimeout("The request timed out before the engine accepted it.") from None
-        if not isinstance(accepted, Accepted):
-            raise RuntimeError(f"the engine began with {type(accepted).__name__} instead of Accepted")
-        self.accepted = accepted
+        self.accepted: Accepted = self._prepared.accepted
+
+
+def _without_oldest(request: GenerateRequest, turns: int) -> GenerateRequest | None:
+    """Return a chat without its oldest turns; None if it has no more of them, or holds images.
+
+    A turn begins with a message of the user. The last one stays, and so do the system messages at the start.
+    """
+    (prompt,) = request.prompts
+    if not isinstance(prompt, ChatPrompt) or prompt.images:
+        return None
+    messages = prompt.messages
+    start = next((at for at, message in enumerate(messages) if message["role"] not in _LASTING), len(messages))
+    begins = [at for at, message in enumerate(messages) if message["role"] == "user" and at > start]
+    if not begins:
+        return None
+    kept = (*messages[:start], *messages[begins[min(turns, len(begins)) - 1] :])
+    return replace(request, prompts=(replace(prompt, messages=kept),))
 
 
 def left_s(deadline: float | None) -> float | None:
     """Return the seconds until a deadline, at least 0; None without a deadline."""
     return None if deadline is None else max(0.0, deadline - time.monotonic())
-
-
-async def next_event(events: AsyncGenerator[Event, None], deadline: float | None) -> Event:
-    """Return the next event. Raises TimeoutError at the deadline."""
-    if deadline is None:
-        return await anext(events)
-    # The timeout covers only this wait: if it spanned a `yield`, it would cancel the consumer.
-    async with asyncio.timeout(left_s(deadline)):
-        return await anext(events)

@@ -1,26 +1,22 @@
 """The scripted engine, for developing clients without a model and for tests of timing and faults.
 
 Tokens are UTF-8 bytes (ids 0 to 255; 256 is the end token), so every non-ASCII character is split over tokens.
-The engine answers with a fixed text, once; `ignore_eos` and `min_tokens` repeat it. With a `choice` constraint it
-answers with the first alternative; it refuses other constraints. Tool calls and reasoning in its text are read like
-a model's.
+The engine answers with a fixed text, once; `ignore_eos` and `min_tokens` repeat it. `scripted_answer.py` decides when
+it answers with something else. Tool calls and reasoning in its text are read like a model's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from tokka import __version__
 from tokka.core import (
     Accepted,
     ChatPrompt,
-    Constraint,
     Event,
-    Finished,
     GenerateRequest,
     Prompt,
     PromptEcho,
@@ -30,13 +26,13 @@ from tokka.core import (
     TokensPrompt,
     Usage,
 )
-from tokka.engine.base import ReportPhase
+from tokka.engine.base import Prepared, ReportPhase, Sink
 from tokka.engine.generation.length import allowed_tokens, truncation
 from tokka.engine.generation.token_ids import check_token_ids
 from tokka.engine.reading.forms import FORMS, READABLE
 from tokka.engine.reading.readers import Readers, ReadingPlan
-from tokka.engine.reading.thinking import ThoughtMarks
 from tokka.engine.script import EOS, VOCAB_SIZE, Script, decode, length_of, prompt_logprobs
+from tokka.engine.scripted_answer import THOUGHT_MARKS, ScriptedAnswer
 from tokka.engine.scripted_steps import ScriptedSequence, StepLoop, StepModel
 from tokka.engine_facts import EngineStats, ModelInfo
 from tokka.errors import (
@@ -78,8 +74,19 @@ class FakeOptions:
     calls: str = "hermes"
     # Separate the reasoning between <think> tags from the answer.
     thinks: bool = False
+    # Call the first tool of a request, once per turn of the user, with arguments that match its schema. Also write JSON
+    # that matches a schema.
+    tool_calls: bool = False
+    # Reason before the answer to a chat. Implies `thinks`.
+    thoughts: bool = False
+    # Take images. Each counts as a line of the prompt.
+    images: bool = False
     die_on: str = ""
     stall_on: str = ""
+
+    @property
+    def reads_reasoning(self) -> bool:
+        return self.thinks or self.thoughts
 
     @property
     def context(self) -> int:
@@ -109,7 +116,9 @@ class FakeEngine:
             )
         self._options = options
         self._cap = max_completion_tokens
-        self._script = options.answer.encode()
+        self._answer = ScriptedAnswer(
+            options.answer, FORMS[options.calls], calls=options.tool_calls, reasons=options.thoughts
+        )
         self._running = 0
         self._steps = 0
         self._death: str | None = None
@@ -131,40 +140,48 @@ class FakeEngine:
             max_running=self._options.max_running,
             step_tokens=self._options.step_tokens or None,
             kv_tokens=self._options.kv_tokens or None,
+            takes_images=self._options.images,
             costs=self._loop.costs() if self._loop else None,
         )
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
+    async def prepare(self, request: GenerateRequest) -> Prepared:
         sampling = request.sampling
         prompts = [await self._ids_to_run(prompt, request.tenant) for prompt in request.prompts]
         if kept := truncation(request, self._options.context):
             prompts = list(map(kept.of, prompts))
         check_token_ids(sampling, VOCAB_SIZE)
         limits = [allowed_tokens(request, len(ids), self._options.context, self._cap) for ids in prompts]
-        said = self._script_within(sampling.constraint)
-        _check_prompt(request)
+        said = self._text_of(request)
         _check_budget(sampling)
+        return _ScriptedRequest(self, request, prompts, limits, said)
+
+    async def run(self, prepared: _ScriptedRequest, sink: Sink) -> Usage:
+        """Run a prepared request, as `Prepared.run` says."""
+        request, prompts, sampling = prepared.request, prepared.prompts, prepared.request.sampling
         readers = self._readers(request)
-        yield Accepted(tuple(prompts), tuple(limits))
-        lengths = [length_of(sampling, limit, said) for limit in limits]
+        lengths = [length_of(sampling, limit, prepared.said) for limit in prepared.limits]
         with self._sequences(prompts, sampling.n, lengths) as sequences:
             self._obey(prompts)
             await self._prefill()
-            completion_tokens = 0
-            for at, (ids, limit) in enumerate(zip(prompts, limits, strict=True)):
+            completion_tokens, has_room = 0, True
+            for at, (ids, limit) in enumerate(zip(prompts, prepared.limits, strict=True)):
                 if request.echo:
-                    yield PromptEcho(at, decode(ids), prompt_logprobs(ids, sampling.logprobs))
+                    await sink.give(PromptEcho(at, decode(ids), prompt_logprobs(ids, sampling.logprobs)))
                 if (scored := prompt_logprobs(ids, sampling.prompt_logprobs)) is not None:
-                    yield PromptLogprobs(at, scored, (0, *(1 for _ in scored[1:])))
-                scripts = [Script(at * sampling.n + i, sampling, limit, said) for i in range(sampling.n)]
+                    await sink.give(PromptLogprobs(at, scored, (0, *(1 for _ in scored[1:]))))
+                scripts = [Script(at * sampling.n + i, sampling, limit, prepared.said) for i in range(sampling.n)]
                 running = list(scripts)
                 while running:
                     await self._token(sequences[at] if sequences else None, running[0].num_tokens + 1)
                     for event in _step(running, readers):
-                        yield event
+                        if has_room:
+                            has_room = sink.take(event)
+                        else:
+                            await sink.give(event)
+                            has_room = True
                 completion_tokens += sum(script.num_tokens for script in scripts)
             thought = readers.reasoning_tokens if readers else 0
-            yield Finished(Usage(sum(map(len, prompts)), completion_tokens, reasoning_tokens=thought))
+            return Usage(sum(map(len, prompts)), completion_tokens, reasoning_tokens=thought)
 
     async def tokenize(self, prompt: Prompt, tenant: str) -> Sequence[int]:
         # Bytes already are a sequence of token ids. Building a list from a long text would block the event loop.
@@ -176,8 +193,9 @@ class FakeEngine:
                 ids = token_ids
             case ChatPrompt() if not self._options.has_chat_template:
                 raise NoChatTemplate
-            case ChatPrompt(messages=messages):
-                ids = "".join(f"{m['role']}: {m.get('content') or ''}\n" for m in messages).encode()
+            case ChatPrompt(messages=messages, images=images):
+                said = "".join(f"{m['role']}: {m.get('content') or ''}\n" for m in messages)
+                ids = (said + "<image>\n" * len(images)).encode()
         if max(ids, default=0) >= VOCAB_SIZE or min(ids, default=0) < 0:
             raise InvalidRequest(
                 f"The prompt holds a token id outside the vocabulary; ids are at least 0 and less than {VOCAB_SIZE}.",
@@ -251,27 +269,20 @@ class FakeEngine:
 
     def _readers(self, request: GenerateRequest) -> Readers | None:
         prompt = request.prompts[0]
-        if not isinstance(prompt, ChatPrompt) or (prompt.tools is None and not self._options.thinks):
+        if not isinstance(prompt, ChatPrompt) or (prompt.tools is None and not self._options.reads_reasoning):
             return None
         return Readers(
             ReadingPlan(
                 tools=prompt.tools,
                 form=FORMS[self._options.calls],
-                thoughts=ThoughtMarks("<think>", "</think>", begins=False) if self._options.thinks else None,
-                count_thoughts=(lambda ids, text, is_open: len(text.encode())) if self._options.thinks else None,
+                thoughts=THOUGHT_MARKS if self._options.reads_reasoning else None,
+                count_thoughts=_count_reasoning if self._options.reads_reasoning else None,
             )
         )
 
-    def _script_within(self, constraint: Constraint | None) -> bytes:
-        if constraint is None:
-            return self._script
-        if constraint.kind != "choice":
-            raise UnsupportedParameter(
-                f"'{constraint.param}' needs a real engine; the scripted engine has no {constraint.kind} constraints.",
-                param=constraint.param,
-            )
-        choices: list[str] = json.loads(constraint.text)
-        return choices[0].encode()
+    def _text_of(self, request: GenerateRequest) -> bytes:
+        """Return the text of every choice. Raises UnsupportedParameter for a constraint that it cannot match."""
+        return self._answer.text(request)
 
     def _obey(self, prompts: Sequence[Sequence[int]]) -> None:
         """Die or freeze if a prompt contains `die_on` or `stall_on`."""
@@ -297,28 +308,38 @@ class FakeEngine:
         self._steps += 1
 
 
+@dataclass(frozen=True, slots=True)
+class _ScriptedRequest:
+    """A checked request. Implements `Prepared`. `said`: the text of every choice."""
+
+    engine: FakeEngine
+    request: GenerateRequest
+    prompts: list[Sequence[int]]
+    # Maximum tokens per choice, for each prompt.
+    limits: list[int]
+    said: bytes
+
+    @property
+    def accepted(self) -> Accepted:
+        return Accepted(tuple(self.prompts), tuple(self.limits))
+
+    async def run(self, sink: Sink) -> Usage:
+        return await self.engine.run(self, sink)
+
+
 def _step(running: list[Script], readers: Readers | None) -> Iterator[Event]:
     """Give each running choice its next token. Remove ended choices from `running`."""
     for script in list(running):
         delta, done = script.step()
         if done is not None:
             running.remove(script)
-        if readers is not None:
-            yield from readers.read_step(delta, done)
-            continue
-        if delta is not None:
-            yield delta
-        if done is not None:
-            yield done
+        for event in (delta, done):
+            if event is not None:
+                yield from (event,) if readers is None else readers.read(event)
 
 
-def _check_prompt(request: GenerateRequest) -> None:
-    prompt = request.prompts[0]
-    if isinstance(prompt, ChatPrompt) and prompt.tools and prompt.tools.answer is not None:
-        raise UnsupportedParameter(
-            f"'{prompt.tools.answer_param}' with tools needs a real engine; the scripted engine follows no schema.",
-            param=prompt.tools.answer_param,
-        )
+def _count_reasoning(token_ids: list[int], text: str, is_open: bool) -> int:
+    return len(text.encode())
 
 
 def _check_budget(sampling: Sampling) -> None:

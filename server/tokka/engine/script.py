@@ -29,10 +29,10 @@ class Script:
         self._sampling = sampling
         self._limit = limit
         self._script = script
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._choice = Choice(
-            index, sampling, lambda token: "" if token == EOS else self._decoder.decode(bytes([token]))
-        )
+        # `EOS`, the only token that is not a byte, always ends the choice and is not decoded.
+        # Not `self` in the function: the cycle would need the garbage collector.
+        text_of = codecs.getincrementaldecoder("utf-8")("replace").decode
+        self._choice = Choice(index, sampling, lambda ids: text_of(bytes(ids)))
 
     @property
     def num_tokens(self) -> int:

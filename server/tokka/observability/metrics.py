@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import get_args
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -55,6 +56,8 @@ class Metrics:
             ["tenant", "model", "kind"],
         )
         self._tenants: set[str] = set()
+        # The library checks and converts the labels of each use, which takes more time than counting.
+        self._series = cache(lambda metric, *labels: metric.labels(*labels))
         self._rejections = self._counter("rejections", "Rejected requests, by error code.", ["reason"])
         self._ignored = self._counter(
             "ignored_fields",
@@ -96,7 +99,7 @@ class Metrics:
             "client did not read the response), evicted (closed to make room), refused (no room).",
             ["reason"],
         )
-        self.event_loop_lag = self._gauge("event_loop_lag_seconds", "Delay of the event loop's last timer.")
+        self._lag = self._gauge("event_loop_lag_seconds", "Delay of the event loop's last timer.")
         self._turns = self._histogram(
             "event_loop_turn_seconds",
             "CPU time that the event loop used before it reached a new event, sampled while the loop is busy.",
@@ -121,9 +124,9 @@ class Metrics:
 
     def observe(self, record: RequestRecord, now_s: float) -> None:
         """Count an ended request. `now_s`: by the clock of the record's times."""
-        outcome = record.outcome or "error"
-        self._requests.labels(record.model, record.endpoint, outcome).inc()
-        self._duration.labels(record.model, record.endpoint).observe(now_s - record.arrived_s)
+        outcome, series = record.outcome or "error", self._series
+        series(self._requests, record.model, record.endpoint, outcome).inc()
+        series(self._duration, record.model, record.endpoint).observe(now_s - record.arrived_s)
         if outcome == "rejected":
             self._rejections.labels(record.reason or "unknown").inc()
         for kind, tokens in (
@@ -132,17 +135,17 @@ class Metrics:
             ("completion", record.completion_tokens),
         ):
             if tokens:
-                self._tokens.labels(self._tenant_label(record.tenant), record.model, kind).inc(tokens)
+                series(self._tokens, self._tenant_label(record.tenant), record.model, kind).inc(tokens)
         for place, fields in (("request", len(record.ignored.names)), ("message", record.ignored.in_messages)):
             if fields:
                 self._ignored.labels(place).inc(fields)
         if record.queue_s is not None:
-            self._queue.labels(record.model, record.endpoint).observe(record.queue_s)
+            series(self._queue, record.model, record.endpoint).observe(record.queue_s)
         if record.first_token_s is not None and record.last_token_s is not None:
-            self._ttft.labels(record.model, record.endpoint).observe(record.first_token_s - record.arrived_s)
+            series(self._ttft, record.model, record.endpoint).observe(record.first_token_s - record.arrived_s)
             if record.completion_tokens > 1:
                 decode_s = record.last_token_s - record.first_token_s
-                self._tpot.labels(record.model, record.endpoint).observe(decode_s / (record.completion_tokens - 1))
+                series(self._tpot, record.model, record.endpoint).observe(decode_s / (record.completion_tokens - 1))
 
     def _tenant_label(self, tenant: str) -> str:
         """Return the tenant, or `other` beyond `_MAX_TENANTS`.
@@ -188,6 +191,9 @@ class Metrics:
     def observe_turn(self, turn: Turn) -> None:
         self._turns.observe(turn.cpu_s)
         self._threads_held.observe(turn.threads_s)
+
+    def watch_lag(self, late_s: Callable[[], float]) -> None:
+        self._read(self._lag, late_s)
 
     def watch_turns(self, longest_s: Callable[[], float]) -> None:
         self._read(self._longest_turn, longest_s)

@@ -28,8 +28,8 @@ log = structlog.get_logger("tokka.parsing")
 # functions of 15 parameters.
 _LIGHT_BYTES = 256 << 10
 _LIGHT_PARTS = 4096
-_PROCESSES = 2
-# Bytes from which a body may not take the last free process.
+# Processes, and how many of them may parse a long body at once; bytes from which a body is long.
+_PROCESSES, _LONG_BODIES = 2, 1
 _LONG_BYTES = 1 << 20
 # Maximum bytes of all bodies that wait for a process.
 _WAITING_BYTES = 256 << 20
@@ -38,7 +38,13 @@ _ANSWER_S = 60.0
 _RETRY_AFTER_S = 5.0
 # Modules and names that a reply of a process may contain: only our own plain data.
 _PLAIN_MODULES = frozenset(
-    {"tokka.core", "tokka.protocol.chunks", "tokka.protocol.generation", "tokka.protocol.models"}
+    {
+        "tokka.core",
+        "tokka.protocol.chunks",
+        "tokka.protocol.generation",
+        "tokka.protocol.models",
+        "tokka.protocol.responses.resource",
+    }
 )
 _PLAIN_NAMES = frozenset({("array", "_array_reconstructor"), ("array", "array"), ("builtins", "frozenset")})
 
@@ -67,7 +73,7 @@ class BodyParser:
         """`ignores_unknown`: ignore unknown top-level fields of a body instead of refusing it."""
         self._read = without_unknown if ignores_unknown else validated
         self._options = [IGNORE_UNKNOWN] if ignores_unknown else []
-        self._turns = FairTurns(Capacity(_PROCESSES, _LONG_BYTES, _WAITING_BYTES))
+        self._turns = FairTurns(Capacity(_PROCESSES, _LONG_BODIES, _LONG_BYTES, _WAITING_BYTES))
         self._idle: list[_Worker] = []
         self._workers: set[_Worker] = set()
         self._is_closed = False

@@ -16,19 +16,34 @@ from typing import Any
 
 from tokka.engine.supervision.lifeline import end_with, leave_interrupts_to_the_server
 from tokka.engine.supervision.processes import PARSER_NAME
-from tokka.errors import InvalidRequest, UnsupportedParameter
+from tokka.errors import InvalidRequest, ThreadsUnsupported, UnsupportedParameter
+from tokka.protocol.anthropic.request import CountTokensRequest, MessagesRequest
 from tokka.protocol.chat import ChatRequest
 from tokka.protocol.completions import CompletionRequest
 from tokka.protocol.fingerprint import fingerprint_of
 from tokka.protocol.generation import ParsedGeneration
 from tokka.protocol.models import DetokenizeRequest, TokenizeRequest
+from tokka.protocol.responses.compaction import CompactRequest
+from tokka.protocol.responses.request import ResponsesRequest
 from tokka.protocol.validation import validated, without_unknown
 from tokka.sandbox.confinement import restrict
 
 PARSABLE: dict[str, Any] = {
-    model.__name__: model for model in (ChatRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest)
+    model.__name__: model
+    for model in (
+        ChatRequest,
+        CompletionRequest,
+        ResponsesRequest,
+        CompactRequest,
+        MessagesRequest,
+        CountTokensRequest,
+        TokenizeRequest,
+        DetokenizeRequest,
+    )
 }
-REFUSALS: dict[str, type[InvalidRequest]] = {error.__name__: error for error in (InvalidRequest, UnsupportedParameter)}
+REFUSALS: dict[str, type[InvalidRequest]] = {
+    error.__name__: error for error in (InvalidRequest, UnsupportedParameter, ThreadsUnsupported)
+}
 IGNORE_UNKNOWN = "ignore-unknown"
 # Lengths of the model's name and of the body; length of the reply.
 QUESTION_HEADER = struct.Struct(">HI")
@@ -54,8 +69,10 @@ def _load_all() -> None:
     """Import everything that parsing needs. Afterwards, the sandbox forbids opening files."""
     function = {"name": "f", "strict": True, "parameters": {"type": "object", "properties": {"x": {"pattern": "a"}}}}
     fields = {"tools": [{"type": "function", "function": function}], "tool_choice": "required", "temperature": 9}
+    chat = {"model": "m", "prompt": "a", "messages": [{"role": "user", "content": "a"}]}
+    anthropic = {"tools": [{"name": "f", "strict": True, "input_schema": function["parameters"]}], "max_tokens": 1}
     for kind in PARSABLE:
-        for body in ({}, {"model": "m", "prompt": "a", "messages": [{"role": "user", "content": "a"}], **fields}):
+        for body in ({}, {**chat, **fields}, {**chat, **anthropic, "tool_choice": {"type": "any"}}):
             answer_to(kind, json.dumps(body).encode())
 
 

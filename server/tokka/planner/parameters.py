@@ -74,9 +74,10 @@ def count_parameters(config: ModelConfig) -> Parameters | None:
     """Return the parameter counts, or None if the family is unknown or the config is incomplete."""
     family = _FAMILIES.get(config.model_type)
     hidden, layers, heads, inner = config.hidden, config.layers, config.heads, config.inner
-    if not (family and hidden and layers and heads and inner and config.vocabulary):
+    kv_heads, head_dim = config.kv_heads, config.head_dim
+    if not (family and hidden and layers and heads and kv_heads and head_dim and inner and config.vocabulary):
         return None
-    attention, attention_other = _attention(config, family, hidden, heads)
+    attention, attention_other = _attention(family, hidden, heads, kv_heads, head_dim, bias=config.attention_bias)
     matrices = 3 if family.gated else 2
     dense_layers, moe_layers = layers - config.moe_layers, config.moe_layers
     dense = matrices * hidden * inner
@@ -98,11 +99,11 @@ def count_parameters(config: ModelConfig) -> Parameters | None:
     )
 
 
-def _attention(config: ModelConfig, family: _Family, hidden: int, heads: int) -> tuple[int, int]:
+def _attention(
+    family: _Family, hidden: int, heads: int, kv_heads: int, head_dim: int, *, bias: bool
+) -> tuple[int, int]:
     """Return one layer's parameter counts: in matrices, and in everything else."""
-    head_dim = config.head_dim or hidden // heads
-    queries, keys = heads * head_dim, (config.kv_heads or heads) * head_dim
-    bias = config.attention_bias
+    queries, keys = heads * head_dim, kv_heads * head_dim
     other = (queries + 2 * keys if family.qkv_bias or bias else 0) + (hidden if family.out_bias or bias else 0)
     other += (2 * head_dim if family.head_norms else 0) + (heads if family.sinks else 0)
     return hidden * (2 * queries + 2 * keys), other

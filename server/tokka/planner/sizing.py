@@ -57,8 +57,8 @@ def measure(
 
     Raises ConfigurationError if the config is incomplete, or its family or quantization is unknown.
     """
-    heads, layers, head_dim = config.heads, config.layers, config.head_dim
-    if not (heads and layers and head_dim):
+    kv_heads, layers, head_dim = config.kv_heads, config.layers, config.head_dim
+    if not (kv_heads and layers and head_dim):
         raise ConfigurationError(
             "config.json does not say the number of layers, the number of attention heads or the hidden size; give a"
             " complete config.json"
@@ -73,7 +73,7 @@ def measure(
         precision=precision.name if precision else "as in the files",
         weight_bytes=weight_bytes,
         layers=layers,
-        kv_heads=config.kv_heads or heads,
+        kv_heads=kv_heads,
         kv_bytes_of_head=2 * head_dim * width,
         max_model_len=max_model_len,
         notes=tuple(_notes(config, max_model_len)),

@@ -13,10 +13,10 @@ from tokka.protocol.json_schema import (
     FORMATS,
     KEYWORDS,
     MAX_SCHEMA_DEPTH,
+    checked_schema,
     is_annotation,
     mapped,
     parsed,
-    schema_text,
 )
 
 # Not enforced here, but not ignored either: they restrict values, or change the meaning of other keywords.
@@ -67,9 +67,9 @@ def _says_nothing(name: str, value: Any) -> bool:
     return not is_annotation(name)
 
 
-def loose_schema_text(schema: Any) -> str:
-    """Return a schema as `schema_text` does, but allow annotations of any kind."""
-    return schema_text(without_annotations(parsed(schema)))
+def checked_loose_schema(schema: Any) -> dict[str, Any]:
+    """Return a schema as `checked_schema` does, but allow annotations of any kind."""
+    return checked_schema(without_annotations(parsed(schema)))
 
 
-SchemaText = Annotated[str, PlainValidator(loose_schema_text, json_schema_input_type=dict[str, Any])]
+LooseSchema = Annotated[dict[str, Any], PlainValidator(checked_loose_schema, json_schema_input_type=dict[str, Any])]

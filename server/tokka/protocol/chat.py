@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import cached_property
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -18,14 +17,8 @@ from tokka.core import (
 )
 from tokka.protocol.chat_answer import CHAT_ID_PREFIX
 from tokka.protocol.chunks import AnswerForm
-from tokka.protocol.common import (
-    Unsupported,
-    WireModel,
-    bounded_dict,
-    invalid,
-    new_id,
-)
-from tokka.protocol.constraint import ResponseFormat, format_constraint
+from tokka.protocol.common import Metadata, Unsupported, WireModel, invalid, new_id
+from tokka.protocol.constraint import ResponseFormat, chat_constraint, text_constraint
 from tokka.protocol.generation import GenerationFields
 from tokka.protocol.messages import (
     MAX_MESSAGES,
@@ -39,10 +32,8 @@ from tokka.protocol.messages import (
     unknown_fields,
 )
 from tokka.protocol.template_values import Documents
-from tokka.protocol.tools import WireToolChoice, WireTools, calls_constraint, check_tools, tools_of
+from tokka.protocol.tools import WireToolChoice, WireTools, check_tools, tools_of
 from tokka.protocol.vllm_fields import CHAT_FIELDS, Neutral
-
-MAX_METADATA = 16
 
 
 class Prediction(WireModel):
@@ -57,13 +48,6 @@ class PromptCacheOptions(WireModel):
 
     mode: Literal["implicit", "explicit"] | None = None
     ttl: Literal["30m"] | None = None
-
-
-_Metadata = Annotated[
-    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
-    bounded_dict(MAX_METADATA),
-    Field(json_schema_extra={"maxProperties": MAX_METADATA}),
-]
 
 
 class ChatRequest(GenerationFields):
@@ -113,7 +97,7 @@ class ChatRequest(GenerationFields):
     )
 
     # Accepted for compatibility with OpenAI, without effect
-    metadata: _Metadata | None = None
+    metadata: Metadata | None = None
     store: bool | None = None
     service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
     safety_identifier: str | None = Field(None, max_length=1024)
@@ -136,54 +120,23 @@ class ChatRequest(GenerationFields):
             raise invalid("top_logprobs needs logprobs: true", "top_logprobs")
         if self.logprob_token_ids and not self.logprobs:
             raise invalid("logprob_token_ids needs logprobs: true", "logprob_token_ids")
-        if self.structured_outputs is not None and format_constraint(self.response_format) is not None:
-            raise invalid(
-                "response_format and structured_outputs cannot be combined: leave one out", "structured_outputs"
-            )
         for name in ("reasoning_effort", "verbosity"):
             if getattr(self, name) and name in (self.chat_template_kwargs or {}):
                 raise invalid(f"{name} is also in chat_template_kwargs: send it once", name)
         check_continuation(self.messages, self.add_generation_prompt, self.continue_final_message)
         check_tool_messages(self.messages)
         check_tools(self.tools, self.tool_choice, self.parallel_tool_calls)
-        self._check_tools_alone()
         return self
-
-    def _check_tools_alone(self) -> None:
-        if self.called_tools is None:
-            return
-        form = self._form
-        if form is not None and form.kind != "json":
-            raise invalid(
-                f"{form.param} cannot be combined with tools: only JSON can be told from a tool call. Leave one out, or"
-                " send tool_choice: none",
-                form.param,
-            )
-        if self.called_tools.schemas:
-            self.refuse_beside(self.called_tools.answer_param if self.called_tools.answer else "strict functions")
 
     @cached_property
     def called_tools(self) -> Tools | None:
         """Return the tools, or None if none may be called."""
-        form = self._form
-        answer = form if form is not None and form.kind == "json" else None
-        return tools_of(self.tools, self.tool_choice, self.parallel_tool_calls, answer)
+        return tools_of(self.tools, self.tool_choice, self.parallel_tool_calls)
 
     @cached_property
-    def _form(self) -> Constraint | None:
-        """Return the constraint on a choice without tool calls."""
-        return format_constraint(self.response_format) or super().constraint
-
-    @cached_property
-    def _held_to_calls(self) -> Constraint | None:
-        return calls_constraint(self.tools, self.tool_choice, self.parallel_tool_calls)
-
-    @property
     def constraint(self) -> Constraint | None:
-        if self.called_tools is not None:
-            # With tools, `called_tools` carries the response format.
-            return self._held_to_calls
-        return self._form
+        text = text_constraint(self.response_format, self.structured_outputs)
+        return chat_constraint(text, self.tools or (), self.called_tools)
 
     def prompt(self) -> ChatPrompt:
         return chat_prompt(
@@ -198,12 +151,11 @@ class ChatRequest(GenerationFields):
 
     @property
     def ignored(self) -> IgnoredFields:
-        return replace(super().ignored, in_messages=unknown_fields(self.messages))
+        return self.ignored_with(unknown_fields(self.messages))
 
     def answer_form(self) -> AnswerForm:
         last = self.messages[-1]
-        return replace(
-            super().answer_form(),
+        return self.form(
             alternatives=(self.top_logprobs or 0) if self.logprobs else None,
             shows_reasoning=self.include_reasoning is not False,
             has_content=self.called_tools is None,

@@ -1,22 +1,34 @@
-"""The common parts of both endpoints' chunks: the requested form, usage and padding."""
+"""The seam of all encoders, and the common parts of the chunks of chat and text completions."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import orjson
 
 from tokka.core import Event, TextDelta, Usage
+from tokka.errors import TokkaError
+from tokka.protocol import sse
 from tokka.protocol.common import new_id, padding, token_counts, usage_object
 from tokka.protocol.folding import JsonList, Piece, dumps
 
 
+class AnyForm(Protocol):
+    """The form of the response that a request asks for: all that its encoder needs of the body."""
+
+    @property
+    def stream(self) -> bool: ...
+
+
+Form = TypeVar("Form", bound=AnyForm)
+
+
 @dataclass(frozen=True, slots=True)
 class AnswerForm:
-    """The form of the response that a request asks for: all that an encoder needs of the body."""
+    """The form of a chat or text completion."""
 
     model: str
     stream: bool
@@ -112,8 +124,32 @@ class Fold(ABC):
         """Return the response as JSON. Call it once, after the last chunk."""
 
 
-class StreamEncoder(ABC):
-    """Encode events as chunks: as objects to fold, or as the JSON of a stream."""
+class Encoder(ABC):
+    """Encode the events of a request for one endpoint: as objects to fold, or as server-sent events."""
+
+    # The bytes after the last event of a stream. Empty: none.
+    end: bytes = sse.DONE
+    # The bytes that show a client that a silent stream is alive.
+    keep_alive: bytes = sse.KEEP_ALIVE
+
+    @abstractmethod
+    def feed(self, event: Event) -> Iterable[dict[str, Any]]: ...
+
+    @abstractmethod
+    def fold(self) -> Fold:
+        """Return a new fold for the objects of this response."""
+
+    @abstractmethod
+    def encode(self, event: Event) -> Iterable[bytes]:
+        """Return the objects that `feed` would return as server-sent events, each in one piece."""
+
+    def fail(self, error: TokkaError) -> Iterable[bytes]:
+        """Return the server-sent events that end a stream with an error."""
+        return (sse.event(error.body()),)
+
+
+class StreamEncoder(Encoder):
+    """Encode events as chunks of choices."""
 
     def __init__(self, chunks: Chunks, *, scored: bool) -> None:
         self._chunks = chunks
@@ -122,41 +158,33 @@ class StreamEncoder(ABC):
         self._templates: dict[int, ChunkTemplate] = {}
 
     @abstractmethod
-    def feed(self, event: Event) -> Iterable[dict[str, Any]]: ...
-
-    @abstractmethod
-    def fold(self) -> Fold:
-        """Return a new fold for the chunks of this response."""
-
-    @abstractmethod
     def _text_choice(self, index: int, text: str) -> dict[str, Any]:
         """Return a choice with text only."""
 
     def encode(self, event: Event) -> Iterable[bytes]:
-        """Return the JSON of the chunks that `feed` would return."""
         if not (self._uses_templates and isinstance(event, TextDelta)):
-            return map(dumps, self.feed(event))
-        if not self._chunks.count(event):
-            return []
+            return map(sse.json_event, map(dumps, self.feed(event)))
+        if not event.text:
+            return ()
         template = self._templates.get(event.index)
         if template is None:
             marker = new_id("text-")
             chunk = self._chunks.of_delta(self._text_choice(event.index, marker), event)
             template = self._templates[event.index] = ChunkTemplate(chunk, marker)
-        return [template.fill(event.text)]
+        return (template.fill(event.text),)
 
 
 class ChunkTemplate:
-    """The JSON around a chunk's text. Nearly all chunks of a stream differ in their text alone."""
+    """The event around a chunk's text. Nearly all chunks of a stream differ in their text alone."""
 
     __slots__ = ("_head", "_tail")
 
-    def __init__(self, chunk: dict[str, Any], marker: str) -> None:
-        """`marker`: stands for the text in the chunk, and occurs nowhere else in it."""
-        self._head, self._tail = orjson.dumps(chunk).split(orjson.dumps(marker))
+    def __init__(self, chunk: dict[str, Any], marker: str, name: str | None = None) -> None:
+        """`marker`: stands for the text in the chunk, and occurs nowhere else in it. `name`: the event's name."""
+        self._head, self._tail = sse.event(chunk, name).split(orjson.dumps(marker))
 
     def fill(self, text: str) -> bytes:
-        return self._head + orjson.dumps(text) + self._tail
+        return b"%b%b%b" % (self._head, sse.safe_json(orjson.dumps(text)), self._tail)
 
 
 def fold_ending(folded: dict[str, Any], choice: dict[str, Any]) -> None:

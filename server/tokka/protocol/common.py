@@ -62,7 +62,11 @@ class BodyModel(WireModel):
 
     @property
     def ignored(self) -> IgnoredFields:
-        return IgnoredFields(self._ignored_names)
+        return self.ignored_with(0)
+
+    def ignored_with(self, in_messages: int) -> IgnoredFields:
+        """Return the ignored fields of a body. `in_messages`: their number in its messages."""
+        return IgnoredFields(self._ignored_names, in_messages)
 
 
 def only_neutral(value: bool) -> tuple[Any, Any]:
@@ -92,6 +96,14 @@ def _at_most(most: int, value: Any) -> Any:
     return value
 
 
+MAX_METADATA = 16
+Metadata = Annotated[
+    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
+    bounded_dict(MAX_METADATA),
+    Field(json_schema_extra={"maxProperties": MAX_METADATA}),
+]
+
+
 def invalid(reason: str, at: str = "") -> PydanticCustomError:
     """Return an error for an invalid value. `at`: the path below the field, like `[2]`."""
     return PydanticCustomError("tokka_invalid", "{reason}", {"reason": reason, "at": at})
@@ -100,6 +112,19 @@ def invalid(reason: str, at: str = "") -> PydanticCustomError:
 def unsupported(reason: str, at: str = "") -> PydanticCustomError:
     """Return an error for a value that this server does not support. `at`: as in `invalid`."""
     return PydanticCustomError("tokka_unsupported", "{reason}", {"reason": reason, "at": at})
+
+
+def type_of(value: Any) -> Any:
+    """Return the `type` of a JSON object, not validated, or of its model. None: it has none."""
+    return value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+
+
+def supported(value: Any, others: frozenset[str], what: str, remedy: str) -> Any:
+    """Return a JSON value before its validation. Raise if it is an object of a type among `others`."""
+    kind = type_of(value)
+    if isinstance(kind, str) and kind in others:
+        raise unsupported(f"{what} of type {kind!r} are not supported: {remedy}", ".type")
+    return value
 
 
 # Ids are not secrets. The system's random source would cost a system call of 30 us for each.

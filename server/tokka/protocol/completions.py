@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
+from functools import cached_property
 from typing import Annotated, Any, ClassVar, Self, assert_never
 
 from pydantic import Field, PlainValidator, model_validator
@@ -39,7 +39,7 @@ from tokka.protocol.common import (
     prompt_logprobs_list,
     token_text,
 )
-from tokka.protocol.constraint import ResponseFormat, format_constraint
+from tokka.protocol.constraint import ResponseFormat, text_constraint
 from tokka.protocol.folding import JsonItems, JsonList, JsonObject, JsonText, Piece, RawJson
 from tokka.protocol.generation import MAX_CHOICES, GenerationFields
 from tokka.protocol.vllm_fields import COMPLETION_FIELDS, Neutral
@@ -134,10 +134,6 @@ class CompletionRequest(GenerationFields):
             raise invalid("best_of above n cannot be streamed: send stream: false", "best_of")
         if self.logprob_token_ids and self.logprobs is None:
             raise invalid("logprob_token_ids needs logprobs", "logprob_token_ids")
-        if self.structured_outputs is not None and format_constraint(self.response_format) is not None:
-            raise invalid(
-                "response_format and structured_outputs cannot be combined: leave one out", "structured_outputs"
-            )
         if self.num_choices > MAX_CHOICES:
             raise invalid(
                 f"prompts times choices may be at most {MAX_CHOICES}: send fewer prompts, or ask for fewer choices",
@@ -145,9 +141,9 @@ class CompletionRequest(GenerationFields):
             )
         return self
 
-    @property
+    @cached_property
     def constraint(self) -> Constraint | None:
-        return format_constraint(self.response_format) or super().constraint
+        return text_constraint(self.response_format, self.structured_outputs)
 
     @property
     def candidates(self) -> int:
@@ -159,7 +155,7 @@ class CompletionRequest(GenerationFields):
         return len(self.prompt) * self.candidates
 
     def answer_form(self) -> AnswerForm:
-        return replace(super().answer_form(), candidates=self.candidates, alternatives=self.logprobs)
+        return self.form(candidates=self.candidates, alternatives=self.logprobs)
 
     def to_core(self) -> GenerateRequest:
         ranks = self.candidates > (self.n or 1)

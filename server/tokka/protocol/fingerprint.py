@@ -18,7 +18,7 @@ from typing import Any
 
 import orjson
 
-from tokka.core import Constraint, GenerateRequest
+from tokka.core import Constraint, GenerateRequest, Image
 
 # Fields that the engine's work does not depend on.
 NOT_SEEN: Mapping[type, frozenset[str]] = {
@@ -31,10 +31,11 @@ NOT_SEEN: Mapping[type, frozenset[str]] = {
             # Scheduling and cache. A new salt for each retry would otherwise make each retry a new request.
             *("timeout_s", "priority", "cache_salt"),
             # The key's limit, and how the response is delivered.
-            *("max_tokens_cap", "stream"),
+            *("max_tokens_cap", "stream", "keeps_answer"),
         }
     ),
     Constraint: frozenset({"param"}),
+    Image: frozenset({"param"}),
 }
 # Characters of a text that are encoded at once, to avoid a copy of a long text.
 _TEXT_PART = 1 << 20

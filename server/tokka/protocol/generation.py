@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Generic, Literal, Self
 
 from pydantic import Field, PlainValidator, model_validator
 
 from tokka.core import Constraint, GenerateRequest, IgnoredFields, Sampling
-from tokka.protocol.chunks import AnswerForm
+from tokka.protocol.chunks import AnswerForm, Form
 from tokka.protocol.common import MAX_INT64, BodyModel, Int64, TokenId, WireModel, bounded_dict, invalid, only_neutral
+from tokka.protocol.common_fields import (
+    CacheSalt,
+    MinP,
+    Model,
+    Penalty,
+    Priority,
+    RepetitionPenalty,
+    Temperature,
+    TopK,
+    TopP,
+)
 from tokka.protocol.constraint import StructuredOutputs
 from tokka.protocol.vllm_fields import NeutralModel
 
@@ -31,10 +42,10 @@ _LogitBias = Annotated[
 ]
 _True = Annotated[bool | None, *only_neutral(True)]
 _False = Annotated[bool | None, *only_neutral(False)]
-_WireStop = _StopString | Annotated[list[_StopString], Field(max_length=MAX_STOPS)] | None
+WireStop = _StopString | Annotated[list[_StopString], Field(max_length=MAX_STOPS)] | None
 
 
-def _stop_list(value: Any) -> list[str]:
+def stop_list(value: Any) -> list[str]:
     """Parse one string or a list of them; errors name the entry."""
     if value is None:
         return []
@@ -53,11 +64,11 @@ def _stop_list(value: Any) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class ParsedGeneration:
+class ParsedGeneration(Generic[Form]):
     """A valid body as plain data: the request, and the form of the response."""
 
     request: GenerateRequest
-    form: AnswerForm
+    form: Form
     ignored: IgnoredFields
 
 
@@ -74,12 +85,12 @@ class StreamOptions(WireModel):
 class GenerationFields(BodyModel, NeutralModel):
     """The fields of both endpoints. Bounds are the same as OpenAI's, where it states them."""
 
-    model: str = Field(min_length=1, max_length=512, description="One of the names in `/v1/models`.")
+    model: Model
 
     # Length and stop control
     max_tokens: int | None = Field(None, ge=0, le=MAX_INT64, description="Maximum tokens to generate per choice.")
     min_tokens: int | None = Field(None, ge=0, le=MAX_INT64, description="Minimum tokens before a choice may stop.")
-    stop: Annotated[list[str], PlainValidator(_stop_list, json_schema_input_type=_WireStop)] = Field(
+    stop: Annotated[list[str], PlainValidator(stop_list, json_schema_input_type=WireStop)] = Field(
         default_factory=list,
         description=f"Up to {MAX_STOPS} strings at which a choice ends. The string itself is not returned.",
     )
@@ -103,18 +114,13 @@ class GenerationFields(BodyModel, NeutralModel):
 
     # Choice of tokens
     n: int | None = Field(None, ge=1, le=128, description="Choices to generate for each prompt.")
-    temperature: float | None = Field(
-        None,
-        ge=0,
-        le=2,
-        description="0: always the most likely token. Default: the value in the model's files, else 1.",
-    )
-    top_p: float | None = Field(None, ge=0, le=1, description="Default: the value in the model's files, else 1.")
-    top_k: int | None = Field(None, ge=-1, le=2**31 - 1, description="0 or -1: no limit.")
-    min_p: float | None = Field(None, ge=0, le=1)
-    presence_penalty: float | None = Field(None, ge=-2, le=2)
-    frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    repetition_penalty: float | None = Field(None, gt=0, le=10)
+    temperature: Temperature = None
+    top_p: TopP = None
+    top_k: TopK = None
+    min_p: MinP = None
+    presence_penalty: Penalty = None
+    frequency_penalty: Penalty = None
+    repetition_penalty: RepetitionPenalty = None
     seed: Int64 | None = None
     logit_bias: _LogitBias | None = Field(None, description="Biases by token id, -100 to 100.")
     bad_words: Annotated[list[_StopString], Field(fail_fast=True)] | None = Field(None, max_length=128)
@@ -162,8 +168,8 @@ class GenerationFields(BodyModel, NeutralModel):
     return_token_ids: bool | None = Field(None, description="Return the token ids of the prompt and the choices.")
 
     # Scheduling
-    priority: int | None = Field(None, ge=-(2**31), le=2**31 - 1, description="Lower values run sooner.")
-    cache_salt: str | None = Field(None, min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_.~+/=-]+$")
+    priority: Priority = None
+    cache_salt: CacheSalt = None
 
     # Accepted for compatibility with OpenAI, without effect
     user: str | None = Field(None, max_length=1024)
@@ -186,8 +192,13 @@ class GenerationFields(BodyModel, NeutralModel):
 
     @model_validator(mode="after")
     def _leaves_room_for_the_constraint(self) -> Self:
-        if self.constraint is not None:
-            self.refuse_beside(self.constraint.param)
+        """Refuse fields that generate past the end of a constraint, or forbid the only token that it allows."""
+        if self.constraint is None:
+            return self
+        beside = "strict functions" if self.constraint.is_optional else self.constraint.param
+        for name in ("ignore_eos", "min_tokens", "bad_words", "allowed_token_ids"):
+            if getattr(self, name):
+                raise invalid(f"{name} cannot be combined with {beside}: leave one out", name)
         return self
 
     @property
@@ -227,47 +238,47 @@ class GenerationFields(BodyModel, NeutralModel):
                 raise invalid(f"{name} cannot be combined with thinking_token_budget: leave one out", name)
         return self
 
-    def refuse_beside(self, constraint: str) -> None:
-        """Raise for a field that cannot be combined with a constraint.
-
-        These fields generate past the end of the constraint, or forbid the only token that it allows.
-        """
-        given = {
-            "ignore_eos": self.ignore_eos,
-            "min_tokens": self.min_tokens,
-            "bad_words": self.bad_words,
-            "allowed_token_ids": self.allowed_token_ids,
-        }
-        for name, value in given.items():
-            if value:
-                raise invalid(f"{name} cannot be combined with {constraint}: leave one out", name)
-
     @property
+    @abstractmethod
     def constraint(self) -> Constraint | None:
         """Return the constraint that every choice must match, or None."""
-        return self.structured_outputs.constraint() if self.structured_outputs else None
 
     def answer_form(self) -> AnswerForm:
-        """Return the form that these fields ask for. Endpoints replace fields that they define differently."""
+        """Return the form that these fields ask for."""
+        return self.form()
+
+    def form(
+        self,
+        *,
+        candidates: int | None = None,
+        alternatives: int | None = None,
+        shows_reasoning: bool = True,
+        has_content: bool = True,
+        echo: str = "",
+    ) -> AnswerForm:
+        """Return the form that these fields ask for. Arguments are fields that the endpoints define differently."""
         options = self.stream_options
         return AnswerForm(
             model=self.model,
             stream=bool(self.stream),
             choices=self.n or 1,
-            candidates=self.n or 1,
-            alternatives=None,
+            candidates=candidates or self.n or 1,
+            alternatives=alternatives,
             include_usage=bool(options and options.include_usage),
             continuous_usage=bool(options and options.continuous_usage_stats and options.include_usage is not False),
             obfuscates=bool(options and options.include_obfuscation),
             shows_token_ids=bool(self.return_token_ids),
             answer_id=self.request_id,
+            shows_reasoning=shows_reasoning,
             names_ids=bool(self.return_tokens_as_token_ids),
+            has_content=has_content,
+            echo=echo,
         )
 
     @abstractmethod
     def to_core(self) -> GenerateRequest: ...
 
-    def parsed(self) -> ParsedGeneration:
+    def parsed(self) -> ParsedGeneration[AnswerForm]:
         """Return the valid body as plain data."""
         return ParsedGeneration(self.to_core(), self.answer_form(), self.ignored)
 

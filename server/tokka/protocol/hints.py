@@ -8,6 +8,7 @@ from collections.abc import Collection
 _MAX_NAME_CHARS = 64
 _LEAST_LIKENESS = 0.75
 _LIMITS = ("max_completion_tokens", "max_tokens")
+_OUTPUT_LIMIT = ("max_output_tokens",)
 _STRUCTURED = ("structured_outputs",)
 # Names of other servers and of OpenAI's older versions, with our names for them.
 _MEANT: dict[str, tuple[str, ...]] = {
@@ -35,7 +36,13 @@ _MEANT: dict[str, tuple[str, ...]] = {
     "enable_thinking": ("chat_template_kwargs",),
     "thinking": ("reasoning_effort",),
     "reasoning": ("reasoning_effort",),
-    "system": ("messages",),
+    "system": ("messages", "instructions"),
+    "messages": ("input",),
+    "prompt": ("input",),
+    "max_tokens": _OUTPUT_LIMIT,
+    "max_completion_tokens": _OUTPUT_LIMIT,
+    "response_format": ("text",),
+    "reasoning_effort": ("reasoning",),
     "input": ("messages", "prompt"),
 }
 

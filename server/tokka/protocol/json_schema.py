@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 from urllib.parse import unquote
 
 import orjson
@@ -49,15 +49,12 @@ _SINGLES = frozenset({"items", "additionalProperties"})
 Path = tuple[str | int, ...]
 
 
-def schema_text(value: Any) -> str:
-    """Return a schema, given as an object or as text, as text for the engine. Errors name the place at fault."""
+def checked_schema(value: Any) -> dict[str, Any]:
+    """Return a schema, given as an object or as text, that can be enforced in full. Errors name the place at fault."""
     value = parsed(value)
     if not isinstance(value, dict):
         raise invalid("Input should be an object: a JSON Schema")
-    return checked_text({name: part for name, part in value.items() if name not in ROOT_ONLY})
-
-
-def checked_text(schema: dict[str, Any]) -> str:
+    schema = {name: part for name, part in value.items() if name not in ROOT_ONLY}
     try:
         text = orjson.dumps(schema)
     except orjson.JSONEncodeError as error:
@@ -65,7 +62,7 @@ def checked_text(schema: dict[str, Any]) -> str:
     if len(text) > MAX_SCHEMA_BYTES:
         raise invalid(f"A schema may have at most {MAX_SCHEMA_BYTES} bytes; this one has {len(text)}")
     _Walk().check(schema)
-    return (orjson.dumps(_tagged(schema)) if b'"discriminator"' in text else text).decode()
+    return cast(dict[str, Any], _tagged(schema)) if b'"discriminator"' in text else schema
 
 
 def parsed(schema: Any) -> Any:

@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 import orjson
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from tokka.core import ChatPrompt, Tools
-from tokka.protocol.common import OpenModel, Text, Unsupported, WireModel, bounded_dict, invalid, unsupported
+from tokka.core import ChatPrompt, Image, Tools
+from tokka.protocol.common import OpenModel, Text, Unsupported, WireModel, bounded_dict, invalid, supported
+from tokka.protocol.images import ImagePart, image_of
 from tokka.protocol.template_values import TemplateValue
 
 MAX_MESSAGES = 4096
@@ -44,10 +45,11 @@ TemplateKwargs = Annotated[
 
 
 def _text_part(value: Any) -> Any:
-    kind = value.get("type") if isinstance(value, dict) else None
-    if isinstance(kind, str) and kind in _OTHER_KINDS:
-        raise unsupported(f"Content parts of type {kind!r} are not supported: send text", ".type")
-    return value
+    return supported(value, _OTHER_KINDS, "Content parts", "send text")
+
+
+def _user_part(value: Any) -> Any:
+    return supported(value, _OTHER_KINDS - {"image_url"}, "Content parts", "send text")
 
 
 class CacheBreakpoint(WireModel):
@@ -77,6 +79,13 @@ Content = (
     Text
     | Annotated[
         list[Annotated[TextPart, BeforeValidator(_text_part)]],
+        Field(fail_fast=True, min_length=1, max_length=MAX_PARTS),
+    ]
+)
+UserContent = (
+    Text
+    | Annotated[
+        list[Annotated[TextPart | ImagePart, Field(discriminator="type"), BeforeValidator(_user_part)]],
         Field(fail_fast=True, min_length=1, max_length=MAX_PARTS),
     ]
 )
@@ -112,7 +121,7 @@ class UserMessage(OpenModel):
     """A message of the user."""
 
     role: Literal["user"]
-    content: Content
+    content: UserContent
     name: Name | None = None
 
 
@@ -167,11 +176,23 @@ class ToolMessage(OpenModel):
 Message = Annotated[SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]
 
 
-def text_of(content: str | Sequence[TextPart | RefusalPart] | None) -> str:
-    """Return a message's content as one string; the parts of a list are joined by line ends."""
+def text_of(content: str | Sequence[TextPart | RefusalPart | ImagePart] | None) -> str:
+    """Return a message's text as one string; the texts of a list are joined by line ends."""
     if content is None or isinstance(content, str):
         return content or ""
-    return "\n".join(part.text if isinstance(part, TextPart) else part.refusal for part in content)
+    texts = (part for part in content if not isinstance(part, ImagePart))
+    return "\n".join(part.text if isinstance(part, TextPart) else part.refusal for part in texts)
+
+
+def images_of(messages: Sequence[Message]) -> tuple[Image, ...]:
+    """Return the images of all messages, in order."""
+    return tuple(
+        image_of(part.url, f"messages[{place}].content[{at}]")
+        for place, message in enumerate(messages)
+        if isinstance(message.content, list)
+        for at, part in enumerate(message.content)
+        if isinstance(part, ImagePart)
+    )
 
 
 def unknown_fields(messages: Sequence[Message]) -> int:
@@ -198,19 +219,22 @@ def plain_message(message: SystemMessage | UserMessage | AssistantMessage | Tool
             if thoughts := message.reasoning_content or message.reasoning:
                 plain["reasoning_content"] = thoughts
             if message.tool_calls:
-                plain["tool_calls"] = [_plain_call(call) for call in message.tool_calls]
+                plain["tool_calls"] = [
+                    plain_call(call.id, call.function.name, call.function.arguments) for call in message.tool_calls
+                ]
         case SystemMessage() | UserMessage():
             pass
     return plain
 
 
-def _plain_call(call: ToolCall) -> dict[str, Any]:
+def plain_call(call_id: str, name: str, arguments: str) -> dict[str, Any]:
+    """Return a tool call as chat templates know it: its arguments as an object."""
     try:
-        arguments: Any = orjson.loads(call.function.arguments or "{}")
+        value: Any = orjson.loads(arguments or "{}")
     except orjson.JSONDecodeError:
         # A model wrote this invalid JSON. The template gets it as text.
-        arguments = call.function.arguments
-    return {"id": call.id, "type": "function", "function": {"name": call.function.name, "arguments": arguments}}
+        value = arguments
+    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": value}}
 
 
 def check_continuation(messages: Sequence[Message], add_generation_prompt: bool | None, continues: bool | None) -> None:
@@ -256,4 +280,5 @@ def chat_prompt(
         template_kwargs=template_kwargs or {},
         reasoning_effort=reasoning_effort,
         verbosity=verbosity,
+        images=images_of(messages),
     )

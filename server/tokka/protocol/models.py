@@ -90,7 +90,7 @@ class TokenizeRequest(BodyModel, NeutralModel):
 
     @property
     def ignored(self) -> IgnoredFields:
-        return replace(super().ignored, in_messages=unknown_fields(self.messages or ()))
+        return self.ignored_with(unknown_fields(self.messages or ()))
 
     def _prompt(self) -> Prompt:
         if self.messages is None:
@@ -100,7 +100,7 @@ class TokenizeRequest(BodyModel, NeutralModel):
             self.add_generation_prompt,
             self.continue_final_message,
             self.chat_template_kwargs,
-            tools_of(self.tools, None, None, None),
+            tools_of(self.tools, None, None),
         )
         return replace(prompt, add_special_tokens=self.add_special_tokens)
 

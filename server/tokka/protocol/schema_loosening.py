@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, Literal
 
-import orjson
 from pydantic_core import PydanticCustomError
 
 from tokka.protocol.annotations import allow_null
@@ -13,17 +13,17 @@ from tokka.protocol.json_schema import (
     MAX_SCHEMA_DEPTH,
     ROOT_ONLY,
     Path,
+    checked_schema,
     is_annotation,
     is_enforced,
     mapped,
     most_properties_asked_for,
-    schema_text,
     target,
 )
 
 # Look-around and back-references, which the engine's regular expressions do not support.
 _BEYOND_EXPRESSIONS = re.compile(r"\(\?<?[=!]|\\[1-9]|\\k<")
-# The keywords of the width `bare`: names, types and values.
+# The keywords of the level `bare`: names, types and values.
 _BARE = frozenset(
     {
         *("type", "enum", "const", "$ref", "$defs", "definitions", "anyOf", "allOf"),
@@ -33,7 +33,7 @@ _BARE = frozenset(
 # How much of a schema is kept. enforced: without unenforceable keywords. compiled: also without keywords that are known
 # to be refused when compiled. bare: names, types and values only. any: nothing.
 Level = Literal["enforced", "compiled", "bare", "any"]
-# Widths to try in this order if a schema cannot be compiled.
+# Levels to try in this order if a schema cannot be compiled.
 LOOSER_LEVELS: tuple[Level, ...] = ("compiled", "bare", "any")
 # Pairs of keywords. Without the first one, the second one would forbid more.
 _READ_BY = (
@@ -49,36 +49,34 @@ class _Narrower(Exception):
     """The schema would forbid more without one of its keywords."""
 
 
-def loosened(schema: dict[str, Any], level: Level = "enforced") -> dict[str, Any] | None:
-    """Return the schema loosened to `level`; None if it would then forbid more, or is refused."""
+def loosened(schema: Mapping[str, Any], level: Level = "enforced") -> dict[str, Any] | None:
+    """Return the schema loosened to `level`; None for `any`, and if it would forbid more or is refused."""
     if level == "any":
-        return {}
+        return None
     try:
-        wide = _Loosening(level).root(schema)
-        checked: dict[str, Any] = orjson.loads(schema_text(wide))
+        return checked_schema(_Loosening(level).root(schema))
     except (_Narrower, PydanticCustomError):
         return None
-    return checked
 
 
 class _Loosening:
     """One pass over a schema and its subschemas. No kept keyword negates, so looser parts make a looser whole."""
 
     def __init__(self, level: Level) -> None:
-        self._width = level
+        self._level = level
         self._places: set[Path] = set()
         # Schemas with a reference.
         self._referring: list[dict[str, Any]] = []
 
-    def root(self, schema: dict[str, Any]) -> Any:
-        wide = self._schema((), {name: part for name, part in schema.items() if name not in ROOT_ONLY})
+    def root(self, schema: Mapping[str, Any]) -> Any:
+        loose = self._schema((), {name: part for name, part in schema.items() if name not in ROOT_ONLY})
         for referring in self._referring:
             if target(referring["$ref"]) not in self._places:
                 del referring["$ref"]
                 if _may_be_object(referring):
                     # The removed reference may have declared names.
                     referring.setdefault("additionalProperties", True)
-        return wide
+        return loose
 
     def _schema(self, path: Path, schema: Any, depth: int = 1) -> Any:
         self._places.add(path)
@@ -87,24 +85,24 @@ class _Loosening:
         if "$id" in schema:
             # `$id` changes the base of the references below it.
             raise _Narrower
-        wide: dict[str, Any] = {}
+        loose: dict[str, Any] = {}
         for name, part in _one_of_as_any_of(schema).items():
             if is_annotation(name):
-                wide[name] = part
+                loose[name] = part
             elif is_enforced(name, part) and self._is_kept(name, part):
-                wide[name] = mapped(name, part, lambda step, below: self._schema((*path, *step), below, depth + 1))
+                loose[name] = mapped(name, part, lambda step, below: self._schema((*path, *step), below, depth + 1))
         for name, other in _READ_BY:
-            if name in schema and name not in wide:
-                wide.pop(other, None)
+            if name in schema and name not in loose:
+                loose.pop(other, None)
                 if other == "additionalProperties":
-                    wide[other] = True
-        _mend(schema, wide)
-        if "$ref" in wide:
-            self._referring.append(wide)
-        return wide
+                    loose[other] = True
+        _mend(schema, loose)
+        if "$ref" in loose:
+            self._referring.append(loose)
+        return loose
 
     def _is_kept(self, name: str, value: Any) -> bool:
-        match self._width:
+        match self._level:
             case "enforced":
                 return True
             case "compiled":
@@ -130,17 +128,17 @@ def _is_refused(name: str, value: Any) -> bool:
     return name == "patternProperties" and (len(value) > 1 or any(map(_BEYOND_EXPRESSIONS.search, value)))
 
 
-def _mend(schema: dict[str, Any], wide: dict[str, Any]) -> None:
-    """Keep parts of a removed keyword in `wide`, if another form can express them."""
+def _mend(schema: dict[str, Any], loose: dict[str, Any]) -> None:
+    """Keep parts of a removed keyword in `loose`, if another form can express them."""
     required = schema.get("required")
-    if isinstance(required, list) and "required" not in wide:
-        wide["required"] = list(dict.fromkeys(name for name in required if isinstance(name, str)))
-    if wide.get("minProperties", 0) > most_properties_asked_for(wide):
-        del wide["minProperties"]
+    if isinstance(required, list) and "required" not in loose:
+        loose["required"] = list(dict.fromkeys(name for name in required if isinstance(name, str)))
+    if loose.get("minProperties", 0) > most_properties_asked_for(loose):
+        del loose["minProperties"]
     if _may_declare_more(schema):
-        wide.setdefault("additionalProperties", True)
+        loose.setdefault("additionalProperties", True)
     if schema.get("nullable") is True:
-        allow_null(wide)
+        allow_null(loose)
 
 
 def _may_declare_more(schema: dict[str, Any]) -> bool:

@@ -8,8 +8,7 @@ from typing import Annotated, Any, Literal, Self
 import orjson
 from pydantic import AfterValidator, Field, model_validator
 
-from tokka.core import Constraint
-from tokka.protocol.annotations import SchemaText
+from tokka.protocol.annotations import LooseSchema
 from tokka.protocol.closing import closed
 from tokka.protocol.common import WireModel, invalid, unsupported
 from tokka.protocol.json_schema import MAX_SCHEMA_BYTES
@@ -31,7 +30,7 @@ class Structure(WireModel):
     """A tag: `begin`, which starts with a trigger, then JSON that matches the schema, then `end`."""
 
     begin: _Mark
-    schema_: SchemaText | None = Field(None, alias="schema", description="Default: any JSON object.")
+    schema_: LooseSchema | None = Field(None, alias="schema", description="Default: any JSON object.")
     end: _End
 
 
@@ -39,7 +38,7 @@ class TagContent(WireModel):
     """JSON that matches a schema."""
 
     type: Literal["json_schema"]
-    json_schema: SchemaText
+    json_schema: LooseSchema
 
 
 class Tag(WireModel):
@@ -85,22 +84,21 @@ class StructuralTagFormat(WireModel):
         for at, tag in self._tags():
             if self._trigger_of(tag) is None:
                 raise invalid("Input should start with one of the triggers", f".{at}.begin")
-        if (size := sum(len(_schema_of(tag)) for _, tag in self._tags())) > _MAX_BYTES:
+        if (size := sum(len(orjson.dumps(_schema_of(tag)).decode()) for _, tag in self._tags())) > _MAX_BYTES:
             raise invalid(f"The schemas may have at most {_MAX_BYTES} bytes together; these have {size}")
         return self
 
-    def constraint(self, param: str) -> Constraint:
-        """Return the constraint. `param`: the name of the field that holds the tags."""
-        tags = [
+    def plain(self) -> list[dict[str, Any]]:
+        """Return the tags as constraints have them."""
+        return [
             {
                 "trigger": self._trigger_of(tag),
                 "begin": tag.begin,
-                "schema": closed(orjson.loads(_schema_of(tag))),
+                "schema": closed(_schema_of(tag)),
                 "end": tag.end,
             }
             for _, tag in self._tags()
         ]
-        return Constraint("tags", orjson.dumps(tags).decode(), param)
 
     def _tags(self) -> list[tuple[str, Structure | Tag]]:
         """Return the tags, each with its place."""
@@ -113,9 +111,9 @@ class StructuralTagFormat(WireModel):
         return next((trigger for trigger in triggers if tag.begin.startswith(trigger)), None)
 
 
-def _schema_of(tag: Structure | Tag) -> str:
+def _schema_of(tag: Structure | Tag) -> dict[str, Any]:
     schema = tag.content.json_schema if isinstance(tag, Tag) else tag.schema_
-    return schema or '{"type":"object"}'
+    return {"type": "object"} if schema is None else schema
 
 
 def parsed_tag(value: Any) -> Any:

@@ -1,33 +1,28 @@
-"""Tools: their wire format, and the constraint on a choice that must call one."""
+"""Tools: their wire format, and what the engine sees of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
 import orjson
 from pydantic import Field, PlainValidator, model_validator
-from pydantic_core import PydanticCustomError
 
-from tokka.core import Constraint, FunctionSchema, RequiredCalls, ToolChoice, Tools
-from tokka.protocol.closing import closed
+from tokka.core import ToolChoice, Tools
 from tokka.protocol.common import WireModel, invalid
-from tokka.protocol.json_schema import MAX_SCHEMA_BYTES, MAX_SCHEMA_DEPTH, errors_below, mapped, schema_text
+from tokka.protocol.json_schema import MAX_SCHEMA_BYTES, MAX_SCHEMA_DEPTH, checked_schema, errors_below
 from tokka.protocol.messages import FunctionName
-from tokka.protocol.schema_loosening import LOOSER_LEVELS, Level, loosened
 from tokka.protocol.vllm_fields import TOOL_FIELDS, Neutral, NeutralModel
 
 MAX_TOOLS = 128
 MAX_DESCRIPTION_CHARS = 16 * 1024
 # Maximum bytes of all tools of a request, which a template writes into the prompt.
 MAX_TOOLS_BYTES = 256 * 1024
-# Maximum tool calls of a choice that must call: a weak model might never stop.
-MAX_REQUIRED_CALLS = 16
 _NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
-_ANY_ARGUMENTS: dict[str, Any] = {"type": "object"}
 
 
-def _parameters(value: Any) -> dict[str, Any] | None:
+def parameters_of(value: Any) -> dict[str, Any] | None:
     """Accept any bounded JSON object that can be the schema of an object."""
     if value is None:
         return None
@@ -67,11 +62,13 @@ class FunctionTool(NeutralModel):
     """A function that the model may call."""
 
     neutral: ClassVar[Mapping[str, Neutral]] = TOOL_FIELDS
+    # The place of the parameters below the function, for error messages.
+    schema_name: ClassVar[str] = ".parameters"
 
     name: FunctionName
     description: str | None = Field(None, max_length=MAX_DESCRIPTION_CHARS)
     parameters: Annotated[
-        dict[str, Any] | None, PlainValidator(_parameters, json_schema_input_type=dict[str, Any] | None)
+        dict[str, Any] | None, PlainValidator(parameters_of, json_schema_input_type=dict[str, Any] | None)
     ] = Field(None, description="A JSON Schema of the arguments. Default: no arguments.")
     strict: bool | None = Field(
         None,
@@ -81,10 +78,15 @@ class FunctionTool(NeutralModel):
 
     @model_validator(mode="after")
     def _is_enforceable(self) -> FunctionTool:
-        if self.strict and self.parameters is not None:
-            with errors_below(".parameters"):
-                schema_text(self.parameters)
+        if self.strict:
+            with errors_below(self.schema_name):
+                _ = self.checked_parameters
         return self
+
+    @cached_property
+    def checked_parameters(self) -> dict[str, Any]:
+        """The schema of the arguments. Raises PydanticCustomError if it cannot be enforced in full."""
+        return checked_schema(self.parameters or _NO_PARAMETERS)
 
 
 class Tool(NeutralModel):
@@ -99,9 +101,6 @@ class Tool(NeutralModel):
         """Return the tool as chat templates know it."""
         function = {"name": self.function.name, "description": self.function.description or ""}
         return {"type": "function", "function": {**function, "parameters": self.function.parameters or _NO_PARAMETERS}}
-
-    def function_schema(self) -> FunctionSchema:
-        return FunctionSchema(self.function.name, self.function.parameters, bool(self.function.strict))
 
 
 class NamedFunction(WireModel):
@@ -144,19 +143,25 @@ def check_tools(tools: Sequence[Tool] | None, choice: WireToolChoice | None, par
             if value not in (None, neutral) and not is_harmless:
                 raise invalid(f"{name} is only allowed with tools: leave it out, or send tools", name)
         return
-    names: set[str] = set()
-    for place, tool in enumerate(tools):
-        if tool.function.name in names:
-            raise invalid(
-                f"Function names must be unique; {tool.function.name!r} is used twice",
-                f"tools[{place}].function.name",
-            )
-        names.add(tool.function.name)
-    if (size := len(orjson.dumps([tool.plain() for tool in tools]))) > MAX_TOOLS_BYTES:
-        raise invalid(f"The tools may have at most {MAX_TOOLS_BYTES} bytes together; these have {size}", "tools")
+    names = check_functions(tools, [f"tools[{place}].function.name" for place in range(len(tools))])
     for at, name in _chosen(choice):
         if name not in names:
             raise invalid(f"The function {name!r} is not in tools", f"tool_choice.{at}function.name")
+
+
+def check_functions(tools: Sequence[Tool], places: Sequence[str]) -> set[str]:
+    """Return the names of the functions. Raises if they are too large together, or if a name is used twice.
+
+    `places`: the path of each function's name in the body.
+    """
+    names: set[str] = set()
+    for place, tool in zip(places, tools, strict=True):
+        if tool.function.name in names:
+            raise invalid(f"Function names must be unique; {tool.function.name!r} is used twice", place)
+        names.add(tool.function.name)
+    if (size := len(orjson.dumps([tool.plain() for tool in tools]))) > MAX_TOOLS_BYTES:
+        raise invalid(f"The tools may have at most {MAX_TOOLS_BYTES} bytes together; these have {size}", "tools")
+    return names
 
 
 def _chosen(choice: WireToolChoice | None) -> Iterator[tuple[str, str]]:
@@ -178,121 +183,15 @@ def _kind(choice: WireToolChoice | None) -> ToolChoice:
     return choice or "auto"
 
 
-def _callable(tools: Sequence[Tool], choice: WireToolChoice | None) -> list[Tool]:
-    """Return the tools that may be called."""
-    if not isinstance(choice, AllowedTools):
-        return list(tools)
-    names = {name for _, name in _chosen(choice)}
-    return [tool for tool in tools if tool.function.name in names]
-
-
-def tools_of(
-    tools: Sequence[Tool] | None, choice: WireToolChoice | None, parallel: bool | None, form: Constraint | None
-) -> Tools | None:
-    """Return the tools as the engine sees them; None if none may be called.
-
-    `form`: the constraint on a choice without tool calls. It is ignored for a choice that must call.
-    """
+def tools_of(tools: Sequence[Tool] | None, choice: WireToolChoice | None, parallel: bool | None) -> Tools | None:
+    """Return the tools as the engine sees them; None if none may be called."""
     if not tools or choice == "none":
         return None
     kind = _kind(choice)
-    may_be_called = _callable(tools, choice)
-    answer = orjson.loads(form.text) if form is not None and kind == "auto" else None
-    is_held = kind == "auto" and (answer is not None or any(tool.function.strict for tool in may_be_called))
     return Tools(
         tuple(tool.plain() for tool in tools),
         kind,
         choice.function.name if isinstance(choice, NamedTool) else None,
-        allowed=frozenset(tool.function.name for tool in may_be_called) if isinstance(choice, AllowedTools) else None,
+        allowed=frozenset(name for _, name in _chosen(choice)) if isinstance(choice, AllowedTools) else None,
         parallel=parallel is not False and kind != "named",
-        schemas={
-            tool.function.name: arguments_schema(tool.function_schema()) if tool.function.strict else _ANY_ARGUMENTS
-            for tool in may_be_called
-        }
-        if is_held
-        else None,
-        answer=answer,
-        answer_param="response_format" if form is None else form.param.partition(".")[0],
     )
-
-
-def calls_constraint(
-    tools: Sequence[Tool] | None, choice: WireToolChoice | None, parallel: bool | None
-) -> Constraint | None:
-    """Return the constraint on a choice that must call, or None if it need not.
-
-    A named function: its arguments. `required`: a JSON array of tool calls.
-    """
-    if not tools:
-        return None
-    if isinstance(choice, NamedTool):
-        for place, tool in enumerate(tools):
-            if tool.function.name == choice.function.name:
-                return _constraint(
-                    RequiredCalls((tool.function_schema(),), None), f"tools[{place}].function.parameters"
-                )
-    if _kind(choice) != "required":
-        return None
-    functions = tuple(tool.function_schema() for tool in _callable(tools, choice))
-    return _constraint(RequiredCalls(functions, 1 if parallel is False else MAX_REQUIRED_CALLS), "tools")
-
-
-def loosened_texts(calls: RequiredCalls) -> Iterator[str]:
-    """Yield looser and looser schemas of the calls, to try if the schema in the constraint cannot be compiled."""
-    for level in LOOSER_LEVELS:
-        yield _text(calls, level)
-
-
-def _constraint(calls: RequiredCalls, param: str) -> Constraint:
-    return Constraint("json", _text(calls), param, calls)
-
-
-def _text(calls: RequiredCalls, level: Level | None = None) -> str:
-    by_name = {function.name: arguments_schema(function, level) for function in calls.functions}
-    if calls.most_calls is None:
-        (schema,) = by_name.values()
-        return orjson.dumps(schema).decode()
-    return orjson.dumps(_calls_schema(by_name, calls.most_calls)).decode()
-
-
-def arguments_schema(function: FunctionSchema, level: Level | None = None) -> dict[str, Any]:
-    """Return the schema that constrains a function's arguments. `level` loosens it, unless the function is strict."""
-    given = function.parameters
-    if not given:
-        return {**_NO_PARAMETERS, "additionalProperties": False}
-    if level is None or function.strict:
-        try:
-            return {"type": "object", **closed(orjson.loads(schema_text(given)), is_arguments=True)}
-        except PydanticCustomError:
-            level = "enforced"
-    wide = None if level == "any" else loosened(dict(given), level)
-    return _ANY_ARGUMENTS if wide is None else {"type": "object", **closed(wide, is_arguments=True)}
-
-
-def _calls_schema(by_name: dict[str, dict[str, Any]], most: int) -> dict[str, Any]:
-    return {
-        "type": "array",
-        "minItems": 1,
-        "maxItems": most,
-        "items": {"anyOf": [_call_schema(name) for name in by_name]},
-        "$defs": {name: _moved(schema, f"#/$defs/{name}") for name, schema in by_name.items()},
-    }
-
-
-def _call_schema(name: str) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": {"name": {"const": name}, "parameters": {"$ref": f"#/$defs/{name}"}},
-        "required": ["name", "parameters"],
-        "additionalProperties": False,
-    }
-
-
-def _moved(schema: Any, to: str) -> Any:
-    """Return the schema with its references changed for its place `to` below another root."""
-    if not isinstance(schema, dict):
-        return schema
-    return {
-        name: to + part[1:] if name == "$ref" else mapped(name, part, lambda _, below: _moved(below, to))
-        for name, part in schema.items()
-    }

@@ -24,8 +24,8 @@ def _xdg(variable: str, fallback: str) -> Path:
     return Path(base or os.path.expanduser(f"~/{fallback}")) / "tokka"
 
 
-class Options(BaseSettings):
-    """The fields of all settings, with their defaults, bounds and help texts."""
+class EngineSettings(BaseSettings):
+    """The settings of the model and its engine. The engine receives this type, so that it can read no other setting."""
 
     model_config = SettingsConfigDict(env_prefix="TOKKA_", extra="forbid", env_ignore_empty=True)
 
@@ -92,6 +92,11 @@ class Options(BaseSettings):
     enforce_eager: bool | None = Field(
         None, description="Force eager execution, or compiled execution with --no-enforce-eager. Overrides --optimize."
     )
+
+
+class Options(EngineSettings):
+    """The fields of all settings, with their defaults, bounds and help texts."""
+
     # Network
     host: str = Field(
         "127.0.0.1",
@@ -318,6 +323,16 @@ class Options(BaseSettings):
         le=3600,
         description="Seconds to wait at the start for a database that is not available yet. Then the server exits with"
         " code 1.",
+    )
+    response_ttl: float = Field(
+        30,
+        gt=0,
+        le=3650,
+        description="Days for which responses of /v1/responses are stored. Older ones are removed.",
+    )
+    response_storage: str = Field(
+        "1GiB",
+        description="Maximum size of a tenant's stored responses, uncompressed. Beyond it, the oldest are removed.",
     )
     cache_dir: Path = Field(
         default_factory=lambda: _xdg("XDG_CACHE_HOME", ".cache"),

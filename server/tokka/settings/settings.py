@@ -14,7 +14,7 @@ from tokka.loopback import is_loopback
 from tokka.settings.fields import EMBEDDED_MODEL, Options
 from tokka.settings.values import is_key, parse_size, parse_weight
 
-_SIZES = ("max_body_size", "max_header_size", "body_memory", "answer_memory")
+_SIZES = ("max_body_size", "max_header_size", "body_memory", "answer_memory", "response_storage")
 
 
 class Settings(Options):

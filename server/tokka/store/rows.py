@@ -9,6 +9,8 @@ from tokka.core import KeyScope, Limits
 
 GroupBy = Literal["key", "tenant", "model", "day", "hour"]
 KeyStatus = Literal["active", "expired", "revoked"]
+# Statuses of a response that is being generated.
+UNFINISHED = ("queued", "in_progress")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,45 @@ class State:
 
     identity: str
     revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseRow:
+    """A stored response. `response` and `items` are compressed documents.
+
+    `size`: bytes of both and of the events, before compression.
+    `seen_at`: milliseconds since 1970 of the last sign of life of the server that generates it.
+    """
+
+    id: str
+    tenant: str
+    status: str
+    response: bytes
+    items: bytes
+    size: int
+    seen_at: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The end of a response. `response` is a compressed document; `size`: its bytes before compression."""
+
+    id: str
+    status: str
+    response: bytes
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class EventChunk:
+    """Consecutive events of a response, compressed. `first`: the number of the first one.
+
+    `size`: bytes before compression.
+    """
+
+    first: int
+    data: bytes
+    size: int
 
 
 # The state before any database was read.

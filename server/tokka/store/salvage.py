@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 
 from tokka.store.tables import DOWNTIMES, KEYS, STATE, USAGE, WRITERS
 
+# Not the responses: they may be larger than the memory.
 _TABLES = (KEYS, USAGE, WRITERS, DOWNTIMES)
 # Maximum gap between two readable rows. A page holds some tens of rows, so a longer gap is the table's end.
 _MAX_GAP = 2000

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, String, Table, Text
 
 METADATA = MetaData()
 
@@ -101,4 +101,37 @@ LEASES = Table(
     # Further tokens that refused requests need.
     Column("wanted", BigInteger, nullable=False),
     Column("changed_at", BigInteger, nullable=False, index=True),
+)
+
+# Responses that clients asked to keep. Documents are compressed JSON.
+RESPONSES = Table(
+    "responses",
+    METADATA,
+    Column("id", String(64), primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("status", String(16), nullable=False),
+    # The response object.
+    Column("response", LargeBinary, nullable=False),
+    # The conversation before it, as items.
+    Column("items", LargeBinary, nullable=False),
+    # Bytes of both documents and of the events, before compression.
+    Column("size", BigInteger, nullable=False),
+    # When the server that generates it last gave a sign of life. Times are milliseconds since 1970.
+    Column("seen_at", BigInteger, nullable=False),
+    # By the server's clock. The oldest responses go first.
+    Column("created_at", BigInteger, nullable=False, index=True),
+    # Each write sums the sizes of its tenants: the index alone answers that.
+    Index("ix_responses_tenant_created_at", "tenant", "created_at", "size"),
+)
+
+# Events of responses that run in the background, many in each row.
+RESPONSE_EVENTS = Table(
+    "response_events",
+    METADATA,
+    Column("response_id", String(64), primary_key=True),
+    # The number of the first event.
+    Column("first", BigInteger, primary_key=True),
+    Column("data", LargeBinary, nullable=False),
+    # Bytes before compression.
+    Column("size", BigInteger, nullable=False),
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import openai
 from facts import API, HEADERS, MAX_TOKENS, MODEL, NO_MODEL, PERSON, QUESTION, STOP, error_of, example, report
 from haystack import Pipeline
@@ -39,7 +41,7 @@ pipeline.add_component("llm", generator())
 pipeline.connect("prompt.prompt", "llm.messages")
 (answer,) = pipeline.run({"prompt": {"country": "Japan"}})["llm"]["replies"]
 
-chunks = []
+chunks: list[Any] = []
 (streamed,) = generator(streaming_callback=chunks.append).run(
     [ChatMessage.from_user(QUESTION)], generation_kwargs={"stream_options": {"include_usage": True}}
 )["replies"]

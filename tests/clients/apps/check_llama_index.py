@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import openai
 from facts import API, HEADERS, MAX_TOKENS, MODEL, NO_MODEL, QUESTION, STOP, error_of, example, report
@@ -40,7 +41,7 @@ except openai.NotFoundError as caught:
     error = error_of(caught)
 
 
-def usage_of(response: object) -> list[int]:
+def usage_of(response: Any) -> list[int]:
     return [response.raw.usage.prompt_tokens, response.raw.usage.completion_tokens]
 
 

@@ -18,7 +18,7 @@ manager = TaskManager(include_path=str(TASKS), include_defaults=False)
 
 def evaluate(kind: str, path: str, tasks: list[str], model: str = MODEL, **options: Any) -> dict[str, Any]:
     fields = {"model": model, "base_url": f"{API}/{path}", "max_retries": 1, "header": HEADERS, **options}
-    return simple_evaluate(
+    found: dict[str, Any] = simple_evaluate(
         model=kind,
         model_args=fields,
         tasks=tasks,
@@ -26,6 +26,7 @@ def evaluate(kind: str, path: str, tasks: list[str], model: str = MODEL, **optio
         apply_chat_template="chat" in kind,
         bootstrap_iters=0,
     )
+    return found
 
 
 # lm-eval counts tokens too, so it needs the model's own tokenizer: a folder or a name on the hub.

@@ -18,7 +18,7 @@ def limited(max_tokens: int | None, **sampling: Any) -> GenerateRequest:
     return ask(sampling=Sampling(max_tokens=max_tokens, **sampling), prompt_param="prompt")
 
 
-def test_a_request_gets_what_it_asks_for() -> None:
+def test_request_gets_its_max_tokens_when_they_fit() -> None:
     assert allowed_tokens(limited(5), prompt_tokens=10, max_model_len=100, cap=None) == 5
 
 
@@ -65,7 +65,7 @@ def test_more_than_the_cap_is_refused_naming_the_client_s_field() -> None:
 
 
 @pytest.mark.parametrize("max_tokens", [None, 20])
-def test_min_tokens_beyond_what_is_allowed_is_refused(max_tokens: int | None) -> None:
+def test_min_tokens_beyond_the_allowed_tokens_are_refused(max_tokens: int | None) -> None:
     with pytest.raises(InvalidRequest) as refusal:
         allowed_tokens(limited(max_tokens, min_tokens=21), prompt_tokens=10, max_model_len=100, cap=20)
     assert refusal.value.param == "min_tokens"
@@ -79,7 +79,7 @@ sizes = st.integers(0, 200)
 
 
 @given(st.none() | sizes, sizes, st.integers(1, 200), st.none() | st.integers(1, 200))
-def test_what_is_allowed_fits_context_and_cap(
+def test_allowed_tokens_fit_context_and_cap(
     max_tokens: int | None, prompt_tokens: int, max_model_len: int, cap: int | None
 ) -> None:
     try:
@@ -108,7 +108,7 @@ def test_truncation_keeps_one_side_of_the_tokens(ids: list[int], keep: int) -> N
 
 
 @given(st.none() | st.integers(0, 200), st.none() | st.just(16), st.integers(0, 20), st.sampled_from(["left", "right"]))
-def test_truncation_to_what_fits_leaves_room_for_the_answer(
+def test_truncation_to_the_context_leaves_room_for_the_answer(
     max_tokens: int | None, default: int | None, min_tokens: int, side: Any
 ) -> None:
     sampling = Sampling(max_tokens=max_tokens, default_max_tokens=default, min_tokens=min_tokens)

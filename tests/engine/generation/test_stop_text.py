@@ -104,7 +104,7 @@ def test_how_the_text_was_split_changes_nothing(text: str, stop: str, data: st.D
 
 
 @given(pieces, stop_lists)
-def test_what_is_sent_at_any_moment_is_a_prefix_of_the_end_result(steps: list[str], stops: list[str]) -> None:
+def test_sent_text_is_always_a_prefix_of_the_final_text(steps: list[str], stops: list[str]) -> None:
     whole = expected(steps, stops)[0]
     sent = ""
     for piece in run(steps, stops).sent:
@@ -200,9 +200,7 @@ def test_no_logprob_is_lost_when_length_ends_the_choice(steps: list[str], stops:
 
 
 @given(pieces, stop_lists)
-def test_a_stopped_choice_has_the_logprobs_of_the_tokens_that_begin_in_its_text(
-    steps: list[str], stops: list[str]
-) -> None:
+def test_stopped_choice_has_logprobs_of_tokens_that_begin_in_its_text(steps: list[str], stops: list[str]) -> None:
     steps = [step for step in steps if step]
     result = run_scored(steps, stops)
     if result.stop is not None:

@@ -46,7 +46,7 @@ def test_json_of_ordinary_numbers_fits(text: str) -> None:
         *("1 2", "12 34", "[1  ]", "[1,  2]", "{ }", "\n[1]", '{"a":\n1}', "[1 ]"),
     ],
 )
-def test_what_has_no_end_does_not_fit(text: str) -> None:
+def test_unbounded_json_does_not_fit(text: str) -> None:
     assert not fits(text)
 
 
@@ -62,7 +62,7 @@ _values = st.recursive(
 
 
 @given(_values, st.sampled_from([(",", ":"), (", ", ": ")]), st.booleans())
-def test_what_python_writes_fits(value: Any, separators: tuple[str, str], ascii_only: bool) -> None:
+def test_json_of_python_fits(value: Any, separators: tuple[str, str], ascii_only: bool) -> None:
     assert fits(json.dumps(value, separators=separators, ensure_ascii=ascii_only))
 
 

@@ -17,7 +17,7 @@ from tokka.engine.grammars.limits import matcher_of
 from tokka.engine.grammars.loosening import compile_loosening
 from tokka.engine.grammars.service import GrammarService
 from tokka.errors import InvalidRequest
-from tokka.protocol.constraint import JsonSchemaFormat, format_constraint
+from tokka.protocol.constraint import JsonSchemaFormat, text_constraint
 
 pytestmark = pytest.mark.engine
 
@@ -59,10 +59,10 @@ OWNED = [{"pet": {"kind": "cat", "lives": 7}}, {"pet": {"kind": "dog", "name": "
 NOT_OWNED: list[Any] = [{"pet": {"lives": 7}}, {"pet": {"kind": "dog", "lives": 7}}, {}]
 
 
-async def test_a_union_that_is_told_apart_by_a_property_is_enforced(grammars: GrammarService) -> None:
+async def test_discriminated_union_is_enforced(grammars: GrammarService) -> None:
     schema = Owner.model_json_schema()
     form = {"type": "json_schema", "json_schema": {"name": "owner", "schema": schema}}
-    constraint = format_constraint(JsonSchemaFormat.model_validate(form))
+    constraint = text_constraint(JsonSchemaFormat.model_validate(form), None)
     assert constraint is not None
     for made in (constraint, held(NAMED, tool("f", schema, strict=True)), held(NAMED, tool("f", schema))):
         assert await fits(grammars, made, *OWNED, *NOT_OWNED) == [True, True, False, False, False]
@@ -78,7 +78,7 @@ async def test_a_union_that_is_told_apart_by_a_property_is_enforced(grammars: Gr
     ],
     ids=str,
 )
-async def test_what_the_compiler_refuses_is_left_out(
+async def test_loosening_drops_keywords_that_the_compiler_refuses(
     grammars: GrammarService, schema: Any, good: Any, bad: Any
 ) -> None:
     made = held(NAMED, tool("f", properties(x=schema)))
@@ -92,7 +92,7 @@ async def test_what_the_compiler_refuses_is_left_out(
 @pytest.mark.parametrize(
     "schema", [{"type": "string", "pattern": "("}, {"minLength": 3, "maxLength": 2, "type": "string"}]
 )
-async def test_of_what_still_does_not_compile_names_and_kinds_are_left(grammars: GrammarService, schema: Any) -> None:
+async def test_uncompilable_schema_keeps_property_names_and_types(grammars: GrammarService, schema: Any) -> None:
     made = held(NAMED, tool("f", properties(x=schema)))
     assert await fits(grammars, made, {"x": "y"}, {"x": 3}, {}) == [True, False, False]
 

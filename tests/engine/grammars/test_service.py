@@ -94,7 +94,7 @@ async def test_each_kind_becomes_a_grammar(grammars: GrammarService, kind: Const
         ),
     ],
 )
-async def test_what_cannot_be_followed_is_refused(grammars: GrammarService, kind: ConstraintKind, text: str) -> None:
+async def test_service_refuses_an_invalid_constraint(grammars: GrammarService, kind: ConstraintKind, text: str) -> None:
     refused = await refusal(grammars, Constraint(kind, text, "field"))
     assert (refused.param, refused.status) == ("field", 400)
     assert len(refused.message) < 500
@@ -143,7 +143,7 @@ async def test_why_is_said_in_our_words(grammars: GrammarService) -> None:
     assert "use anyOf" in (await refusal(grammars, overlapping)).message
 
 
-async def test_what_takes_too_long_is_refused_and_the_next_is_served(grammars: GrammarService) -> None:
+async def test_service_refuses_a_slow_grammar_and_compiles_the_next(grammars: GrammarService) -> None:
     assert "more than 1 s" in (await refusal(grammars, SLOW)).message
     await grammars.grammar(GOOD)
     # The refusal is cached.
@@ -151,19 +151,19 @@ async def test_what_takes_too_long_is_refused_and_the_next_is_served(grammars: G
         assert "more than 1 s" in (await refusal(grammars, SLOW)).message
 
 
-async def test_what_takes_too_much_memory_is_refused_and_the_next_is_served(grammars: GrammarService) -> None:
+async def test_service_refuses_a_large_grammar_and_compiles_the_next(grammars: GrammarService) -> None:
     assert "memory" in (await refusal(grammars, LARGE)).message
     await grammars.grammar(GOOD)
 
 
-async def test_what_crashes_the_compiler_is_refused_and_the_next_is_served(grammars: GrammarService) -> None:
+async def test_service_compiles_the_next_grammar_when_the_compiler_crashes(grammars: GrammarService) -> None:
     rules = "\n".join(f'a{i} ::= ("x" a{i + 1} | [a-z]+ "y")*' for i in range(200))
     text = f'root ::= a0\n{rules}\na200 ::= "z"'
     assert "nests too deeply" in (await refusal(grammars, Constraint("grammar", text, "deep"))).message
     await grammars.grammar(GOOD)
 
 
-async def test_what_grows_without_end_is_refused_where_it_stands() -> None:
+async def test_refusal_of_an_exploding_pattern_names_its_place() -> None:
     grows = "([a-z]+[a-m][a-z]{30})+ x"
     grammars = GrammarService(word_tokenizer())
     try:
@@ -202,7 +202,9 @@ async def test_a_busy_machine_refuses_nothing(grammars: GrammarService) -> None:
     assert compiler() == process
 
 
-async def test_what_gets_no_processor_may_come_again(grammars: GrammarService, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_grammar_compiles_at_a_retry_when_the_compiler_was_suspended(
+    grammars: GrammarService, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await grammars.grammar(GOOD)
     process = compiler()
     assert process is not None

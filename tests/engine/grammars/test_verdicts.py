@@ -36,7 +36,7 @@ def test_full_cache_drops_the_largest_tenants_verdicts() -> None:
     assert verdicts.find("flood", key(0), 0) is None
 
 
-def test_full_cache_keeps_what_was_used_last() -> None:
+def test_full_cache_keeps_the_recently_used_verdicts() -> None:
     verdicts = Verdicts()
     for number in range(100):
         verdicts.keep("a", key(number), Verdict("g" * MIB))

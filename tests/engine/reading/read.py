@@ -9,7 +9,7 @@ from tests.engine.reading.tool_texts import TOOLS
 from tokka.core import Tools
 from tokka.engine.reading.call_reader import CallReader
 from tokka.engine.reading.forms import Form
-from tokka.engine.reading.pieces import ParseWhole, Piece
+from tokka.engine.reading.pieces import CallPiece, ParseWhole, Piece
 
 
 def read(
@@ -31,7 +31,9 @@ def folded(pieces: Sequence[Piece]) -> tuple[list[tuple[str, str]], str]:
     for piece in pieces:
         if isinstance(piece, str):
             assert piece
-        elif piece.name is not None:
+            continue
+        assert isinstance(piece, CallPiece)
+        if piece.name is not None:
             assert piece.number == len(calls)
             calls.append((piece.name, piece.arguments))
         else:

@@ -13,7 +13,7 @@ from tests.engine.reading.tool_texts import BAD, GOOD, ONE_CALL, OULU_TEXT, TOOL
 from tokka.core import Tools
 from tokka.engine.reading.call_reader import CallReader
 from tokka.engine.reading.forms import ARRAY, FORMS, READABLE, Form
-from tokka.engine.reading.pieces import ParseWhole
+from tokka.engine.reading.pieces import CallPiece, ParseWhole
 
 SAID = [said for said in [*GOOD, *BAD] if said.parser in READABLE]
 
@@ -23,7 +23,7 @@ def show(said: Said) -> str:
 
 
 @pytest.mark.parametrize("said", SAID, ids=show)
-def test_calls_and_text_are_what_the_model_meant(said: Said) -> None:
+def test_reader_returns_the_calls_and_the_text_of_the_model(said: Said) -> None:
     calls, text = read(FORMS[said.parser], [said.text])
     assert tuple((name, json.loads(arguments)) for name, arguments in calls) == said.calls
     assert text == said.content
@@ -107,10 +107,8 @@ def test_arguments_are_passed_on_as_they_come() -> None:
     reader = CallReader(FORMS["hermes"], TOOLS)
     got = [reader.feed(piece) for piece in ['<tool_call>{"name": "now"', ', "arguments": {"a', '": [1, ', "2]}}"]]
     assert [folded(pieces)[0] for pieces in got[:2]] == [[], [("now", '{"a')]]
-    assert [piece.arguments for pieces in got[2:] for piece in pieces if not isinstance(piece, str)] == [
-        '": [1, ',
-        "2]}",
-    ]
+    rest = [piece for pieces in got[2:] for piece in pieces if not isinstance(piece, str)]
+    assert [isinstance(piece, CallPiece) and piece.arguments for piece in rest] == ['": [1, ', "2]}"]
 
 
 def test_a_call_that_was_cut_short_has_the_arguments_so_far() -> None:
@@ -118,7 +116,7 @@ def test_a_call_that_was_cut_short_has_the_arguments_so_far() -> None:
     assert read(FORMS["hermes"], [text], cut_short=True) == ([("get_weather", '{"city": "Ou')], "")
 
 
-def test_arguments_that_break_off_are_what_the_model_wrote() -> None:
+def test_invalid_arguments_are_returned_unchanged() -> None:
     calls, _ = read(FORMS["hermes"], ['<tool_call>{"name": "now", "arguments": {"a": }}</tool_call>'])
     assert calls == [("now", '{"a": }')]
 
@@ -154,7 +152,7 @@ def test_calls_that_only_the_library_finds_are_sent_at_the_end() -> None:
     assert read(FORMS["hermes"], list(text), whole=found)[0] == [("now", "{}"), ("get_weather", OULU_TEXT)]
 
 
-def test_what_was_sent_stands_whatever_the_library_says() -> None:
+def test_sent_calls_stay_when_the_library_finds_others() -> None:
     text = '<tool_call>{"name": "now", "arguments": {"a": 1}}</tool_call>'
     for found in (finds(), finds(("now", '{"a": 2}')), finds(("get_weather", "{}"))):
         assert read(FORMS["hermes"], list(text), whole=found) == ([("now", '{"a": 1}')], "")
@@ -164,7 +162,7 @@ PAY_TEXT = '<tool_call>{"name": "get_weather", "arguments": {"city": "Oulu"}}</t
 PAY = ("get_weather", '{"city": "Oulu"}')
 
 
-def test_a_call_that_only_the_library_finds_before_ours_is_sent_and_ours_not_twice() -> None:
+def test_call_found_only_by_the_library_is_sent_once() -> None:
     text = '<tool_call>{"why": "?", "name": "now", "arguments": {}}</tool_call>\n' + PAY_TEXT
     calls, _ = read(FORMS["hermes"], list(text), whole=finds(("now", "{}"), PAY))
     assert calls == [PAY, ("now", "{}")]
@@ -188,7 +186,7 @@ def test_nothing_is_sent_if_ours_contradicts_the_library() -> None:
 
 
 @pytest.mark.parametrize("arguments", ['"x"', "3", "[1]", '"[1]"', "true"])
-def test_a_call_whose_arguments_are_no_object_is_text(arguments: str) -> None:
+def test_call_is_text_when_its_arguments_are_not_an_object(arguments: str) -> None:
     text = f'<tool_call>{{"name": "now", "arguments": {arguments}}}</tool_call>'
     assert read(FORMS["hermes"], list(text), whole=finds(("now", arguments))) == ([], text)
 
@@ -220,7 +218,7 @@ def test_a_function_the_request_forbids_is_not_called(parser: str) -> None:
 
 
 @given(st.lists(st.integers(0, 80), max_size=6))
-def test_a_form_that_only_the_library_reads_is_given_to_it_call_by_call(cuts: list[int]) -> None:
+def test_library_reads_an_unknown_format_call_by_call(cuts: list[int]) -> None:
     def whole(text: str) -> tuple[list[tuple[str, str]], str]:
         assert text.startswith("<tool_call>")
         assert text.endswith("</tool_call>")

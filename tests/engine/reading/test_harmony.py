@@ -39,7 +39,9 @@ def read(text: str, cuts: list[int], tools: Tools | None = TOOLS) -> tuple[str, 
 
 
 @pytest.mark.parametrize(("text", "thoughts", "calls", "content"), CASES)
-def test_parts_are_what_they_say(text: str, thoughts: str, calls: list[tuple[str, str]], content: str) -> None:
+def test_reader_separates_reasoning_calls_and_content(
+    text: str, thoughts: str, calls: list[tuple[str, str]], content: str
+) -> None:
     assert read(text, []) == (thoughts, calls, content)
     assert read(text, list(range(len(text)))) == (thoughts, calls, content)
 

@@ -26,8 +26,8 @@ def read(text: str, *, parallel: bool, **fields: Any) -> tuple[list[Event], list
 
 def outcome(events: list[Event]) -> tuple[str, list[str]]:
     calls = [event for event in events if isinstance(event, ToolCallDelta)]
-    ends = [event.finish_reason for event in events if isinstance(event, ChoiceDone)]
-    return "".join(event.arguments for event in calls), ends  # type: ignore[return-value]
+    ends: list[str] = [event.finish_reason for event in events if isinstance(event, ChoiceDone)]
+    return "".join(event.arguments for event in calls), ends
 
 
 @pytest.mark.parametrize(("text", "fields"), [(CALL, HERMES), (HARMONY, {"is_harmony": True})])
@@ -47,3 +47,17 @@ def test_where_more_may_come_it_goes_on() -> None:
     events, ended = read(CALL + CALL, parallel=True, **HERMES)
     assert outcome(events) == ('{"a": "}"}' * 2, ["length"])
     assert not ended
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_text_before_a_call_comes_before_it(size: int) -> None:
+    text = "Let me see. " + CALL + CALL + "Done."
+    readers = Readers(ReadingPlan(tools=Tools(FUNCTIONS), **HERMES))
+    steps = [text[at : at + size] for at in range(0, len(text), size)]
+    events = [event for step in steps for event in readers.read(TextDelta(0, step, (1,)))]
+    events += readers.read(ChoiceDone(0, "stop"))
+    shown = [event for event in events if not isinstance(event, TextDelta) or event.text.strip()]
+    kinds = [type(event).__name__ for event in shown]
+    order = [kind for at, kind in enumerate(kinds) if kind != kinds[at - 1]]
+    assert order == ["TextDelta", "ToolCallDelta", "TextDelta", "ChoiceDone"]
+    assert sum(len(event.token_ids) for event in events if isinstance(event, TextDelta)) == len(steps)

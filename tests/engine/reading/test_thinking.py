@@ -43,7 +43,7 @@ def read(thoughts: ThoughtMarks, pieces: list[str]) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize(("thoughts", "text", "thought", "answer"), CASES)
-def test_thoughts_and_answer_are_told_apart(thoughts: ThoughtMarks, text: str, thought: str, answer: str) -> None:
+def test_reader_separates_reasoning_and_content(thoughts: ThoughtMarks, text: str, thought: str, answer: str) -> None:
     assert read(thoughts, [text]) == (thought, answer)
     assert read(thoughts, list(text)) == (thought, answer)
 

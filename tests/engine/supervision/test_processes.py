@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import psutil
 import pytest
 
 from tests.program import eventually
-from tokka.engine.supervision.processes import activity
+from tokka.engine.supervision.processes import EngineProcesses, activity
 
 
 @contextmanager
@@ -45,6 +47,41 @@ def test_a_stopped_process_is_named() -> None:
         assert process.pid not in activity().stopped
         process.send_signal(signal.SIGSTOP)
         eventually(lambda: process.pid in activity().stopped, within_s=5)
+
+
+async def ended(processes: EngineProcesses) -> str:
+    """Wait until the event loop notices the end of a process."""
+    async with asyncio.timeout(20):
+        while processes.ended is None:  # noqa: ASYNC110 (the end of a process sets no event)
+            await asyncio.sleep(0.001)
+    return processes.ended
+
+
+@pytest.mark.parametrize("ends_first", [False, True])
+async def test_engine_processes_notice_an_end(ends_first: bool) -> None:
+    with child("input()") as process:
+        name = psutil.Process(process.pid).name()
+        processes = EngineProcesses(name)
+        if not ends_first:
+            processes.watch()
+            assert processes.ended is None
+        process.kill()
+        if ends_first:
+            process.wait()
+            processes.watch()
+        assert await ended(processes) == f"{name} (pid {process.pid})"
+        processes.close()
+
+
+async def test_closed_engine_processes_notice_nothing() -> None:
+    with child("input()") as process:
+        processes = EngineProcesses(psutil.Process(process.pid).name())
+        processes.watch()
+        processes.close()
+        process.kill()
+        process.wait()
+        await asyncio.sleep(0)
+        assert processes.ended is None
 
 
 def left_after_kill(*arguments: str, frozen: bool = False) -> bool:

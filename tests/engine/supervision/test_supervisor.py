@@ -161,7 +161,7 @@ async def test_two_watchers_both_see_each_change(watched: Watched) -> None:
     assert (first[0], first[-1]) == ("stopped", "ready")
 
 
-async def test_a_phase_that_takes_long_is_told_again(watched: Watched) -> None:
+async def test_changes_repeat_a_long_phase(watched: Watched) -> None:
     async with watched.started():
         assert watched.engine.report is not None
         watched.engine.report("loading weights", "of a large model")
@@ -170,7 +170,7 @@ async def test_a_phase_that_takes_long_is_told_again(watched: Watched) -> None:
         assert [progress.detail for progress in seen] == ["of a large model"] * 3
 
 
-async def test_a_failed_first_start_is_the_end_and_names_no_file_to_the_probes(watched: Watched) -> None:
+async def test_failed_first_start_ends_the_run_and_hides_paths_from_probes(watched: Watched) -> None:
     watched.engine.failure = StartupError("no such folder")
     watched.engine.may_start.set()
     with pytest.raises(StartupError, match="no such folder"):
@@ -220,7 +220,7 @@ async def test_time_served_ends_with_the_engine(monkeypatch: pytest.MonkeyPatch)
         assert 0 < watched.supervisor.served_s == watched.supervisor.served_s
 
 
-async def test_a_death_is_told_to_probes_and_requests_before_the_next_look(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_probes_and_requests_see_a_death_before_the_next_look(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokka.engine.supervision.supervisor, "_LOOK_EVERY_S", 3600)
     watched = Watched()
     async with watched.ready():
@@ -232,7 +232,7 @@ async def test_a_death_is_told_to_probes_and_requests_before_the_next_look(monke
         assert watched.supervisor.was_ready
 
 
-async def test_while_the_next_engine_starts_requests_are_told_how_long_the_last_start_took(watched: Watched) -> None:
+async def test_retry_after_is_the_last_start_duration_during_a_restart(watched: Watched) -> None:
     async with watched.ready():
         watched.engine.cause_of_death = "gone"
         await watched.until(lambda _: len(watched.engines) == 2)
@@ -262,7 +262,7 @@ async def test_an_idle_engine_that_answers_no_call_is_taken_for_dead(monkeypatch
     assert watched.restarts == ["unresponsive"]
 
 
-async def test_an_engine_that_freezes_in_its_first_requests_has_failed_to_start(
+async def test_start_fails_when_the_engine_freezes_in_its_first_requests(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(tokka.engine.supervision.supervisor, "_LOOK_EVERY_S", 0.0)

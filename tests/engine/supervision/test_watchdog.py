@@ -54,7 +54,7 @@ def test_an_engine_with_nothing_to_do_lives() -> None:
     assert Engine().live(3600, unfinished=0) is None
 
 
-def test_no_step_with_work_to_do_and_no_cpu_is_a_stall_after_the_patience() -> None:
+def test_idle_engine_with_work_stalls_after_the_patience() -> None:
     engine = Engine()
     engine.live(60, steps_per_s=30, cores=2)
     assert engine.live(60) == pytest.approx(PATIENCE_S, abs=1)
@@ -76,13 +76,13 @@ def test_a_step_that_computes_for_ever_ends_as_well() -> None:
     assert engine.live(10_000, cores=1) == pytest.approx(PATIENCE_S * BUSY_PATIENCE, abs=1)
 
 
-def test_a_step_that_computes_and_then_waits_for_ever_has_the_usual_patience() -> None:
+def test_step_that_stops_computing_gets_the_usual_patience() -> None:
     engine = Engine()
     engine.live(60, cores=1)
     assert engine.live(60) == pytest.approx(PATIENCE_S, abs=1)
 
 
-def test_a_process_stopped_by_a_signal_is_given_a_quarter_of_the_patience() -> None:
+def test_process_stopped_by_a_signal_gets_a_quarter_of_the_patience() -> None:
     engine = Engine()
     engine.live(10, steps_per_s=30)
     assert engine.live(60, stopped=(4711,)) == pytest.approx(PATIENCE_S * STOPPED_PATIENCE, abs=1)

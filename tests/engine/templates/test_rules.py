@@ -18,13 +18,14 @@ def result(call_id: str, text: str = "done") -> dict[str, Any]:
 
 
 def test_without_rules_nothing_is_changed() -> None:
-    messages = [USER, {"role": "assistant", "content": "", "tool_calls": [call("a"), call("b")]}, result("a")]
+    calling = {"role": "assistant", "content": "", "tool_calls": [call("a"), call("b")]}
+    messages: list[dict[str, Any]] = [USER, calling, result("a")]
     assert TemplateRules().kept(messages, None) == (messages, None)
 
 
 def test_each_call_gets_a_message_with_its_results_behind_it() -> None:
     said = {"role": "assistant", "content": "See.", "reasoning_content": "Hm.", "tool_calls": [call("a"), call("b")]}
-    messages = [USER, said, result("b"), result("x"), result("a"), result("b", "more"), USER]
+    messages: list[dict[str, Any]] = [USER, said, result("b"), result("x"), result("a"), result("b", "more"), USER]
     kept, _ = TemplateRules(single_calls=True).kept(messages, None)
     assert kept == [
         USER,
@@ -51,7 +52,7 @@ def test_arguments_are_made_text_and_text_stays_text() -> None:
     assert [each["function"]["arguments"] for each in kept["tool_calls"]] == ['{"ä": [1, null]}', "{broken"]
 
 
-def test_what_was_sent_is_not_changed_in_place() -> None:
+def test_rules_do_not_change_messages_in_place() -> None:
     message = {"role": "assistant", "content": "", "tool_calls": [call("a", {"x": 1}), call("b")]}
     rules = TemplateRules(short_ids=True, text_arguments=True, single_calls=True)
     rules.kept([message, result("a")], None)
@@ -66,7 +67,7 @@ def test_a_template_that_takes_no_trial_is_left_as_it_is() -> None:
     assert find_rules(write, knows_tools=False) == TemplateRules(knows_tools=False)
 
 
-def test_a_template_that_takes_one_call_in_all_is_still_asked_the_rest() -> None:
+def test_find_rules_probes_a_template_that_takes_only_one_call() -> None:
     def write(messages: Messages, tools: Messages | None) -> str:
         calls = [each for message in messages for each in message.get("tool_calls", ())]
         assert len(calls) == 1

@@ -22,7 +22,7 @@ CALLS: dict[str, Any] = {
 RESULT = {"role": "tool", "content": "12:00", "tool_call_id": "a"}
 
 
-def test_every_function_is_told_in_a_system_message_of_its_own() -> None:
+def test_system_message_describes_every_function() -> None:
     system, user = without_tools([USER], TOOLS.functions)
     assert (system["role"], user) == ("system", USER)
     for tool in TOOLS.functions:
@@ -45,12 +45,12 @@ def test_calls_that_were_made_are_text_the_parser_would_read() -> None:
     assert text == ""
 
 
-def test_what_was_said_beside_a_call_is_kept() -> None:
+def test_text_beside_a_call_is_kept() -> None:
     (message,) = without_tools([{**CALLS, "content": "Let me see."}], ())
     assert message["content"].startswith("Let me see.\n<tool_call>")
 
 
-def test_a_result_is_told_by_the_user() -> None:
+def test_tool_result_becomes_a_user_message() -> None:
     (message,) = without_tools([RESULT], ())
     assert message == {"role": "user", "content": "<tool_response>\n12:00\n</tool_response>"}
 
@@ -59,14 +59,14 @@ def test_without_tools_a_conversation_stays_as_it_is() -> None:
     assert without_tools([USER], ()) == [USER]
 
 
-def test_results_of_several_calls_are_one_turn_with_what_the_user_says_then() -> None:
+def test_results_and_the_next_user_text_become_one_message() -> None:
     messages = without_tools([USER, CALLS, RESULT, {**RESULT, "content": "Rain"}, {**USER, "content": "Well?"}], ())
     assert [message["role"] for message in messages] == ["user", "assistant", "user"]
     response = "<tool_response>\n{}\n</tool_response>\n"
     assert messages[-1]["content"] == response.format("12:00") + response.format("Rain") + "Well?"
 
 
-def test_a_call_is_one_turn_with_what_was_said_before_it() -> None:
+def test_call_and_the_text_before_it_become_one_message() -> None:
     (message,) = without_tools([{"role": "assistant", "content": "Let me see."}, CALLS], ())
     assert message["content"].startswith("Let me see.\n<tool_call>")
 
@@ -75,7 +75,7 @@ def test_turns_without_calls_are_not_joined() -> None:
     assert without_tools([USER, USER], ()) == [USER, USER]
 
 
-def test_the_first_user_message_tells_the_tools_where_there_is_no_system() -> None:
+def test_first_user_message_has_the_tools_without_a_system_role() -> None:
     system, begun = {"role": "system", "content": "Be brief."}, {"role": "assistant", "content": "Hello."}
     messages = without_tools([system, begun, USER, begun, USER], TOOLS.functions, takes_system=False)
     assert [message["role"] for message in messages] == ["system", "assistant", "user", "assistant", "user"]
@@ -84,7 +84,7 @@ def test_the_first_user_message_tells_the_tools_where_there_is_no_system() -> No
     assert [messages[0], messages[1], messages[4]] == [system, begun, USER]
 
 
-def test_a_conversation_without_a_user_begins_with_one_that_tells_the_tools() -> None:
+def test_user_message_with_tools_is_added_when_none_exists() -> None:
     system, begun = {"role": "system", "content": "Be brief."}, {"role": "assistant", "content": "Hello."}
     messages = without_tools([system, begun], TOOLS.functions, takes_system=False)
     assert [message["role"] for message in messages] == ["system", "user", "assistant"]

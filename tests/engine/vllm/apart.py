@@ -35,4 +35,4 @@ def _outcomes(checks: str) -> dict[str, str]:
 
 def _failure(case: ElementTree.Element) -> str:
     parts = [part for part in case if part.tag in ("failure", "error", "skipped")]
-    return "\n".join(part.text or part.get("message", "failed") for part in parts)
+    return "\n".join(part.text or part.get("message") or "failed" for part in parts)

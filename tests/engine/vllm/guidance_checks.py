@@ -65,24 +65,24 @@ def test_grammars_of_two_tags_are_compiled_apart(backend: Any) -> None:
     assert texts[0] != texts[1]
 
 
-def test_what_is_kept_is_bounded(backend: Any) -> None:
+def test_backend_keeps_a_bounded_number_of_grammars(backend: Any) -> None:
     for number in range(guidance.KEPT + 5):
         compiled(backend, f'start: "{number}"')
     assert len(backend._compiled) == guidance.KEPT
 
 
 @pytest.mark.parametrize("grammar", ["start: other", "", "{}", "no grammar"])
-def test_what_was_not_made_ready_is_an_error(backend: Any, grammar: str) -> None:
+def test_grammar_fails_when_it_was_not_prepared(backend: Any, grammar: str) -> None:
     with pytest.raises(ValueError, match="does not compile"):
         compiled(backend, grammar)
 
 
-def test_what_has_no_limit_is_an_error(backend: Any) -> None:
+def test_grammar_without_a_limit_is_an_error(backend: Any) -> None:
     with pytest.raises(ValueError, match="no limit"):
         backend.compile_grammar(None, 'start: "ab"')
 
 
-def test_what_grows_too_large_has_failed_and_takes_no_end(backend: Any) -> None:
+def test_grammar_that_grows_too_large_fails_and_refuses_the_end_token(backend: Any) -> None:
     # Each character takes several states.
     grammar = compiled(backend, f"start: /.{{0,{2 * STATES}}}/")
     bitmask = backend.allocate_token_bitmask(1)
@@ -205,6 +205,6 @@ def test_a_bound_goes_back_with_its_grammar(backend: Any) -> None:
     assert written(backend, grammar, lambda _: DIGITS) == "33333"
 
 
-def test_what_a_client_wrote_itself_has_no_bound(backend: Any) -> None:
+def test_grammar_of_a_client_has_no_bound(backend: Any) -> None:
     grammar = backend.compile_grammar(None, Compiler(**byte_tokenizer()).grammar("regex", "[0-9]{60}"))
     assert len(written(backend, grammar, lambda _: DIGITS)) == 60

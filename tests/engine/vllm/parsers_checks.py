@@ -13,12 +13,21 @@ from hypothesis import strategies as st
 from tests.engine.reading.read import split
 from tests.engine.reading.tool_texts import BAD, GOOD, TOOLS, Said
 from tests.engine.tokenizer import byte_tokenizer
-from tokka.core import ChatPrompt, ChoiceDone, GenerateRequest, ReasoningDelta, Sampling, TextDelta, ToolCallDelta
+from tokka.core import (
+    ChatPrompt,
+    ChoiceDone,
+    Constraint,
+    GenerateRequest,
+    ReasoningDelta,
+    Sampling,
+    TextDelta,
+    ToolCallDelta,
+)
 from tokka.engine.reading.forms import FORMS, UNKNOWN
 from tokka.engine.reading.readers import Readers
 from tokka.engine.vllm.parsers import Parsers
 from tokka.engine.vllm.start.parser_names import check_parser_names
-from tokka.errors import ConfigurationError
+from tokka.errors import ConfigurationError, InvalidRequest
 
 # torch and vLLM emit warnings when they are imported.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -48,8 +57,9 @@ def parsers(calls: str | None, thoughts: str | None = None) -> Parsers:
     return Parsers(tokenizer(), TOOL_TEMPLATE, calls, thoughts)
 
 
-def request(tools: Any = TOOLS) -> GenerateRequest:
-    return GenerateRequest("r", "m", (ChatPrompt(({"role": "user", "content": "Hi"},), tools),), Sampling())
+def request(tools: Any = TOOLS, constraint: Constraint | None = None) -> GenerateRequest:
+    prompt = ChatPrompt(({"role": "user", "content": "Hi"},), tools)
+    return GenerateRequest("r", "m", (prompt,), Sampling(constraint=constraint))
 
 
 def read(parser: Parsers, text: str, cuts: list[int], prompt: str = "Hi", tools: Any = TOOLS) -> dict[str, Any]:
@@ -81,7 +91,7 @@ def read(parser: Parsers, text: str, cuts: list[int], prompt: str = "Hi", tools:
 
 
 @pytest.mark.parametrize("said", [said for said in [*GOOD, *BAD] if not said.odd], ids=lambda said: said.text[:30])
-def test_the_library_reads_in_the_whole_what_we_read_in_pieces(said: Said) -> None:
+def test_library_and_reader_find_the_same_calls(said: Said) -> None:
     reading = parsers(said.parser).reading(request(), [])
     assert reading is not None
     assert reading.whole is not None
@@ -93,14 +103,14 @@ def test_the_library_reads_in_the_whole_what_we_read_in_pieces(said: Said) -> No
 
 
 @pytest.mark.parametrize("said", [*GOOD, *BAD], ids=lambda said: said.text[:30])
-def test_with_the_library_s_last_word_an_answer_is_what_was_meant(said: Said) -> None:
+def test_answer_has_the_expected_calls_with_the_librarys_check(said: Said) -> None:
     got = read(parsers(said.parser), said.text, [])
     assert (tuple(got["calls"]), got["content"]) == (said.calls, said.content)
 
 
 @settings(max_examples=300)
 @given(st.sampled_from([*GOOD, *BAD]), st.lists(st.integers(0, 300), max_size=8))
-def test_every_split_through_every_parser_gives_what_was_meant(said: Said, cuts: list[int]) -> None:
+def test_every_split_gives_the_expected_calls_for_every_parser(said: Said, cuts: list[int]) -> None:
     got = read(parsers(said.parser), said.text, cuts)
     assert (tuple(got["calls"]), got["content"]) == (said.calls, said.content)
     assert got["finish"] == ("tool_calls" if said.calls else "stop")
@@ -149,12 +159,40 @@ def test_a_constraint_waits_only_for_thoughts_that_are_certain() -> None:
     assert ended(parsers(None, "mistral"), "Hi[THINK]") is False
 
 
+OPTIONAL = Constraint("calls", "{}", "tools", is_optional=True)
+
+
+def test_optional_constraint_applies_to_hermes_calls_only() -> None:
+    asked = request(constraint=OPTIONAL)
+    assert parsers("hermes").constrained(asked) is asked
+    for name in ("mistral", "openai"):
+        assert parsers(name).constrained(asked) == request()
+    # Without a constraint, gpt-oss writes its own format.
+    plan = parsers("openai").reading(parsers("openai").constrained(asked), [])
+    assert plan is not None
+    assert plan.is_harmony
+
+
+def test_response_format_beside_optional_calls_needs_hermes() -> None:
+    asked = request(constraint=Constraint("calls", "{}", "response_format"))
+    assert parsers("hermes").constrained(asked) is asked
+    with pytest.raises(InvalidRequest, match="With this model response_format cannot be combined") as caught:
+        parsers("mistral").constrained(asked)
+    assert caught.value.param == "response_format"
+
+
+def test_constraint_of_another_kind_applies_to_any_model() -> None:
+    for constraint in (None, Constraint("json", "{}", "tools"), Constraint("regex", "a", "structured_outputs.regex")):
+        asked = request(constraint=constraint)
+        assert parsers("mistral").constrained(asked) is asked
+
+
 def test_thoughts_that_never_end_are_thoughts() -> None:
     got = read(parsers(None, "deepseek_r1"), "Hm", [1], tools=None)
     assert (got["thoughts"], got["content"], got["reasoning_tokens"]) == ("Hm", "", 2)
 
 
-def test_a_parser_that_is_not_there_is_refused_with_those_that_are() -> None:
+def test_unknown_parser_is_refused_with_the_available_ones() -> None:
     with pytest.raises(ConfigurationError, match=r"--tool-call-parser nope: .*hermes.*mistral"):
         check_parser_names("nope", None)
     with pytest.raises(ConfigurationError, match=r"--reasoning-parser nope: .*deepseek_r1.*qwen3"):

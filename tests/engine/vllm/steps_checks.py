@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,8 +17,11 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 class Sequence:
     """A receiver that records its outputs, and ends or fails as the test says."""
 
+    gathers_until_s = -math.inf
+
     def __init__(self, ends_at: int | None = None, fails: bool = False) -> None:
         self.got: list[Any] = []
+        self.gathered: list[int] = []
         self._ends_at = ends_at
         self._fails = fails
 
@@ -35,34 +38,25 @@ class Sequence:
         self.got.append(output)
 
 
-def steps_of(**sequences: Sequence) -> Any:
-    from vllm.v1.engine.output_processor import RequestState
+def steps_of(**sequences: Any) -> Any:
+    from vllm import SamplingParams
+    from vllm.v1.engine import EngineCoreRequest
 
-    from tokka.engine.vllm.stats import StepStats
     from tokka.engine.vllm.step_processor import StepProcessor
 
-    steps = StepProcessor(None, log_stats=False, stats=StepStats(None))
+    steps = StepProcessor()
     for name, sequence in sequences.items():
-        steps.request_states[name] = RequestState(
-            request_id=name,
-            external_req_id=f"{name}-0",
-            parent_req=None,
-            request_index=0,
-            lora_request=None,
-            output_kind=None,
-            prompt=None,
-            prompt_token_ids=[1],
-            prompt_embeds=None,
-            logprobs_processor=None,
-            detokenizer=None,
-            max_tokens_param=None,
-            arrival_time=0.0,
-            queue=sequence,
-            log_stats=False,
-            stream_interval=1,
-        )
-        steps.external_req_ids[f"{name}-0"].append(name)
+        request = EngineCoreRequest(name, [1], None, SamplingParams(), None, 0.0, None, None, None)
+        steps.add(request, None, sequence)
     return steps
+
+
+def processed(steps: Any, outputs: list[Any], at_s: float = 0.0) -> list[str]:
+    """Process a step; return the sequences that a stop string ended."""
+    from vllm.v1.metrics.stats import IterationStats
+
+    stopped: list[str] = steps.process(outputs, at_s, IterationStats()).stopped
+    return stopped
 
 
 def step(**tokens: int) -> list[Any]:
@@ -71,35 +65,99 @@ def step(**tokens: int) -> list[Any]:
     return [EngineCoreOutput(request_id=name, new_token_ids=[token]) for name, token in tokens.items()]
 
 
-def test_each_request_gets_its_tokens_and_one_that_has_ended_is_stopped() -> None:
+def test_steps_pass_tokens_on_and_abort_ended_requests() -> None:
     one, other = Sequence(ends_at=6), Sequence()
     steps = steps_of(one=one, other=other)
-    assert steps.process_outputs(step(one=5, other=7)).reqs_to_abort == []
-    assert steps.process_outputs(step(one=6, other=8)).reqs_to_abort == ["one"]
+    assert processed(steps, step(one=5, other=7)) == []
+    assert processed(steps, step(one=6, other=8)) == ["one"]
     # The token that the engine has computed meanwhile is dropped.
-    assert steps.process_outputs(step(one=9, other=9)).reqs_to_abort == []
+    assert processed(steps, step(one=9, other=9)) == []
     assert (one.got, other.got) == (["begin", 5, 6], ["begin", 7, 8, 9])
-    assert not steps.forget("one-0")
-    assert steps.forget("other-0")
+    assert not steps.forget("one")
+    assert steps.forget("other")
+
+
+def test_gathering_sequence_is_called_only_at_its_end() -> None:
+    from vllm.v1.engine import FinishReason
+
+    one = Sequence()
+    steps = steps_of(one=one)
+    processed(steps, step(one=5))
+    one.gathers_until_s = math.inf
+    assert processed(steps, step(one=6)) == []
+    (last,) = step(one=7)
+    last.finish_reason = FinishReason.LENGTH
+    processed(steps, [last])
+    assert (one.got, one.gathered) == (["begin", 5, 7], [6])
+    assert not steps.forget("one")
 
 
 def test_a_fault_in_one_request_ends_that_one_alone() -> None:
     broken, well = Sequence(fails=True), Sequence()
     steps = steps_of(broken=broken, well=well)
-    assert steps.process_outputs(step(broken=1, well=2)).reqs_to_abort == ["broken"]
-    assert steps.process_outputs(step(broken=3, well=4)).reqs_to_abort == []
+    assert processed(steps, step(broken=1, well=2)) == ["broken"]
+    assert processed(steps, step(broken=3, well=4)) == []
     assert isinstance(broken.got[-1], ValueError)
     assert well.got == ["begin", 2, 4]
 
 
-class Core:
-    """The part of vLLM's client that the queue uses."""
+class Client:
+    """The part of the engine's client that the handler uses. Its messages are steps, and need no decoding."""
+
+    def __init__(self, **sequences: Sequence) -> None:
+        from tokka.engine.vllm.stats import StepStats
+
+        self.steps = steps_of(**sequences)
+        self.stats = StepStats(None)
+        self.aborted: list[str] = []
+        self.errors: list[Exception] = []
+
+    def decode(self, frames: list[Any]) -> Any:
+        if isinstance(frames[0], Exception):
+            raise frames[0]
+        return frames[0]
+
+    def answer(self, output: Any) -> None:
+        raise AssertionError(output)
+
+    def note_finished(self, ids: set[str]) -> None:
+        raise AssertionError(ids)
+
+    def abort(self, ids: list[str]) -> None:
+        self.aborted += ids
+
+    def fail(self, error: Exception) -> None:
+        self.errors.append(error)
+
+
+class Socket:
+    """The messages that wait for a handler."""
 
     def __init__(self) -> None:
-        self.aborted: list[str] = []
+        self.messages: list[Any] = []
+        self.on_message: Any = None
 
-    async def abort_requests_async(self, request_ids: list[str]) -> None:
-        self.aborted += request_ids
+    def watch(self, on_message: Any) -> None:
+        self.on_message = on_message
+
+    def receive(self) -> list[Any] | None:
+        return [self.messages.pop(0)] if self.messages else None
+
+    def stop(self) -> None:
+        self.on_message = None
+
+    def bring(self, *messages: Any) -> None:
+        self.messages += messages
+        self.on_message()
+
+
+def handler_of(client: Client) -> Socket:
+    """Return the socket of a new handler."""
+    from tokka.engine.vllm.step_handler import StepHandler
+
+    socket: Any = Socket()
+    StepHandler(socket, client).listen()
+    return socket  # type: ignore[no-any-return]
 
 
 def whole_step(outputs: list[Any], running: int = 1) -> Any:
@@ -109,20 +167,16 @@ def whole_step(outputs: list[Any], running: int = 1) -> Any:
     return EngineCoreOutputs(outputs=outputs, scheduler_stats=SchedulerStats(num_running_reqs=running))
 
 
-async def test_a_step_is_dealt_with_when_it_is_put() -> None:
-    from tokka.engine.vllm.step_handler import StepHandler
-
-    one, core = Sequence(ends_at=6), Core()
-    steps = steps_of(one=one)
-    queue = StepHandler(core, steps)
-    queue.put_nowait(whole_step(step(one=5), running=3))
+async def test_a_step_is_dealt_with_when_it_arrives() -> None:
+    one = Sequence(ends_at=6)
+    client = Client(one=one)
+    socket = handler_of(client)
+    socket.bring(whole_step(step(one=5), running=3))
     assert one.got == ["begin", 5]
-    assert (steps.stats.latest[0].scheduler.num_running_reqs, steps.stats.latest[0].steps) == (3, 1)
-    queue.put_nowait(whole_step(step(one=6), running=0))
-    await asyncio.sleep(0)
-    assert core.aborted == ["one"]
-    # vLLM's second task does not get the step.
-    assert queue.empty()
+    latest = client.stats.latest[0]
+    assert (latest.scheduler.num_running_reqs, latest.steps) == (3, 1)
+    socket.bring(whole_step(step(one=6), running=0))
+    assert client.aborted == ["one"]
 
 
 async def test_a_large_step_is_dealt_with_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,50 +184,35 @@ async def test_a_large_step_is_dealt_with_in_slices(monkeypatch: pytest.MonkeyPa
 
     names = [f"s{number}" for number in range(1000)]
     sequences = {name: Sequence(ends_at=2) for name in names}
-    core, steps = Core(), steps_of(**sequences)
-    queue = step_handler.StepHandler(core, steps)
+    client = Client(**sequences)
+    socket = handler_of(client)
     # Each check of the clock finds the slice used up.
     monkeypatch.setattr(step_handler, "SLICE_S", -1.0)
-    queue.put_nowait(whole_step(step(**dict.fromkeys(names, 1))))
-    queue.put_nowait(whole_step(step(**dict.fromkeys(names, 2))))
+    socket.bring(whole_step(step(**dict.fromkeys(names, 1))))
+    socket.bring(whole_step(step(**dict.fromkeys(names, 2))))
     begun = [name for name in names if sequences[name].got]
     assert 0 < len(begun) < 100
     turns = 0
-    while steps.request_states:
+    while client.steps.get_num_unfinished_requests():
         await asyncio.sleep(0)
         turns += 1
     assert turns > 20
     assert all(sequences[name].got == ["begin", 1, 2] for name in names)
+    assert sorted(client.aborted) == sorted(names)
     await asyncio.sleep(0)
-    assert sorted(core.aborted) == sorted(names)
-    assert steps.stats.latest[0].steps == 2
+    assert client.stats.latest[0].steps == 2
 
 
-async def test_an_error_in_a_slice_does_not_stop_the_steps_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tokka.engine.vllm import step_handler
-
+async def test_an_error_in_a_message_goes_to_the_client() -> None:
     one = Sequence()
-    steps = steps_of(one=one)
-    queue = step_handler.StepHandler(Core(), steps)
-    monkeypatch.setattr(step_handler, "SLICE_S", -1.0)
-    queue.put_nowait(whole_step(step(one=1)))
-    queue.put_nowait(SimpleNamespace(outputs=[None], timestamp=0.0))
-    queue.put_nowait(whole_step(step(one=2)))
-    for _ in range(5):
-        await asyncio.sleep(0)
-    assert one.got == ["begin", 1, 2]
-    assert isinstance(await queue.get(), AttributeError)
-
-
-async def test_an_error_goes_to_the_task_that_ends_the_generations() -> None:
-    from tokka.engine.vllm.step_handler import StepHandler
-
-    queue = StepHandler(Core(), steps_of())
+    client = Client(one=one)
+    socket = handler_of(client)
     lost = RuntimeError("the engine is gone")
-    queue.put_nowait(lost)
-    assert await queue.get() is lost
-    queue.put_nowait(SimpleNamespace(outputs=None, timestamp=0.0))
-    assert isinstance(await queue.get(), TypeError)
+    socket.bring(whole_step(step(one=1)), lost)
+    socket.bring(whole_step([None]))
+    assert one.got == ["begin", 1]
+    assert client.errors[0] is lost
+    assert isinstance(client.errors[1], AttributeError)
 
 
 class Manager:
@@ -189,22 +228,52 @@ class Manager:
         self.has_recorded.set()
 
 
-async def test_every_step_is_recorded_a_little_later() -> None:
+def scheduler_stats(running: int, **fields: Any) -> Any:
+    from vllm.v1.metrics.stats import PrefixCacheStats, SchedulerStats
+
+    prefix = PrefixCacheStats(requests=1, queries=fields.pop("queries", 0), hits=fields.pop("hits", 0))
+    return SchedulerStats(num_running_reqs=running, prefix_cache_stats=prefix, **fields)
+
+
+async def test_steps_are_recorded_together_a_little_later() -> None:
     from tokka.engine.vllm.stats import StepStats
 
     manager: Any = Manager()
     stats = StepStats(manager)
     stats.record()
-    first, second = SimpleNamespace(num_running_reqs=1), SimpleNamespace(num_running_reqs=0)
-    stats.add(0, first, None)
-    stats.add(1, second, None)
+    for running, (queries, hits) in enumerate([(10, 1), (20, 2), (40, 4)]):
+        stats.iteration(0).num_generation_tokens += 5
+        stats.add(0, scheduler_stats(running, queries=queries, hits=hits), 5, preemptions=1)
+    stats.add(1, scheduler_stats(0), None, preemptions=0)
     assert not manager.recorded
-    assert (stats.latest[0].steps, stats.latest[1].steps) == (1, 0)
+    assert (stats.latest[0].steps, stats.latest[0].preemptions, stats.latest[1].steps) == (3, 3, 0)
     await manager.has_recorded.wait()
-    assert manager.recorded == [
-        {"engine_idx": 0, "scheduler_stats": first, "iteration_stats": None},
-        {"engine_idx": 1, "scheduler_stats": second, "iteration_stats": None},
+    first, second = manager.recorded
+    assert (first["engine_idx"], second["engine_idx"]) == (0, 1)
+    assert first["iteration_stats"].num_generation_tokens == 15
+    prefix = first["scheduler_stats"].prefix_cache_stats
+    # Of the state the latest counts, of the counters the sum.
+    assert (first["scheduler_stats"].num_running_reqs, prefix.requests, prefix.queries, prefix.hits) == (2, 3, 70, 7)
+
+
+async def test_steps_with_rare_statistics_are_recorded_one_by_one() -> None:
+    from vllm.v1.metrics.stats import PrefixCacheStats
+
+    from tokka.engine.vllm.stats import StepStats
+
+    manager: Any = Manager()
+    stats = StepStats(manager)
+    stats.record()
+    for running in range(3):
+        connector = PrefixCacheStats(requests=1) if running == 1 else None
+        stats.add(0, scheduler_stats(running, queries=1, connector_prefix_cache_stats=connector), 1, preemptions=0)
+    await manager.has_recorded.wait()
+    recorded = [
+        (step["scheduler_stats"].num_running_reqs, step["scheduler_stats"].prefix_cache_stats.queries)
+        for step in manager.recorded
     ]
+    assert recorded == [(1, 2), (2, 1)]
+    assert [step["iteration_stats"] is None for step in manager.recorded] == [True, False]
 
 
 async def test_step_of_a_warm_up_is_not_recorded() -> None:
@@ -212,17 +281,20 @@ async def test_step_of_a_warm_up_is_not_recorded() -> None:
 
     manager: Any = Manager()
     stats = StepStats(manager)
-    warm, real = SimpleNamespace(num_running_reqs=1), SimpleNamespace(num_running_reqs=2)
-    stats.add(0, warm, None)
+    warm, real = scheduler_stats(1), scheduler_stats(2)
+    stats.iteration(0).num_generation_tokens += 1
+    stats.add(0, warm, 1, preemptions=0)
     stats.record()
-    stats.add(0, real, None)
+    stats.iteration(0).num_generation_tokens += 3
+    stats.add(0, real, 3, preemptions=0)
     await manager.has_recorded.wait()
-    assert [step["scheduler_stats"] for step in manager.recorded] == [real]
+    (step,) = manager.recorded
+    assert (step["scheduler_stats"], step["iteration_stats"].num_generation_tokens) == (real, 3)
     # The watchdog needs to see both.
     assert stats.latest[0].steps == 2
 
 
-def test_values_observed_together_count_like_those_observed_one_by_one() -> None:
+def test_observe_all_counts_like_single_observations() -> None:
     from tokka.engine.vllm.stats import observe_all
 
     registry = CollectorRegistry()
@@ -278,35 +350,57 @@ def times_of(learner: Learner) -> Any:
 def test_step_took_the_time_since_the_one_before() -> None:
     learner = Learner()
     times = times_of(learner)
-    times.add(timed_step(10.0, running=1, scheduled_s=9.9, num_ctx_requests=1, num_ctx_tokens=30))
-    times.add(timed_step(10.02, running=1, num_generation_requests=1, num_generation_tokens=1))
+    times.add(timed_step(10.0, running=1, scheduled_s=9.9, num_ctx_requests=1, num_ctx_tokens=30), 10.0)
+    times.add(timed_step(10.02, running=1, num_generation_requests=1, num_generation_tokens=1), 10.02)
     assert learner.steps == [(0.1, 0, 30, 500, None), (0.02, 1, 0, 500, None)]
 
 
 def test_step_after_idleness_took_the_time_since_it_was_scheduled() -> None:
     learner = Learner()
     times = times_of(learner)
-    times.add(timed_step(10.0, running=0, scheduled_s=9.9, num_ctx_requests=1, num_ctx_tokens=30))
-    times.add(timed_step(60.0, running=1, scheduled_s=59.8, num_ctx_requests=1, num_ctx_tokens=30))
-    times.add(timed_step(61.0, running=0, num_generation_requests=1, num_generation_tokens=1))
+    times.add(timed_step(10.0, running=0, scheduled_s=9.9, num_ctx_requests=1, num_ctx_tokens=30), 10.0)
+    times.add(timed_step(60.0, running=1, scheduled_s=59.8, num_ctx_requests=1, num_ctx_tokens=30), 60.0)
+    times.add(timed_step(61.0, running=0, num_generation_requests=1, num_generation_tokens=1), 61.0)
     # This part of a prompt follows idleness and has no scheduling time, so its start is unknown.
-    times.add(timed_step(90.0, running=1, num_ctx_requests=1, num_ctx_tokens=30))
+    times.add(timed_step(90.0, running=1, num_ctx_requests=1, num_ctx_tokens=30), 90.0)
     assert [step[0] for step in learner.steps] == [0.1, 0.2, 1.0]
+
+
+def test_step_time_includes_the_wait_for_this_process() -> None:
+    learner = Learner()
+    times = times_of(learner)
+    # The engine ends a step every 10 ms, and this process needs 25 ms for each.
+    for number in range(4):
+        scheduled_s = 9.99 if number == 0 else None
+        step = timed_step(10.0 + 0.01 * number, running=1, scheduled_s=scheduled_s, num_generation_requests=1)
+        times.add(step, 10.025 + 0.025 * number)
+    assert [step[0] for step in learner.steps] == [0.01, 0.025, 0.025, 0.025]
+
+
+def test_pause_of_this_process_does_not_count_as_a_slow_step() -> None:
+    learner = Learner()
+    times = times_of(learner)
+    times.add(timed_step(10.0, running=1, scheduled_s=9.99, num_generation_requests=1), 10.001)
+    # After a pause of 0.2 s, the steps of that time are processed in quick succession.
+    for number in range(1, 4):
+        times.add(timed_step(10.0 + 0.01 * number, running=1, num_generation_requests=1), 10.2 + 0.001 * number)
+    assert [step[0] for step in learner.steps] == [0.01, 0.01, 0.01, 0.01]
 
 
 def test_steps_of_copies_are_timed_apart() -> None:
     learner = Learner()
     times = times_of(learner)
     for copy in (0, 1):
-        times.add(timed_step(10.0 + copy, running=1, scheduled_s=9.9 + copy, copy=copy, num_generation_requests=1))
-    times.add(timed_step(11.5, running=1, copy=1, num_generation_requests=1))
+        at_s = 10.0 + copy
+        times.add(timed_step(at_s, running=1, scheduled_s=at_s - 0.1, copy=copy, num_generation_requests=1), at_s)
+    times.add(timed_step(11.5, running=1, copy=1, num_generation_requests=1), 11.5)
     assert [step[0] for step in learner.steps] == [0.1, 0.1, 0.5]
 
 
-def test_what_is_computed_anew_counts_as_a_prompt() -> None:
+def test_recomputed_tokens_count_as_prompt_tokens() -> None:
     learner = Learner()
     times = times_of(learner)
-    times.add(timed_step(10.0, running=2, scheduled_s=9.9, num_generation_requests=2, num_generation_tokens=400))
+    times.add(timed_step(10.0, running=2, scheduled_s=9.9, num_generation_requests=2, num_generation_tokens=400), 10.0)
     assert learner.steps == [(0.1, 2, 398, 500, None)]
 
 
@@ -315,6 +409,6 @@ def test_steps_of_a_start_are_not_learnt_and_details_taken_away() -> None:
 
     times = StepTimes()
     one = timed_step(10.0, running=1, scheduled_s=9.9, num_generation_requests=1)
-    times.add(one)
+    times.add(one, 10.0)
     assert one.scheduler_stats.iteration_details is None
     assert times.costs is None

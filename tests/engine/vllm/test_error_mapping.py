@@ -10,7 +10,7 @@ from tokka.engine.vllm.error_mapping import EndedByEngine, cause_of, death_of, l
 from tokka.errors import EngineError
 
 
-def test_a_constraint_that_ends_a_request_is_named_and_not_tried_again() -> None:
+def test_error_names_the_constraint_that_ended_the_request() -> None:
     # The constraint of a strict function is not in a field of the sampling.
     error = translate(EndedByEngine("error"), Constraint("calls", "{}", "tools"))
     assert isinstance(error, EngineError)
@@ -45,32 +45,32 @@ def test_error_of_another_process_is_the_cause_of_a_wrapper() -> None:
     assert cause(WRAPPER, "the shard has no tensor 'x'", EngineCore=1) == "the shard has no tensor 'x'"
 
 
-def test_signal_comes_before_what_was_printed_earlier() -> None:
+def test_cause_prefers_the_signal_to_an_earlier_error() -> None:
     told = cause(WRAPPER, "no DeepGEMM", EngineCore=-9)
     assert told.startswith("its process EngineCore was killed by signal 9 (SIGKILL), most likely because the memory")
     assert "--max-model-len" in told
     assert "DeepGEMM" not in told
 
 
-def test_worker_that_was_killed_is_told_and_not_what_vllm_ends_itself() -> None:
-    assert cause(WRAPPER, **{"VllmWorker-1": -11, "EngineCore": -15}).startswith(
+def test_cause_names_the_killed_worker_and_not_vllms_own_signal() -> None:
+    assert cause(WRAPPER, None, **{"VllmWorker-1": -11, "EngineCore": -15}).startswith(
         "its process VllmWorker-1 was killed by signal 11 (SIGSEGV)"
     )
 
 
-def test_process_that_said_nothing_is_told_by_its_exit_code() -> None:
+def test_cause_is_the_exit_code_when_nothing_was_printed() -> None:
     assert "EngineCore ended with exit code 1 and printed no error" in cause(WRAPPER, EngineCore=1)
     assert "its process ended and printed no error" in cause(WRAPPER)
 
 
-def test_death_of_a_ready_engine_tells_the_signal() -> None:
+def test_death_of_a_ready_engine_names_the_signal() -> None:
     exits = {"EngineCore": -9}
     told = death_of("VLLM::EngineCore (pid 7)", exits, "no DeepGEMM", out_of_memory=True)
     assert told.startswith("the process EngineCore was killed by signal 9 (SIGKILL), by the kernel because the memory")
     assert "DeepGEMM" not in told
 
 
-def test_death_without_a_signal_tells_the_last_error_as_such() -> None:
+def test_death_without_a_signal_quotes_the_last_error() -> None:
     told = death_of(None, {"EngineCore": 1}, "CUDA error", out_of_memory=False)
     assert told == "the engine stopped; the last error in the engine's own log: CUDA error"
 
@@ -84,7 +84,7 @@ def test_death_without_a_signal_tells_the_last_error_as_such() -> None:
         (-40, "was killed by signal 40"),
     ],
 )
-def test_exit_code_is_told_with_cause_and_remedy(code: int, words: str) -> None:
+def test_exit_code_has_its_cause_and_remedy(code: int, words: str) -> None:
     assert exit_words(code).startswith(words)
 
 
@@ -95,7 +95,7 @@ def test_exit_code_is_told_with_cause_and_remedy(code: int, words: str) -> None:
         "Loading this model requires you to execute custom code contained in the model repository",
     ],
 )
-def test_custom_code_is_told_with_the_option(cause: str) -> None:
+def test_load_failure_names_the_option_for_custom_code(cause: str) -> None:
     told = load_failure("/models/own", cause, None)
     assert told.exit_code == 2
     assert "--engine-arg trust_remote_code=true" in str(told)

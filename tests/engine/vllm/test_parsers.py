@@ -9,5 +9,5 @@ from tests.engine.vllm.apart import assert_each_passes
 
 @pytest.mark.engine
 @pytest.mark.timeout(180)
-def test_what_is_read_as_it_comes_is_what_the_library_reads_in_whole(subtests: pytest.Subtests) -> None:
+def test_incremental_reading_matches_the_library(subtests: pytest.Subtests) -> None:
     assert_each_passes("parsers_checks.py", subtests)

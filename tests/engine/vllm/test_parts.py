@@ -22,7 +22,7 @@ def fields(sampling: Sampling, **defaults: Any) -> dict[str, Any]:
     return _fields(sampling, 10, echo=False, defaults=defaults)
 
 
-def test_what_a_request_leaves_open_comes_from_the_model() -> None:
+def test_omitted_fields_come_from_the_model_defaults() -> None:
     assert fields(Sampling(), temperature=0.6, top_p=0.9)["temperature"] == 0.6
     assert fields(Sampling(temperature=1.5), temperature=0.6)["temperature"] == 1.5
     assert fields(Sampling())["temperature"] == 1.0
@@ -86,7 +86,7 @@ def test_a_wrong_type_never_reaches_the_engine(name: str, value: object) -> None
         _check_types({**fields(Sampling()), name: value})
 
 
-def test_environment_uses_the_cores_there_are_and_keeps_what_the_operator_set() -> None:
+def test_environment_uses_all_cores_and_keeps_the_operators_values() -> None:
     environ = {"OMP_NUM_THREADS": "1"}
     prepare_environment(environ, cpu=True, eager=True, ranks=1, offline=True, verbose=False)
     assert environ["OMP_NUM_THREADS"] == "1"

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import math
+import time
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
-from tokka.core import ChoiceDone, PromptEcho, PromptLogprobs, Sampling, TextDelta, TokenLogprob
-from tokka.engine.generation.event_buffer import EchoReady, EventBuffer
+from tests.events import Collector
+from tokka.core import (
+    ChoiceDone,
+    Event,
+    GenerateRequest,
+    PromptEcho,
+    PromptLogprobs,
+    Sampling,
+    TextDelta,
+    TextPrompt,
+    TokenLogprob,
+)
+from tokka.engine.generation.delivery import Delivery
 from tokka.engine.vllm.prompt_outputs import PromptOutputs
 from tokka.engine.vllm.vocabulary import Vocabulary
 
@@ -39,23 +52,31 @@ class Tokenizer:
 class Prompt:
     """One prompt's outputs, fed by hand."""
 
-    def __init__(self, sampling: Sampling, *, copies: int = 1, limit: int = 100, at: int = 0, **fields: Any) -> None:
-        self.buffer = fields.pop("buffer", None) or EventBuffer()
+    def __init__(self, sampling: Sampling, *, copies: int = 1, at: int = 0, stream: bool = True, **fields: Any) -> None:
         given: dict[str, Any] = {"echo": None, **fields}
         ids = given.pop("token_ids", [])
+        sink = Collector()
+        self.delivery = Delivery(sink, copies, given.pop("read", None))
+        request = GenerateRequest("id", "m", (TextPrompt(""),), sampling, stream=stream)
+        vocabulary = Vocabulary(Tokenizer())
         self.outputs = PromptOutputs(
-            at, ids, sampling, self.buffer, copies=copies, limit=limit, vocabulary=Vocabulary(Tokenizer()), **given
+            at, ids, request, self.delivery, copies=copies, limit=100, vocabulary=vocabulary, **given
         )
         self.sequence = self.outputs.sequence(0, None)
-        self.events: list[Any] = []
+        self.events: list[Any] = sink.events
 
-    async def step(self, text: str, reason: str | None = None, stop: int | None = None, **fields: Any) -> bool:
+    def step(self, text: str, reason: str | None = None, stop: int | None = None, **fields: Any) -> bool:
         """Feed a step, by default with the characters of the text as tokens. Return whether it was the last step."""
-        ended = self.sequence.take(
+        return self.sequence.take(
             fields.get("token_ids", [ord(char) for char in text]), reason, stop, fields.get("scores")
         )
-        self.events += await self.buffer.get()
-        return ended
+
+    async def parts(self, scores: Any) -> list[Any]:
+        """Let the prompt be computed; return its own events."""
+        self.sequence.begin(0, scores)
+        self.delivery.put(TextDelta(0, "x", ()), ChoiceDone(0, "length"))
+        await self.delivery.run()
+        return [event for event in self.events if isinstance(event, PromptEcho | PromptLogprobs)]
 
     def text(self, index: int = 0) -> str:
         return "".join(event.text for event in self.events if isinstance(event, TextDelta) and event.index == index)
@@ -75,63 +96,63 @@ class LogprobsLists(NamedTuple):
     sampled_token_ranks: Any
 
 
-async def test_text_and_end_are_passed_on_and_counted() -> None:
+def test_text_and_end_are_passed_on_and_counted() -> None:
     prompt = Prompt(Sampling())
     prompt.sequence.begin(7, None)
-    assert not await prompt.step("He")
-    assert await prompt.step("i", "length")
+    assert not prompt.step("He")
+    assert prompt.step("i", "length")
     assert prompt.text() == "Hei"
     assert prompt.events[-1] == ChoiceDone(0, "length")
     assert (prompt.outputs.completion_tokens, prompt.outputs.cached_tokens) == (3, 7)
 
 
-async def test_greedy_copies_are_numbered_after_their_prompt() -> None:
+def test_greedy_copies_are_numbered_after_their_prompt() -> None:
     prompt = Prompt(Sampling(n=3), copies=3, at=2)
-    await prompt.step("a")
-    await prompt.step("b", "length")
+    prompt.step("a")
+    prompt.step("b", "length")
     assert [event.index for event in prompt.events if isinstance(event, ChoiceDone)] == [6, 7, 8]
     assert [prompt.text(index) for index in (6, 7, 8)] == ["ab"] * 3
     assert prompt.outputs.completion_tokens == 6
 
 
-async def test_a_stop_string_ends_the_sequence_before_the_engine_does() -> None:
+def test_a_stop_string_ends_the_sequence_before_the_engine_does() -> None:
     prompt = Prompt(Sampling(stop=("b", "a")))
-    assert not await prompt.step("x")
+    assert not prompt.step("x")
     # If a step completes two stop strings, the first one in the text counts. The tokens after it are dropped.
-    assert await prompt.step(" a b")
+    assert prompt.step(" a b")
     assert prompt.text() == "x "
     assert prompt.events[-1] == ChoiceDone(0, "stop", "a")
     assert prompt.outputs.completion_tokens == 3
 
 
-async def test_stop_that_does_not_count_yet_is_text() -> None:
+def test_stop_that_does_not_count_yet_is_text() -> None:
     prompt = Prompt(Sampling(stop=(".",), min_tokens=3))
-    assert await prompt.step("a.b.")
+    assert prompt.step("a.b.")
     assert prompt.text() == "a.b"
     assert prompt.events[-1] == ChoiceDone(0, "stop", ".")
 
 
 @pytest.mark.parametrize("include", [False, True])
-async def test_text_of_a_stop_token_is_shown_only_when_asked_for(include: bool) -> None:
+def test_text_of_a_stop_token_is_shown_only_when_asked_for(include: bool) -> None:
     prompt = Prompt(Sampling(stop=("unseen",), stop_token_ids=(ord("!"),), include_stop=include))
-    assert await prompt.step("Hi!", "stop", ord("!"))
+    assert prompt.step("Hi!", "stop", ord("!"))
     assert prompt.text() == ("Hi!" if include else "Hi")
     assert prompt.events[-1] == ChoiceDone(0, "stop", ord("!"))
 
 
-async def test_end_token_has_no_logprob_in_the_answer() -> None:
+def test_end_token_has_no_logprob_in_the_answer() -> None:
     prompt = Prompt(Sampling(logprobs=0))
-    await prompt.step("", "stop", token_ids=[ord("H"), EOS], scores=scores_of(ord("H"), EOS))
+    prompt.step("", "stop", token_ids=[ord("H"), EOS], scores=scores_of(ord("H"), EOS))
     delta = next(event for event in prompt.events if isinstance(event, TextDelta))
     assert [token.text for token in delta.logprobs or ()] == ["H"]
     assert list(delta.token_ids) == [ord("H"), EOS]
     assert prompt.events[-1] == ChoiceDone(0, "stop", None, -1.0)
 
 
-async def test_hidden_special_token_takes_no_room_before_a_stop() -> None:
+def test_hidden_special_token_takes_no_room_before_a_stop() -> None:
     tokens = [ord("a"), EOS, ord("b"), ord("!")]
     prompt = Prompt(Sampling(logprobs=0, stop=("!",)))
-    assert await prompt.step("", token_ids=tokens, scores=scores_of(*tokens))
+    assert prompt.step("", token_ids=tokens, scores=scores_of(*tokens))
     delta = next(event for event in prompt.events if isinstance(event, TextDelta))
     assert delta.text == "ab"
     assert [token.text for token in delta.logprobs or ()] == ["a", "</s>", "b"]
@@ -140,9 +161,7 @@ async def test_hidden_special_token_takes_no_room_before_a_stop() -> None:
 async def echo_of(sampling: Sampling, text: str, token_ids: list[int], scores: Any) -> list[TokenLogprob]:
     """Check that an echo's parts add up to the text; return its logprobs."""
     prompt = Prompt(sampling, token_ids=token_ids, echo=text)
-    prompt.sequence.begin(0, scores)
-    assert await prompt.buffer.get() == [EchoReady(0)]
-    parts = [part for part in prompt.outputs.prompt_parts() if isinstance(part, PromptEcho)]
+    parts = [part for part in await prompt.parts(scores) if isinstance(part, PromptEcho)]
     assert "".join(part.text for part in parts) == text
     return [token for part in parts for token in part.logprobs or ()]
 
@@ -164,9 +183,7 @@ async def test_prompt_logprobs_come_in_parts_with_their_ranks() -> None:
     text = "Hi" * 100
     prompt = Prompt(Sampling(prompt_logprobs=1), token_ids=[*map(ord, text)])
     ids = np.array([[ord(char), EOS] for char in text[1:]])
-    prompt.sequence.begin(0, LogprobsLists(ids, np.full(ids.shape, -1.0), np.arange(1, len(text))))
-    assert await prompt.buffer.get() == [EchoReady(0)]
-    parts = [part for part in prompt.outputs.prompt_parts() if isinstance(part, PromptLogprobs)]
+    parts = await prompt.parts(LogprobsLists(ids, np.full(ids.shape, -1.0), np.arange(1, len(text))))
     assert max(len(part.tokens) for part in parts) <= 64
     tokens = [token for part in parts for token in part.tokens]
     assert [(token.text, token.logprob) for token in tokens[:2]] == [("H", None), ("i", -1.0)]
@@ -177,8 +194,7 @@ async def test_prompt_logprobs_come_in_parts_with_their_ranks() -> None:
 
 async def test_prompt_of_one_token_is_scored_with_none() -> None:
     prompt = Prompt(Sampling(prompt_logprobs=1), token_ids=[ord("H")])
-    prompt.sequence.begin(0, None)
-    (part,) = prompt.outputs.prompt_parts()
+    (part,) = await prompt.parts(None)
     assert isinstance(part, PromptLogprobs)
     assert [token.logprob for token in part.tokens] == [None]
 
@@ -186,18 +202,57 @@ async def test_prompt_of_one_token_is_scored_with_none() -> None:
 async def test_echo_and_prompt_logprobs_have_their_own_alternatives() -> None:
     prompt = Prompt(Sampling(logprobs=1, prompt_logprobs=2), token_ids=[ord("H"), ord("i")], echo="Hi")
     rows = LogprobsLists(np.array([[ord("i"), ord("a"), ord("b")]]), np.array([[-3.0, -1.0, -2.0]]), np.array([3]))
-    prompt.sequence.begin(0, rows)
-    *echo, _, scored = prompt.outputs.prompt_parts()
+    *echo, _, scored = await prompt.parts(rows)
     assert isinstance(scored, PromptLogprobs)
     assert [len(token.top) for part in echo if isinstance(part, PromptEcho) for token in part.logprobs or ()] == [0, 1]
     assert [len(token.top) for token in scored.tokens] == [2]
 
 
-async def test_alternatives_come_behind_the_token_in_their_order() -> None:
+def test_alternatives_come_behind_the_token_in_their_order() -> None:
     prompt = Prompt(Sampling(logprobs=2))
     rows = LogprobsLists(np.array([[ord("c"), ord("a"), ord("b")]]), np.array([[-3.0, -1.0, -2.0]]), np.array([3]))
-    await prompt.step("c", scores=rows)
+    prompt.step("c", scores=rows)
     delta = next(event for event in prompt.events if isinstance(event, TextDelta))
     (token,) = delta.logprobs or ()
     assert (token.text, token.logprob) == ("c", -3.0)
     assert [(top.text, top.logprob) for top in token.top] == [("a", -1.0), ("b", -2.0)]
+
+
+def test_plain_response_gathers_after_its_first_token() -> None:
+    prompt = Prompt(Sampling(), stream=False)
+    assert prompt.sequence.gathers_until_s == -math.inf
+    prompt.step("a")
+    assert prompt.sequence.gathers_until_s > time.monotonic()
+    prompt.sequence.gathered += [ord("b"), ord("c")]
+    prompt.step("d", "length")
+    assert [len(event.token_ids) for event in prompt.events if isinstance(event, TextDelta)] == [1, 3]
+    assert (prompt.text(), prompt.outputs.completion_tokens) == ("abcd", 4)
+    assert prompt.sequence.gathered == []
+
+
+def test_choice_ended_by_its_reader_does_not_gather() -> None:
+    def read(event: Event) -> tuple[Event]:
+        prompt.outputs.end(0)
+        return (event,)
+
+    prompt = Prompt(Sampling(), stream=False, read=read)
+    prompt.step("a")
+    assert prompt.sequence.gathers_until_s == -math.inf
+
+
+@pytest.mark.parametrize(
+    ("sampling", "stream"), [(Sampling(), True), (Sampling(stop=("x",)), False), (Sampling(logprobs=0), False)]
+)
+def test_tokens_are_not_gathered_when_each_is_needed(sampling: Sampling, stream: bool) -> None:
+    prompt = Prompt(sampling, stream=stream)
+    prompt.step("a", scores=scores_of(ord("a")))
+    assert prompt.sequence.gathers_until_s == -math.inf
+
+
+@pytest.mark.parametrize(("include", "text"), [(False, "ab"), (True, "abc")])
+def test_gathered_end_token_is_text_only_when_included(include: bool, text: str) -> None:
+    prompt = Prompt(Sampling(stop_token_ids=(ord("c"),), include_stop=include), stream=False)
+    prompt.sequence.gathered += [ord("a"), ord("b")]
+    assert prompt.step("c", "stop", ord("c"))
+    assert (prompt.text(), prompt.outputs.completion_tokens) == (text, 3)
+    assert prompt.events[-1] == ChoiceDone(0, "stop", ord("c"))

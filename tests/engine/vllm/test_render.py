@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.engine.tokenizer import EOS, fast_tokenizer
-from tokka.core import TextPrompt
+from tokka.core import ChatPrompt, TextPrompt, Tools
 from tokka.engine.templates.rules import TemplateRules
 from tokka.engine.vllm.render import Renderer
 from tokka.errors import EngineDied, InvalidRequest
@@ -21,16 +21,16 @@ from tokka.protocol.common import new_id
 
 FOLDER = Path(__file__).parents[1] / "chat_templates"
 RULES = {
-    "deepseek_r1": TemplateRules(knows_tools=False),
-    "deepseek_v3": TemplateRules(text_arguments=True),
-    "gemma_2": TemplateRules(knows_tools=False, takes_system=False),
+    "deepseek_r1": TemplateRules(knows_tools=False, late_system=False),
+    "deepseek_v3": TemplateRules(text_arguments=True, late_system=False),
+    "gemma_2": TemplateRules(knows_tools=False, takes_system=False, late_system=False),
     "gpt_oss": TemplateRules(single_calls=True),
-    "llama_2": TemplateRules(knows_tools=False),
+    "llama_2": TemplateRules(knows_tools=False, late_system=False),
     "llama_3_1": TemplateRules(single_calls=True),
-    "mistral_nemo": TemplateRules(short_ids=True),
-    "mistral_v0_2": TemplateRules(knows_tools=False, takes_system=False),
-    "nemotron_v2": TemplateRules(),
-    "phi_4_mini": TemplateRules(),
+    "mistral_nemo": TemplateRules(short_ids=True, late_system=False, user_after_tool=False),
+    "mistral_v0_2": TemplateRules(knows_tools=False, takes_system=False, late_system=False),
+    "nemotron_v2": TemplateRules(late_system=False),
+    "phi_4_mini": TemplateRules(late_system=False),
     "qwen_2_5": TemplateRules(),
     "qwen_3": TemplateRules(),
 }
@@ -79,8 +79,10 @@ def results(ids: tuple[str, ...]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_what_a_template_asks_for_is_found_by_trying_it(name: str) -> None:
-    assert renderer(name)._chat._rules == RULES[name]
+def test_renderer_finds_the_rules_of_each_template(name: str) -> None:
+    chat = renderer(name)._chat
+    assert chat is not None
+    assert chat._rules == RULES[name]
 
 
 def test_every_template_here_is_tried() -> None:
@@ -92,8 +94,7 @@ def test_every_template_here_is_tried() -> None:
     ("name", "after"),
     [
         *((name, []) for name in RULES),
-        # Mistral's template needs an answer between tool results and a user message.
-        *((name, [USER]) for name in RULES if name != "mistral_nemo"),
+        *((name, [USER]) for name in RULES),
         *((name, [{"role": "assistant", "content": "Cold."}, {"role": "user", "content": "Why?"}]) for name in RULES),
     ],
 )
@@ -111,7 +112,36 @@ async def test_a_tool_loop_goes_on(name: str, ids: tuple[str, ...], after: list[
 
 
 @pytest.mark.parametrize("name", RULES)
-async def test_a_second_call_after_the_first_one_is_told(name: str) -> None:
+async def test_late_system_message_keeps_its_place(name: str) -> None:
+    note = {"role": "system", "content": "Be brief."}
+    turns = [USER, {"role": "assistant", "content": "Cold."}, note, {"role": "user", "content": "And Inari?"}]
+    text = await rendered(name, turns)
+    places = [text.index(message["content"]) for message in turns]
+    assert places == sorted(places)
+    # The next turn begins with the same text, so the prefix cache has it.
+    more = await rendered(name, [*turns, {"role": "assistant", "content": "Colder."}, note, USER])
+    end = places[-1] + len("And Inari?")
+    assert more[:end] == text[:end]
+
+
+@pytest.mark.parametrize("name", [name for name, rules in RULES.items() if rules.takes_system])
+async def test_two_leading_system_messages_are_rendered(name: str) -> None:
+    text = await rendered(
+        name, [{"role": "system", "content": "Be brief."}, {"role": "system", "content": "Be kind."}, USER]
+    )
+    places = [text.index(words) for words in ("Be brief.", "Be kind.", USER["content"])]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("name", RULES)
+async def test_system_message_behind_a_tool_result_is_kept(name: str) -> None:
+    loop = [USER, called(OUR_IDS[:1]), *results(OUR_IDS[:1])]
+    text = await rendered(name, [*loop, {"role": "system", "content": "Be brief."}], TOOLS)
+    assert text.index(RESULTS[0]) < text.index("Be brief.")
+
+
+@pytest.mark.parametrize("name", RULES)
+async def test_second_call_is_rendered_after_the_first_result(name: str) -> None:
     first, second = OUR_IDS
     both = called(OUR_IDS)
     loop = [
@@ -127,7 +157,7 @@ async def test_a_second_call_after_the_first_one_is_told(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", RULES)
-async def test_a_loop_is_told_when_no_function_may_be_called_any_more(name: str) -> None:
+async def test_calls_and_results_are_rendered_when_no_tools_are_given(name: str) -> None:
     text = await rendered(name, [USER, called(OUR_IDS), *results(OUR_IDS)])
     assert all(part in text for part in (*CITIES, *RESULTS))
 
@@ -146,7 +176,7 @@ async def test_a_loop_is_told_when_no_function_may_be_called_any_more(name: str)
         ("gpt_oss", [USER, *results(OUR_IDS[:1])], "no call"),
     ],
 )
-def test_the_templates_here_refuse_what_the_real_ones_do(
+def test_templates_of_the_tests_refuse_the_same_messages_as_real_ones(
     name: str, messages: list[dict[str, Any]], reason: str
 ) -> None:
     with pytest.raises(Exception, match=reason):
@@ -192,7 +222,7 @@ async def test_a_result_is_shown_as_that_of_its_own_call() -> None:
 # -- templates without tools
 
 
-async def test_tools_are_told_by_the_user_where_there_is_no_system() -> None:
+async def test_user_message_has_the_tools_without_a_system_role() -> None:
     text = await rendered("gemma_2", [USER], TOOLS)
     assert text.startswith("<end><start_of_turn>user\nYou can call functions.")
     assert text.index('"get_time"') < text.index(USER["content"])
@@ -205,12 +235,12 @@ async def test_a_system_message_of_the_clients_own_is_refused_there(name: str, t
         await rendered(name, [{"role": "system", "content": "Be brief."}, USER], tools)
 
 
-async def test_tools_are_told_beside_a_system_message_where_it_is_taken() -> None:
+async def test_system_message_is_followed_by_the_tools() -> None:
     text = await rendered("llama_2", [{"role": "system", "content": "Be brief."}, USER], TOOLS)
     assert text.index("Be brief.") < text.index('"get_time"') < text.index("<</SYS>>") < text.index(USER["content"])
 
 
-async def test_where_a_system_message_gets_lost_the_user_tells_the_tools() -> None:
+async def test_user_message_has_the_tools_when_system_messages_are_dropped() -> None:
     deaf = "{% for message in messages if message.role != 'system' %}{{ message.content }}{% endfor %}"
     assert '"get_time"' in await rendered(deaf, [USER], TOOLS)
 
@@ -228,7 +258,7 @@ async def test_turns_that_the_client_repeats_are_its_own() -> None:
 async def test_arguments_may_nest_deep(name: str, depth: int) -> None:
     arguments = '{"a":' * depth + "1" + "}" * depth
     call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": arguments}}
-    messages = [USER, {"role": "assistant", "tool_calls": [call]}]
+    messages: list[dict[str, Any]] = [USER, {"role": "assistant", "tool_calls": [call]}]
     try:
         text = await rendered(name, messages)
     except InvalidRequest:
@@ -285,3 +315,61 @@ async def test_texts_on_their_way_are_refused_when_the_engine_is_closed() -> Non
     assert {type(error) for error in refused} == {EngineDied}
     with pytest.raises(EngineDied):
         await own.token_texts([1], "tenant")
+
+
+async def test_short_text_is_rendered_without_a_thread() -> None:
+    own = Renderer(fast_tokenizer(), None, max_model_len=100_000, vocab_size=EOS + 1)
+    # A coroutine that waits for nothing ends at its first step.
+    with pytest.raises(StopIteration):
+        own.token_ids(TextPrompt("word " * 20), "tenant").send(None)
+    long = own.token_ids(TextPrompt("word " * 2_000), "tenant")
+    assert long.send(None) is not None
+    long.close()
+
+
+@pytest.mark.parametrize(
+    ("fields", "more"),
+    [
+        ({}, {}),
+        ({"tool_calls": [], "content": None}, {}),
+        ({"name": "a"}, {}),
+        ({}, {"tools": Tools(({"type": "function", "function": {"name": "f", "description": "word " * 9}},))}),
+        ({}, {"template_kwargs": {"a": "word " * 9}}),
+    ],
+)
+async def test_chat_is_rendered_without_a_thread_if_it_is_plain(fields: dict[str, Any], more: dict[str, Any]) -> None:
+    own = renderer("{% for m in messages %}{{ m.content }}{% endfor %}")
+    chat = own.token_ids(ChatPrompt((USER | fields,), **more), "tenant")
+    if not fields and not more:
+        with pytest.raises(StopIteration):
+            chat.send(None)
+    else:
+        assert chat.send(None) is not None
+        chat.close()
+
+
+async def test_many_short_messages_are_rendered_in_a_thread() -> None:
+    own = renderer("{% for m in messages %}{{ m.content }}{% endfor %}")
+    chat = own.token_ids(ChatPrompt((USER,) * 40), "tenant")
+    assert chat.send(None) is not None
+    chat.close()
+
+
+async def test_long_texts_leave_places_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = Renderer(fast_tokenizer(), None, max_model_len=10_000_000, vocab_size=EOS + 1)
+    running: list[int] = []
+    most: list[int] = []
+    render = own._render
+
+    def watched(prompt: Any, *rest: Any) -> list[int]:
+        running.append(len(prompt.text))
+        most.append(sum(chars >= 32 << 10 for chars in running))
+        try:
+            return render(prompt, *rest)
+        finally:
+            running.remove(len(prompt.text))
+
+    monkeypatch.setattr(own, "_render", watched)
+    texts = [TextPrompt("word " * words) for words in (8_001, 8_002, 8_003, 1_001, 1_002, 1_003)]
+    await asyncio.gather(*(own.token_ids(text, "tenant") for text in texts))
+    assert max(most) == 1

@@ -27,11 +27,7 @@ def allowed_tokens(
     requested = request.sampling.max_tokens
     if requested is None:
         if prompt_tokens >= max_model_len:
-            raise ContextLengthExceeded(
-                f"This model's maximum context length is {max_model_len} tokens. However, your {request.prompt_param} "
-                f"resulted in {prompt_tokens} tokens, which leaves 0 for the completion. Please shorten it.",
-                param=request.prompt_param,
-            )
+            raise _leaves_no_room(request.prompt_param, prompt_tokens, max_model_len)
         room = max_model_len - prompt_tokens
         wanted = request.sampling.default_max_tokens or default
         allowed = min(limit for limit in (room, wanted, cap) if limit is not None)
@@ -58,6 +54,17 @@ def allowed_tokens(
             param="min_tokens",
         )
     return allowed
+
+
+def _leaves_no_room(param: str, prompt_tokens: int, max_model_len: int) -> ContextLengthExceeded:
+    return ContextLengthExceeded(
+        f"This model's maximum context length is {max_model_len} tokens. However, your {param} resulted in "
+        f"{prompt_tokens} tokens, which leaves 0 for the completion. Please shorten it.",
+        param=param,
+        prompt_tokens=prompt_tokens,
+        # An engine generates at least one token.
+        maximum=max_model_len - 1,
+    )
 
 
 @dataclass(frozen=True, slots=True)

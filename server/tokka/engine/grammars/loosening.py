@@ -9,7 +9,7 @@ import structlog
 from tokka.core import Constraint
 from tokka.engine.grammars.service import GrammarService
 from tokka.errors import InvalidRequest
-from tokka.protocol.tools import loosened_texts
+from tokka.protocol.constraint import loosened_texts
 
 log = structlog.get_logger("tokka.engine")
 

@@ -56,15 +56,15 @@ class GrammarService:
 
     async def start(self) -> bool:
         """Start the processes; return whether this model supports constraints."""
+        problem = None if self._usable else "the model's tokenizer cannot be used"
         try:
             await asyncio.gather(*(process.start() for process in self._processes))
         except EngineError as error:
+            problem = error.message
+        # vllm/design 1.9.1
+        if problem is not None:
             self._usable = False
-            # vllm/design 1.9.1
-            log.warning("constraints_unavailable", reason=error.message)
-        else:
-            if not self._usable:
-                log.warning("constraints_unavailable", reason="the model's tokenizer cannot be used")
+            log.warning("constraints_unavailable", reason=problem)
         return self._usable
 
     async def grammar(self, constraint: Constraint, tenant: str = "", choices: int = 1) -> str:

@@ -81,10 +81,9 @@ class CallReader:
         self._text = ""
         self._scanned = 0
         self._where = Where.TEXT if form.leading is None else Where.START
-        self._arguments = JsonObjectEnd()
-        # The object around the arguments, if there is one.
+        # The object that is being read: the arguments, then the one around them.
         self._object = JsonObjectEnd()
-        self._is_in_object = False
+        self._behind_arguments = Where.AFTER_CALL
 
     @property
     def held(self) -> str:
@@ -214,13 +213,13 @@ class CallReader:
         return True
 
     def _in_arguments(self) -> bool:
-        end = self._arguments.end(self._text)
+        end = self._object.end(self._text)
         self._out.add_arguments(self._take(end if end >= 0 else len(self._text)))
         # design 3.13
         if end < 0:
             return False
         # design 3.14
-        self._where = Where.TAIL if self._is_in_object else Where.AFTER_CALL
+        self._where = self._behind_arguments
         return True
 
     def _in_tail(self) -> bool:
@@ -229,6 +228,7 @@ class CallReader:
             return False
         # With any other character, the model forgot the closing brace. (design 3.16)
         self._where = Where.REST if rest[0] in "}," else Where.AFTER_CALL
+        self._object = JsonObjectEnd(1)
         return True
 
     def _in_rest(self) -> bool:
@@ -305,8 +305,8 @@ class CallReader:
         # design 3.12
         self._out.begin_call(head.name)
         self._take(head.begin)
-        self._arguments = JsonObjectEnd()
-        self._object, self._is_in_object = JsonObjectEnd(1), head.in_object
+        self._object = JsonObjectEnd()
+        self._behind_arguments = Where.TAIL if head.in_object else Where.AFTER_CALL
         self._where = Where.ARGUMENTS
 
     def _parse(self, text: str) -> None:

@@ -62,12 +62,6 @@ class Readers:
             case _:
                 yield event
 
-    def read_step(self, delta: TextDelta | None, done: ChoiceDone | None) -> Iterator[Event]:
-        """Yield the events that replace a step of a choice."""
-        for event in (delta, done):
-            if event is not None:
-                yield from self.read(event)
-
     def _reader(self, index: int) -> ChoiceReader:
         if (reader := self._readers.get(index)) is None:
             reader = self._readers[index] = ChoiceReader(index, self._reading)
@@ -101,9 +95,9 @@ class ChoiceReader:
         text = ""
         if self._reading.count_thoughts:
             self._token_ids += delta.token_ids
-        for event in self._events(delta.text):
+        for event in self._in_order(self._events(delta.text)):
             if isinstance(event, str):
-                text += event
+                text = event
             else:
                 yield event
         held = (self._thoughts.held if self._thoughts else "") + self._calls.held + delta.held
@@ -112,20 +106,29 @@ class ChoiceReader:
     def end(self, done: ChoiceDone, *, early: bool = False) -> Iterator[Event]:
         """Yield the remaining events. `early`: all allowed calls are made, although the model had not finished."""
         is_cut = done.finish_reason == "length"
-        text = ""
-        for event in self._last_events(cut_short=is_cut or early):
-            if isinstance(event, str):
-                text += event
-            else:
-                yield event
-        if text:
-            yield TextDelta(self._index, text, ())
+        for event in self._in_order(self._last_events(cut_short=is_cut or early)):
+            yield TextDelta(self._index, event, ()) if isinstance(event, str) else event
         self._is_open = self._thoughts is not None and not self._thoughts.is_over
         tools = self._reading.tools
         # As in OpenAI's API, a call of a named function keeps the finish reason, since the model did not choose it.
         has_called = self._calls.count and tools is not None and tools.choice != "named"
         # design 7.2
         yield replace(done, finish_reason="tool_calls") if has_called and not is_cut else done
+
+    def _in_order(self, events: Iterator[Event | str]) -> Iterator[Event | str]:
+        """Yield the events of a step, each after the text before it. The text at the end is the last, as a string."""
+        text = ""
+        for event in events:
+            if isinstance(event, str):
+                text += event
+                continue
+            if text:
+                # The step's tokens come with the delta at its end.
+                yield TextDelta(self._index, text, ())
+                text = ""
+            yield event
+        if text:
+            yield text
 
     def _events(self, text: str) -> Iterator[Event | str]:
         if self._thoughts and not self._thoughts.is_over:

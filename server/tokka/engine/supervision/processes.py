@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import multiprocessing
 import os
-import select
 from multiprocessing import resource_tracker
 from pathlib import Path
 
@@ -45,33 +45,43 @@ def activity() -> Activity:
 class EngineProcesses:
     """The processes of a started engine. Detects the end of one, and removes their shared memory.
 
-    An engine of several processes may take ten seconds to notice the death of one. A pidfd shows it at once, and one
-    system call checks all pidfds.
+    An engine of several processes may take ten seconds to notice the death of one. A pidfd shows it at once.
     """
 
     def __init__(self, name_prefix: str) -> None:
         self._names: dict[int, str] = {}
-        self._poll = select.poll()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._shared: set[str] = set()
+        # Name and pid of the first process that has ended since `watch`.
+        self.ended: str | None = None
         for process in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.Error, OSError):
                 if process.name().startswith(name_prefix) and process.status() != psutil.STATUS_ZOMBIE:
                     pidfd = os.pidfd_open(process.pid)
                     self._names[pidfd] = f"{process.name()} (pid {process.pid})"
-                    self._poll.register(pidfd, select.POLLIN)
                     self._shared |= _shared_memory(process.pid)
 
-    def ended(self) -> str | None:
-        """Return the name and pid of a process that has ended, or None."""
-        events = self._poll.poll(0)
-        return self._names[events[0][0]] if events else None
+    def watch(self) -> None:
+        """Notice from now on, in the running event loop, when a process ends or has ended before."""
+        self._loop = asyncio.get_running_loop()
+        for pidfd, name in self._names.items():
+            self._loop.add_reader(pidfd, self._note_end, pidfd, name)
+
+    def _note_end(self, pidfd: int, name: str) -> None:
+        assert self._loop is not None
+        self._loop.remove_reader(pidfd)
+        self.ended = self.ended or name
 
     def close(self) -> None:
-        """Forget the processes, and remove the shared memory that killed processes leave behind."""
+        """Forget the processes, and remove the shared memory that killed processes leave behind.
+
+        Call it in the loop that watches them.
+        """
         for pidfd in self._names:
+            if self._loop is not None:
+                self._loop.remove_reader(pidfd)
             os.close(pidfd)
         self._names.clear()
-        self._poll = select.poll()
         for path in self._shared:
             Path(path).unlink(missing_ok=True)
 

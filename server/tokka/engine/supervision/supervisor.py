@@ -132,9 +132,8 @@ class Supervisor:
 
     def engine(self) -> Engine:
         """Return the engine if it is ready. Raises ModelStarting if it is not."""
-        now = self.progress()
-        if self._engine is None or now.state != "ready":
-            raise _not_ready(now)
+        if self._engine is None or self._state != "ready" or self._engine.stats().death:
+            raise _not_ready(self.progress())
         return self._engine
 
     def described(self) -> ModelInfo:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 
 import orjson
@@ -44,16 +46,24 @@ class Written:
 
     def first(self, chars: int) -> Written:
         """Return the first `chars` characters."""
-        if len(self.text) <= chars:
-            return self
-        return Written(self.text[:chars], [(begin, end) for begin, end in self.client if begin < chars])
+        return self.part(0, chars)
 
     def last(self, chars: int) -> Written:
         """Return the last `chars` characters."""
-        cut = len(self.text) - chars
-        if cut <= 0:
+        return self.part(max(0, len(self.text) - chars), len(self.text))
+
+    def part(self, begin: int, end: int) -> Written:
+        """Return the characters from `begin` to `end`."""
+        end = min(end, len(self.text))
+        if begin == 0 and end == len(self.text):
             return self
-        return Written(self.text[cut:], [(begin - cut, end - cut) for begin, end in self.client if end > cut])
+        text = self.text[begin:end]
+        if not self.client:
+            return Written(text)
+        inside = self.client[
+            bisect_right(self.client, begin, key=itemgetter(1)) : bisect_left(self.client, end, key=itemgetter(0))
+        ]
+        return Written(text, [(max(0, first - begin), min(last, end) - begin) for first, last in inside])
 
 
 class ControlTokens:

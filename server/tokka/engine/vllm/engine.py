@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import replace
@@ -13,14 +13,14 @@ from typing import Any
 
 import structlog
 
-from tokka.core import Event, GenerateRequest, Prompt, TokensPrompt
-from tokka.engine.base import ReportPhase
+from tokka.core import GenerateRequest, Prompt, TokensPrompt
+from tokka.engine.base import Prepared, ReportPhase
 from tokka.engine.grammars.service import GrammarService
 from tokka.engine.supervision.exits import oom_kills
 from tokka.engine.supervision.heap import trim_heap
 from tokka.engine.supervision.processes import EngineProcesses, kill_engine
+from tokka.engine.vllm.clients import EngineClient, client_of
 from tokka.engine.vllm.error_mapping import cause_of, core_exits, death_of, load_failure, one_line
-from tokka.engine.vllm.fast_path import install_fast_path
 from tokka.engine.vllm.generation import Generations, Language, Limits
 from tokka.engine.vllm.parsers import Parsers
 from tokka.engine.vllm.plugin import OUTPUT_VARIABLE
@@ -52,6 +52,7 @@ class VllmEngine:
 
     def __init__(self, options: VllmOptions) -> None:
         self._options = options
+        self._settings = options.settings
         self._cpu = is_cpu_build()
         # A start blocks for a minute. It has its own thread, so that `close` can wait for it.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="engine-start")
@@ -60,6 +61,7 @@ class VllmEngine:
         self._output: EngineLog | None = None
         self._cache_root: Path | None = None
         self._llm: Any = None
+        self._client: EngineClient | None = None
         self._processes: EngineProcesses | None = None
         self._generations: Generations | None = None
         self._closing = False
@@ -72,17 +74,19 @@ class VllmEngine:
         # The thread ends after the start. An engine starts only once.
         self._starter.shutdown(wait=False)
         info = await asyncio.wrap_future(self._starting)
+        if self._processes:
+            self._processes.watch()
         # design 1.9
         report("warming up", "first requests of each kind")
         try:
             constrained = await self._ready().language.grammars.start()
-            await warm_up(self.generate, TokensPrompt(_warmup_ids(info)), constrained=constrained)
+            await warm_up(self.prepare, TokensPrompt(_warmup_ids(info)), constrained=constrained)
             info = await self._measured(info)
         except TokkaError as error:
             # `error` is meant for clients and hides the cause (design 1.9.3).
             reason = self._death() or self._cause(error.__cause__ or error)
             raise StartupError(f"the engine failed its first requests: {reason}") from error
-        self._llm.output_processor.stats.record()
+        self._connected().stats.record()
         # Only now: the first requests also compile.
         await asyncio.to_thread(seal_compiled, self._cache_root)
         await asyncio.to_thread(trim_heap)
@@ -90,39 +94,46 @@ class VllmEngine:
 
     async def _measured(self, info: ModelInfo) -> ModelInfo:
         """Return `info` with step costs, measured from one choice alone, full steps and a batch."""
-        times = self._llm.output_processor.stats.times
+        times = self._connected().stats.times
         times.learn((info.kv_tokens or 0) // info.copies)
-        await measure_steps(self.generate, info)
+        await measure_steps(self.prepare, info)
         return replace(info, costs=times.costs)
 
     async def ping(self) -> None:
         # A call that the engine's own loop must answer. vLLM's health flag is set in this process.
-        if self._llm is not None:
-            await self._llm.is_paused()
+        if self._client is not None:
+            await self._client.ping()
 
     def stats(self) -> EngineStats:
+        client = self._client
+        if client is None:
+            return EngineStats(death=self._death())
+        running = waiting = steps = preemptions = 0
+        usage = 0.0
         # One entry per copy of the model.
-        copies = self._llm.output_processor.stats.latest.values() if self._llm else ()
-        latest = [copy.scheduler for copy in copies if copy.scheduler is not None]
-        running = sum(stats.num_running_reqs for stats in latest)
-        waiting = sum(stats.num_waiting_reqs for stats in latest)
-        given = self._llm.output_processor.get_num_unfinished_requests() if self._llm else 0
+        for copy in client.stats.latest.values():
+            steps += copy.steps
+            preemptions += copy.preemptions
+            if (latest := copy.scheduler) is not None:
+                running += latest.num_running_reqs
+                waiting += latest.num_waiting_reqs
+                usage = max(usage, latest.kv_cache_usage)
         return EngineStats(
             running=running,
             waiting=waiting,
-            kv_cache_usage=max((stats.kv_cache_usage for stats in latest), default=0.0),
+            kv_cache_usage=usage,
             # The lower count of both sides: one alone may be stale or leak, and a healthy engine would be killed.
-            unfinished=min(given, running + waiting),
-            steps=sum(copy.steps for copy in copies),
-            preemptions=sum(copy.preemptions for copy in copies),
-            costs=self._llm.output_processor.stats.times.costs if self._llm else None,
+            unfinished=min(client.unfinished, running + waiting),
+            steps=steps,
+            preemptions=preemptions,
+            costs=client.stats.times.costs,
             death=self._death(),
         )
 
     def _death(self) -> str | None:
-        ended = self._processes.ended() if self._processes else None
+        ended = self._processes.ended if self._processes else None
         # design 5.1
-        if not ended and not (self._llm is not None and self._llm.errored):
+        if not ended and not (self._client is not None and self._client.is_dead):
             return None
         exits = {**self._worker_exits(), **self._core_exits()}
         return death_of(ended, exits, self._last_error(), out_of_memory=self._is_out_of_memory())
@@ -135,15 +146,20 @@ class VllmEngine:
     async def close(self) -> None:
         # design 5.4
         self._closing = True
-        llm = self._llm
-        _end_generations(llm)
+        client = self._client
+        _end_generations(client)
         if self._generations:
             self._generations.close()
             await self._generations.language.grammars.close()
-        # `_stop` blocks for seconds.
-        await asyncio.to_thread(self._stop)
+        try:
+            # Blocks for seconds.
+            await asyncio.to_thread(self._stop)
+        finally:
+            if self._processes:
+                self._processes.close()
+                self._processes = None
         # Again, for requests that arrived in the meantime.
-        _end_generations(llm)
+        _end_generations(client)
         if self._generations:
             self._generations.language.renderer.close()
             self._generations = None
@@ -159,11 +175,8 @@ class VllmEngine:
                 self._llm.shutdown(timeout=_SHUTDOWN_S)
         finally:
             # Drop the AsyncLLM now: kept until the interpreter exits, it fails there.
-            self._llm = None
+            self._llm = self._client = None
             kill_engine()
-        if self._processes:
-            self._processes.close()
-            self._processes = None
         self._resources.close()
 
     def _start(self, report: ReportPhase) -> ModelInfo:
@@ -182,7 +195,7 @@ class VllmEngine:
             os.environ,
             cpu=self._cpu,
             eager=bool(arguments["enforce_eager"]),
-            ranks=self._options.ranks * self._options.data_parallel_size,
+            ranks=self._options.ranks * self._settings.data_parallel_size,
             offline=offline,
             verbose=self._options.verbose,
             cache_root=self._cache_root,
@@ -191,11 +204,12 @@ class VllmEngine:
         report("loading weights", self._options.served_name)
         try:
             self._llm = self._build(arguments)
+            self._client = client_of(self._llm)
         except StartupError:
             raise
         except Exception as error:
             log.debug("engine_start_failed", exc_info=error)
-            raise load_failure(model, self._cause(error), self._options.reasoning_parser) from error
+            raise load_failure(model, self._cause(error), self._settings.reasoning_parser) from error
         self._processes = EngineProcesses(_PROCESS_NAMES)
         return self._describe()
 
@@ -248,14 +262,14 @@ class VllmEngine:
             scheduler = config.scheduler_config
             half = max(1, scheduler.max_num_batched_tokens // 2)
             scheduler.long_prefill_token_threshold = min(half, config.model_config.max_model_len)
-        return install_fast_path(AsyncLLM.from_vllm_config(config, usage_context=usage))
+        return AsyncLLM.from_vllm_config(config, usage_context=usage)
 
     def _describe(self) -> ModelInfo:
         config = self._llm.model_config
         tokenizer = self._llm.get_tokenizer()
         max_model_len, vocab_size = config.max_model_len, config.get_vocab_size()
         renderer = Renderer(
-            tokenizer, self._options.chat_template, max_model_len, vocab_size, raw_chat=self._options.raw_chat
+            tokenizer, self._options.chat_template, max_model_len, vocab_size, raw_chat=self._settings.raw_chat
         )
         # design 1.8
         if problem := renderer.template_problem():
@@ -264,13 +278,13 @@ class VllmEngine:
             renderer,
             Vocabulary(tokenizer),
             GrammarService(tokenizer_line(tokenizer, vocab_size)),
-            Parsers(tokenizer, renderer.template, self._options.tool_call_parser, self._options.reasoning_parser),
+            Parsers(tokenizer, renderer.template, self._settings.tool_call_parser, self._settings.reasoning_parser),
         )
         defaults = model_defaults(config.get_diff_sampling_param())
         if defaults:
             log.info("model_sampling_defaults", source="generation_config.json", **defaults)
         limits = Limits(max_model_len, vocab_size, self._options.max_completion_tokens, defaults.get("max_tokens"))
-        self._generations = Generations(self._llm, language, limits, defaults)
+        self._generations = Generations(self._llm, self._connected(), language, limits, defaults)
         scheduler = self._llm.vllm_config.scheduler_config
         ranks, cache = self._llm.vllm_config.parallel_config.world_size, self._llm.vllm_config.cache_config
         return ModelInfo(
@@ -279,13 +293,13 @@ class VllmEngine:
             engine="vllm",
             engine_version=engine_version(),
             has_chat_template=renderer.has_chat_template,
-            max_running=scheduler.max_num_seqs * self._options.data_parallel_size,
-            step_tokens=scheduler.max_num_batched_tokens * self._options.data_parallel_size,
+            max_running=scheduler.max_num_seqs * self._settings.data_parallel_size,
+            step_tokens=scheduler.max_num_batched_tokens * self._settings.data_parallel_size,
             # vLLM does not report this for every kind of cache.
-            kv_tokens=(cache.kv_cache_size_tokens or 0) * self._options.data_parallel_size or None,
-            copies=self._options.data_parallel_size,
+            kv_tokens=(cache.kv_cache_size_tokens or 0) * self._settings.data_parallel_size or None,
+            copies=self._settings.data_parallel_size,
             caches_prefixes=bool(cache.enable_prefix_caching),
-            gpus=0 if self._cpu else ranks * self._options.data_parallel_size,
+            gpus=0 if self._cpu else ranks * self._settings.data_parallel_size,
         )
 
     def _cause(self, error: BaseException) -> str:
@@ -307,8 +321,8 @@ class VllmEngine:
 
     # -- generations
 
-    def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
-        return self._ready().generate(request)
+    async def prepare(self, request: GenerateRequest) -> Prepared:
+        return await self._ready().prepare(request)
 
     async def tokenize(self, prompt: Prompt, tenant: str) -> list[int]:
         return await self._ready().language.renderer.token_ids(prompt, tenant, to_run=False)
@@ -318,6 +332,11 @@ class VllmEngine:
 
     async def token_texts(self, token_ids: Sequence[int], tenant: str) -> list[str]:
         return await self._ready().language.renderer.token_texts(token_ids, tenant)
+
+    def _connected(self) -> EngineClient:
+        if self._client is None:
+            raise EngineDied("The engine is not running.")
+        return self._client
 
     def _ready(self) -> Generations:
         if self._generations is None:
@@ -330,9 +349,9 @@ def _warmup_ids(info: ModelInfo) -> tuple[int, ...]:
     return tuple(place % info.vocab_size for place in range(3, 3 + max(1, min(16, info.max_model_len // 2))))
 
 
-def _end_generations(llm: Any) -> None:
+def _end_generations(client: EngineClient | None) -> None:
     """End all running generations with EngineDeadError: a frozen engine never ends them itself."""
-    if llm is not None:
+    if client is not None:
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        llm.output_processor.propagate_error(EngineDeadError())
+        client.fail(EngineDeadError())

@@ -31,8 +31,7 @@ def sampling_params(
     `defaults`: the model's own values, for fields that the request does not set. `grammar`: the constraint of
     `sampling`, compiled by service.py. `bad_words`: the bad words of `sampling` in tokens.
     """
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
+    from vllm.sampling_params import RequestOutputKind, SamplingParams
 
     fields = _fields(sampling, max_tokens, echo=echo, defaults=defaults)
     _check_types(fields)
@@ -114,7 +113,7 @@ def _seed(seed: int | None) -> int | None:
 def _check_types(fields: Mapping[str, Any]) -> None:
     for name, value in fields.items():
         kind = _TYPES[name]
-        if value is None and name in _OPTIONAL:
+        if (value is None and name in _OPTIONAL) or (type(value) is kind and kind is not int):
             continue
         values = value if isinstance(value, list) else [*value, *value.values()] if isinstance(value, dict) else [value]
         allowed = (int, float) if isinstance(value, dict) else (kind,)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-import orjson
 import structlog
 
-from tokka.core import ChatPrompt, Constraint, GenerateRequest, Tools
+from tokka.core import ChatPrompt, GenerateRequest, Tools
 from tokka.engine.reading.forms import FORMS, UNKNOWN
 from tokka.engine.reading.pieces import ParseWhole
 from tokka.engine.reading.readers import ReadingPlan
@@ -72,24 +72,20 @@ class Parsers:
             count_thoughts=self._count_thoughts if self.thoughts else None,
         )
 
-    def constraint(self, request: GenerateRequest) -> Constraint | None:
-        """Return the constraint on a request's choices, from the request or its tools. Raises InvalidRequest."""
-        prompt = request.prompts[0]
-        tools = prompt.tools if isinstance(prompt, ChatPrompt) else None
+    def constrained(self, request: GenerateRequest) -> GenerateRequest:
+        """Return the request, without an optional constraint that this model cannot follow. Raises InvalidRequest."""
+        constraint = request.sampling.constraint
         # design 2.3.1
-        if tools is None or tools.schemas is None:
-            return request.sampling.constraint
+        if constraint is None or constraint.kind != "calls" or self._form == FORMS[FALLBACK_PARSER]:
+            return request
         # design 2.3.2
-        if self._form != FORMS[FALLBACK_PARSER]:
-            if tools.answer is None:
-                return None
-            raise InvalidRequest(
-                f"With this model {tools.answer_param} cannot be combined with optional tool calls, since its tool "
-                "calls are not in Hermes format. Leave one out, or set tool_choice to none or required.",
-                param=tools.answer_param,
-            )
-        text = orjson.dumps({"functions": tools.schemas, "answer": tools.answer, "parallel": tools.parallel}).decode()
-        return Constraint("calls", text, "tools" if tools.answer is None else tools.answer_param)
+        if constraint.is_optional:
+            return replace(request, sampling=replace(request.sampling, constraint=None))
+        raise InvalidRequest(
+            f"With this model {constraint.param} cannot be combined with optional tool calls, since its tool calls are "
+            "not in Hermes format. Leave one out, or set tool_choice to none or required.",
+            param=constraint.param,
+        )
 
     def shows_special(self, reading: ReadingPlan) -> bool:
         """Return whether special tokens stay in the text, because they mark tool calls or reasoning."""

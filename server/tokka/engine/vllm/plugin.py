@@ -15,6 +15,8 @@ from typing import Any
 
 from tokka.engine.supervision.lifeline import end_with, leave_interrupts_to_the_server
 
+# Name of the plugin: of its entry point in pyproject.toml, and in VLLM_PLUGINS.
+PLUGIN = "tokka"
 # Path of the server's pipe for the engine's output; unset with --log-level debug.
 OUTPUT_VARIABLE = "TOKKA_ENGINE_OUTPUT"
 # Maximum seconds to wait for the first failing worker to end, and then for its exit code.
@@ -24,7 +26,7 @@ _EXIT_S = 2.0
 def install() -> None:
     """Set up an engine process. Entry point of vllm.general_plugins; does nothing in the server's own process."""
     # design 1.7
-    if "tokka" not in os.environ.get("VLLM_PLUGINS", "").split(","):
+    if PLUGIN not in os.environ.get("VLLM_PLUGINS", "").split(","):
         # Another program in the same environment: its vLLM loads every installed plugin.
         return
     parent = multiprocessing.parent_process()

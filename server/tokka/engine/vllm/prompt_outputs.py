@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from tokka.core import ChoiceDone, FinishReason, PromptEcho, PromptLogprobs, Sampling, TextDelta, TokenLogprob
+from tokka.core import (
+    ChoiceDone,
+    FinishReason,
+    GenerateRequest,
+    PromptEcho,
+    PromptLogprobs,
+    TextDelta,
+    TokenLogprob,
+)
 from tokka.engine.generation.choice import Choice
-from tokka.engine.generation.event_buffer import EchoReady, EventBuffer
+from tokka.engine.generation.delivery import Delivery
 from tokka.engine.vllm.error_mapping import EndedByEngine
 from tokka.engine.vllm.vocabulary import Vocabulary
 
 # Maximum prompt tokens in one event: 2 ms with 20 alternatives each.
 _PART_TOKENS = 64
+# Seconds for which the tokens of a sequence are gathered if the client wants only the whole answer.
+GATHER_S = 0.25
 
 
 class PromptOutputs:
-    """Passes the tokens of one prompt's choices to the request's buffer.
+    """Passes the tokens of one prompt's choices to the request's delivery.
 
     `copies`: choices per sequence of the engine (greedy choices are generated once).
     `echo`: the prompt's text, if the response includes it.
@@ -27,8 +39,8 @@ class PromptOutputs:
         self,
         prompt_index: int,
         token_ids: Sequence[int],
-        sampling: Sampling,
-        buffer: EventBuffer,
+        request: GenerateRequest,
+        delivery: Delivery,
         *,
         copies: int,
         limit: int,
@@ -36,9 +48,10 @@ class PromptOutputs:
         vocabulary: Vocabulary,
     ) -> None:
         self._prompt_index = prompt_index
-        self._token_ids = token_ids
-        self._sampling = sampling
-        self._buffer = buffer
+        # Not all tokens: those of a long prompt take a megabyte.
+        self._first_ids = token_ids[:1]
+        self._sampling = sampling = request.sampling
+        self._delivery = delivery
         self._copies = copies
         self._limit = limit
         self._echo = echo
@@ -46,8 +59,9 @@ class PromptOutputs:
         self._has_begun = False
         self._vocabulary = vocabulary
         self._table = vocabulary.table
-        # Tokens may be taken in groups: no stop string can end a choice, and no token needs logprobs.
-        self._takes_lumps = not sampling.stop and sampling.logprobs is None and limit > 0
+        # Whether the tokens of several steps may be taken together: the client reads none before the end, no stop
+        # string can end a choice, and no token needs logprobs.
+        self.gathers = not (request.stream or sampling.stop) and sampling.logprobs is None and limit > 0
         self._choices: list[Choice] = []
         self._ended: set[int] = set()
         self.cached_tokens = 0
@@ -72,11 +86,11 @@ class PromptOutputs:
         self.cached_tokens = max(self.cached_tokens, cached_tokens)
         if not self._has_begun and (self._echo is not None or self._sampling.prompt_logprobs is not None):
             self._prompt_scores = scores
-            self._buffer.echo(EchoReady(self._prompt_index))
+            self._delivery.put_parts(self._prompt_parts())
         self._has_begun = True
 
-    def prompt_parts(self) -> Iterator[PromptEcho | PromptLogprobs]:
-        """Yield the requested echo and logprobs of the prompt, in parts. Does so only once."""
+    def _prompt_parts(self) -> Iterator[PromptEcho | PromptLogprobs]:
+        """Yield the requested echo and logprobs of the prompt, in parts."""
         text, self._echo = self._echo, None
         scores, self._prompt_scores = self._prompt_scores, None
         if text is not None:
@@ -89,7 +103,7 @@ class PromptOutputs:
         if self._sampling.logprobs is None or scores is None:
             yield PromptEcho(self._prompt_index, text, None)
             return
-        first = self._table.logprob(self._token_ids[0], None)
+        first = self._table.logprob(self._first_ids[0], None)
         if self._table.is_special(first.id) and not text.startswith(first.text):
             # The tokenizer added this token before the text, so it has no bytes in the text.
             first = replace(first, bytes=b"")
@@ -100,14 +114,10 @@ class PromptOutputs:
 
     def _scored_parts(self, wanted: int, scores: Any) -> Iterator[PromptLogprobs]:
         """Yield the logprobs of the prompt's tokens. `scores` is None for a prompt of one token."""
-        yield PromptLogprobs(self._prompt_index, (self._table.logprob(self._token_ids[0], None),), (0,))
+        yield PromptLogprobs(self._prompt_index, (self._table.logprob(self._first_ids[0], None),), (0,))
         for part in _parts(scores) if scores is not None else ():
             tokens = tuple(self._scored(ids, logprobs, wanted) for ids, logprobs, _ in part)
             yield PromptLogprobs(self._prompt_index, tokens, tuple(rank for *_, rank in part))
-
-    def reader_can_wait(self) -> bool:
-        """Return whether a sequence's tokens can wait for the next ones. Taken one by one they cost twice as much."""
-        return self._takes_lumps and self._buffer.reader_can_wait()
 
     def take(
         self, first: int, choice: Choice, token_ids: Sequence[int], reason: str | None, stop: Any, scores: Any
@@ -129,7 +139,7 @@ class PromptOutputs:
         delta, done = choice.take(token_ids, ended, stop, logprobs)
         # design 3.6
         if self._copies == 1:
-            self._buffer.put(delta, done)
+            self._delivery.put(delta, done)
         else:
             self._for_each_copy(first, delta, done)
         return done is not None
@@ -143,12 +153,12 @@ class PromptOutputs:
         return first in self._ended
 
     def fail(self, error: Exception) -> None:
-        self._buffer.fail(error)
+        self._delivery.fail(error)
 
     def _for_each_copy(self, first: int, delta: TextDelta | None, done: ChoiceDone | None) -> None:
         for index in range(first, first + self._copies):
             own = replace(delta, index=index) if delta else TextDelta(index, "", ())
-            self._buffer.put(own, replace(done, index=index) if done else None)
+            self._delivery.put(own, replace(done, index=index) if done else None)
 
     def _as_shown(self, token: TokenLogprob) -> TokenLogprob:
         """Return the token, without bytes if it is a special token that the text leaves out."""
@@ -175,22 +185,26 @@ def _parts(scores: Any) -> Iterator[list[tuple[list[int], list[float], int]]]:
 
 
 class SequenceOutputs:
-    """Receives the outputs of one sequence, in place of vLLM's queue."""
+    """Receives the outputs of one sequence, in place of vLLM's queue.
 
-    __slots__ = ("_choice", "_first", "_kept", "_prompt")
+    Until `gathers_until_s` (monotonic), the caller adds the tokens of steps that do not end the sequence to `gathered`,
+    instead of calling `take`. That is all that such a step costs.
+    """
+
+    __slots__ = ("_choice", "_first", "_prompt", "gathered", "gathers_until_s")
 
     def __init__(self, prompt: PromptOutputs, first: int, choice: Choice) -> None:
         self._prompt = prompt
         self._first = first
         self._choice = choice
-        # Tokens not passed on yet.
-        self._kept: list[int] = []
+        self.gathered: list[int] = []
+        self.gathers_until_s = -math.inf
 
     def begin(self, cached_tokens: int, scores: Any) -> None:
         self._prompt.begin(cached_tokens, scores)
 
     def take(self, token_ids: Sequence[int], reason: str | None, stop: Any, scores: Any) -> bool:
-        """Pass on a step's tokens; return whether the sequence has ended.
+        """Pass on the gathered tokens and a step's own; return whether the sequence has ended.
 
         `reason`: why vLLM ended the sequence. `stop`: id of the token that ended it. `scores`: vLLM's LogprobsLists, if
         any; one row per token, with its own id and logprob first.
@@ -203,12 +217,14 @@ class SequenceOutputs:
             self._prompt.fail(EndedByEngine(reason))
             return True
         # design 3.5
-        if reason is None and self._prompt.reader_can_wait():
-            self._kept += token_ids
-            return False
-        if self._kept:
-            token_ids, self._kept = [*self._kept, *token_ids], []
-        return self._prompt.take(self._first, self._choice, token_ids, reason, stop, scores)
+        if self.gathered:
+            token_ids, self.gathered = [*self.gathered, *token_ids], []
+        is_over = self._prompt.take(self._first, self._choice, token_ids, reason, stop, scores)
+        if self._prompt.gathers:
+            # A choice that its reader has just ended must not gather: its next step ends the sequence.
+            is_ended = self._prompt.is_ended(self._first)
+            self.gathers_until_s = -math.inf if is_ended else time.monotonic() + GATHER_S
+        return is_over
 
     def put(self, output: object) -> None:
         """Pass on an error from vLLM. Drop vLLM's last output for an aborted sequence, which has no reader."""

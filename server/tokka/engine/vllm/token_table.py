@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any, Literal
 
 from tokka.core import TokenLogprob
@@ -25,20 +26,16 @@ class TokenTable:
         # Tokens that `skip_special_tokens` leaves out: more than the named ones (bos, eos, ...).
         self.special = frozenset(tokenizer.all_special_ids) | _marked_special(tokenizer)
         self._kind = _kind_of(tokenizer)
-        self._seen = self._all_bytes() if self._kind == "byte-level" else {}
+        self._seen = _Seen(self._bytes, self._all_bytes() if self._kind == "byte-level" else {})
+        # Returns a token's bytes; empty for an id beyond the tokenizer's vocabulary. A method of the dictionary itself,
+        # because each generated token is looked up.
+        self.raw = self._seen.__getitem__
 
     def logprob(self, token: int, logprob: float | None, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
         raw = self.raw(token)
         if logprob is not None:
             logprob = max(logprob, _VERY_UNLIKELY)
         return TokenLogprob(token, raw.decode(errors="replace"), raw, logprob, top)
-
-    def raw(self, token: int) -> bytes:
-        """Return the token's bytes; empty for an id beyond the tokenizer's vocabulary."""
-        raw = self._seen.get(token)
-        if raw is None:
-            raw = self._seen[token] = self._bytes(token)
-        return raw
 
     def is_special(self, token: int) -> bool:
         return token in self.special
@@ -67,6 +64,18 @@ class TokenTable:
                     return bytes([int(byte[1], 16)])
                 return str(piece).replace("▁", " ").encode()
         return str(self._tokenizer.decode([token])).encode()
+
+
+class _Seen(dict[int, bytes]):
+    """The bytes of known tokens. Asks `read` for a token that is not known yet."""
+
+    def __init__(self, read: Callable[[int], bytes], known: dict[int, bytes]) -> None:
+        super().__init__(known)
+        self._read = read
+
+    def __missing__(self, token: int) -> bytes:
+        raw = self[token] = self._read(token)
+        return raw
 
 
 def _marked_special(tokenizer: Any) -> frozenset[int]:

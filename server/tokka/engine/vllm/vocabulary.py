@@ -1,8 +1,10 @@
-"""Decodes token ids to text, token by token: Tokka's own decoder for byte-level vocabularies, vLLM's for others."""
+"""Decodes token ids to text as they arrive: Tokka's own decoder for byte-level vocabularies, vLLM's for others."""
 
 from __future__ import annotations
 
 import codecs
+from collections.abc import Sequence
+from itertools import filterfalse
 from typing import Any
 
 from tokka.engine.generation.choice import Decode
@@ -37,11 +39,11 @@ def _is_byte_level(tokenizer: Any) -> bool:
 
 def _byte_decoder(table: TokenTable, skip_special: bool) -> Decode:
     decode = codecs.getincrementaldecoder("utf-8")("replace").decode
-    hidden = table.special if skip_special else frozenset()
+    is_hidden = (table.special if skip_special else frozenset()).__contains__
     raw = table.raw
 
-    def text_of(token: int) -> str:
-        return "" if token in hidden else decode(raw(token))
+    def text_of(token_ids: Sequence[int]) -> str:
+        return decode(b"".join(map(raw, filterfalse(is_hidden, token_ids))))
 
     return text_of
 
@@ -51,8 +53,8 @@ def _library_decoder(tokenizer: Any, request: Any) -> Decode:
 
     detokenizer = IncrementalDetokenizer.from_new_request(tokenizer, request)
 
-    def text_of(token: int) -> str:
-        detokenizer.update([token], False)
+    def text_of(token_ids: Sequence[int]) -> str:
+        detokenizer.update(list(token_ids), False)
         text: str = detokenizer.get_next_output_text(False, True)
         return text
 

@@ -84,9 +84,7 @@ def compile_into(folder: Path | None) -> Path:
     return code
 
 
-def test_first_start_is_eager_and_one_after_a_compiled_start_is_compiled(
-    tmp_path: Path, environ: dict[str, str]
-) -> None:
+def test_start_is_eager_first_and_compiled_after_a_compiled_start(tmp_path: Path, environ: dict[str, str]) -> None:
     assert settle(tmp_path, environ) == (True, tmp_path / "vllm")
     eager, folder = settle(tmp_path, environ, "throughput")
     assert not eager
@@ -95,9 +93,7 @@ def test_first_start_is_eager_and_one_after_a_compiled_start_is_compiled(
     assert settle(tmp_path, environ, "start") == (True, tmp_path / "vllm")
 
 
-def test_code_is_for_one_model_and_its_settings_whatever_memory_is_free(
-    tmp_path: Path, environ: dict[str, str]
-) -> None:
+def test_compiled_code_depends_on_model_and_settings_not_on_memory(tmp_path: Path, environ: dict[str, str]) -> None:
     compile_into(settle(tmp_path, environ, "throughput", kv_cache_memory_bytes=1)[1])
     assert not settle(tmp_path, environ, kv_cache_memory_bytes=2)[0]
     assert settle(tmp_path, environ, dtype="float32")[0]

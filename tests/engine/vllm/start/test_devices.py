@@ -56,7 +56,7 @@ def test_a_given_cache_or_share_of_memory_counts() -> None:
 
 
 @pytest.mark.usefixtures("node")
-def test_what_does_not_fit_is_an_error_with_numbers_and_a_remedy() -> None:
+def test_too_large_model_is_an_error_with_numbers_and_a_remedy() -> None:
     with pytest.raises(StartupError, match=r"756\.0 GiB.*lower --max-model-len"):
         chosen("Llama-3.1-405B-Instruct")
 

@@ -10,7 +10,7 @@ from tokka.engine.vllm.start.model_defaults import model_defaults
 from tokka.errors import StartupError
 
 
-def test_model_defaults_keeps_what_requests_can_leave_open() -> None:
+def test_model_defaults_keep_only_fields_that_requests_can_omit() -> None:
     found = {"temperature": 0.6, "top_k": 20, "top_p": 1, "max_tokens": 512, "min_p": None, "presence_penalty": 1.5}
     assert model_defaults(found) == {"temperature": 0.6, "top_k": 20, "top_p": 1, "max_tokens": 512}
 

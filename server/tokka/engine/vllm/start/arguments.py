@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import structlog
 
@@ -19,7 +18,7 @@ from tokka.planner.lookup import folder_of
 from tokka.planner.model_folder import ModelFiles, read_config
 from tokka.planner.presets import find_preset
 from tokka.planner.sizing import ModelSize, check_tensor_parallel, kv_bytes_per_token, measure
-from tokka.settings import Settings, expanded, parse_size
+from tokka.settings import EngineSettings, Settings, expanded, parse_size
 
 log = structlog.get_logger("tokka.engine")
 
@@ -36,26 +35,16 @@ _CPU_STEP_TOKENS = 512
 
 @dataclass(frozen=True, slots=True)
 class VllmOptions:
-    """The settings that this engine uses."""
+    """The engine's settings, and values that are derived from settings once, before the first start."""
 
+    # Not in the representation: at run time this object also holds the server's keys.
+    settings: EngineSettings = field(repr=False)
+    # The hub id of a preset, otherwise `settings.model`.
     model: str | None
     served_name: str
     cache_dir: Path
-    tensor_parallel_size: int | Literal["auto"]
-    pipeline_parallel_size: int
-    data_parallel_size: int
-    dtype: str
-    quantization: str | None
-    max_model_len: int | None
-    max_num_seqs: int | None
-    kv_cache_bytes: int | None
+    # The text of the file in `settings.chat_template`.
     chat_template: str | None
-    raw_chat: bool
-    tool_call_parser: str | None
-    reasoning_parser: str | None
-    enforce_eager: bool | None
-    optimize: Literal["start", "throughput"] | None
-    engine_args: Sequence[str]
     max_completion_tokens: int | None
     verbose: bool
 
@@ -63,24 +52,11 @@ class VllmOptions:
     def from_settings(cls, settings: Settings) -> Self:
         preset = find_preset(settings.model)
         return cls(
+            settings,
             model=preset.hub_id if preset else settings.model,
             served_name=settings.names()[0],
             cache_dir=_cache_dir(settings.cache_dir),
-            tensor_parallel_size=settings.tensor_parallel_size,
-            pipeline_parallel_size=settings.pipeline_parallel_size,
-            data_parallel_size=settings.data_parallel_size,
-            dtype=settings.dtype,
-            quantization=settings.quantization,
-            max_model_len=settings.max_model_len,
-            max_num_seqs=settings.max_num_seqs,
-            kv_cache_bytes=parse_size(settings.kv_cache_memory) if settings.kv_cache_memory else None,
             chat_template=_read_template(settings.chat_template) if settings.chat_template else None,
-            raw_chat=settings.raw_chat,
-            tool_call_parser=settings.tool_call_parser,
-            reasoning_parser=settings.reasoning_parser,
-            enforce_eager=settings.enforce_eager,
-            optimize=settings.optimize,
-            engine_args=settings.engine_arg,
             max_completion_tokens=settings.max_completion_tokens,
             verbose=settings.log_level == "debug",
         )
@@ -88,29 +64,41 @@ class VllmOptions:
     def check(self) -> None:
         """Check parser names and the model folder's config, but not the weights. Quick. Raises StartupError."""
         # design 1.1.1
-        has_own = "reasoning_parser_plugin" in parse_pairs(self.engine_args)
-        check_parser_names(self.tool_call_parser, None if has_own else self.reasoning_parser)
+        has_own = "reasoning_parser_plugin" in self.engine_args
+        check_parser_names(self.settings.tool_call_parser, None if has_own else self.settings.reasoning_parser)
         if folder := self.local_folder():
             read_config(folder)
 
     @property
+    def engine_args(self) -> dict[str, Any]:
+        """The fields of AsyncEngineArgs that the operator sets by name."""
+        return parse_pairs(self.settings.engine_arg)
+
+    @property
+    def kv_cache_bytes(self) -> int | None:
+        """Size of the KV cache per device; None for the engine's default."""
+        size = self.settings.kv_cache_memory
+        return parse_size(size) if size else None
+
+    @property
     def ranks(self) -> int:
         """Number of processes per copy of the model."""
-        return self.split * self.pipeline_parallel_size
+        return self.split * self.settings.pipeline_parallel_size
 
     @property
     def split(self) -> int:
         """Number of devices that share each layer. 1 while `auto` is not resolved yet, since a CPU gets 1."""
-        return 1 if self.tensor_parallel_size == "auto" else self.tensor_parallel_size
+        size = self.settings.tensor_parallel_size
+        return 1 if size == "auto" else size
 
     @property
     def load_format(self) -> str:
-        return str(parse_pairs(self.engine_args).get("load_format", "auto"))
+        return str(self.engine_args.get("load_format", "auto"))
 
     @property
     def revision(self) -> str | None:
         """The model's revision on the hub; None for the latest."""
-        revision = parse_pairs(self.engine_args).get("revision")
+        revision = self.engine_args.get("revision")
         return None if revision is None else str(revision)
 
     def local_folder(self) -> Path | None:
@@ -123,59 +111,60 @@ def engine_arguments(options: VllmOptions, model: str, files: ModelFiles, *, cpu
 
     Raises ConfigurationError or StartupError for arguments that cannot work, before anything is loaded.
     """
-    options = replace(options, tensor_parallel_size=_tensor_parallel_size(options, files, cpu=cpu))
+    settings = options.settings
     arguments: dict[str, Any] = {
         "model": model,
         # The label of vLLM's own metrics.
         "served_model_name": [options.served_name],
-        "dtype": options.dtype,
-        "quantization": options.quantization,
-        "max_model_len": options.max_model_len,
-        "tensor_parallel_size": options.tensor_parallel_size,
-        "pipeline_parallel_size": options.pipeline_parallel_size,
-        "data_parallel_size": options.data_parallel_size,
+        "dtype": settings.dtype,
+        "quantization": settings.quantization,
+        "max_model_len": settings.max_model_len,
+        "tensor_parallel_size": _tensor_parallel_size(options, files, cpu=cpu),
+        "pipeline_parallel_size": settings.pipeline_parallel_size,
+        "data_parallel_size": settings.data_parallel_size,
         "kv_cache_memory_bytes": options.kv_cache_bytes,
         # Reports the work of each step. Admission learns step costs from it.
         "enable_logging_iteration_details": True,
         # Without --enforce-eager this is a placeholder until compilation.py chooses.
-        "enforce_eager": cpu if options.enforce_eager is None else options.enforce_eager,
+        "enforce_eager": cpu if settings.enforce_eager is None else settings.enforce_eager,
     }
-    if options.reasoning_parser is not None:
+    if settings.reasoning_parser is not None:
         # A constraint applies after the reasoning, so the engine must see where the reasoning ends.
-        arguments["reasoning_parser"] = options.reasoning_parser
-    if options.max_num_seqs is not None:
-        arguments["max_num_seqs"] = options.max_num_seqs
+        arguments["reasoning_parser"] = settings.reasoning_parser
+    if settings.max_num_seqs is not None:
+        arguments["max_num_seqs"] = settings.max_num_seqs
     if cpu:
         # design 1.2.1
         if options.kv_cache_bytes is None:
             arguments["kv_cache_memory_bytes"] = _cpu_cache_bytes(options, files)
         # All running requests wait for each step, and its prompt tokens determine how long it takes. With vLLM's
         # default of 2048 tokens that is a second or more.
-        arguments["max_num_batched_tokens"] = max(_CPU_STEP_TOKENS, options.max_num_seqs or 0)
+        arguments["max_num_batched_tokens"] = max(_CPU_STEP_TOKENS, settings.max_num_seqs or 0)
     # design 1.2.2
-    if cpu and options.ranks == 1 and options.data_parallel_size == 1:
+    if cpu and options.ranks == 1 and settings.data_parallel_size == 1:
         arguments["distributed_executor_backend"] = "uni"
-    return arguments | parse_pairs(options.engine_args)
+    return arguments | options.engine_args
 
 
 def _tensor_parallel_size(options: VllmOptions, files: ModelFiles, *, cpu: bool) -> int:
     """Return the requested size if it can split the model; for `auto`, choose one for the model and the devices."""
-    if options.tensor_parallel_size != "auto":
-        if problem := check_tensor_parallel(files.config, options.tensor_parallel_size):
-            raise ConfigurationError(f"--tensor-parallel-size {options.tensor_parallel_size}: the model's {problem}")
-        return options.tensor_parallel_size
+    size = options.settings.tensor_parallel_size
+    if size != "auto":
+        if problem := check_tensor_parallel(files.config, size):
+            raise ConfigurationError(f"--tensor-parallel-size {size}: the model's {problem}")
+        return size
     if cpu:
         log.info("tensor_parallel_size_chosen", tensor_parallel_size=1, reason="the engine runs on a CPU")
         return 1
-    if options.pipeline_parallel_size > 1:
+    if options.settings.pipeline_parallel_size > 1:
         raise ConfigurationError("--tensor-parallel-size auto needs --pipeline-parallel-size 1; else give a number")
     # design 1.2.3
     return choose_tensor_parallel(
         _measure(options, files),
         visible_devices(),
-        copies=options.data_parallel_size,
+        copies=options.settings.data_parallel_size,
         cache_bytes=options.kv_cache_bytes,
-        engine_args=parse_pairs(options.engine_args),
+        engine_args=options.engine_args,
     )
 
 
@@ -183,10 +172,10 @@ def _measure(options: VllmOptions, files: ModelFiles) -> ModelSize:
     """Return the model's size. Raises ConfigurationError if its config lacks a needed value."""
     return measure(
         files.config,
-        dtype=options.dtype,
-        quantization=options.quantization,
-        kv_cache_dtype=str(parse_pairs(options.engine_args).get("kv_cache_dtype", "auto")),
-        max_model_len=options.max_model_len,
+        dtype=options.settings.dtype,
+        quantization=options.settings.quantization,
+        kv_cache_dtype=str(options.engine_args.get("kv_cache_dtype", "auto")),
+        max_model_len=options.settings.max_model_len,
         file_bytes=files.weight_bytes,
     )
 
@@ -212,14 +201,14 @@ def _cpu_cache_bytes(options: VllmOptions, files: ModelFiles) -> int:
 
     Raises StartupError if one sequence does not fit.
     """
-    per_token = kv_bytes_per_token(files.config, options.dtype)
-    length = options.max_model_len or files.config.context_length
+    per_token = kv_bytes_per_token(files.config, options.settings.dtype)
+    length = options.settings.max_model_len or files.config.context_length
     sequence = length * (per_token or 0) // options.split
     # One extra block: on a CPU a block holds 128 tokens.
     least = max(64 << 20, sequence + 128 * (per_token or 0))
     weight_bytes = _weight_bytes(options, files)
     free = available_memory_bytes()
-    copies = options.data_parallel_size
+    copies = options.settings.data_parallel_size
     room = (free - weight_bytes * copies - _RESERVE_BYTES) // (options.ranks * copies)
     # design 1.2.1
     if room < least:

@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import structlog
 
-from tokka.engine.engine_args import parse_pairs
 from tokka.engine.vllm.start.arguments import VllmOptions
 from tokka.engine.vllm.start.environment import engine_version
 from tokka.engine.vllm.start.sealed_folder import damage_of, has_unsealed_files, is_sealed, seal, set_aside
@@ -74,18 +73,18 @@ def apply_execution(
     options: VllmOptions, arguments: dict[str, Any], *, cpu: bool, environ: Mapping[str, str] = os.environ
 ) -> Path | None:
     """Set `enforce_eager` in `arguments`. Return the folder for vLLM's caches; None leaves the folder to vLLM."""
-    cache_dir = options.cache_dir
+    settings, cache_dir = options.settings, options.cache_dir
     own = environ.get("VLLM_CACHE_ROOT")
     # At an engine restart the variable still holds Tokka's own folder.
     named_by_operator = own is not None and not Path(own).is_relative_to(cache_dir)
     folder = cache_dir / "compiled" / _key(arguments)
     before = not named_by_operator and cpu and _is_whole(folder)
     # design 1.3.1
-    if options.enforce_eager is None and "enforce_eager" not in parse_pairs(options.engine_args):
+    if settings.enforce_eager is None and "enforce_eager" not in options.engine_args:
         obstacle = _obstacle(cache_dir, environ, room_needed=not before) if cpu else None
-        choice = choose(options.optimize, Facts(cpu=cpu, compiled_before=before, obstacle=obstacle))
+        choice = choose(settings.optimize, Facts(cpu=cpu, compiled_before=before, obstacle=obstacle))
         arguments["enforce_eager"] = choice.eager
-        report = log.warning if cpu and options.optimize == "throughput" and choice.eager else log.info
+        report = log.warning if cpu and settings.optimize == "throughput" and choice.eager else log.info
         report("execution_chosen", execution="eager" if choice.eager else "compiled", reason=choice.reason)
     if named_by_operator or not _is_writable(cache_dir):
         # vLLM writes to its cache folder at every start, so it uses its own folder.

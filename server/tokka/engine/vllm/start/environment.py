@@ -11,11 +11,10 @@ from collections.abc import MutableMapping
 from pathlib import Path
 
 from tokka.engine.host import available_cores
+from tokka.engine.vllm.plugin import PLUGIN
 from tokka.errors import ConfigurationError
 
 GIB = 1 << 30
-# Our part of each engine process, by its entry point in pyproject.toml; see plugin.py.
-_PLUGIN = "tokka"
 
 
 def is_cpu_build() -> bool:
@@ -86,7 +85,7 @@ def prepare_environment(
         environ.setdefault(name, value)
     # Without its plugin an engine process would outlive a killed server. Other plugins of the operator stay.
     plugins = [name for name in environ.get("VLLM_PLUGINS", "").split(",") if name]
-    environ["VLLM_PLUGINS"] = ",".join(plugins if _PLUGIN in plugins else [*plugins, _PLUGIN])
+    environ["VLLM_PLUGINS"] = ",".join(plugins if PLUGIN in plugins else [*plugins, PLUGIN])
 
 
 def _cpu_defaults(cores: list[int], ranks: int) -> dict[str, str]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.program import Program, running
 from tests.wire import post, stream, text_of
-from tokka.api import sse
+from tokka.protocol import sse
 
 # All line ends of `str.splitlines`, and characters with neighbouring bytes in UTF-8.
 LINE_ENDS = "\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"

@@ -27,17 +27,21 @@ _LINE_ENDS = (
 
 
 def event(data: dict[str, Any], name: str | None = None) -> bytes:
-    head = f"event: {name}\n".encode() if name else b""
-    return head + json_event(orjson.dumps(data))
+    return named_event(name, orjson.dumps(data)) if name else json_event(orjson.dumps(data))
+
+
+def named_event(name: str, data: bytes) -> bytes:
+    return b"event: %b\ndata: %b\n\n" % (name.encode(), safe_json(data))
 
 
 def json_event(data: bytes) -> bytes:
-    if not data.isascii():
-        data = _escape_line_ends(data)
-    return b"data: " + data + b"\n\n"
+    return b"data: %b\n\n" % safe_json(data)
 
 
-def _escape_line_ends(data: bytes) -> bytes:
+def safe_json(data: bytes) -> bytes:
+    """Return the JSON without characters that some readers take for line ends."""
+    if data.isascii():
+        return data
     for last_byte, character, escape in _LINE_ENDS:
         if last_byte in data:
             data = data.replace(character, escape)

@@ -1,0 +1,153 @@
+"""An admitted request: its run on the engine, and the release of all that it holds."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tokka.admission.controller import Slot
+from tokka.admission.memory import Share
+from tokka.admission.prefixes import Prefix, PrefixIndex
+from tokka.admission.quarantine import Quarantine
+from tokka.admission.suspects import Subject, Trial
+from tokka.core import Finished, Outcome, RequestRecord, Usage
+from tokka.dispatch.meter import Meter
+from tokka.dispatch.prepared import PreparedRequest, left_s
+from tokka.engine.base import Sink
+from tokka.engine.supervision.supervisor import Supervisor
+from tokka.errors import EngineDied, InvalidRequest, SlowReader, TenantHeld
+
+
+@dataclass(slots=True)
+class Holdings:
+    """What a request holds until its end, as far as it has been given."""
+
+    quarantine: Quarantine
+    # Memory for the response.
+    share: Share | None = None
+    slot: Slot | None = None
+    trial: Trial | None = None
+
+    def release(self) -> None:
+        """Give everything back. Safe to call twice."""
+        try:
+            if self.slot is not None:
+                self.slot.close()
+            if self.trial is not None:
+                self.quarantine.over(self.trial)
+        finally:
+            if self.share is not None:
+                self.share.release()
+
+
+@dataclass(eq=False, slots=True)
+class Generation:
+    """An admitted request. It owns the admission slot and releases it."""
+
+    record: RequestRecord
+    subject: Subject
+    holdings: Holdings
+    slot: Slot
+    # None once the request has survived the trial.
+    trial: Trial | None
+    deadline: float | None
+    prefix: Prefix
+    # None once the request runs: a long prompt takes a megabyte.
+    prepared: PreparedRequest | None
+    choices: int
+    supervisor: Supervisor
+    prefixes: PrefixIndex
+
+    async def run(self, sink: Sink) -> None:
+        """Generate: `Accepted`, the events of every choice, `Finished`. Call it once. Cancelling it stops the work.
+
+        At the deadline, ends the generation with the text so far. Raises EngineError after the events before it.
+        """
+        record, prepared = self.record, self.prepared
+        assert prepared is not None
+        self.prepared = None
+        engine_number = prepared.engine_number
+        record.prompt_tokens = prepared.prompt_tokens
+        meter = Meter(sink, self.slot, self.choices)
+        try:
+            await sink.give(prepared.accepted)
+            running = prepared.run(meter)
+            del prepared
+            try:
+                async with asyncio.timeout(left_s(self._first_deadline())) as limit:
+                    if self.trial is not None:
+                        meter.on_token = self._watch_trial(self.trial, meter, limit)
+                    usage = await running
+            finally:
+                self.slot.report(record)
+        except TimeoutError:
+            if self.trial is not None and left_s(self.deadline) != 0:
+                ended = self.trial.error()
+                record.outcome = _outcome_of(ended)
+                raise ended from None
+            record.outcome = "timeout"
+            for event in meter.cut_short():
+                await sink.give(event)
+            usage = Usage(record.prompt_tokens, record.completion_tokens)
+        except Exception as error:
+            record.outcome = _outcome_of(error)
+            if isinstance(error, EngineDied):
+                served_s = self.supervisor.served_s
+                self.holdings.quarantine.ran_at_death(self.subject, engine_number, served_s, time.monotonic())
+            raise
+        else:
+            self._complete(usage, meter.outcome)
+        await sink.give(Finished(usage))
+
+    async def aclose(self) -> None:
+        """Release everything. Call it after `run` has ended, or instead of `run`. Safe to call twice."""
+        # Without an outcome, its client closed it before the end.
+        self.record.outcome = self.record.outcome or "aborted"
+        self.holdings.release()
+
+    def _first_deadline(self) -> float | None:
+        """Return the deadline of the request's first token: its own, or the end of its trial."""
+        if self.trial is None:
+            return self.deadline
+        return self.trial.until_s if self.deadline is None else min(self.deadline, self.trial.until_s)
+
+    def _watch_trial(self, trial: Trial, meter: Meter, limit: asyncio.Timeout) -> Callable[[float], None]:
+        """Return a callback for each token of a request on trial. It ends the trial when the request has survived."""
+        loop = asyncio.get_running_loop()
+        is_first = True
+
+        def on_token(now_s: float) -> None:
+            nonlocal is_first
+            if is_first and not trial.must_end:
+                left = left_s(self.deadline)
+                limit.reschedule(None if left is None else loop.time() + left)
+            is_first = False
+            if now_s >= trial.until_s and not trial.must_end:
+                self.holdings.quarantine.survived(trial)
+                self.trial = meter.on_token = None
+
+        return on_token
+
+    def _complete(self, usage: Usage, outcome: Outcome) -> None:
+        record, quarantine = self.record, self.holdings.quarantine
+        record.cached_tokens = usage.cached_tokens
+        record.completion_tokens = usage.completion_tokens
+        record.outcome = outcome
+        self.slot.is_whole = True
+        self.prefixes.correct(self.prefix, usage.cached_tokens / max(1, usage.prompt_tokens))
+        quarantine.completed(self.subject, time.monotonic())
+        if self.trial is not None:
+            quarantine.survived(self.trial)
+
+
+def _outcome_of(error: Exception) -> Outcome:
+    match error:
+        case InvalidRequest():
+            return "invalid"
+        case SlowReader():
+            return "aborted"
+        case TenantHeld():
+            return "rejected"
+    return "error"

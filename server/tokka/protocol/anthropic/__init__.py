@@ -1,0 +1,1 @@
+"""Anthropic's Messages API: requests, events and responses, models. Pure."""
