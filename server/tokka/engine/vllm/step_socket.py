@@ -8,6 +8,9 @@ from typing import Any
 
 import zmq
 
+# Numbers: `&` of zmq's enumerations takes as much CPU as reading the events.
+_EVENTS, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
+
 
 class StepSocket:
     """Calls back when a message arrives, and reads messages without waiting.
@@ -34,7 +37,7 @@ class StepSocket:
         """Return the parts of the next message, or None if none waits or the socket is not watched."""
         # Reading the events clears all signals so far, so the next message makes the descriptor readable.
         # design 3.1
-        if self._loop is None or not self._socket.get(zmq.EVENTS) & zmq.POLLIN:
+        if self._loop is None or not self._socket.get(_EVENTS) & _POLLIN:
             return None
         # Nothing blocks from here: all parts of a message arrive together.
         frames: list[Any] = [self._socket.recv(copy=False)]
