@@ -163,6 +163,39 @@ def test_burst_of_requests_begins_over_several_iterations() -> None:
     assert max(Counter(begun).values()) == MOST
 
 
+def test_requests_of_a_lost_proxy_end_over_several_iterations() -> None:
+    clients = 3 * MOST
+    iterations, waiting, ended = 0, 0, list[int]()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal waiting
+        waiting += 1
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        ended.append(iterations)
+
+    def count() -> None:
+        nonlocal iterations
+        iterations += 1
+        asyncio.get_running_loop().call_soon(count)
+
+    async def test() -> None:
+        async with listening(app) as (port, connections, _):
+            wires = [Wire(port) for _ in range(clients)]
+            for wire in wires:
+                wire.socket.sendall(GET)
+            await until(lambda: waiting == clients)
+            count()
+            for protocol in protocols(connections):
+                protocol.transport.abort()
+            await until(lambda: len(ended) == clients)
+            for wire in wires:
+                wire.socket.close()
+
+    on_uvloop(test)
+    assert max(Counter(ended).values()) == MOST
+
+
 def test_request_that_waits_in_the_intake_is_not_idle(monkeypatch: pytest.MonkeyPatch) -> None:
     waiting: list[Callable[[], None]] = []
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import urllib.parse
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import httptools
@@ -93,6 +94,13 @@ class BoundedProtocol(HttpToolsProtocol):
         self.intake.leave(self._read)
         self._sending.clear()
         self._reading.clear()
+        if self.cycle is None or self.cycle.response_complete:
+            self._leave(exc)
+        else:
+            # The end of a request takes as long as its beginning, and a proxy's end is that of all its requests.
+            self.intake.begin(partial(self._leave, exc))
+
+    def _leave(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._ahead = b""
         # The scope refers to this connection. Without the reference, both are freed at once.
