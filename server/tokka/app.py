@@ -122,6 +122,7 @@ def create_server(settings: Settings, create_engine: Callable[[], Engine]) -> Se
         fingerprint=_fingerprint(settings.names()[0]),
         keep_alive_s=settings.keep_alive_interval,
         log_prompts=settings.log_prompts,
+        body_limit=_body_limit(settings, supervisor),
         drain=drain,
     )
     app, routes = _create_app(settings, services)
@@ -256,13 +257,8 @@ def _create_routes(settings: Settings, services: Services) -> FastAPI:
 def _create_app(settings: Settings, services: Services) -> tuple[ASGIApp, FastAPI]:
     routes = _create_routes(settings, services)
     rules = AccessRules(settings.metrics_open, settings.on_loopback, settings.no_auth, frozenset(settings.cors_origin))
-    body_limit = BodyLimit(
-        _max_body_bytes(settings, services.supervisor),
-        settings.body_timeout,
-        MemoryBudget(parse_size(settings.body_memory), "request bodies"),
-    )
     generate, authentication = generate_endpoints(GENERATE_ROUTERS), Authentication(services.accounts.ring, rules)
-    app: ASGIApp = Endpoints(routes, generate, services, authentication, body_limit)
+    app: ASGIApp = Endpoints(routes, generate, services, authentication)
     if settings.cors_origin:
         # Around the endpoints, which render errors, so that a web page can read errors.
         app = Cors(
@@ -276,6 +272,11 @@ def _create_app(settings: Settings, services: Services) -> tuple[ASGIApp, FastAP
         )
     app = RequestContext(app, services.metrics, services.allowances, services.accounts.count, settings.root_path)
     return app, routes
+
+
+def _body_limit(settings: Settings, supervisor: Supervisor) -> BodyLimit:
+    memory = MemoryBudget(parse_size(settings.body_memory), "request bodies")
+    return BodyLimit(_max_body_bytes(settings, supervisor), settings.body_timeout, memory)
 
 
 def _max_body_bytes(settings: Settings, supervisor: Supervisor) -> Callable[[], int]:

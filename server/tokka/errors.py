@@ -164,6 +164,15 @@ class PreviousResponseNotFound(InvalidRequest):
         )
 
 
+class ConnectionLimitReached(InvalidRequest):
+    """A WebSocket has been open for as long as the specification allows."""
+
+    code = "websocket_connection_limit_reached"
+
+    def __init__(self) -> None:
+        super().__init__("This WebSocket has been open for 60 minutes, the limit. Open a new one.")
+
+
 class ResponseInterrupted(TokkaError):
     """The server that generated a response in the background has stopped."""
 

@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from tests.program import Program, eventually, running
+from tests.sockets import opened
 
 
 @pytest.fixture
@@ -106,6 +107,8 @@ def test_prompts_are_not_logged_unless_asked_for() -> None:
             assert client.post("/v1/chat/completions", json=body).status_code == 200
             broken = {**body, "messages": [{"role": canary, "content": canary}]}
             assert client.post("/v1/chat/completions", json=broken).status_code == 400
+            with opened(program, None) as socket:
+                assert socket.turn(canary)["status"] == "completed"
             assert program.stop() == 0
             assert (canary in str(program.log)) is logged
             assert canary not in program.stderr()

@@ -8,20 +8,18 @@ import gc
 import socket
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-import uvicorn
-import uvloop
 
+from tests.api.listening import listening, on_uvloop, until
 from tests.contract.conftest import serving
 from tests.wire import raw_completion
-from tokka.api.connections import Connections, Cut, Limits, Rank
+from tokka.api.connections import Connections, Rank
 from tokka.api.deadline import _HELD_UP_S
 from tokka.api.http_cycle import Cycle
-from tokka.api.http_protocol import BoundedProtocol, bounded_protocol
+from tokka.api.http_protocol import BoundedProtocol
 from tokka.api.http_refusal import HeadersTooLarge, response_of
 from tokka.api.intake import MOST, Intake
 from tokka.core import ANONYMOUS, Key
@@ -30,14 +28,6 @@ from tokka.engine.fake import FakeOptions
 LIMIT_S = 0.3
 GET = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
 STREAM = raw_completion({"model": "fake", "prompt": "x", "max_tokens": 3, "stream": True})
-
-
-class Listener(uvicorn.Server):
-    """A uvicorn server that leaves the signal handlers alone."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Any:
-        yield
 
 
 class Wire:
@@ -59,43 +49,6 @@ class Wire:
             piece = await self.read()
             assert piece, f"closed with {count} bytes to come"
             count -= len(piece)
-
-
-@asynccontextmanager
-async def listening(
-    app: Any = None, send_bytes: int | None = None, limit_s: float = 30
-) -> AsyncIterator[tuple[int, Connections, list[Cut]]]:
-    """Serve `app`, or the application with the scripted engine. Yield the port, the registry and the cuts."""
-    cuts: list[Cut] = []
-    connections = Connections(Limits(65536, limit_s, limit_s, 1000), cuts.append)
-    async with serving(FakeOptions()) as server:
-        protocol = bounded_protocol(connections, lambda: False)
-        config = uvicorn.Config(
-            app or server.app,
-            http=protocol,
-            lifespan="off",
-            log_config=None,
-            ws="none",
-            timeout_graceful_shutdown=1,
-        )
-        listener = Listener(config)
-        with socket.create_server(("127.0.0.1", 0)) as at:
-            if send_bytes:
-                at.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_bytes)
-            running = asyncio.create_task(listener.serve(sockets=[at]))
-            try:
-                await until(lambda: listener.started)
-                yield at.getsockname()[1], connections, cuts
-            finally:
-                listener.should_exit = True
-                await running
-
-
-async def until(fact: Callable[[], bool]) -> None:
-    """Return as soon as the fact holds. Fails after 10 s."""
-    async with asyncio.timeout(10):
-        while not fact():  # noqa: ASYNC110 - the protocol has no event to wait for
-            await asyncio.sleep(0.001)
 
 
 async def held_up(meanwhile: Callable[[], None]) -> None:
@@ -126,11 +79,6 @@ def alive() -> int:
 
 def protocols(connections: Connections) -> list[BoundedProtocol]:
     return [one for one in connections._ranks if isinstance(one, BoundedProtocol)]
-
-
-def on_uvloop(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(test())
 
 
 def test_burst_of_requests_begins_over_several_iterations() -> None:

@@ -115,3 +115,42 @@ def test_error_names_the_field(client: openai.OpenAI, agent_server: FakeServer) 
     with pytest.raises(openai.BadRequestError) as refused:
         client.responses.create(model=agent_server.model, input="Hei", temperature=3)
     assert refused.value.param == "temperature"
+
+
+# The package uses `websockets` as its versions before 17 want it.
+@pytest.mark.filterwarnings("ignore:connect.. must be used as a context manager:DeprecationWarning")
+def test_websocket_carries_a_conversation(client: openai.OpenAI, agent_server: FakeServer) -> None:
+    with client.responses.connect() as connection:
+
+        def turn(given: Any, **fields: Any) -> tuple[str, Any]:
+            connection.response.create(model=agent_server.model, input=given, store=False, **fields)
+            pieces = []
+            for event in connection:
+                if event.type == "response.output_text.delta":
+                    pieces.append(event.delta)
+                elif event.type in ("response.completed", "error"):
+                    return "".join(pieces), event
+            raise AssertionError("The connection is closed.")
+
+        _, first = turn("Weather?", tools=[FUNCTION])
+        (call,) = first.response.output
+        result: Any = {"type": "function_call_output", "call_id": call.call_id, "output": "Sunny"}
+        text, second = turn([result], tools=[FUNCTION], previous_response_id=first.response.id)
+        assert text == second.response.output_text == agent_server.answer
+        _, refused = turn("x", temperature=3)
+        assert (refused.status, refused.error.code, refused.error.param) == (400, "invalid_value", "temperature")
+        text, third = turn("And tomorrow?", previous_response_id=second.response.id)
+        assert text == agent_server.answer
+        assert third.response.usage.input_tokens > second.response.usage.input_tokens
+
+
+async def test_async_websocket_carries_a_response(agent_server: FakeServer) -> None:
+    async with (
+        openai.AsyncOpenAI(base_url=f"{agent_server.url}/v1", api_key="none", max_retries=0) as client,
+        client.responses.connect() as connection,
+    ):
+        await connection.response.create(model=agent_server.model, input="Hei")
+        async for event in connection:
+            if event.type == "response.completed":
+                assert event.response.output_text == agent_server.answer
+                break

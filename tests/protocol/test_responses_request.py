@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from tokka.core import ChatPrompt, GenerateRequest, IgnoredFields, Tools
 from tokka.errors import InvalidRequest
 from tokka.protocol.chat import ChatRequest
 from tokka.protocol.fingerprint import fingerprint_of
+from tokka.protocol.responses.create_event import ResponseCreate
 from tokka.protocol.responses.request import ResponsesRequest
 from tokka.protocol.validation import validated
 
@@ -305,3 +307,14 @@ def test_image_is_carried_beside_the_text() -> None:
     prompt = prompt_of(parsed(input=[{"role": "user", "content": content}]).to_core())
     assert [(image.url, image.param) for image in prompt.images] == [(url, "input[0].content[1]")]
     assert prompt.messages[0]["content"] == "What?"
+
+
+def test_message_of_a_websocket_is_a_streamed_request() -> None:
+    body = {"model": "m", "input": "Hei", "store": False, "metadata": {"a": "b"}}
+    plain = validated(ResponsesRequest, json.dumps(body).encode()).parsed()
+    for more in ({}, {"stream": True}, {"stream": None}, {"generate": True}):
+        message = json.dumps({"type": "response.create", **body, **more}).encode()
+        event = validated(ResponseCreate, message).parsed()
+        # Items without an id get a random one.
+        assert replace(event.form, items=()) == replace(plain.form, stream=True, items=())
+        assert event.request == replace(plain.request, id=event.request.id)

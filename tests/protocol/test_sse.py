@@ -53,3 +53,10 @@ def test_reader_of_lines_gets_whole_events(program: Program, path: str) -> None:
         assert text_of(chunks) == ANSWER == text_of(stream(client, path, body))
         choice = post(client, path, body)["choices"][0]
         assert (choice["message"]["content"] if "chat" in path else choice["text"]) == ANSWER
+
+
+def test_parts_of_events_are_their_names_and_data() -> None:
+    data = [b'{"text":"a: b"}', b"{}"]
+    events = b"".join(sse.named_event(f"kind.{place}", one) for place, one in enumerate(data))
+    assert list(sse.parts_of(events)) == [(b"kind.0", data[0]), (b"kind.1", data[1])]
+    assert list(sse.parts_of(sse.DONE)) == list(sse.parts_of(sse.KEEP_ALIVE)) == []

@@ -10,6 +10,7 @@ from tokka.api import (
     messages,
     models,
     reference,
+    response_socket,
     responses,
     tokenize,
 )
@@ -21,6 +22,7 @@ ROUTERS = [
     *GENERATE_ROUTERS,
     messages.counting,
     responses.stored,
+    response_socket.router,
     models.router,
     tokenize.router,
     health.router,

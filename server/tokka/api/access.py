@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from starlette.types import Scope
 
 from tokka.accounts.keys import KeyRing
-from tokka.api.direct import Sign, indirect_sign
+from tokka.api.direct import Sign, foreign_page, indirect_sign
 from tokka.api.headers import header
 from tokka.api.path_facts import ADMIN, METRICS, facts_of
 from tokka.core import ANONYMOUS, Key, KeyScope
@@ -82,6 +82,9 @@ class Authentication:
                 "Or start the server with --metrics-open."
             )
         if rules.no_auth and path != METRICS:
+            # A browser asks for no permission before it opens a WebSocket to another site.
+            if "upgrade" in scope["state"] and (page := foreign_page(scope, rules.cors_origins)):
+                raise PermissionDenied(f"{page.text}. Start the server with --cors-origin for this page.")
             return
         if sign := indirect_sign(scope, rules.cors_origins):
             raise PermissionDenied(

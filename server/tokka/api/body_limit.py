@@ -12,7 +12,7 @@ from tokka.admission.memory import MemoryBudget, Share
 from tokka.api.headers import header
 from tokka.errors import BodyTooLarge, SlowRequest
 
-_SLOWEST_BYTES_PER_S = 64 << 10
+SLOWEST_BYTES_PER_S = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class LimitedBody:
                 # Only a disconnect can follow, at any time.
                 return await receive()
             # A slow but steady upload is not an attack, so received bytes extend the deadline.
-            deadline_s = self._began_s + self._timeout_s + self._received / _SLOWEST_BYTES_PER_S
+            deadline_s = self._began_s + self._timeout_s + self._received / SLOWEST_BYTES_PER_S
             try:
                 async with asyncio.timeout_at(deadline_s):
                     message = await receive()

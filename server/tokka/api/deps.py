@@ -20,6 +20,7 @@ from starlette.types import Receive, Scope
 from tokka.accounts.accounts import Accounts
 from tokka.admission.allowance import Allowance, Allowances
 from tokka.admission.controller import AdmissionController
+from tokka.api.body_limit import BodyLimit
 from tokka.api.headers import header
 from tokka.core import ANONYMOUS, Key, RequestRecord
 from tokka.dispatch.background import Background
@@ -53,6 +54,7 @@ class Services:
     fingerprint: str
     keep_alive_s: float
     log_prompts: bool
+    body_limit: BodyLimit
     # Starts the drain: refuse new requests, finish in-flight ones, stop.
     drain: Callable[[], None]
 

@@ -13,6 +13,8 @@ from functools import lru_cache
 
 from starlette.types import Scope
 
+from tokka.api.headers import header
+
 # Headers that proxies, tunnels and CDNs add, and that programs on the same machine have no reason to send.
 _PROXY_HEADERS = frozenset(
     {
@@ -64,11 +66,18 @@ def indirect_sign(scope: Scope, allowed_origins: Collection[str] = ()) -> Sign |
             site = raw.decode("latin-1").strip().lower()
     if origin and ("*" in allowed_origins or origin in allowed_origins):
         return None
-    if origin and not _is_own_origin(origin, host):
-        return Sign(f"`Origin: {origin[:_SHOWN_CHARS]}` is a page of another site", is_page=True)
+    if sign := _sign_of_origin(origin, host):
+        return sign
     if site == "cross-site":
         return Sign("`Sec-Fetch-Site: cross-site` shows a page of another site", is_page=True)
     return None
+
+
+def foreign_page(scope: Scope, allowed_origins: Collection[str] = ()) -> Sign | None:
+    """Return a sign that a page of another site sent the request, or None. `allowed_origins`: as in `indirect_sign`."""
+    origin = header(scope, b"origin").strip()
+    is_allowed = "*" in allowed_origins or origin in allowed_origins
+    return None if is_allowed else _sign_of_origin(origin, header(scope, b"host").strip())
 
 
 def names_this_machine(host: str) -> bool:
@@ -78,6 +87,12 @@ def names_this_machine(host: str) -> bool:
     """
     name = _name_of(host)
     return ("." not in name and ":" not in name) or _is_loopback_name(name)
+
+
+def _sign_of_origin(origin: str, host: str) -> Sign | None:
+    if not origin or _is_own_origin(origin, host):
+        return None
+    return Sign(f"`Origin: {origin[:_SHOWN_CHARS]}` is a page of another site", is_page=True)
 
 
 def _is_own_origin(origin: str, host: str) -> bool:

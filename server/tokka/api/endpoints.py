@@ -17,7 +17,6 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tokka.api.access import Authentication
-from tokka.api.body_limit import BodyLimit
 from tokka.api.deps import Call, Services
 from tokka.api.errors import send_error
 from tokka.api.path_facts import facts_of
@@ -47,14 +46,13 @@ class Endpoints:
         generate: dict[str, Generate],
         services: Services,
         authentication: Authentication,
-        body_limit: BodyLimit,
     ) -> None:
         """`routes`: all routes. `generate`: the endpoints to call without it, by path; see `generate_endpoints`."""
         self._routes = routes
         self._generate = generate
         self._services = services
         self._authentication = authentication
-        self._body_limit = body_limit
+        self._body_limit = services.body_limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

@@ -100,6 +100,10 @@ class Cycle(RequestResponseCycle):
         listener()
 
     def _choose_framing(self, message: Any) -> None:
+        if message["status"] == 101:
+            # The frames of another protocol follow, as they are.
+            self.chunked_encoding = False
+            return
         # A client that waits for `100 Continue` may send its body or omit it, so the next bytes are ambiguous.
         if self._is_draining() or (self.waiting_for_100_continue and self.more_body):
             self.keep_alive = False

@@ -44,7 +44,7 @@ _MAX_SLICES = 4096
 class BoundedProtocol(HttpToolsProtocol):
     """One connection, with limits on bytes and time."""
 
-    # Set by the subclass that `bounded_protocol` makes.
+    # Set by the subclass that `bounded_protocol` in http_upgrade.py makes.
     open_connections: Connections
     batch: WriteBatch
     intake: Intake
@@ -390,14 +390,3 @@ class BoundedProtocol(HttpToolsProtocol):
         self.open_connections.on_cut(reason)
         log.debug("connection_cut", reason=reason, client=self.client)
         self.transport.abort()
-
-
-def bounded_protocol(connections: Connections, is_draining: Callable[[], bool]) -> type[BoundedProtocol]:
-    """Return a protocol class whose instances obey the limits and share the registry of connections."""
-    shared = {
-        "open_connections": connections,
-        "batch": WriteBatch(),
-        "intake": Intake(),
-        "is_draining": staticmethod(is_draining),
-    }
-    return type("BoundedProtocol", (BoundedProtocol,), shared)

@@ -12,7 +12,7 @@ from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from structlog.contextvars import bind_contextvars, unbind_contextvars
+from structlog.contextvars import bind_contextvars, reset_contextvars
 
 from tokka.admission.allowance import Allowances
 from tokka.api.errors import request_id_headers
@@ -70,8 +70,8 @@ class RequestContext:
                 message["headers"] = [*message["headers"], *self._headers(record, path)]
             await send(message)
 
-        # Adds the id to every log line of the request.
-        bind_contextvars(request_id=record.id)
+        # Adds the id to every log line of the request. A request may come inside the connection of another one.
+        outer = bind_contextvars(request_id=record.id)
         try:
             await self._app(scope, receive, send_with_headers)
         except asyncio.CancelledError:
@@ -79,7 +79,7 @@ class RequestContext:
             raise
         finally:
             self._finish(scope, record)
-            unbind_contextvars("request_id")
+            reset_contextvars(**outer)
 
     def _headers(self, record: RequestRecord, path: str) -> list[tuple[bytes, bytes]]:
         now_s = time.monotonic()

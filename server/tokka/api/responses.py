@@ -25,11 +25,13 @@ from tokka.api.document import RESPONSES_RESPONSES, errors
 from tokka.api.respond import GenerationResponse
 from tokka.api.wire import Wire
 from tokka.core import ANONYMOUS
+from tokka.dispatch.last_response import LastResponse
 from tokka.engine.base import Sink
 from tokka.protocol import sse
 from tokka.protocol.chunks import Encoder
 from tokka.protocol.generation import ParsedGeneration
 from tokka.protocol.responses.compaction import CompactionEncoder, CompactRequest
+from tokka.protocol.responses.create_event import ResponseCreate
 from tokka.protocol.responses.encoder import ResponsesEncoder
 from tokka.protocol.responses.listing import ItemsQuery, ReadQuery, page_of
 from tokka.protocol.responses.models import CompactedResponse, DeletedResponse, InputTokens, ItemList, ResponseObject
@@ -57,8 +59,14 @@ def _tenant_of(call: Call) -> str:
     return (call.record.key or ANONYMOUS).tenant
 
 
+def _last_of(call: Call) -> LastResponse | None:
+    """Return the last response of the WebSocket that a request came over."""
+    last: LastResponse | None = call.scope["state"].get("last_response")
+    return last
+
+
 async def _resolved(call: Call, parsed: ParsedGeneration[ResponseForm]) -> ParsedGeneration[ResponseForm]:
-    return await call.services.conversations.resolve(parsed, _tenant_of(call))
+    return await call.services.conversations.resolve(parsed, _tenant_of(call), _last_of(call))
 
 
 class ContinuingGeneration(GenerationResponse[ResponseForm]):
@@ -96,7 +104,7 @@ class StoredGeneration(ContinuingGeneration):
 
     def _sink(self, sink: Sink, encoder: Encoder) -> Sink:
         assert isinstance(encoder, ResponsesEncoder)
-        return self._call.services.conversations.keeping(sink, encoder, _tenant_of(self._call))
+        return self._call.services.conversations.keeping(sink, encoder, _tenant_of(self._call), _last_of(self._call))
 
 
 @router.post(
@@ -106,7 +114,8 @@ class StoredGeneration(ContinuingGeneration):
     openapi_extra=documented_body(ResponsesRequest, _EXAMPLE),
 )
 async def create_response(call: CurrentCall) -> Response:
-    return StoredGeneration(call, ResponsesRequest, ResponsesEncoder)
+    model = ResponsesRequest if _last_of(call) is None else ResponseCreate
+    return StoredGeneration(call, model, ResponsesEncoder)
 
 
 @router.post(

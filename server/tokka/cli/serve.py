@@ -15,7 +15,7 @@ import uvicorn
 
 from tokka import __version__
 from tokka.api.connections import RESERVE, Connections, Limits
-from tokka.api.http_protocol import bounded_protocol
+from tokka.api.http_upgrade import bounded_protocol
 from tokka.app import Server, create_server
 from tokka.cli.access import check_access
 from tokka.cli.listener import BACKLOG, handles_of, open_for_connections, url_of

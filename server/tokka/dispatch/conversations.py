@@ -10,7 +10,9 @@ from dataclasses import replace
 import orjson
 
 from tokka.accounts.responses import Kept, ResponseStore, is_unfinished
+from tokka.admission.memory import MemoryBudget
 from tokka.core import Event, Finished
+from tokka.dispatch.last_response import LastResponse
 from tokka.engine.base import Sink
 from tokka.errors import InvalidRequest, PreviousResponseNotFound, ResponseNotFound, StateUnavailable
 from tokka.protocol.generation import ParsedGeneration
@@ -25,6 +27,8 @@ _ITEM_ID = re.compile(r"[a-z]{2,8}_([0-9a-f]{32})[0-9a-f]{4}")
 # Maximum references of a request to items of other responses.
 _MAX_REFERENCES = 64
 _RETRY_S = 5.0
+# Maximum bytes of the last responses of all connections. A connection without room keeps none.
+_LAST_RESPONSES_BYTES = 64 << 20
 
 
 class Conversations:
@@ -34,11 +38,18 @@ class Conversations:
         """`max_bytes`: the maximum size of a body, and of a conversation that a request continues."""
         self._store = store
         self._max_bytes = max_bytes
+        self._memory = MemoryBudget(_LAST_RESPONSES_BYTES, "conversations of connections")
 
-    async def resolve(self, parsed: ParsedGeneration[ResponseForm], tenant: str) -> ParsedGeneration[ResponseForm]:
+    def of_connection(self) -> LastResponse:
+        """Return the place for the last response of a new connection."""
+        return LastResponse(self._memory)
+
+    async def resolve(
+        self, parsed: ParsedGeneration[ResponseForm], tenant: str, last: LastResponse | None = None
+    ) -> ParsedGeneration[ResponseForm]:
         """Return the request with the items of stored responses, and with the decision to store its own.
 
-        Raises InvalidRequest, StateUnavailable.
+        `last`: the last response of the request's connection. Raises InvalidRequest, StateUnavailable.
         """
         form = parsed.form
         is_stored = form.store is not False and self._store.is_up
@@ -51,7 +62,7 @@ class Conversations:
         before: list[PlainItem] = []
         size = 0
         if form.previous_response_id is not None:
-            previous = await self._previous(form.previous_response_id, tenant)
+            previous = await self._previous(form.previous_response_id, tenant, last)
             before, size = [*previous.items, *previous.response["output"]], previous.size
             self._check_size(size)
         items = await self._with_referenced(form.items, before, tenant)
@@ -64,8 +75,9 @@ class Conversations:
                 param="input",
             )
         whole = continued(replace(parsed, form=replace(form, is_stored=is_stored)), before, items)
-        # An open stream keeps its form, and needs the items only to store them.
-        return whole if is_stored else replace(whole, form=replace(whole.form, items=()))
+        # An open stream keeps its form, and needs the items only to keep them.
+        is_kept = is_stored or last is not None
+        return whole if is_kept else replace(whole, form=replace(whole.form, items=()))
 
     async def find(self, tenant: str, response_id: str) -> Kept:
         """Return a stored response. Raises ResponseNotFound, StateUnavailable."""
@@ -78,9 +90,10 @@ class Conversations:
         if not await self._store.remove(tenant, response_id):
             raise ResponseNotFound(response_id)
 
-    def keeping(self, sink: Sink, encoder: ResponsesEncoder, tenant: str) -> Sink:
-        """Return a sink that also stores the response, if its request allows that."""
-        return _KeepingSink(sink, encoder, self._store, tenant) if encoder.form.is_stored else sink
+    def keeping(self, sink: Sink, encoder: ResponsesEncoder, tenant: str, last: LastResponse | None = None) -> Sink:
+        """Return a sink that also stores the response if its request allows that, or else keeps it as the last one."""
+        is_kept = encoder.form.is_stored or last is not None
+        return _KeepingSink(sink, encoder, self._store, tenant, last) if is_kept else sink
 
     def _check_size(self, size: int) -> None:
         if size > (most := self._max_bytes()):
@@ -88,8 +101,10 @@ class Conversations:
                 f"The conversation has {size:,} bytes; at most {most:,} are allowed. Begin a new one.", param="input"
             )
 
-    async def _previous(self, response_id: str, tenant: str) -> Kept:
+    async def _previous(self, response_id: str, tenant: str, last: LastResponse | None) -> Kept:
         """Return the response that a request continues."""
+        if last is not None and (kept := await last.take(tenant, response_id)) is not None:
+            return kept
         kept = await self._store.find(tenant, response_id)
         if kept is None:
             raise PreviousResponseNotFound(response_id)
@@ -132,11 +147,14 @@ class Conversations:
 class _KeepingSink:
     """Passes events on. Stores the response before the client learns that it is complete."""
 
-    def __init__(self, sink: Sink, encoder: ResponsesEncoder, store: ResponseStore, tenant: str) -> None:
+    def __init__(
+        self, sink: Sink, encoder: ResponsesEncoder, store: ResponseStore, tenant: str, last: LastResponse | None
+    ) -> None:
         self._sink = sink
         self._encoder = encoder
         self._store = store
         self._tenant = tenant
+        self._last = last
 
     def take(self, event: Event) -> bool:
         return self._sink.take(event)
@@ -147,12 +165,17 @@ class _KeepingSink:
         await self._sink.give(event)
 
     async def _keep(self, event: Finished) -> None:
-        """Store the response. If that fails, it says so, unless the client insists."""
+        """Store the response, or keep it for its connection. A failed store shows in it, unless the client insists."""
         form = self._encoder.form
         kept = Kept(self._encoder.finished(event.usage), list(form.items))
-        try:
-            await self._store.save(self._tenant, kept)
-        except StateUnavailable:
-            if form.store:
-                raise
-            self._encoder.is_stored = False
+        if form.is_stored:
+            try:
+                await self._store.save(self._tenant, kept)
+            except StateUnavailable:
+                if form.store:
+                    raise
+                self._encoder.is_stored = False
+            else:
+                return
+        if self._last is not None:
+            await self._last.keep(self._tenant, kept)

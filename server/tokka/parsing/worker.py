@@ -24,6 +24,7 @@ from tokka.protocol.fingerprint import fingerprint_of
 from tokka.protocol.generation import ParsedGeneration
 from tokka.protocol.models import DetokenizeRequest, TokenizeRequest
 from tokka.protocol.responses.compaction import CompactRequest
+from tokka.protocol.responses.create_event import ResponseCreate
 from tokka.protocol.responses.request import ResponsesRequest
 from tokka.protocol.validation import validated, without_unknown
 from tokka.sandbox.confinement import restrict
@@ -34,6 +35,7 @@ PARSABLE: dict[str, Any] = {
         ChatRequest,
         CompletionRequest,
         ResponsesRequest,
+        ResponseCreate,
         CompactRequest,
         MessagesRequest,
         CountTokensRequest,

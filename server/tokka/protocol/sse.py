@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
@@ -36,6 +37,14 @@ def named_event(name: str, data: bytes) -> bytes:
 
 def json_event(data: bytes) -> bytes:
     return b"data: %b\n\n" % safe_json(data)
+
+
+def parts_of(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the name and the JSON of each named event in whole events. Comments and `DONE` are left out."""
+    for one in data.split(b"\n\n"):
+        name, _, text = one.partition(b"\ndata: ")
+        if text:
+            yield name.removeprefix(b"event: "), text
 
 
 def safe_json(data: bytes) -> bytes:
