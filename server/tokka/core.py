@@ -208,6 +208,7 @@ class Sampling:
     spaces_between_special_tokens: bool = True
     # Maximum reasoning tokens. Beyond it, the engine ends the reasoning. None: no limit.
     thinking_token_budget: int | None = None
+    is_budget_optional: bool = False  # True: no limit where the engine cannot enforce one.
     constraint: Constraint | None = None
 
 

@@ -81,6 +81,11 @@ async def test_message_has_text_usage_and_request_id(client: httpx.AsyncClient) 
     assert answer.headers["request-id"] == answer.headers["x-request-id"]
 
 
+async def test_thinking_budget_without_a_parser_has_no_effect(client: httpx.AsyncClient) -> None:
+    thinking = {"type": "enabled", "budget_tokens": 1024}
+    assert (await answer_of(client, thinking=thinking))["content"] == (await answer_of(client))["content"]
+
+
 async def test_stream_ends_with_message_stop(client: httpx.AsyncClient) -> None:
     answer = await client.post(f"{MESSAGES}?beta=true", json={**BODY, "stream": True})
     events = list(events_of(answer))

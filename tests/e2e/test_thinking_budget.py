@@ -82,3 +82,19 @@ def test_thinking_budget_is_refused_with_constrained_tokens(client: httpx.Client
     answer = client.post(CHAT, json={"model": model, "messages": messages, "thinking_token_budget": 3, **fields})
     assert answer.status_code == 400
     assert "thinking_token_budget" in answer.json()["error"]["message"]
+
+
+def test_budget_of_messages_ends_the_reasoning(client: httpx.Client) -> None:
+    model = client.get("/v1/models").json()["data"][0]["id"]
+    body = {"model": model, "max_tokens": 40, "messages": [{"role": "user", "content": "Tell me a long story."}]}
+
+    def kinds(**fields: Any) -> list[str]:
+        answer = post(client, "/v1/messages", {**body, **fields, "temperature": 0})
+        return [block["type"] for block in answer["content"]]
+
+    assert kinds() == ["thinking"]
+    budget = {"type": "enabled", "budget_tokens": 8}
+    assert kinds(thinking=budget) == ["thinking", "text"]
+    # The engine cannot enforce both, and clients send the budget always.
+    schema = {"type": "json_schema", "schema": {"type": "object"}}
+    assert kinds(thinking=budget, output_config={"format": schema})

@@ -221,3 +221,10 @@ def test_count_tokens_has_the_prompt_of_a_generation() -> None:
     assert validated(CountTokensRequest, body).parsed().prompt == request(**fields).prompt()
     with pytest.raises(InvalidRequest):
         validated(CountTokensRequest, json.dumps(BODY).encode())
+
+
+def test_thinking_budget_bounds_the_reasoning() -> None:
+    sampling = request(thinking={"type": "enabled", "budget_tokens": 2048}).to_core().sampling
+    assert (sampling.thinking_token_budget, sampling.is_budget_optional) == (2048, True)
+    for thinking in ({"type": "enabled"}, {"type": "disabled", "budget_tokens": 2048}, {"type": "adaptive"}, None):
+        assert request(thinking=thinking).to_core().sampling.thinking_token_budget is None

@@ -343,7 +343,7 @@ def _count_reasoning(token_ids: list[int], text: str, is_open: bool) -> int:
 
 
 def _check_budget(sampling: Sampling) -> None:
-    if sampling.thinking_token_budget is not None:
+    if sampling.thinking_token_budget is not None and not sampling.is_budget_optional:
         raise UnsupportedParameter(
             "'thinking_token_budget' needs a real engine; the scripted engine has a fixed text.",
             param="thinking_token_budget",

@@ -7,7 +7,7 @@ from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tokka.core import Accepted, Constraint, GenerateRequest, TextPrompt, Usage
+from tokka.core import Accepted, GenerateRequest, Sampling, TextPrompt, Usage
 from tokka.engine.base import Sink
 from tokka.engine.generation.delivery import Delivery
 from tokka.engine.generation.length import allowed_tokens, truncation
@@ -109,7 +109,8 @@ class Generations:
         request = language.parsers.constrained(request)
         sampling = request.sampling
         if sampling.thinking_token_budget is not None:
-            self._check_budget(sampling.constraint)
+            sampling = self._budgeted(sampling)
+            request = replace(request, sampling=sampling)
         # design 2.5
         copies = sampling.n if is_greedy(sampling, self._defaults) else 1
         choices = len(prompts) * sampling.n // copies
@@ -161,18 +162,23 @@ class Generations:
             reasoning_tokens=reasoning_tokens,
         )
 
-    def _check_budget(self, constraint: Constraint | None) -> None:
-        """Raise InvalidRequest if the engine cannot enforce a reasoning budget for this request."""
-        name = "thinking_token_budget"
+    def _budgeted(self, sampling: Sampling) -> Sampling:
+        """Return the sampling, without a reasoning budget that the engine cannot enforce. Raises InvalidRequest."""
+        name, constraint = "thinking_token_budget", sampling.constraint
         config = self._llm.vllm_config.reasoning_config
         # design 2.3.3
-        if config is None or not config.enabled:
+        is_bounded = config is not None and config.enabled
+        if is_bounded and constraint is None:
+            return sampling
+        if sampling.is_budget_optional:
+            return replace(sampling, thinking_token_budget=None)
+        if not is_bounded:
             raise UnsupportedParameter(
                 f"'{name}' needs a server with a --reasoning-parser for this model. Leave it out.", param=name
             )
-        if constraint is not None:
-            # Both restrict the next token, and together they might allow none.
-            raise InvalidRequest(f"{name} cannot be combined with {constraint.param}: leave one out.", param=name)
+        # Both restrict the next token, and together they might allow none.
+        assert constraint is not None
+        raise InvalidRequest(f"{name} cannot be combined with {constraint.param}: leave one out.", param=name)
 
     def _outputs(self, prepared: PreparedGeneration, at: int, delivery: Delivery) -> PromptOutputs:
         request = prepared.request

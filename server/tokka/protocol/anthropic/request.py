@@ -42,10 +42,16 @@ _Opaque = Annotated[Any, Field(description="Accepted without effect.")]
 
 
 class Thinking(OpenModel):
-    """Whether the model reasons first. Only `disabled` has an effect, on models whose template can turn it off."""
+    """Whether the model reasons first, and how much. `disabled` works on models whose template can turn it off."""
 
     type: Literal["enabled", "disabled", "adaptive", "between_tools"]
-    budget_tokens: int | None = Field(None, ge=0, le=MAX_INT64, description="Accepted without effect.")
+    budget_tokens: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_INT64,
+        description="With `enabled`: maximum reasoning tokens. No effect without --reasoning-parser, or with structured"
+        " output or strict tools.",
+    )
     display: Literal["summarized", "omitted"] | None = Field(
         None, description="omitted: thinking blocks have a signature and no text."
     )
@@ -181,6 +187,10 @@ class MessagesRequest(ConversationFields):
         functions, called = self._called
         return chat_constraint(self._text_constraint(), functions, called)
 
+    def _budget(self) -> int | None:
+        thinking = self.thinking
+        return thinking.budget_tokens if thinking is not None and thinking.type == "enabled" else None
+
     def _text_constraint(self) -> Constraint | None:
         if self.output_config and self.output_config.format:
             return json_constraint(self.output_config.format.schema_, "output_config.format.schema")
@@ -216,6 +226,9 @@ class MessagesRequest(ConversationFields):
                 top_p=self.top_p,
                 top_k=self.top_k,
                 stop=tuple(self.stop_sequences),
+                thinking_token_budget=self._budget(),
+                # Clients always send one, so it is no error where it cannot be enforced.
+                is_budget_optional=self._budget() is not None,
                 constraint=self.constraint,
             ),
             limit_param="max_tokens",
