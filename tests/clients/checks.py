@@ -88,6 +88,8 @@ CLIENTS = [
     Client("aitta-client", "aitta", "aitta-client", "openai3", "ModelNotFoundError"),
 ]
 
+BY_CHECK = {client.check: client for client in CLIENTS}
+
 
 def run_check(client: Client, url: str, model: str, tokenizer: Path, home: Path) -> dict[str, Any]:
     """Run a client's check in its own environment against the server and return the facts it prints."""

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.clients.checks import CLIENTS, PERSON, QUESTION, STOP, missing, run_check
+from tests.clients.checks import BY_CHECK, CLIENTS, PERSON, QUESTION, STOP, missing, run_check
 from tests.program import Program
 from tests.wire import post
 from tokka.engine.vllm.start.embedded import embedded_model
@@ -19,7 +19,6 @@ from tokka.settings import Settings
 
 Facts = dict[str, Any]
 FactsOf = Callable[[str], Facts]
-BY_CHECK = {client.check: client for client in CLIENTS}
 # instructor returns only objects, and lm-eval builds its own requests.
 CHATTING = [check for check in BY_CHECK if check not in {"instructor", "lm_eval"}]
 STOPPING = [check for check in CHATTING if check not in {"agents", "aitta"}]

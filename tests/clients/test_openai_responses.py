@@ -10,6 +10,7 @@ from typing import Any
 
 import openai
 import pytest
+from pydantic import BaseModel, Field
 
 from tests.clients.conftest import FakeServer, StartServer
 
@@ -19,6 +20,11 @@ FUNCTION: Any = {
     "strict": False,
     "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
 }
+
+
+class Person(BaseModel):
+    name: str
+    age: int = Field(ge=0, le=150)
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +115,25 @@ def test_background_response_is_cancelled(start_server: StartServer) -> None:
         assert made.status == "queued"
         assert client.responses.cancel(made.id).status == "cancelled"
         assert client.responses.retrieve(made.id).status == "cancelled"
+
+
+def test_parsed_output_has_the_form_of_the_class(client: openai.OpenAI, agent_server: FakeServer) -> None:
+    parsed = client.responses.parse(model=agent_server.model, input="Who?", text_format=Person).output_parsed
+    assert parsed is not None
+    assert 0 <= parsed.age <= 150
+    with client.responses.stream(model=agent_server.model, input="Who?", text_format=Person) as stream:
+        streamed = stream.get_final_response().output_parsed
+    assert streamed is not None
+    assert 0 <= streamed.age <= 150
+
+
+def test_streamed_call_has_the_arguments_of_its_pieces(client: openai.OpenAI, agent_server: FakeServer) -> None:
+    with client.responses.stream(model=agent_server.model, input="Weather?", tools=[FUNCTION]) as stream:
+        pieces = [event.delta for event in stream if event.type == "response.function_call_arguments.delta"]
+        (call,) = stream.get_final_response().output
+    assert call.type == "function_call"
+    assert "".join(pieces) == call.arguments
+    assert set(json.loads(call.arguments)) == {"city"}
 
 
 def test_error_names_the_field(client: openai.OpenAI, agent_server: FakeServer) -> None:
