@@ -105,6 +105,7 @@ def create_server(settings: Settings, create_engine: Callable[[], Engine]) -> Se
     allowances = _create_allowances(accounts)
     responses = _create_responses(settings, accounts)
     dispatcher = _create_dispatcher(settings, supervisor, admission, accounts)
+    dispatcher.notes_prompts = settings.log_prompts
     background = _create_background(settings, dispatcher, responses, metrics, accounts)
     bodies = BodyParser(ignores_unknown=settings.unknown_fields == "ignore")
     services = Services(
@@ -121,7 +122,6 @@ def create_server(settings: Settings, create_engine: Callable[[], Engine]) -> Se
         background=background,
         fingerprint=_fingerprint(settings.names()[0]),
         keep_alive_s=settings.keep_alive_interval,
-        log_prompts=settings.log_prompts,
         body_limit=_body_limit(settings, supervisor),
         drain=drain,
     )

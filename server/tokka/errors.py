@@ -233,6 +233,13 @@ class EngineError(TokkaError):
     """The engine failed this request, or died while it worked on it."""
 
 
+class GenerationFailed(EngineError):
+    """The server had a fault while it generated. The cause is in the log."""
+
+    def __init__(self) -> None:
+        super().__init__("The server had an error while generating.")
+
+
 class EngineDied(EngineError):
     """The engine died while it worked on this request. The restarted engine may well serve it."""
 

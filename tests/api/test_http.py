@@ -114,6 +114,21 @@ def test_prompts_are_not_logged_unless_asked_for() -> None:
             assert canary not in program.stderr()
 
 
+def test_logged_prompts_show_background_and_no_image_data() -> None:
+    options = ("--engine", "fake", "--engine-arg", "images=true", "--log-prompts")
+    url = "data:image/png;base64," + "A" * 400
+    parts = [{"type": "input_text", "text": "canary"}, {"type": "input_image", "image_url": url}]
+    body = {"model": "fake", "input": [{"role": "user", "content": parts}], "background": True}
+    with running(*options) as program, program.client() as client:
+        assert client.post("/v1/responses", json=body).status_code == 200
+        line = program.wait_for("background_finished", timeout_s=10)
+        assert program.stop() == 0
+    (prompt,) = line["prompt"]
+    assert prompt["messages"][0]["content"] == "canary"
+    assert prompt["images"] == ["input[0].content[1]"]
+    assert "A" * 40 not in str(program.log)
+
+
 def test_access_line_has_outcome_tokens_and_times(fake: Program, client: httpx.Client) -> None:
     body = {"model": "fake", "prompt": "four", "max_tokens": 5}
     client.post("/v1/completions", json=body, headers={"x-request-id": "access-line"})

@@ -93,7 +93,6 @@ async def answer(generation: Any, wire: Wire, ends_after_s: float = 0, prompt: i
         bodies=parser,
         dispatcher=SimpleNamespace(open=opened),
         keep_alive_s=KEEP_ALIVE_S,
-        log_prompts=False,
         fingerprint="fp",
     )
     call = Call(services, RequestRecord(id="req_1", arrived_s=0), None, scope)  # type: ignore[arg-type]

@@ -53,7 +53,6 @@ class Services:
     background: Background
     fingerprint: str
     keep_alive_s: float
-    log_prompts: bool
     body_limit: BodyLimit
     # Starts the drain: refuse new requests, finish in-flight ones, stop.
     drain: Callable[[], None]

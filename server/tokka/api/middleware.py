@@ -22,6 +22,7 @@ from tokka.api.paths import served_path
 from tokka.api.rate_limits import rate_limit_headers
 from tokka.core import RequestRecord
 from tokka.dispatch.ending import finish, outcome_of
+from tokka.dispatch.prompt_log import prompt_fields
 from tokka.errors import InvalidRequest
 from tokka.observability.metrics import Metrics
 from tokka.protocol.common import new_id
@@ -118,8 +119,7 @@ class RequestContext:
             }
         if record.ignored.tools:
             fields["ignored_tools"] = [tool[:64] for tool in record.ignored.tools[:_MAX_NAMED_FIELDS]]
-        if record.prompt is not None:
-            fields["prompt"] = record.prompt
+        fields |= prompt_fields(record)
         # Probes and scrapes come every few seconds and say nothing new.
         quiet = facts_of(scope["path"]).scope in (None, "metrics")
         (log.debug if quiet else log.info)("request_finished", **fields)

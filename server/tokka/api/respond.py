@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from functools import partial
 from typing import Any, Generic
 
@@ -17,7 +16,7 @@ from tokka.api.sinks import WRITE_BYTES, FoldSink, StreamSink
 from tokka.api.wire import AsgiWire, Wire
 from tokka.dispatch.generation import Generation
 from tokka.engine.base import Sink
-from tokka.errors import EngineError, TokkaError
+from tokka.errors import GenerationFailed, TokkaError
 from tokka.parsing.bodies import Parsable
 from tokka.protocol import sse
 from tokka.protocol.chunks import Encoder, Form
@@ -90,8 +89,6 @@ class GenerationResponse(Response, Generic[Form]):
     async def _open(self, parsed: ParsedGeneration[Form]) -> Generation:
         request, services = parsed.request, self._call.services
         self._record.stream = parsed.form.stream
-        if services.log_prompts:
-            self._record.prompt = [asdict(prompt) for prompt in request.prompts]
         return await services.dispatcher.open(request, self._record, self._call.allowance)
 
     async def _resolve(self, parsed: ParsedGeneration[Form]) -> ParsedGeneration[Form]:
@@ -129,7 +126,7 @@ class GenerationResponse(Response, Generic[Form]):
             # The headers are sent, so the stream carries the error. A bare end would look like a complete response.
             self._record.outcome, self._record.reason = "error", type(fault).__name__
             log.exception("stream_failed")
-            await sink.fail(EngineError("The server had an error while generating."))
+            await sink.fail(GenerationFailed())
         finally:
             sink.keep_alive(None)
         if encoder.end:

@@ -17,8 +17,9 @@ from tokka.admission.allowance import Allowance
 from tokka.core import Event, Finished, GenerateRequest, RequestRecord
 from tokka.dispatch.dispatcher import Dispatcher
 from tokka.dispatch.ending import outcome_of
+from tokka.dispatch.prompt_log import prompt_fields
 from tokka.errors import (
-    EngineError,
+    GenerationFailed,
     InvalidRequest,
     ResponseInterrupted,
     ResponseNotFound,
@@ -277,6 +278,7 @@ class Background:
                 reason=record.reason,
                 prompt_tokens=record.prompt_tokens,
                 completion_tokens=record.completion_tokens,
+                **prompt_fields(record),
             )
             await self._finish(run)
 
@@ -300,10 +302,10 @@ class Background:
             record.outcome = record.outcome or outcome_of(error.status)
             run.hold(run.encoder.fail(error))
         except Exception as fault:
-            record.status = EngineError.status
+            record.status = GenerationFailed.status
             record.outcome, record.reason = "error", type(fault).__name__
             log.exception("background_failed")
-            run.hold(run.encoder.fail(EngineError("The server had an error while generating.")))
+            run.hold(run.encoder.fail(GenerationFailed()))
 
     async def _save(self, run: Run) -> None:
         """Store new events every second, until cancelled. Cancels a response that was ended or removed elsewhere."""

@@ -30,6 +30,7 @@ from tokka.dispatch.abilities import check_images
 from tokka.dispatch.answer_size import answer_bytes
 from tokka.dispatch.generation import Generation, Holdings
 from tokka.dispatch.prepared import PreparedRequest, left_s
+from tokka.dispatch.prompt_log import shown_prompts
 from tokka.engine.base import Engine
 from tokka.engine.supervision.supervisor import Supervisor
 from tokka.errors import InvalidRequest, ModelNotFound
@@ -73,6 +74,8 @@ class Dispatcher:
         self._downtimes = downtimes or Downtimes()
         self._request_timeout_s = request_timeout_s
         self._shares_prefix_cache = shares_prefix_cache
+        # Whether to note the prompts in the records, for the log.
+        self.notes_prompts = False
         # Random per process, so that salts of two runs are unrelated.
         self._salt_key = secrets.token_bytes(32)
 
@@ -94,6 +97,8 @@ class Dispatcher:
 
         `allowance`: the request's part of the key's limits. The caller settles it.
         """
+        if self.notes_prompts:
+            record.prompt = shown_prompts(request.prompts)
         subject = Subject((record.key or ANONYMOUS).tenant, request)
         own = self._own(request, record, deadline := self._deadline(request, record.arrived_s))
         prefix = self._prefix(own)
