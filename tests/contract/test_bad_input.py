@@ -422,6 +422,7 @@ async def test_a_huge_url_is_not_sent_back(client: httpx.AsyncClient) -> None:
         ("POST", "/livez", "GET"),
         ("POST", "/metrics", "GET"),
         ("FOO", "/readyz", "GET"),
+        ("OPTIONS", "/v1/responses", "POST"),
     ],
 )
 async def test_another_method_is_answered_with_the_allowed_ones(

@@ -65,5 +65,7 @@ async def raise_again(_: Request, exception: Exception) -> NoReturn:
 def _methods(request: Request) -> list[str]:
     """Return the methods of all routes on this path, since a route knows only its own."""
     routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    # GET on /v1/responses serves upgrades only, and is not documented.
+    routes = [route for route in routes if getattr(route, "include_in_schema", False)] or routes
     methods = {method for route in routes for method in route.methods or ()}
     return sorted(methods | ({"HEAD"} if "GET" in methods else set()))
