@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from benchmarks.load import alone, compare, idle, prompts, versus
+from benchmarks.load import alone, compare, fleet, idle, prompts, versus
 
 # Each takes the rest of the command line; its --help lists the options.
 EXPERIMENTS: dict[str, Callable[[Sequence[str]], None]] = {
@@ -15,6 +15,7 @@ EXPERIMENTS: dict[str, Callable[[Sequence[str]], None]] = {
     "prompts": prompts.prompts,
     "alone": alone.alone,
     "streams": idle.streams,
+    "fleet": fleet.fleet,
 }
 
 

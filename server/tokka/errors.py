@@ -247,6 +247,13 @@ class EngineDied(EngineError):
         super().__init__(message, should_retry=True)
 
 
+class EngineLost(EngineError):
+    """The engine can no longer be reached, or its process was told to end. The request is not the cause."""
+
+    def __init__(self, message: str = "The connection to the engine was lost while it worked on this request.") -> None:
+        super().__init__(message, should_retry=True)
+
+
 class SlowReader(TokkaError):
     """The client reads its stream so slowly that the server would have to buffer too much."""
 

@@ -23,7 +23,7 @@ LAYERS = [
     "settings observability bench turns sandbox planner",
     "protocol store",
     "engine admission accounts",
-    "dispatch parsing",
+    "dispatch parsing fleet",
     "api",
     "app",
     "cli",
@@ -33,7 +33,7 @@ ENGINE_LAYERS = [
     "base engine_args control_groups markers schema_example",
     "host generation reading templates supervision",
     "grammars script scripted_answer scripted_steps",
-    "fake vllm",
+    "fake vllm remote",
     "factory",
 ]
 
@@ -52,6 +52,8 @@ ONLY_IN = {
     "llguidance": "engine/grammars engine/vllm",
     "jinja2": "engine/templates",
     "huggingface_hub": "planner",
+    "msgspec": "protocol/worker engine/vllm",
+    "cryptography": "fleet/token_file.py accounts",
     "fastapi": "api app.py",
     "starlette": "api app.py",
     "uvicorn": "api cli/serve.py",

@@ -11,7 +11,7 @@ from typing import Any
 def main() -> None:
     """Run the `tokka` program."""
     # Install handlers before anything else: the kernel drops signals that process 1 of a container does not handle.
-    serves = sys.argv[1:2] == ["serve"]
+    serves = sys.argv[1:2] in (["serve"], ["worker"])
     signal.signal(signal.SIGTERM, _stop if serves else _leave)
     if serves:
         signal.signal(signal.SIGINT, _stop)

@@ -10,7 +10,7 @@ from tokka import __version__
 from tokka.cli.bench import bench
 from tokka.cli.downtime import app as downtime
 from tokka.cli.keys import app as keys
-from tokka.cli.options import serve_command
+from tokka.cli.options import serve_command, worker_command
 from tokka.cli.plan import plan
 from tokka.cli.usage import usage
 
@@ -30,6 +30,7 @@ def _show_version(wanted: bool) -> None:
 
 
 app.command(name="serve")(serve_command())
+app.command(name="worker")(worker_command())
 app.add_typer(keys, name="keys")
 app.add_typer(downtime, name="downtime")
 app.command()(usage)

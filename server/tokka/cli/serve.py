@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -18,11 +17,11 @@ from tokka.api.connections import RESERVE, Connections, Limits
 from tokka.api.http_upgrade import bounded_protocol
 from tokka.app import Server, create_server
 from tokka.cli.access import check_access
+from tokka.cli.drain_signals import drain_on_signals
 from tokka.cli.listener import BACKLOG, handles_of, open_for_connections, url_of
 from tokka.cli.open_files import open_files
 from tokka.engine.base import Engine
 from tokka.engine.supervision.heap import collect_while_idle, trim_heap
-from tokka.engine.supervision.processes import end_resource_tracker, kill_children
 from tokka.observability.log_writer import LineWriter
 from tokka.observability.loop_turns import LoopTurns
 from tokka.settings import Settings, parse_size
@@ -37,8 +36,6 @@ _OTHER_FILES = 128 + RESERVE
 _SAFE_KEY_CHARS = 16
 # Seconds between two renewals of the `Date` header.
 _DATE_EVERY_S = 1.0
-# Maximum seconds to write the last log lines after a second signal. A blocked log must not delay the exit longer.
-_LAST_LINES_S = 0.2
 
 
 async def serve(
@@ -49,7 +46,7 @@ async def serve(
     server.metrics.watch_log(lambda: lines.dropped)
     turns = LoopTurns(server.metrics.observe_turn)
     server.metrics.watch_turns(lambda: turns.longest_s)
-    _drain_on_signals(server, lines)
+    drain_on_signals(server.drain, lines)
     try:
         # The checks that can fail come before the slow steps.
         if not await _has_opened_accounts(server):
@@ -149,28 +146,6 @@ async def _drain(settings: Settings, server: Server) -> None:
     except TimeoutError:
         log.warning("drain_timeout", open_requests=server.admission.open_requests)
         server.admission.refuse_waiting()
-
-
-def _drain_on_signals(server: Server, lines: LineWriter) -> None:
-    """Drain the server on SIGTERM, SIGINT or SIGHUP. End the process at once on a second SIGTERM or SIGINT."""
-    signalled = False
-
-    def on_signal() -> None:
-        nonlocal signalled
-        if signalled:
-            kill_children()
-            end_resource_tracker()
-            lines.finish(_LAST_LINES_S)
-            os._exit(1)
-        signalled = True
-        server.drain()
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
-    # `nohup` makes the process ignore SIGHUP. A closing terminal may send it twice, so it only ever drains.
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        loop.add_signal_handler(signal.SIGHUP, server.drain)
 
 
 class _HttpServer(uvicorn.Server):

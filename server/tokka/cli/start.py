@@ -1,4 +1,4 @@
-"""`tokka serve` up to the import of the server: reads settings, binds sockets, and reports failures in one line."""
+"""`tokka serve` and `tokka worker` up to their event loop: settings, logging, sockets; failures become one line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,11 @@ _MOST_NAMED = 5
 
 def run(flags: dict[str, Any], config: Path | None) -> int:
     """Serve until stopped. Return the exit code. Print a start-up failure as one line on stderr."""
+    return launch(flags, config, _serve)
+
+
+def launch(flags: dict[str, Any], config: Path | None, work: Callable[[Settings, LineWriter], int]) -> int:
+    """Load the settings, set up the process and do its work. Return the exit code; print a failure as one line."""
     debug = flags.get("log_level") == "debug"
     _occupy_standard_files()
     try:
@@ -49,15 +54,7 @@ def run(flags: dict[str, Any], config: Path | None) -> int:
             _warn_of_exposed_secrets(settings, flags)
             _warn_of_unknown_variables()
             raise_open_files()
-            create_engine = engine_factory(settings)
-            with bound(settings) as listeners:
-                # Import late: the web framework takes longer to import than all checks above.
-                import uvloop
-
-                from tokka.cli.serve import serve
-
-                with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                    return runner.run(serve(settings, create_engine, listeners, lines))
+            return work(settings, lines)
     except StartupError as error:
         if debug:
             traceback.print_exc()
@@ -69,6 +66,18 @@ def run(flags: dict[str, Any], config: Path | None) -> int:
         reason = " ".join(str(error).split())[:500]
         print(f"tokka: unexpected {type(error).__name__}: {reason}; --log-level debug shows more", file=sys.stderr)
         return 1
+
+
+def _serve(settings: Settings, lines: LineWriter) -> int:
+    create_engine = engine_factory(settings)
+    with bound(settings) as listeners:
+        # Import late: the web framework takes longer to import than all checks before.
+        import uvloop
+
+        from tokka.cli.serve import serve
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(serve(settings, create_engine, listeners, lines))
 
 
 @contextlib.contextmanager

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tokka.core import ChoiceDone, Event, TextDelta
+from tokka.core import ChoiceDone, Event, ReasoningDelta, TextDelta, ToolCallDelta
 from tokka.errors import SlowReader
 
 # Maximum waiting units per request, about 40 bytes each. A token counts 1 unit; its logprob and each alternative count
-# 8. 100 choices fill it in half a minute if the client reads nothing.
+# 8; an event of reasoning or of a tool call also counts 8. 100 choices fill it in half a minute if the client reads
+# nothing.
 MOST_UNITS = 1_000_000
 _LOGPROB_UNITS = 8
 
@@ -48,6 +49,19 @@ class Backlog:
         self._units += len(delta.token_ids)
         if delta.logprobs:
             self._units += sum(_LOGPROB_UNITS * (1 + len(token.top)) for token in delta.logprobs)
+        self._check()
+
+    def add_read(self, event: ReasoningDelta | ToolCallDelta | ChoiceDone) -> None:
+        """Add an event that was read out of a choice's text. Later text of the choice stays behind it.
+
+        Raises SlowReader as `add` does.
+        """
+        self._deltas.pop(event.index, None)
+        self._events.append(event)
+        self._units += _LOGPROB_UNITS
+        self._check()
+
+    def _check(self) -> None:
         if self._units > MOST_UNITS:
             raise SlowReader(
                 "The server ended the stream because the client read it too slowly. Read faster or ask for fewer"

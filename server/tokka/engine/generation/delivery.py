@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
 
-from tokka.core import ChoiceDone, Event, TextDelta
+from tokka.core import ChoiceDone, Event, ReasoningDelta, TextDelta, ToolCallDelta
 from tokka.engine.base import Sink
 from tokka.engine.generation.backlog import Backlog
 from tokka.engine.generation.slices import Slices
@@ -53,6 +53,21 @@ class Delivery:
             self._has_room = self._sink.take(delta)
             if done is not None:
                 self._has_room = self._sink.take(done)
+                self._end_choice()
+
+    def put_read(self, event: ReasoningDelta | ToolCallDelta | ChoiceDone) -> None:
+        """Pass on an event that was read out of a choice's text elsewhere, or a choice's end without text."""
+        if self._is_over or self._error is not None:
+            return
+        if self._is_held or not self._has_room:
+            try:
+                self._backlog.add_read(event)
+            except SlowReader as error:
+                self.fail(error)
+            self._hold()
+        else:
+            self._has_room = self._sink.take(event)
+            if isinstance(event, ChoiceDone):
                 self._end_choice()
 
     def put_parts(self, parts: Iterator[Event]) -> None:

@@ -1,0 +1,1 @@
+"""The engine of a worker process, as a gateway sees it."""
