@@ -74,6 +74,10 @@ class GatewayLink:
             )
         return token
 
+    @property
+    def open_requests(self) -> int:
+        return self._joined.open_requests if self._joined is not None else 0
+
     async def run(self) -> None:
         """Stay connected until cancelled."""
         wait_s = _FIRST_WAIT_S
@@ -124,7 +128,7 @@ class GatewayLink:
             return None
         self.refusal = None
         log.info("gateway_joined", gateway=str(self.address), version=reply.version, tls=context is not None)
-        return _Joined(handshake.connection, self._supervisor, self._on_drain)
+        return _Joined(handshake, self._supervisor, self._on_drain)
 
     async def _serve(self, joined: _Joined) -> None:
         if self._is_draining:
@@ -145,10 +149,14 @@ class _Handshake:
 
     def __init__(self) -> None:
         self.reply: asyncio.Future[bytearray] = asyncio.get_running_loop().create_future()
+        # Frames that came together with the answer.
+        self.later: list[bytearray] = []
         self.connection = Connection(self._on_payload, self._on_lost)
 
     def _on_payload(self, payload: bytearray) -> None:
-        if not self.reply.done():
+        if self.reply.done():
+            self.later.append(payload)
+        else:
             self.reply.set_result(payload)
 
     def _on_lost(self, lost: Lost) -> None:
@@ -161,8 +169,8 @@ class _Handshake:
 class _Joined:
     """A connection whose gateway has welcomed this worker."""
 
-    def __init__(self, connection: Connection, supervisor: Supervisor, on_drain: Callable[[], None]) -> None:
-        self._connection = connection
+    def __init__(self, handshake: _Handshake, supervisor: Supervisor, on_drain: Callable[[], None]) -> None:
+        connection = self._connection = handshake.connection
         self._supervisor = supervisor
         self._on_drain = on_drain
         self._requests = Requests(supervisor.engine, connection, self._send_stats)
@@ -174,6 +182,12 @@ class _Joined:
         connection.on_lost = self._on_lost
         connection.allow_frames(MAX_BYTES)
         connection.watch(lambda: _SILENCE_S, lambda: None)
+        for payload in handshake.later:
+            self._on_payload(payload)
+
+    @property
+    def open_requests(self) -> int:
+        return self._requests.count
 
     async def run(self) -> Lost:
         """Report the engine's state until the connection is lost."""

@@ -51,6 +51,11 @@ class Requests:
                 # Also if the task is cancelled before it begins.
                 task.add_done_callback(lambda _: self._forget(number))
 
+    @property
+    def count(self) -> int:
+        """The open requests and calls."""
+        return len(self._tasks)
+
     async def idle(self) -> None:
         """Return when no request or call is open."""
         while self._tasks:

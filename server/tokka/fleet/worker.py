@@ -59,6 +59,10 @@ class Worker:
             for address in options.gateways
         ]
 
+    @property
+    def open_requests(self) -> int:
+        return sum(link.open_requests for link in self._links)
+
     def drain(self) -> None:
         """Finish the open requests, then end."""
         self._stop.set()

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.events import Collector
-from tokka.core import ChoiceDone, Event, PromptEcho, ReasoningDelta, TextDelta, TokenLogprob
+from tokka.core import ChoiceDone, Event, PromptEcho, ReasoningDelta, TextDelta, TokenLogprob, ToolCallDelta
 from tokka.engine.generation import backlog as module
 from tokka.engine.generation.backlog import Backlog
 from tokka.engine.generation.delivery import Delivery
@@ -193,3 +193,38 @@ def test_backlog_counts_logprobs(alternatives: int | None, most: int, monkeypatc
         backlog.add(TextDelta(count % 7, "x", (count,), scored), None)
     with pytest.raises(SlowReader):
         backlog.add(TextDelta(0, "x", (0,), scored), None)
+
+
+async def test_event_read_elsewhere_stays_in_its_place_while_the_sink_is_full() -> None:
+    sink = Collector()
+    delivery = Delivery(sink, 1)
+    running = asyncio.create_task(delivery.run())
+    await asyncio.sleep(0)
+    sink.block()
+    call = ToolCallDelta(0, 0, "{}", "f")
+    delivery.put_read(call)
+    for event in (TextDelta(0, "a", [1]), TextDelta(0, "b", [2])):
+        delivery.put(event)
+    delivery.put_read(call)
+    delivery.put(TextDelta(0, "c", [3]))
+    delivery.put_read(ChoiceDone(0, "stop"))
+    sink.release()
+    await running
+    assert sink.events == [call, TextDelta(0, "ab", [1, 2]), call, TextDelta(0, "c", [3]), ChoiceDone(0, "stop")]
+    # The request is over.
+    delivery.put_read(call)
+    assert len(sink.events) == 5
+
+
+async def test_events_read_elsewhere_count_towards_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_UNITS", 20)
+    sink = Collector()
+    delivery = Delivery(sink, 1)
+    running = asyncio.create_task(delivery.run())
+    await asyncio.sleep(0)
+    sink.block()
+    for _ in range(10):
+        delivery.put_read(ReasoningDelta(0, "x"))
+    sink.release()
+    with pytest.raises(SlowReader):
+        await running
