@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -34,40 +33,43 @@ class WorkerProgram:
         assert self.process.stdout is not None
         return [json.loads(line) for line in self.process.stdout]
 
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        """Send the signal and return the exit code."""
-        self.process.send_signal(number)
-        return self.process.wait(EXIT_TIMEOUT_S)
-
     async def wait(self, within_s: float = EXIT_TIMEOUT_S) -> int:
-        """Return the exit code while this process goes on."""
+        """Return the exit code. This process goes on meanwhile, as a worker's drain needs its gateway."""
         return await asyncio.to_thread(self.process.wait, within_s)
 
+    def end(self) -> None:
+        """End the process, however the test has left it."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.terminate()
+            try:
+                self.process.wait(EXIT_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        self.errors.close()
 
-@contextmanager
-def worker_program(
+
+def start_worker(
     gateway: Gateway, *arguments: str, prefix: tuple[str, ...] = (), token_file: Path | None = None
-) -> Iterator[WorkerProgram]:
-    """Run `tokka worker` for a gateway, and end it with all its children."""
-    errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed below, after the program has ended
+) -> WorkerProgram:
+    """Start `tokka worker` for a gateway."""
+    errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - `end` closes it
     command = [*prefix, str(TOKKA), "worker", "--join", str(gateway.address), "--log-format", "json"]
     command += ["--join-token-file", str(token_file or gateway.token_file), *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=dict(os.environ))
+    return WorkerProgram(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True), errors)
+
+
+@asynccontextmanager
+async def worker_program(gateway: Gateway, *arguments: str, **options: Any) -> AsyncIterator[WorkerProgram]:
+    """Run `tokka worker` for a gateway, and end it."""
+    program = start_worker(gateway, *arguments, **options)
     try:
-        yield WorkerProgram(process, errors)
+        yield program
     finally:
-        if process.poll() is None:
-            # A test may have stopped it.
-            process.send_signal(signal.SIGCONT)
-            process.terminate()
-            try:
-                process.wait(EXIT_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
-        errors.close()
+        await asyncio.to_thread(program.end)
 
 
 FAKE = ("--engine", "fake")

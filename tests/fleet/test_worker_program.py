@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import signal
 import subprocess
 import time
@@ -15,7 +14,7 @@ import pytest
 from tests.engine.contract import EngineContract, ask, collect
 from tests.events import Collector
 from tests.fleet.gateways import Gateway, gateway, until
-from tests.fleet.programs import FAKE, WorkerProgram, worker_program
+from tests.fleet.programs import FAKE, WorkerProgram, start_worker, worker_program
 from tests.program import free_port
 from tokka.core import Sampling, TextDelta
 from tokka.engine.base import Engine
@@ -43,7 +42,10 @@ async def streams(worker: RemoteWorker, count: int) -> list[asyncio.Task[object]
 
 
 async def test_killed_worker_ends_its_streams_within_a_second(opened: Gateway) -> None:
-    with worker_program(opened, *SLOW, "--worker-id", "a") as victim, worker_program(opened, *SLOW, "--worker-id", "b"):
+    async with (
+        worker_program(opened, *SLOW, "--worker-id", "a") as victim,
+        worker_program(opened, *SLOW, "--worker-id", "b"),
+    ):
         first = await opened.worker(lambda w: (w.hello.worker, w.state) == ("a", "ready"))
         other = await opened.worker(lambda w: (w.hello.worker, w.state) == ("b", "ready"))
         lost, kept = await streams(first, 6), await streams(other, 6)
@@ -60,7 +62,7 @@ async def test_killed_worker_ends_its_streams_within_a_second(opened: Gateway) -
 
 
 async def test_frozen_worker_is_noticed_within_5_seconds(opened: Gateway) -> None:
-    with worker_program(opened, *SLOW) as frozen:
+    async with worker_program(opened, *SLOW) as frozen:
         joined = await opened.ready()
         (stream,) = await streams(joined, 1)
         frozen.process.send_signal(signal.SIGSTOP)
@@ -77,7 +79,7 @@ async def test_frozen_worker_is_noticed_within_5_seconds(opened: Gateway) -> Non
 
 
 async def test_sigterm_drains_the_worker_and_ends_it_with_0(opened: Gateway) -> None:
-    with worker_program(opened, *SLOW) as program:
+    async with worker_program(opened, *SLOW) as program:
         joined = await opened.ready()
         running = asyncio.create_task(collect(joined.engine, ask(sampling=Sampling(max_tokens=50, ignore_eos=True))))
         await until(lambda: joined.engine.stats().unfinished == 1)
@@ -89,32 +91,33 @@ async def test_sigterm_drains_the_worker_and_ends_it_with_0(opened: Gateway) -> 
 
 async def test_worker_with_a_wrong_token_ends_with_a_reason(opened: Gateway, tmp_path: Path) -> None:
     ensure_token_file(tmp_path / "other", tls=False)
-    with worker_program(opened, *FAKE, token_file=tmp_path / "other" / "join-token") as program:
+    async with worker_program(opened, *FAKE, token_file=tmp_path / "other" / "join-token") as program:
         assert await program.wait() == 2
         assert program.stderr().startswith(f"tokka: the gateway at {opened.address} refused this worker: the token")
 
 
 async def test_worker_with_a_missing_token_file_ends_with_a_reason(opened: Gateway, tmp_path: Path) -> None:
-    with worker_program(opened, *FAKE, token_file=tmp_path / "missing") as program:
+    async with worker_program(opened, *FAKE, token_file=tmp_path / "missing") as program:
         assert await program.wait() != 0
         assert "--join-token-file: cannot read" in program.stderr()
 
 
 async def test_worker_whose_gateway_is_gone_ends_after_its_timeout(tmp_path: Path) -> None:
     async with gateway(tmp_path) as listening:
-        program = worker_program(listening, *FAKE, "--gateway-timeout", "1")
-        started = program.__enter__()
+        program = start_worker(listening, *FAKE, "--gateway-timeout", "1")
         await listening.ready()
-    with contextlib.ExitStack() as stack:
-        stack.push(program.__exit__)
-        assert await started.wait(10) == 1
-        assert "no gateway could be reached for 1 s" in started.stderr()
+    try:
+        assert await program.wait(10) == 1
+        assert "no gateway could be reached for 1 s" in program.stderr()
+    finally:
+        program.end()
 
 
 async def test_the_token_is_not_in_the_log(opened: Gateway) -> None:
-    with worker_program(opened, *FAKE, "--log-level", "debug") as program:
+    async with worker_program(opened, *FAKE, "--log-level", "debug") as program:
         await opened.ready()
-        program.stop()
+        program.process.terminate()
+        assert await program.wait() == 0
         assert opened.token not in f"{program.events()}{program.stderr()}"
 
 
@@ -149,18 +152,17 @@ def other_host() -> Iterator[None]:
 
 async def test_vanished_host_is_noticed_within_5_seconds(tmp_path: Path, other_host: None) -> None:
     inside = ("ip", "netns", "exec", SPACE)
-    async with gateway(tmp_path, tls=True, host=HOST) as listening:
-        with worker_program(listening, *SLOW, prefix=inside):
-            joined = await listening.ready()
-            (stream,) = await streams(joined, 1)
-            ip("link", "set", "tkf0", "down")
-            began_s = time.monotonic()
-            with pytest.raises(EngineLost):
-                await stream
-            assert time.monotonic() - began_s < 5.5
-            # The cable is back: the worker finds the gateway again, with the same engine.
-            ip("link", "set", "tkf0", "up")
-            assert (await listening.ready(60)).engine_number == 1
+    async with gateway(tmp_path, tls=True, host=HOST) as listening, worker_program(listening, *SLOW, prefix=inside):
+        joined = await listening.ready()
+        (stream,) = await streams(joined, 1)
+        ip("link", "set", "tkf0", "down")
+        began_s = time.monotonic()
+        with pytest.raises(EngineLost):
+            await stream
+        assert time.monotonic() - began_s < 5.5
+        # The cable is back: the worker finds the gateway again, with the same engine.
+        ip("link", "set", "tkf0", "up")
+        assert (await listening.ready(60)).engine_number == 1
 
 
 # -- the real engine
@@ -175,9 +177,9 @@ def smollm2_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[P
         async with gateway(folder, port=port) as listening:
             return listening
 
-    listening = asyncio.run(started())
-    with worker_program(listening) as program:
-        yield folder, port, program
+    program = start_worker(asyncio.run(started()))
+    yield folder, port, program
+    program.end()
 
 
 @pytest.mark.engine

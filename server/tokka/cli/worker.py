@@ -21,7 +21,6 @@ from tokka.engine.supervision.heap import collect_while_idle, trim_heap
 from tokka.fleet.address import address_of
 from tokka.fleet.worker import Worker, WorkerOptions
 from tokka.observability.log_writer import LineWriter
-from tokka.observability.loop_turns import LoopTurns
 from tokka.settings import Settings
 
 log = structlog.get_logger("tokka.worker")
@@ -61,13 +60,12 @@ def run(
 
 async def _work(options: WorkerOptions, create_engine: Callable[[], Engine], lines: LineWriter) -> None:
     worker = Worker(options, create_engine)
-    turns = LoopTurns(lambda _turn: None)
     drain_on_signals(worker.drain, lines)
     # A collection of all imported objects would block the event loop for 0.1 s.
     trim_heap()
     log.info("worker_started", worker=options.worker, model=options.model, version=__version__, pid=os.getpid())
     aside = [
-        asyncio.create_task(_announce(worker, options, turns)),
+        asyncio.create_task(_announce(worker, options)),
         asyncio.create_task(collect_while_idle(lambda: worker.open_requests)),
     ]
     try:
@@ -76,12 +74,10 @@ async def _work(options: WorkerOptions, create_engine: Callable[[], Engine], lin
         for task in aside:
             task.cancel()
         await asyncio.gather(*aside, return_exceptions=True)
-        turns.close()
-        log.info("stopped", longest_turn_s=round(turns.longest_s, 4))
+        log.info("stopped")
 
 
-async def _announce(worker: Worker, options: WorkerOptions, turns: LoopTurns) -> None:
+async def _announce(worker: Worker, options: WorkerOptions) -> None:
     async for progress in worker.supervisor.changes():
         if progress.state == "ready":
-            turns.start()
             log.info("ready", model=options.model, after_s=round(progress.elapsed_s, 1))

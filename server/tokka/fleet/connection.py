@@ -46,12 +46,16 @@ class Connection(asyncio.Protocol):
     ) -> None:
         self.on_payload = on_payload
         self.on_lost = on_lost
+        # Called before the messages of a turn are sent. It may add some.
+        self.before_flush: Callable[[], None] | None = None
         self._reader = FrameReader(HANDSHAKE_BYTES)
         self._payloads: deque[bytearray] = deque()
         self._is_scheduled = self._is_paused = False
         self._transport: Any = None
         self._loop = asyncio.get_running_loop()
         self._waiting: list[Any] = []
+        # Whether the peer reads too slowly.
+        self.is_full = False
         self._has_room = asyncio.Event()
         self._has_room.set()
         self._lost: Lost | None = None
@@ -61,11 +65,6 @@ class Connection(asyncio.Protocol):
         self._closed: asyncio.Future[None] = self._loop.create_future()
 
     # -- for the owner
-
-    @property
-    def is_full(self) -> bool:
-        """Whether the peer reads too slowly."""
-        return not self._has_room.is_set()
 
     @property
     def is_open(self) -> bool:
@@ -78,7 +77,7 @@ class Connection(asyncio.Protocol):
     def put(self, message: Any) -> None:
         """Send a message at the end of this turn of the event loop, in one frame with the others of the turn."""
         if not self._waiting:
-            self._loop.call_soon(self.flush)
+            self._loop.call_soon(self._flush_turn)
         self._waiting.append(message)
 
     def send(self, message: Any) -> None:
@@ -107,6 +106,11 @@ class Connection(asyncio.Protocol):
             # The peer would wait for the lost messages.
             log.error("messages_not_sent", error=type(error).__name__)
             self.abort("an internal error: a message could not be written")
+
+    def _flush_turn(self) -> None:
+        if self.before_flush is not None:
+            self.before_flush()
+        self.flush()
 
     async def drain(self) -> None:
         """Return when there is room for more, or the connection is over."""
@@ -154,9 +158,11 @@ class Connection(asyncio.Protocol):
             self._work()
 
     def pause_writing(self) -> None:
+        self.is_full = True
         self._has_room.clear()
 
     def resume_writing(self) -> None:
+        self.is_full = False
         self._has_room.set()
 
     def eof_received(self) -> None:

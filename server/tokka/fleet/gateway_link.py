@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ _FIRST_WAIT_S = 0.2
 _LONGEST_WAIT_S = 5.0
 # Maximum seconds of silence from a gateway, which sends a ping every second.
 _SILENCE_S = 10.0
-# Seconds between two reports of the engine's statistics.
+# Seconds between two reports of the engine's statistics. They travel with other messages, of which there is at least
+# one a second, because a frame of their own would cost as much as an engine step's.
 _STATS_EVERY_S = 0.1
 
 
@@ -175,11 +177,13 @@ class _Joined:
         self._on_drain = on_drain
         self._requests = Requests(supervisor.engine, connection, self._send_stats)
         self._sent = EngineStats()
+        self._next_stats_s = 0.0
         # Set when the gateway opens no more requests.
         self._no_more = asyncio.Event()
         self._lost: asyncio.Future[Lost] = asyncio.get_running_loop().create_future()
         connection.on_payload = self._on_payload
         connection.on_lost = self._on_lost
+        connection.before_flush = self._report_stats
         connection.allow_frames(MAX_BYTES)
         connection.watch(lambda: _SILENCE_S, lambda: None)
         for payload in handshake.later:
@@ -191,15 +195,14 @@ class _Joined:
 
     async def run(self) -> Lost:
         """Report the engine's state until the connection is lost."""
-        reporting = [asyncio.create_task(self._report_phases()), asyncio.create_task(self._report_stats())]
+        reporting = asyncio.create_task(self._report_phases())
         try:
             return await asyncio.shield(self._lost)
         finally:
-            for task in reporting:
-                task.cancel()
+            reporting.cancel()
             self._connection.abort("the worker has left")
             self._requests.close()
-            await asyncio.gather(*reporting, return_exceptions=True)
+            await asyncio.gather(reporting, return_exceptions=True)
 
     def abort(self) -> None:
         self._connection.abort("the worker drains")
@@ -251,12 +254,12 @@ class _Joined:
             return messages.Ready(self._supervisor.starts, info)
         return messages.Phase(progress.state, progress.phase, progress.detail)
 
-    async def _report_stats(self) -> None:
-        while True:
+    def _report_stats(self) -> None:
+        if time.monotonic() >= self._next_stats_s:
             self._send_stats()
-            await asyncio.sleep(_STATS_EVERY_S)
 
     def _send_stats(self) -> None:
+        self._next_stats_s = time.monotonic() + _STATS_EVERY_S
         stats = self._supervisor.stats()
         if stats != self._sent:
             self._sent = stats

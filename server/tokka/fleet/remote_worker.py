@@ -89,7 +89,7 @@ class RemoteWorker:
 
     def _on_payload(self, payload: bytearray) -> None:
         for message in messages.from_worker(payload):
-            if isinstance(message, _OWN):
+            if type(message) in _OWN:
                 self._take(message)
             else:
                 self.engine.receive(message)
@@ -134,4 +134,5 @@ class RemoteWorker:
         self._on_change(self)
 
 
-_OWN = (messages.Stats, messages.Phase, messages.Ready, messages.Draining, messages.Bye, messages.Pong)
+# The messages that are not about one request.
+_OWN = frozenset({messages.Stats, messages.Phase, messages.Ready, messages.Draining, messages.Bye, messages.Pong})

@@ -165,11 +165,7 @@ class RemoteEngine:
         """Take a message about a request. One about a request that is over is dropped."""
         if isinstance(message, EVENT_MESSAGES):
             if (run := self._running.get(message.request)) is not None:
-                try:
-                    run.take(message)
-                except Exception as error:
-                    # A fault in Tokka's code for one request must not end the others.
-                    run.fail(error)
+                run.take(message)
         elif isinstance(message, _ANSWERS):
             if (answer := self._calls.get(message.request)) is not None and not answer.done():
                 answer.set_result(message)
@@ -227,14 +223,18 @@ class _Run:
         self.usage = usage
 
     def take(self, message: EventMessage) -> None:
-        event = event_of(message)
-        if isinstance(event, TextDelta):
-            self.delivery.put(event)
-        elif isinstance(event, ReasoningDelta | ToolCallDelta | ChoiceDone):
-            self.delivery.put_read(event)
-        else:
-            # The prompt's own events may be long.
-            self.delivery.put_parts(iter((event,)))
+        """Pass on an event. A fault in Tokka's code for one request must not end the others: it ends this one."""
+        try:
+            event = event_of(message)
+            if type(event) is TextDelta:
+                self.delivery.put(event)
+            elif isinstance(event, ReasoningDelta | ToolCallDelta | ChoiceDone):
+                self.delivery.put_read(event)
+            else:
+                # The prompt's own events may be long.
+                self.delivery.put_parts(iter((event,)))
+        except Exception as error:
+            self.fail(error)
 
     def complete(self, usage: Usage) -> None:
         if not self.usage.done():
