@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import socket
 import sys
 import tempfile
@@ -27,14 +28,14 @@ from tokka.settings import Settings
 
 async def run(folder: Path, lines: LineWriter, *, tls: bool, port: int, options: list[str]) -> int:
     """Start the worker, wait until it is ready, and serve its engine until stopped. Return the exit code."""
-    token, context = ensure_token_file(folder, tls=tls), server_context(folder) if tls else None
+    token = ensure_token_file(folder, tls=tls)
     ready: asyncio.Future[RemoteWorker] = asyncio.get_running_loop().create_future()
 
     def on_change(worker: RemoteWorker) -> None:
         if worker.state == "ready" and not ready.done():
             ready.set_result(worker)
 
-    listener = Listener(token.token, context, lambda _: None, on_change)
+    listener = Listener(token.token, server_context(folder, token), lambda _: None, on_change)
     door = socket.create_server(("127.0.0.1", 0))
     listener.open([door])
     command = [str(TOKKA), "worker", "--join", f"127.0.0.1:{door.getsockname()[1]}", "--log-level", "error"]
@@ -46,7 +47,8 @@ async def run(folder: Path, lines: LineWriter, *, tls: bool, port: int, options:
         with bound(settings) as listeners:
             return await serve(settings, lambda: worker.engine, listeners, lines)
     finally:
-        process.terminate()
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
         await process.wait()
         await listener.close()
 

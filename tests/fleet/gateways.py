@@ -74,9 +74,8 @@ async def gateway(
 ) -> AsyncIterator[Gateway]:
     """Run a gateway's listener with its token in this folder."""
     token = ensure_token_file(folder, tls=tls)
-    context = server_context(folder) if tls else None
     changed = asyncio.Event()
-    listener = Listener(token.token, context, accepts, lambda _worker: changed.set())
+    listener = Listener(token.token, server_context(folder, token), accepts, lambda _worker: changed.set())
     bound = socket.create_server((host, port))
     address = Address(host, bound.getsockname()[1])
     listener.open([bound])

@@ -15,6 +15,7 @@ def test_token_is_made_once(tmp_path: Path) -> None:
     made = ensure_token_file(tmp_path / "state", tls=False)
     assert made == ensure_token_file(tmp_path / "state", tls=False) == read_token_file(tmp_path / "state" / TOKEN_NAME)
     assert made.certificate is None
+    assert server_context(tmp_path / "state", made) is None
 
 
 def test_certificate_is_added_to_the_token(tmp_path: Path) -> None:
@@ -22,7 +23,7 @@ def test_certificate_is_added_to_the_token(tmp_path: Path) -> None:
     assert secure.token == plain.token
     assert secure.client_context() is not None
     assert secure == ensure_token_file(tmp_path, tls=True) == ensure_token_file(tmp_path, tls=False)
-    server_context(tmp_path)
+    assert server_context(tmp_path, secure) is not None
 
 
 def test_certificate_is_made_again_without_its_key(tmp_path: Path) -> None:
@@ -30,7 +31,7 @@ def test_certificate_is_made_again_without_its_key(tmp_path: Path) -> None:
     (tmp_path / KEY_NAME).unlink()
     second = ensure_token_file(tmp_path, tls=True)
     assert (second.token, second.certificate != first.certificate) == (first.token, True)
-    server_context(tmp_path)
+    assert server_context(tmp_path, second) is not None
 
 
 def test_files_are_for_their_owner_alone(tmp_path: Path) -> None:
@@ -69,10 +70,10 @@ def test_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 def test_key_of_another_certificate_is_refused(tmp_path: Path) -> None:
     ensure_token_file(tmp_path / "a", tls=True)
-    ensure_token_file(tmp_path / "b", tls=True)
+    token = ensure_token_file(tmp_path / "b", tls=True)
     (tmp_path / "a" / KEY_NAME).replace(tmp_path / "b" / KEY_NAME)
     with pytest.raises(ConfigurationError, match="does not fit the certificate"):
-        server_context(tmp_path / "b")
+        server_context(tmp_path / "b", token)
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def read_token_file(path: Path) -> JoinToken:
 def ensure_token_file(folder: Path, *, tls: bool) -> JoinToken:
     """Return the gateway's token, and write its files first if they are missing. Raises StartupError.
 
-    Plain and TLS share the token. Their files are for the owner alone.
+    A file with a certificate keeps it without `tls`, since workers have copies. The files are for the owner alone.
     """
     path, key = folder / TOKEN_NAME, folder / KEY_NAME
     try:
@@ -72,13 +72,15 @@ def ensure_token_file(folder: Path, *, tls: bool) -> JoinToken:
             _write(key, private)
         token = found.token if found is not None else secrets.token_urlsafe(32)
         _write(path, f"{token}\n{certificate or ''}")
-        return JoinToken(token, certificate)
+        return read_token_file(path)
     except OSError as error:
         raise unreadable(f"cannot write {TOKEN_NAME} in {folder}: {error.strerror}", error) from None
 
 
-def server_context(folder: Path) -> ssl.SSLContext:
-    """Return the gateway's context. The files must exist. Raises StartupError."""
+def server_context(folder: Path, token: JoinToken) -> ssl.SSLContext | None:
+    """Return the gateway's context, None if its token file has no certificate. Raises StartupError."""
+    if token.certificate is None:
+        return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     try:
