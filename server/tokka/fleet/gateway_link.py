@@ -240,7 +240,6 @@ class _Joined:
                     self._requests.take(message)
 
     def _on_lost(self, lost: Lost) -> None:
-        self._requests.close()
         if not self._lost.done():
             self._lost.set_result(lost)
 
