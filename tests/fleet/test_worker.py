@@ -17,6 +17,7 @@ from tokka.engine.base import Engine
 from tokka.engine.fake import FakeEngine, FakeOptions
 from tokka.errors import Draining, EngineDied, EngineLost, InvalidRequest, TemporaryError
 from tokka.fleet.worker import Worker
+from tokka.protocol.worker.frames import MAX_BYTES
 
 SLOW = FakeOptions(token_delay_s=0.01)
 LONG = Sampling(max_tokens=100, ignore_eos=True)
@@ -175,6 +176,14 @@ async def test_a_value_that_no_message_can_hold_is_refused(opened: Gateway) -> N
         prompt = ChatPrompt(({"role": "user", "content": "Hei", "number": 2**70},))
         with pytest.raises(InvalidRequest, match="`messages` holds a value that cannot be passed on"):
             await engine.prepare(ask(prompt))
+        assert (await collect(engine, ask())).usage.completion_tokens == 12
+
+
+async def test_a_request_above_the_largest_frame_is_refused(opened: Gateway) -> None:
+    async with worker(opened):
+        engine = (await opened.ready()).engine
+        with pytest.raises(InvalidRequest, match="more than 64 MiB"):
+            await engine.prepare(ask(TextPrompt("x" * (MAX_BYTES + 1))))
         assert (await collect(engine, ask())).usage.completion_tokens == 12
 
 

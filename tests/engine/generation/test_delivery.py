@@ -195,7 +195,7 @@ def test_backlog_counts_logprobs(alternatives: int | None, most: int, monkeypatc
         backlog.add(TextDelta(0, "x", (0,), scored), None)
 
 
-async def test_event_read_elsewhere_stays_in_its_place_while_the_sink_is_full() -> None:
+async def test_event_read_elsewhere_stays_in_its_place_in_the_backlog() -> None:
     sink = Collector()
     delivery = Delivery(sink, 1)
     running = asyncio.create_task(delivery.run())
