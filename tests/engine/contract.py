@@ -242,6 +242,12 @@ class EngineContract:
         text = TextPrompt("Hyvää päivää 🦌!")
         assert await engine.detokenize(await engine.tokenize(text, TENANT), TENANT) == text.text
 
+    async def test_token_texts_are_one_for_each_token(self, engine: Engine) -> None:
+        ids = await engine.tokenize(PROMPT, TENANT)
+        texts = await engine.token_texts(ids, TENANT)
+        assert len(texts) == len(ids)
+        assert "capital" in "".join(texts)
+
     async def test_more_than_the_context_is_refused_before_accepted(self, engine: Engine) -> None:
         with pytest.raises(ContextLengthExceeded):
             await engine.prepare(ask(sampling=Sampling(max_tokens=10**9)))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -18,7 +20,7 @@ from tests.program import TURN_BOUND_S
 from tokka import __version__
 from tokka.core import Sampling
 from tokka.errors import ConfigurationError
-from tokka.fleet import stranger
+from tokka.fleet import listener, stranger
 from tokka.fleet.token_file import ensure_token_file
 from tokka.observability.loop_turns import LoopTurns
 from tokka.protocol.worker.frames import HANDSHAKE_BYTES, MAX_BYTES, frame_of
@@ -75,7 +77,7 @@ async def test_worker_without_the_token_is_refused(joined: Gateway) -> None:
     assert list(joined.listener.workers) == ["w1"]
 
 
-async def test_worker_of_another_protocol_is_refused_with_both_versions(joined: Gateway) -> None:
+async def test_worker_of_another_protocol_is_refused_with_versions(joined: Gateway) -> None:
     reply = await answer(joined, hello(joined, protocol=PROTOCOL + 1, version="9.9.9"))
     assert isinstance(reply, Refusal)
     assert "9.9.9" in reply.reason
@@ -199,3 +201,42 @@ async def test_worker_that_joins_again_replaces_its_old_connection(joined: Gatew
     await joined.state(first, "gone", 2)
     # The real one comes back.
     assert (await joined.ready()).engine is not first.engine
+
+
+async def test_lack_of_open_files_is_waited_out(joined: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "_ACCEPT_AGAIN_S", 0.2)
+
+    class Exhausted:
+        """A listening socket of a process without a free file."""
+
+        def __init__(self, real: socket.socket) -> None:
+            self._real = real
+            self.attempts = 0
+
+        def fileno(self) -> int:
+            return self._real.fileno()
+
+        def accept(self) -> tuple[socket.socket, Any]:
+            self.attempts += 1
+            if self.attempts < 3:
+                raise OSError(errno.EMFILE, "too many open files")
+            return self._real.accept()
+
+        def close(self) -> None:
+            self._real.close()
+
+    opened = joined.listener
+    (real,) = opened._listeners
+    asyncio.get_running_loop().remove_reader(real)
+    exhausted: Any = Exhausted(real)
+    opened._listeners[:] = [exhausted]
+    opened._watch(exhausted)
+    assert isinstance(await answer(joined, hello(joined)), Welcome)
+    # The attempts are apart, and do not spin.
+    assert exhausted.attempts <= 4
+    await serves(joined)
+
+
+async def test_gateway_has_a_maximum_of_workers(joined: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "_MOST_WORKERS", 1)
+    assert await answer(joined, hello(joined)) == Refusal("the gateway has 1 workers, its maximum")

@@ -41,8 +41,10 @@ async def streams(worker: RemoteWorker, count: int) -> list[asyncio.Task[object]
     return tasks  # type: ignore[return-value]
 
 
-async def test_killed_worker_ends_its_streams_within_a_second(opened: Gateway) -> None:
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+async def test_killed_worker_ends_its_streams_within_a_second(tmp_path: Path, tls: bool) -> None:
     async with (
+        gateway(tmp_path, tls=tls) as opened,
         worker_program(opened, *SLOW, "--worker-id", "a") as victim,
         worker_program(opened, *SLOW, "--worker-id", "b"),
     ):

@@ -46,7 +46,7 @@ def test_worker_with_the_token_may_join() -> None:
     assert refusal_of(hello(), "t") is None
 
 
-def test_worker_of_another_version_may_join_with_the_same_protocol() -> None:
+def test_worker_of_another_version_may_join_with_its_protocol() -> None:
     assert refusal_of(hello(version="0.0.1"), "t") is None
 
 

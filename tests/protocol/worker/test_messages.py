@@ -157,7 +157,7 @@ def test_an_error_is_the_same_behind_the_wire(error: TokkaError) -> None:
     assert (read.body(), read.headers()) == (error.body(), error.headers())
 
 
-def test_an_error_that_engines_do_not_raise_becomes_an_engine_error() -> None:
+def test_an_error_of_another_layer_becomes_an_engine_error() -> None:
     error = RateLimited("too many", of="requests", retry_after_s=1)
     assert type(error_of(packed_error(error))) is errors.EngineError
 
