@@ -138,24 +138,41 @@ async def test_nothing_is_written_after_the_end() -> None:
     assert not peer.transport.written
 
 
-async def test_silent_peer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_silence_is_measured_until_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_LOOK_EVERY_S", 0.02)
-    peer, looks = Peer(), []
-    peer.connection.watch(lambda: 0.1, lambda: looks.append(1))
-    await until(lambda: bool(peer.transport.is_closed))
+    peer = Peer()
+    looks: list[float] = []
+    peer.connection.watch(looks.append)
+    await until(lambda: looks[-1] > 0.1)
+    peer.connection.data_received(frame_of(b"a"))
+    await until(lambda: looks[-1] < 0.1)
     peer.connection.connection_lost(None)
-    assert peer.lost[0].reason.startswith("the peer was silent for 0.1")
-    assert not peer.lost[0].by_peer
-    assert len(looks) >= 3
+    seen = len(looks)
+    await asyncio.sleep(0.06)
+    assert len(looks) == seen
 
 
 async def test_peer_is_not_blamed_when_this_process_was_held_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_LOOK_EVERY_S", 0.05)
     peer = Peer()
-    peer.connection.watch(lambda: 0.1, lambda: None)
+    looks: list[float] = []
+    peer.connection.watch(looks.append)
     time.sleep(0.3)  # noqa: ASYNC251 - the process is held up
-    await asyncio.sleep(0.01)
-    assert not peer.transport.is_closed
+    await until(lambda: len(looks) > 1)
+    assert looks[1] < 0.1
+
+
+async def test_frames_behind_the_one_that_ended_it_are_dropped() -> None:
+    peer = Peer()
+
+    def take(payload: bytearray) -> None:
+        peer.take(payload)
+        peer.connection.close("enough")
+
+    peer.connection.on_payload = take
+    peer.connection.data_received(frame_of(b"a") + frame_of(b"b"))
+    peer.connection.data_received(frame_of(b"c"))
+    assert peer.payloads == [b"a"]
 
 
 @pytest.mark.parametrize(

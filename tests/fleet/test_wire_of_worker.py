@@ -95,7 +95,9 @@ async def test_gateway_with_a_broken_frame_is_left_and_dialled_again(played: Pla
 
 async def test_silent_gateway_is_left_and_dialled_again(played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gateway_link, "_SILENCE_S", 0.5)
-    await (await played.connection()).next(messages.Ready)
+    gateway = await played.connection()
+    # A gateway that was frozen reads this when it goes on.
+    assert (await gateway.next(messages.Bye)).reason.startswith("the gateway was silent for")
     assert (await (await played.connection()).next(messages.Ready)).engine == 1
 
 

@@ -59,7 +59,7 @@ class Connection(asyncio.Protocol):
         self._has_room = asyncio.Event()
         self._has_room.set()
         self._lost: Lost | None = None
-        self._is_over = False
+        self._is_over = self._is_refused = False
         self._watch: asyncio.TimerHandle | None = None
         self._heard_s = time.monotonic()
         self._closed: asyncio.Future[None] = self._loop.create_future()
@@ -117,21 +117,21 @@ class Connection(asyncio.Protocol):
         self.flush()
         await self._has_room.wait()
 
-    def watch(self, silence_s: Callable[[], float], look: Callable[[], None]) -> None:
-        """End the connection when the peer has sent nothing for `silence_s()` seconds. Call `look` every second."""
+    def watch(self, look: Callable[[float], None]) -> None:
+        """Call `look` now and every second with the seconds since the peer's last byte, until the end."""
         self._heard_s = time.monotonic()
-        self._look(silence_s, look, self._heard_s)
+        self._look(look, self._heard_s)
 
     def close(self, reason: str) -> None:
         """Send the waiting messages, then end the connection."""
-        self._set_lost(Lost(reason))
+        self._refuse(reason)
         self.flush()
         if self._transport is not None:
             self._transport.close()
 
     def abort(self, reason: str) -> None:
         """End the connection now."""
-        self._set_lost(Lost(reason))
+        self._refuse(reason)
         if self._transport is not None:
             self._transport.abort()
 
@@ -149,13 +149,15 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._heard_s = time.monotonic()
+        if self._is_refused:
+            return
         try:
             self._payloads.extend(self._reader.feed(data))
         except BrokenFrame as error:
             self.abort(str(error))
-            return
-        if not self._is_scheduled:
-            self._work()
+        else:
+            if not self._is_scheduled:
+                self._work()
 
     def pause_writing(self) -> None:
         self.is_full = True
@@ -188,12 +190,10 @@ class Connection(asyncio.Protocol):
             try:
                 self.on_payload(self._payloads.popleft())
             except BrokenFrame as error:
-                self._payloads.clear()
                 self.abort(str(error))
             except Exception as error:
                 # Our fault, and the state of this connection is unknown.
                 log.error("connection_failed", error=type(error).__name__, exc_info=error)
-                self._payloads.clear()
                 self.abort(f"an internal error: {type(error).__name__}")
             if self._payloads and time.monotonic() > until_s:
                 self._is_scheduled = True
@@ -211,18 +211,20 @@ class Connection(asyncio.Protocol):
             self._is_paused = True
             self._transport.pause_reading()
 
-    def _look(self, silence_s: Callable[[], float], look: Callable[[], None], due_s: float) -> None:
-        if self._is_over:
-            return
+    def _look(self, look: Callable[[float], None], due_s: float) -> None:
         now_s = time.monotonic()
         if now_s - due_s > _LOOK_EVERY_S:
             # This process was held up. The peer's frames may wait in the socket.
             self._heard_s = now_s
-        if (silent_s := now_s - self._heard_s) > silence_s():
-            self.abort(f"the peer was silent for {silent_s:.1f} s")
-            return
-        look()
-        self._watch = self._loop.call_later(_LOOK_EVERY_S, self._look, silence_s, look, now_s + _LOOK_EVERY_S)
+        look(now_s - self._heard_s)
+        if not self._is_over:
+            self._watch = self._loop.call_later(_LOOK_EVERY_S, self._look, look, now_s + _LOOK_EVERY_S)
+
+    def _refuse(self, reason: str) -> None:
+        """Note that this side ends the connection. It takes no more frames."""
+        self._set_lost(Lost(reason))
+        self._is_refused = True
+        self._payloads.clear()
 
     def _set_lost(self, lost: Lost) -> None:
         # The first reason is the cause.

@@ -89,7 +89,7 @@ class GatewayLink:
                     wait_s = _FIRST_WAIT_S
                     await self._serve(joined)
             except (OSError, TimeoutError, BrokenFrame, StartupError) as error:
-                log.warning("gateway_not_reached", gateway=str(self.address), error=str(error), next_in_s=wait_s)
+                log.warning("gateway_not_reached", gateway=str(self.address), reason=str(error) or type(error).__name__)
             # Many workers lose a gateway at the same time.
             await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))  # noqa: S311 - not a secret
             wait_s = min(_LONGEST_WAIT_S, 2 * wait_s)
@@ -185,7 +185,7 @@ class _Joined:
         connection.on_lost = self._on_lost
         connection.before_flush = self._report_stats
         connection.allow_frames(MAX_BYTES)
-        connection.watch(lambda: _SILENCE_S, lambda: None)
+        connection.watch(self._look)
         for payload in handshake.later:
             self._on_payload(payload)
 
@@ -226,6 +226,15 @@ class _Joined:
         # Requests that the gateway has sent before it knew of the drain.
         await self._no_more.wait()
         await self._requests.idle()
+
+    def _look(self, silent_s: float) -> None:
+        if not self._connection.is_open:
+            # It could not be closed within a second, because the gateway reads nothing.
+            self._connection.abort("the gateway reads nothing")
+        elif silent_s > _SILENCE_S:
+            # A gateway that goes on reads the goodbye, and counts no death against its requests.
+            self._connection.put(messages.Bye(f"the gateway was silent for {silent_s:.1f} s"))
+            self._connection.close(f"the gateway was silent for {silent_s:.1f} s")
 
     def _on_payload(self, payload: bytearray) -> None:
         for message in messages.from_gateway(payload):

@@ -99,7 +99,6 @@ class Listener:
 
     def _meet(self, accepted: socket.socket, peer: str) -> None:
         accepted.setblocking(False)
-        accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if len(self._strangers) >= _MOST_STRANGERS:
             oldest = next(iter(self._strangers))
             oldest.turn_away(f"more than {_MOST_STRANGERS} connections have not said hello")

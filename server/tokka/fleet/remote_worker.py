@@ -53,7 +53,7 @@ class RemoteWorker:
         self._goodbye: str | None = None
         connection.on_payload = self._on_payload
         connection.allow_frames(MAX_BYTES)
-        connection.watch(self._silence_s, self._ping)
+        connection.watch(self._look)
 
     # -- Link
 
@@ -79,11 +79,11 @@ class RemoteWorker:
             self.engine.end(EngineLost(), self._goodbye or f"the worker was lost: {lost.reason}")
         self._move("gone")
 
-    def _ping(self) -> None:
-        self.send(messages.Ping())
-
-    def _silence_s(self) -> float:
-        return _SILENCE_AT_START_S if self.state == "starting" else _SILENCE_S
+    def _look(self, silent_s: float) -> None:
+        if silent_s > (_SILENCE_AT_START_S if self.state == "starting" else _SILENCE_S):
+            self.connection.abort(f"the worker was silent for {silent_s:.1f} s")
+        else:
+            self.send(messages.Ping())
 
     # -- messages
 
