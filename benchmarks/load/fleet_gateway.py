@@ -45,7 +45,7 @@ async def run(folder: Path, lines: LineWriter, *, tls: bool, port: int, options:
         worker = await ready
         settings = Settings(port=port, engine="fake", state_dir=folder)
         with bound(settings) as listeners:
-            return await serve(settings, lambda: worker.engine, listeners, lines)
+            return await serve(settings, lambda: worker.engine, None, listeners, lines)
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.terminate()

@@ -35,6 +35,7 @@ from tokka.api.path_facts import REFERENCE_ASSETS
 from tokka.api.reference import assets
 from tokka.core import RequestRecord
 from tokka.dispatch.background import Background
+from tokka.dispatch.catalogue import Catalogue, ServedModel
 from tokka.dispatch.conversations import Conversations
 from tokka.dispatch.dispatcher import Dispatcher
 from tokka.dispatch.ending import finish
@@ -45,6 +46,7 @@ from tokka.errors import ConfigurationError
 from tokka.observability.metrics import Metrics
 from tokka.parsing.bodies import BodyParser
 from tokka.settings import Settings, parse_size
+from tokka.tasks import Task
 
 if TYPE_CHECKING:
     from tokka.accounts.ledger import Ledger
@@ -55,6 +57,8 @@ if TYPE_CHECKING:
 _BODY_BYTES_PER_TOKEN = 128
 _LEAST_BODY_BYTES = 1 << 20
 _MOST_BODY_BYTES = 32 << 20
+# The same for a request with many texts: 2,048 of 4 KiB.
+_BULK_BODY_BYTES = 8 << 20
 # Maximum seconds to wait for another process's transaction. The waiting thread does not see revoked keys meanwhile.
 _BUSY_S = 1.0
 
@@ -66,8 +70,7 @@ class Server:
     app: ASGIApp
     # Returns the OpenAPI document. The first call blocks for 0.4 s.
     document: Callable[[], dict[str, Any]]
-    supervisor: Supervisor
-    admission: AdmissionController
+    catalogue: Catalogue
     accounts: Accounts
     responses: ResponseStore
     background: Background
@@ -79,67 +82,115 @@ class Server:
     drain: Callable[[], None]
     stop: asyncio.Event
 
+    @property
+    def supervisor(self) -> Supervisor:
+        """The supervisor of the main model."""
+        return self.catalogue.main.supervisor
 
-def create_server(settings: Settings, create_engine: Callable[[], Engine]) -> Server:
-    """Build the server without starting it. Raises ConfigurationError if settings contradict each other."""
+    @property
+    def admission(self) -> AdmissionController:
+        """The admission of the main model."""
+        return self.catalogue.main.admission
+
+
+def create_server(
+    settings: Settings, create_engine: Callable[[], Engine], create_embedder: Callable[[], Engine] | None = None
+) -> Server:
+    """Build the server without starting it. Raises ConfigurationError if settings contradict each other.
+
+    `create_embedder`: creates the engine of the embedding model, if there is one.
+    """
     metrics = Metrics()
-    admission = AdmissionController(
-        _policy(settings), queue_timeout_s=settings.queue_timeout, on_error=metrics.observe_prediction
-    )
     stop = asyncio.Event()
-
-    def on_state(state: str) -> None:
-        if not admission.is_draining:
-            metrics.set_engine_state(state)
-        if supervisor.info:
-            admission.resize(supervisor.info)
+    accounts, tokens = _create_accounts(settings, metrics)
+    # The states of the main model's engine are those of the server.
+    main = _create_model(settings, create_engine, metrics, accounts.ring, on_state=metrics.set_engine_state)
+    catalogue = Catalogue([main, *_create_embedding_model(settings, create_embedder, metrics, accounts.ring)])
 
     def drain() -> None:
-        admission.start_draining()
+        catalogue.start_draining()
         metrics.set_engine_state("draining")
         stop.set()
 
-    supervisor = _create_supervisor(settings, create_engine, on_state, metrics)
-    _watch(metrics, supervisor, admission)
-    accounts, tokens = _create_accounts(settings, metrics)
+    _watch(metrics, catalogue)
     allowances = _create_allowances(accounts)
     responses = _create_responses(settings, accounts)
-    dispatcher = _create_dispatcher(settings, supervisor, admission, accounts)
+    dispatcher = _create_dispatcher(settings, catalogue, accounts)
     dispatcher.notes_prompts = settings.log_prompts
     background = _create_background(settings, dispatcher, responses, metrics, accounts)
     bodies = BodyParser(ignores_unknown=settings.unknown_fields == "ignore")
     services = Services(
         dispatcher=dispatcher,
-        supervisor=supervisor,
-        admission=admission,
+        catalogue=catalogue,
         allowances=allowances,
         accounts=accounts,
         metrics=metrics,
         bodies=bodies,
-        names=settings.names(),
         started_s=int(time.time()),
-        conversations=Conversations(responses, _max_body_bytes(settings, supervisor)),
+        conversations=Conversations(responses, _max_body_bytes(settings, main.supervisor)),
         background=background,
         fingerprint=_fingerprint(settings.names()[0]),
         keep_alive_s=settings.keep_alive_interval,
-        body_limit=_body_limit(settings, supervisor),
+        body_limit=_body_limit(settings, main.supervisor),
         drain=drain,
     )
     app, routes = _create_app(settings, services)
-    parts = supervisor, admission, accounts, responses, background, tokens, bodies, metrics
+    parts = catalogue, accounts, responses, background, tokens, bodies, metrics
     return Server(app, routes.openapi, *parts, drain, stop)
 
 
-def _create_supervisor(
-    settings: Settings, create_engine: Callable[[], Engine], on_state: Callable[[str], None], metrics: Metrics
-) -> Supervisor:
-    return Supervisor(
+def _create_model(
+    settings: Settings,
+    create_engine: Callable[[], Engine],
+    metrics: Metrics,
+    ring: KeyRing,
+    *,
+    on_state: Callable[[str], None] = lambda _: None,
+    names: tuple[str, ...] = (),
+    tasks: frozenset[Task] | None = None,
+) -> ServedModel:
+    """Return a served model with a supervisor, an admission and a quarantine of its own.
+
+    `names`, `tasks`: of a model beside the main one.
+    """
+    names = names or settings.names()
+    # Targets for the times of tokens do not apply to vectors.
+    policy = (
+        _policy(settings) if tasks is None else AdmissionPolicy(_bounds(settings), Targets(), settings.tenant_weights)
+    )
+    admission = AdmissionController(policy, queue_timeout_s=settings.queue_timeout, on_error=metrics.observe_prediction)
+
+    def on_engine_state(state: str) -> None:
+        if not admission.is_draining:
+            on_state(state)
+        if supervisor.info:
+            admission.resize(supervisor.info)
+
+    supervisor = Supervisor(
         create_engine,
-        on_state=on_state,
+        on_state=on_engine_state,
         on_restart=metrics.count_restart,
         policy=RestartPolicy(settings.max_quick_deaths),
         stall_timeout_s=settings.stall_timeout,
+        starts_on_demand=tasks is not None and settings.loads_embedding_model_late,
+        name=None if tasks is None else names[0],
     )
+    quarantine = Quarantine(
+        settings.quarantine_time,
+        strikes=strikes_before(settings.max_quick_deaths),
+        has_others=lambda: ring.has_several_tenants,
+    )
+    metrics.watch_model(names[0], lambda: supervisor.progress().state == "ready")
+    return ServedModel(names, supervisor, admission, quarantine, tasks)
+
+
+def _create_embedding_model(
+    settings: Settings, create_embedder: Callable[[], Engine] | None, metrics: Metrics, ring: KeyRing
+) -> list[ServedModel]:
+    if create_embedder is None:
+        return []
+    names, tasks = settings.embedding_names(), frozenset[Task]({"embed"})
+    return [_create_model(settings, create_embedder, metrics, ring, names=names, tasks=tasks)]
 
 
 def _create_allowances(accounts: Accounts) -> Allowances:
@@ -148,27 +199,16 @@ def _create_allowances(accounts: Accounts) -> Allowances:
     return allowances
 
 
-def _watch(metrics: Metrics, supervisor: Supervisor, admission: AdmissionController) -> None:
-    metrics.watch(supervisor.stats, lambda: admission.waiting_choices, lambda: admission.limit, time.process_time)
-    metrics.watch_lag(lambda: admission.late_s)
+def _watch(metrics: Metrics, catalogue: Catalogue) -> None:
+    main = catalogue.main.admission
+    metrics.watch(catalogue.stats, lambda: catalogue.waiting_choices, lambda: main.limit, time.process_time)
+    metrics.watch_lag(lambda: main.late_s)
 
 
-def _create_dispatcher(
-    settings: Settings,
-    supervisor: Supervisor,
-    admission: AdmissionController,
-    accounts: Accounts,
-) -> Dispatcher:
+def _create_dispatcher(settings: Settings, catalogue: Catalogue, accounts: Accounts) -> Dispatcher:
     return Dispatcher(
-        supervisor,
-        admission,
-        Quarantine(
-            settings.quarantine_time,
-            strikes=strikes_before(settings.max_quick_deaths),
-            has_others=lambda: accounts.ring.has_several_tenants,
-        ),
+        catalogue,
         MemoryBudget(parse_size(settings.answer_memory), "answers"),
-        settings.names(),
         downtimes=accounts.downtimes,
         request_timeout_s=settings.request_timeout,
         shares_prefix_cache=lambda: _shares_prefix_cache(settings, accounts.ring),
@@ -225,13 +265,17 @@ def _shares_prefix_cache(settings: Settings, ring: KeyRing) -> bool:
     return not ring.is_protected if settings.share_prefix_cache is None else settings.share_prefix_cache
 
 
-def _policy(settings: Settings) -> AdmissionPolicy:
-    bounds = Bounds(
+def _bounds(settings: Settings) -> Bounds:
+    return Bounds(
         settings.max_waiting,
         settings.max_waiting_tokens,
         settings.max_waiting_per_tenant,
         settings.max_waiting_tokens_per_tenant,
     )
+
+
+def _policy(settings: Settings) -> AdmissionPolicy:
+    bounds = _bounds(settings)
     given = Targets(settings.slo_ttft, settings.slo_tpot)
     if settings.slo == "interactive":
         return AdmissionPolicy(bounds, given, settings.tenant_weights, targets_of=interactive)
@@ -276,7 +320,8 @@ def _create_app(settings: Settings, services: Services) -> tuple[ASGIApp, FastAP
 
 def _body_limit(settings: Settings, supervisor: Supervisor) -> BodyLimit:
     memory = MemoryBudget(parse_size(settings.body_memory), "request bodies")
-    return BodyLimit(_max_body_bytes(settings, supervisor), settings.body_timeout, memory)
+    bulk_bytes = 0 if settings.max_body_size else _BULK_BODY_BYTES
+    return BodyLimit(_max_body_bytes(settings, supervisor), settings.body_timeout, memory, bulk_bytes)
 
 
 def _max_body_bytes(settings: Settings, supervisor: Supervisor) -> Callable[[], int]:

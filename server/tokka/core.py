@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from tokka.required_calls import RequiredCalls
+from tokka.tasks import Task
+
 FinishReason = Literal["stop", "length", "tool_calls"]
 ToolChoice = Literal["none", "auto", "required", "named"]
 # `json`: a JSON Schema; `regex`: a regular expression; `choice`: a JSON list of strings; `grammar`: Lark or GBNF;
 # `calls`: a JSON object with `functions` (argument schemas by name, for tool calls in Hermes format), `answer` (schema
 # of text without tool calls, or null) and `parallel`; `tags`: a JSON list of tags that may occur in free text.
 ConstraintKind = Literal["json", "regex", "choice", "grammar", "calls", "tags"]
-# Why an engine stopped serving: it exited, made no step despite work, did not reply to a call, or failed to restart.
-DeathReason = Literal["died", "stalled", "unresponsive", "start_failed"]
 Outcome = Literal["stop", "length", "tool_calls", "aborted", "timeout", "rejected", "invalid", "error"]
 KeyScope = Literal["inference", "metrics", "admin"]
 
@@ -58,16 +59,6 @@ class Spent:
     month: int = 0
     # Tokens left in this server's lease on a shared quota. None: it needs no lease.
     held: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Downtime:
-    """A window in which servers refuse new requests. Times are seconds since 1970, in UTC; `end` is exclusive."""
-
-    id: str
-    begin: int
-    end: int
-    reason: str
 
 
 # The key of a request that needs no key.
@@ -129,34 +120,19 @@ class TextPrompt:
 
     text: str
     add_special_tokens: bool | None = None
+    # Name of the wire field, for error messages. Empty: the request's.
+    param: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class TokensPrompt:
-    """A prompt as token ids."""
+    """A prompt as token ids. `param`: as in a text."""
 
     token_ids: Sequence[int]
+    param: str = ""
 
 
 Prompt = ChatPrompt | TextPrompt | TokensPrompt
-
-
-@dataclass(frozen=True, slots=True)
-class FunctionSchema:
-    """The enforced schema of one function's arguments."""
-
-    name: str
-    arguments: Mapping[str, Any]
-    # The schema in the request, to make looser ones from. None: `arguments` must not be loosened.
-    parameters: Mapping[str, Any] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RequiredCalls:
-    """The source of a constraint on tool calls. `most_calls` is None for the arguments of one named function."""
-
-    functions: tuple[FunctionSchema, ...]
-    most_calls: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +196,10 @@ class GenerateRequest:
     model: str
     prompts: tuple[Prompt, ...]
     sampling: Sampling
+    # With `embed`, each prompt has one vector.
+    task: Task = "generate"
+    # Numbers of each vector, for a model that allows fewer than its own. None: its own.
+    dimensions: int | None = None
     # Names of the wire fields, for error messages.
     prompt_param: str = "messages"
     limit_param: str = "max_completion_tokens"
@@ -263,6 +243,8 @@ class Accepted:
     prompt_token_ids: tuple[Sequence[int], ...]
     # Maximum tokens of one choice, prompt by prompt.
     allowed_tokens: tuple[int, ...] = ()
+    # Numbers of each prompt's vector. 0: the request asks for none.
+    dimensions: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,6 +312,14 @@ class ToolCallDelta:
 
 
 @dataclass(frozen=True, slots=True)
+class Embedding:
+    """The vector of one prompt, as 32-bit floats in little-endian order. Vectors come in any order."""
+
+    prompt_index: int
+    vector: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class ChoiceDone:
     """A choice has ended. `stop_reason`: the stop string or token id that matched, or "timeout"; None for EOS."""
 
@@ -357,7 +347,17 @@ class Finished:
     usage: Usage
 
 
-Event = Accepted | PromptEcho | PromptLogprobs | TextDelta | ReasoningDelta | ToolCallDelta | ChoiceDone | Finished
+Event = (
+    Accepted
+    | PromptEcho
+    | PromptLogprobs
+    | TextDelta
+    | ReasoningDelta
+    | ToolCallDelta
+    | Embedding
+    | ChoiceDone
+    | Finished
+)
 
 
 @dataclass(frozen=True, slots=True)

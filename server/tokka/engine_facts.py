@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from tokka.step_costs import StepCosts
+from tokka.tasks import Task
+
+# Why an engine stopped serving: it exited, made no step despite work, did not reply to a call, or failed to restart.
+DeathReason = Literal["died", "stalled", "unresponsive", "start_failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,9 @@ class ModelInfo:
     costs: StepCosts | None = None
     # Number of GPUs, over all copies of the model. 0 on a CPU.
     gpus: int = 0
+    # What the model can do, and the numbers of a vector. 0: the model makes none.
+    tasks: frozenset[Task] = frozenset({"generate"})
+    dimensions: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,5 +53,7 @@ class EngineStats:
     steps: int = 0
     preemptions: int = 0
     costs: StepCosts | None = None
+    # Processes that the server has started for this engine. Their descendants belong to it, too.
+    pids: tuple[int, ...] = ()
     # Why the engine can no longer serve. None while it can, as far as the engine itself knows.
     death: str | None = None

@@ -182,6 +182,12 @@ class ResponseInterrupted(TokkaError):
         super().__init__("The server stopped while it generated this response. Send the request again.")
 
 
+class UnsupportedTask(InvalidRequest):
+    """The model cannot do what the request asks for."""
+
+    code = "unsupported_task"
+
+
 class UnknownUrl(TokkaError):
     """No route has this path."""
 

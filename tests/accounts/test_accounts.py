@@ -20,7 +20,7 @@ from tokka.accounts.admin_views import NewKey
 from tokka.accounts.keys import KeyRing
 from tokka.accounts.ledger import Ledger, open_ledger
 from tokka.accounts.worker import Worker
-from tokka.core import Downtime
+from tokka.downtime import Downtime
 from tokka.errors import ConfigurationError, KeyNotFound, StateUnavailable
 from tokka.store import keys
 from tokka.store.errors import NotWritable, Unavailable

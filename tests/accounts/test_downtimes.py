@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from tokka.accounts.downtimes import MAX_REASON_CHARS, Downtimes, downtime_object, new_downtime
-from tokka.core import Downtime
+from tokka.downtime import Downtime
 from tokka.errors import Maintenance
 from tokka.protocol.times import format_iso, zoned_moment_of
 

@@ -17,7 +17,7 @@ MODULES = sorted(
 )
 
 LAYERS = [
-    "step_costs errors loopback suggestions",
+    "downtime errors loopback required_calls step_costs suggestions tasks",
     "core engine_facts",
     "prompt_size",
     "settings observability bench turns sandbox planner",
@@ -32,7 +32,7 @@ LAYERS = [
 ENGINE_LAYERS = [
     "base engine_args control_groups markers schema_example",
     "host generation reading templates supervision",
-    "grammars script scripted_answer scripted_steps",
+    "grammars script scripted_answer scripted_steps scripted_vectors",
     "fake vllm remote",
     "factory",
 ]

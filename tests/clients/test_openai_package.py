@@ -268,7 +268,7 @@ def test_error_carries_the_requests_id(client: OpenAI) -> None:
 
 def test_endpoint_of_later_is_not_found(client: OpenAI, server: FakeServer) -> None:
     with pytest.raises(openai.NotFoundError) as caught:
-        client.embeddings.create(model=server.model, input="Hello")
+        client.moderations.create(model=server.model, input="Hello")
     assert caught.value.code is not None
 
 

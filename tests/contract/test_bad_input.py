@@ -395,7 +395,7 @@ async def test_json_is_recognised_as_http_writes_it(client: httpx.AsyncClient, m
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD", "FOO"])
 @pytest.mark.parametrize(
-    "path", ["/ui", "/v1", "/v1/", "/v1/embeddings", "/v1/chat/completions/", "//v1/models", "/ä%00"]
+    "path", ["/ui", "/v1", "/v1/", "/v1/moderations", "/v1/chat/completions/", "//v1/models", "/ä%00"]
 )
 async def test_an_unknown_url_is_not_found(client: httpx.AsyncClient, method: str, path: str) -> None:
     answer = await client.request(method, path)

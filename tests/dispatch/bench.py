@@ -30,6 +30,7 @@ from tokka.core import (
     TextPrompt,
     Usage,
 )
+from tokka.dispatch.catalogue import Catalogue, ServedModel
 from tokka.dispatch.dispatcher import Dispatcher
 from tokka.engine.base import ReportPhase, Sink
 from tokka.engine.supervision.supervisor import Supervisor
@@ -162,7 +163,7 @@ async def bench(
             engines,
             supervisor,
             admission,
-            Dispatcher(supervisor, admission, Quarantine(600), ANSWERS, ["m"], **settings),
+            Dispatcher(Catalogue([ServedModel(("m",), supervisor, admission, Quarantine(600))]), ANSWERS, **settings),
         )
     finally:
         if running:

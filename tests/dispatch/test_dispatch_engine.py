@@ -14,8 +14,9 @@ from tests.dispatch.bench import Bench, allowance, bench, complete, endless, rec
 from tests.events import one_by_one
 from tests.supervised import until
 from tokka.accounts.downtimes import Downtimes
-from tokka.core import Downtime, Event, GenerateRequest, TextPrompt
+from tokka.core import Event, GenerateRequest, TextPrompt
 from tokka.dispatch.generation import Generation
+from tokka.downtime import Downtime
 from tokka.errors import Maintenance, ModelStarting
 
 

@@ -17,6 +17,7 @@ from tokka.admission.allowance import Allowance, Allowances
 from tokka.admission.memory import MemoryBudget
 from tokka.admission.quarantine import Quarantine
 from tokka.core import ChoiceDone, Finished, GenerateRequest, Key, Limits, RequestRecord, Sampling, Spent, TextPrompt
+from tokka.dispatch.catalogue import Catalogue, ServedModel
 from tokka.dispatch.dispatcher import Dispatcher
 from tokka.dispatch.ending import finish
 from tokka.dispatch.generation import Generation
@@ -73,7 +74,8 @@ async def dispatcher(spent: Spent = NOTHING, max_running: int = 8, **options: An
     await until_ready(supervisor)
     try:
         answers = MemoryBudget(1 << 30, "answers")
-        made = Dispatcher(supervisor, controller(max_running), Quarantine(600), answers, ["m", "also"])
+        model = ServedModel(("m", "also"), supervisor, controller(max_running), Quarantine(600))
+        made = Dispatcher(Catalogue([model]), answers)
         yield Bench(made, Allowances(lambda _: spent))
     finally:
         running.cancel()

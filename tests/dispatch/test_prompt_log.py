@@ -18,7 +18,7 @@ def test_images_are_shown_by_their_places() -> None:
 
 def test_prompts_are_shown_as_plain_data() -> None:
     chat, text = shown_prompts([ChatPrompt(({"role": "user", "content": "Hei"},)), TextPrompt("Moi")])
-    assert (chat["images"], text) == ((), {"text": "Moi", "add_special_tokens": None})
+    assert (chat["images"], text) == ((), {"text": "Moi", "add_special_tokens": None, "param": ""})
 
 
 def test_log_line_has_prompts_only_if_they_were_noted() -> None:

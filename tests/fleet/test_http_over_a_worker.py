@@ -44,6 +44,22 @@ def test_responses_are_the_same_over_a_worker(tls: tuple[str, ...]) -> None:
         assert chunks(far) == chunks(near)
 
 
+def vectors(program: Program) -> list[Any]:
+    # More inputs than the engine works on at once.
+    asked = {"model": "fake", "input": [f"text {number}" for number in range(200)], "encoding_format": "base64"}
+    with program.client() as client:
+        response = client.post("/v1/embeddings", json=asked)
+    assert response.status_code == 200, response.text
+    data: list[Any] = response.json()["data"]
+    return data
+
+
+def test_vectors_are_the_same_over_a_worker() -> None:
+    with running("--engine", "fake") as near, running("--engine", "fake", entry=GATEWAY) as far:
+        assert len(vectors(far)) == 200
+        assert vectors(far) == vectors(near)
+
+
 def test_killed_worker_ends_a_stream_with_an_error_event() -> None:
     with running("--engine", "fake", "--engine-arg", "token_delay_s=0.05", entry=GATEWAY) as program:
         asked = {**CHAT, "stream": True, "max_tokens": 2000, "ignore_eos": True}

@@ -20,7 +20,7 @@ from aitta_client.api.wrappers import ModelData
 
 from tokka.api.errors import body_of_error
 from tokka.api.path_facts import facts_of
-from tokka.core import Downtime
+from tokka.downtime import Downtime
 from tokka.engine_facts import ModelInfo
 from tokka.errors import InvalidApiKey, Maintenance, ModelStarting, RateLimited, TokkaError, UnknownUrl
 from tokka.protocol import aitta as documents
@@ -104,9 +104,10 @@ def test_a_list_of_models_names_each() -> None:
     assert [(link.name, link.href) for link in found.links.item] == [("a/b", "/model/a~b"), ("c", "/model/c")]
 
 
-def test_worker_list_is_empty_without_a_callable_model_or_worker() -> None:
-    assert documents.worker_list(None, 1).links.item == documents.worker_list("a", None).links.item == []
-    assert [link.href for link in documents.worker_list("a/b", 2).links.item] == ["/worker/a~b/2"]
+def test_worker_list_links_the_engine_of_each_model() -> None:
+    assert documents.worker_list([]).links.item == []
+    found = documents.worker_list([("a/b", 2), ("c", 1)]).links.item
+    assert [link.href for link in found] == ["/worker/a~b/2", "/worker/c/1"]
 
 
 def test_downtimes_are_items_with_times_in_utc() -> None:

@@ -16,20 +16,10 @@ import pytest
 
 from tests.protocol.bodies import CHAT, chat, completion
 from tests.protocol.tool_bodies import allowed, tool
-from tokka.core import (
-    ChatPrompt,
-    Constraint,
-    FunctionSchema,
-    GenerateRequest,
-    Image,
-    RequiredCalls,
-    Sampling,
-    TextPrompt,
-    TokensPrompt,
-    Tools,
-)
+from tokka.core import ChatPrompt, Constraint, GenerateRequest, Image, Sampling, TextPrompt, TokensPrompt, Tools
 from tokka.parsing.worker import answer_to
 from tokka.protocol.fingerprint import NOT_SEEN, fingerprint_of
+from tokka.required_calls import FunctionSchema, RequiredCalls
 
 PARAMETERS = {"type": "object", "properties": {"x": {"type": "string"}}, "required": ["x"]}
 NAMED = {"type": "function", "function": {"name": "f"}}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tokka.core import Downtime
+from tokka.downtime import Downtime
 from tokka.store import downtimes
 from tokka.store.database import Database
 

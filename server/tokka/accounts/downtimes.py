@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable
 
-from tokka.core import Downtime
+from tokka.downtime import Downtime
 from tokka.errors import Maintenance
 from tokka.protocol.times import format_iso
 

@@ -12,7 +12,7 @@ from tokka.accounts.admin_views import Issued, NewKey
 from tokka.accounts.credential import digest_of, new_key_id, new_secret, prefix_of
 from tokka.accounts.leases import Claim, left_of, renewed
 from tokka.accounts.tokens import token_key_of
-from tokka.core import Downtime
+from tokka.downtime import Downtime
 from tokka.store import downtimes, keys, leases, responses, state, usage
 from tokka.store.database import Database
 from tokka.store.errors import Unavailable

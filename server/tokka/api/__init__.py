@@ -6,18 +6,27 @@ from tokka.api import (
     chat,
     chat_page,
     completions,
+    embeddings,
     health,
     messages,
     models,
     reference,
     response_socket,
     responses,
+    scores,
     tokenize,
 )
 
 # Generations. `Endpoints` calls them without FastAPI's routing, so every route is POST, has no path parameters, and its
 # endpoint takes a `CurrentCall` alone.
-GENERATE_ROUTERS = [chat.router, completions.router, responses.router, messages.router]
+GENERATE_ROUTERS = [
+    chat.router,
+    completions.router,
+    responses.router,
+    messages.router,
+    embeddings.router,
+    scores.router,
+]
 ROUTERS = [
     *GENERATE_ROUTERS,
     messages.counting,

@@ -118,7 +118,7 @@ async def read_usage(query: Annotated[UsageQuery, query_of(UsageQuery)], service
 async def drain(services: CurrentServices) -> dict[str, object]:
     """Drain the server as SIGTERM does, for callers that cannot send a signal."""
     services.drain()
-    return {"status": "draining", "open_requests": services.admission.open_requests}
+    return {"status": "draining", "open_requests": services.catalogue.open_requests}
 
 
 def _checked(key_id: str) -> str:

@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse
 from tokka.api.deps import CurrentKey, CurrentServices, Services
 from tokka.api.document import oauth_errors
 from tokka.core import Key
+from tokka.dispatch.catalogue import ServedModel
 from tokka.engine_facts import ModelInfo
 from tokka.errors import WorkerNotFound
 from tokka.protocol import aitta as documents
@@ -60,8 +61,8 @@ async def list_models(services: CurrentServices, key: CurrentKey) -> documents.C
     **_HAL,
 )
 async def get_model(model: str, services: CurrentServices, key: CurrentKey) -> documents.ModelResource:
-    name = _name_of(model, services, key)
-    return documents.model_resource(name, services.supervisor.described(), _worker_of(services))
+    name, served = _model_of(model, services, key)
+    return documents.model_resource(name, served.supervisor.described(), _worker_of(served))
 
 
 @router.get(
@@ -72,21 +73,26 @@ async def get_model(model: str, services: CurrentServices, key: CurrentKey) -> d
     **_HAL,
 )
 async def get_metadata(model: str, services: CurrentServices, key: CurrentKey) -> documents.ModelMetadata:
-    name = _name_of(model, services, key)
-    info = services.supervisor.described()
+    name, served = _model_of(model, services, key)
+    info = served.supervisor.described()
     return documents.model_metadata(name, info, _machine(info) if _is_admin(key) else None, key.tenant)
 
 
 @router.get(
     "/worker",
-    summary="List the engines: one, or none before the first start",
+    summary="List the engines: one for each model that has been started",
     dependencies=_ALWAYS,
     responses=oauth_errors(401, 403, 429),
     **_HAL,
 )
 async def list_workers(services: CurrentServices, key: CurrentKey) -> documents.Collection:
-    name = next(iter(services.dispatcher.names(key)), None)
-    return documents.worker_list(name, _worker_of(services))
+    workers: dict[ServedModel, tuple[str, int]] = {}
+    for name in services.dispatcher.names(key):
+        served = services.dispatcher.model(name, key)
+        if number := _worker_of(served):
+            # A model with several names is listed by the first that the key may use.
+            workers.setdefault(served, (name, number))
+    return documents.worker_list(list(workers.values()))
 
 
 @router.get(
@@ -97,12 +103,13 @@ async def list_workers(services: CurrentServices, key: CurrentKey) -> documents.
     **_HAL,
 )
 async def get_worker(model: str, worker: str, services: CurrentServices, key: CurrentKey) -> documents.WorkerResource:
-    name, number = _name_of(model, services, key), _worker_of(services)
+    name, served = _model_of(model, services, key)
+    number = _worker_of(served)
     if number is None or worker != str(number):
         raise WorkerNotFound(
             f"The worker `{worker[:64]}` of this model was not found. GET /worker lists the current one."
         )
-    progress, stats = services.supervisor.progress(), services.supervisor.stats()
+    progress, stats = served.supervisor.progress(), served.supervisor.stats()
     # The load reveals the activity of other tenants.
     is_admin = _is_admin(key)
     return documents.WorkerResource(
@@ -114,7 +121,7 @@ async def get_worker(model: str, worker: str, services: CurrentServices, key: Cu
         started_at=format_iso(time.time() - progress.elapsed_s),
         retry_after_s=progress.retry_after_s,
         running=stats.running if is_admin else None,
-        waiting=stats.waiting + services.admission.waiting_choices if is_admin else None,
+        waiting=stats.waiting + served.admission.waiting_choices if is_admin else None,
         links=documents.worker_links(name, number),
     )
 
@@ -143,11 +150,10 @@ async def authenticate_with_key(request: Request, services: CurrentServices) -> 
     return JSONResponse(answer.model_dump(exclude_none=True), headers={"cache-control": "no-store"})
 
 
-def _name_of(segment: str, services: Services, key: Key) -> str:
-    """Return the served name of a path segment. Raises ModelNotFound if the key may not use it."""
+def _model_of(segment: str, services: Services, key: Key) -> tuple[str, ServedModel]:
+    """Return the served name of a path segment, and its model. Raises ModelNotFound if the key may not use it."""
     name = documents.name_of(segment, services.dispatcher.names(key))
-    services.dispatcher.check_model(name, key)
-    return name
+    return name, services.dispatcher.model(name, key)
 
 
 def _is_admin(key: Key) -> bool:
@@ -160,5 +166,5 @@ def _machine(info: ModelInfo) -> documents.Resources:
     )
 
 
-def _worker_of(services: Services) -> int | None:
-    return services.supervisor.starts or None
+def _worker_of(model: ServedModel) -> int | None:
+    return model.supervisor.starts or None

@@ -10,6 +10,7 @@ from starlette.types import Message, Receive, Scope
 
 from tokka.admission.memory import MemoryBudget, Share
 from tokka.api.headers import header
+from tokka.api.path_facts import facts_of
 from tokka.errors import BodyTooLarge, SlowRequest
 
 SLOWEST_BYTES_PER_S = 64 << 10
@@ -17,15 +18,22 @@ SLOWEST_BYTES_PER_S = 64 << 10
 
 @dataclass(frozen=True, slots=True)
 class BodyLimit:
-    """The limits of all bodies. `max_bytes`: returns the current maximum of one body."""
+    """The limits of all bodies.
+
+    `max_bytes`: returns the current maximum of one body. `bulk_bytes`: the least maximum where a body has many texts.
+    """
 
     max_bytes: Callable[[], int]
     timeout_s: float
     memory: MemoryBudget
+    bulk_bytes: int = 0
 
     def of(self, scope: Scope) -> LimitedBody:
         """Return the body of a request. Raises BodyTooLarge, ServerOverloaded for its declared length."""
-        return LimitedBody(scope, self.max_bytes(), self)
+        max_bytes = self.max_bytes()
+        if self.bulk_bytes > max_bytes and facts_of(scope["path"]).is_bulk:
+            max_bytes = self.bulk_bytes
+        return LimitedBody(scope, max_bytes, self)
 
 
 class LimitedBody:

@@ -19,14 +19,13 @@ from starlette.types import Receive, Scope
 
 from tokka.accounts.accounts import Accounts
 from tokka.admission.allowance import Allowance, Allowances
-from tokka.admission.controller import AdmissionController
 from tokka.api.body_limit import BodyLimit
 from tokka.api.headers import header
 from tokka.core import ANONYMOUS, Key, RequestRecord
 from tokka.dispatch.background import Background
+from tokka.dispatch.catalogue import Catalogue
 from tokka.dispatch.conversations import Conversations
 from tokka.dispatch.dispatcher import Dispatcher
-from tokka.engine.supervision.supervisor import Supervisor
 from tokka.errors import InvalidRequest, UnsupportedMediaType
 from tokka.observability.metrics import Metrics
 from tokka.parsing.bodies import BodyParser, Parsable, Parsed
@@ -41,13 +40,11 @@ class Services:
     """The objects that `app.py` builds for the endpoints."""
 
     dispatcher: Dispatcher
-    supervisor: Supervisor
-    admission: AdmissionController
+    catalogue: Catalogue
     allowances: Allowances
     accounts: Accounts
     metrics: Metrics
     bodies: BodyParser
-    names: tuple[str, ...]
     started_s: int
     conversations: Conversations
     background: Background

@@ -31,11 +31,13 @@ from tokka.protocol.anthropic.models import (
 from tokka.protocol.anthropic.request import CountTokensRequest, MessagesRequest
 from tokka.protocol.chat import ChatRequest
 from tokka.protocol.completions import CompletionRequest
+from tokka.protocol.embeddings import EmbeddingRequest
 from tokka.protocol.models import DetokenizeRequest, TokenizeRequest
 from tokka.protocol.response_models import ChatCompletion, ChatCompletionChunk, Completion, ErrorBody
 from tokka.protocol.responses.compaction import CompactRequest
 from tokka.protocol.responses.models import ResponseEvent, ResponseObject
 from tokka.protocol.responses.request import ResponsesRequest
+from tokka.protocol.scores import RerankRequest, ScoreRequest
 
 _REF = "#/components/schemas/"
 # Models that no handler signature names: our own code parses bodies and builds responses as bytes.
@@ -48,6 +50,9 @@ _MODELS: list[type[BaseModel]] = [
     CompactRequest,
     TokenizeRequest,
     DetokenizeRequest,
+    EmbeddingRequest,
+    RerankRequest,
+    ScoreRequest,
     NewKeyRequest,
     RotateRequest,
     ChatCompletion,

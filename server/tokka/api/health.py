@@ -1,4 +1,4 @@
-"""Probes, metrics and version. None of them waits for the engine."""
+"""Probes, metrics and version. None of them waits for the engine. The probes answer for the main model."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ async def livez() -> dict[str, str]:
 @router.get("/readyz", summary="Would a request be served now?", response_model=Health, responses=_NOT_READY)
 @router.get("/health", summary="Same as /readyz", response_model=Health, responses=_NOT_READY)
 async def readyz(services: CurrentServices) -> Response:
-    progress = services.supervisor.progress()
-    if services.admission.is_draining:
+    progress = services.catalogue.main.supervisor.progress()
+    if services.catalogue.is_draining:
         return _health("draining", progress, ready=False)
     if downtime := services.accounts.downtimes.current(time.time()):
         left_s = min(MAX_RETRY_AFTER_S, math.ceil(downtime.end - time.time()))
@@ -64,7 +64,8 @@ async def startupz(request: Request, services: CurrentServices) -> Response:
         answer = StreamingResponse(_phases(services))
         answer.raw_headers = list(sse.HEADERS)
         return answer
-    return _health(services.supervisor.progress().state, services.supervisor.progress(), services.supervisor.was_ready)
+    supervisor = services.catalogue.main.supervisor
+    return _health(supervisor.progress().state, supervisor.progress(), supervisor.was_ready)
 
 
 @router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse, responses=errors(401, 403))
@@ -76,7 +77,7 @@ async def metrics(services: CurrentServices) -> Response:
 
 @router.get("/version", summary="Versions of server and engine", response_model=Version)
 async def version(services: CurrentServices) -> dict[str, str | None]:
-    info = services.supervisor.info
+    info = services.catalogue.main.supervisor.info
     return {
         "version": __version__,
         "engine": info.engine if info else None,
@@ -97,7 +98,7 @@ async def _phases(services: Services) -> AsyncIterator[bytes]:
 
     A long phase is sent repeatedly, so that proxies do not close the connection as idle.
     """
-    async for progress in services.supervisor.changes(services.keep_alive_s):
+    async for progress in services.catalogue.main.supervisor.changes(services.keep_alive_s):
         yield sse.event(asdict(progress), "phase")
         if progress.state == "ready" or progress.phase == "stopped":
             return

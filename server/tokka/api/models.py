@@ -9,6 +9,7 @@ from starlette.responses import JSONResponse, Response
 
 from tokka.api.deps import CurrentKey, CurrentServices, Services
 from tokka.api.document import errors
+from tokka.core import Key
 from tokka.errors import UnknownUrl
 from tokka.protocol.anthropic import models as anthropic
 from tokka.protocol.models import ModelList, ModelObject, model_object
@@ -23,7 +24,7 @@ router = APIRouter(tags=["models"])
     response_model=ModelList | anthropic.AnthropicModelList,
 )
 async def list_models(request: Request, services: CurrentServices, key: CurrentKey) -> Response:
-    models = [_object(name, services, request) for name in services.dispatcher.names(key)]
+    models = [_object(name, services, request, key) for name in services.dispatcher.names(key)]
     return JSONResponse(anthropic.model_list(models) if _is_anthropic(request) else {"object": "list", "data": models})
 
 
@@ -37,14 +38,16 @@ async def list_models(request: Request, services: CurrentServices, key: CurrentK
 async def get_model(model: str, request: Request, services: CurrentServices, key: CurrentKey) -> Response:
     if not model:
         raise UnknownUrl("Unknown request URL: GET /v1/models/. Did you mean /v1/models?")
-    services.dispatcher.check_model(model, key)
-    return JSONResponse(_object(model, services, request))
+    return JSONResponse(_object(model, services, request, key))
 
 
-def _object(name: str, services: Services, request: Request) -> dict[str, Any]:
-    info = services.supervisor.info
-    make = anthropic.model_object if _is_anthropic(request) else model_object
-    return make(name, services.started_s, info.max_model_len if info else None)
+def _object(name: str, services: Services, request: Request, key: Key) -> dict[str, Any]:
+    model = services.dispatcher.model(name, key)
+    info = model.supervisor.info
+    length = info.max_model_len if info else None
+    if _is_anthropic(request):
+        return anthropic.model_object(name, services.started_s, length)
+    return model_object(name, services.started_s, length, model.tasks)
 
 
 def _is_anthropic(request: Request) -> bool:

@@ -28,6 +28,8 @@ class PathFacts:
     is_counted: bool = False
     # A POST is recorded as a generation: in the metrics, the usage and the access line.
     is_generation: bool = False
+    # A body may have thousands of texts, each as long as the model's context.
+    is_bulk: bool = False
     # Errors have the body of OAuth (RFC 6749), as in Aitta's API.
     speaks_oauth: bool = False
     # Keys, errors and the header of the request id are Anthropic's.
@@ -45,6 +47,9 @@ _PATHS = {
     **dict.fromkeys(("/livez", "/readyz", "/startupz", "/health", "/version"), _PROBE),
     **dict.fromkeys(("/", "/docs", "/docs/", DOCUMENT), _PAGE),
     **dict.fromkeys(("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/responses/compact"), _GENERATION),
+    **dict.fromkeys(
+        ("/v1/embeddings", "/v1/rerank", "/rerank", "/v2/rerank", "/v1/score"), replace(_GENERATION, is_bulk=True)
+    ),
     **dict.fromkeys(("/tokenize", "/detokenize", "/v1/responses/input_tokens"), _COUNTED),
     "/v1/messages": replace(_GENERATION, speaks_anthropic=True),
     "/v1/messages/count_tokens": replace(_COUNTED, speaks_anthropic=True),

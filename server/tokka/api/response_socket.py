@@ -40,7 +40,7 @@ _SHARED = ("asgi", "http_version", "scheme", "root_path", "server", "client")
 async def connect(request: Request, services: CurrentServices) -> Response:
     if request.scope["state"].get("upgrade") is None:
         raise MethodNotAllowed("Not allowed to GET on /v1/responses. Use POST, or open a WebSocket.", "POST")
-    if services.admission.is_draining:
+    if services.catalogue.is_draining:
         raise Draining("The server is draining and accepts no new connections.")
     return ResponseSocket(services)
 
@@ -89,7 +89,7 @@ class ResponseSocket(Response):
                 if continues_last:
                     self._last.clear()
                 reply.refuse()
-            if socket.is_ending or self._services.admission.is_draining:
+            if socket.is_ending or self._services.catalogue.is_draining:
                 socket.close(CloseCode.GOING_AWAY, "the server is stopping")
 
 

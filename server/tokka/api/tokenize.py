@@ -7,6 +7,7 @@ from starlette.responses import Response
 
 from tokka.api.deps import CurrentCall, documented_body, json_response
 from tokka.api.document import errors
+from tokka.core import ANONYMOUS
 from tokka.protocol.models import DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse
 
 router = APIRouter(tags=["tokens"])
@@ -21,8 +22,8 @@ router = APIRouter(tags=["tokens"])
 async def tokenize(call: CurrentCall, request: Request) -> Response:
     asked = await call.parse(TokenizeRequest, request.receive)
     tokens = await call.services.dispatcher.tokenize(asked.model, asked.prompt, call.record, call.allowance)
-    texts = await call.services.dispatcher.token_texts(tokens, call.record) if asked.shows_texts else None
-    info = call.services.supervisor.info
+    texts = await call.services.dispatcher.token_texts(asked.model, tokens, call.record) if asked.shows_texts else None
+    info = call.services.dispatcher.model(asked.model, call.record.key or ANONYMOUS).supervisor.info
     return await json_response(
         {
             "tokens": list(tokens),

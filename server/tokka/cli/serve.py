@@ -39,10 +39,14 @@ _DATE_EVERY_S = 1.0
 
 
 async def serve(
-    settings: Settings, create_engine: Callable[[], Engine], listeners: list[socket.socket], lines: LineWriter
+    settings: Settings,
+    create_engine: Callable[[], Engine],
+    create_embedder: Callable[[], Engine] | None,
+    listeners: list[socket.socket],
+    lines: LineWriter,
 ) -> int:
     """Serve on bound sockets until stopped. Return the exit code. Raises StartupError."""
-    server = create_server(settings, create_engine)
+    server = create_server(settings, create_engine, create_embedder)
     server.metrics.watch_log(lambda: lines.dropped)
     turns = LoopTurns(server.metrics.observe_turn)
     server.metrics.watch_turns(lambda: turns.longest_s)
@@ -59,8 +63,8 @@ async def serve(
         log.info("listening", url=url, version=__version__, pid=os.getpid(), chat="/", docs="/docs")
         return await _serve_http(settings, server, listeners, turns)
     finally:
-        # Close the engine before the accounts, so that every request is counted.
-        await server.supervisor.close()
+        # Close the engines before the accounts, so that every request is counted.
+        await server.catalogue.close()
         await server.bodies.close()
         await server.accounts.close()
         turns.close()
@@ -90,20 +94,24 @@ async def _serve_http(settings: Settings, server: Server, listeners: list[socket
     http = _HttpServer(_http_config(settings, server, limits))
     serving = asyncio.create_task(http.serve(sockets=handles_of(listeners, limits)))
     stopping = asyncio.create_task(server.stop.wait())
-    admitting = asyncio.create_task(server.admission.run(server.supervisor.stats))
+    admitting = asyncio.create_task(server.catalogue.admit())
+    beside = asyncio.create_task(server.catalogue.run_beside())
     aside = [
         asyncio.create_task(_announce(settings, server, turns)),
         asyncio.create_task(server.accounts.run()),
         asyncio.create_task(server.responses.run()),
-        asyncio.create_task(collect_while_idle(lambda: server.admission.open_requests)),
+        asyncio.create_task(collect_while_idle(lambda: server.catalogue.open_requests)),
     ]
     if server.tokens:
         aside.append(asyncio.create_task(server.tokens.run()))
     try:
-        await asyncio.wait({serving, running, admitting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({serving, running, beside, admitting, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if running.done():
             # Raise the error that ended the supervisor: there will be no engine.
             running.result()
+        if beside.done():
+            # Raise the error of a model that could not be started with the server.
+            beside.result()
         if admitting.done():
             # Raise the error of the admission loop. Without this loop, queued requests would never start.
             admitting.result()
@@ -114,13 +122,13 @@ async def _serve_http(settings: Settings, server: Server, listeners: list[socket
         await _drain(settings, server)
         return 0
     finally:
-        for task in (running, admitting, stopping, *aside):
+        for task in (running, beside, admitting, stopping, *aside):
             task.cancel()
         await server.background.close()
-        # Close the engine before HTTP. Its in-flight requests end with an error that the clients still receive.
-        await server.supervisor.close()
+        # Close the engines before HTTP. Their in-flight requests end with an error that the clients still receive.
+        await server.catalogue.close()
         http.close()
-        await asyncio.gather(running, serving, admitting, stopping, *aside, return_exceptions=True)
+        await asyncio.gather(running, beside, serving, admitting, stopping, *aside, return_exceptions=True)
 
 
 def _check_access(settings: Settings, server: Server) -> None:
@@ -139,13 +147,13 @@ async def _announce(settings: Settings, server: Server, turns: LoopTurns) -> Non
 
 
 async def _drain(settings: Settings, server: Server) -> None:
-    log.info("draining", open_requests=server.admission.open_requests, timeout_s=settings.drain_timeout)
+    log.info("draining", open_requests=server.catalogue.open_requests, timeout_s=settings.drain_timeout)
     try:
         async with asyncio.timeout(settings.drain_timeout):
-            await server.admission.idle()
+            await server.catalogue.idle()
     except TimeoutError:
-        log.warning("drain_timeout", open_requests=server.admission.open_requests)
-        server.admission.refuse_waiting()
+        log.warning("drain_timeout", open_requests=server.catalogue.open_requests)
+        server.catalogue.refuse_waiting()
 
 
 class _HttpServer(uvicorn.Server):
@@ -186,7 +194,7 @@ def _http_config(settings: Settings, server: Server, limits: Limits) -> uvicorn.
     server.metrics.watch_connections(lambda: connections.count)
     return uvicorn.Config(
         server.app,
-        http=bounded_protocol(connections, lambda: server.admission.is_draining),
+        http=bounded_protocol(connections, lambda: server.catalogue.is_draining),
         ws="none",
         lifespan="off",
         log_config=None,

@@ -15,7 +15,7 @@ import structlog
 
 from tokka.cli.listener import bound
 from tokka.cli.open_files import raise_open_files
-from tokka.engine.factory import engine_factory
+from tokka.engine.factory import embedder_factory, engine_factory
 from tokka.engine.supervision.processes import end_resource_tracker
 from tokka.errors import StartupError
 from tokka.observability.log_writer import LineWriter
@@ -69,7 +69,7 @@ def launch(flags: dict[str, Any], config: Path | None, work: Callable[[Settings,
 
 
 def _serve(settings: Settings, lines: LineWriter) -> int:
-    create_engine = engine_factory(settings)
+    create_engine, create_embedder = engine_factory(settings), embedder_factory(settings)
     with bound(settings) as listeners:
         # Import late: the web framework takes longer to import than all checks before.
         import uvloop
@@ -77,7 +77,7 @@ def _serve(settings: Settings, lines: LineWriter) -> int:
         from tokka.cli.serve import serve
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(serve(settings, create_engine, listeners, lines))
+            return runner.run(serve(settings, create_engine, create_embedder, listeners, lines))
 
 
 @contextlib.contextmanager

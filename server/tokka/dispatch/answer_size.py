@@ -6,6 +6,8 @@ from tokka.core import Accepted, GenerateRequest
 
 # Bytes of JSON for a token's text. English tokens have 4; escaped or rare ones have more.
 _TEXT_BYTES = 8
+# Bytes of JSON for a number of a vector: 17 digits, a sign, an exponent and a comma.
+_NUMBER_BYTES = 25
 # Bytes of JSON for one reported alternative: its text, its bytes as numbers, its logprob.
 _LOGPROB_BYTES = 100
 
@@ -23,4 +25,4 @@ def answer_bytes(request: GenerateRequest, accepted: Accepted) -> int:
     size = tokens * per_token
     if sampling.prompt_logprobs is not None:
         size += prompt_tokens * _LOGPROB_BYTES * (1 + sampling.prompt_logprobs)
-    return size
+    return size + len(accepted.prompt_token_ids) * accepted.dimensions * _NUMBER_BYTES

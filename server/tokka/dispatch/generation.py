@@ -9,15 +9,15 @@ from dataclasses import dataclass
 
 from tokka.admission.controller import Slot
 from tokka.admission.memory import Share
-from tokka.admission.prefixes import Prefix, PrefixIndex
+from tokka.admission.prefixes import Prefix
 from tokka.admission.quarantine import Quarantine
 from tokka.admission.suspects import Subject, Trial
 from tokka.core import Finished, Outcome, RequestRecord, Usage
+from tokka.dispatch.catalogue import ServedModel
 from tokka.dispatch.meter import Meter
 from tokka.dispatch.prepared import PreparedRequest, left_s
 from tokka.engine.base import Sink
-from tokka.engine.supervision.supervisor import Supervisor
-from tokka.errors import EngineDied, InvalidRequest, SlowReader, TenantHeld
+from tokka.errors import EngineDied, InvalidRequest, RequestTimeout, SlowReader, TenantHeld
 
 
 @dataclass(slots=True)
@@ -57,18 +57,18 @@ class Generation:
     # None once the request runs: a long prompt takes a megabyte.
     prepared: PreparedRequest | None
     choices: int
-    supervisor: Supervisor
-    prefixes: PrefixIndex
+    model: ServedModel
 
     async def run(self, sink: Sink) -> None:
         """Generate: `Accepted`, the events of every choice, `Finished`. Call it once. Cancelling it stops the work.
 
-        At the deadline, ends the generation with the text so far. Raises EngineError after the events before it.
+        At the deadline, ends the generation with the text so far, or raises RequestTimeout if it makes vectors. Raises
+        EngineError after the events before it.
         """
         record, prepared = self.record, self.prepared
         assert prepared is not None
         self.prepared = None
-        engine_number = prepared.engine_number
+        engine_number, makes_vectors = prepared.engine_number, prepared.accepted.dimensions > 0
         record.prompt_tokens = prepared.prompt_tokens
         meter = Meter(sink, self.slot, self.choices)
         try:
@@ -88,13 +88,17 @@ class Generation:
                 record.outcome = _outcome_of(ended)
                 raise ended from None
             record.outcome = "timeout"
+            if makes_vectors:
+                raise RequestTimeout(
+                    "The request timed out before all vectors were ready. Send fewer inputs."
+                ) from None
             for event in meter.cut_short():
                 await sink.give(event)
             usage = Usage(record.prompt_tokens, record.completion_tokens)
         except Exception as error:
             record.outcome = _outcome_of(error)
             if isinstance(error, EngineDied):
-                served_s = self.supervisor.served_s
+                served_s = self.model.supervisor.served_s
                 self.holdings.quarantine.ran_at_death(self.subject, engine_number, served_s, time.monotonic())
             raise
         else:
@@ -136,7 +140,7 @@ class Generation:
         record.completion_tokens = usage.completion_tokens
         record.outcome = outcome
         self.slot.is_whole = True
-        self.prefixes.correct(self.prefix, usage.cached_tokens / max(1, usage.prompt_tokens))
+        self.model.prefixes.correct(self.prefix, usage.cached_tokens / max(1, usage.prompt_tokens))
         quarantine.completed(self.subject, time.monotonic())
         if self.trial is not None:
             quarantine.survived(self.trial)

@@ -6,14 +6,14 @@ import time
 from collections.abc import Callable, Iterator
 
 from tokka.admission.controller import Slot
-from tokka.core import ChoiceDone, Event, Outcome, TextDelta
+from tokka.core import ChoiceDone, Embedding, Event, Outcome, TextDelta
 from tokka.engine.base import Sink
 
 
 class Meter:
     """A sink that counts events and passes them on.
 
-    `on_token`: called with the time of each event with tokens, as long as it is set.
+    `on_token`: called with the time of each event with tokens or a vector, as long as it is set.
     """
 
     def __init__(self, sink: Sink, slot: Slot, choices: int) -> None:
@@ -51,3 +51,5 @@ class Meter:
             # Several choices: `length` ranks first, then `tool_calls`, then `stop`.
             if event.finish_reason == "length" or self.outcome == "stop":
                 self.outcome = event.finish_reason
+        elif isinstance(event, Embedding) and self.on_token is not None:
+            self.on_token(time.monotonic())

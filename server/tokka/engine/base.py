@@ -35,7 +35,7 @@ class Prepared(Protocol):
     def accepted(self) -> Accepted: ...
 
     def run(self, sink: Sink) -> Coroutine[Any, Any, Usage]:
-        """Generate. Pass every event to the sink, and return when every choice has ended.
+        """Generate or embed. Pass every event to the sink, and return when every choice has ended.
 
         Cancelling the call stops the work. Raises EngineError at any time, EngineDied if the engine itself is gone,
         SlowReader if the sink stays full. The sink then has all events before the error.
@@ -51,7 +51,7 @@ class Engine(Protocol):
         ...
 
     async def prepare(self, request: GenerateRequest) -> Prepared:
-        """Render, count and check a request. Raises InvalidRequest, ServerOverloaded, EngineDied."""
+        """Render, count and check a request of any task. Raises InvalidRequest, ServerOverloaded, EngineDied."""
         ...
 
     async def tokenize(self, prompt: Prompt, tenant: str) -> Sequence[int]:

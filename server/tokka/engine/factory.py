@@ -1,4 +1,4 @@
-"""Selects the engine that the settings name, and checks its options before it starts."""
+"""Selects the engines that the settings name, and checks their options before they start."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def engine_factory(settings: Settings) -> Callable[[], Engine]:
             fake = replace(fake, calls=settings.tool_call_parser)
         if settings.reasoning_parser:
             fake = replace(fake, thinks=True)
-        # Raises ConfigurationError for an unknown parser.
+        # Raises ConfigurationError for an unknown parser or task.
         FakeEngine(fake)
         return lambda: FakeEngine(fake, settings.max_completion_tokens)
     # Imported here so that the rest of the program runs without vLLM.
@@ -33,5 +33,21 @@ def engine_factory(settings: Settings) -> Callable[[], Engine]:
     # Raises ConfigurationError if no engine is installed.
     is_cpu_build()
     options = VllmOptions.from_settings(settings)
+    options.check()
+    return lambda: VllmEngine(options)
+
+
+def embedder_factory(settings: Settings) -> Callable[[], Engine] | None:
+    """Return a function as `engine_factory` does, for the embedding model beside the model; None without one."""
+    if not settings.embedding_names():
+        return None
+    if settings.engine == "fake":
+        fake = parse_engine_args(FakeOptions, ["tasks=embed", *settings.embedding_engine_arg])
+        FakeEngine(fake)
+        return lambda: FakeEngine(fake)
+    from tokka.engine.vllm.engine import VllmEngine  # noqa: PLC0415
+    from tokka.engine.vllm.start.arguments import VllmOptions  # noqa: PLC0415
+
+    options = VllmOptions.for_embedding_model(settings)
     options.check()
     return lambda: VllmEngine(options)

@@ -16,6 +16,7 @@ from tokka import __version__
 from tokka.core import (
     Accepted,
     ChatPrompt,
+    Embedding,
     Event,
     GenerateRequest,
     Prompt,
@@ -27,6 +28,7 @@ from tokka.core import (
     Usage,
 )
 from tokka.engine.base import Prepared, ReportPhase, Sink
+from tokka.engine.generation.embedding import MOST_AT_ONCE, VectorLimits, check_dimensions
 from tokka.engine.generation.length import allowed_tokens, truncation
 from tokka.engine.generation.token_ids import check_token_ids
 from tokka.engine.reading.forms import FORMS, READABLE
@@ -34,6 +36,7 @@ from tokka.engine.reading.readers import Readers, ReadingPlan
 from tokka.engine.script import EOS, VOCAB_SIZE, Script, decode, length_of, prompt_logprobs
 from tokka.engine.scripted_answer import THOUGHT_MARKS, ScriptedAnswer
 from tokka.engine.scripted_steps import ScriptedSequence, StepLoop, StepModel
+from tokka.engine.scripted_vectors import embedded_ids, tasks_of, vector_of
 from tokka.engine_facts import EngineStats, ModelInfo
 from tokka.errors import (
     ConfigurationError,
@@ -81,6 +84,10 @@ class FakeOptions:
     thoughts: bool = False
     # Take images. Each counts as a line of the prompt.
     images: bool = False
+    # What it can do: `generate`, `embed`, or both with a comma between them.
+    tasks: str = "embed,generate"
+    # Numbers of a vector. Shorter vectors are its beginning.
+    dimensions: int = 32
     die_on: str = ""
     stall_on: str = ""
 
@@ -115,6 +122,8 @@ class FakeEngine:
                 f"--tool-call-parser {options.calls}: the scripted engine supports only {', '.join(READABLE)}"
             )
         self._options = options
+        self._tasks = tasks_of(options.tasks)
+        self._vectors = VectorLimits(options.context, VOCAB_SIZE, options.dimensions, None)
         self._cap = max_completion_tokens
         self._answer = ScriptedAnswer(
             options.answer, FORMS[options.calls], calls=options.tool_calls, reasons=options.thoughts
@@ -137,6 +146,8 @@ class FakeEngine:
             engine="fake",
             engine_version=__version__,
             has_chat_template=self._options.has_chat_template,
+            tasks=self._tasks,
+            dimensions=self._options.dimensions if "embed" in self._tasks else 0,
             max_running=self._options.max_running,
             step_tokens=self._options.step_tokens or None,
             kv_tokens=self._options.kv_tokens or None,
@@ -145,6 +156,8 @@ class FakeEngine:
         )
 
     async def prepare(self, request: GenerateRequest) -> Prepared:
+        if request.task == "embed":
+            return await self._prepare_embedding(request)
         sampling = request.sampling
         prompts = [await self._ids_to_run(prompt, request.tenant) for prompt in request.prompts]
         if kept := truncation(request, self._options.context):
@@ -154,6 +167,22 @@ class FakeEngine:
         said = self._text_of(request)
         _check_budget(sampling)
         return _ScriptedRequest(self, request, prompts, limits, said)
+
+    async def _prepare_embedding(self, request: GenerateRequest) -> Prepared:
+        dimensions = check_dimensions(request, self._vectors)
+        prompts = await embedded_ids(request, self.tokenize, self._vectors)
+        return _ScriptedEmbedding(self, prompts, dimensions)
+
+    async def embed(self, prepared: _ScriptedEmbedding, sink: Sink) -> Usage:
+        """Run prepared inputs, as `Prepared.run` says. Each takes as long as a prompt."""
+        prompts = prepared.prompts
+        with self._sequences((), 1, ()):
+            self._obey(prompts)
+            for at in range(0, len(prompts), MOST_AT_ONCE):
+                await self._pause(self._options.prefill_delay_s)
+                for place, ids in enumerate(prompts[at : at + MOST_AT_ONCE], at):
+                    await sink.give(Embedding(place, vector_of(ids, prepared.dimensions)))
+        return Usage(sum(map(len, prompts)), 0)
 
     async def run(self, prepared: _ScriptedRequest, sink: Sink) -> Usage:
         """Run a prepared request, as `Prepared.run` says."""
@@ -196,22 +225,14 @@ class FakeEngine:
             case ChatPrompt(messages=messages, images=images):
                 said = "".join(f"{m['role']}: {m.get('content') or ''}\n" for m in messages)
                 ids = (said + "<image>\n" * len(images)).encode()
-        if max(ids, default=0) >= VOCAB_SIZE or min(ids, default=0) < 0:
-            raise InvalidRequest(
-                f"The prompt holds a token id outside the vocabulary; ids are at least 0 and less than {VOCAB_SIZE}.",
-                param="prompt",
-            )
+        _check_ids(ids, "The prompt", "prompt")
         return ids
 
     async def token_texts(self, token_ids: Sequence[int], tenant: str) -> list[str]:
         return [chr(token) for token in token_ids]
 
     async def detokenize(self, token_ids: Sequence[int], tenant: str) -> str:
-        if max(token_ids, default=0) >= VOCAB_SIZE or min(token_ids, default=0) < 0:
-            raise InvalidRequest(
-                f"`tokens` holds an id outside the vocabulary; ids are at least 0 and less than {VOCAB_SIZE}.",
-                param="tokens",
-            )
+        _check_ids(token_ids, "`tokens`", "tokens")
         return decode(token_ids)
 
     async def _ids_to_run(self, prompt: Prompt, tenant: str) -> Sequence[int]:
@@ -327,6 +348,22 @@ class _ScriptedRequest:
         return await self.engine.run(self, sink)
 
 
+@dataclass(frozen=True, slots=True)
+class _ScriptedEmbedding:
+    """Checked inputs to embed. Implements `Prepared`."""
+
+    engine: FakeEngine
+    prompts: list[Sequence[int]]
+    dimensions: int
+
+    @property
+    def accepted(self) -> Accepted:
+        return Accepted(tuple(self.prompts), dimensions=self.dimensions)
+
+    async def run(self, sink: Sink) -> Usage:
+        return await self.engine.embed(self, sink)
+
+
 def _step(running: list[Script], readers: Readers | None) -> Iterator[Event]:
     """Give each running choice its next token. Remove ended choices from `running`."""
     for script in list(running):
@@ -340,6 +377,14 @@ def _step(running: list[Script], readers: Readers | None) -> Iterator[Event]:
 
 def _count_reasoning(token_ids: list[int], text: str, is_open: bool) -> int:
     return len(text.encode())
+
+
+def _check_ids(token_ids: Sequence[int], what: str, param: str) -> None:
+    if max(token_ids, default=0) >= VOCAB_SIZE or min(token_ids, default=0) < 0:
+        raise InvalidRequest(
+            f"{what} holds a token id outside the vocabulary; ids are at least 0 and less than {VOCAB_SIZE}.",
+            param=param,
+        )
 
 
 def _check_budget(sampling: Sampling) -> None:

@@ -89,7 +89,8 @@ class Requests:
         del message
         accepted = prepared.accepted
         ids = [packed_ids(token_ids) for token_ids in accepted.prompt_token_ids]
-        self._connection.send(messages.Accepted(number, ids, list(accepted.allowed_tokens)))
+        allowed = list(accepted.allowed_tokens)
+        self._connection.send(messages.Accepted(number, ids, allowed, accepted.dimensions))
         del accepted, ids
         await go.wait()
         running = prepared.run(_WireSink(number, self._connection))

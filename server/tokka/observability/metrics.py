@@ -10,8 +10,8 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from tokka.core import DeathReason, Outcome, RequestRecord
-from tokka.engine_facts import EngineStats
+from tokka.core import Outcome, RequestRecord
+from tokka.engine_facts import DeathReason, EngineStats
 from tokka.observability.loop_turns import Turn
 
 _LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
@@ -81,7 +81,8 @@ class Metrics:
             ["of"],
         )
         self._admission_limit = self._gauge("admission_limit", "Maximum running choices now. It follows --slo-tpot.")
-        self._state = self._gauge("engine_state", "1 for the engine's current state, else 0.", ["state"])
+        self._state = self._gauge("engine_state", "1 for the main engine's current state, else 0.", ["state"])
+        self._model_ready = self._gauge("model_ready", "1 if the model's engine is ready, else 0.", ["model"])
         self._restarts = self._counter(
             "engine_restarts",
             "Engine restarts. reason: died, stalled (the engine had work but made no step), "
@@ -182,6 +183,9 @@ class Metrics:
         self._read(self._waiting, lambda: queued() + stats().waiting)
         self._read(self._kept(*_FRONTEND_CPU), cpu_s)
         self._read(self._kept(*_PREEMPTIONS), lambda: stats().preemptions)
+
+    def watch_model(self, name: str, is_ready: Callable[[], bool]) -> None:
+        self._read(self._model_ready.labels(name), is_ready)
 
     def watch_state(self, is_up: Callable[[], bool], pending: Callable[[], int], dropped: Callable[[], int]) -> None:
         self._read(self._database_up, is_up)

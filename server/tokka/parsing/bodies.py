@@ -44,6 +44,8 @@ _PLAIN_MODULES = frozenset(
         "tokka.protocol.generation",
         "tokka.protocol.models",
         "tokka.protocol.responses.resource",
+        "tokka.protocol.vector_forms",
+        "tokka.required_calls",
     }
 )
 _PLAIN_NAMES = frozenset({("array", "_array_reconstructor"), ("array", "array"), ("builtins", "frozenset")})

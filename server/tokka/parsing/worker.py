@@ -20,12 +20,14 @@ from tokka.errors import InvalidRequest, ThreadsUnsupported, UnsupportedParamete
 from tokka.protocol.anthropic.request import CountTokensRequest, MessagesRequest
 from tokka.protocol.chat import ChatRequest
 from tokka.protocol.completions import CompletionRequest
+from tokka.protocol.embeddings import EmbeddingRequest
 from tokka.protocol.fingerprint import fingerprint_of
 from tokka.protocol.generation import ParsedGeneration
 from tokka.protocol.models import DetokenizeRequest, TokenizeRequest
 from tokka.protocol.responses.compaction import CompactRequest
 from tokka.protocol.responses.create_event import ResponseCreate
 from tokka.protocol.responses.request import ResponsesRequest
+from tokka.protocol.scores import RerankRequest, ScoreRequest
 from tokka.protocol.validation import validated, without_unknown
 from tokka.sandbox.confinement import restrict
 
@@ -41,6 +43,9 @@ PARSABLE: dict[str, Any] = {
         CountTokensRequest,
         TokenizeRequest,
         DetokenizeRequest,
+        EmbeddingRequest,
+        RerankRequest,
+        ScoreRequest,
     )
 }
 REFUSALS: dict[str, type[InvalidRequest]] = {

@@ -8,6 +8,9 @@ from typing import Any
 
 # vLLM's context length for a config that declares none.
 _CONTEXT_LENGTH = 2048
+# Ends of architectures' names.
+_GENERATES = ("ForCausalLM", "ForConditionalGeneration", "ChatModel", "LMHeadModel")
+_ENCODES = ("Model", "ForTextEncoding", "ForMaskedLM", "Classification", "RewardModeling")
 _GEMMA = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256}
 # Values that configs omit because they equal the library's defaults of the family.
 _DEFAULTS: Mapping[str, Mapping[str, int]] = {
@@ -62,6 +65,8 @@ class ModelConfig:
     # The declared quantization, as it is written.
     quantization: Mapping[str, Any] | None
     vision: VisionConfig | None
+    # The model turns a text into vectors and generates nothing, as its architecture says.
+    is_encoder: bool
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> ModelConfig:
@@ -100,6 +105,7 @@ class ModelConfig:
             dtype=None if dtype is None else str(dtype),
             quantization=quantization if isinstance(quantization, Mapping) else None,
             vision=_vision(config),
+            is_encoder=_is_encoder(config.get("architectures")),
         )
 
 
@@ -121,6 +127,14 @@ def _context_length(text: Mapping[str, Any]) -> int:
         stretched = int(original * factor) if isinstance(factor, int | float) else original
         return max(stretched, _int(text, "max_position_embeddings") or 0)
     return _int(text, "max_position_embeddings", "n_positions", "max_seq_len", "seq_length") or _CONTEXT_LENGTH
+
+
+def _is_encoder(architectures: Any) -> bool:
+    """Return whether vLLM runs the first architecture that it knows by the end of its name as a pooling model."""
+    names = [name for name in architectures if isinstance(name, str)] if isinstance(architectures, list) else []
+    if not names or names[0].endswith(_GENERATES):
+        return False
+    return names[0].endswith(_ENCODES)
 
 
 def _vision(config: Mapping[str, Any]) -> VisionConfig | None:

@@ -12,11 +12,11 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, Field
 
-from tokka.core import Downtime
+from tokka.downtime import Downtime
 from tokka.engine_facts import ModelInfo
 from tokka.protocol.times import format_iso
 
-Capability = Literal["openai-chat-completion"]
+Capability = Literal["openai-chat-completion", "openai-embeddings"]
 
 _OPENAI = "/openai/v1"
 
@@ -49,12 +49,13 @@ class ModelLinks(BaseModel):
     collection: Link
     metadata: Link
     worker: Link | None = Field(None, description="The engine that runs the model; missing before its first start.")
-    openai: Link | None = Field(None, description="The base URL for OpenAI's clients, if the model can chat.")
+    openai: Link | None = Field(None, description="The base URL for OpenAI's clients, if the model can chat or embed.")
     openai_chat_completion: Link | None = Field(None, serialization_alias="openai-chat-completion")
+    openai_embeddings: Link | None = Field(None, serialization_alias="openai-embeddings")
 
 
 class ModelResource(BaseModel):
-    """A served name. A model without a chat template has no capability here; `/v1/completions` serves it."""
+    """A served name. A base model has no capability here; `/v1/completions` serves it."""
 
     id: str
     description: str
@@ -180,7 +181,7 @@ def model_list(names: Sequence[str]) -> Collection:
 
 def model_resource(name: str, info: ModelInfo, worker: int | None) -> ModelResource:
     """Return the resource of a served name. `worker`: the number of the current engine, or None."""
-    can_chat = info.has_chat_template
+    can_chat, can_embed = _can_chat(info), _is_embedder(info)
     chat = Link(href=f"{_OPENAI}/chat/completions", method="POST")
     return ModelResource(
         id=name,
@@ -191,8 +192,9 @@ def model_resource(name: str, info: ModelInfo, worker: int | None) -> ModelResou
             collection=Link(href="/model"),
             metadata=Link(href=f"{_model(name)}/metadata"),
             worker=None if worker is None else Link(href=_worker(name, worker), name=str(worker)),
-            openai=Link(href=_OPENAI) if can_chat else None,
+            openai=Link(href=_OPENAI) if can_chat or can_embed else None,
             openai_chat_completion=chat if can_chat else None,
+            openai_embeddings=Link(href=f"{_OPENAI}/embeddings", method="POST") if can_embed else None,
         ),
     )
 
@@ -217,11 +219,9 @@ def model_metadata(name: str, info: ModelInfo, machine: Resources | None, tenant
     )
 
 
-def worker_list(name: str | None, worker: int | None) -> Collection:
-    """Return the current engine, if any. `name`: the name by which the key may call the model, or None."""
-    if name is None or worker is None:
-        return _collection("/worker", [])
-    return _collection("/worker", [Link(href=_worker(name, worker), name=str(worker))])
+def worker_list(workers: Sequence[tuple[str, int]]) -> Collection:
+    """Return the current engines: the name by which the key may call each model, and the engine's number."""
+    return _collection("/worker", [Link(href=_worker(name, worker), name=str(worker)) for name, worker in workers])
 
 
 def worker_links(name: str, worker: int) -> WorkerLinks:
@@ -246,10 +246,26 @@ def _collection(href: str, items: list[Link]) -> Collection:
 
 
 def _capabilities(info: ModelInfo) -> list[Capability]:
-    return ["openai-chat-completion"] if info.has_chat_template else []
+    capabilities: list[Capability] = []
+    if _can_chat(info):
+        capabilities.append("openai-chat-completion")
+    if _is_embedder(info):
+        capabilities.append("openai-embeddings")
+    return capabilities
+
+
+def _can_chat(info: ModelInfo) -> bool:
+    return info.has_chat_template and "generate" in info.tasks
+
+
+def _is_embedder(info: ModelInfo) -> bool:
+    # Only the scripted engine does both. It is described as the language model that it stands for.
+    return "embed" in info.tasks and "generate" not in info.tasks
 
 
 def _description(name: str, info: ModelInfo) -> str:
+    if _is_embedder(info):
+        return f"{name}, a model that turns a text of up to {info.max_model_len} tokens into a vector."
     length = f"prompt and completion together have room for {info.max_model_len} tokens"
     if info.has_chat_template:
         return f"{name}, a language model that answers the messages of a chat, all in text; {length}."

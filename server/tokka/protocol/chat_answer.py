@@ -7,6 +7,7 @@ from typing import Any, assert_never
 from tokka.core import (
     Accepted,
     ChoiceDone,
+    Embedding,
     Event,
     Finished,
     PromptEcho,
@@ -63,7 +64,7 @@ class ChatEncoder(StreamEncoder):
                 return self._chunks.end(usage)
             case PromptLogprobs():
                 return [self._chunks.of_prompt(prompt_logprobs=prompt_logprobs_list(event))]
-            case PromptEcho():
+            case PromptEcho() | Embedding():
                 return []
             case _:
                 assert_never(event)

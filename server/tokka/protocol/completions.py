@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Self, assert_never
@@ -14,6 +13,7 @@ from tokka.core import (
     Accepted,
     ChoiceDone,
     Constraint,
+    Embedding,
     Event,
     Finished,
     GenerateRequest,
@@ -24,14 +24,10 @@ from tokka.core import (
     TextDelta,
     TextPrompt,
     TokenLogprob,
-    TokensPrompt,
     ToolCallDelta,
 )
 from tokka.protocol.chunks import AnswerForm, Chunks, Fold, StreamEncoder, fold_ending
 from tokka.protocol.common import (
-    ID_TYPECODE,
-    MAX_TEXT_CHARS,
-    TokenId,
     Unsupported,
     invalid,
     new_id,
@@ -42,71 +38,18 @@ from tokka.protocol.common import (
 from tokka.protocol.constraint import ResponseFormat, text_constraint
 from tokka.protocol.folding import JsonItems, JsonList, JsonObject, JsonText, Piece, RawJson
 from tokka.protocol.generation import MAX_CHOICES, GenerationFields
+from tokka.protocol.prompts import prompts_of, wire_prompts
 from tokka.protocol.vllm_fields import COMPLETION_FIELDS, Neutral
 
 ID_PREFIX = "cmpl-"
 # Default maximum tokens of a choice, as at OpenAI. Small, so that a runaway base model ends soon.
 DEFAULT_MAX_TOKENS = 16
 MAX_PROMPTS = 1024
-MAX_PROMPT_TOKENS = 8 * 1024 * 1024
-MAX_TOKEN_ID = 2**31
 
 
 def _prompts(value: Any) -> list[Prompt]:
-    """Parse a prompt in one of its four forms; errors name the place."""
-    if value is None or isinstance(value, str):
-        # No prompt means the beginning of a document.
-        return [_text(value or "", "")]
-    if not isinstance(value, list):
-        raise invalid("Input should be a string, a list of strings, a list of token ids or a list of token id lists")
-    if not value:
-        raise invalid("The prompt is empty: send at least one token")
-    if _is_token(value[0]):
-        return [_tokens(value, "")]
-    if len(value) > MAX_PROMPTS:
-        raise invalid(f"At most {MAX_PROMPTS} prompts are allowed; got {len(value)}")
-    prompts: list[Prompt] = []
-    for at, item in enumerate(value):
-        if isinstance(item, str):
-            prompts.append(_text(item, f"[{at}]"))
-        elif isinstance(item, list):
-            prompts.append(_tokens(item, f"[{at}]"))
-        else:
-            raise invalid("Input should be a string or a list of token ids", f"[{at}]")
-        if type(prompts[-1]) is not type(prompts[0]):
-            raise invalid("Strings and token ids cannot be mixed in one prompt list", f"[{at}]")
-    return prompts
-
-
-def _is_token(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _text(text: str, at: str) -> TextPrompt:
-    if len(text) > MAX_TEXT_CHARS:
-        raise invalid(f"A prompt may have at most {MAX_TEXT_CHARS} characters", at)
-    return TextPrompt(text)
-
-
-def _tokens(ids: list[Any], at: str) -> TokensPrompt:
-    if not ids:
-        raise invalid("The prompt is empty: send at least one token", at)
-    # Check in C first: a million valid ids take 20 ms.
-    if set(map(type, ids)) != {int} or min(ids) < 0 or max(ids) >= MAX_TOKEN_ID:
-        place = next(place for place, token in enumerate(ids) if not _is_token(token) or not 0 <= token < MAX_TOKEN_ID)
-        raise invalid("Input should be a token id: a whole number from 0", f"{at}[{place}]")
-    return TokensPrompt(array(ID_TYPECODE, ids))
-
-
-_PromptText = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
-_PromptTokens = Annotated[list[TokenId], Field(min_length=1, max_length=MAX_PROMPT_TOKENS)]
-_WirePrompt = (
-    _PromptText
-    | Annotated[list[_PromptText], Field(min_length=1, max_length=MAX_PROMPTS)]
-    | _PromptTokens
-    | Annotated[list[_PromptTokens], Field(min_length=1, max_length=MAX_PROMPTS)]
-    | None
-)
+    # No prompt means the beginning of a document.
+    return [TextPrompt(value or "")] if value in (None, "") else prompts_of(value, MAX_PROMPTS)
 
 
 class CompletionRequest(GenerationFields):
@@ -114,7 +57,9 @@ class CompletionRequest(GenerationFields):
 
     neutral: ClassVar[Mapping[str, Neutral]] = COMPLETION_FIELDS
 
-    prompt: Annotated[list[Prompt], PlainValidator(_prompts, json_schema_input_type=_WirePrompt)] = Field(
+    prompt: Annotated[
+        list[Prompt], PlainValidator(_prompts, json_schema_input_type=wire_prompts(MAX_PROMPTS) | None)
+    ] = Field(
         description="A string, a list of strings, a list of token ids or a list of token id lists. "
         "Null or empty text: the beginning of a document."
     )
@@ -226,8 +171,8 @@ class CompletionEncoder(StreamEncoder):
                 return self._echo(event)
             case PromptLogprobs():
                 return self._prompt_scores(event)
-            case ReasoningDelta() | ToolCallDelta():
-                # Only conversations have these events.
+            case ReasoningDelta() | ToolCallDelta() | Embedding():
+                # Only conversations and embeddings have these events.
                 return []
             case _:
                 assert_never(event)

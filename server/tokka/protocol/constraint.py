@@ -10,7 +10,7 @@ import orjson
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, model_validator
 from pydantic_core import PydanticCustomError
 
-from tokka.core import Constraint, FunctionSchema, RequiredCalls, Tools
+from tokka.core import Constraint, Tools
 from tokka.protocol.annotations import LooseSchema, checked_loose_schema
 from tokka.protocol.closing import closed
 from tokka.protocol.common import WireModel, invalid, unsupported
@@ -18,6 +18,7 @@ from tokka.protocol.json_schema import MAX_SCHEMA_BYTES, checked_schema, errors_
 from tokka.protocol.schema_loosening import LOOSER_LEVELS, Level, loosened
 from tokka.protocol.structural_tag import StructuralTagFormat, parsed_tag
 from tokka.protocol.tools import FunctionTool, Tool
+from tokka.required_calls import FunctionSchema, RequiredCalls
 
 MAX_REGEX_CHARS = 8192
 MAX_CONSTRAINT_CHOICES = 4096

@@ -18,13 +18,13 @@ from typing import Any
 
 import orjson
 
-from tokka.core import Constraint, GenerateRequest, Image
+from tokka.core import Constraint, GenerateRequest, Image, TextPrompt, TokensPrompt
 
 # Fields that the engine's work does not depend on.
 NOT_SEEN: Mapping[type, frozenset[str]] = {
     GenerateRequest: frozenset(
         {
-            # The sender and the served name. All names of a server belong to one engine.
+            # The sender and the served name. All names of a model belong to one engine.
             *("id", "tenant", "model", "fingerprint"),
             # Field names in error messages.
             *("prompt_param", "limit_param"),
@@ -36,6 +36,8 @@ NOT_SEEN: Mapping[type, frozenset[str]] = {
     ),
     Constraint: frozenset({"param"}),
     Image: frozenset({"param"}),
+    TextPrompt: frozenset({"param"}),
+    TokensPrompt: frozenset({"param"}),
 }
 # Characters of a text that are encoded at once, to avoid a copy of a long text.
 _TEXT_PART = 1 << 20

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -21,9 +21,10 @@ from tokka.protocol.messages import (
 )
 from tokka.protocol.tools import WireTools, check_tools, tools_of
 from tokka.protocol.vllm_fields import TOKENIZE_FIELDS, Neutral, NeutralModel
+from tokka.tasks import Task
 
 
-def model_object(name: str, created: int, max_model_len: int | None) -> dict[str, Any]:
+def model_object(name: str, created: int, max_model_len: int | None, tasks: Collection[Task] | None) -> dict[str, Any]:
     return {
         "id": name,
         "object": "model",
@@ -32,6 +33,7 @@ def model_object(name: str, created: int, max_model_len: int | None) -> dict[str
         # vLLM's clients read it.
         "root": name,
         "max_model_len": max_model_len,
+        "tasks": None if tasks is None else sorted(tasks),
     }
 
 
@@ -116,7 +118,7 @@ class DetokenizeRequest(BodyModel):
 
 
 class ModelObject(BaseModel):
-    """OpenAI's model object, with the context length in tokens once it is known."""
+    """OpenAI's model object, with the context length in tokens and the model's tasks once they are known."""
 
     id: str
     object: Literal["model"]
@@ -124,6 +126,7 @@ class ModelObject(BaseModel):
     owned_by: str
     root: str
     max_model_len: int | None
+    tasks: list[Task] | None
 
 
 class ModelList(BaseModel):

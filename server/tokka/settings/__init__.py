@@ -1,12 +1,13 @@
 """The operator's settings. Only this package reads the environment and the config file."""
 
-from tokka.settings.fields import EMBEDDED_MODEL, EngineSettings
+from tokka.settings.fields import EMBEDDED_EMBEDDING_MODEL, EMBEDDED_MODEL, EngineSettings
 from tokka.settings.loading import load_settings, unknown_variables, variable_of
 from tokka.settings.secrets import exposed_files, read_database_url, visible_options, with_secrets
 from tokka.settings.settings import Settings
 from tokka.settings.values import expanded, parse_size
 
 __all__ = [
+    "EMBEDDED_EMBEDDING_MODEL",
     "EMBEDDED_MODEL",
     "EngineSettings",
     "Settings",

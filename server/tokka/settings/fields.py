@@ -13,6 +13,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 EMBEDDED_MODEL = "SmolLM2-135M-Instruct"
+EMBEDDED_EMBEDDING_MODEL = "all-MiniLM-L6-v2"
 
 # A list: repeatable on the command line, separated by commas in the environment.
 Strings = Annotated[list[str], NoDecode]
@@ -93,6 +94,27 @@ class EngineSettings(BaseSettings):
         None, description="Force eager execution, or compiled execution with --no-enforce-eager. Overrides --optimize."
     )
 
+    # Embedding model
+    embedding_model: str | None = Field(
+        None,
+        description="Embedding model to serve beside the model, for /v1/embeddings, /v1/rerank and /v1/score: local"
+        " folder or hub id. `none`: no embedding model. Default: "
+        + EMBEDDED_EMBEDDING_MODEL
+        + " beside the embedded model, otherwise none.",
+    )
+    embedding_model_name: Strings = Field(
+        [], description="Names by which requests may use the embedding model. Default: the folder's name or the hub id."
+    )
+    embedding_load: Literal["start", "first-use"] | None = Field(
+        None,
+        description="When to load the embedding model. `start`: with the server. `first-use`: at the first request for"
+        " it, which gets 503 until the model is loaded. Default: `start` with --embedding-model, otherwise"
+        " `first-use`.",
+    )
+    embedding_engine_arg: Strings = Field(
+        [], description="NAME=VALUE: as --engine-arg, for the engine of the embedding model."
+    )
+
 
 class Options(EngineSettings):
     """The fields of all settings, with their defaults, bounds and help texts."""
@@ -124,7 +146,7 @@ class Options(EngineSettings):
     max_body_size: str | None = Field(
         None,
         description="Maximum request body size. Larger bodies get 413. Default: 128 bytes per token of the model's"
-        " context, from 1MiB to 32MiB.",
+        " context, from 1MiB to 32MiB; at least 8MiB for embeddings, rerank and score.",
     )
     unknown_fields: Literal["refuse", "ignore"] = Field(
         "refuse",

@@ -11,7 +11,7 @@ from pydantic import ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from tokka.loopback import is_loopback
-from tokka.settings.fields import EMBEDDED_MODEL, Options
+from tokka.settings.fields import EMBEDDED_EMBEDDING_MODEL, EMBEDDED_MODEL, Options
 from tokka.settings.values import is_key, parse_size, parse_weight
 
 _SIZES = ("max_body_size", "max_header_size", "body_memory", "answer_memory", "response_storage")
@@ -32,7 +32,8 @@ class Settings(Options):
         return (init_settings, env_settings)
 
     @field_validator(
-        *("served_model_name", "engine_arg", "cors_origin", "api_key", "admin_key", "metrics_key", "tenant_weight"),
+        *("served_model_name", "embedding_model_name", "engine_arg", "embedding_engine_arg", "cors_origin"),
+        *("api_key", "admin_key", "metrics_key", "tenant_weight"),
         mode="before",
     )
     @classmethod
@@ -40,7 +41,7 @@ class Settings(Options):
         if not isinstance(value, str):
             return value
         # An engine argument's value may be JSON, which contains commas.
-        commas = r",(?=\s*[\w-]+=)" if info.field_name == "engine_arg" else ","
+        commas = r",(?=\s*[\w-]+=)" if str(info.field_name).endswith("engine_arg") else ","
         return [item.strip() for item in re.split(commas, value) if item.strip()]
 
     @field_validator("tensor_parallel_size", mode="before")
@@ -63,7 +64,7 @@ class Settings(Options):
             raise ValueError("a size must be positive")
         return value
 
-    @field_validator("served_model_name")
+    @field_validator("served_model_name", "embedding_model_name")
     @classmethod
     def _is_name(cls, value: list[str]) -> list[str]:
         if any(not name or len(name) > 512 for name in value):
@@ -87,7 +88,7 @@ class Settings(Options):
             raise ValueError("it must be three octal digits that let the owner read and write, for example 0660")
         return text
 
-    @field_validator("engine_arg")
+    @field_validator("engine_arg", "embedding_engine_arg")
     @classmethod
     def _is_pair(cls, value: list[str]) -> list[str]:
         for place, item in enumerate(value, start=1):
@@ -137,5 +138,26 @@ class Settings(Options):
             return tuple(self.served_model_name)
         if self.model is None:
             return (EMBEDDED_MODEL,) if self.engine == "vllm" else ("fake",)
-        folder = os.path.expanduser(self.model)
-        return (Path(os.path.abspath(folder)).name,) if os.path.isdir(folder) else (self.model,)
+        return (_name_of(self.model),)
+
+    def embedding_names(self) -> tuple[str, ...]:
+        """Return the names of the embedding model; empty without one."""
+        if self.embedding_model == "none":
+            return ()
+        if self.embedding_model is not None:
+            return tuple(self.embedding_model_name) or (_name_of(self.embedding_model),)
+        if self.model is not None or self.engine != "vllm":
+            return ()
+        return tuple(self.embedding_model_name) or (EMBEDDED_EMBEDDING_MODEL,)
+
+    @property
+    def loads_embedding_model_late(self) -> bool:
+        """Whether the first request for the embedding model loads it."""
+        if self.embedding_load is None:
+            return self.embedding_model is None
+        return self.embedding_load == "first-use"
+
+
+def _name_of(model: str) -> str:
+    folder = os.path.expanduser(model)
+    return Path(os.path.abspath(folder)).name if os.path.isdir(folder) else model

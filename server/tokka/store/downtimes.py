@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, delete, insert, select
 
-from tokka.core import Downtime
+from tokka.downtime import Downtime
 from tokka.store.tables import DOWNTIMES
 
 # Maximum rows of a read, earliest begin first. Servers read them twice a second, and no operator plans this many.

@@ -28,7 +28,8 @@ export class Server {
   async models() {
     const page = await this.#read("v1/models");
     if (!Array.isArray(page?.data)) throw unreadable();
-    return page.data;
+    // An embedding model cannot answer. Other servers do not tell.
+    return page.data.filter((model) => !model.tasks || model.tasks.includes("generate"));
   }
 
   /** @returns {Promise<{version: string, engine: string | null}>} */

@@ -54,7 +54,7 @@ async def engine(link: Link) -> RemoteEngine:
 async def prepared(engine: RemoteEngine, link: Link) -> Prepared:
     preparing = asyncio.create_task(engine.prepare(ask()))
     await asyncio.sleep(0)
-    engine.receive(messages.Accepted(link.sent[-1].request, [b"\x01\x00\x00\x00"], [5]))
+    engine.receive(messages.Accepted(link.sent[-1].request, [b"\x01\x00\x00\x00"], [5], 0))
     return await preparing
 
 
@@ -113,7 +113,7 @@ async def test_messages_of_a_request_that_is_over_are_dropped(engine: RemoteEngi
     preparing.cancel()
     await asyncio.gather(preparing, return_exceptions=True)
     assert link.sent[-1] == messages.Abort(1)
-    engine.receive(messages.Accepted(1, [], []))
+    engine.receive(messages.Accepted(1, [], [], 0))
     engine.receive(messages.Delta(1, 0, "a", [1], ""))
     engine.receive(messages.Completed(1, Usage(1, 1)))
 

@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import psutil
 import pytest
 
 from tests.program import eventually
-from tokka.engine.supervision.processes import EngineProcesses, activity
+from tokka.engine.supervision.processes import EngineProcesses, ProcessGroup, activity
+from tokka.errors import StartupError
 
 
 @contextmanager
@@ -84,27 +85,73 @@ async def test_closed_engine_processes_notice_nothing() -> None:
         assert processes.ended is None
 
 
-def left_after_kill(*arguments: str, frozen: bool = False) -> bool:
-    """Return whether a child outlives `kill_engine`. A separate process calls it: here it would kill other children."""
+def left_after_kill(*arguments: str, frozen: bool = False, early: bool = False) -> bool:
+    """Return whether an engine's child outlives its group. A separate process tries it: this one has other children."""
     script = f"""
 import subprocess, sys, psutil
-from tokka.engine.supervision.processes import kill_engine
+from tokka.engine.supervision.processes import ProcessGroup
+group = ProcessGroup()
 command = [sys.executable, "-c", "print(flush=True); import sys; sys.stdin.read()", *{arguments!r}]
-child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-child.stdout.readline()
-if {frozen}:
-    psutil.Process(child.pid).suspend()
-kill_engine()
+with group.starting(lambda: None):
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    child.stdout.readline()
+    if {frozen}:
+        psutil.Process(child.pid).suspend()
+    if {early}:
+        group.kill()
+group.kill()
 print(psutil.pid_exists(child.pid))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
     return done.stdout.strip() == "True"
 
 
+@pytest.mark.parametrize("early", [False, True])
 @pytest.mark.parametrize("frozen", [False, True])
-def test_all_are_killed_also_a_stopped_one(frozen: bool) -> None:
-    assert not left_after_kill(frozen=frozen)
+def test_all_are_killed_also_a_stopped_one(frozen: bool, early: bool) -> None:
+    assert not left_after_kill(frozen=frozen, early=early)
 
 
-def test_pythons_resource_tracker_is_left_to_clean_up() -> None:
-    assert left_after_kill("resource_tracker")
+@pytest.mark.parametrize("early", [False, True])
+@pytest.mark.parametrize("command", ["resource_tracker", "tokka.parsing.worker", "tokka.engine.grammars.compiler"])
+def test_helpers_outlive_an_engine(command: str, early: bool) -> None:
+    assert left_after_kill(command, early=early)
+
+
+def test_engines_keep_their_processes_apart() -> None:
+    first, second = ProcessGroup(), ProcessGroup()
+    with ExitStack() as children:
+        with first.starting(lambda: None):
+            one = children.enter_context(child("input()"))
+            assert one.pid in pids(first)
+        with second.starting(lambda: None):
+            other = children.enter_context(child("input()"))
+            assert one.pid not in pids(second)
+            assert other.pid not in pids(first)
+        assert (one.pid in first.pids, other.pid in first.pids) == (True, False)
+        assert other.pid in second.pids
+        first.kill()
+        assert [psutil.pid_exists(process.pid) for process in (one, other)] == [False, True]
+        second.kill()
+        assert not psutil.pid_exists(other.pid)
+
+
+def test_a_cancelled_start_does_not_wait_for_another() -> None:
+    first, second = ProcessGroup(), ProcessGroup()
+
+    def cancelled() -> None:
+        raise StartupError("stopped while starting")
+
+    with first.starting(lambda: None), pytest.raises(StartupError), second.starting(cancelled):
+        pass
+
+
+def test_activity_counts_only_the_engines_processes() -> None:
+    with child("while True: pass") as busy, child("input()") as idle:
+        before = activity([busy.pid]).cpu_s
+        eventually(lambda: activity([busy.pid]).cpu_s > before + 0.2, within_s=20)
+        assert activity([idle.pid]).cpu_s < 0.2
+
+
+def pids(group: ProcessGroup) -> set[int]:
+    return {process.pid for process in group.processes()}

@@ -21,10 +21,11 @@ WAIT_S = 10.0
 class ScriptedCore:
     """The far end of a client's sockets. `received` holds (request type, decoded body) in the order of arrival."""
 
-    def __init__(self, folder: Path, copies: int = 1) -> None:
+    def __init__(self, folder: Path, copies: int = 1, tasks: tuple[str, ...] = ("generate",)) -> None:
         names = {"input_address": "input", "output_address": "output", "stats_update_address": "stats"}
         self.addresses = {name: f"ipc://{folder}/{file}" for name, file in names.items()}
         self._copies = copies
+        self._tasks = tasks
         # The copy of the model that received each message, in order.
         self.receivers: list[int] = []
         self.received: queue.Queue[tuple[bytes, Any]] = queue.Queue()
@@ -110,7 +111,7 @@ class ScriptedCore:
                         self.received.put((kind, requests.decode(body) if kind == b"\x00" else others.decode(body)))
                     elif self.answers:
                         _, call, method, _ = others.decode(body)
-                        result = ("generate",) if method == "get_supported_tasks" else False
+                        result = self._tasks if method == "get_supported_tasks" else False
                         reply = UtilityOutput(call, result=UtilityResult(result))
                         replies.send_multipart(MsgpackEncoder().encode(EngineCoreOutputs(utility_output=reply)))
 
@@ -131,9 +132,11 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 @asynccontextmanager
-async def scripted_llm(model: Path, folder: Path, **arguments: Any) -> AsyncIterator[tuple[Any, ScriptedCore]]:
+async def scripted_llm(
+    model: Path, folder: Path, tasks: tuple[str, ...] = ("generate",), **arguments: Any
+) -> AsyncIterator[tuple[Any, ScriptedCore]]:
     """Yield vLLM's AsyncLLM whose engine process is a scripted one. Like an engine's start, this takes seconds."""
-    core = ScriptedCore(folder, arguments.get("data_parallel_size", 1))
+    core = ScriptedCore(folder, arguments.get("data_parallel_size", 1), tasks)
     core.start()
     llm = await asyncio.to_thread(_llm, model, core, arguments)
     try:

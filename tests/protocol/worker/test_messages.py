@@ -15,15 +15,14 @@ from tokka.core import (
     ChatPrompt,
     ChoiceDone,
     Constraint,
+    Embedding,
     Event,
-    FunctionSchema,
     GenerateRequest,
     Image,
     Prompt,
     PromptEcho,
     PromptLogprobs,
     ReasoningDelta,
-    RequiredCalls,
     Sampling,
     TextDelta,
     TextPrompt,
@@ -45,6 +44,7 @@ from tokka.protocol.worker.requests import (
     packed_ids,
     request_of,
 )
+from tokka.required_calls import FunctionSchema, RequiredCalls
 
 TOOLS = Tools(({"type": "function", "function": {"name": "f"}},), "named", "f", frozenset({"f"}), parallel=False)
 CHAT = ChatPrompt(
@@ -68,12 +68,18 @@ SAMPLING = Sampling(
     allowed_token_ids=(1, 2),
     constraint=Constraint("calls", "{}", "tools", CALLS, is_optional=True),
 )
-PROMPTS: tuple[Prompt, ...] = (CHAT, TextPrompt("x", add_special_tokens=True), TokensPrompt([1, 2**31 - 1, -1]))
+PROMPTS: tuple[Prompt, ...] = (
+    CHAT,
+    TextPrompt("x", add_special_tokens=True),
+    TokensPrompt([1, 2**31 - 1, -1], "query"),
+)
 REQUEST = GenerateRequest(
     "id",
     "m",
     PROMPTS,
     SAMPLING,
+    "embed",
+    256,
     "prompt",
     "max_tokens",
     echo=True,
@@ -102,6 +108,7 @@ EVENTS: list[Event] = [
     PromptEcho(1, "the prompt", (SCORE,)),
     PromptEcho(1, "the prompt", None),
     PromptLogprobs(0, (SCORE, SCORE), (0, 7)),
+    Embedding(3, b"\x00\xff"),
 ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tokka.core import ChoiceDone, Event, ReasoningDelta, TextDelta, ToolCallDelta
+from tokka.core import ChoiceDone, Embedding, Event, ReasoningDelta, TextDelta, ToolCallDelta
 from tokka.errors import SlowReader
 
 # Maximum waiting units per request, about 40 bytes each. A token counts 1 unit; its logprob and each alternative count
@@ -51,12 +51,13 @@ class Backlog:
             self._units += sum(_LOGPROB_UNITS * (1 + len(token.top)) for token in delta.logprobs)
         self._check()
 
-    def add_read(self, event: ReasoningDelta | ToolCallDelta | ChoiceDone) -> None:
-        """Add an event that was read out of a choice's text. Later text of the choice stays behind it.
+    def add_read(self, event: ReasoningDelta | ToolCallDelta | ChoiceDone | Embedding) -> None:
+        """Add a vector, or an event that was read out of a choice's text. Later text of the choice stays behind it.
 
         Raises SlowReader as `add` does.
         """
-        self._deltas.pop(event.index, None)
+        if not isinstance(event, Embedding):
+            self._deltas.pop(event.index, None)
         self._events.append(event)
         self._units += _LOGPROB_UNITS
         self._check()

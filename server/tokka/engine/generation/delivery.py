@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
 
-from tokka.core import ChoiceDone, Event, ReasoningDelta, TextDelta, ToolCallDelta
+from tokka.core import ChoiceDone, Embedding, Event, ReasoningDelta, TextDelta, ToolCallDelta
 from tokka.engine.base import Sink
 from tokka.engine.generation.backlog import Backlog
 from tokka.engine.generation.slices import Slices
@@ -55,8 +55,11 @@ class Delivery:
                 self._has_room = self._sink.take(done)
                 self._end_choice()
 
-    def put_read(self, event: ReasoningDelta | ToolCallDelta | ChoiceDone) -> None:
-        """Pass on an event that was read out of a choice's text elsewhere, or a choice's end without text."""
+    def put_read(self, event: ReasoningDelta | ToolCallDelta | ChoiceDone | Embedding) -> None:
+        """Pass on an event that was read out of a choice's text elsewhere, or a choice's end without text.
+
+        A vector is all that its input has, so it counts as the end of a choice.
+        """
         if self._is_over or self._error is not None:
             return
         if self._is_held or not self._has_room:
@@ -67,7 +70,7 @@ class Delivery:
             self._hold()
         else:
             self._has_room = self._sink.take(event)
-            if isinstance(event, ChoiceDone):
+            if isinstance(event, ChoiceDone | Embedding):
                 self._end_choice()
 
     def put_parts(self, parts: Iterator[Event]) -> None:
@@ -117,7 +120,7 @@ class Delivery:
     async def _give(self, event: Event) -> None:
         for replacing in (event,) if self._read is None else self._read(event):
             await self._sink.give(replacing)
-            if isinstance(replacing, ChoiceDone):
+            if isinstance(replacing, ChoiceDone | Embedding):
                 self._end_choice()
 
     def _end_choice(self) -> None:

@@ -69,14 +69,24 @@ def _leaves_no_room(param: str, prompt_tokens: int, max_model_len: int) -> Conte
 
 @dataclass(frozen=True, slots=True)
 class Truncation:
-    """Keeps `keep` tokens of a prompt: the last ones, or the first ones if `cuts_end` is set."""
+    """Keeps `keep` tokens of a prompt: the last ones, or the first ones if `cuts_end` is set.
+
+    `before`, `after`: tokens that the tokenizer has put around a text. They stay if there is room for more.
+    """
 
     keep: int
     cuts_end: bool = False
+    before: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
 
     def of(self, token_ids: Sequence[int]) -> Sequence[int]:
         if self.keep >= len(token_ids):
             return token_ids
+        around = len(self.before) + len(self.after)
+        if 0 < around < self.keep:
+            inner = token_ids[len(self.before) : len(token_ids) - len(self.after)]
+            room = self.keep - around
+            return [*self.before, *(inner[:room] if self.cuts_end else inner[-room:]), *self.after]
         return token_ids[: self.keep] if self.cuts_end else token_ids[-self.keep :]
 
 

@@ -7,7 +7,17 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from tokka.core import Accepted, ChoiceDone, GenerateRequest, Prompt, ReasoningDelta, TextDelta, ToolCallDelta, Usage
+from tokka.core import (
+    Accepted,
+    ChoiceDone,
+    Embedding,
+    GenerateRequest,
+    Prompt,
+    ReasoningDelta,
+    TextDelta,
+    ToolCallDelta,
+    Usage,
+)
 from tokka.engine.base import Prepared, ReportPhase, Sink
 from tokka.engine.generation.delivery import Delivery
 from tokka.engine_facts import EngineStats, ModelInfo
@@ -70,7 +80,8 @@ class RemoteEngine:
             raise self._refusal
         number = self._link.next_number()
         answer = await self._call(number, open_of(number, request), request.prompt_param)
-        accepted = Accepted(tuple(map(ids_of, answer.prompt_token_ids)), tuple(answer.allowed_tokens))
+        ids = tuple(map(ids_of, answer.prompt_token_ids))
+        accepted = Accepted(ids, tuple(answer.allowed_tokens), answer.dimensions)
         return _RemotePrepared(self, number, accepted, len(request.prompts) * request.sampling.n)
 
     async def tokenize(self, prompt: Prompt, tenant: str) -> Sequence[int]:
@@ -228,7 +239,7 @@ class _Run:
             event = event_of(message)
             if type(event) is TextDelta:
                 self.delivery.put(event)
-            elif isinstance(event, ReasoningDelta | ToolCallDelta | ChoiceDone):
+            elif isinstance(event, ReasoningDelta | ToolCallDelta | ChoiceDone | Embedding):
                 self.delivery.put_read(event)
             else:
                 # The prompt's own events may be long.

@@ -6,8 +6,12 @@ import asyncio
 import contextlib
 import multiprocessing
 import os
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing import resource_tracker
 from pathlib import Path
+from typing import ClassVar
 
 import psutil
 
@@ -16,21 +20,27 @@ from tokka.engine.supervision.watchdog import Activity
 # Names of child processes that do not belong to the engine: of engine/grammars/compiler.py and parsing/worker.py.
 COMPILER_NAME = "tokka-grammar"
 PARSER_NAME = "tokka-parser"
+# Words in the commands of the helpers.
+_TRACKER = "resource_tracker"
+_HELPERS = ("tokka.engine.grammars", "tokka.parsing", _TRACKER)
+# Seconds between two looks whether a start is still wanted while another engine starts.
+_TURN_POLL_S = 0.2
 _SHARED = "/dev/shm/"  # noqa: S108 - where Linux keeps named shared memory
 
 
-def activity() -> Activity:
+def activity(pids: Sequence[int] = ()) -> Activity:
     """Return the engine processes' CPU time so far, and the pids of stopped ones.
+
+    `pids`: those that the server has started for the engine; none for all processes of the server but the parsers and
+    compilers, which work for requests that are not in flight yet and would make a frozen engine look busy.
 
     Walks the process table, which takes milliseconds: do not call it on the event loop.
     """
     cpu_s = 0.0
     stopped: list[int] = []
-    for process in psutil.Process().children(recursive=True):
+    children = [child for child in psutil.Process().children() if not _is_helper(child)]
+    for process in _with_descendants(_of(pids) if pids else children):
         try:
-            if process.name() in (COMPILER_NAME, PARSER_NAME):
-                # They work for requests that are not in flight yet, and would make a frozen engine look busy.
-                continue
             times = process.cpu_times()
             # Count children that have ended: a compilation is many short processes.
             cpu_s += times.user + times.system + times.children_user + times.children_system
@@ -48,13 +58,14 @@ class EngineProcesses:
     An engine of several processes may take ten seconds to notice the death of one. A pidfd shows it at once.
     """
 
-    def __init__(self, name_prefix: str) -> None:
+    def __init__(self, name_prefix: str, among: Iterable[psutil.Process] | None = None) -> None:
+        """`among`: the processes to look at; None for all of this server."""
         self._names: dict[int, str] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._shared: set[str] = set()
         # Name and pid of the first process that has ended since `watch`.
         self.ended: str | None = None
-        for process in psutil.Process().children(recursive=True):
+        for process in psutil.Process().children(recursive=True) if among is None else among:
             with contextlib.suppress(psutil.Error, OSError):
                 if process.name().startswith(name_prefix) and process.status() != psutil.STATUS_ZOMBIE:
                     pidfd = os.pidfd_open(process.pid)
@@ -86,25 +97,107 @@ class EngineProcesses:
             Path(path).unlink(missing_ok=True)
 
 
-def kill_children(spare: str | None = None) -> list[psutil.Process]:
-    """Kill every descendant process except processes named `spare`. Return them without waiting for their end.
+class ProcessGroup:
+    """The processes of one engine, among those of several engines of this server.
 
-    Python's resource tracker survives: it cleans up the semaphores that the others leave behind.
+    One engine starts at a time. While it starts, all processes that no other group has are its own. vLLM tells nobody
+    about its processes before the start has ended, and they rename themselves, which overwrites their environment.
     """
-    killed = []
+
+    # Held by the group that starts, and all groups that may have processes.
+    _turn: ClassVar[threading.Lock] = threading.Lock()
+    _groups: ClassVar[weakref.WeakSet[ProcessGroup]] = weakref.WeakSet()
+
+    def __init__(self) -> None:
+        self._roots: list[psutil.Process] = []
+        self._is_starting = False
+        self._groups.add(self)
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """The processes that the server has started for the engine. Empty until its start has ended."""
+        return tuple(root.pid for root in self._roots)
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether no other engine has been started."""
+        return not any(group._roots for group in self._groups if group is not self)
+
+    @contextlib.contextmanager
+    def starting(self, check_wanted: Callable[[], None]) -> Iterator[None]:
+        """Wait until no other engine starts. Processes that are started within the block belong to this group.
+
+        `check_wanted`: raises if the start was cancelled. Blocks.
+        """
+        while not self._turn.acquire(timeout=_TURN_POLL_S):
+            check_wanted()
+        self._is_starting = True
+        try:
+            yield
+        finally:
+            # Direct children: the descendants of each are found when they are needed.
+            self._roots = [process for process in self._processes(recursive=False) if process.is_running()]
+            self._is_starting = False
+            self._turn.release()
+
+    def processes(self) -> list[psutil.Process]:
+        """Return the processes that run now, descendants included."""
+        return self._processes(recursive=True)
+
+    def kill(self) -> None:
+        """Kill the processes and wait for their end. Blocks for up to 5 seconds."""
+        killed = []
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+                killed.append(process)
+        _, alive = psutil.wait_procs(killed, timeout=5)
+        # Reap processes that vLLM ended without waiting for them.
+        multiprocessing.active_children()
+        self._roots = [root for root in self._roots if root in alive]
+
+    def _processes(self, *, recursive: bool) -> list[psutil.Process]:
+        roots = self._roots
+        if self._is_starting:
+            others = {root for group in self._groups if group is not self for root in group._roots}
+            roots = [child for child in psutil.Process().children() if child not in others and not _is_helper(child)]
+        return _with_descendants(roots) if recursive else list(roots)
+
+
+def _with_descendants(roots: Iterable[psutil.Process]) -> list[psutil.Process]:
+    found: list[psutil.Process] = []
+    for root in roots:
+        with contextlib.suppress(psutil.Error):
+            found += [root, *root.children(recursive=True)]
+    return found
+
+
+def _of(pids: Iterable[int]) -> Iterator[psutil.Process]:
+    for pid in pids:
+        with contextlib.suppress(psutil.Error):
+            yield psutil.Process(pid)
+
+
+def _is_helper(process: psutil.Process) -> bool:
+    """Return whether a child belongs to no engine: a parser, a compiler, or Python's resource tracker."""
+    try:
+        if process.name() in (COMPILER_NAME, PARSER_NAME):
+            return True
+        # A helper has its command before it has its name.
+        return any(command in word for word in process.cmdline() for command in _HELPERS)
+    except psutil.Error:
+        return False
+
+
+def kill_children() -> None:
+    """Kill every descendant process but Python's resource tracker. Does not wait for their end.
+
+    The tracker cleans up the semaphores that the others leave behind.
+    """
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            if child.name() != spare and not any("resource_tracker" in word for word in child.cmdline()):
+            if not any(_TRACKER in word for word in child.cmdline()):
                 child.kill()
-                killed.append(child)
-    return killed
-
-
-def kill_engine() -> None:
-    """Kill every engine process and wait for their end. Blocks for up to 5 seconds."""
-    psutil.wait_procs(kill_children(spare=PARSER_NAME), timeout=5)
-    # Reap processes that vLLM ended without waiting for them.
-    multiprocessing.active_children()
 
 
 def end_resource_tracker() -> None:

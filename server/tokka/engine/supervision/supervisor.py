@@ -16,12 +16,11 @@ from typing import Any, Literal, NoReturn
 
 import structlog
 
-from tokka.core import DeathReason
 from tokka.engine.base import Engine
 from tokka.engine.supervision import processes
 from tokka.engine.supervision.restart import RestartPolicy
 from tokka.engine.supervision.watchdog import Observation, Watchdog
-from tokka.engine_facts import EngineStats, ModelInfo
+from tokka.engine_facts import DeathReason, EngineStats, ModelInfo
 from tokka.errors import MAX_RETRY_AFTER_S, ModelStarting, StartupError
 
 log = structlog.get_logger("tokka.engine")
@@ -34,8 +33,9 @@ TRANSITIONS: dict[State, set[State]] = {
     # Dead. A restart follows after a delay, or the supervisor has given up.
     "failed": {"starting", "stopped"},
 }
-# Seconds for Retry-After until a start has been measured.
-RETRY_AFTER_S = 5
+# Seconds for Retry-After until a start has been measured, and for an engine that a request has just started: clients
+# retry twice, and a small model takes this long.
+RETRY_AFTER_S, _ON_DEMAND_RETRY_AFTER_S = 5, 20
 _LOOK_EVERY_S = 0.5
 # Seconds between an engine's death and a second look at its stats, which then explain it better.
 _DETAIL_S = 0.5
@@ -72,7 +72,14 @@ class Supervisor:
         on_restart: Callable[[DeathReason], None],
         policy: RestartPolicy,
         stall_timeout_s: float,
+        starts_on_demand: bool = False,
+        name: str | None = None,
     ) -> None:
+        """`starts_on_demand`: the first call of `engine` starts the first engine, instead of `run`.
+
+        `name`: of a model beside the main one, for the log.
+        """
+        self._log = log if name is None else log.bind(model=name)
         self._create_engine = create_engine
         self._on_state = on_state
         self._on_restart = on_restart
@@ -91,6 +98,12 @@ class Supervisor:
         self._died_s: float | None = None
         # How long the last measured start took, and when the next one begins while no engine runs.
         self._start_took_s: float | None = None
+        self.starts_on_demand = starts_on_demand
+        self._first_retry_after_s = _ON_DEMAND_RETRY_AFTER_S if starts_on_demand else RETRY_AFTER_S
+        # Set once an engine is wanted.
+        self._wanted = asyncio.Event()
+        if not starts_on_demand:
+            self._wanted.set()
         self._next_start_s = 0.0
 
     @property
@@ -131,14 +144,16 @@ class Supervisor:
                     await changed.wait()
 
     def engine(self) -> Engine:
-        """Return the engine if it is ready. Raises ModelStarting if it is not."""
+        """Return the engine if it is ready. Raises ModelStarting if it is not, and starts it if nobody has yet."""
         if self._engine is None or self._state != "ready" or self._engine.stats().death:
+            self._wanted.set()
             raise _not_ready(self.progress())
         return self._engine
 
     def described(self) -> ModelInfo:
         """Return the model's properties, also during a restart. Raises ModelStarting before the first readiness."""
         if self._info is None:
+            self._wanted.set()
             raise _not_ready(self.progress())
         return self._info
 
@@ -147,13 +162,14 @@ class Supervisor:
 
     async def run(self) -> NoReturn:
         """Keep an engine running. Raises StartupError if the first start fails or too many engines died quickly."""
+        await self._wanted.wait()
         while True:
             death = await self._live()
             served_s = self.served_s
             self._move("failed", "failed", "the engine died")
             delay_s = self._policy.delay_s(served_s)
             self._next_start_s = time.monotonic() + (delay_s or 0.0)
-            log.error("engine_died", reason=death.reason, detail=death.detail, served_s=round(served_s, 1))
+            self._log.error("engine_died", reason=death.reason, detail=death.detail, served_s=round(served_s, 1))
             await self._close_engine()
             # vllm/design 5.3.1
             if delay_s is None:
@@ -162,7 +178,7 @@ class Supervisor:
                     f" {death.detail}"
                 )
             self._on_restart(death.reason)
-            log.info("engine_restarts", reason=death.reason, in_s=delay_s)
+            self._log.info("engine_restarts", reason=death.reason, in_s=delay_s)
             await asyncio.sleep(self._next_start_s - time.monotonic())
 
     async def close(self) -> None:
@@ -228,7 +244,9 @@ class Supervisor:
                     # The cause of a process's end is known a moment after the end itself.
                     await asyncio.sleep(_DETAIL_S)
                     return Death("died", engine.stats().death or stats.death)
-                activity = await asyncio.to_thread(processes.activity) if watchdog.needs_activity else None
+                activity = None
+                if watchdog.needs_activity:
+                    activity = await asyncio.to_thread(processes.activity, stats.pids)
                 observation = Observation(
                     stats.steps, stats.unfinished, pinging.answers, pinging.awaits_answer, activity
                 )
@@ -255,7 +273,7 @@ class Supervisor:
     def _rebuild_s(self, begun_s: float = 0.0) -> int:
         """Return the seconds left of a start that began `begun_s` ago, if it takes as long as the last one."""
         if self._start_took_s is None:
-            return RETRY_AFTER_S
+            return self._first_retry_after_s
         return max(1, min(MAX_RETRY_AFTER_S, math.ceil(self._start_took_s - begun_s)))
 
     def _move(self, state: State, phase: str, detail: str = "") -> None:
@@ -268,7 +286,7 @@ class Supervisor:
     def _set_phase(self, phase: str, detail: str) -> None:
         self._phase, self._detail = phase, detail
         fields = {"detail": detail} if detail else {}
-        log.info("engine_phase", state=self._state, phase=phase, elapsed_s=self.progress().elapsed_s, **fields)
+        self._log.info("engine_phase", state=self._state, phase=phase, elapsed_s=self.progress().elapsed_s, **fields)
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 

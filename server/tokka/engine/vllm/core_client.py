@@ -17,6 +17,7 @@ from msgspec import msgpack
 from vllm.v1.engine import EngineCoreRequestType, UtilityOutput
 from vllm.v1.engine.exceptions import EngineDeadError
 
+from tokka.engine.vllm.clients import VectorReceiver
 from tokka.engine.vllm.core_requests import RequestBuilder
 from tokka.engine.vllm.prompt_outputs import PromptOutputs
 from tokka.engine.vllm.stats import StepStats
@@ -69,7 +70,7 @@ class CoreClient:
         await self._core.is_scheduler_paused_async()
 
     async def complete(self, params: Any) -> None:
-        """Validate and complete new SamplingParams. Call this once before `add`."""
+        """Validate and complete new SamplingParams or PoolingParams. Call this once before `add` or `embed`."""
         if not self._tasks:
             self._check_alive()
             self._listen()
@@ -107,6 +108,24 @@ class CoreClient:
             self.drop(ids)
             raise
         return ids
+
+    def embed(self, name: str, outputs: VectorReceiver, token_ids: list[int], params: Any) -> list[str]:
+        """Run an input of a pooling model; return its id in a list. `params`: from `complete`. Never blocks.
+
+        Raises the errors of `add`.
+        """
+        self._check_alive()
+        self._listen()
+        request = self._requests.build_pooling(name, token_ids, params)
+        if self._has_limits:
+            self._llm.check_admission(1, name)
+        self.steps.add(request, None, outputs)
+        try:
+            self._send_request(request)
+        except BaseException:
+            self.drop([request.request_id])
+            raise
+        return [request.request_id]
 
     def drop(self, ids: Sequence[str]) -> None:
         """Forget sequences, and abort those that the engine still works on."""

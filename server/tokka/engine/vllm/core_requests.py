@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from copy import copy
 from typing import Any
 
+from vllm import PoolingParams
 from vllm.exceptions import VLLMValidationError
 from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.parallel_sampling import ParentRequest
@@ -27,11 +28,14 @@ class RequestBuilder:
         self._numbers = itertools.count()
 
     def complete(self, params: Any, tasks: Sequence[str]) -> None:
-        """Validate new SamplingParams and add the model's end tokens, in place. Raises VLLMValidationError.
+        """Validate new parameters and add the model's end tokens, in place. Raises VLLMValidationError.
 
         `tasks`: what the engine can do with the model.
         """
         processor = self._processor
+        if isinstance(params, PoolingParams):
+            processor._validate_params(params, tasks)
+            return
         if self._config.cache_config.kv_sharing_fast_prefill and params.prompt_logprobs:
             raise VLLMValidationError(
                 "prompt_logprobs is not available with --kv-sharing-fast-prefill. Leave it out.",
@@ -76,3 +80,18 @@ class RequestBuilder:
             child.request_id, child.sampling_params = parent.get_child_info(index)
             children.append(child)
         return children, parent
+
+    def build_pooling(self, name: str, token_ids: list[int], params: Any) -> EngineCoreRequest:
+        """Return the request of one input. `params`: completed PoolingParams. `name`: need not be unique."""
+        return EngineCoreRequest(
+            request_id=f"{name}-{next(self._numbers):08x}",
+            prompt_token_ids=token_ids,
+            mm_features=None,
+            sampling_params=None,
+            pooling_params=params,
+            arrival_time=time.time(),
+            lora_request=None,
+            cache_salt=None,
+            data_parallel_rank=None,
+            external_req_id=name,
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import replace
@@ -18,8 +18,9 @@ from tokka.engine.base import Prepared, ReportPhase
 from tokka.engine.grammars.service import GrammarService
 from tokka.engine.supervision.exits import oom_kills
 from tokka.engine.supervision.heap import trim_heap
-from tokka.engine.supervision.processes import EngineProcesses, kill_engine
+from tokka.engine.supervision.processes import EngineProcesses, ProcessGroup
 from tokka.engine.vllm.clients import EngineClient, client_of
+from tokka.engine.vllm.embeddings import Embeddings, embeddings_of
 from tokka.engine.vllm.error_mapping import cause_of, core_exits, death_of, load_failure, one_line
 from tokka.engine.vllm.generation import Generations, Language, Limits
 from tokka.engine.vllm.parsers import Parsers
@@ -28,15 +29,20 @@ from tokka.engine.vllm.render import Renderer, tokenizer_line
 from tokka.engine.vllm.start.arguments import VllmOptions, engine_arguments
 from tokka.engine.vllm.start.compilation import apply_execution, seal_compiled
 from tokka.engine.vllm.start.devices import check_devices
-from tokka.engine.vllm.start.embedded import embedded_model
+from tokka.engine.vllm.start.embedded import embedded_embedding_model, embedded_model
 from tokka.engine.vllm.start.engine_folder import EngineFolder
 from tokka.engine.vllm.start.engine_log import EngineLog
-from tokka.engine.vllm.start.environment import engine_version, is_cpu_build, prepare_environment
+from tokka.engine.vllm.start.environment import (
+    engine_environment,
+    engine_version,
+    is_cpu_build,
+    prepare_environment,
+)
 from tokka.engine.vllm.start.model_defaults import model_defaults
-from tokka.engine.vllm.start.warmup import measure_steps, warm_up
+from tokka.engine.vllm.start.warmup import measure_steps, warm_up, warm_up_embedding
 from tokka.engine.vllm.vocabulary import Vocabulary
 from tokka.engine_facts import EngineStats, ModelInfo
-from tokka.errors import ConfigurationError, EngineDied, StartupError, TokkaError
+from tokka.errors import ConfigurationError, EngineDied, StartupError, TokkaError, UnsupportedTask
 from tokka.planner.model_folder import read_hub_model, read_model_folder
 
 log = structlog.get_logger("tokka.engine")
@@ -62,8 +68,9 @@ class VllmEngine:
         self._cache_root: Path | None = None
         self._llm: Any = None
         self._client: EngineClient | None = None
+        self._group = ProcessGroup()
         self._processes: EngineProcesses | None = None
-        self._generations: Generations | None = None
+        self._work: Generations | Embeddings | None = None
         self._closing = False
         self._oom_kills = oom_kills()
 
@@ -79,9 +86,7 @@ class VllmEngine:
         # design 1.9
         report("warming up", "first requests of each kind")
         try:
-            constrained = await self._ready().language.grammars.start()
-            await warm_up(self.prepare, TokensPrompt(_warmup_ids(info)), constrained=constrained)
-            info = await self._measured(info)
+            info = await self._warmed_up(info)
         except TokkaError as error:
             # `error` is meant for clients and hides the cause (design 1.9.3).
             reason = self._death() or self._cause(error.__cause__ or error)
@@ -89,11 +94,20 @@ class VllmEngine:
         self._connected().stats.record()
         # Only now: the first requests also compile.
         await asyncio.to_thread(seal_compiled, self._cache_root)
-        await asyncio.to_thread(trim_heap)
+        if self._group.is_alone:
+            # It would stop the requests of another engine for some tenths of a second.
+            await asyncio.to_thread(trim_heap)
         return info
 
-    async def _measured(self, info: ModelInfo) -> ModelInfo:
-        """Return `info` with step costs, measured from one choice alone, full steps and a batch."""
+    async def _warmed_up(self, info: ModelInfo) -> ModelInfo:
+        """Run the first requests of each kind. Return `info` with step costs, if the model generates."""
+        prompt = TokensPrompt(_warmup_ids(info))
+        if isinstance(work := self._ready(), Embeddings):
+            await warm_up_embedding(self.prepare, prompt)
+            return info
+        constrained = await work.language.grammars.start()
+        await warm_up(self.prepare, prompt, constrained=constrained)
+        # Measured from one choice alone, full steps and a batch.
         times = self._connected().stats.times
         times.learn((info.kv_tokens or 0) // info.copies)
         await measure_steps(self.prepare, info)
@@ -118,6 +132,9 @@ class VllmEngine:
                 running += latest.num_running_reqs
                 waiting += latest.num_waiting_reqs
                 usage = max(usage, latest.kv_cache_usage)
+        if not self._options.is_main:
+            # Without vLLM's metrics its scheduler reports nothing.
+            running = client.unfinished
         return EngineStats(
             running=running,
             waiting=waiting,
@@ -127,6 +144,7 @@ class VllmEngine:
             steps=steps,
             preemptions=preemptions,
             costs=client.stats.times.costs,
+            pids=self._group.pids,
             death=self._death(),
         )
 
@@ -148,9 +166,8 @@ class VllmEngine:
         self._closing = True
         client = self._client
         _end_generations(client)
-        if self._generations:
-            self._generations.close()
-            await self._generations.language.grammars.close()
+        if self._work:
+            await self._work.close()
         try:
             # Blocks for seconds.
             await asyncio.to_thread(self._stop)
@@ -160,15 +177,15 @@ class VllmEngine:
                 self._processes = None
         # Again, for requests that arrived in the meantime.
         _end_generations(client)
-        if self._generations:
-            self._generations.language.renderer.close()
-            self._generations = None
+        if self._work:
+            self._work.renderer.close()
+            self._work = None
 
     def _stop(self) -> None:
         while self._starting is not None and not self._starting.done():
             # Killing its processes ends a running start. Between processes the start checks whether to continue.
             # design 5.4
-            kill_engine()
+            self._group.kill()
             wait([self._starting], timeout=_STOP_POLL_S)
         try:
             if self._llm is not None:
@@ -176,10 +193,15 @@ class VllmEngine:
         finally:
             # Drop the AsyncLLM now: kept until the interpreter exits, it fails there.
             self._llm = self._client = None
-            kill_engine()
+            self._group.kill()
         self._resources.close()
 
     def _start(self, report: ReportPhase) -> ModelInfo:
+        # design 1.0
+        with self._group.starting(self._check_wanted), engine_environment(os.environ):
+            return self._start_in_turn(report)
+
+    def _start_in_turn(self, report: ReportPhase) -> ModelInfo:
         # design 1.1
         model, arguments, offline = self._prepare(report)
         # design 1.3
@@ -210,7 +232,7 @@ class VllmEngine:
         except Exception as error:
             log.debug("engine_start_failed", exc_info=error)
             raise load_failure(model, self._cause(error), self._settings.reasoning_parser) from error
-        self._processes = EngineProcesses(_PROCESS_NAMES)
+        self._processes = EngineProcesses(_PROCESS_NAMES, self._group.processes())
         return self._describe()
 
     def _check_wanted(self) -> None:
@@ -225,16 +247,19 @@ class VllmEngine:
         # design 1.1.2
         if options.model is None:
             report("installing model", "")
-            folder = embedded_model(
-                options.cache_dir, lambda detail: report("installing model", detail), self._check_wanted
-            )
+            folder = self._embedded(lambda detail: report("installing model", detail))
         # design 1.1.3
         if folder:
             model, files = str(folder), read_model_folder(folder, options.load_format)
         else:
             model = str(options.model)
             files = read_hub_model(model, options.revision, options.load_format)
-        return model, engine_arguments(options, model, files, cpu=self._cpu), folder is not None
+        return model, engine_arguments(options, model, files, cpu=self._cpu), options.stays_offline
+
+    def _embedded(self, report: Callable[[str], None]) -> Path:
+        if self._options.is_main:
+            return embedded_model(self._options.cache_dir, report, self._check_wanted)
+        return embedded_embedding_model()
 
     def _build(self, arguments: dict[str, Any]) -> Any:
         from vllm import AsyncEngineArgs
@@ -257,14 +282,19 @@ class VllmEngine:
         # importing frames.
         usage = UsageContext.OPENAI_API_SERVER
         config = engine_args.create_engine_config(usage)
-        if "long_prefill_token_threshold" not in arguments:
+        # A pooling model may need its whole prompt in one step.
+        if "long_prefill_token_threshold" not in arguments and config.model_config.runner_type != "pooling":
             # By default a long prompt takes the whole step. Half a step leaves room for a short prompt (design 1.6.2).
             scheduler = config.scheduler_config
             half = max(1, scheduler.max_num_batched_tokens // 2)
             scheduler.long_prefill_token_threshold = min(half, config.model_config.max_model_len)
-        return AsyncLLM.from_vllm_config(config, usage_context=usage)
+        # vLLM's metrics have room for one engine in a process, the main one.
+        return AsyncLLM.from_vllm_config(config, usage_context=usage, disable_log_stats=not self._options.is_main)
 
     def _describe(self) -> ModelInfo:
+        if self._llm.model_config.runner_type == "pooling":
+            self._work, info = embeddings_of(self._llm, self._connected(), cpu=self._cpu)
+            return info
         config = self._llm.model_config
         tokenizer = self._llm.get_tokenizer()
         max_model_len, vocab_size = config.max_model_len, config.get_vocab_size()
@@ -284,7 +314,7 @@ class VllmEngine:
         if defaults:
             log.info("model_sampling_defaults", source="generation_config.json", **defaults)
         limits = Limits(max_model_len, vocab_size, self._options.max_completion_tokens, defaults.get("max_tokens"))
-        self._generations = Generations(self._llm, self._connected(), language, limits, defaults)
+        self._work = Generations(self._llm, self._connected(), language, limits, defaults)
         scheduler = self._llm.vllm_config.scheduler_config
         ranks, cache = self._llm.vllm_config.parallel_config.world_size, self._llm.vllm_config.cache_config
         return ModelInfo(
@@ -322,26 +352,29 @@ class VllmEngine:
     # -- generations
 
     async def prepare(self, request: GenerateRequest) -> Prepared:
-        return await self._ready().prepare(request)
+        work = self._ready()
+        if request.task == "embed" and isinstance(work, Generations):
+            raise UnsupportedTask("This model cannot embed.", param="model")
+        return await work.prepare(request)
 
     async def tokenize(self, prompt: Prompt, tenant: str) -> list[int]:
-        return await self._ready().language.renderer.token_ids(prompt, tenant, to_run=False)
+        return await self._ready().renderer.token_ids(prompt, tenant, to_run=False)
 
     async def detokenize(self, token_ids: Sequence[int], tenant: str) -> str:
-        return await self._ready().language.renderer.decode_apart(token_ids, tenant)
+        return await self._ready().renderer.decode_apart(token_ids, tenant)
 
     async def token_texts(self, token_ids: Sequence[int], tenant: str) -> list[str]:
-        return await self._ready().language.renderer.token_texts(token_ids, tenant)
+        return await self._ready().renderer.token_texts(token_ids, tenant)
 
     def _connected(self) -> EngineClient:
         if self._client is None:
             raise EngineDied("The engine is not running.")
         return self._client
 
-    def _ready(self) -> Generations:
-        if self._generations is None:
+    def _ready(self) -> Generations | Embeddings:
+        if self._work is None:
             raise EngineDied("The engine is not running.")
-        return self._generations
+        return self._work
 
 
 def _warmup_ids(info: ModelInfo) -> tuple[int, ...]:

@@ -85,9 +85,14 @@ class Generations:
         self._params_cache = ParamsCache()
         self._is_closed = False
 
-    def close(self) -> None:
-        """Refuse new requests, and send the engine no more aborts."""
+    @property
+    def renderer(self) -> Renderer:
+        return self.language.renderer
+
+    async def close(self) -> None:
+        """Refuse new requests, send the engine no more aborts, and end the compilers."""
         self._is_closed = True
+        await self.language.grammars.close()
 
     async def prepare(self, request: GenerateRequest) -> PreparedGeneration:
         """Implement `Engine.prepare`."""

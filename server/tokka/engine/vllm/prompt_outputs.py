@@ -226,6 +226,10 @@ class SequenceOutputs:
             self.gathers_until_s = -math.inf if is_ended else time.monotonic() + GATHER_S
         return is_over
 
+    def pooled(self, vector: Any) -> bool:
+        """Refuse a vector: this sequence generates text."""
+        raise TypeError("the engine sent a vector for a request that generates text")
+
     def put(self, output: object) -> None:
         """Pass on an error from vLLM. Drop vLLM's last output for an aborted sequence, which has no reader."""
         if isinstance(output, Exception):

@@ -1,4 +1,4 @@
-"""A client of the engine through vLLM's public `AsyncLLM.generate`, for versions of vLLM that Tokka does not know.
+"""A client of the engine through vLLM's public `AsyncLLM`, for versions of vLLM that Tokka does not know.
 
 It takes more CPU per token, and does not report the engine's own statistics: no step costs, no cache usage. vLLM's
 metrics also count the warm-up requests. Validation errors arrive when the request runs.
@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from tokka.engine.vllm.clients import VectorReceiver
 from tokka.engine.vllm.prompt_outputs import PromptOutputs, SequenceOutputs
 from tokka.engine.vllm.step_times import StepTimes
 
@@ -46,7 +47,7 @@ class PublicClient:
         self._llm = llm
         self._numbers = itertools.count()
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._running: dict[str, list[SequenceOutputs]] = {}
+        self._running: dict[str, Sequence[SequenceOutputs | VectorReceiver]] = {}
 
     @property
     def is_dead(self) -> bool:
@@ -77,13 +78,35 @@ class PublicClient:
         prompt = tokens_input(token_ids, cache_salt=cache_salt)
         request_id = f"{name}-{next(self._numbers):08x}"
         request = SimpleNamespace(prompt_token_ids=token_ids, prompt_embeds=None, sampling_params=params)
-        self._running[request_id] = [outputs.sequence(index, request) for index in range(params.n)]
+        sequences = [outputs.sequence(index, request) for index in range(params.n)]
+        self._running[request_id] = sequences
         self.stats.count(self.unfinished)
         results = self._llm.generate(prompt, params, request_id, reasoning_ended=reasoning_ended)
-        task = self._tasks[request_id] = asyncio.create_task(self._read(self._running[request_id], results, params))
+        task = self._tasks[request_id] = asyncio.create_task(self._read(sequences, results, params))
         # Also for a task that is cancelled before its first turn.
         task.add_done_callback(lambda _: self._forget(request_id))
         return [request_id]
+
+    def embed(self, name: str, outputs: VectorReceiver, token_ids: list[int], params: Any) -> list[str]:
+        from vllm.inputs import tokens_input
+
+        request_id = f"{name}-{next(self._numbers):08x}"
+        self._running[request_id] = [outputs]
+        self.stats.count(self.unfinished)
+        results = self._llm.encode(tokens_input(token_ids), params, request_id)
+        task = self._tasks[request_id] = asyncio.create_task(self._read_vector(outputs, results))
+        task.add_done_callback(lambda _: self._forget(request_id))
+        return [request_id]
+
+    async def _read_vector(self, outputs: VectorReceiver, results: Any) -> None:
+        try:
+            async with aclosing(results):
+                async for result in results:
+                    self.stats.count(self.unfinished, output=True)
+                    if outputs.pooled(result.outputs.data):
+                        return
+        except Exception as error:
+            outputs.put(error)
 
     def drop(self, ids: Sequence[str]) -> None:
         """Forget requests, and abort those that the engine still works on."""

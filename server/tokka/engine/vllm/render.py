@@ -190,7 +190,7 @@ class Renderer:
     ) -> list[int]:
         match prompt:
             case TextPrompt(text):
-                written, param = Written(text), "prompt"
+                written, param = Written(text), prompt.param or "prompt"
             # design 2.1.1
             case ChatPrompt() if self._chat is None:
                 raise NoChatTemplate

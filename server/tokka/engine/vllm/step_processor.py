@@ -10,12 +10,17 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 from vllm.v1.engine import EngineCoreOutput, EngineCoreRequest, FinishReason
 from vllm.v1.engine.parallel_sampling import ParentRequest
 from vllm.v1.metrics.stats import IterationStats, LoRARequestStates, RequestStateStats
 
+from tokka.engine.vllm.clients import VectorReceiver
 from tokka.engine.vllm.prompt_outputs import SequenceOutputs
+
+# What vLLM's statistics read of the sampling of a request that samples nothing.
+_POOLING = SimpleNamespace(max_tokens=None, watermarking=None, _watermarking_skipped=False)
 
 
 class EngineSequence:
@@ -23,8 +28,10 @@ class EngineSequence:
 
     __slots__ = ("cached_tokens", "is_prefilling", "max_tokens", "name", "outputs", "parent", "prompt_tokens", "stats")
 
-    def __init__(self, request: EngineCoreRequest, parent: ParentRequest | None, outputs: SequenceOutputs) -> None:
-        params = request.sampling_params
+    def __init__(
+        self, request: EngineCoreRequest, parent: ParentRequest | None, outputs: SequenceOutputs | VectorReceiver
+    ) -> None:
+        params = request.sampling_params or _POOLING
         self.name = request.external_req_id
         self.outputs = outputs
         self.parent = parent
@@ -56,7 +63,9 @@ class StepProcessor:
         # No request has an adapter yet.
         self._loras = LoRARequestStates()
 
-    def add(self, request: EngineCoreRequest, parent: ParentRequest | None, outputs: SequenceOutputs) -> None:
+    def add(
+        self, request: EngineCoreRequest, parent: ParentRequest | None, outputs: SequenceOutputs | VectorReceiver
+    ) -> None:
         """Register the receiver of a sequence's outputs. Call this before the request is sent."""
         self._sequences[request.request_id] = EngineSequence(request, parent, outputs)
 
@@ -148,6 +157,8 @@ def _take(sequence: EngineSequence, output: EngineCoreOutput) -> bool:
         sequence.is_prefilling = False
         if output.prefill_stats is not None:
             sequence.cached_tokens = output.prefill_stats.num_cached_tokens
+        if output.pooling_output is not None:
+            return sequence.outputs.pooled(output.pooling_output)
         sequence.outputs.begin(sequence.cached_tokens, output.new_prompt_logprobs_tensors)
     reason = None if output.finish_reason is None else str(output.finish_reason)
     return sequence.outputs.take(output.new_token_ids, reason, output.stop_reason, output.new_logprobs)

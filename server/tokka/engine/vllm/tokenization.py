@@ -54,9 +54,10 @@ class Tokenization:
         # Without begin and end tokens, adding them changes nothing.
         self._has_ends = False
         if self._segments is not None:
-            # The call removes truncation and padding that the tokenizer's file may set.
-            tokenizer("")
             self._backend = tokenizer.backend_tokenizer
+            # The tokenizer's file may set them. vLLM's tokenizer calls copies of this one, which leave it as it is.
+            self._backend.no_truncation()
+            self._backend.no_padding()
             self._has_ends = tokenizer.num_special_tokens_to_add(pair=False) > 0
         self._cache = TokenCache()
 

@@ -10,6 +10,7 @@ import orjson
 from tokka.core import (
     Accepted,
     ChoiceDone,
+    Embedding,
     Event,
     Finished,
     PromptEcho,
@@ -86,7 +87,7 @@ class MessagesEncoder(Encoder):
             case Finished(usage):
                 yield {"type": "message_delta", "delta": self._stop, "usage": _usage(usage)}
                 yield {"type": "message_stop"}
-            case PromptEcho() | PromptLogprobs():
+            case PromptEcho() | PromptLogprobs() | Embedding():
                 pass
             case _:
                 assert_never(event)

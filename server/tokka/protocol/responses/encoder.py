@@ -8,6 +8,7 @@ from typing import Any, assert_never
 from tokka.core import (
     Accepted,
     ChoiceDone,
+    Embedding,
     Event,
     Finished,
     FinishReason,
@@ -111,7 +112,7 @@ class ResponsesEncoder(Encoder):
             case Finished(usage):
                 response = self.finished(usage)
                 yield self._event(f"response.{self._progress.status}", {"response": response})
-            case PromptLogprobs() | PromptEcho():
+            case PromptLogprobs() | PromptEcho() | Embedding():
                 pass
             case _:
                 assert_never(event)

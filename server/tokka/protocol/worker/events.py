@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from tokka.core import (
     ChoiceDone,
+    Embedding,
     Event,
     PromptEcho,
     PromptLogprobs,
@@ -23,10 +24,11 @@ from tokka.protocol.worker.messages import (
     Score,
     ScoredDelta,
     ToolCall,
+    Vector,
 )
 
-EventMessage = Delta | ScoredDelta | Reasoning | ToolCall | Ended | Echo | PromptScores
-EVENT_MESSAGES = (Delta, ScoredDelta, Reasoning, ToolCall, Ended, Echo, PromptScores)
+EventMessage = Delta | ScoredDelta | Reasoning | ToolCall | Ended | Echo | PromptScores | Vector
+EVENT_MESSAGES = (Delta, ScoredDelta, Reasoning, ToolCall, Ended, Echo, PromptScores, Vector)
 
 
 def packed_event(number: int, event: Event) -> EventMessage:
@@ -44,6 +46,8 @@ def packed_event(number: int, event: Event) -> EventMessage:
             return Reasoning(number, event)
         case ToolCallDelta():
             return ToolCall(number, event)
+        case Embedding():
+            return Vector(number, event)
         case PromptEcho():
             return Echo(number, event.prompt_index, event.text, _scores(event.logprobs))
         case PromptLogprobs():
@@ -55,7 +59,7 @@ def event_of(message: EventMessage) -> Event:
     if type(message) is Delta:
         return TextDelta(message.index, message.text, message.token_ids, None, message.held)
     match message:
-        case Ended() | Reasoning() | ToolCall():
+        case Ended() | Reasoning() | ToolCall() | Vector():
             return message.event
         case ScoredDelta():
             scores, held = _logprobs(message.scores), _logprobs(message.held_scores) or ()

@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from tokka.core import ChatPrompt, ChoiceDone, ReasoningDelta, Sampling, TextPrompt, ToolCallDelta, Usage
+from tokka.core import ChatPrompt, ChoiceDone, Embedding, ReasoningDelta, Sampling, TextPrompt, ToolCallDelta, Usage
 from tokka.engine_facts import EngineStats, ModelInfo
 from tokka.protocol.worker.frames import BrokenFrame
+from tokka.tasks import Task
 
 
 class Message(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False):
@@ -40,7 +41,10 @@ class Text(Message, tag=1):
 
 
 class Tokens(Message, tag=2):
+    """A TokensPrompt."""
+
     token_ids: list[int]
+    param: str
 
 
 class Error(Message):
@@ -71,6 +75,8 @@ class Open(Message, tag=1):
     id: str
     model: str
     sampling: Sampling
+    task: Task
+    dimensions: int | None
     prompt_param: str
     limit_param: str
     echo: bool
@@ -195,6 +201,7 @@ class Accepted(Message, tag=7):
     request: int
     prompt_token_ids: list[bytes]
     allowed_tokens: list[int]
+    dimensions: int
 
 
 class Completed(Message, tag=8):
@@ -256,6 +263,11 @@ class Pong(Message, tag=17):
     """Answers Ping."""
 
 
+class Vector(Message, tag=18):
+    request: int
+    event: Embedding
+
+
 FromGateway = Ping | Open | Go | Abort | Tokenize | Detokenize | TokenTexts | Probe | Drain | NoMore
 FromWorker = (
     Delta
@@ -265,6 +277,7 @@ FromWorker = (
     | Ended
     | Echo
     | PromptScores
+    | Vector
     | Accepted
     | Completed
     | Failed

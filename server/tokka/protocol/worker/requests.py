@@ -17,6 +17,7 @@ ERRORS: dict[str, type[TokkaError]] = {
     for kind in (
         errors.InvalidRequest,
         errors.UnsupportedParameter,
+        errors.UnsupportedTask,
         errors.ContextLengthExceeded,
         errors.NoChatTemplate,
         errors.ServerOverloaded,
@@ -49,12 +50,12 @@ def packed_prompt(prompt: Prompt) -> Chat | Text | Tokens:
             return Chat(prompt)
         case TextPrompt():
             return Text(prompt)
-        case TokensPrompt(token_ids):
-            return Tokens(list(token_ids))
+        case TokensPrompt(token_ids, param):
+            return Tokens(list(token_ids), param)
 
 
 def prompt_of(packed: Chat | Text | Tokens) -> Prompt:
-    return TokensPrompt(packed.token_ids) if isinstance(packed, Tokens) else packed.prompt
+    return TokensPrompt(packed.token_ids, packed.param) if isinstance(packed, Tokens) else packed.prompt
 
 
 def packed_ids(token_ids: Sequence[int]) -> bytes:

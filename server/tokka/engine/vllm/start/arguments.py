@@ -24,6 +24,8 @@ log = structlog.get_logger("tokka.engine")
 
 # Bytes reserved besides weights and KV cache: Python processes, prefill activations, and some for other programs.
 _RESERVE_BYTES = 2 * GIB
+# The same for an encoder: one process, and short texts.
+_ENCODER_RESERVE_BYTES = GIB * 7 // 10
 # Bytes of the KV cache on a CPU, or room for this many full sequences if that is more. Zeroing a GiB takes seconds at
 # start, and a CPU cannot keep more sequences busy than this holds.
 _CPU_CACHE_BYTES = GIB // 2
@@ -31,6 +33,8 @@ _CPU_FULL_SEQUENCES = 2
 # Bytes of the KV cache on a CPU if the model's config does not tell the bytes per token.
 _CPU_UNKNOWN_BYTES = 4 * GIB
 _CPU_STEP_TOKENS = 512
+# Share of a GPU's memory for an embedding model beside the main one.
+_BESIDE_GPU_SHARE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,10 @@ class VllmOptions:
     chat_template: str | None
     max_completion_tokens: int | None
     verbose: bool
+    # False for the embedding model beside the main one.
+    is_main: bool = True
+    # Whether the server's process must not reach for the hub: no model is on it.
+    stays_offline: bool = False
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -59,6 +67,29 @@ class VllmOptions:
             chat_template=_read_template(settings.chat_template) if settings.chat_template else None,
             max_completion_tokens=settings.max_completion_tokens,
             verbose=settings.log_level == "debug",
+            stays_offline=_needs_no_hub(settings),
+        )
+
+    @classmethod
+    def for_embedding_model(cls, settings: Settings) -> Self:
+        """Return the options of the embedding model. Other settings of the main model's engine do not apply to it."""
+        own = settings.model_copy(
+            update={
+                **{name: field.get_default() for name, field in EngineSettings.model_fields.items()},
+                "model": settings.embedding_model,
+                "engine_arg": settings.embedding_engine_arg,
+            }
+        )
+        return cls(
+            own,
+            model=settings.embedding_model,
+            served_name=settings.embedding_names()[0],
+            cache_dir=_cache_dir(settings.cache_dir),
+            chat_template=None,
+            max_completion_tokens=None,
+            verbose=settings.log_level == "debug",
+            is_main=False,
+            stays_offline=_needs_no_hub(settings),
         )
 
     def check(self) -> None:
@@ -133,17 +164,56 @@ def engine_arguments(options: VllmOptions, model: str, files: ModelFiles, *, cpu
         arguments["reasoning_parser"] = settings.reasoning_parser
     if settings.max_num_seqs is not None:
         arguments["max_num_seqs"] = settings.max_num_seqs
-    if cpu:
-        # design 1.2.1
-        if options.kv_cache_bytes is None:
-            arguments["kv_cache_memory_bytes"] = _cpu_cache_bytes(options, files)
+    pools = _pools(options, model, files)
+    if pools:
+        arguments |= _pooling_arguments(options, files, cpu=cpu)
+    elif cpu:
         # All running requests wait for each step, and its prompt tokens determine how long it takes. With vLLM's
         # default of 2048 tokens that is a second or more.
         arguments["max_num_batched_tokens"] = max(_CPU_STEP_TOKENS, settings.max_num_seqs or 0)
+    # design 1.2.1
+    if cpu and options.kv_cache_bytes is None:
+        arguments["kv_cache_memory_bytes"] = _cpu_cache_bytes(options, files)
     # design 1.2.2
     if cpu and options.ranks == 1 and settings.data_parallel_size == 1:
         arguments["distributed_executor_backend"] = "uni"
     return arguments | options.engine_args
+
+
+def _pools(options: VllmOptions, model: str, files: ModelFiles) -> bool:
+    """Return whether vLLM will run the model as a pooling model, as far as its files tell."""
+    runner = str(options.engine_args.get("runner", "auto"))
+    if runner != "auto":
+        return runner == "pooling"
+    is_sentence_transformer = (Path(model) / "modules.json").exists()
+    return not options.is_main or is_sentence_transformer or files.config.is_encoder
+
+
+def _pooling_arguments(options: VllmOptions, files: ModelFiles, *, cpu: bool) -> dict[str, Any]:
+    arguments: dict[str, Any] = {}
+    if not options.is_main:
+        arguments["runner"] = "pooling"
+        if not cpu:
+            # The main model takes nine tenths of the memory.
+            arguments["gpu_memory_utilization"] = _BESIDE_GPU_SHARE
+    if not cpu:
+        return arguments
+    if options.settings.dtype == "auto" and files.config.dtype in (None, "float32"):
+        # A small model's vectors are then those of other libraries, to the last digits.
+        arguments["dtype"] = "float32"
+    # An encoder needs its whole text in one step.
+    arguments["max_num_batched_tokens"] = max(
+        _CPU_STEP_TOKENS, options.settings.max_model_len or files.config.context_length
+    )
+    return arguments
+
+
+def _needs_no_hub(settings: Settings) -> bool:
+    preset = find_preset(settings.model)
+    models = [preset.hub_id if preset else settings.model]
+    if settings.embedding_names():
+        models.append(settings.embedding_model)
+    return all(model is None or folder_of(model) is not None for model in models)
 
 
 def _tensor_parallel_size(options: VllmOptions, files: ModelFiles, *, cpu: bool) -> int:
@@ -201,7 +271,10 @@ def _cpu_cache_bytes(options: VllmOptions, files: ModelFiles) -> int:
 
     Raises StartupError if one sequence does not fit.
     """
-    per_token = kv_bytes_per_token(files.config, options.settings.dtype)
+    # An encoder computes each text in one step, and keeps nothing of it.
+    is_encoder = files.config.is_encoder
+    per_token = 0 if is_encoder else kv_bytes_per_token(files.config, options.settings.dtype)
+    reserve = _ENCODER_RESERVE_BYTES if is_encoder else _RESERVE_BYTES
     length = options.settings.max_model_len or files.config.context_length
     sequence = length * (per_token or 0) // options.split
     # One extra block: on a CPU a block holds 128 tokens.
@@ -209,14 +282,16 @@ def _cpu_cache_bytes(options: VllmOptions, files: ModelFiles) -> int:
     weight_bytes = _weight_bytes(options, files)
     free = available_memory_bytes()
     copies = options.settings.data_parallel_size
-    room = (free - weight_bytes * copies - _RESERVE_BYTES) // (options.ranks * copies)
+    room = (free - weight_bytes * copies - reserve) // (options.ranks * copies)
     # design 1.2.1
     if room < least:
         raise StartupError(
             f"not enough memory: the weights take {weight_bytes / GIB:.1f} GiB, the KV cache for one sequence of "
-            f"{length} tokens {least / GIB:.1f} GiB, the processes {_RESERVE_BYTES / GIB:.0f} GiB, and "
+            f"{length} tokens {least / GIB:.1f} GiB, the processes {reserve / GIB:.1g} GiB, and "
             f"{free / GIB:.1f} GiB are free; free memory, choose a smaller model or lower --max-model-len"
         )
+    if is_encoder:
+        return least
     # Without the bytes per token the size of a sequence is unknown. The engine reports the length that the cache holds.
     wanted = _CPU_FULL_SEQUENCES * sequence if per_token else _CPU_UNKNOWN_BYTES
     return max(least, min(room // 2, max(_CPU_CACHE_BYTES, wanted)))

