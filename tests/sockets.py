@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import json
+import socket as sockets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
+from urllib.parse import urlsplit
 
+from websockets.client import ClientProtocol
+from websockets.exceptions import ConnectionClosed
+from websockets.frames import Frame, Opcode
 from websockets.sync.client import ClientConnection, connect
+from websockets.uri import parse_uri
 
-from tests.program import TENANTS, Program
+from tests.program import TENANTS
 
 ENDS = ("response.completed", "response.incomplete", "response.failed", "error")
 PATH = "/v1/responses"
 RECEIVE_S = 20
+
+
+class Served(Protocol):
+    """A server, in this process or another."""
+
+    @property
+    def url(self) -> str: ...
+
+    @property
+    def model(self) -> str: ...
 
 
 class Socket:
@@ -56,10 +72,49 @@ class Socket:
 
 
 @contextmanager
-def opened(program: Program, key: str | None = TENANTS[0], **options: Any) -> Iterator[Socket]:
+def opened(program: Served, key: str | None = TENANTS[0], **options: Any) -> Iterator[Socket]:
     """Open a WebSocket with a key."""
     headers = {"authorization": f"Bearer {key}"} if key else {}
     address = program.url.replace("http://", "ws://").replace("0.0.0.0", "127.0.0.1") + PATH
     headers |= options.pop("headers", {})
     with connect(address, additional_headers=headers, max_size=None, proxy=None, **options) as connection:
         yield Socket(connection, program.model)
+
+
+def closing_code(socket: Socket) -> int | None:
+    """Read until the server closes; return its code."""
+    try:
+        while True:
+            socket.connection.recv(timeout=20)
+    except ConnectionClosed as closed:
+        return closed.rcvd.code if closed.rcvd else None
+
+
+class RawSocket:
+    """A connection whose client sends frames by hand."""
+
+    def __init__(self, program: Served) -> None:
+        at = urlsplit(program.url)
+        self.socket = sockets.create_connection((at.hostname, at.port or 0), timeout=20)
+        client = ClientProtocol(parse_uri(f"ws://{at.netloc}{PATH}"))
+        client.send_request(client.connect())
+        self.socket.sendall(b"".join(client.data_to_send()))
+        answer = b""
+        while b"\r\n\r\n" not in answer:
+            answer += self.socket.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 101 ")
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def rest(self) -> bytes:
+        """Read until the server closes."""
+        data = b""
+        while piece := self.socket.recv(65536):
+            data += piece
+        self.socket.close()
+        return data
+
+
+def frame(data: bytes, opcode: Any = Opcode.TEXT, fin: bool = True) -> bytes:
+    return Frame(opcode, data, fin).serialize(mask=True)

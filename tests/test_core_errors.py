@@ -13,9 +13,11 @@ from tokka.api.http_refusal import HeadersTooLarge, NoRoom
 from tokka.errors import (
     MAX_RETRY_AFTER_S,
     ConfigurationError,
+    ConnectionLimitReached,
     ContextLengthExceeded,
     Draining,
     EngineError,
+    GenerationFailed,
     InternalError,
     InvalidApiKey,
     InvalidRequest,
@@ -53,14 +55,12 @@ def made(kind: type[TokkaError]) -> TokkaError:
         return Maintenance("2026-12-01T06:00:00Z", "2026-12-01T08:00:00Z", "new GPUs", 60)
     if kind is RateLimited:
         return RateLimited("what went wrong", of="tokens", retry_after_s=1.5)
-    if kind is NoChatTemplate:
-        return NoChatTemplate()
     if kind is TenantHeld:
         return TenantHeld("what went wrong", left_s=20)
     if kind is ContextLengthExceeded:
         return ContextLengthExceeded("what went wrong", param="messages")
-    if kind is ResponseInterrupted:
-        return ResponseInterrupted()
+    if kind in (NoChatTemplate, ResponseInterrupted, GenerationFailed, ConnectionLimitReached):
+        return kind()
     if kind is NoRoom:
         return NoRoom("full")
     return HeadersTooLarge(65536) if kind is HeadersTooLarge else kind("what went wrong")

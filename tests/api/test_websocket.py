@@ -5,19 +5,15 @@ from __future__ import annotations
 import json
 import socket as sockets
 from collections.abc import Callable, Iterator
-from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from websockets.client import ClientProtocol
 from websockets.exceptions import ConnectionClosed
-from websockets.frames import Frame, Opcode
-from websockets.uri import parse_uri
+from websockets.frames import Opcode
 
 from tests.api.listening import listening, on_uvloop
 from tests.program import TENANTS, Program, eventually, running
-from tests.sockets import PATH, Socket, opened
+from tests.sockets import PATH, RawSocket, Socket, closing_code, frame, opened
 from tests.wire import metric
 from tokka.api import response_socket
 
@@ -29,45 +25,6 @@ SLOW = ("--engine", "fake", "--engine-arg", "token_delay_s=0.05")
 def program() -> Iterator[Program]:
     with running("--engine", "fake", "--engine-arg", "token_delay_s=0.01", *LIMITS) as program:
         yield program
-
-
-def closing_code(socket: Socket) -> int | None:
-    """Read until the server closes; return its code."""
-    try:
-        while True:
-            socket.connection.recv(timeout=20)
-    except ConnectionClosed as closed:
-        return closed.rcvd.code if closed.rcvd else None
-
-
-class RawSocket:
-    """A connection whose client sends frames by hand."""
-
-    def __init__(self, program: Program) -> None:
-        at = urlsplit(program.url)
-        self.socket = sockets.create_connection((at.hostname, at.port or 0), timeout=20)
-        client = ClientProtocol(parse_uri(f"ws://{at.netloc}{PATH}"))
-        client.send_request(client.connect())
-        self.socket.sendall(b"".join(client.data_to_send()))
-        answer = b""
-        while b"\r\n\r\n" not in answer:
-            answer += self.socket.recv(65536)
-        assert answer.startswith(b"HTTP/1.1 101 ")
-
-    def send(self, data: bytes) -> None:
-        self.socket.sendall(data)
-
-    def rest(self) -> bytes:
-        """Read until the server closes."""
-        data = b""
-        while piece := self.socket.recv(65536):
-            data += piece
-        self.socket.close()
-        return data
-
-
-def frame(data: bytes, opcode: Any = Opcode.TEXT, fin: bool = True) -> bytes:
-    return Frame(opcode, data, fin).serialize(mask=True)
 
 
 def test_message_in_fragments_is_one_request(program: Program) -> None:

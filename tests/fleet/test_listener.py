@@ -143,6 +143,7 @@ async def test_a_frame_of_1_gib_ends_only_its_own_worker(joined: Gateway) -> Non
     await serves(joined)
 
 
+@pytest.mark.bytecodes
 async def test_a_flood_of_connections_keeps_no_worker_out(joined: Gateway) -> None:
     turns = LoopTurns(lambda _turn: None)
     turns.start()

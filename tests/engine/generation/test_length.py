@@ -123,3 +123,15 @@ def test_truncation_to_the_context_leaves_room_for_the_answer(
 
 def test_request_without_truncation_keeps_all_of_its_prompts() -> None:
     assert truncation(ask(), 100) is None
+
+
+@pytest.mark.parametrize(
+    ("cuts_end", "kept"), [(False, [101, 7, 8, 102]), (True, [101, 5, 6, 102])], ids=["start", "end"]
+)
+def test_tokens_around_a_text_stay(cuts_end: bool, kept: list[int]) -> None:
+    cut = Truncation(4, cuts_end=cuts_end, before=(101,), after=(102,))
+    assert cut.of([101, 5, 6, 7, 8, 102]) == kept
+
+
+def test_tokens_around_a_text_go_without_room() -> None:
+    assert Truncation(2, before=(101,), after=(102,)).of([101, 5, 6, 102]) == [6, 102]

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 import psutil
 import pytest
@@ -85,11 +85,19 @@ async def test_closed_engine_processes_notice_nothing() -> None:
         assert processes.ended is None
 
 
+def shown_by(script: str) -> str:
+    """Run a script in a separate process, and return its output.
+
+    A group has all children of its process that no other group has, and this process has other children.
+    """
+    start = "import subprocess, sys, psutil\nfrom tokka.engine.supervision.processes import ProcessGroup\n"
+    command = [sys.executable, "-c", start + script]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+
+
 def left_after_kill(*arguments: str, frozen: bool = False, early: bool = False) -> bool:
-    """Return whether an engine's child outlives its group. A separate process tries it: this one has other children."""
+    """Return whether an engine's child outlives its group."""
     script = f"""
-import subprocess, sys, psutil
-from tokka.engine.supervision.processes import ProcessGroup
 group = ProcessGroup()
 command = [sys.executable, "-c", "print(flush=True); import sys; sys.stdin.read()", *{arguments!r}]
 with group.starting(lambda: None):
@@ -102,8 +110,7 @@ with group.starting(lambda: None):
 group.kill()
 print(psutil.pid_exists(child.pid))
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
-    return done.stdout.strip() == "True"
+    return shown_by(script) == "True"
 
 
 @pytest.mark.parametrize("early", [False, True])
@@ -119,21 +126,27 @@ def test_helpers_outlive_an_engine(command: str, early: bool) -> None:
 
 
 def test_engines_keep_their_processes_apart() -> None:
-    first, second = ProcessGroup(), ProcessGroup()
-    with ExitStack() as children:
-        with first.starting(lambda: None):
-            one = children.enter_context(child("input()"))
-            assert one.pid in pids(first)
-        with second.starting(lambda: None):
-            other = children.enter_context(child("input()"))
-            assert one.pid not in pids(second)
-            assert other.pid not in pids(first)
-        assert (one.pid in first.pids, other.pid in first.pids) == (True, False)
-        assert other.pid in second.pids
-        first.kill()
-        assert [psutil.pid_exists(process.pid) for process in (one, other)] == [False, True]
-        second.kill()
-        assert not psutil.pid_exists(other.pid)
+    script = """
+def child():
+    return subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+
+def has(group, process):
+    return process.pid in {one.pid for one in group.processes()}
+
+first, second = ProcessGroup(), ProcessGroup()
+with first.starting(lambda: None):
+    one = child()
+    early = has(first, one)
+with second.starting(lambda: None):
+    other = child()
+    strange = has(second, one) or has(first, other)
+own = [one.pid in first.pids, other.pid in first.pids, other.pid in second.pids]
+first.kill()
+after_first = [psutil.pid_exists(process.pid) for process in (one, other)]
+second.kill()
+print(early, strange, own, after_first, psutil.pid_exists(other.pid))
+"""
+    assert shown_by(script) == "True False [True, False, True] [False, True] False"
 
 
 def test_a_cancelled_start_does_not_wait_for_another() -> None:
@@ -151,7 +164,3 @@ def test_activity_counts_only_the_engines_processes() -> None:
         before = activity([busy.pid]).cpu_s
         eventually(lambda: activity([busy.pid]).cpu_s > before + 0.2, within_s=20)
         assert activity([idle.pid]).cpu_s < 0.2
-
-
-def pids(group: ProcessGroup) -> set[int]:
-    return {process.pid for process in group.processes()}
