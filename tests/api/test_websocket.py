@@ -27,19 +27,6 @@ def program() -> Iterator[Program]:
         yield program
 
 
-def test_message_in_fragments_is_one_request(program: Program) -> None:
-    body = json.dumps({"type": "response.create", "model": program.model, "store": False, "input": "Hei"}).encode()
-    raw = RawSocket(program)
-    raw.send(frame(body[:10], fin=False))
-    raw.send(frame(b"are you there", Opcode.PING))
-    raw.send(frame(body[10:20], Opcode.CONT, fin=False) + frame(body[20:], Opcode.CONT))
-    data = b""
-    while b"response.completed" not in data:
-        data += raw.socket.recv(65536)
-    assert b"are you there" in data
-    raw.socket.close()
-
-
 def test_message_beyond_the_size_of_a_body_is_refused(program: Program) -> None:
     with opened(program, None) as socket:
         assert socket.refusal("x" * (64 << 10)) == (413, "request_too_large", None)
@@ -73,40 +60,12 @@ def test_slow_message_is_refused(program: Program) -> None:
     assert b"408" in answer
 
 
-def test_many_empty_frames_close_the_connection(program: Program) -> None:
-    raw = RawSocket(program)
-    raw.send(frame(b"", Opcode.PONG) * 20_000)
-    assert b"too many frames" in raw.rest()
-
-
 def test_empty_fragments_count_as_memory(program: Program) -> None:
     raw = RawSocket(program)
     raw.send(frame(b"", fin=False))
     for _ in range(20):
         raw.send(frame(b"", Opcode.CONT, fin=False) * 100)
     assert b"request_too_large" in raw.rest()
-
-
-def test_malformed_frame_closes_the_connection(program: Program) -> None:
-    raw = RawSocket(program)
-    raw.send(b"\xff\xff\xff\xff\xff\xff")
-    # Close code 1002.
-    assert b"\x03\xea" in raw.rest()
-
-
-def test_next_request_waits_for_its_turn(program: Program) -> None:
-    with opened(program, None) as socket:
-        socket.ask("one", metadata={"place": "1"})
-        socket.ask("two", metadata={"place": "2"})
-        places = [socket.events()[-1]["response"]["metadata"]["place"] for _ in range(2)]
-    assert places == ["1", "2"]
-
-
-def test_third_request_at_once_closes_the_connection(program: Program) -> None:
-    with opened(program, None) as socket:
-        for _ in range(3):
-            socket.ask()
-        assert closing_code(socket) == 1008
 
 
 def test_idle_connection_is_closed(program: Program) -> None:

@@ -1,4 +1,4 @@
-"""The WebSocket form of /v1/responses, served in this process, so that its coverage is measured."""
+"""The WebSocket form of /v1/responses, served in this process: frames, turns and handshakes."""
 
 from __future__ import annotations
 
@@ -68,11 +68,10 @@ def test_next_request_waits_for_its_turn(here: Here) -> None:
 
 
 def test_third_request_at_once_closes_the_connection(here: Here) -> None:
-    raw = RawSocket(here)
-    body = json.dumps({"type": "response.create", "model": here.model, "store": False, "input": "Hei"}).encode()
-    raw.send(frame(body) * 3)
-    # Close code 1008.
-    assert b"\x03\xf0" in raw.rest()
+    with opened(here, None) as socket:
+        for _ in range(3):
+            socket.ask()
+        assert closing_code(socket) == 1008
 
 
 def test_other_messages_are_refused(here: Here) -> None:
@@ -86,7 +85,9 @@ def test_other_messages_are_refused(here: Here) -> None:
 def test_message_in_fragments_is_one_request(here: Here) -> None:
     body = json.dumps({"type": "response.create", "model": here.model, "store": False, "input": "Hei"}).encode()
     raw = RawSocket(here)
-    raw.send(frame(body[:10], fin=False) + frame(b"are you there", Opcode.PING) + frame(body[10:], Opcode.CONT))
+    raw.send(frame(body[:10], fin=False))
+    raw.send(frame(b"are you there", Opcode.PING))
+    raw.send(frame(body[10:20], Opcode.CONT, fin=False) + frame(body[20:], Opcode.CONT))
     data = b""
     while b"response.completed" not in data:
         data += raw.socket.recv(65536)
