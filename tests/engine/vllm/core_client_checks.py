@@ -74,7 +74,7 @@ OTHER_VALUES: dict[str, Any] = {
     "thinking_token_budget": 1,
     "constraint": Constraint("regex", "a", ""),
 }
-NOT_IN_PARAMS = ("max_tokens", "default_max_tokens", "stop", "include_stop")
+NOT_IN_PARAMS = ("max_tokens", "default_max_tokens", "stop", "include_stop", "is_budget_optional")
 # Fields with another value in each request: the id has a random or a serial end.
 OWN = {"request_id", "arrival_time"}
 
