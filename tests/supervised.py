@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from tokka.engine.base import Engine
+from tokka.engine.replicas import Progress, Replicas
 from tokka.engine.supervision.restart import RestartPolicy
-from tokka.engine.supervision.supervisor import Progress, Supervisor
+from tokka.engine.supervision.supervisor import Supervisor
 
 
 def supervisor_of(create_engine: Callable[[], Engine], **changes: Any) -> Supervisor:
@@ -21,7 +22,7 @@ def supervisor_of(create_engine: Callable[[], Engine], **changes: Any) -> Superv
     return Supervisor(create_engine, **{**parts, **changes})
 
 
-async def until(supervisor: Supervisor, fact: Callable[[Progress], bool]) -> Progress:
+async def until(supervisor: Replicas, fact: Callable[[Progress], bool]) -> Progress:
     """Return the first progress for which `fact` is true."""
     async with asyncio.timeout(5):
         async for progress in supervisor.changes():
@@ -30,5 +31,5 @@ async def until(supervisor: Supervisor, fact: Callable[[Progress], bool]) -> Pro
     raise AssertionError("the changes ended")
 
 
-async def until_ready(supervisor: Supervisor) -> None:
+async def until_ready(supervisor: Replicas) -> None:
     await until(supervisor, lambda progress: progress.state == "ready")

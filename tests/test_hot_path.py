@@ -51,7 +51,7 @@ class Wire:
 
 async def stream(server: Server, tokens: int) -> int:
     """Run one streamed chat through the whole application; return the number of bytes that it sent."""
-    body = {"model": server.supervisor.info and "fake", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+    body = {"model": server.replicas.info and "fake", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
     raw = json.dumps({**body, "max_completion_tokens": tokens, "ignore_eos": True}).encode()
     headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
     wire = Wire()

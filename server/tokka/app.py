@@ -40,6 +40,7 @@ from tokka.dispatch.conversations import Conversations
 from tokka.dispatch.dispatcher import Dispatcher
 from tokka.dispatch.ending import finish
 from tokka.engine.base import Engine
+from tokka.engine.replicas import Replicas
 from tokka.engine.supervision.restart import RestartPolicy
 from tokka.engine.supervision.supervisor import Supervisor
 from tokka.errors import ConfigurationError
@@ -83,9 +84,9 @@ class Server:
     stop: asyncio.Event
 
     @property
-    def supervisor(self) -> Supervisor:
-        """The supervisor of the main model."""
-        return self.catalogue.main.supervisor
+    def replicas(self) -> Replicas:
+        """The engines of the main model."""
+        return self.catalogue.main.replicas
 
     @property
     def admission(self) -> AdmissionController:
@@ -127,11 +128,11 @@ def create_server(
         metrics=metrics,
         bodies=bodies,
         started_s=int(time.time()),
-        conversations=Conversations(responses, _max_body_bytes(settings, main.supervisor)),
+        conversations=Conversations(responses, _max_body_bytes(settings, main.replicas)),
         background=background,
         fingerprint=_fingerprint(settings.names()[0]),
         keep_alive_s=settings.keep_alive_interval,
-        body_limit=_body_limit(settings, main.supervisor),
+        body_limit=_body_limit(settings, main.replicas),
         drain=drain,
     )
     app, routes = _create_app(settings, services)
@@ -318,20 +319,20 @@ def _create_app(settings: Settings, services: Services) -> tuple[ASGIApp, FastAP
     return app, routes
 
 
-def _body_limit(settings: Settings, supervisor: Supervisor) -> BodyLimit:
+def _body_limit(settings: Settings, replicas: Replicas) -> BodyLimit:
     memory = MemoryBudget(parse_size(settings.body_memory), "request bodies")
     bulk_bytes = 0 if settings.max_body_size else _BULK_BODY_BYTES
-    return BodyLimit(_max_body_bytes(settings, supervisor), settings.body_timeout, memory, bulk_bytes)
+    return BodyLimit(_max_body_bytes(settings, replicas), settings.body_timeout, memory, bulk_bytes)
 
 
-def _max_body_bytes(settings: Settings, supervisor: Supervisor) -> Callable[[], int]:
+def _max_body_bytes(settings: Settings, replicas: Replicas) -> Callable[[], int]:
     """Return a function for the current maximum of a body in bytes. It depends on the model by default."""
     if settings.max_body_size is not None:
         limit = parse_size(settings.max_body_size)
         return lambda: limit
 
     def by_context() -> int:
-        context = supervisor.info.max_model_len if supervisor.info else 0
+        context = replicas.info.max_model_len if replicas.info else 0
         return max(_LEAST_BODY_BYTES, min(_MOST_BODY_BYTES, _BODY_BYTES_PER_TOKEN * context))
 
     return by_context

@@ -253,6 +253,10 @@ class EngineDied(EngineError):
         super().__init__(message, should_retry=True)
 
 
+class WorkerDied(EngineDied):
+    """The whole process of a worker ended while it worked on this request."""
+
+
 class EngineLost(EngineError):
     """The engine can no longer be reached, or its process was told to end. The request is not the cause."""
 

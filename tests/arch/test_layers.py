@@ -30,7 +30,8 @@ LAYERS = [
 ]
 # The rooms inside engine/, and its single modules.
 ENGINE_LAYERS = [
-    "base engine_args control_groups markers schema_example",
+    "base engine_args control_groups markers prefixes schema_example",
+    "replicas",
     "host generation reading templates supervision",
     "grammars script scripted_answer scripted_steps scripted_vectors",
     "fake vllm remote",

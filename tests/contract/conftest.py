@@ -22,14 +22,14 @@ async def serving(
 ) -> AsyncIterator[Server]:
     """Yield a server with a ready engine."""
     server = create_server(Settings(engine="fake", **settings), lambda: engine(options or FakeOptions()))
-    running: asyncio.Task[None] = asyncio.create_task(server.supervisor.run())
+    running: asyncio.Task[None] = asyncio.create_task(server.replicas.run())
     try:
-        await until_ready(server.supervisor)
+        await until_ready(server.replicas)
         yield server
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-        await server.supervisor.close()
+        await server.replicas.close()
         await server.bodies.close()
 
 

@@ -334,7 +334,7 @@ async def test_refusal_comes_before_anything_is_stored(tmp_path: Path, monkeypat
             assert_error(await client.post(RESPONSES, json={**body, "model": "other"}), 404, "model", "model_not_found")
             # The model is starting, then the server drains.
             with monkeypatch.context() as patched:
-                patched.setattr(server.supervisor, "engine", starting)
+                patched.setattr(server.replicas, "engine", starting)
                 answer = await client.post(RESPONSES, json=body)
                 assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_starting")
             server.drain()

@@ -71,11 +71,11 @@ async def two(on_demand: bool = False, **options: Any) -> AsyncIterator[Two]:
         starts_on_demand=on_demand,
     )
     catalogue = Catalogue([chat, embedder])
-    running = [asyncio.create_task(chat.supervisor.run()), asyncio.create_task(catalogue.run_beside())]
+    running = [asyncio.create_task(chat.replicas.run()), asyncio.create_task(catalogue.run_beside())]
     try:
-        await until_ready(chat.supervisor)
+        await until_ready(chat.replicas)
         if not on_demand:
-            await until_ready(embedder.supervisor)
+            await until_ready(embedder.replicas)
         yield Two(chat, embedder, catalogue, Dispatcher(catalogue, ANSWERS))
     finally:
         for task in running:
@@ -109,7 +109,7 @@ async def test_a_request_goes_to_the_engine_of_its_model() -> None:
     async with two() as server:
         vectors = await server.embed("Hei", "Moi")
         assert [vector.prompt_index for vector in vectors] == [0, 1]
-        assert (server.embedder.supervisor.stats().steps, server.chat.supervisor.stats().steps) == (1, 0)
+        assert (server.embedder.replicas.stats().steps, server.chat.replicas.stats().steps) == (1, 0)
         assert len(await server.chat_events()) > 2
 
 
@@ -127,15 +127,15 @@ async def test_model_refuses_a_task_that_it_cannot_do() -> None:
 
 async def test_first_request_starts_a_model_on_demand() -> None:
     async with two(on_demand=True) as server:
-        assert server.embedder.supervisor.progress().state == "stopped"
+        assert server.embedder.replicas.progress().state == "stopped"
         # A request that the model cannot serve does not start it.
         with pytest.raises(UnsupportedTask):
             await server.chat_events("embedder")
-        assert server.embedder.supervisor.starts == 0
+        assert server.embedder.replicas.number == 0
         with pytest.raises(ModelStarting) as starting:
             await server.embed("Hei")
         assert starting.value.retry_after_s == 20
-        await until_ready(server.embedder.supervisor)
+        await until_ready(server.embedder.replicas)
         assert len(await server.embed("Hei")) == 1
 
 
@@ -144,10 +144,10 @@ async def test_death_of_one_engine_leaves_the_other_alone() -> None:
         with pytest.raises(EngineDied):
             await server.embed("boom")
         assert len(await server.chat_events()) > 2
-        await until(server.embedder.supervisor, lambda now: now.state == "starting")
-        await until_ready(server.embedder.supervisor)
+        await until(server.embedder.replicas, lambda now: now.state == "starting")
+        await until_ready(server.embedder.replicas)
         assert len(await server.embed("Hei")) == 1
-        assert (server.chat.supervisor.starts, server.embedder.supervisor.starts) == (1, 2)
+        assert (server.chat.replicas.number, server.embedder.replicas.number) == (1, 2)
         # The death counts for its own model only.
         assert len(await server.chat_events()) > 2
 
@@ -175,10 +175,10 @@ async def test_given_up_model_is_started_again(monkeypatch: pytest.MonkeyPatch) 
     catalogue = Catalogue([model("chat"), embedder])
     running = asyncio.create_task(catalogue.run_beside())
     try:
-        await until_ready(embedder.supervisor)
+        await until_ready(embedder.replicas)
         made[0]._death = "killed"
-        await until(embedder.supervisor, lambda now: now.state == "failed")
-        await until_ready(embedder.supervisor)
+        await until(embedder.replicas, lambda now: now.state == "failed")
+        await until_ready(embedder.replicas)
         assert len(made) == 2
     finally:
         running.cancel()

@@ -40,7 +40,7 @@ class Apart:
         body = {"model": "fake", "prompt": prompt, "max_tokens": 3, **fields}
         headers = {"authorization": f"Bearer {tenant}"}
         answer = await self._client.post("/v1/completions", json=body, headers=headers)
-        await until_ready(self.server.supervisor)
+        await until_ready(self.server.replicas)
         return answer
 
     async def statuses(self, *asked: tuple[str, str]) -> list[int]:
@@ -48,12 +48,12 @@ class Apart:
 
     @property
     def deaths(self) -> int:
-        return self.server.supervisor.starts - 1
+        return self.server.replicas.number - 1
 
     async def running(self) -> None:
         """Wait until the engine works on a request."""
         async with asyncio.timeout(5):
-            while not self.server.supervisor.stats().running:  # noqa: ASYNC110 - the engine has no event for it
+            while not self.server.replicas.stats().running:  # noqa: ASYNC110 - the engine has no event for it
                 await asyncio.sleep(0.001)
 
 
@@ -171,7 +171,7 @@ async def suspect(server: Apart, prompt: str, deaths: int = 2, **fields: Any) ->
     for _ in range(deaths):
         asked = asyncio.create_task(server.ask(FIRST, prompt, **fields))
         await server.running()
-        engine: Any = server.server.supervisor.engine()
+        engine: Any = server.server.replicas.engine()
         engine._death = "killed"
         engine._ended.set()
         assert (await asked).status_code == 500

@@ -28,7 +28,7 @@ from tokka.core import (
     Usage,
 )
 from tokka.dispatch.ending import finish
-from tokka.engine.supervision.supervisor import Progress
+from tokka.engine.replicas import Progress
 from tokka.errors import EngineError, RateLimited
 
 

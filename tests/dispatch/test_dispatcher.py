@@ -204,8 +204,8 @@ async def test_open_distinguishes_unknown_starting_full_and_draining() -> None:
 async def served(script: Script) -> AsyncIterator[tuple[httpx.AsyncClient, str]]:
     engine = ScriptedEngine(script)
     server = create_server(Settings(engine="fake"), lambda: engine)
-    running: asyncio.Task[None] = asyncio.create_task(server.supervisor.run())
-    await until_ready(server.supervisor)
+    running: asyncio.Task[None] = asyncio.create_task(server.replicas.run())
+    await until_ready(server.replicas)
     transport = httpx.ASGITransport(server.app)
     async with httpx.AsyncClient(transport=transport, base_url="http://tokka") as client:
         yield client, "fake"

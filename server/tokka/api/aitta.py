@@ -62,7 +62,7 @@ async def list_models(services: CurrentServices, key: CurrentKey) -> documents.C
 )
 async def get_model(model: str, services: CurrentServices, key: CurrentKey) -> documents.ModelResource:
     name, served = _model_of(model, services, key)
-    return documents.model_resource(name, served.supervisor.described(), _worker_of(served))
+    return documents.model_resource(name, served.replicas.described(), _worker_of(served))
 
 
 @router.get(
@@ -74,7 +74,7 @@ async def get_model(model: str, services: CurrentServices, key: CurrentKey) -> d
 )
 async def get_metadata(model: str, services: CurrentServices, key: CurrentKey) -> documents.ModelMetadata:
     name, served = _model_of(model, services, key)
-    info = served.supervisor.described()
+    info = served.replicas.described()
     return documents.model_metadata(name, info, _machine(info) if _is_admin(key) else None, key.tenant)
 
 
@@ -109,7 +109,7 @@ async def get_worker(model: str, worker: str, services: CurrentServices, key: Cu
         raise WorkerNotFound(
             f"The worker `{worker[:64]}` of this model was not found. GET /worker lists the current one."
         )
-    progress, stats = served.supervisor.progress(), served.supervisor.stats()
+    progress, stats = served.replicas.progress(), served.replicas.stats()
     # The load reveals the activity of other tenants.
     is_admin = _is_admin(key)
     return documents.WorkerResource(
@@ -167,4 +167,4 @@ def _machine(info: ModelInfo) -> documents.Resources:
 
 
 def _worker_of(model: ServedModel) -> int | None:
-    return model.supervisor.starts or None
+    return model.replicas.number or None

@@ -18,7 +18,7 @@ from tokka import __version__
 from tokka.admission.policy import RETRY_AFTER_S
 from tokka.api.deps import CurrentServices, Services
 from tokka.api.document import errors
-from tokka.engine.supervision.supervisor import Progress
+from tokka.engine.replicas import Progress
 from tokka.errors import MAX_RETRY_AFTER_S
 from tokka.protocol import sse
 from tokka.protocol.models import Health, Version
@@ -40,7 +40,7 @@ async def livez() -> dict[str, str]:
 @router.get("/readyz", summary="Would a request be served now?", response_model=Health, responses=_NOT_READY)
 @router.get("/health", summary="Same as /readyz", response_model=Health, responses=_NOT_READY)
 async def readyz(services: CurrentServices) -> Response:
-    progress = services.catalogue.main.supervisor.progress()
+    progress = services.catalogue.main.replicas.progress()
     if services.catalogue.is_draining:
         return _health("draining", progress, ready=False)
     if downtime := services.accounts.downtimes.current(time.time()):
@@ -64,8 +64,8 @@ async def startupz(request: Request, services: CurrentServices) -> Response:
         answer = StreamingResponse(_phases(services))
         answer.raw_headers = list(sse.HEADERS)
         return answer
-    supervisor = services.catalogue.main.supervisor
-    return _health(supervisor.progress().state, supervisor.progress(), supervisor.was_ready)
+    replicas = services.catalogue.main.replicas
+    return _health(replicas.progress().state, replicas.progress(), replicas.was_ready)
 
 
 @router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse, responses=errors(401, 403))
@@ -77,7 +77,7 @@ async def metrics(services: CurrentServices) -> Response:
 
 @router.get("/version", summary="Versions of server and engine", response_model=Version)
 async def version(services: CurrentServices) -> dict[str, str | None]:
-    info = services.catalogue.main.supervisor.info
+    info = services.catalogue.main.replicas.info
     return {
         "version": __version__,
         "engine": info.engine if info else None,
@@ -98,7 +98,7 @@ async def _phases(services: Services) -> AsyncIterator[bytes]:
 
     A long phase is sent repeatedly, so that proxies do not close the connection as idle.
     """
-    async for progress in services.catalogue.main.supervisor.changes(services.keep_alive_s):
+    async for progress in services.catalogue.main.replicas.changes(services.keep_alive_s):
         yield sse.event(asdict(progress), "phase")
         if progress.state == "ready" or progress.phase == "stopped":
             return

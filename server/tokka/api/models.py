@@ -43,7 +43,7 @@ async def get_model(model: str, request: Request, services: CurrentServices, key
 
 def _object(name: str, services: Services, request: Request, key: Key) -> dict[str, Any]:
     model = services.dispatcher.model(name, key)
-    info = model.supervisor.info
+    info = model.replicas.info
     length = info.max_model_len if info else None
     if _is_anthropic(request):
         return anthropic.model_object(name, services.started_s, length)

@@ -23,7 +23,7 @@ async def tokenize(call: CurrentCall, request: Request) -> Response:
     asked = await call.parse(TokenizeRequest, request.receive)
     tokens = await call.services.dispatcher.tokenize(asked.model, asked.prompt, call.record, call.allowance)
     texts = await call.services.dispatcher.token_texts(asked.model, tokens, call.record) if asked.shows_texts else None
-    info = call.services.dispatcher.model(asked.model, call.record.key or ANONYMOUS).supervisor.info
+    info = call.services.dispatcher.model(asked.model, call.record.key or ANONYMOUS).replicas.info
     return await json_response(
         {
             "tokens": list(tokens),

@@ -89,7 +89,7 @@ async def _has_opened_accounts(server: Server) -> bool:
 
 async def _serve_http(settings: Settings, server: Server, listeners: list[socket.socket], turns: LoopTurns) -> int:
     """Serve requests until stopped, then drain. Return the exit code. Raises StartupError if the engine fails."""
-    running = asyncio.create_task(server.supervisor.run())
+    running = asyncio.create_task(server.replicas.run())
     limits = _connection_limits(settings)
     http = _HttpServer(_http_config(settings, server, limits))
     serving = asyncio.create_task(http.serve(sockets=handles_of(listeners, limits)))
@@ -140,7 +140,7 @@ def _check_access(settings: Settings, server: Server) -> None:
 
 
 async def _announce(settings: Settings, server: Server, turns: LoopTurns) -> None:
-    async for progress in server.supervisor.changes():
+    async for progress in server.replicas.changes():
         if progress.state == "ready":
             turns.start()
             log.info("ready", model=settings.names()[0], after_s=round(progress.elapsed_s, 1))

@@ -10,11 +10,10 @@ from typing import Any, NoReturn
 import structlog
 
 from tokka.admission.controller import AdmissionController
-from tokka.admission.prefixes import PrefixIndex
 from tokka.admission.prompt_estimate import PromptEstimate
 from tokka.admission.quarantine import Quarantine
 from tokka.core import Key
-from tokka.engine.supervision.supervisor import Supervisor
+from tokka.engine.replicas import Replicas
 from tokka.engine_facts import EngineStats
 from tokka.errors import ConfigurationError, ModelNotFound, StartupError, UnsupportedTask
 from tokka.tasks import Task
@@ -28,24 +27,21 @@ _VERBS: dict[Task, str] = {"generate": "generate text", "embed": "embed"}
 
 @dataclass(eq=False, slots=True)
 class ServedModel:
-    """A model with its names, its engine, and all that admission knows about this engine."""
+    """A model with its names, its engines, and all that admission knows about them."""
 
     # The first one is the main name.
     names: tuple[str, ...]
-    supervisor: Supervisor
+    replicas: Replicas
     admission: AdmissionController
     quarantine: Quarantine
     # Tasks of the model as long as its engine has not described it. None: not known.
     expected_tasks: frozenset[Task] | None = None
     estimate: PromptEstimate = field(default_factory=PromptEstimate)
-    prefixes: PrefixIndex = field(default_factory=PrefixIndex)
-    # Number of the engine that the index describes.
-    prefixes_of: int = 0
 
     @property
     def tasks(self) -> frozenset[Task] | None:
         """What the model can do. None: not known before its engine is ready for the first time."""
-        info = self.supervisor.info
+        info = self.replicas.info
         return self.expected_tasks if info is None else info.tasks
 
 
@@ -114,7 +110,7 @@ class Catalogue:
 
     def stats(self) -> EngineStats:
         """Return the engines' statistics, summed for the metrics."""
-        every = [model.supervisor.stats() for model in self.models]
+        every = [model.replicas.stats() for model in self.models]
         return EngineStats(
             running=sum(one.running for one in every),
             waiting=sum(one.waiting for one in every),
@@ -137,11 +133,11 @@ class Catalogue:
 
     async def close(self) -> None:
         """Stop every engine."""
-        await asyncio.gather(*(model.supervisor.close() for model in self.models))
+        await asyncio.gather(*(model.replicas.close() for model in self.models))
 
     async def admit(self) -> None:
         """Run the admission of every model, until cancelled. Raises the error of one that fails."""
-        await _run_all(model.admission.run(model.supervisor.stats) for model in self.models)
+        await _run_all(model.admission.run(model.replicas.stats) for model in self.models)
 
     async def run_beside(self) -> None:
         """Keep the engines of the models beside the main one running, until cancelled.
@@ -164,12 +160,12 @@ async def _run_all(works: Iterable[Coroutine[Any, Any, Any]]) -> None:
 
 async def _keep_running(model: ServedModel) -> NoReturn:
     """Run a model's engine. A model that once was ready, or starts on demand, never ends the server."""
-    supervisor = model.supervisor
+    replicas = model.replicas
     while True:
         try:
-            await supervisor.run()
+            await replicas.run()
         except StartupError as error:
-            if not (supervisor.was_ready or supervisor.starts_on_demand):
+            if not (replicas.was_ready or replicas.starts_on_demand):
                 raise
             log.error("model_given_up", model=model.names[0], reason=str(error), retry_in_s=_GIVEN_UP_S)
         await asyncio.sleep(_GIVEN_UP_S)

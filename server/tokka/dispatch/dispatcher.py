@@ -13,7 +13,6 @@ from operator import attrgetter
 from tokka.accounts.downtimes import Downtimes
 from tokka.admission.allowance import Allowance
 from tokka.admission.memory import MemoryBudget, Share
-from tokka.admission.prefixes import Prefix
 from tokka.admission.suspects import TRIAL_S, EngineState, Held, Subject, Trial
 from tokka.admission.ticket import NO_LIMIT, Ticket
 from tokka.core import (
@@ -26,7 +25,8 @@ from tokka.core import (
 from tokka.dispatch.abilities import check_images
 from tokka.dispatch.answer_size import answer_bytes
 from tokka.dispatch.catalogue import Catalogue, ServedModel
-from tokka.dispatch.generation import Generation, Holdings
+from tokka.dispatch.generation import Generation
+from tokka.dispatch.holdings import Holdings
 from tokka.dispatch.prepared import PreparedRequest, left_s
 from tokka.dispatch.prompt_log import shown_prompts
 from tokka.engine.base import Engine
@@ -85,13 +85,12 @@ class Dispatcher:
             record.prompt = shown_prompts(request.prompts)
         subject = Subject((record.key or ANONYMOUS).tenant, request)
         own = self._own(request, record, deadline := self._deadline(request, record.arrived_s))
-        prefix = _prefix(model, own)
-        ticket = self._ticket(model, request, record, allowance, subject, prefix)
-        holdings = Holdings(model.quarantine)
+        holdings = Holdings(model.quarantine, model.replicas)
         try:
+            ticket = self._ticket(model, own, record, allowance, subject, holdings)
             prepared = await self._render(model, own, record, allowance, deadline, holdings)
             ticket.prompt_tokens = prepared.prompt_tokens
-            ticket.cached_tokens = int(prefix.share * prepared.prompt_tokens)
+            ticket.cached_tokens = int(holdings.lease.prefix.share * prepared.prompt_tokens)
             ticket.most_tokens = max((1, *prepared.accepted.allowed_tokens))
             # No await between this and `admit`: a trial that needs an idle engine must not begin on a busy one.
             # admission/design 1.6
@@ -104,23 +103,26 @@ class Dispatcher:
             trial = _judge(model, subject, ticket, is_idle=ticket.alone_s > 0)
             record.queue_s = queue_s
             if trial is not None:
-                model.quarantine.begin(trial, prepared.engine_number, time.monotonic())
+                model.quarantine.begin(trial, holdings.lease.replica.number, time.monotonic())
                 holdings.trial = trial
-            model.prefixes.add(prefix)
+            holdings.lease.replica.prefixes.add(holdings.lease.prefix)
             if prepared.prompt_tokens > _LONG_TOKENS:
                 subject.forget_request()
         except BaseException:
             holdings.release()
             raise
         choices = len(request.prompts) * request.sampling.n
-        return Generation(record, subject, holdings, slot, trial, deadline, prefix, prepared, choices, model)
+        return Generation(record, subject, holdings, slot, trial, deadline, prepared, choices)
 
     def check(self, request: GenerateRequest, record: RequestRecord, allowance: Allowance) -> None:
         """Raise every refusal of `open` that does not need the rendered prompt."""
         model = self._catalogue.find(request.model, record.key or ANONYMOUS)
         subject = Subject((record.key or ANONYMOUS).tenant, request)
-        prefix = _prefix(model, self._own(request, record, None))
-        self._ticket(model, request, record, allowance, subject, prefix)
+        holdings = Holdings(model.quarantine, model.replicas)
+        try:
+            self._ticket(model, self._own(request, record, None), record, allowance, subject, holdings)
+        finally:
+            holdings.release()
 
     def _ticket(
         self,
@@ -129,23 +131,23 @@ class Dispatcher:
         record: RequestRecord,
         allowance: Allowance,
         subject: Subject,
-        prefix: Prefix,
+        holdings: Holdings,
     ) -> Ticket:
-        """Return the request's ticket. Raises every refusal that does not need the rendered prompt."""
+        """Return the request's ticket, and hold a replica. Raises every refusal that needs no rendered prompt."""
         key, admission = record.key or ANONYMOUS, model.admission
         record.model = request.model
         self._catalogue.check_task(model, request.task, request.model, key)
         choices = choices_at_once(request)
         size = model.estimate.size(request.prompts)
         ticket = Ticket(key.tenant, choices, record.arrived_s, size.likely, priority=request.priority)
-        ticket.cached_tokens = int(prefix.share * size.likely)
         ticket.most_tokens, ticket.is_exact = _most_tokens(model, request, key), request.sampling.ignore_eos
         # The cheapest checks come first. A request must not queue for an engine that is not ready.
         admission.check_open()
         self._downtimes.check(time.time())
         _judge(model, subject, ticket, is_idle=not admission.open_requests)
-        model.supervisor.engine()
-        check_images(request.prompts, model.supervisor.info)
+        prefix = holdings.take_replica(request).prefix
+        ticket.cached_tokens = int(prefix.share * size.likely)
+        check_images(request.prompts, model.replicas.info)
         allowance.run(choices)
         admission.check_room(ticket)
         allowance.prepare(size.least, time.monotonic())
@@ -173,7 +175,7 @@ class Dispatcher:
         holdings: Holdings,
     ) -> PreparedRequest:
         """Render the request, and reserve its tokens and memory."""
-        prepared = await PreparedRequest.of(own, model.supervisor, deadline)
+        prepared = await PreparedRequest.of(own, holdings, deadline)
         model.estimate.learn(prepared.prompts, prepared.prompt_tokens)
         if (room := allowance.room()) is not None:
             await prepared.cap_tokens(room)
@@ -190,7 +192,7 @@ class Dispatcher:
         key = record.key or ANONYMOUS
         served = self._catalogue.find(model, key)
         engine = self._engine_of(served)
-        check_images([prompt], served.supervisor.info)
+        check_images([prompt], served.replicas.info)
         allowance.prepare(served.estimate.size([prompt]).least, time.monotonic())
         tokens = await engine.tokenize(prompt, key.tenant)
         served.estimate.learn([prompt], len(tokens))
@@ -229,7 +231,7 @@ class Dispatcher:
 
     def _engine_of(self, model: ServedModel) -> Engine:
         self._downtimes.check(time.time())
-        return model.supervisor.engine()
+        return model.replicas.engine()
 
     def _deadline(self, request: GenerateRequest, arrived_s: float) -> float | None:
         limits = [limit for limit in (request.timeout_s, self._request_timeout_s) if limit is not None]
@@ -243,18 +245,9 @@ class Dispatcher:
         return hmac.new(self._salt_key, text.encode(), hashlib.sha256).hexdigest()
 
 
-def _prefix(model: ServedModel, own: GenerateRequest) -> Prefix:
-    """Return the prompts' prefix, with the share that the engine has probably cached."""
-    supervisor, info = model.supervisor, model.supervisor.info
-    if supervisor.starts != model.prefixes_of and info is not None:
-        model.prefixes_of = supervisor.starts
-        model.prefixes.resize(info.kv_tokens if info.caches_prefixes else None)
-    return model.prefixes.look(own.cache_salt, own.prompts)
-
-
 def _most_tokens(model: ServedModel, request: GenerateRequest, key: Key) -> int:
     """Return the maximum tokens of a choice, as far as known before the prompt is counted."""
-    sampling, info = request.sampling, model.supervisor.info
+    sampling, info = request.sampling, model.replicas.info
     asked = sampling.default_max_tokens if sampling.max_tokens is None else sampling.max_tokens
     limits = (asked, key.limits.max_completion_tokens, info.max_model_len if info else None, NO_LIMIT)
     return max(1, min(limit for limit in limits if limit is not None))
@@ -262,7 +255,7 @@ def _most_tokens(model: ServedModel, request: GenerateRequest, key: Key) -> int:
 
 def _judge(model: ServedModel, subject: Subject, ticket: Ticket, *, is_idle: bool) -> Trial | None:
     """Return the trial in which the request may run, or None if it needs none. Raises Quarantined, TenantHeld."""
-    engine = EngineState(model.supervisor.starts, model.supervisor.served_s, is_idle)
+    engine = EngineState(model.replicas.number, model.replicas.served_s, is_idle)
     verdict = model.quarantine.judge(subject, engine, time.monotonic())
     # admission/design 1.2
     if isinstance(verdict, Held):

@@ -4,42 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from tokka.admission.controller import Slot
-from tokka.admission.memory import Share
-from tokka.admission.prefixes import Prefix
-from tokka.admission.quarantine import Quarantine
 from tokka.admission.suspects import Subject, Trial
-from tokka.core import Finished, Outcome, RequestRecord, Usage
-from tokka.dispatch.catalogue import ServedModel
-from tokka.dispatch.meter import Meter
+from tokka.core import Finished, GenerateRequest, Outcome, RequestRecord, Usage
+from tokka.dispatch.holdings import Holdings
+from tokka.dispatch.meter import Meter, RepeatMeter
 from tokka.dispatch.prepared import PreparedRequest, left_s
+from tokka.dispatch.repeat import next_request
 from tokka.engine.base import Sink
-from tokka.errors import EngineDied, InvalidRequest, RequestTimeout, SlowReader, TenantHeld
-
-
-@dataclass(slots=True)
-class Holdings:
-    """What a request holds until its end, as far as it has been given."""
-
-    quarantine: Quarantine
-    # Memory for the response.
-    share: Share | None = None
-    slot: Slot | None = None
-    trial: Trial | None = None
-
-    def release(self) -> None:
-        """Give everything back. Safe to call twice."""
-        try:
-            if self.slot is not None:
-                self.slot.close()
-            if self.trial is not None:
-                self.quarantine.over(self.trial)
-        finally:
-            if self.share is not None:
-                self.share.release()
+from tokka.errors import (
+    EngineDied,
+    EngineLost,
+    InvalidRequest,
+    RequestTimeout,
+    SlowReader,
+    TenantHeld,
+    TokkaError,
+)
 
 
 @dataclass(eq=False, slots=True)
@@ -53,11 +38,9 @@ class Generation:
     # None once the request has survived the trial.
     trial: Trial | None
     deadline: float | None
-    prefix: Prefix
     # None once the request runs: a long prompt takes a megabyte.
     prepared: PreparedRequest | None
     choices: int
-    model: ServedModel
 
     async def run(self, sink: Sink) -> None:
         """Generate: `Accepted`, the events of every choice, `Finished`. Call it once. Cancelling it stops the work.
@@ -68,12 +51,15 @@ class Generation:
         record, prepared = self.record, self.prepared
         assert prepared is not None
         self.prepared = None
-        engine_number, makes_vectors = prepared.engine_number, prepared.accepted.dimensions > 0
+        makes_vectors = prepared.accepted.dimensions > 0
         record.prompt_tokens = prepared.prompt_tokens
-        meter = Meter(sink, self.slot, self.choices)
+        is_one = self.holdings.replicas.is_one
+        meter = (Meter if is_one else RepeatMeter)(sink, self.slot, self.choices)
         try:
             await sink.give(prepared.accepted)
             running = prepared.run(meter)
+            if isinstance(meter, RepeatMeter):
+                running = self._outlive(running, prepared.request, meter)
             del prepared
             try:
                 async with asyncio.timeout(left_s(self._first_deadline())) as limit:
@@ -97,9 +83,7 @@ class Generation:
             usage = Usage(record.prompt_tokens, record.completion_tokens)
         except Exception as error:
             record.outcome = _outcome_of(error)
-            if isinstance(error, EngineDied):
-                served_s = self.model.supervisor.served_s
-                self.holdings.quarantine.ran_at_death(self.subject, engine_number, served_s, time.monotonic())
+            self._note(error)
             raise
         else:
             self._complete(usage, meter.outcome)
@@ -110,6 +94,34 @@ class Generation:
         # Without an outcome, its client closed it before the end.
         self.record.outcome = self.record.outcome or "aborted"
         self.holdings.release()
+
+    async def _outlive(
+        self, running: Coroutine[Any, Any, Usage], request: GenerateRequest, meter: RepeatMeter
+    ) -> Usage:
+        """Run the request, on another replica if its own is gone. Raises as `Prepared.run` does."""
+        repeats = 0
+        while True:
+            try:
+                return await running
+            except (EngineDied, EngineLost) as error:
+                others = self.holdings.replicas.others(self.holdings.lease.replica)
+                following = None if self.trial else next_request(request, meter, error, repeats, others)
+                if following is None:
+                    raise
+                self._note(error)
+                try:
+                    self.holdings.take_replica(following)
+                    running = (await PreparedRequest.of(following, self.holdings, self.deadline)).run(meter)
+                except TokkaError:
+                    # The client has lost its replica. That no other one could be had is not its business.
+                    raise error from None
+            repeats += 1
+
+    def _note(self, error: Exception) -> None:
+        """Tell the quarantine if the error is an engine's death."""
+        if isinstance(error, EngineDied):
+            replica = self.holdings.lease.replica
+            self.holdings.quarantine.ran_at_death(self.subject, replica.number, replica.served_s, time.monotonic())
 
     def _first_deadline(self) -> float | None:
         """Return the deadline of the request's first token: its own, or the end of its trial."""
@@ -140,7 +152,8 @@ class Generation:
         record.completion_tokens = usage.completion_tokens
         record.outcome = outcome
         self.slot.is_whole = True
-        self.model.prefixes.correct(self.prefix, usage.cached_tokens / max(1, usage.prompt_tokens))
+        lease = self.holdings.lease
+        lease.replica.prefixes.correct(lease.prefix, usage.cached_tokens / max(1, usage.prompt_tokens))
         quarantine.completed(self.subject, time.monotonic())
         if self.trial is not None:
             quarantine.survived(self.trial)

@@ -53,3 +53,15 @@ class Meter:
                 self.outcome = event.finish_reason
         elif isinstance(event, Embedding) and self.on_token is not None:
             self.on_token(time.monotonic())
+
+
+class RepeatMeter(Meter):
+    """A meter that remembers what the client has, so that another replica can go on."""
+
+    def __init__(self, sink: Sink, slot: Slot, choices: int) -> None:
+        super().__init__(sink, slot, choices)
+        self.has_passed = False
+
+    def _count(self, event: Event) -> None:
+        self.has_passed = True
+        super()._count(event)

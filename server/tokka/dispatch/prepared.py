@@ -9,9 +9,9 @@ from dataclasses import replace
 from typing import Any
 
 from tokka.core import Accepted, ChatPrompt, GenerateRequest, Prompt, Usage
+from tokka.dispatch.holdings import Holdings
 from tokka.engine.base import Prepared, Sink
-from tokka.engine.supervision.supervisor import Supervisor
-from tokka.errors import ContextLengthExceeded, RequestTimeout
+from tokka.errors import ContextLengthExceeded, Draining, EngineDied, EngineLost, RequestTimeout
 
 # Roles of messages at the start of a conversation that always stay.
 _LASTING = ("system", "developer")
@@ -20,24 +20,28 @@ _LASTING = ("system", "developer")
 class PreparedRequest:
     """A request that an engine has rendered and counted, but not started."""
 
+    accepted: Accepted
     _prepared: Prepared
 
-    def __init__(self, request: GenerateRequest, supervisor: Supervisor, deadline: float | None) -> None:
-        self._request = request
-        self._supervisor = supervisor
+    def __init__(self, request: GenerateRequest, holdings: Holdings, deadline: float | None) -> None:
+        self.request = request
+        self._holdings = holdings
         self._deadline = deadline
 
     @classmethod
-    async def of(cls, request: GenerateRequest, supervisor: Supervisor, deadline: float | None) -> PreparedRequest:
-        """Render a request. Raises InvalidRequest if the engine refuses it, RequestTimeout, ModelStarting."""
-        prepared = cls(request, supervisor, deadline)
+    async def of(cls, request: GenerateRequest, holdings: Holdings, deadline: float | None) -> PreparedRequest:
+        """Render a request on the replica that it holds.
+
+        Raises InvalidRequest if the engine refuses it, RequestTimeout, ModelStarting, EngineDied, EngineLost.
+        """
+        prepared = cls(request, holdings, deadline)
         await prepared._render()
         return prepared
 
     @property
     def prompts(self) -> tuple[Prompt, ...]:
         """The prompts that were rendered: those of the request, or shorter ones if it allows that."""
-        return self._request.prompts
+        return self.request.prompts
 
     @property
     def prompt_tokens(self) -> int:
@@ -46,21 +50,21 @@ class PreparedRequest:
     @property
     def most_tokens(self) -> int:
         """The maximum tokens that the request can use, prompts included."""
-        return self.prompt_tokens + sum(self.accepted.allowed_tokens) * self._request.sampling.n
+        return self.prompt_tokens + sum(self.accepted.allowed_tokens) * self.request.sampling.n
 
     async def cap_tokens(self, tokens: int) -> None:
         """Limit a request without `max_tokens` to `tokens` in all, if that leaves enough for each choice."""
-        sampling = self._request.sampling
+        sampling = self.request.sampling
         choices = len(self.accepted.prompt_token_ids) * sampling.n
         room = (tokens - self.prompt_tokens) // choices
         if sampling.max_tokens is None and self.most_tokens > tokens and room >= max(1, sampling.min_tokens):
-            self._request = replace(self._request, max_tokens_cap=room)
+            self.request = replace(self.request, max_tokens_cap=room)
             await self._render()
 
     async def ensure_live_engine(self) -> None:
-        """Render the request again if its engine is gone. Raises ModelStarting if no new engine is ready yet."""
-        engine = self._supervisor.engine()
-        if engine is not self._engine:
+        """Render the request again if its engine is gone. Raises ModelStarting if no other one is ready."""
+        if not self._holdings.replicas.serves(self._holdings.lease.replica):
+            self._holdings.take_replica(self.request)
             await self._render()
 
     def run(self, sink: Sink) -> Coroutine[Any, Any, Usage]:
@@ -72,24 +76,28 @@ class PreparedRequest:
         turns = 1
         while True:
             try:
-                return await self._engine.prepare(self._request)
+                return await self._holdings.lease.replica.engine.prepare(self.request)
             except ContextLengthExceeded:
-                shorter = _without_oldest(self._request, turns) if self._request.drops_oldest else None
+                shorter = _without_oldest(self.request, turns) if self.request.drops_oldest else None
                 if shorter is None:
                     raise
-                self._request = shorter
+                self.request = shorter
+            except (Draining, EngineDied, EngineLost):
+                # Its replica has gone at this moment.
+                if not self._holdings.replicas.others(self._holdings.lease.replica):
+                    raise
+                self._holdings.take_replica(self.request)
+                continue
             # A conversation may have thousands of turns, and each attempt renders all that are left.
             turns *= 2
 
     async def _render(self) -> None:
-        self._engine = self._supervisor.engine()
-        self.engine_number = self._supervisor.starts
         try:
             async with asyncio.timeout(left_s(self._deadline)):
                 self._prepared = await self._prepare()
         except TimeoutError:
             raise RequestTimeout("The request timed out before the engine accepted it.") from None
-        self.accepted: Accepted = self._prepared.accepted
+        self.accepted = self._prepared.accepted
 
 
 def _without_oldest(request: GenerateRequest, turns: int) -> GenerateRequest | None:

@@ -11,7 +11,8 @@ from typing import Any
 
 import structlog
 
-from tokka.engine.supervision.supervisor import Progress, Supervisor
+from tokka.engine.replicas import Progress
+from tokka.engine.supervision.supervisor import Supervisor
 from tokka.engine_facts import EngineStats
 from tokka.errors import ConfigurationError, StartupError
 from tokka.fleet.address import Address
@@ -259,7 +260,7 @@ class _Joined:
     def _phase_of(self, progress: Progress) -> Any:
         info = self._supervisor.info
         if progress.state == "ready" and info is not None:
-            return messages.Ready(self._supervisor.starts, info)
+            return messages.Ready(self._supervisor.number, info)
         return messages.Phase(progress.state, progress.phase, progress.detail)
 
     def _report_stats(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import structlog
 
 from tokka.engine.remote.engine import RemoteEngine
-from tokka.errors import Draining, EngineDied, EngineLost
+from tokka.errors import Draining, EngineDied, EngineLost, WorkerDied
 from tokka.fleet.connection import Connection, Lost
 from tokka.protocol.worker import messages
 from tokka.protocol.worker.frames import MAX_BYTES
@@ -74,7 +74,7 @@ class RemoteWorker:
         log.info("worker_gone", worker=self.hello.worker, reason=self._goodbye or lost.reason)
         if self._goodbye is None and lost.by_peer:
             # Its process has ended. A request may have been the cause, as with an engine's death.
-            self.engine.end(EngineDied(), "the worker's process ended")
+            self.engine.end(WorkerDied(), "the worker's process ended")
         else:
             self.engine.end(EngineLost(), self._goodbye or f"the worker was lost: {lost.reason}")
         self._move("gone")

@@ -116,7 +116,7 @@ class WorkerResource(BaseModel):
 
     id: str
     model: str
-    state: Literal["stopped", "starting", "ready", "failed"]
+    state: Literal["stopped", "asleep", "starting", "ready", "draining", "failed"]
     phase: str
     detail: str
     started_at: str = Field(description="ISO 8601, UTC.")

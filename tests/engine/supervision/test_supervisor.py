@@ -14,8 +14,9 @@ import tokka.engine.supervision.supervisor
 from tests.supervised import supervisor_of, until
 from tokka.engine.base import ReportPhase
 from tokka.engine.fake import FakeEngine, FakeOptions
+from tokka.engine.replicas import Progress
 from tokka.engine.supervision.restart import RestartPolicy
-from tokka.engine.supervision.supervisor import TRANSITIONS, Progress, State
+from tokka.engine.supervision.supervisor import TRANSITIONS, State
 from tokka.engine_facts import EngineStats, ModelInfo
 from tokka.errors import EngineError, ModelStarting, StartupError
 
@@ -145,8 +146,8 @@ async def test_a_phase_reported_from_another_thread_arrives(watched: Watched) ->
 
 
 async def test_two_watchers_both_see_each_change(watched: Watched) -> None:
-    async def states() -> list[State]:
-        seen: list[State] = []
+    async def states() -> list[str]:
+        seen: list[str] = []
         async for progress in watched.supervisor.changes():
             seen.append(progress.state)
             if progress.state == "ready":
@@ -197,7 +198,7 @@ async def test_an_engine_that_dies_is_closed_and_a_new_one_takes_over(watched: W
         await watched.until(lambda progress: progress.state == "ready" and watched.engine is not dead)
         assert watched.supervisor.engine() is watched.engine
         assert (dead.closed, watched.engine.closed) == (1, 0)
-        assert watched.supervisor.starts == 2
+        assert watched.supervisor.number == 2
     assert watched.states == ["starting", "ready", "failed", "starting", "ready"]
     assert watched.restarts == ["died"]
 

@@ -16,7 +16,9 @@ from typing import Any, Literal, NoReturn
 
 import structlog
 
+from tokka.core import GenerateRequest
 from tokka.engine.base import Engine
+from tokka.engine.replicas import Lease, Progress, Replica
 from tokka.engine.supervision import processes
 from tokka.engine.supervision.restart import RestartPolicy
 from tokka.engine.supervision.watchdog import Observation, Watchdog
@@ -43,17 +45,6 @@ _PING_EVERY_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """The engine's state and phase, for probes and people."""
-
-    state: State
-    phase: str
-    detail: str
-    elapsed_s: float
-    retry_after_s: int
-
-
-@dataclass(frozen=True, slots=True)
 class Death:
     """Why an engine died. The detail is only for the operator, since it may name files."""
 
@@ -62,7 +53,7 @@ class Death:
 
 
 class Supervisor:
-    """Keeps an engine running, and gives access to it and its state."""
+    """Keeps an engine running, and gives access to it and its state. Implements `Replicas`."""
 
     def __init__(
         self,
@@ -93,9 +84,8 @@ class Supervisor:
         self._changed = asyncio.Event()
         self._info: ModelInfo | None = None
         self._starts = 0
-        # When the current engine became ready, and when it died; None before that.
-        self._ready_s: float | None = None
-        self._died_s: float | None = None
+        # The current engine from its readiness on, also after its death.
+        self._replica: Replica | None = None
         # How long the last measured start took, and when the next one begins while no engine runs.
         self._start_took_s: float | None = None
         self.starts_on_demand = starts_on_demand
@@ -107,6 +97,10 @@ class Supervisor:
         self._next_start_s = 0.0
 
     @property
+    def is_one(self) -> bool:
+        return True
+
+    @property
     def info(self) -> ModelInfo | None:
         """The model's properties; None until the engine has been ready once."""
         return self._info
@@ -116,16 +110,14 @@ class Supervisor:
         return self._info is not None
 
     @property
-    def starts(self) -> int:
+    def number(self) -> int:
         """The number of engines started so far, which is also the number of the current one."""
         return self._starts
 
     @property
     def served_s(self) -> float:
         """Seconds from the current engine's readiness to now or to its death; 0 before it is ready."""
-        if self._ready_s is None:
-            return 0.0
-        return (time.monotonic() if self._died_s is None else self._died_s) - self._ready_s
+        return 0.0 if self._replica is None else self._replica.served_s
 
     def progress(self) -> Progress:
         elapsed_s = round(time.monotonic() - self._since_s, 3)
@@ -147,14 +139,27 @@ class Supervisor:
         """Return the engine if it is ready. Raises ModelStarting if it is not, and starts it if nobody has yet."""
         if self._engine is None or self._state != "ready" or self._engine.stats().death:
             self._wanted.set()
-            raise _not_ready(self.progress())
+            raise not_ready(self.progress())
         return self._engine
+
+    def lease(self, request: GenerateRequest) -> Lease:
+        """Return a hold on the engine. Raises ModelStarting as `engine` does."""
+        self.engine()
+        assert self._replica is not None
+        return Lease(self._replica, self._replica.prefixes.look(request.cache_salt, request.prompts))
+
+    def serves(self, replica: Replica) -> bool:
+        """Tell whether this engine can begin a request now."""
+        return replica is self._replica and self._state == "ready" and not replica.engine.stats().death
+
+    def others(self, replica: Replica) -> int:
+        return 0
 
     def described(self) -> ModelInfo:
         """Return the model's properties, also during a restart. Raises ModelStarting before the first readiness."""
         if self._info is None:
             self._wanted.set()
-            raise _not_ready(self.progress())
+            raise not_ready(self.progress())
         return self._info
 
     def stats(self) -> EngineStats:
@@ -188,7 +193,7 @@ class Supervisor:
 
     async def _live(self) -> Death:
         """Start an engine and wait for its death; return why it died. Raises StartupError."""
-        self._ready_s = self._died_s = None
+        self._replica = None
         self._since_s = time.monotonic()
         self._move("starting", "starting")
         self._engine = self._create_engine()
@@ -197,11 +202,11 @@ class Supervisor:
         watching = asyncio.create_task(self._watch(self._engine))
         try:
             self._info = await self._start(self._engine, watching)
-            self._ready_s = time.monotonic()
-            self._start_took_s = self._ready_s - self._since_s
+            self._replica = Replica(self._engine, self._info, self._starts)
+            self._start_took_s = self._replica.ready_s - self._since_s
             self._move("ready", "ready")
             death = await watching
-            self._died_s = time.monotonic()
+            self._replica.died_s = time.monotonic()
             return death
         except StartupError as error:
             # vllm/design 5.3
@@ -291,7 +296,8 @@ class Supervisor:
         changed.set()
 
 
-def _not_ready(now: Progress) -> ModelStarting:
+def not_ready(now: Progress) -> ModelStarting:
+    """Return the error of a request for a model that is not ready."""
     return ModelStarting(
         f"The model is not ready: {now.phase}. Retry in {now.retry_after_s} s.", retry_after_s=now.retry_after_s
     )

@@ -35,22 +35,19 @@ class Prefix:
 class PrefixIndex:
     """Indexes as much text as the engine's memory holds, the most recently used."""
 
-    def __init__(self) -> None:
+    def __init__(self, kv_tokens: int | None) -> None:
+        """`kv_tokens`: tokens that the engine keeps; None if it keeps none between requests."""
         self._known: OrderedDict[int, None] = OrderedDict()
-        self._most = 0
-
-    def resize(self, kv_tokens: int | None) -> None:
-        """Clear the index. `kv_tokens`: tokens that the engine keeps; None if it keeps none between requests."""
         self._most = (kv_tokens or 0) // _BLOCK_TOKENS
-        self._known.clear()
 
     def look(self, salt: str | None, prompts: Sequence[Prompt]) -> Prefix:
-        if not self._most:
-            return Prefix((), 0.0)
+        return self.look_for(blocks_of(salt, prompts)) if self._most else Prefix((), 0.0)
+
+    def look_for(self, prompts: Sequence[Sequence[int]]) -> Prefix:
+        """Return the prefix of prompts whose blocks are known already. `prompts`: as `blocks_of` returns them."""
         blocks: list[int] = []
         cached = 0
-        for prompt in prompts:
-            own = list(_blocks(salt, prompt))
+        for own in prompts:
             cached += next((at for at, block in enumerate(own) if block not in self._known), len(own))
             blocks += own
         return Prefix(tuple(blocks), cached / len(blocks) if blocks else 0.0)
@@ -68,6 +65,11 @@ class PrefixIndex:
         if share < _LEAST * prefix.share:
             for block in prefix.blocks[int(share * len(prefix.blocks)) :]:
                 self._known.pop(block, None)
+
+
+def blocks_of(salt: str | None, prompts: Sequence[Prompt]) -> list[list[int]]:
+    """Return the blocks of each prompt."""
+    return [list(_blocks(salt, prompt)) for prompt in prompts]
 
 
 def _blocks(salt: str | None, prompt: Prompt) -> Iterator[int]:

@@ -6,8 +6,8 @@ from array import array
 
 import pytest
 
-from tokka.admission.prefixes import PrefixIndex
 from tokka.core import ChatPrompt, Prompt, TextPrompt, TokensPrompt
+from tokka.engine.prefixes import PrefixIndex
 
 LONG = "".join(f"Sentence {number} of a document. " for number in range(1000))
 
@@ -17,9 +17,7 @@ def chat(*contents: str) -> ChatPrompt:
 
 
 def index(kv_tokens: int | None = 100_000) -> PrefixIndex:
-    made = PrefixIndex()
-    made.resize(kv_tokens)
-    return made
+    return PrefixIndex(kv_tokens)
 
 
 @pytest.mark.parametrize(

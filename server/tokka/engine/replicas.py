@@ -1,0 +1,137 @@
+"""The engines of one model, as requests see them: which there are, how far they are, and a lease on one of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from tokka.core import GenerateRequest
+from tokka.engine.base import Engine
+from tokka.engine.prefixes import Prefix, PrefixIndex
+from tokka.engine_facts import EngineStats, ModelInfo
+
+# `asleep`: no replica runs, and a request starts one.
+ModelState = Literal["stopped", "asleep", "starting", "ready", "draining", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The model's state and phase, for probes and people."""
+
+    state: ModelState
+    phase: str
+    detail: str
+    elapsed_s: float
+    retry_after_s: int
+
+
+@dataclass(eq=False, slots=True)
+class Replica:
+    """One engine from its readiness to its death."""
+
+    engine: Engine
+    info: ModelInfo
+    # One more than the deaths of the model's engines before its own.
+    number: int
+    ready_s: float = field(default_factory=time.monotonic)
+    died_s: float | None = None
+    # Requests that hold it.
+    leases: int = 0
+    prefixes: PrefixIndex = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.prefixes = PrefixIndex(self.info.kv_tokens if self.info.caches_prefixes else None)
+
+    @property
+    def served_s(self) -> float:
+        """Seconds from its readiness to now or to its death."""
+        return (time.monotonic() if self.died_s is None else self.died_s) - self.ready_s
+
+
+@dataclass(eq=False, slots=True)
+class Lease:
+    """A request's hold on a replica, from its rendering to its end. A replica with a lease is not stopped."""
+
+    replica: Replica
+    # The blocks of the request's prompts, and the share of them that the replica has probably cached.
+    prefix: Prefix
+    _is_held: bool = True
+
+    def __post_init__(self) -> None:
+        self.replica.leases += 1
+
+    def release(self) -> None:
+        """Give the replica back. Safe to call twice."""
+        if self._is_held:
+            self._is_held = False
+            self.replica.leases -= 1
+
+
+class Replicas(Protocol):
+    """The engines of one model. A `Supervisor` has one at a time, in this process; a fleet has several."""
+
+    @property
+    def is_one(self) -> bool:
+        """Whether there is at most one engine, so that no request can move to another."""
+        ...
+
+    @property
+    def info(self) -> ModelInfo | None:
+        """The model's properties, with the capacity of all replicas; None until one has been ready."""
+        ...
+
+    @property
+    def was_ready(self) -> bool: ...
+
+    @property
+    def starts_on_demand(self) -> bool:
+        """Whether the first request starts the first engine."""
+        ...
+
+    @property
+    def number(self) -> int:
+        """The number of the current engines: one more than those that have died. 0 before the first start."""
+        ...
+
+    @property
+    def served_s(self) -> float:
+        """Seconds that an engine has been ready: the one that became ready last."""
+        ...
+
+    def progress(self) -> Progress: ...
+
+    def changes(self, every_s: float | None = None) -> AsyncIterator[Progress]:
+        """Yield the progress now, at each change, and after `every_s` seconds without a change. Never ends."""
+        ...
+
+    def engine(self) -> Engine:
+        """Return an engine for a call that takes no time. Raises ModelStarting."""
+        ...
+
+    def lease(self, request: GenerateRequest) -> Lease:
+        """Return a hold on the replica that suits the request best. Raises ModelStarting if none is ready."""
+        ...
+
+    def serves(self, replica: Replica) -> bool:
+        """Tell whether a request that was prepared on this replica can run on it."""
+        ...
+
+    def others(self, replica: Replica) -> int:
+        """Return how many replicas beside this one could serve a request now."""
+        ...
+
+    def described(self) -> ModelInfo:
+        """Return the model's properties, also during a restart. Raises ModelStarting before the first readiness."""
+        ...
+
+    def stats(self) -> EngineStats:
+        """Return the sums of all engines."""
+        ...
+
+    async def run(self) -> None:
+        """Keep the engines running, until cancelled. Raises StartupError."""
+        ...
+
+    async def close(self) -> None: ...
