@@ -20,9 +20,6 @@ from tokka.accounts.responses import ResponseStore
 from tokka.admission.allowance import Allowance, Allowances
 from tokka.admission.controller import AdmissionController
 from tokka.admission.memory import MemoryBudget
-from tokka.admission.policy import AdmissionPolicy, Bounds
-from tokka.admission.quarantine import Quarantine, strikes_before
-from tokka.admission.targets import Targets, interactive
 from tokka.api import GENERATE_ROUTERS, ROUTERS
 from tokka.api.access import AccessRules, Authentication
 from tokka.api.body_limit import BodyLimit
@@ -33,21 +30,19 @@ from tokka.api.errors import raise_again, raise_routing_error
 from tokka.api.middleware import Cors, RequestContext
 from tokka.api.path_facts import REFERENCE_ASSETS
 from tokka.api.reference import assets
+from tokka.app_models import local_models
 from tokka.core import RequestRecord
 from tokka.dispatch.background import Background
-from tokka.dispatch.catalogue import Catalogue, ServedModel
+from tokka.dispatch.catalogue import Catalogue
 from tokka.dispatch.conversations import Conversations
 from tokka.dispatch.dispatcher import Dispatcher
 from tokka.dispatch.ending import finish
 from tokka.engine.base import Engine
 from tokka.engine.replicas import Replicas
-from tokka.engine.supervision.restart import RestartPolicy
-from tokka.engine.supervision.supervisor import Supervisor
 from tokka.errors import ConfigurationError
 from tokka.observability.metrics import Metrics
 from tokka.parsing.bodies import BodyParser
 from tokka.settings import Settings, parse_size
-from tokka.tasks import Task
 
 if TYPE_CHECKING:
     from tokka.accounts.ledger import Ledger
@@ -101,12 +96,29 @@ def create_server(
 
     `create_embedder`: creates the engine of the embedding model, if there is one.
     """
+    base = _create_base(settings)
+    models = local_models(settings, create_engine, create_embedder, base.metrics, base.accounts.ring)
+    return _assemble(settings, base, models)
+
+
+@dataclass(frozen=True, slots=True)
+class _Base:
+    """The parts that the served models depend on."""
+
+    metrics: Metrics
+    accounts: Accounts
+    tokens: TokenVerifier | None
+
+
+def _create_base(settings: Settings) -> _Base:
     metrics = Metrics()
+    return _Base(metrics, *_create_accounts(settings, metrics))
+
+
+def _assemble(settings: Settings, base: _Base, catalogue: Catalogue) -> Server:
+    metrics, accounts = base.metrics, base.accounts
     stop = asyncio.Event()
-    accounts, tokens = _create_accounts(settings, metrics)
-    # The states of the main model's engine are those of the server.
-    main = _create_model(settings, create_engine, metrics, accounts.ring, on_state=metrics.set_engine_state)
-    catalogue = Catalogue([main, *_create_embedding_model(settings, create_embedder, metrics, accounts.ring)])
+    main = catalogue.main
 
     def drain() -> None:
         catalogue.start_draining()
@@ -118,7 +130,8 @@ def create_server(
     responses = _create_responses(settings, accounts)
     dispatcher = _create_dispatcher(settings, catalogue, accounts)
     dispatcher.notes_prompts = settings.log_prompts
-    background = _create_background(settings, dispatcher, responses, metrics, accounts)
+    fingerprint = _fingerprint(main.names[0])
+    background = _create_background(fingerprint, dispatcher, responses, metrics, accounts)
     bodies = BodyParser(ignores_unknown=settings.unknown_fields == "ignore")
     services = Services(
         dispatcher=dispatcher,
@@ -128,70 +141,16 @@ def create_server(
         metrics=metrics,
         bodies=bodies,
         started_s=int(time.time()),
-        conversations=Conversations(responses, _max_body_bytes(settings, main.replicas)),
+        conversations=Conversations(responses, _max_body_bytes(settings, catalogue)),
         background=background,
-        fingerprint=_fingerprint(settings.names()[0]),
+        fingerprint=fingerprint,
         keep_alive_s=settings.keep_alive_interval,
-        body_limit=_body_limit(settings, main.replicas),
+        body_limit=_body_limit(settings, catalogue),
         drain=drain,
     )
     app, routes = _create_app(settings, services)
-    parts = catalogue, accounts, responses, background, tokens, bodies, metrics
+    parts = catalogue, accounts, responses, background, base.tokens, bodies, metrics
     return Server(app, routes.openapi, *parts, drain, stop)
-
-
-def _create_model(
-    settings: Settings,
-    create_engine: Callable[[], Engine],
-    metrics: Metrics,
-    ring: KeyRing,
-    *,
-    on_state: Callable[[str], None] = lambda _: None,
-    names: tuple[str, ...] = (),
-    tasks: frozenset[Task] | None = None,
-) -> ServedModel:
-    """Return a served model with a supervisor, an admission and a quarantine of its own.
-
-    `names`, `tasks`: of a model beside the main one.
-    """
-    names = names or settings.names()
-    # Targets for the times of tokens do not apply to vectors.
-    policy = (
-        _policy(settings) if tasks is None else AdmissionPolicy(_bounds(settings), Targets(), settings.tenant_weights)
-    )
-    admission = AdmissionController(policy, queue_timeout_s=settings.queue_timeout, on_error=metrics.observe_prediction)
-
-    def on_engine_state(state: str) -> None:
-        if not admission.is_draining:
-            on_state(state)
-        if supervisor.info:
-            admission.resize(supervisor.info)
-
-    supervisor = Supervisor(
-        create_engine,
-        on_state=on_engine_state,
-        on_restart=metrics.count_restart,
-        policy=RestartPolicy(settings.max_quick_deaths),
-        stall_timeout_s=settings.stall_timeout,
-        starts_on_demand=tasks is not None and settings.loads_embedding_model_late,
-        name=None if tasks is None else names[0],
-    )
-    quarantine = Quarantine(
-        settings.quarantine_time,
-        strikes=strikes_before(settings.max_quick_deaths),
-        has_others=lambda: ring.has_several_tenants,
-    )
-    metrics.watch_model(names[0], lambda: supervisor.progress().state == "ready")
-    return ServedModel(names, supervisor, admission, quarantine, tasks)
-
-
-def _create_embedding_model(
-    settings: Settings, create_embedder: Callable[[], Engine] | None, metrics: Metrics, ring: KeyRing
-) -> list[ServedModel]:
-    if create_embedder is None:
-        return []
-    names, tasks = settings.embedding_names(), frozenset[Task]({"embed"})
-    return [_create_model(settings, create_embedder, metrics, ring, names=names, tasks=tasks)]
 
 
 def _create_allowances(accounts: Accounts) -> Allowances:
@@ -231,13 +190,13 @@ def _create_accounts(settings: Settings, metrics: Metrics) -> tuple[Accounts, To
 
 
 def _create_background(
-    settings: Settings, dispatcher: Dispatcher, responses: ResponseStore, metrics: Metrics, accounts: Accounts
+    fingerprint: str, dispatcher: Dispatcher, responses: ResponseStore, metrics: Metrics, accounts: Accounts
 ) -> Background:
     def settle(record: RequestRecord, allowance: Allowance) -> None:
         metrics.observe(record, time.monotonic())
         finish(record, allowance, record.status, accounts.count)
 
-    return Background(responses, dispatcher, _fingerprint(settings.names()[0]), settle)
+    return Background(responses, dispatcher, fingerprint, settle)
 
 
 def _fingerprint(name: str) -> str:
@@ -264,23 +223,6 @@ def _create_tokens(settings: Settings) -> TokenVerifier | None:
 
 def _shares_prefix_cache(settings: Settings, ring: KeyRing) -> bool:
     return not ring.is_protected if settings.share_prefix_cache is None else settings.share_prefix_cache
-
-
-def _bounds(settings: Settings) -> Bounds:
-    return Bounds(
-        settings.max_waiting,
-        settings.max_waiting_tokens,
-        settings.max_waiting_per_tenant,
-        settings.max_waiting_tokens_per_tenant,
-    )
-
-
-def _policy(settings: Settings) -> AdmissionPolicy:
-    bounds = _bounds(settings)
-    given = Targets(settings.slo_ttft, settings.slo_tpot)
-    if settings.slo == "interactive":
-        return AdmissionPolicy(bounds, given, settings.tenant_weights, targets_of=interactive)
-    return AdmissionPolicy(bounds, given, settings.tenant_weights)
 
 
 def _create_routes(settings: Settings, services: Services) -> FastAPI:
@@ -319,20 +261,20 @@ def _create_app(settings: Settings, services: Services) -> tuple[ASGIApp, FastAP
     return app, routes
 
 
-def _body_limit(settings: Settings, replicas: Replicas) -> BodyLimit:
+def _body_limit(settings: Settings, catalogue: Catalogue) -> BodyLimit:
     memory = MemoryBudget(parse_size(settings.body_memory), "request bodies")
     bulk_bytes = 0 if settings.max_body_size else _BULK_BODY_BYTES
-    return BodyLimit(_max_body_bytes(settings, replicas), settings.body_timeout, memory, bulk_bytes)
+    return BodyLimit(_max_body_bytes(settings, catalogue), settings.body_timeout, memory, bulk_bytes)
 
 
-def _max_body_bytes(settings: Settings, replicas: Replicas) -> Callable[[], int]:
-    """Return a function for the current maximum of a body in bytes. It depends on the model by default."""
+def _max_body_bytes(settings: Settings, catalogue: Catalogue) -> Callable[[], int]:
+    """Return a function for the current maximum of a body in bytes. It depends on the models by default."""
     if settings.max_body_size is not None:
         limit = parse_size(settings.max_body_size)
         return lambda: limit
 
     def by_context() -> int:
-        context = replicas.info.max_model_len if replicas.info else 0
+        context = max(model.replicas.info.max_model_len if model.replicas.info else 0 for model in catalogue.models)
         return max(_LEAST_BODY_BYTES, min(_MOST_BODY_BYTES, _BODY_BYTES_PER_TOKEN * context))
 
     return by_context

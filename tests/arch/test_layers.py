@@ -25,6 +25,7 @@ LAYERS = [
     "engine admission accounts",
     "dispatch parsing fleet",
     "api",
+    "app_models",
     "app",
     "cli",
 ]

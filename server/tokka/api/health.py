@@ -1,4 +1,4 @@
-"""Probes, metrics and version. None of them waits for the engine. The probes answer for the main model."""
+"""Probes, metrics and version. None of them waits for an engine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tokka import __version__
 from tokka.admission.policy import RETRY_AFTER_S
 from tokka.api.deps import CurrentServices, Services
 from tokka.api.document import errors
-from tokka.engine.replicas import Progress
+from tokka.engine.replicas import SERVES, Progress
 from tokka.errors import MAX_RETRY_AFTER_S
 from tokka.protocol import sse
 from tokka.protocol.models import Health, Version
@@ -40,14 +40,14 @@ async def livez() -> dict[str, str]:
 @router.get("/readyz", summary="Would a request be served now?", response_model=Health, responses=_NOT_READY)
 @router.get("/health", summary="Same as /readyz", response_model=Health, responses=_NOT_READY)
 async def readyz(services: CurrentServices) -> Response:
-    progress = services.catalogue.main.replicas.progress()
+    progress = services.catalogue.progress()
     if services.catalogue.is_draining:
         return _health("draining", progress, ready=False)
     if downtime := services.accounts.downtimes.current(time.time()):
         left_s = min(MAX_RETRY_AFTER_S, math.ceil(downtime.end - time.time()))
         planned = replace(progress, detail=f"until {format_iso(downtime.end)}", retry_after_s=max(1, left_s))
         return _health("maintenance", planned, ready=False)
-    return _health(progress.state, progress, ready=progress.state == "ready")
+    return _health(progress.state, progress, ready=progress.state in SERVES)
 
 
 @router.get(
@@ -64,8 +64,8 @@ async def startupz(request: Request, services: CurrentServices) -> Response:
         answer = StreamingResponse(_phases(services))
         answer.raw_headers = list(sse.HEADERS)
         return answer
-    replicas = services.catalogue.main.replicas
-    return _health(replicas.progress().state, replicas.progress(), replicas.was_ready)
+    progress = services.catalogue.progress()
+    return _health(progress.state, progress, services.catalogue.was_ready)
 
 
 @router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse, responses=errors(401, 403))
@@ -98,7 +98,8 @@ async def _phases(services: Services) -> AsyncIterator[bytes]:
 
     A long phase is sent repeatedly, so that proxies do not close the connection as idle.
     """
-    async for progress in services.catalogue.main.replicas.changes(services.keep_alive_s):
+    async for _ in services.catalogue.main.replicas.changes(services.keep_alive_s):
+        progress = services.catalogue.progress()
         yield sse.event(asdict(progress), "phase")
-        if progress.state == "ready" or progress.phase == "stopped":
+        if progress.state in SERVES or progress.phase == "stopped":
             return

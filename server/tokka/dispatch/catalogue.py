@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
 import structlog
@@ -13,7 +13,7 @@ from tokka.admission.controller import AdmissionController
 from tokka.admission.prompt_estimate import PromptEstimate
 from tokka.admission.quarantine import Quarantine
 from tokka.core import Key
-from tokka.engine.replicas import Replicas
+from tokka.engine.replicas import SERVES, Progress, Replicas
 from tokka.engine_facts import EngineStats
 from tokka.errors import ConfigurationError, ModelNotFound, StartupError, UnsupportedTask
 from tokka.tasks import Task
@@ -48,9 +48,13 @@ class ServedModel:
 class Catalogue:
     """All models of this server, the main one first."""
 
-    def __init__(self, models: Sequence[ServedModel]) -> None:
-        """Raise ConfigurationError if two models have the same name."""
+    def __init__(self, models: Sequence[ServedModel], *, probes_all: bool = False) -> None:
+        """Raise ConfigurationError if two models have the same name.
+
+        `probes_all`: the probes say ready if one model would serve. Otherwise, they answer for the main model.
+        """
         self.models = tuple(models)
+        self._probed = self.models if probes_all else self.models[:1]
         self._by_name: dict[str, ServedModel] = {}
         for model in models:
             for name in model.names:
@@ -60,7 +64,7 @@ class Catalogue:
 
     @property
     def main(self) -> ServedModel:
-        """The model for which the probes answer."""
+        """The model that a request without a name gets, and whose targets the metrics show."""
         return self.models[0]
 
     def names(self, key: Key) -> tuple[str, ...]:
@@ -94,6 +98,20 @@ class Catalogue:
         )
 
     # -- all models together
+
+    def progress(self) -> Progress:
+        """Return how far the server is. Of several models, the detail names those that are not ready."""
+        every = {model.names[0]: model.replicas.progress() for model in self._probed}
+        best = next((one for one in every.values() if one.state in SERVES), next(iter(every.values())))
+        if len(every) == 1:
+            return best
+        unready = (f"{name} {one.state}" for name, one in every.items() if one.state != "ready")
+        return replace(best, detail=", ".join(unready))
+
+    @property
+    def was_ready(self) -> bool:
+        """Whether the server has been able to serve since its start."""
+        return any(model.replicas.was_ready or model.replicas.progress().state in SERVES for model in self._probed)
 
     @property
     def is_draining(self) -> bool:

@@ -14,6 +14,8 @@ from tokka.engine_facts import EngineStats, ModelInfo
 
 # `asleep`: no replica runs, and a request starts one.
 ModelState = Literal["stopped", "asleep", "starting", "ready", "draining", "failed"]
+# States in which a request would be served, or would start a replica.
+SERVES = frozenset[ModelState]({"ready", "asleep"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import structlog
 
 from tokka.engine.remote.engine import RemoteEngine
+from tokka.engine_facts import ModelInfo
 from tokka.errors import Draining, EngineDied, EngineLost, WorkerDied
 from tokka.fleet.connection import Connection, Lost
 from tokka.protocol.worker import messages
@@ -45,6 +46,8 @@ class RemoteWorker:
         # The last phase of a start, and a detail for people.
         self.phase, self.detail = "connected", ""
         self.engine = RemoteEngine(self)
+        # Of the engine that was ready last.
+        self.info: ModelInfo | None = None
         # How many engines the worker has started, this one included. 0: none was ready yet.
         self.engine_number = 0
         self.connection = connection
@@ -109,6 +112,7 @@ class RemoteWorker:
                     self._restart("the engine died")
                 self.engine_number = engine
                 self.phase, self.detail = "ready", ""
+                self.info = info
                 self.engine.ready(info)
                 if self.state == "starting":
                     self._move("ready")

@@ -1,0 +1,263 @@
+"""The replicas of one model of the fleet, as requests see them. Their number is the controller's business."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from tokka.core import GenerateRequest
+from tokka.engine.base import Engine
+from tokka.engine.prefixes import blocks_of
+from tokka.engine.replicas import Lease, ModelState, Progress, Replica
+from tokka.engine.supervision.supervisor import not_ready
+from tokka.engine_facts import EngineStats, ModelInfo
+from tokka.errors import MAX_RETRY_AFTER_S
+from tokka.fleet.remote_worker import RemoteWorker
+from tokka.fleet.routing import Candidate, choose
+from tokka.fleet.spec import ModelSpec
+
+# Seconds for Retry-After until a start of this model has been measured.
+_START_S = 20.0
+
+
+@dataclass(eq=False, slots=True)
+class Member:
+    """A worker that has joined, and its engine once that is ready."""
+
+    worker: RemoteWorker
+    replica: Replica | None = None
+    # It takes no new requests, because the gateway has asked it to drain.
+    is_leaving: bool = False
+
+    @property
+    def takes_requests(self) -> bool:
+        return self.replica is not None and self.worker.state == "ready" and not self.is_leaving
+
+
+class FleetModel:
+    """Implements `Replicas`. `on_change`: called after each change of the replicas or of the model's state."""
+
+    is_one = False
+    starts_on_demand = True
+
+    def __init__(self, spec: ModelSpec, on_change: Callable[[], None]) -> None:
+        self.spec = spec
+        self._on_change = on_change
+        # By the worker's id.
+        self.members: dict[str, Member] = {}
+        self._info: ModelInfo | None = None
+        # Engines that have died or were lost.
+        self._ends = 0
+        self._preemptions = 0
+        self._state: ModelState = "starting" if spec.min_replicas else "asleep"
+        self._since_s = time.monotonic()
+        # When a request last found no replica, and when one last held a replica; None: never.
+        self._missed_s: float | None = None
+        self._used_s = time.monotonic()
+        # Seconds that the last start took, and when the current one began.
+        self.start_took_s: float | None = None
+        self.start_began_s: float | None = None
+        self._changed = asyncio.Event()
+
+    # -- Replicas
+
+    @property
+    def info(self) -> ModelInfo | None:
+        return self._info
+
+    @property
+    def was_ready(self) -> bool:
+        return self._info is not None
+
+    @property
+    def number(self) -> int:
+        return self._ends + 1 if self._info is not None else 0
+
+    @property
+    def served_s(self) -> float:
+        return min((replica.served_s for replica in self._replicas()), default=0.0)
+
+    def progress(self) -> Progress:
+        elapsed_s = round(time.monotonic() - self._since_s, 3)
+        if self._open():
+            return Progress("ready", "ready", "", elapsed_s, 0)
+        starting = next((member.worker for member in self.members.values() if member.worker.state == "starting"), None)
+        phase, detail = (starting.phase, starting.detail) if starting else (self._state, "")
+        return Progress(self._state, phase, detail, elapsed_s, self._retry_after_s())
+
+    async def changes(self, every_s: float | None = None) -> AsyncIterator[Progress]:
+        while True:
+            changed = self._changed
+            yield self.progress()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(every_s):
+                    await changed.wait()
+
+    def engine(self) -> Engine:
+        return min(self._found(), key=lambda replica: replica.leases / replica.info.max_running).engine
+
+    def lease(self, request: GenerateRequest) -> Lease:
+        self._used_s = time.monotonic()
+        replicas = self._found()
+        # Hash the prompt once, not for each replica.
+        blocks = blocks_of(request.cache_salt, request.prompts) if self._info and self._info.caches_prefixes else []
+        prefixes = [replica.prefixes.look_for(blocks) for replica in replicas]
+        candidates = [
+            Candidate(replica.leases, replica.info.max_running, prefix.share)
+            for replica, prefix in zip(replicas, prefixes, strict=True)
+        ]
+        at = choose(candidates)
+        return Lease(replicas[at], prefixes[at])
+
+    def serves(self, replica: Replica) -> bool:
+        # One that drains runs what it has prepared.
+        return replica.died_s is None
+
+    def others(self, replica: Replica) -> int:
+        return sum(other is not replica for other in self._open())
+
+    def described(self) -> ModelInfo:
+        if self._info is None:
+            self._found()
+        assert self._info is not None
+        return self._info
+
+    def stats(self) -> EngineStats:
+        every = [member.worker.engine.stats() for member in self.members.values() if member.replica is not None]
+        likely = min(self._open(), key=lambda replica: replica.leases / replica.info.max_running, default=None)
+        return EngineStats(
+            running=sum(one.running for one in every),
+            waiting=sum(one.waiting for one in every),
+            kv_cache_usage=max((one.kv_cache_usage for one in every), default=0.0),
+            unfinished=sum(one.unfinished for one in every),
+            steps=sum(one.steps for one in every),
+            preemptions=self._preemptions + sum(one.preemptions for one in every),
+            # Of the replica that the next request would probably get.
+            costs=likely.engine.stats().costs if likely is not None else None,
+        )
+
+    async def run(self) -> None:
+        """Wait until cancelled: the controller keeps the replicas running."""
+        await asyncio.Event().wait()
+
+    async def close(self) -> None:
+        """Do nothing: the controller stops the workers."""
+
+    # -- the controller
+
+    @property
+    def leases(self) -> int:
+        """Requests that hold a replica."""
+        return sum(replica.leases for replica in self._replicas())
+
+    @property
+    def missed_s(self) -> float | None:
+        """Seconds since a request last found no replica. None: never, or one has become ready since."""
+        return None if self._missed_s is None else time.monotonic() - self._missed_s
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds since a request last held a replica, or asked for one. 0 while one does."""
+        if self.leases:
+            self._used_s = time.monotonic()
+        return time.monotonic() - self._used_s
+
+    def take(self, worker: RemoteWorker) -> None:
+        """Note a worker that has joined, or a change of its state."""
+        member = self.members.get(worker.hello.worker)
+        if member is None or member.worker is not worker:
+            if worker.state == "gone":
+                return
+            if member is not None:
+                self._end(member)
+            member = self.members[worker.hello.worker] = Member(worker)
+        if member.replica is not None and member.replica.engine is not worker.engine:
+            self._end(member)
+        match worker.state:
+            case "ready" if member.replica is None and worker.info is not None:
+                member.replica = Replica(worker.engine, worker.info, self.number or 1)
+                self._missed_s = None
+            case "gone":
+                self._end(member)
+                del self.members[worker.hello.worker]
+        self._describe()
+        self.changed()
+
+    def leave(self, worker: str) -> None:
+        """Give a worker no more requests. Those that hold it finish on it."""
+        if (member := self.members.get(worker)) is not None and not member.is_leaving:
+            member.is_leaving = True
+            self._describe()
+            self.changed()
+
+    def set_state(self, state: ModelState) -> None:
+        """Note the model's state as long as no replica is ready."""
+        if state != self._state:
+            self._state = state
+            self._since_s = time.monotonic()
+            self.changed()
+
+    def changed(self) -> None:
+        """Wake those who wait for a change."""
+        self._on_change()
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    # -- parts
+
+    def _replicas(self) -> list[Replica]:
+        return [member.replica for member in self.members.values() if member.replica is not None]
+
+    def _open(self) -> list[Replica]:
+        """Return the replicas that take requests."""
+        return [member.replica for member in self.members.values() if member.replica and member.takes_requests]
+
+    def _found(self) -> Sequence[Replica]:
+        """Return the replicas that take requests. Raises ModelStarting if there are none."""
+        if found := self._open():
+            return found
+        self._missed_s = time.monotonic()
+        # The controller may have to start one.
+        self._on_change()
+        raise not_ready(self.progress())
+
+    def _end(self, member: Member) -> None:
+        """Note that a worker's engine is gone."""
+        replica, member.replica = member.replica, None
+        if replica is None:
+            return
+        replica.died_s = time.monotonic()
+        self._preemptions += replica.engine.stats().preemptions
+        self._ends += 1
+        # A later death has a later number, whichever engine it is.
+        for other in self._replicas():
+            other.number = self.number
+
+    def _describe(self) -> None:
+        """Renew the sum of all replicas that take requests. Without any, the last one stays."""
+        every = [replica.info for replica in self._open()]
+        if every:
+            self._info = replace(
+                every[0],
+                max_model_len=min(info.max_model_len for info in every),
+                max_running=sum(info.max_running for info in every),
+                step_tokens=_sum([info.step_tokens for info in every]),
+                kv_tokens=_sum([info.kv_tokens for info in every]),
+                copies=sum(info.copies for info in every),
+                gpus=sum(info.gpus for info in every),
+            )
+
+    def _retry_after_s(self) -> int:
+        took_s = _START_S if self.start_took_s is None else self.start_took_s
+        begun_s = 0.0 if self.start_began_s is None else time.monotonic() - self.start_began_s
+        return max(1, min(MAX_RETRY_AFTER_S, math.ceil(took_s - begun_s)))
+
+
+def _sum(numbers: Sequence[int | None]) -> int | None:
+    """Return the sum; None if one of them has no limit."""
+    known = [number for number in numbers if number is not None]
+    return sum(known) if len(known) == len(numbers) else None
