@@ -11,13 +11,8 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import typer
 from pydantic.fields import FieldInfo
 
-from tokka.settings import EngineSettings, Settings
+from tokka.settings import WORKER_SETTINGS, Settings
 
-# The settings of `tokka worker` beside the engine's.
-_WORKER_SETTINGS = (
-    *("max_completion_tokens", "drain_timeout", "stall_timeout", "max_quick_deaths"),
-    *("cache_dir", "log_format", "log_level"),
-)
 _JOIN = "HOST:PORT of a gateway. Repeat it to serve several gateways."
 _TOKEN_FILE = "The gateway's token file, from its state folder. The worker reads it again at each connection."  # noqa: S105
 _TIMEOUT = "Seconds without any gateway after which the worker ends with code 1. (default: 300)"
@@ -56,14 +51,13 @@ def worker_command() -> Callable[..., None]:
         own = {name: values.pop(name) for name in ("config", "join", "join_token_file", "gateway_timeout", "worker_id")}
         raise typer.Exit(run(given(values), **own))
 
-    names = [*EngineSettings.model_fields, *_WORKER_SETTINGS]
     parameters = [
         _parameter("join", list[str], typer.Option("--join", help=_JOIN, show_default=False), is_required=True),
         _parameter("join_token_file", Path, typer.Option("--join-token-file", help=_TOKEN_FILE), is_required=True),
         _parameter("gateway_timeout", float | None, typer.Option("--gateway-timeout", min=1, help=_TIMEOUT)),
         _parameter("worker_id", str | None, typer.Option("--worker-id", help=_WORKER_ID)),
         _CONFIG,
-        *(_option(name, Settings.model_fields[name]) for name in names),
+        *(_option(name, Settings.model_fields[name]) for name in WORKER_SETTINGS),
     ]
     worker.__doc__ = (
         "Run one model's engine for a gateway, without HTTP.\n\n"

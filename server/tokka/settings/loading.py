@@ -14,7 +14,7 @@ from tokka.errors import ConfigurationError, unreadable
 from tokka.settings.secrets import forget_secrets
 from tokka.settings.settings import Settings
 
-_PREFIX = "TOKKA_"
+PREFIX = "TOKKA_"
 # Variable with the path of the config file. It is not a setting.
 CONFIG_VARIABLE = "TOKKA_CONFIG"
 
@@ -39,12 +39,12 @@ def unknown_variables() -> list[str]:
     """Return the `TOKKA_` environment variables that do not name a setting."""
     known = {CONFIG_VARIABLE, *map(variable_of, Settings.model_fields)}
     # Pydantic ignores the case of variable names.
-    return sorted(name for name in os.environ if name.upper().startswith(_PREFIX) and name.upper() not in known)
+    return sorted(name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known)
 
 
 def variable_of(name: str) -> str:
     """Return the name of a setting's environment variable."""
-    return f"{_PREFIX}{name.upper()}"
+    return f"{PREFIX}{name.upper()}"
 
 
 def _with_defaults(file: dict[str, Any]) -> type[Settings]:
