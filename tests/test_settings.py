@@ -168,6 +168,20 @@ def test_a_weak_key_is_refused_without_repeating_it(key: str) -> None:
     assert not key or key not in message
 
 
+def test_fleet_refuses_settings_of_one_model(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config.write_text("dtype: float16\nport: 1001\n")
+    monkeypatch.setenv("TOKKA_MAX_MODEL_LEN", "64")
+    assert refusal({"fleet": Path("fleet.yaml"), "model": "poro"}, config) == (
+        "--fleet: remove MODEL, --dtype, --max-model-len; in fleet.yaml, each entry of `models` has its `model` and its"
+        " engine's `settings`"
+    )
+
+
+def test_fleet_takes_settings_of_the_server(config: Path) -> None:
+    config.write_text("fleet: fleet.yaml\nport: 1001\n")
+    assert load_settings({"max_waiting": 5}, config).fleet == Path("fleet.yaml")
+
+
 # -- nothing is exposed by accident -----------------------------------------------------------------------------
 
 

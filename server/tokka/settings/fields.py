@@ -119,6 +119,12 @@ class EngineSettings(BaseSettings):
 class Options(EngineSettings):
     """The fields of all settings, with their defaults, bounds and help texts."""
 
+    # Fleet
+    fleet: Path | None = Field(
+        None,
+        description="YAML file of several models, which run in `tokka worker` processes. It replaces MODEL and the"
+        " engine's settings.",
+    )
     # Network
     host: str = Field(
         "127.0.0.1",

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import ValidationInfo, field_validator
+from pydantic import ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from tokka.loopback import is_loopback
-from tokka.settings.fields import EMBEDDED_EMBEDDING_MODEL, EMBEDDED_MODEL, Options
+from tokka.settings.fields import EMBEDDED_EMBEDDING_MODEL, EMBEDDED_MODEL, EngineSettings, Options
 from tokka.settings.values import is_key, parse_size, parse_weight
 
 _SIZES = ("max_body_size", "max_header_size", "body_memory", "answer_memory", "response_storage")
@@ -111,6 +111,17 @@ class Settings(Options):
             # The message omits the key, which is a secret.
             raise ValueError("a key must be printable ASCII without spaces")
         return value
+
+    @model_validator(mode="after")
+    def _has_one_place_for_models(self) -> Self:
+        of_engine = [name for name in EngineSettings.model_fields if name in self.model_fields_set]
+        if self.fleet is not None and of_engine:
+            given = ", ".join("MODEL" if name == "model" else f"--{name.replace('_', '-')}" for name in of_engine)
+            raise ValueError(
+                f"--fleet: remove {given}; in {self.fleet}, each entry of `models` has its `model` and its engine's"
+                " `settings`"
+            )
+        return self
 
     @property
     def on_loopback(self) -> bool:
