@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import ssl
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from tokka.errors import ConfigurationError, unreadable
+from tokka.fleet.private_file import write_private
 
 TOKEN_NAME = "join-token"  # noqa: S105 - the file's name
 KEY_NAME = "join-key.pem"
@@ -69,9 +69,9 @@ def ensure_token_file(folder: Path, *, tls: bool) -> JoinToken:
         certificate = None
         if tls:
             certificate, private = _new_certificate()
-            _write(key, private)
+            write_private(key, private)
         token = found.token if found is not None else secrets.token_urlsafe(32)
-        _write(path, f"{token}\n{certificate or ''}")
+        write_private(path, f"{token}\n{certificate or ''}")
         return read_token_file(path)
     except OSError as error:
         raise unreadable(f"cannot write {TOKEN_NAME} in {folder}: {error.strerror}", error) from None
@@ -91,18 +91,6 @@ def server_context(folder: Path, token: JoinToken) -> ssl.SSLContext | None:
             " give the workers the new token file"
         ) from None
     return context
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file for its owner. Readers see the old file or the new one."""
-    part = path.with_name(f"{path.name}.{os.getpid()}")
-    part.unlink(missing_ok=True)
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
 
 
 def _new_certificate() -> tuple[str, str]:
