@@ -8,9 +8,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tokka.engine import control_groups
-from tokka.engine.control_groups import cpu_quota, free_memory_bytes
-from tokka.engine.host import available_cores, available_memory_bytes
+from tokka.engine import control_groups, host
+from tokka.engine.control_groups import cpu_quota, free_memory_bytes, memory_limit_bytes
+from tokka.engine.host import available_cores, available_memory_bytes, total_memory_bytes
 
 GIB = 1 << 30
 # The value in version 1 that means no limit.
@@ -105,6 +105,23 @@ def test_no_limit_is_none(machine: Machine) -> None:
     write(root / "user.slice", {**v2("max", GIB), "cpu.max": "max 100000"})
     assert free_memory_bytes(machine.proc) is None
     assert cpu_quota(machine.proc) is None
+
+
+def test_lowest_limit_of_all_groups_above_is_the_memory(machine: Machine) -> None:
+    assert memory_limit_bytes(machine.proc) is None
+    root = machine.mount("cgroup", "cgroup2")
+    machine.groups("0::/slurm/job_9/step_0")
+    write(root / "slurm", v2("max", 15 * GIB))
+    write(root / "slurm" / "job_9", v2(16 * GIB, 15 * GIB))
+    write(root / "slurm" / "job_9" / "step_0", v2(32 * GIB, 1 * GIB))
+    assert memory_limit_bytes(machine.proc) == 16 * GIB
+
+
+def test_total_memory_is_the_limit_of_the_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    total = psutil.virtual_memory().total
+    for limit, expected in ((None, total), (UNLIMITED_V1, total), (GIB, GIB)):
+        monkeypatch.setattr(host, "memory_limit_bytes", lambda limit=limit: limit)
+        assert total_memory_bytes() == expected
 
 
 def test_used_beyond_the_limit_leaves_nothing(machine: Machine) -> None:

@@ -37,6 +37,17 @@ def free_memory_bytes(process: Path = _SELF) -> int | None:
     return min(rooms, default=None)
 
 
+def memory_limit_bytes(process: Path = _SELF) -> int | None:
+    """Return the lowest memory limit of the groups, or None without a limit."""
+    limits = [
+        int(limit)
+        for controller, files in (("memory", _MEMORY_V1), (None, _MEMORY_V2))
+        for folder in _groups(process, controller)
+        if (limit := _text(folder / files.limit)).isdigit()
+    ]
+    return min(limits, default=None)
+
+
 def cpu_quota(process: Path = _SELF) -> int | None:
     """Return the CPU time that the groups allow, in cores and rounded up, or None without a limit."""
     quotas = [_text(folder / "cpu.max").split() for folder in _groups(process, None)]

@@ -6,7 +6,7 @@ import os
 
 import psutil
 
-from tokka.engine.control_groups import cpu_quota, free_memory_bytes
+from tokka.engine.control_groups import cpu_quota, free_memory_bytes, memory_limit_bytes
 
 
 def available_cores() -> list[int]:
@@ -19,3 +19,9 @@ def available_memory_bytes() -> int:
     """Return the memory this process may still take: the free memory, limited by its control groups."""
     free, room = psutil.virtual_memory().available, free_memory_bytes()
     return free if room is None else min(free, room)
+
+
+def total_memory_bytes() -> int:
+    """Return this machine's memory, limited by the control groups of the process."""
+    total, limit = psutil.virtual_memory().total, memory_limit_bytes()
+    return total if limit is None else min(total, limit)

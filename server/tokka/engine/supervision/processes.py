@@ -70,7 +70,7 @@ class EngineProcesses:
                 if process.name().startswith(name_prefix) and process.status() != psutil.STATUS_ZOMBIE:
                     pidfd = os.pidfd_open(process.pid)
                     self._names[pidfd] = f"{process.name()} (pid {process.pid})"
-                    self._shared |= _shared_memory(process.pid)
+                    self._shared |= shared_memory(process.pid)
 
     def watch(self) -> None:
         """Notice from now on, in the running event loop, when a process ends or has ended before."""
@@ -196,8 +196,13 @@ def kill_children() -> None:
     """
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            if not any(_TRACKER in word for word in child.cmdline()):
+            if not is_tracker(child):
                 child.kill()
+
+
+def is_tracker(process: psutil.Process) -> bool:
+    """Return whether a process is a resource tracker of Python. Raises psutil.Error."""
+    return any(_TRACKER in word for word in process.cmdline())
 
 
 def end_resource_tracker() -> None:
@@ -206,11 +211,14 @@ def end_resource_tracker() -> None:
     resource_tracker._resource_tracker._stop()  # type: ignore[attr-defined]
 
 
-def _shared_memory(pid: int) -> set[str]:
-    """Return the paths of the named shared memory that a process has mapped."""
+def shared_memory(pid: int) -> set[str]:
+    """Return the paths of the named shared memory that a process has mapped. Of an ended one: what OpenMP may leave."""
     # Intel's OpenMP unmaps its segment at once, but removes it only on an orderly exit.
     openmp = {f"{_SHARED}__KMP_REGISTERED_LIB_{pid}_0"}
-    lines = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8").splitlines()
+    try:
+        lines = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return openmp
     paths = {line.split(maxsplit=5)[5] for line in lines if _SHARED in line}
     # Semaphores belong to the resource tracker, which complains if they are gone.
     return openmp | {path for path in paths if path.startswith(_SHARED) and not path.startswith(f"{_SHARED}sem.")}
