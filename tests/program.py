@@ -193,18 +193,6 @@ def runs(process: psutil.Process) -> bool:
         return False
 
 
-def processes_with(environment: dict[str, str]) -> list[psutil.Process]:
-    """Return the running processes that were started with these variables, regardless of their parent."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if environment.items() <= process.environ().items() and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
-
-
 def eventually(fact: Callable[[], bool], within_s: float) -> float:
     """Wait until `fact` is true; return the seconds that it took. Fail after `within_s` seconds."""
     began = time.monotonic()

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.program import failing, processes_with, running
+from tests.marked_processes import processes_with
+from tests.program import failing, running
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(240)]
 

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from tests.faults.disks import small_disk
-from tests.program import Program, eventually, failing, processes_with, running
+from tests.marked_processes import processes_with
+from tests.program import Program, eventually, failing, running
 from tokka.engine.vllm.start.embedded import embedded_model
 from tokka.engine.vllm.start.sealed_folder import damage_of
 from tokka.settings import load_settings
