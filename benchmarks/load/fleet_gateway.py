@@ -16,6 +16,7 @@ from pathlib import Path
 import uvloop
 from tests.program import TOKKA
 
+from tokka.app import create_server
 from tokka.cli.listener import bound
 from tokka.cli.serve import serve
 from tokka.fleet.listener import Listener
@@ -45,7 +46,7 @@ async def run(folder: Path, lines: LineWriter, *, tls: bool, port: int, options:
         worker = await ready
         settings = Settings(port=port, engine="fake", state_dir=folder)
         with bound(settings) as listeners:
-            return await serve(settings, lambda: worker.engine, None, listeners, lines)
+            return await serve(settings, lambda: create_server(settings, lambda: worker.engine), listeners, lines)
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.terminate()

@@ -30,16 +30,20 @@ from tokka.api.errors import raise_again, raise_routing_error
 from tokka.api.middleware import Cors, RequestContext
 from tokka.api.path_facts import REFERENCE_ASSETS
 from tokka.api.reference import assets
-from tokka.app_models import local_models
-from tokka.core import RequestRecord
+from tokka.app_models import fleet_models, local_models
+from tokka.core import ANONYMOUS, RequestRecord
 from tokka.dispatch.background import Background
 from tokka.dispatch.catalogue import Catalogue
 from tokka.dispatch.conversations import Conversations
 from tokka.dispatch.dispatcher import Dispatcher
 from tokka.dispatch.ending import finish
 from tokka.engine.base import Engine
-from tokka.engine.replicas import Replicas
+from tokka.engine.replicas import SERVES, Replicas
 from tokka.errors import ConfigurationError
+from tokka.fleet.controller import Load
+from tokka.fleet.file import FleetFile
+from tokka.fleet.fleet import Fleet
+from tokka.fleet.salt import read_salt
 from tokka.observability.metrics import Metrics
 from tokka.parsing.bodies import BodyParser
 from tokka.settings import Settings, parse_size
@@ -57,6 +61,8 @@ _MOST_BODY_BYTES = 32 << 20
 _BULK_BODY_BYTES = 8 << 20
 # Maximum seconds to wait for another process's transaction. The waiting thread does not see revoked keys meanwhile.
 _BUSY_S = 1.0
+# Predicted wait of a request, in seconds, above which a fleet adds a replica.
+_WAIT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +83,8 @@ class Server:
     # Refuses new requests and sets `stop`. In-flight requests continue.
     drain: Callable[[], None]
     stop: asyncio.Event
+    # None without --fleet.
+    fleet: Fleet | None
 
     @property
     def replicas(self) -> Replicas:
@@ -101,6 +109,37 @@ def create_server(
     return _assemble(settings, base, models)
 
 
+def create_gateway(settings: Settings, file: FleetFile) -> Server:
+    """Build the gateway of a fleet without starting it. Call it in the event loop. Raises StartupError."""
+    base = _create_base(settings)
+    metrics = base.metrics
+
+    def on_change(name: str) -> None:
+        if not catalogue.is_draining:
+            state = catalogue.progress().state
+            # A sleeping model is no fault of the server.
+            metrics.set_engine_state("ready" if state in SERVES else state)
+        fleet.controller.wake()
+
+    def load_of(name: str) -> Load:
+        admission = catalogue.find(name, ANONYMOUS).admission
+        return Load(admission.waiting_choices, admission.backlog_s)
+
+    catalogue, models = fleet_models(settings, file.models, metrics, base.accounts.ring, on_change)
+    fleet = Fleet(
+        file,
+        settings.state_dir,
+        models,
+        load_of,
+        drain_timeout_s=settings.drain_timeout,
+        # Requests that would wait longer than their target are refused, so a queue of that length never comes.
+        target_wait_s=_WAIT_S if settings.slo_ttft is None else settings.slo_ttft / 2,
+    )
+    # Of the state: after a restart, the prompts that workers have cached are still found.
+    salt_key = read_salt(settings.state_dir)
+    return _assemble(settings, base, catalogue, fleet, salt_key)
+
+
 @dataclass(frozen=True, slots=True)
 class _Base:
     """The parts that the served models depend on."""
@@ -115,7 +154,9 @@ def _create_base(settings: Settings) -> _Base:
     return _Base(metrics, *_create_accounts(settings, metrics))
 
 
-def _assemble(settings: Settings, base: _Base, catalogue: Catalogue) -> Server:
+def _assemble(
+    settings: Settings, base: _Base, catalogue: Catalogue, fleet: Fleet | None = None, salt_key: bytes | None = None
+) -> Server:
     metrics, accounts = base.metrics, base.accounts
     stop = asyncio.Event()
     main = catalogue.main
@@ -128,7 +169,7 @@ def _assemble(settings: Settings, base: _Base, catalogue: Catalogue) -> Server:
     _watch(metrics, catalogue)
     allowances = _create_allowances(accounts)
     responses = _create_responses(settings, accounts)
-    dispatcher = _create_dispatcher(settings, catalogue, accounts)
+    dispatcher = _create_dispatcher(settings, catalogue, accounts, salt_key)
     dispatcher.notes_prompts = settings.log_prompts
     fingerprint = _fingerprint(main.names[0])
     background = _create_background(fingerprint, dispatcher, responses, metrics, accounts)
@@ -147,10 +188,12 @@ def _assemble(settings: Settings, base: _Base, catalogue: Catalogue) -> Server:
         keep_alive_s=settings.keep_alive_interval,
         body_limit=_body_limit(settings, catalogue),
         drain=drain,
+        fleet=fleet,
+        hold_s=fleet.file.hold_s if fleet is not None else 0.0,
     )
     app, routes = _create_app(settings, services)
     parts = catalogue, accounts, responses, background, base.tokens, bodies, metrics
-    return Server(app, routes.openapi, *parts, drain, stop)
+    return Server(app, routes.openapi, *parts, drain, stop, fleet)
 
 
 def _create_allowances(accounts: Accounts) -> Allowances:
@@ -165,13 +208,16 @@ def _watch(metrics: Metrics, catalogue: Catalogue) -> None:
     metrics.watch_lag(lambda: main.late_s)
 
 
-def _create_dispatcher(settings: Settings, catalogue: Catalogue, accounts: Accounts) -> Dispatcher:
+def _create_dispatcher(
+    settings: Settings, catalogue: Catalogue, accounts: Accounts, salt_key: bytes | None
+) -> Dispatcher:
     return Dispatcher(
         catalogue,
         MemoryBudget(parse_size(settings.answer_memory), "answers"),
         downtimes=accounts.downtimes,
         request_timeout_s=settings.request_timeout,
         shares_prefix_cache=lambda: _shares_prefix_cache(settings, accounts.ring),
+        salt_key=salt_key,
     )
 
 

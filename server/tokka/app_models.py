@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from tokka.accounts.keys import KeyRing
 from tokka.admission.controller import AdmissionController
@@ -38,7 +38,7 @@ def local_models(
 
 
 def fleet_models(
-    settings: Settings, specs: list[ModelSpec], metrics: Metrics, ring: KeyRing, on_change: Callable[[str], None]
+    settings: Settings, specs: Iterable[ModelSpec], metrics: Metrics, ring: KeyRing, on_change: Callable[[str], None]
 ) -> tuple[Catalogue, dict[str, FleetModel]]:
     """Return the models of a fleet, all asleep. `on_change`: called with a model's name after each change of it."""
     models: list[ServedModel] = []

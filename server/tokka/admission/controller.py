@@ -108,6 +108,11 @@ class AdmissionController:
         return self.policy.queue.choices
 
     @property
+    def backlog_s(self) -> float:
+        """Expected seconds until a request behind all queued ones starts; 0 if none is queued."""
+        return self.policy.backlog_s(time.monotonic())
+
+    @property
     def limit(self) -> int:
         """Maximum choices that may run at once now."""
         return self.policy.batch.limit

@@ -170,6 +170,15 @@ class AdmissionPolicy:
 
     # -- estimates
 
+    def backlog_s(self, now_s: float) -> float:
+        """Return the expected seconds until a request behind all queued ones starts; 0 if none is queued."""
+        if not self.queue:
+            return 0.0
+        if self.batch.is_known:
+            behind = Ticket("", 1, now_s)
+            return self.batch.wait_s(behind, self.queue.choices, self.queue.tokens, now_s)
+        return now_s - min(ticket.arrived_s for ticket in self.queue)
+
     def _wait_s(self, ticket: Ticket, now_s: float, others: int = 0) -> float:
         """Return the expected seconds until a new ticket starts. `others`: choices before it that are not queued."""
         ahead = self.queue.ahead_of(ticket.tenant, max(1.0, self._cost))

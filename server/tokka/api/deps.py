@@ -27,6 +27,7 @@ from tokka.dispatch.catalogue import Catalogue
 from tokka.dispatch.conversations import Conversations
 from tokka.dispatch.dispatcher import Dispatcher
 from tokka.errors import InvalidRequest, UnsupportedMediaType
+from tokka.fleet.fleet import Fleet
 from tokka.observability.metrics import Metrics
 from tokka.parsing.bodies import BodyParser, Parsable, Parsed
 from tokka.protocol.common import MAX_FIELDS
@@ -51,6 +52,10 @@ class Services:
     fingerprint: str
     keep_alive_s: float
     body_limit: BodyLimit
+    # None without --fleet.
+    fleet: Fleet | None
+    # Seconds that a stream waits for a model without a replica, if its request does not say.
+    hold_s: float
     # Starts the drain: refuse new requests, finish in-flight ones, stop.
     drain: Callable[[], None]
 

@@ -15,12 +15,12 @@ import uvicorn
 from tokka import __version__
 from tokka.api.connections import RESERVE, Connections, Limits
 from tokka.api.http_upgrade import bounded_protocol
-from tokka.app import Server, create_server
+from tokka.app import Server
 from tokka.cli.access import check_access
 from tokka.cli.drain_signals import drain_on_signals
 from tokka.cli.listener import BACKLOG, handles_of, open_for_connections, url_of
 from tokka.cli.open_files import open_files
-from tokka.engine.base import Engine
+from tokka.engine.replicas import SERVES
 from tokka.engine.supervision.heap import collect_while_idle, trim_heap
 from tokka.observability.log_writer import LineWriter
 from tokka.observability.loop_turns import LoopTurns
@@ -40,13 +40,12 @@ _DATE_EVERY_S = 1.0
 
 async def serve(
     settings: Settings,
-    create_engine: Callable[[], Engine],
-    create_embedder: Callable[[], Engine] | None,
+    create: Callable[[], Server],
     listeners: list[socket.socket],
     lines: LineWriter,
 ) -> int:
     """Serve on bound sockets until stopped. Return the exit code. Raises StartupError."""
-    server = create_server(settings, create_engine, create_embedder)
+    server = create()
     server.metrics.watch_log(lambda: lines.dropped)
     turns = LoopTurns(server.metrics.observe_turn)
     server.metrics.watch_turns(lambda: turns.longest_s)
@@ -56,6 +55,8 @@ async def serve(
         if not await _has_opened_accounts(server):
             return 0
         _check_access(settings, server)
+        if server.fleet is not None:
+            server.fleet.open()
         # Imported objects live until the end. A garbage collection of all of them would block the event loop for 0.1 s.
         trim_heap()
         open_for_connections(listeners, settings)
@@ -65,6 +66,8 @@ async def serve(
     finally:
         # Close the engines before the accounts, so that every request is counted.
         await server.catalogue.close()
+        if server.fleet is not None:
+            await server.fleet.close()
         await server.bodies.close()
         await server.accounts.close()
         turns.close()
@@ -89,7 +92,7 @@ async def _has_opened_accounts(server: Server) -> bool:
 
 async def _serve_http(settings: Settings, server: Server, listeners: list[socket.socket], turns: LoopTurns) -> int:
     """Serve requests until stopped, then drain. Return the exit code. Raises StartupError if the engine fails."""
-    running = asyncio.create_task(server.replicas.run())
+    running = asyncio.create_task(server.replicas.run() if server.fleet is None else server.fleet.run())
     limits = _connection_limits(settings)
     http = _HttpServer(_http_config(settings, server, limits))
     serving = asyncio.create_task(http.serve(sockets=handles_of(listeners, limits)))
@@ -97,7 +100,7 @@ async def _serve_http(settings: Settings, server: Server, listeners: list[socket
     admitting = asyncio.create_task(server.catalogue.admit())
     beside = asyncio.create_task(server.catalogue.run_beside())
     aside = [
-        asyncio.create_task(_announce(settings, server, turns)),
+        asyncio.create_task(_announce(server, turns)),
         asyncio.create_task(server.accounts.run()),
         asyncio.create_task(server.responses.run()),
         asyncio.create_task(collect_while_idle(lambda: server.catalogue.open_requests)),
@@ -107,7 +110,7 @@ async def _serve_http(settings: Settings, server: Server, listeners: list[socket
     try:
         await asyncio.wait({serving, running, beside, admitting, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if running.done():
-            # Raise the error that ended the supervisor: there will be no engine.
+            # Raise the error that ended it: there will be no engine.
             running.result()
         if beside.done():
             # Raise the error of a model that could not be started with the server.
@@ -120,6 +123,10 @@ async def _serve_http(settings: Settings, server: Server, listeners: list[socket
             serving.result()
             return 1
         await _drain(settings, server)
+        if server.fleet is not None:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            await server.fleet.stop()
         return 0
     finally:
         for task in (running, beside, admitting, stopping, *aside):
@@ -139,11 +146,14 @@ def _check_access(settings: Settings, server: Server) -> None:
             log.warning("guessable_api_key", place=place, remedy=f"use {_SAFE_KEY_CHARS} random characters or more")
 
 
-async def _announce(settings: Settings, server: Server, turns: LoopTurns) -> None:
-    async for progress in server.replicas.changes():
-        if progress.state == "ready":
+async def _announce(server: Server, turns: LoopTurns) -> None:
+    serves = False
+    async for _ in server.replicas.changes():
+        progress, served = server.catalogue.progress(), serves
+        serves = progress.state in SERVES
+        if serves and not served:
             turns.start()
-            log.info("ready", model=settings.names()[0], after_s=round(progress.elapsed_s, 1))
+            log.info("ready", model=server.catalogue.main.names[0], after_s=round(progress.elapsed_s, 1))
 
 
 async def _drain(settings: Settings, server: Server) -> None:

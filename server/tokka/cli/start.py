@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -18,6 +18,7 @@ from tokka.cli.open_files import raise_open_files
 from tokka.engine.factory import embedder_factory, engine_factory
 from tokka.engine.supervision.processes import end_resource_tracker
 from tokka.errors import StartupError
+from tokka.fleet.file import read_fleet_file
 from tokka.observability.log_writer import LineWriter
 from tokka.observability.logging import configure_logging
 from tokka.settings import (
@@ -30,6 +31,9 @@ from tokka.settings import (
     with_secrets,
 )
 from tokka.suggestions import did_you_mean
+
+if TYPE_CHECKING:
+    from tokka.app import Server
 
 log = structlog.get_logger("tokka.serve")
 
@@ -69,7 +73,7 @@ def launch(flags: dict[str, Any], config: Path | None, work: Callable[[Settings,
 
 
 def _serve(settings: Settings, lines: LineWriter) -> int:
-    create_engine, create_embedder = engine_factory(settings), embedder_factory(settings)
+    create = _creator(settings)
     with bound(settings) as listeners:
         # Import late: the web framework takes longer to import than all checks before.
         import uvloop
@@ -77,7 +81,28 @@ def _serve(settings: Settings, lines: LineWriter) -> int:
         from tokka.cli.serve import serve
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(serve(settings, create_engine, create_embedder, listeners, lines))
+            return runner.run(serve(settings, create, listeners, lines))
+
+
+def _creator(settings: Settings) -> Callable[[], Server]:
+    """Return what builds the server, after the checks that need no web framework. Raises StartupError."""
+    if settings.fleet is not None:
+        file = read_fleet_file(settings.fleet)
+
+        def gateway() -> Server:
+            from tokka.app import create_gateway
+
+            return create_gateway(settings, file)
+
+        return gateway
+    create_engine, create_embedder = engine_factory(settings), embedder_factory(settings)
+
+    def server() -> Server:
+        from tokka.app import create_server
+
+        return create_server(settings, create_engine, create_embedder)
+
+    return server
 
 
 @contextlib.contextmanager

@@ -102,7 +102,8 @@ class Catalogue:
     def progress(self) -> Progress:
         """Return how far the server is. Of several models, the detail names those that are not ready."""
         every = {model.names[0]: model.replicas.progress() for model in self._probed}
-        best = next((one for one in every.values() if one.state in SERVES), next(iter(every.values())))
+        # A sleeping model makes the server ready only if the others sleep, too.
+        best = min(every.values(), key=lambda one: (one.state != "ready", one.state == "asleep"))
         if len(every) == 1:
             return best
         unready = (f"{name} {one.state}" for name, one in every.items() if one.state != "ready")
@@ -111,7 +112,7 @@ class Catalogue:
     @property
     def was_ready(self) -> bool:
         """Whether the server has been able to serve since its start."""
-        return any(model.replicas.was_ready or model.replicas.progress().state in SERVES for model in self._probed)
+        return self.progress().state in SERVES or any(model.replicas.was_ready for model in self._probed)
 
     @property
     def is_draining(self) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from operator import attrgetter
 
@@ -31,11 +33,13 @@ from tokka.dispatch.prepared import PreparedRequest, left_s
 from tokka.dispatch.prompt_log import shown_prompts
 from tokka.engine.base import Engine
 from tokka.engine.generation.embedding import choices_at_once
-from tokka.errors import InvalidRequest
+from tokka.errors import InvalidRequest, ModelStarting
 
 # Tokens of a prompt from which an open stream keeps the hash of its request, which takes 0.2 ms for 20,000, instead of
 # the request itself.
 _LONG_TOKENS = 4096
+# Seconds between two requests for a replica, by one that waits for it. Otherwise the fleet would forget it.
+_ASK_EVERY_S = 10.0
 # Fields that the engine gets as the client sent them. dataclasses.replace() would loop over all fields in Python.
 _KEPT = tuple(
     field.name
@@ -56,7 +60,9 @@ class Dispatcher:
         downtimes: Downtimes | None = None,
         request_timeout_s: float | None = None,
         shares_prefix_cache: Callable[[], bool] = lambda: True,
+        salt_key: bytes | None = None,
     ) -> None:
+        """`salt_key`: secret of the salts. None: a random one, so that salts of two runs are unrelated."""
         self._catalogue = catalogue
         self._answer_memory = answer_memory
         self._downtimes = downtimes or Downtimes()
@@ -64,8 +70,7 @@ class Dispatcher:
         self._shares_prefix_cache = shares_prefix_cache
         # Whether to note the prompts in the records, for the log.
         self.notes_prompts = False
-        # Random per process, so that salts of two runs are unrelated.
-        self._salt_key = secrets.token_bytes(32)
+        self._salt_key = salt_key or secrets.token_bytes(32)
 
     def names(self, key: Key) -> tuple[str, ...]:
         """Return the served names that this key may use."""
@@ -184,6 +189,16 @@ class Dispatcher:
         if not record.stream or own.keeps_answer:
             self._reserve_answer(own, prepared, holdings)
         return prepared
+
+    async def await_replica(self, name: str, record: RequestRecord, wait_s: float) -> None:
+        """Wait until a replica of the model is ready, and start one if none runs; at most `wait_s` seconds."""
+        replicas = self._catalogue.find(name, record.key or ANONYMOUS).replicas
+        with suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                async for _ in replicas.changes(_ASK_EVERY_S):
+                    with suppress(ModelStarting):
+                        replicas.engine()
+                        return
 
     async def tokenize(
         self, model: str | None, prompt: Prompt, record: RequestRecord, allowance: Allowance

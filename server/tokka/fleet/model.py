@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -30,12 +30,14 @@ class Member:
 
     worker: RemoteWorker
     replica: Replica | None = None
-    # It takes no new requests, because the gateway has asked it to drain.
+    # It takes no new requests: the gateway has asked it to drain, or another model waits for its resources.
     is_leaving: bool = False
+    is_held_back: bool = False
 
     @property
     def takes_requests(self) -> bool:
-        return self.replica is not None and self.worker.state == "ready" and not self.is_leaving
+        is_open = self.worker.state == "ready" and not (self.is_leaving or self.is_held_back)
+        return self.replica is not None and is_open
 
 
 class FleetModel:
@@ -193,6 +195,14 @@ class FleetModel:
             member.is_leaving = True
             self._describe()
             self.changed()
+
+    def hold_back(self, workers: Set[str]) -> None:
+        """Give these workers no new requests for now, and all others some again."""
+        for worker, member in self.members.items():
+            if member.is_held_back != (worker in workers):
+                member.is_held_back = worker in workers
+                self._describe()
+                self.changed()
 
     def set_state(self, state: ModelState) -> None:
         """Note the model's state as long as no replica is ready."""

@@ -18,6 +18,8 @@ class Launched:
     # The spec's name and revision.
     model: str
     revision: str
+    # What it takes of the launcher's capacity.
+    resources: Resources
     # Seconds since its start, on the launcher's clock.
     age_s: float
     node: str

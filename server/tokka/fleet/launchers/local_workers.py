@@ -23,7 +23,7 @@ from tokka.fleet.launchers.process_tree import ProcessTable
 from tokka.fleet.launchers.worker_log import WorkerLog, remove_strays
 from tokka.fleet.launchers.worker_process import GatedProcess, WorkerProcess
 from tokka.fleet.launchers.worker_record import WorkerRecord, boot_id, read_records, remove_record, write_record
-from tokka.fleet.spec import ModelSpec
+from tokka.fleet.spec import ModelSpec, Resources
 
 log = structlog.get_logger("tokka.fleet")
 
@@ -252,6 +252,7 @@ class LocalWorkers:
             worker=record.worker,
             model=record.model,
             revision=record.revision,
+            resources=Resources(len(record.devices), record.memory_bytes),
             age_s=max(0.0, age_s) if record.boot == self._boot else 0.0,
             node=self._node,
             pid=record.pid,

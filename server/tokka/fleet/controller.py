@@ -1,0 +1,299 @@
+"""Carries the plan out: the only one that starts and stops workers. It knows each of them from its start to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import structlog
+
+from tokka.errors import InvalidRequest
+from tokka.fleet.launchers.base import Launched, Launcher, LaunchFailed
+from tokka.fleet.model import FleetModel, Member
+from tokka.fleet.plan import Drain, Start, plan
+from tokka.fleet.scaling import Demand, History, ModelView, Replica, note_end, state_of
+from tokka.fleet.spec import LauncherName, ModelSpec, Resources
+
+log = structlog.get_logger("tokka.fleet")
+
+# Seconds between two looks: if nothing changes, and at least.
+_LOOK_S = 0.5
+_LEAST_S = 0.05
+# Seconds after which a worker is killed that has not joined since its start, or that has not come back.
+_JOIN_S, _REJOIN_S = 300.0, 15.0
+# Seconds that a worker has to end after its own drain timeout.
+_END_S = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """A model's requests without a replica: their number, and the expected seconds until a new one starts."""
+
+    waiting: int
+    wait_s: float
+
+
+@dataclass(eq=False, slots=True)
+class Worker:
+    """A worker from its start to its end. `launcher`: None for one that joined by itself."""
+
+    id: str
+    model: str
+    revision: str
+    resources: Resources
+    launcher: LauncherName | None
+    node: str
+    pid: int | None
+    started_s: float
+    # When it became ready, when it was last connected, and when it was told to drain.
+    ready_s: float | None = None
+    seen_s: float | None = None
+    drains_s: float | None = None
+    is_killed: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class Managed:
+    """A model and what the controller remembers of it."""
+
+    replicas: FleetModel
+    load: Callable[[], Load]
+    history: History = field(default_factory=History)
+    # The number that an operator has set.
+    fixed: int | None = None
+    # Why a worker last ended unasked, for the operator.
+    failure: str = ""
+
+
+class Controller:
+    """`drain_timeout_s`: seconds that a worker has for its requests. `target_wait_s`: see `plan`."""
+
+    def __init__(
+        self,
+        models: Mapping[str, Managed],
+        launchers: Mapping[LauncherName, Launcher],
+        *,
+        drain_timeout_s: float,
+        target_wait_s: float,
+    ) -> None:
+        self.models = models
+        self.workers: dict[str, Worker] = {}
+        self._launchers = launchers
+        self._drain_timeout_s = drain_timeout_s
+        self._target_wait_s = target_wait_s
+        self._wake = asyncio.Event()
+
+    def wake(self) -> None:
+        """Look now: something has changed."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Keep the models at the number of replicas that their requests need, until cancelled."""
+        while True:
+            self._wake.clear()
+            await self._look()
+            await self._act()
+            # Many changes that come together are one.
+            await asyncio.sleep(_LEAST_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_S):
+                    await self._wake.wait()
+
+    async def stop(self) -> None:
+        """Drain the workers of this machine, and return when they have ended."""
+        for worker in self.workers.values():
+            if worker.launcher == "local":
+                await self._drain(worker, "stop")
+        while any(worker.launcher == "local" for worker in self.workers.values()):
+            await self._look()
+            await asyncio.sleep(0.05)
+
+    # -- the operator
+
+    def scale(self, name: str, number: int | None) -> None:
+        """Fix the number of replicas; None lets the requests decide again."""
+        managed = self.models[name]
+        most = max(managed.replicas.spec.max_replicas, 1)
+        if number is not None and number > most:
+            raise InvalidRequest(f"`{name}` may have {most} replicas at most; raise `max` in the fleet file.")
+        managed.fixed = number
+        self.wake()
+
+    async def drain(self, name: str, worker: str | None) -> None:
+        """Drain one worker of a model, or all. Those that the model still needs are started anew."""
+        found = [one for one in self.workers.values() if one.model == name and worker in (None, one.id)]
+        if not found and worker is not None:
+            raise InvalidRequest(f"`{name}` has no replica `{worker}`; `tokka fleet status` lists them.", param="id")
+        for one in found:
+            await self._drain(one, "operator")
+        self.wake()
+
+    def update(self, specs: Mapping[str, ModelSpec]) -> None:
+        """Take the models' new entries. Replicas of other revisions are replaced one after the other."""
+        for name, spec in specs.items():
+            self.models[name].replicas.spec = spec
+        self.wake()
+
+    # -- looking
+
+    async def _look(self) -> None:
+        """Learn of started and ended workers."""
+        now_s = time.monotonic()
+        for name, launcher in self._launchers.items():
+            for launched in await launcher.list():
+                self._see(launched, name, now_s)
+        for managed in self.models.values():
+            for member in managed.replicas.members.values():
+                self._meet(member, now_s)
+        for worker in list(self.workers.values()):
+            await self._check(worker, now_s)
+
+    def _see(self, launched: Launched, launcher: LauncherName, now_s: float) -> None:
+        if launched.ended is not None:
+            self._end(launched.worker, launched.ended, now_s)
+        elif launched.worker not in self.workers:
+            # Of an earlier gateway.
+            self.workers[launched.worker] = Worker(
+                id=launched.worker,
+                model=launched.model,
+                revision=launched.revision,
+                resources=launched.resources,
+                launcher=launcher,
+                node=launched.node,
+                pid=launched.pid,
+                started_s=now_s - launched.age_s,
+                seen_s=now_s,
+            )
+            log.info("worker_found", worker=launched.worker, model=launched.model, launcher=launcher)
+        else:
+            self.workers[launched.worker].pid = launched.pid
+
+    def _meet(self, member: Member, now_s: float) -> None:
+        """Note a worker that is connected."""
+        hello = member.worker.hello
+        worker = self.workers.get(hello.worker)
+        if worker is None:
+            # Somebody has started it by hand. It is as good as one of the current revision.
+            revision = self.models[hello.model].replicas.spec.revision
+            worker = Worker(
+                hello.worker, hello.model, revision, Resources(), None, hello.node, hello.pid, started_s=now_s
+            )
+            self.workers[hello.worker] = worker
+        worker.seen_s = now_s
+        worker.node = hello.node
+        if member.replica is not None and worker.ready_s is None:
+            worker.ready_s = now_s
+            replicas = self.models[worker.model].replicas
+            if worker.launcher is not None:
+                replicas.start_took_s = now_s - worker.started_s
+            replicas.start_began_s = None
+
+    async def _check(self, worker: Worker, now_s: float) -> None:
+        """Kill a worker that does not join, come back or end in time; forget one that came by itself and left."""
+        is_connected = self._member(worker) is not None
+        if worker.launcher is None:
+            if not is_connected:
+                del self.workers[worker.id]
+            return
+        if worker.model not in self.models:
+            # Of a model that the file does not have any more.
+            await self._drain(worker, "removed")
+        unseen_s = now_s - worker.started_s if worker.seen_s is None else now_s - worker.seen_s
+        late = "it did not join" if worker.seen_s is None else "it was silent and did not come back"
+        if worker.drains_s is not None:
+            is_late, late = now_s - worker.drains_s > self._drain_timeout_s + _END_S, "it did not end"
+        else:
+            is_late = not is_connected and unseen_s > (_JOIN_S if worker.seen_s is None else _REJOIN_S)
+        if is_late and not worker.is_killed:
+            log.error("worker_killed", worker=worker.id, model=worker.model, reason=late)
+            worker.is_killed = True
+            await self._launchers[worker.launcher].stop(worker.id, kill=True)
+
+    def _end(self, worker: str, reason: str, now_s: float) -> None:
+        """Note a worker whose process has ended."""
+        known = self.workers.pop(worker, None)
+        if known is None or known.drains_s is not None:
+            log.info("worker_ended", worker=worker, reason=reason)
+            return
+        log.error("worker_ended", worker=worker, model=known.model, reason=reason)
+        if (managed := self.models.get(known.model)) is not None:
+            managed.failure = reason
+            ready_s = 0.0 if known.ready_s is None else now_s - known.ready_s
+            managed.history = note_end(managed.history, ready_s, now_s)
+
+    # -- acting
+
+    async def _act(self) -> None:
+        now_s = time.monotonic()
+        views = [self._view(managed, now_s) for managed in self.models.values()]
+        capacity = {name: launcher.capacity for name, launcher in self._launchers.items()}
+        decided = plan(views, capacity, self._target_wait_s, now_s)
+        for name, history in decided.histories.items():
+            managed = self.models[name]
+            managed.history = history
+            managed.replicas.hold_back(decided.yielding)
+        for action in decided.actions:
+            match action:
+                case Start(model):
+                    await self._start(self.models[model], now_s)
+                case Drain(worker, reason):
+                    await self._drain(self.workers[worker], reason)
+        for managed in self.models.values():
+            managed.replicas.set_state(state_of(self._view(managed, now_s)))
+
+    def _view(self, managed: Managed, now_s: float) -> ModelView:
+        replicas, load = managed.replicas, managed.load()
+        name = replicas.spec.name
+        seen = tuple(self._replica(one, now_s) for one in self.workers.values() if one.model == name)
+        demand = Demand(load.waiting, load.wait_s, replicas.idle_s, replicas.missed_s)
+        return ModelView(replicas.spec, seen, demand, managed.fixed, managed.history)
+
+    def _replica(self, worker: Worker, now_s: float) -> Replica:
+        member = self._member(worker)
+        replica = member.replica if member is not None else None
+        is_draining = worker.drains_s is not None or (member is not None and member.worker.state == "draining")
+        return Replica(
+            worker.id,
+            "draining" if is_draining else "ready" if replica is not None else "starting",
+            worker.revision,
+            worker.resources,
+            leases=replica.leases if replica is not None else 0,
+            ready_s=replica.served_s if replica is not None else 0.0,
+        )
+
+    async def _start(self, managed: Managed, now_s: float) -> None:
+        spec = managed.replicas.spec
+        # Names of models may hold slashes; the id names files.
+        worker = f"{re.sub(r'[^A-Za-z0-9.-]', '-', spec.name)[:40]}-{secrets.token_hex(4)}"
+        log.info("worker_starts", worker=worker, model=spec.name, launcher=spec.launcher)
+        managed.replicas.start_began_s = now_s
+        try:
+            await self._launchers[spec.launcher].start(spec, worker)
+        except LaunchFailed as error:
+            log.error("worker_not_started", worker=worker, model=spec.name, reason=str(error))
+            managed.failure = str(error)
+            managed.history = note_end(managed.history, 0.0, now_s)
+            return
+        self.workers[worker] = Worker(
+            worker, spec.name, spec.revision, spec.resources, spec.launcher, "", None, started_s=now_s
+        )
+
+    async def _drain(self, worker: Worker, reason: str) -> None:
+        if worker.drains_s is not None:
+            return
+        worker.drains_s = time.monotonic()
+        log.info("worker_drains", worker=worker.id, model=worker.model, reason=reason)
+        if (member := self._member(worker)) is not None:
+            self.models[worker.model].replicas.leave(worker.id)
+            member.worker.drain()
+        elif worker.launcher is not None:
+            await self._launchers[worker.launcher].stop(worker.id)
+
+    def _member(self, worker: Worker) -> Member | None:
+        managed = self.models.get(worker.model)
+        return managed.replicas.members.get(worker.id) if managed is not None else None
