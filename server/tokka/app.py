@@ -73,6 +73,7 @@ class Server:
     # Returns the OpenAPI document. The first call blocks for 0.4 s.
     document: Callable[[], dict[str, Any]]
     catalogue: Catalogue
+    dispatcher: Dispatcher
     accounts: Accounts
     responses: ResponseStore
     background: Background
@@ -192,7 +193,7 @@ def _assemble(
         hold_s=fleet.file.hold_s if fleet is not None else 0.0,
     )
     app, routes = _create_app(settings, services)
-    parts = catalogue, accounts, responses, background, base.tokens, bodies, metrics
+    parts = catalogue, dispatcher, accounts, responses, background, base.tokens, bodies, metrics
     return Server(app, routes.openapi, *parts, drain, stop, fleet)
 
 

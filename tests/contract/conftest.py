@@ -17,20 +17,27 @@ from tokka.settings import Settings
 
 
 @asynccontextmanager
-async def serving(
-    options: FakeOptions | None = None, engine: type[FakeEngine] = FakeEngine, **settings: Any
-) -> AsyncIterator[Server]:
-    """Yield a server with a ready engine."""
-    server = create_server(Settings(engine="fake", **settings), lambda: engine(options or FakeOptions()))
+async def served(options: FakeOptions, engine: type[FakeEngine], **settings: Any) -> AsyncIterator[Server]:
+    """Yield a server whose engine starts."""
+    server = create_server(Settings(engine="fake", **settings), lambda: engine(options))
     running: asyncio.Task[None] = asyncio.create_task(server.replicas.run())
     try:
-        await until_ready(server.replicas)
         yield server
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         await server.replicas.close()
         await server.bodies.close()
+
+
+@asynccontextmanager
+async def serving(
+    options: FakeOptions | None = None, engine: type[FakeEngine] = FakeEngine, **settings: Any
+) -> AsyncIterator[Server]:
+    """Yield a server with a ready engine."""
+    async with served(options or FakeOptions(), engine, **settings) as server:
+        await until_ready(server.replicas)
+        yield server
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from functools import partial
 from typing import Any, Generic
 
@@ -12,9 +12,11 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from tokka.api.deps import Call, read_body
+from tokka.api.headers import held_s
 from tokka.api.sinks import WRITE_BYTES, FoldSink, StreamSink
 from tokka.api.wire import AsgiWire, Wire
 from tokka.dispatch.generation import Generation
+from tokka.dispatch.hold import Hold
 from tokka.engine.base import Sink
 from tokka.errors import GenerationFailed, TokkaError
 from tokka.parsing.bodies import Parsable
@@ -76,11 +78,14 @@ class GenerationResponse(Response, Generic[Form]):
 
     async def _answer(self, parsed: ParsedGeneration[Form], send: Send, wire: Wire) -> None:
         encoder = self._make_encoder(parsed.form, parsed.request.id, self._call.services.fingerprint)
+        if parsed.form.stream and (hold := self._hold(parsed.request.model)) is not None:
+            await self._send_stream(partial(self._run_held, hold, parsed), encoder, send, wire)
+            return
         generation = await self._open(parsed)
         del parsed
         try:
             if self._record.stream:
-                await self._send_stream(generation, encoder, send, wire)
+                await self._send_stream(generation.run, encoder, send, wire)
             else:
                 await self._send_plain(generation, encoder, send)
         finally:
@@ -90,6 +95,24 @@ class GenerationResponse(Response, Generic[Form]):
         request, services = parsed.request, self._call.services
         self._record.stream = parsed.form.stream
         return await services.dispatcher.open(request, self._record, self._call.allowance)
+
+    def _hold(self, model: str) -> Hold | None:
+        """Return the wait of a stream for a model without a replica; None if it does not wait.
+
+        Raises InvalidRequest, ServerOverloaded.
+        """
+        wait_s = held_s(self._call.scope, self._call.services.hold_s)
+        return self._call.services.dispatcher.hold(model, self._record, wait_s) if wait_s else None
+
+    async def _run_held(self, hold: Hold, parsed: ParsedGeneration[Form], sink: Sink) -> None:
+        """Wait for a replica, then generate."""
+        await hold.wait()
+        generation = await self._open(parsed)
+        del parsed
+        try:
+            await generation.run(sink)
+        finally:
+            await generation.aclose()
 
     async def _resolve(self, parsed: ParsedGeneration[Form]) -> ParsedGeneration[Form]:
         """Return the request with the state that it refers to. An endpoint with state replaces this."""
@@ -113,12 +136,14 @@ class GenerationResponse(Response, Generic[Form]):
                 await asyncio.sleep(0)
         await send(_END)
 
-    async def _send_stream(self, generation: Generation, encoder: Encoder, send: Send, wire: Wire) -> None:
+    async def _send_stream(
+        self, run: Callable[[Sink], Coroutine[Any, Any, None]], encoder: Encoder, send: Send, wire: Wire
+    ) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": sse.HEADERS})
         sink = StreamSink(encoder, wire)
         sink.keep_alive(self._call.services.keep_alive_s)
         try:
-            await generation.run(self._sink(sink, encoder))
+            await run(self._sink(sink, encoder))
         except TokkaError as error:
             self._record.reason = error.code
             await sink.fail(error)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import fields
 from operator import attrgetter
 
@@ -28,18 +26,17 @@ from tokka.dispatch.abilities import check_images
 from tokka.dispatch.answer_size import answer_bytes
 from tokka.dispatch.catalogue import Catalogue, ServedModel
 from tokka.dispatch.generation import Generation
+from tokka.dispatch.hold import Hold, Holds
 from tokka.dispatch.holdings import Holdings
 from tokka.dispatch.prepared import PreparedRequest, left_s
 from tokka.dispatch.prompt_log import shown_prompts
 from tokka.engine.base import Engine
 from tokka.engine.generation.embedding import choices_at_once
-from tokka.errors import InvalidRequest, ModelStarting
+from tokka.errors import InvalidRequest
 
 # Tokens of a prompt from which an open stream keeps the hash of its request, which takes 0.2 ms for 20,000, instead of
 # the request itself.
 _LONG_TOKENS = 4096
-# Seconds between two requests for a replica, by one that waits for it. Otherwise the fleet would forget it.
-_ASK_EVERY_S = 10.0
 # Fields that the engine gets as the client sent them. dataclasses.replace() would loop over all fields in Python.
 _KEPT = tuple(
     field.name
@@ -70,6 +67,7 @@ class Dispatcher:
         self._shares_prefix_cache = shares_prefix_cache
         # Whether to note the prompts in the records, for the log.
         self.notes_prompts = False
+        self.holds = Holds()
         self._salt_key = salt_key or secrets.token_bytes(32)
 
     def names(self, key: Key) -> tuple[str, ...]:
@@ -190,15 +188,11 @@ class Dispatcher:
             self._reserve_answer(own, prepared, holdings)
         return prepared
 
-    async def await_replica(self, name: str, record: RequestRecord, wait_s: float) -> None:
-        """Wait until a replica of the model is ready, and start one if none runs; at most `wait_s` seconds."""
-        replicas = self._catalogue.find(name, record.key or ANONYMOUS).replicas
-        with suppress(TimeoutError):
-            async with asyncio.timeout(wait_s):
-                async for _ in replicas.changes(_ASK_EVERY_S):
-                    with suppress(ModelStarting):
-                        replicas.engine()
-                        return
+    def hold(self, name: str, record: RequestRecord, wait_s: float) -> Hold | None:
+        """Return a wait for a replica of the model, None if one is ready. Raises ModelNotFound, ServerOverloaded."""
+        key = record.key or ANONYMOUS
+        model = self._catalogue.find(name, key)
+        return self.holds.begin(model, key.tenant, wait_s) if model.replicas.progress().state != "ready" else None
 
     async def tokenize(
         self, model: str | None, prompt: Prompt, record: RequestRecord, allowance: Allowance
