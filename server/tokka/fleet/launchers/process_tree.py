@@ -81,7 +81,7 @@ class ProcessTable:
             if entry.pid not in found:
                 found[entry.pid] = entry
                 todo += self._children[entry.pid]
-        return list(found.values())
+        return sorted(found.values(), key=lambda entry: entry.pid)
 
     def _same(self, entry: Entry) -> Entry | None:
         now = self.entries.get(entry.pid)
@@ -96,6 +96,9 @@ class ProcessTree:
         self._members: list[Entry] = [leader]
         self._shared: set[str] = set()
         self._killed_s: float | None = None
+        # Bytes of shared pages that the sum of resident pages counts again, for the pids of the last exact measurement.
+        self._counted_again = 0
+        self._measured: list[int] = []
 
     def update(self, table: ProcessTable) -> None:
         """Find the processes of the tree again. Call it at least once while the leader runs."""
@@ -105,18 +108,20 @@ class ProcessTree:
         """Return the memory that only the end of these processes frees. Blocks.
 
         Pages of files do not count, since the kernel takes them back when memory is short: a worker that reads its
-        weights would seem to use them twice. A shared page counts once. Above the limit the answer is exact; below it,
-        it may be too high, since the exact numbers take the kernel milliseconds for each GiB.
+        weights would seem to use them twice. A shared page counts once. Below the limit the answer is an estimate,
+        since an exact one takes the kernel 20 ms for each GiB.
         """
         running = [entry.pid for entry in self._members if not entry.is_zombie]
-        resident = {pid: _kibibytes(pid, "status", ("RssAnon:", "RssShmem:", "VmSwap:")) or 0 for pid in running}
-        if (total := sum(resident.values())) > limit:
-            total = 0
-            for pid in running:
-                # The kernel does not show them for a process of another user. Then shared pages count several times.
-                shares = _kibibytes(pid, "smaps_rollup", ("Pss_Anon:", "Pss_Shmem:", "SwapPss:"))
-                total += resident[pid] if shares is None else shares
-        return total
+        resident = {pid: _bytes_of(pid, "status", ("RssAnon:", "RssShmem:", "VmSwap:")) or 0 for pid in running}
+        total = sum(resident.values())
+        if running != self._measured:
+            self._measured, self._counted_again = running, 0
+        if total - self._counted_again > limit:
+            # The kernel does not show them for a process of another user. Then its shared pages count several times.
+            shares = {pid: _bytes_of(pid, "smaps_rollup", ("Pss_Anon:", "Pss_Shmem:", "SwapPss:")) for pid in running}
+            exact = sum(resident[pid] if share is None else share for pid, share in shares.items())
+            self._counted_again = max(0, total - exact)
+        return total - self._counted_again
 
     def kill(self) -> bool:
         """Send SIGKILL to the processes found last. Return whether all have ended. Call it until then.
@@ -132,7 +137,7 @@ class ProcessTree:
                 with contextlib.suppress(ChildProcessError):
                     os.waitid(os.P_PID, entry.pid, os.WEXITED | os.WNOHANG)
         if not running:
-            _remove_unused(self._shared)
+            _remove_unused(self._shared, {entry.pid for entry in self._members})
             return True
         now_s = time.monotonic()
         others = [entry for entry in running if not _is_tracker(entry.pid)]
@@ -144,11 +149,11 @@ class ProcessTree:
         return False
 
 
-def _remove_unused(paths: set[str]) -> None:
+def _remove_unused(paths: set[str], zombies: set[int]) -> None:
     """Remove the shared memory that no running process has mapped. ROCm shares a file between all its programs."""
     left = {path for path in paths if os.path.exists(path)}
     if left:
-        left -= set().union(*(shared_memory(pid) for pid in _pids()))
+        left -= set().union(*(shared_memory(pid) for pid in _pids() if pid not in zombies))
     for path in left:
         with contextlib.suppress(OSError):
             os.unlink(path)
@@ -165,7 +170,7 @@ def _is_tracker(pid: int) -> bool:
         return False
 
 
-def _kibibytes(pid: int, file: str, names: tuple[str, ...]) -> int | None:
+def _bytes_of(pid: int, file: str, names: tuple[str, ...]) -> int | None:
     """Return the sum of these lines of a file of the process, in bytes. None if the file cannot be read."""
     try:
         lines = Path(f"/proc/{pid}/{file}").read_text(encoding="utf-8").splitlines()
