@@ -100,7 +100,7 @@ class Catalogue:
     # -- all models together
 
     def progress(self) -> Progress:
-        """Return how far the server is. Of several models, the detail names those that are not ready."""
+        """Return how far the server is. Of several models, the detail names the ones that are not ready."""
         every = {model.names[0]: model.replicas.progress() for model in self._probed}
         # A sleeping model makes the server ready only if the others sleep, too.
         best = min(every.values(), key=lambda one: (one.state != "ready", one.state == "asleep"))

@@ -1,4 +1,4 @@
-"""What a request holds until its end: a replica, memory, its admission, a trial."""
+"""The holdings of a request until its end: a replica, memory, its admission, a trial."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tokka.engine.replicas import Lease, Replicas
 
 @dataclass(slots=True)
 class Holdings:
-    """What a request holds until its end, as far as it has been given. `take_replica` comes first."""
+    """Everything that a request gives back at its end, as far as it has it. `take_replica` comes first."""
 
     quarantine: Quarantine
     replicas: Replicas

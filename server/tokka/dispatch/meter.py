@@ -56,7 +56,7 @@ class Meter:
 
 
 class RepeatMeter(Meter):
-    """A meter that remembers what the client has, so that another replica can go on."""
+    """A meter that remembers the tokens sent, so that another replica can go on."""
 
     def __init__(self, sink: Sink, slot: Slot, choices: int) -> None:
         super().__init__(sink, slot, choices)

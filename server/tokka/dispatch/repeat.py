@@ -13,7 +13,7 @@ _MOST_LOST = 8
 def next_request(
     request: GenerateRequest, meter: RepeatMeter, error: EngineDied | EngineLost, repeats: int, others: int
 ) -> GenerateRequest | None:
-    """Return what another replica shall run. None if the client gets the error.
+    """Return the request that another replica shall run. None if the client gets the error.
 
     `repeats`: how often it has moved. `others`: the replicas that are left.
     """

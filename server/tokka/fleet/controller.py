@@ -59,7 +59,7 @@ class Worker:
 
 @dataclass(eq=False, slots=True)
 class Managed:
-    """A model and what the controller remembers of it."""
+    """A model, and the memory of the controller about it."""
 
     replicas: FleetModel
     load: Callable[[], Load]
@@ -125,7 +125,7 @@ class Controller:
         self.wake()
 
     async def drain(self, name: str, worker: str | None) -> None:
-        """Drain one worker of a model, or all. Those that the model still needs are started anew."""
+        """Drain one worker of a model, or all. New ones replace them as far as the model needs them."""
         found = [one for one in self.workers.values() if one.model == name and worker in (None, one.id)]
         if not found and worker is not None:
             raise InvalidRequest(f"`{name}` has no replica `{worker}`; `tokka fleet status` lists them.", param="id")

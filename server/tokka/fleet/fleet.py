@@ -1,4 +1,4 @@
-"""The fleet of a gateway: its models, where workers join, and who starts them."""
+"""The fleet of a gateway: its models, the address where workers join, and the launchers that start them."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ class Fleet:
 
 
 def _machine_of(block: Mapping[str, Any]) -> Machine:
-    """Return what this machine gives to workers: the numbers of the file, and otherwise all that is found."""
+    """Return the resources for workers of this machine: the numbers of the file, and otherwise all that is found."""
     gpus, memory_bytes = block.get("gpus"), block.get("memory")
     machine = find_machine(os.environ, None if gpus is None else Resources(gpus, memory_bytes))
     return machine if memory_bytes is None else replace(machine, memory_bytes=memory_bytes)

@@ -116,7 +116,7 @@ class FleetModel:
         return Lease(replicas[at], prefixes[at])
 
     def serves(self, replica: Replica) -> bool:
-        # One that drains runs what it has prepared.
+        # A draining one runs its prepared requests.
         return replica.died_s is None
 
     def others(self, replica: Replica) -> int:
@@ -190,7 +190,7 @@ class FleetModel:
         self.changed()
 
     def leave(self, worker: str) -> None:
-        """Give a worker no more requests. Those that hold it finish on it."""
+        """Give a worker no more requests. The requests that hold it finish on it."""
         if (member := self.members.get(worker)) is not None and not member.is_leaving:
             member.is_leaving = True
             self._describe()
@@ -212,7 +212,7 @@ class FleetModel:
             self.changed()
 
     def changed(self) -> None:
-        """Wake those who wait for a change."""
+        """Wake all that wait for a change."""
         self._on_change()
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 # How many requests more than the least loaded replica one may have and still get a request whose prefix it has cached:
-# a share of what it runs at once, and at least this number.
+# a share of the requests it runs at once, and at least this number.
 _SHARE, _LEAST = 0.25, 2
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A replica that could take the request. `leases`: requests that hold it; `max_running`: what it runs at once.
+    """A replica that could take the request. `leases`: requests that hold it; `max_running`: requests it runs at once.
 
     `cached`: the share of the request's prompt that it has probably cached, 0 to 1.
     """

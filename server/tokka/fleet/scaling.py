@@ -54,7 +54,7 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What the plan remembers of one model from call to call."""
+    """The memory of the plan about one model, from call to call."""
 
     # Replicas wanted. None: not decided yet, so the replicas seen are kept.
     wanted: int | None = None

@@ -11,7 +11,7 @@ LauncherName = Literal["local", "slurm", "kubernetes", "ray"]
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What one replica takes, or what a launcher has to give. `memory_bytes` None: not limited."""
+    """The resources of one replica, or of a launcher. `memory_bytes` None: not limited."""
 
     gpus: int = 0
     memory_bytes: int | None = None
