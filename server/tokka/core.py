@@ -208,8 +208,7 @@ class GenerateRequest:
     truncate_prompt_tokens: int | None = None
     truncation_side: Literal["left", "right"] = "left"
     timeout_s: float | None = None
-    # Order among the tenant's own requests. Lower runs sooner.
-    priority: int = 0
+    priority: int = 0  # Order among the tenant's own requests. Lower runs sooner.
     cache_salt: str | None = None
     # The sender's tenant, for resources of the engine that tenants share.
     tenant: str = ""
@@ -221,8 +220,9 @@ class GenerateRequest:
     keeps_answer: bool = False
     # Whether to leave out the oldest messages of a chat that does not fit the context.
     drops_oldest: bool = False
-    # The result of `protocol.fingerprint`, if already computed.
-    fingerprint: bytes | None = None
+    fingerprint: bytes | None = None  # The result of `protocol.fingerprint`, if already computed.
+    # Tokens of the only choice that the client already has. The engine continues after them: generation/resume.py.
+    resume: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,7 +332,7 @@ class ChoiceDone:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts of a request. `reasoning_tokens` are part of `completion_tokens`."""
+    """Token counts of a request. `completion_tokens` include `reasoning_tokens` and the tokens of `resume`."""
 
     prompt_tokens: int
     completion_tokens: int

@@ -38,6 +38,11 @@ from tokka.errors import ContextLengthExceeded, InvalidRequest
 TENANT = "tenant"
 PROMPT = TextPrompt("The capital of Finland is")
 HUGE = 2**31 - 1
+# A model repeats the last emoji, of three tokens. Each is far likelier than others, so that rounding does not matter.
+# The scripted engine's own text begins with "Päivää".
+EMOJI = TextPrompt("🦌 🐟 🐻 🦌 🐟 🐻 🦌 🐟 🐻 🦌")
+LENGTH = 60
+TO_LENGTH = Sampling(max_tokens=LENGTH, temperature=0.0, ignore_eos=True)
 
 
 def ask(*prompts: Prompt, sampling: Sampling | None = None, **fields: Any) -> GenerateRequest:
@@ -86,6 +91,19 @@ class Result:
     @property
     def echoes(self) -> list[PromptEcho]:
         return [event for event in self.events if isinstance(event, PromptEcho)]
+
+
+async def resumed(engine: Engine, request: GenerateRequest, whole: Result, cut: int) -> Result:
+    """Continue a request after the first `cut` tokens of its result; check that both parts make the result again."""
+    first = whole.deltas()[:cut]
+    tokens = tuple(token for delta in first for token in delta.token_ids)
+    assert len(tokens) == cut, "the deltas came together"
+    rest = await collect(engine, replace(request, resume=tokens))
+    assert rest.prompts == whole.prompts
+    assert (*tokens, *rest.token_ids()) == tuple(whole.token_ids())
+    assert "".join(delta.text for delta in first) + rest.text() == whole.text()
+    assert rest.done() == whole.done()
+    return rest
 
 
 async def collect(engine: Engine, request: GenerateRequest) -> Result:
@@ -284,6 +302,53 @@ class EngineContract:
         await anext(events)
         await events.aclose()
         assert (await collect(engine, ask())).usage.completion_tokens > 0
+
+    async def test_a_resumed_choice_goes_on_exactly(self, engine: Engine) -> None:
+        request = ask(EMOJI, sampling=TO_LENGTH)
+        whole = await collect(engine, request)
+        for cut in (1, 20, 40, LENGTH - 1):
+            rest = await resumed(engine, request, whole, cut)
+            assert rest.done().finish_reason == "length"
+            assert len(rest.token_ids()) == LENGTH - cut
+            assert (rest.usage.prompt_tokens, rest.usage.completion_tokens) == (len(whole.prompts[0]), LENGTH)
+            assert rest.usage.cached_tokens <= rest.usage.prompt_tokens
+
+    async def test_a_choice_is_resumed_inside_a_character(self, engine: Engine) -> None:
+        request = ask(EMOJI, sampling=TO_LENGTH)
+        whole = await collect(engine, request)
+        inside = [cut for cut, delta in enumerate(whole.deltas(), 1) if not delta.text]
+        assert inside
+        for cut in inside[:3]:
+            await resumed(engine, request, whole, cut)
+
+    async def test_a_resumed_choice_ends_at_its_stop_token(self, engine: Engine) -> None:
+        token = (await collect(engine, ask(EMOJI, sampling=TO_LENGTH))).token_ids()[2]
+        request = ask(EMOJI, sampling=replace(TO_LENGTH, stop_token_ids=(token,)))
+        whole = await collect(engine, request)
+        rest = await resumed(engine, request, whole, 2)
+        assert (rest.done().finish_reason, rest.done().stop_reason) == ("stop", token)
+        assert rest.usage.completion_tokens == whole.usage.completion_tokens == 3
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"resume": (HUGE,)},
+            {"resume": (1,) * LENGTH},
+            {"sampling": replace(TO_LENGTH, temperature=0.7)},
+            {"sampling": replace(TO_LENGTH, n=2)},
+        ],
+        ids=["unknown token", "ended", "sampled", "choices"],
+    )
+    async def test_a_request_that_cannot_be_resumed_is_refused(self, engine: Engine, changes: dict[str, Any]) -> None:
+        with pytest.raises(InvalidRequest) as refusal:
+            await engine.prepare(replace(ask(sampling=TO_LENGTH, resume=(1, 2)), **changes))
+        assert refusal.value.param == "resume"
+
+    async def test_a_choice_that_has_ended_is_not_resumed(self, engine: Engine) -> None:
+        request = ask(sampling=replace(TO_LENGTH, stop_token_ids=(7,)), resume=(1, 7))
+        with pytest.raises(InvalidRequest) as refusal:
+            await collect(engine, request)
+        assert refusal.value.param == "resume"
 
     async def test_a_living_engine_names_no_cause_of_death_and_answers_a_call(self, engine: Engine) -> None:
         await asyncio.wait_for(engine.ping(), 30)

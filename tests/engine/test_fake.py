@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from tests.engine.contract import EngineContract, ask, collect
 from tests.events import one_by_one
-from tokka.core import Constraint, ConstraintKind, GenerateRequest, Sampling, TextPrompt, TokensPrompt
+from tokka.core import ChatPrompt, Constraint, ConstraintKind, GenerateRequest, Sampling, TextPrompt, TokensPrompt
 from tokka.engine.fake import ANSWER, FakeEngine, FakeOptions
 from tokka.engine.script import EOS, VOCAB_SIZE
-from tokka.errors import UnsupportedParameter
+from tokka.errors import InvalidRequest, UnsupportedParameter
 
 ANSWER_BYTES = ANSWER.encode()
 
@@ -188,3 +188,29 @@ async def test_fake_engine_leaves_out_an_optional_constraint(engine: FakeEngine)
     assert result.text() == ANSWER
     with pytest.raises(UnsupportedParameter, match="'tools' needs a real engine"):
         await collect(engine, ask(sampling=Sampling(constraint=replace(held, is_optional=False))))
+
+
+async def test_a_resumed_choice_ends_with_the_text(engine: FakeEngine) -> None:
+    cut = len("Päivä".encode()) - 1
+    request = ask(sampling=Sampling(temperature=0.0), resume=tuple(ANSWER_BYTES[:cut]))
+    result = await collect(engine, request)
+    assert result.text() == ANSWER.removeprefix("Päiv")
+    assert result.usage.completion_tokens == len(ANSWER_BYTES) + 1
+    assert (result.done().finish_reason, result.done().stop_reason) == ("stop", None)
+
+
+@pytest.mark.parametrize("resumed", [10, len(ANSWER_BYTES) + 5])
+async def test_resumed_tokens_take_no_steps_of_their_own(resumed: int) -> None:
+    # Another worker may have another text, which is longer.
+    engine = await started(FakeOptions(step_s=0.0005))
+    request = ask(sampling=Sampling(temperature=0.0), resume=(ord("x"),) * resumed)
+    result = await collect(engine, request)
+    assert engine.stats().steps == len(result.token_ids()) == result.usage.completion_tokens - resumed
+    assert result.usage.completion_tokens % (len(ANSWER_BYTES) + 1) == 0
+
+
+async def test_reasoning_is_not_resumed() -> None:
+    engine = await started(FakeOptions(thoughts=True))
+    chat = ChatPrompt(({"role": "user", "content": "Hei"},))
+    with pytest.raises(InvalidRequest, match="cannot be resumed"):
+        await engine.prepare(ask(chat, resume=(1,)))

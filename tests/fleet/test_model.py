@@ -23,6 +23,7 @@ from tokka.dispatch.generation import Generation
 from tokka.engine.fake import FakeEngine, FakeOptions
 from tokka.errors import EngineDied, EngineLost, ModelStarting, WorkerDied
 from tokka.fleet.model import FleetModel
+from tokka.fleet.remote_worker import RemoteWorker
 from tokka.fleet.spec import ModelSpec
 from tokka.fleet.worker import Worker
 
@@ -71,7 +72,12 @@ async def running(folder: Path, *names: str, **options: Any) -> AsyncIterator[Ru
     async with AsyncExitStack() as stack:
         opened = await stack.enter_async_context(gateway(folder))
         on_change = opened.listener._on_change
-        opened.listener._on_change = lambda one: (model.take(one), on_change(one))[-1]
+
+        def take(remote: RemoteWorker) -> None:
+            model.take(remote)
+            on_change(remote)
+
+        opened.listener._on_change = take
         dispatcher = Dispatcher(Catalogue([served], probes_all=True), ANSWERS)
         made = Running(model, opened, {}, dispatcher)
         for name in names:

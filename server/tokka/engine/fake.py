@@ -30,6 +30,7 @@ from tokka.core import (
 from tokka.engine.base import Prepared, ReportPhase, Sink
 from tokka.engine.generation.embedding import MOST_AT_ONCE, VectorLimits, check_dimensions
 from tokka.engine.generation.length import allowed_tokens, truncation
+from tokka.engine.generation.resume import check_continues, check_resume
 from tokka.engine.generation.token_ids import check_token_ids
 from tokka.engine.reading.forms import FORMS, READABLE
 from tokka.engine.reading.readers import Readers, ReadingPlan
@@ -164,8 +165,10 @@ class FakeEngine:
             prompts = list(map(kept.of, prompts))
         check_token_ids(sampling, VOCAB_SIZE)
         limits = [allowed_tokens(request, len(ids), self._options.context, self._cap) for ids in prompts]
-        said = self._text_of(request)
+        said = self._answer.text(request)
         _check_budget(sampling)
+        check_resume(request, limits[0], VOCAB_SIZE, is_read=self._readers(request) is not None)
+        check_continues(request, (EOS, *sampling.stop_token_ids))
         return _ScriptedRequest(self, request, prompts, limits, said)
 
     async def _prepare_embedding(self, request: GenerateRequest) -> Prepared:
@@ -188,8 +191,9 @@ class FakeEngine:
         """Run a prepared request, as `Prepared.run` says."""
         request, prompts, sampling = prepared.request, prepared.prompts, prepared.request.sampling
         readers = self._readers(request)
-        lengths = [length_of(sampling, limit, prepared.said) for limit in prepared.limits]
-        with self._sequences(prompts, sampling.n, lengths) as sequences:
+        said, resumed = prepared.said, request.resume
+        lengths = [length_of(sampling, limit, said, len(resumed)) for limit in prepared.limits]
+        with self._sequences(prompts, sampling.n, lengths, len(resumed)) as sequences:
             self._obey(prompts)
             await self._prefill()
             completion_tokens, has_room = 0, True
@@ -198,7 +202,7 @@ class FakeEngine:
                     await sink.give(PromptEcho(at, decode(ids), prompt_logprobs(ids, sampling.logprobs)))
                 if (scored := prompt_logprobs(ids, sampling.prompt_logprobs)) is not None:
                     await sink.give(PromptLogprobs(at, scored, (0, *(1 for _ in scored[1:]))))
-                scripts = [Script(at * sampling.n + i, sampling, limit, prepared.said) for i in range(sampling.n)]
+                scripts = [Script(at * sampling.n + i, sampling, limit, said, resumed) for i in range(sampling.n)]
                 running = list(scripts)
                 while running:
                     await self._token(sequences[at] if sequences else None, running[0].num_tokens + 1)
@@ -253,15 +257,17 @@ class FakeEngine:
 
     @contextlib.contextmanager
     def _sequences(
-        self, prompts: Sequence[Sequence[int]], choices: int, lengths: Sequence[int]
+        self, prompts: Sequence[Sequence[int]], choices: int, lengths: Sequence[int], given: int = 0
     ) -> Iterator[list[ScriptedSequence]]:
-        """Add the prompts to the engine's steps, if it has any, and remove them at the end."""
+        """Add the prompts, and the tokens that each choice already has, to the engine's steps, if it has any."""
         sequences: list[ScriptedSequence] = []
         self._running += 1
         with contextlib.ExitStack() as stack:
             stack.callback(self._leave)
             if loop := self._loop:
-                sequences = [ScriptedSequence(len(ids), choices, n) for ids, n in zip(prompts, lengths, strict=True)]
+                sequences = [
+                    ScriptedSequence(len(ids), choices, n, given) for ids, n in zip(prompts, lengths, strict=True)
+                ]
                 for sequence in sequences:
                     loop.add(sequence)
                     stack.callback(loop.remove, sequence)
@@ -300,10 +306,6 @@ class FakeEngine:
                 count_thoughts=_count_reasoning if self._options.reads_reasoning else None,
             )
         )
-
-    def _text_of(self, request: GenerateRequest) -> bytes:
-        """Return the text of every choice. Raises UnsupportedParameter for a constraint that it cannot match."""
-        return self._answer.text(request)
 
     def _obey(self, prompts: Sequence[Sequence[int]]) -> None:
         """Die or freeze if a prompt contains `die_on` or `stall_on`."""

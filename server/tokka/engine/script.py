@@ -13,18 +13,21 @@ EOS = 256
 VOCAB_SIZE = 257
 
 
-def length_of(sampling: Sampling, limit: int, script: bytes) -> int:
-    """Return how many tokens a choice gets if no stop string ends it, at least 1: ending a choice takes a step."""
+def length_of(sampling: Sampling, limit: int, script: bytes, resumed: int = 0) -> int:
+    """Return how many tokens a choice gets if no stop string ends it, at least 1: ending a choice takes a step.
+
+    `resumed`: tokens that it already has.
+    """
     if sampling.ignore_eos:
         return max(1, limit)
     whole = len(script) + 1
-    return max(1, min(limit, whole * math.ceil((sampling.min_tokens + 1) / whole)))
+    return max(1, min(limit, whole * math.ceil((max(sampling.min_tokens, resumed) + 1) / whole)))
 
 
 class Script:
-    """Produces the tokens of one choice, one per step."""
+    """Produces the tokens of one choice, one per step. `resumed`: as in `Choice`."""
 
-    def __init__(self, index: int, sampling: Sampling, limit: int, script: bytes) -> None:
+    def __init__(self, index: int, sampling: Sampling, limit: int, script: bytes, resumed: Sequence[int] = ()) -> None:
         self._index = index
         self._sampling = sampling
         self._limit = limit
@@ -32,7 +35,7 @@ class Script:
         # `EOS`, the only token that is not a byte, always ends the choice and is not decoded.
         # Not `self` in the function: the cycle would need the garbage collector.
         text_of = codecs.getincrementaldecoder("utf-8")("replace").decode
-        self._choice = Choice(index, sampling, lambda ids: text_of(bytes(ids)))
+        self._choice = Choice(index, sampling, lambda ids: text_of(bytes(ids)), resumed)
 
     @property
     def num_tokens(self) -> int:

@@ -43,7 +43,10 @@ class StepModel:
 
 @dataclass(eq=False, slots=True)
 class ScriptedSequence:
-    """One prompt and its choices. Each choice gets `limit` tokens, unless the sequence is removed earlier."""
+    """One prompt and its choices. Each choice gets `limit` tokens, unless the sequence is removed earlier.
+
+    A choice that is resumed has some of them from the start. They are computed with the prompt.
+    """
 
     prompt_tokens: int
     choices: int
@@ -58,7 +61,7 @@ class ScriptedSequence:
     is_ended: bool = False
 
     def __post_init__(self) -> None:
-        self.to_compute = self.prompt_tokens
+        self.to_compute = self.prompt_tokens + self.given * self.choices
 
     @property
     def is_done(self) -> bool:

@@ -32,6 +32,8 @@ NOT_SEEN: Mapping[type, frozenset[str]] = {
             *("timeout_s", "priority", "cache_salt"),
             # The key's limit, and how the response is delivered.
             *("max_tokens_cap", "stream", "keeps_answer"),
+            # A resumed request is the same request.
+            "resume",
         }
     ),
     Constraint: frozenset({"param"}),

@@ -57,7 +57,7 @@ class Prompt:
         ids = given.pop("token_ids", [])
         sink = Collector()
         self.delivery = Delivery(sink, copies, given.pop("read", None))
-        request = GenerateRequest("id", "m", (TextPrompt(""),), sampling, stream=stream)
+        request = GenerateRequest("id", "m", (TextPrompt(""),), sampling, stream=stream, resume=given.pop("resume", ()))
         vocabulary = Vocabulary(Tokenizer())
         self.outputs = PromptOutputs(
             at, ids, request, self.delivery, copies=copies, limit=100, vocabulary=vocabulary, **given
@@ -97,13 +97,22 @@ class LogprobsLists(NamedTuple):
 
 
 def test_text_and_end_are_passed_on_and_counted() -> None:
-    prompt = Prompt(Sampling())
+    prompt = Prompt(Sampling(), token_ids=[1] * 9)
     prompt.sequence.begin(7, None)
     assert not prompt.step("He")
     assert prompt.step("i", "length")
     assert prompt.text() == "Hei"
     assert prompt.events[-1] == ChoiceDone(0, "length")
     assert (prompt.outputs.completion_tokens, prompt.outputs.cached_tokens) == (3, 7)
+
+
+def test_resumed_tokens_are_counted_in_the_completion_alone() -> None:
+    prompt = Prompt(Sampling(), token_ids=[1] * 9, resume=(ord("H"), ord("e")))
+    # One of the resumed tokens is cached, too.
+    prompt.sequence.begin(10, None)
+    assert prompt.step("i", "length")
+    assert prompt.text() == "i"
+    assert (prompt.outputs.completion_tokens, prompt.outputs.cached_tokens) == (3, 9)
 
 
 def test_greedy_copies_are_numbered_after_their_prompt() -> None:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from tokka.engine.generation.choice import Decode
+from tokka.core import Sampling
+from tokka.engine.generation.choice import Choice, Decode
 from tokka.engine.vllm.vocabulary import Vocabulary
 
 TEXT = ["Hyvää päivää, poro! 🦌 The reindeer herd is called tokka.", "naïve café, 漢字 and 👩‍👩‍👧"]
@@ -56,6 +57,17 @@ def test_text_comes_back_whole(text: str) -> None:
     ids = tokenizer()(text, add_special_tokens=False)["input_ids"]
     decode = Vocabulary(tokenizer()).decoder(None, skip_special=False)
     assert "".join(decode((token,)) for token in ids) == text
+
+
+@given(text=st.text(min_size=1, max_size=20), data=st.data())
+def test_a_resumed_choice_goes_on_with_the_same_text(text: str, data: st.DataObject) -> None:
+    ids = tokenizer()(text, add_special_tokens=False)["input_ids"]
+    first, rest = ids[: (cut := data.draw(st.integers(0, len(ids))))], ids[cut:]
+    vocabulary = Vocabulary(tokenizer())
+    sent = vocabulary.decoder(None, skip_special=True)(first)
+    decode = vocabulary.decoder(None, skip_special=True, resumed=cut)
+    delta, _ = Choice(0, Sampling(), decode, first).take(rest, "length")
+    assert sent + delta.text == text
 
 
 def test_an_id_beyond_the_vocabulary_is_no_text() -> None:

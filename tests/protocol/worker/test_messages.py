@@ -94,6 +94,7 @@ REQUEST = GenerateRequest(
     keeps_answer=True,
     drops_oldest=True,
     fingerprint=b"\x00\xff",
+    resume=(0, 2**32 - 1),
 )
 SCORE = TokenLogprob(1, "ä", b"\xc3", -0.5, (TokenLogprob(2, "b", b"b", None), TokenLogprob(3, "c", b"c", -math.inf)))
 EVENTS: list[Event] = [

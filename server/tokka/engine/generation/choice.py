@@ -12,12 +12,15 @@ Decode = Callable[[Sequence[int]], str]
 
 
 class Choice:
-    """One choice during generation. Decides when it ends."""
+    """One choice during generation. Decides when it ends.
+
+    `resumed`: its first tokens, if it continues after them. They count, and their text has been sent.
+    """
 
     __slots__ = ("_decode", "_has_stops", "_index", "_logprob", "_sampling", "_text", "num_tokens")
 
-    def __init__(self, index: int, sampling: Sampling, decode: Decode) -> None:
-        self.num_tokens = 0
+    def __init__(self, index: int, sampling: Sampling, decode: Decode, resumed: Sequence[int] = ()) -> None:
+        self.num_tokens = len(resumed)
         self._index = index
         self._sampling = sampling
         self._decode = decode
@@ -25,6 +28,9 @@ class Choice:
         self._has_stops = bool(sampling.stop)
         # Sum of the tokens' logprobs, if they were requested.
         self._logprob = 0.0
+        if resumed:
+            # The next token's text depends on them: it may complete a character, or need a space before it.
+            decode(resumed)
 
     def take(
         self,

@@ -11,6 +11,7 @@ from tokka.core import Accepted, GenerateRequest, Sampling, TextPrompt, Usage
 from tokka.engine.base import Sink
 from tokka.engine.generation.delivery import Delivery
 from tokka.engine.generation.length import allowed_tokens, truncation
+from tokka.engine.generation.resume import check_continues, check_resume
 from tokka.engine.generation.slices import Slices
 from tokka.engine.generation.token_ids import check_token_ids
 from tokka.engine.grammars.loosening import compile_loosening
@@ -126,6 +127,8 @@ class Generations:
         bad_words = await language.renderer.bad_words(words, request.tenant) if words else None
         # design 2.4
         reading = language.parsers.reading(request, prompts[0])
+        # design 2.9
+        check_resume(request, limits[0], bounds.vocab_size, is_read=reading is not None)
         # design 2.4.2
         if reading is not None and language.parsers.shows_special(reading):
             request = replace(request, sampling=replace(sampling, skip_special_tokens=False))
@@ -212,10 +215,13 @@ class Generations:
         for at, (output, tokens, limit) in enumerate(zip(outputs, prepared.prompts, prepared.limits, strict=True)):
             if (params := params_of.get(limit)) is None:
                 # The engine must generate at least one token, even for a prompt that is only scored.
-                params = params_of[limit] = await self._params(prepared, max(1, limit))
+                params = params_of[limit] = await self._params(prepared, max(1, limit - len(request.resume)))
+            # design 2.9
+            check_continues(request, (params.eos_token_id, *params.stop_token_ids))
             ended = self.language.parsers.reasoning_ended(request, tokens) if prepared.grammar else None
+            given = [*tokens, *request.resume] if request.resume else tokens
             ids += self._client.add(
-                f"{request.id}-{at}", output, tokens, params, cache_salt=request.cache_salt, reasoning_ended=ended
+                f"{request.id}-{at}", output, given, params, cache_salt=request.cache_salt, reasoning_ended=ended
             )
             await slices.rest()
 

@@ -50,6 +50,8 @@ class PromptOutputs:
         self._prompt_index = prompt_index
         # Not all tokens: those of a long prompt take a megabyte.
         self._first_ids = token_ids[:1]
+        self._prompt_tokens = len(token_ids)
+        self._resumed = request.resume
         self._sampling = sampling = request.sampling
         self._delivery = delivery
         self._copies = copies
@@ -73,8 +75,10 @@ class PromptOutputs:
     def sequence(self, index: int, request: Any) -> SequenceOutputs:
         """Return the receiver of one engine sequence's outputs. `request`: vLLM's request."""
         first = self._prompt_index * self._sampling.n + index * self._copies
-        decode = self._vocabulary.decoder(request, skip_special=self._sampling.skip_special_tokens)
-        choice = Choice(first, self._sampling, decode)
+        decode = self._vocabulary.decoder(
+            request, skip_special=self._sampling.skip_special_tokens, resumed=len(self._resumed)
+        )
+        choice = Choice(first, self._sampling, decode, self._resumed)
         self._choices.append(choice)
         return SequenceOutputs(self, first, choice)
 
@@ -83,7 +87,8 @@ class PromptOutputs:
 
         `scores`: vLLM's LogprobsTensors of the prompt's tokens from the second on, one row per token.
         """
-        self.cached_tokens = max(self.cached_tokens, cached_tokens)
+        # Tokens of `resume` may be cached too.
+        self.cached_tokens = max(self.cached_tokens, min(cached_tokens, self._prompt_tokens))
         if not self._has_begun and (self._echo is not None or self._sampling.prompt_logprobs is not None):
             self._prompt_scores = scores
             self._delivery.put_parts(self._prompt_parts())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Sequence
+from copy import copy
 from itertools import filterfalse
 from typing import Any
 
@@ -19,8 +20,10 @@ class Vocabulary:
         self._tokenizer = tokenizer
         self._is_byte_level = _is_byte_level(tokenizer)
 
-    def decoder(self, request: Any, *, skip_special: bool) -> Decode:
+    def decoder(self, request: Any, *, skip_special: bool, resumed: int = 0) -> Decode:
         """Return a decoder for one sequence of the engine. `request`: vLLM's request.
+
+        `resumed`: number of tokens at the end of its prompt that belong to the choice. The decoder begins before them.
 
         In a byte-level vocabulary a text is the joined bytes of its tokens: one table look-up per token. The library
         instead decodes the last few tokens twice for each new token and compares the texts.
@@ -28,6 +31,10 @@ class Vocabulary:
         # design 3.7
         if self._is_byte_level:
             return _byte_decoder(self.table, skip_special)
+        if resumed:
+            # The library's decoder would begin with the prompt's text if these tokens ended inside a character.
+            request = copy(request)
+            request.prompt_token_ids = request.prompt_token_ids[:-resumed]
         return _library_decoder(self._tokenizer, request)
 
 

@@ -15,7 +15,7 @@ from tokka import __version__
 from tokka.protocol.worker.frames import BrokenFrame
 
 # Changes with every change of messages.py that the other side could misread.
-PROTOCOL = 1
+PROTOCOL = 2
 
 
 class Hello(msgspec.Struct, frozen=True):

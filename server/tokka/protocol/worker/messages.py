@@ -91,6 +91,8 @@ class Open(Message, tag=1):
     keeps_answer: bool
     drops_oldest: bool
     fingerprint: bytes | None
+    # Four bytes per token id.
+    resume: bytes
 
 
 class Go(Message, tag=2):

@@ -31,17 +31,19 @@ ERRORS: dict[str, type[TokkaError]] = {
 
 
 # The fields of a request that its message holds as they are.
-_FIELDS = tuple(field.name for field in fields(GenerateRequest) if field.name != "prompts")
+_FIELDS = tuple(field.name for field in fields(GenerateRequest) if field.name not in ("prompts", "resume"))
 
 
 def open_of(number: int, request: GenerateRequest) -> Open:
     values = {name: getattr(request, name) for name in _FIELDS}
-    return Open(request=number, prompts=[packed_prompt(prompt) for prompt in request.prompts], **values)
+    prompts = [packed_prompt(prompt) for prompt in request.prompts]
+    return Open(request=number, prompts=prompts, resume=packed_ids(request.resume), **values)
 
 
 def request_of(message: Open) -> GenerateRequest:
     values = {name: getattr(message, name) for name in _FIELDS}
-    return GenerateRequest(prompts=tuple(map(prompt_of, message.prompts)), **values)
+    prompts = tuple(map(prompt_of, message.prompts))
+    return GenerateRequest(prompts=prompts, resume=tuple(ids_of(message.resume)), **values)
 
 
 def packed_prompt(prompt: Prompt) -> Chat | Text | Tokens:
