@@ -70,9 +70,22 @@ def chat(client: httpx.Client, model: str) -> httpx.Response:
 
 
 def cores(program: Program) -> list[psutil.Process]:
-    """Return the engine processes in the order of their start."""
-    found = [child for child in program.children() if "EngineCore" in child.name() and runs(child)]
-    return sorted(found, key=lambda process: process.create_time())
+    """Return the engine processes. Which engine starts first is undefined, so their order says nothing."""
+    return [child for child in program.children() if "EngineCore" in child.name() and runs(child)]
+
+
+def core_of(program: Program, model: str | None) -> psutil.Process:
+    """Return the engine process of a model by the log line of its readiness. None is the chat model."""
+    ready = [line for line in program.log if (line.get("phase"), line.get("model")) == ("ready", model)]
+    (core,) = [process for process in cores(program) if process.pid in ready[-1]["pids"]]
+    return core
+
+
+def death_of(program: Program, model: str | None) -> dict[str, Any]:
+    """Return the log line of the next death of a model's engine. None is the chat model."""
+    while (died := program.wait_for("engine_died")).get("model") != model:
+        pass
+    return died
 
 
 def reference(texts: list[str]) -> list[list[float]]:
@@ -145,7 +158,7 @@ def test_vllm_metrics_cover_the_chat_model(client: httpx.Client, both: Program) 
 
 
 def test_death_of_the_embedding_engine_leaves_chat_alone(client: httpx.Client, both: Program) -> None:
-    (chat_core, embedding_core), before = cores(both), loads(both)
+    chat_core, embedding_core, before = core_of(both, None), core_of(both, MODEL), loads(both)
     answers: list[httpx.Response] = []
 
     def ask() -> None:
@@ -157,38 +170,36 @@ def test_death_of_the_embedding_engine_leaves_chat_alone(client: httpx.Client, b
     asking = threading.Thread(target=ask)
     asking.start()
     embedding_core.kill()
-    died = both.wait_for("engine_died")
-    assert (died["reason"], died["model"]) == ("died", MODEL)
+    assert death_of(both, MODEL)["reason"] == "died"
     asking.join()
     assert answers[0].json()["usage"]["completion_tokens"] == 60
     wait_for_load(both, before + 1)
     assert embed(client, "x")
-    assert runs(chat_core)
-    assert cores(both)[0] == chat_core
+    assert core_of(both, None) == chat_core
 
 
 def test_frozen_embedding_engine_is_replaced(client: httpx.Client, both: Program) -> None:
-    (chat_core, embedding_core), before = cores(both), loads(both)
+    chat_core, embedding_core, before = core_of(both, None), core_of(both, MODEL), loads(both)
     embedding_core.suspend()
     answer = client.post("/v1/embeddings", json={"model": MODEL, "input": "x"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (500, "engine_error")
-    died = both.wait_for("engine_died")
-    assert (died["reason"], died["model"]) == ("stalled", MODEL)
+    died = death_of(both, MODEL)
+    assert died["reason"] == "stalled"
     assert f"{embedding_core.pid}" in died["detail"]
     assert chat(client, both.model).status_code == 200
     wait_for_load(both, before + 1)
     assert embed(client, "x")
-    assert cores(both)[0] == chat_core
+    assert core_of(both, None) == chat_core
 
 
 def test_death_of_the_chat_engine_leaves_embeddings_alone(client: httpx.Client, both: Program) -> None:
-    chat_core, embedding_core = cores(both)
-    chat_core.kill()
-    both.wait_for("engine_died")
+    embedding_core = core_of(both, MODEL)
+    core_of(both, None).kill()
+    assert death_of(both, None)["reason"] == "died"
     assert embed(client, "x")
     eventually(lambda: chat(client, both.model).status_code == 200, within_s=120)
     assert embed(client, "x")
-    assert runs(embedding_core)
+    assert core_of(both, MODEL) == embedding_core
 
 
 def test_first_request_loads_the_embedded_model() -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 import tokka.engine.supervision.supervisor
 from tests.supervised import supervisor_of, until
@@ -33,6 +35,7 @@ class SteeredEngine(FakeEngine):
         self.cause_of_death: str | None = None
         self.answers = True
         self.unfinished = 0
+        self.pids: tuple[int, ...] = ()
         self.closed = 0
 
     async def start(self, report: ReportPhase) -> ModelInfo:
@@ -48,7 +51,7 @@ class SteeredEngine(FakeEngine):
             await asyncio.Event().wait()
 
     def stats(self) -> EngineStats:
-        return EngineStats(running=7, unfinished=self.unfinished, death=self.cause_of_death)
+        return EngineStats(running=7, unfinished=self.unfinished, death=self.cause_of_death, pids=self.pids)
 
     async def close(self) -> None:
         self.closed += 1
@@ -128,6 +131,15 @@ async def test_a_ready_engine_is_handed_out(watched: Watched) -> None:
         assert watched.supervisor.engine() is watched.engine
         assert watched.supervisor.was_ready
         assert watched.supervisor.progress().retry_after_s == 0
+
+
+async def test_log_names_the_processes_of_a_ready_engine(watched: Watched) -> None:
+    watched.next.pids = (os.getpid(),)
+    with capture_logs() as lines:
+        async with watched.ready():
+            pass
+    named = {line["phase"]: line["pids"] for line in lines if "pids" in line}
+    assert named == {"ready": (os.getpid(),)}
 
 
 async def test_model_info_is_known_once_the_engine_is_ready(watched: Watched) -> None:

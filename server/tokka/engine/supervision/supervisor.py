@@ -290,7 +290,10 @@ class Supervisor:
 
     def _set_phase(self, phase: str, detail: str) -> None:
         self._phase, self._detail = phase, detail
-        fields = {"detail": detail} if detail else {}
+        fields: dict[str, object] = {"detail": detail} if detail else {}
+        # A server may have several engines, and their processes have the same name.
+        if pids := self.stats().pids:
+            fields["pids"] = pids
         self._log.info("engine_phase", state=self._state, phase=phase, elapsed_s=self.progress().elapsed_s, **fields)
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
