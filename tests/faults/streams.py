@@ -43,7 +43,9 @@ class Stream:
 
     def terminals(self) -> list[str]:
         """Return every end that the stream declared: finish reasons and error codes, in order."""
+        assert self.status, f"the connection failed before a response: {self.broken}"
         if self.status != 200:
+            assert self.text, f"the response {self.status} has no body: {self.broken}"
             return [json.loads(self.text)["error"]["code"]]
         ends = []
         for chunk in self.chunks:

@@ -20,10 +20,16 @@ from tokka.settings import load_settings
 # A response that does not fit into any socket's buffers.
 HUGE = ("--engine-arg", "max_model_len=100000000", "--engine-arg", f"answer={'long answer ' * 100}")
 
+# Maximum seconds until the server of `program` cuts a client. It is far above that server's limits, because a busy
+# machine is late, and below every default, which would apply if a limit did not.
+SOON_S = 8.0
+
 
 @contextlib.contextmanager
-def connected(program: Program, count: int = 1, receive_bytes: int | None = None) -> Iterator[list[socket.socket]]:
-    """Open raw connections."""
+def connected(
+    program: Program, count: int = 1, receive_bytes: int | None = None, first: bytes = b""
+) -> Iterator[list[socket.socket]]:
+    """Open raw connections. `first`: the bytes that each sends at once, before the next one is opened."""
     at = urlsplit(program.url)
     sockets = []
     try:
@@ -34,6 +40,7 @@ def connected(program: Program, count: int = 1, receive_bytes: int | None = None
                 raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
             raw.settimeout(30)
             raw.connect((at.hostname, at.port))
+            raw.sendall(first)
         yield sockets
     finally:
         for raw in sockets:
@@ -67,6 +74,12 @@ def ask(client: httpx.Client, program: Program) -> httpx.Response:
     return client.post("/v1/completions", json={"model": program.model, "prompt": "x", "max_tokens": 4})
 
 
+def cpu_s(process: psutil.Process) -> float:
+    """Return the CPU seconds of a process so far, which other programs on the machine do not change."""
+    times = process.cpu_times()
+    return times.user + times.system
+
+
 def generation(program: Program, max_tokens: int = 50_000_000) -> bytes:
     """Return a request for a stream of `max_tokens` tokens; the default does not end during a test."""
     fields = {"model": program.model, "prompt": "x", "stream": True, "max_tokens": max_tokens, "ignore_eos": True}
@@ -84,7 +97,7 @@ def test_a_connection_that_sends_nothing_is_closed(program: Program) -> None:
     with connected(program) as (raw,):
         took_s, data = closed_after_s(raw)
     assert data == b""
-    assert 0.9 < took_s < 2.5
+    assert 0.9 < took_s < SOON_S
 
 
 def test_half_a_head_is_answered_408_and_closed(program: Program) -> None:
@@ -92,7 +105,7 @@ def test_half_a_head_is_answered_408_and_closed(program: Program) -> None:
         raw.sendall(b"GET /livez HTTP/1.1\r\nHost: loc")
         took_s, data = closed_after_s(raw)
     assert error_of(data) == (408, "request_timeout")
-    assert 0.9 < took_s < 2.5
+    assert 0.9 < took_s < SOON_S
 
 
 def test_a_head_that_drips_is_no_faster_than_one_that_stops(program: Program) -> None:
@@ -106,7 +119,7 @@ def test_a_head_that_drips_is_no_faster_than_one_that_stops(program: Program) ->
             with contextlib.suppress(TimeoutError):
                 data = raw.recv(65536)
         assert error_of(data) == (408, "request_timeout")
-        assert 0.9 < time.monotonic() - began_s < 2.5
+        assert 0.9 < time.monotonic() - began_s < SOON_S
 
 
 def test_the_next_head_on_a_connection_has_the_same_time(program: Program) -> None:
@@ -116,7 +129,7 @@ def test_the_next_head_on_a_connection_has_the_same_time(program: Program) -> No
         raw.sendall(b"GET /livez HTT")
         took_s, data = closed_after_s(raw)
     assert error_of(data) == (408, "request_timeout")
-    assert 0.9 < took_s < 2.5
+    assert 0.9 < took_s < SOON_S
 
 
 def test_an_idle_connection_is_closed(program: Program) -> None:
@@ -124,7 +137,7 @@ def test_an_idle_connection_is_closed(program: Program) -> None:
         raw.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
         took_s, data = closed_after_s(raw)
     assert data.endswith(b'{"status":"alive"}')
-    assert 1.5 < took_s < 4
+    assert 1.5 < took_s < SOON_S
 
 
 def test_default_idle_timeout_outlasts_common_proxies() -> None:
@@ -139,7 +152,7 @@ def test_half_a_body_is_answered_408_with_one_outcome(program: Program) -> None:
             raw.sendall(generation(program)[:-10])
             took_s, data = closed_after_s(raw)
         assert error_of(data) == (408, "request_timeout")
-        assert 0.9 < took_s < 2.5
+        assert 0.9 < took_s < SOON_S
         assert metric(client, "tokka_requests_total", outcome="invalid") == before + 1
 
 
@@ -159,12 +172,15 @@ def test_a_slow_but_steady_body_is_waited_for(program: Program) -> None:
 
 
 def test_rest_of_an_answered_body_is_not_waited_for() -> None:
-    # A short idle timeout would close the connection as well.
-    with running("--engine", "fake", "--idle-timeout", "60") as program, connected(program) as (raw,):
+    # Short timeouts would close the connection as well.
+    with (
+        running("--engine", "fake", "--idle-timeout", "60", "--body-timeout", "60") as program,
+        connected(program) as (raw,),
+    ):
         raw.sendall(b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nx")
         assert b"404 Not Found" in raw.recv(65536)
         took_s, _ = closed_after_s(raw)
-    assert 4 < took_s < 8
+    assert 4 < took_s < 25
 
 
 def test_connection_is_kept_once_the_rest_has_come() -> None:
@@ -200,7 +216,7 @@ def test_a_client_that_never_reads_is_cut_and_its_generation_ends(program: Progr
 
         eventually(ended, within_s=60)
         assert metric(client, "tokka_connections_cut_total", reason="write_timeout") == cut + 4
-        assert slowest_s < 2
+        assert slowest_s < SOON_S
         assert server.memory_info().rss - before < 64 << 20
 
 
@@ -227,17 +243,12 @@ def test_a_thousand_idle_and_half_sent_connections_hurt_nobody_and_go(program: P
     with program.client() as client:
         ask(client, program)
         fds, rss = server.num_fds(), server.memory_info().rss
-        with connected(program, 600), connected(program, 200) as heads, connected(program, 200) as bodies:
-            for raw in heads:
-                raw.sendall(b"POST /v1/completions HTTP/1.1\r\nHost:")
-            for raw in bodies:
-                raw.sendall(generation(program)[:-10])
-            times_s = []
+        head, body = b"POST /v1/completions HTTP/1.1\r\nHost:", generation(program)[:-10]
+        with connected(program, 600), connected(program, 200, first=head), connected(program, 200, first=body):
+            before_s = cpu_s(server)
             for _ in range(50):
-                began_s = time.monotonic()
                 assert ask(client, program).status_code == 200
-                times_s.append(time.monotonic() - began_s)
-            assert sorted(times_s)[25] < 0.25
+            assert (cpu_s(server) - before_s) / 50 < 0.05
             eventually(lambda: metric(client, "tokka_connections") <= 3, within_s=15)
         eventually(lambda: server.num_fds() <= fds + 2, within_s=5)
         assert server.memory_info().rss - rss < 64 << 20
@@ -274,21 +285,24 @@ def test_new_connection_gets_503_when_all_connections_are_busy() -> None:
         for raw in sockets:
             raw.sendall(generation(program))
             assert b"200 OK" in raw.recv(15)
-        refused = httpx.post(f"{program.url}/v1/completions", json={"model": program.model, "prompt": "x"})
+        with program.client() as client:
+            refused = ask(client, program)
         assert refused.status_code == 503
         assert refused.json()["error"]["code"] == "server_overloaded"
         assert 1 <= int(refused.headers["retry-after"]) <= 120
-        assert httpx.get(f"{program.url}/livez").status_code == 200
-        assert httpx.get(f"{program.url}/readyz").status_code == 200
+        for probe in ("/livez", "/readyz"):
+            with program.client() as client:
+                assert client.get(probe).status_code == 200
 
 
 @pytest.mark.timeout(120)
 def test_a_flood_beyond_the_files_it_may_open_is_survived() -> None:
-    with running("--engine", "fake", open_files=300) as program, httpx.Client(base_url=program.url) as client:
+    with running("--engine", "fake", open_files=300) as program, program.client() as client:
         assert ask(client, program).status_code == 200
         with connected(program, 600):
-            assert httpx.get(f"{program.url}/livez").status_code == 200
-            with httpx.Client(base_url=program.url) as other:
+            with program.client() as other:
+                assert other.get("/livez").status_code == 200
+            with program.client() as other:
                 assert ask(other, program).status_code == 200
         eventually(lambda: metric(client, "tokka_connections") <= 2, within_s=15)
         assert psutil.Process(program.process.pid).num_fds() < 100
@@ -296,7 +310,9 @@ def test_a_flood_beyond_the_files_it_may_open_is_survived() -> None:
 
 @pytest.mark.parametrize("request_", [b"", b"GET /livez HTTP/1.1\r\nHo", b"body", b"never reads"])
 def test_no_client_holds_up_the_end(request_: bytes) -> None:
-    options = ("--engine", "fake", *HUGE, "--drain-timeout", "0.5")
+    # Far above the time that a busy machine takes to end a program.
+    patient = ("--header-timeout", "60", "--body-timeout", "60", "--write-timeout", "60")
+    options = ("--engine", "fake", *HUGE, *patient, "--drain-timeout", "0.5")
     with running(*options) as program, program.client() as client, connected(program, receive_bytes=4096) as (raw,):
         match request_:
             case b"body":
@@ -308,4 +324,4 @@ def test_no_client_holds_up_the_end(request_: bytes) -> None:
                 raw.sendall(request_)
         began_s = time.monotonic()
         assert program.stop() == 0
-        assert time.monotonic() - began_s < 4
+        assert time.monotonic() - began_s < 30
