@@ -150,12 +150,13 @@ async def test_memory_limit_ends_the_whole_tree_with_both_numbers(bench: Bench) 
     launcher = bench.launcher()
     # Each process alone is below the limit.
     await launcher.start(spec(memory=150 * MIB), "a")
+    # Nobody has to ask for the list.
+    await until(lambda: not bench.processes(), within_s=30)
     reason = await ended(launcher, "a")
     assert "more than its 150 MiB; raise resources.memory" in reason
     used = int(reason.partition("it used ")[2].partition(" MiB")[0])
     # Whichever look finds it first, while the processes fill their memory.
     assert 150 <= used < 260
-    assert bench.processes() == []
 
 
 async def test_memory_limit_holds_after_a_restart_of_the_gateway(bench: Bench, tmp_path: Path) -> None:
@@ -198,7 +199,7 @@ work()
     assert worker.process is not None
     launcher._workers.look()
     # The sum of resident pages is above 850 MiB, and 400 MiB without pages of files.
-    assert 100 * MIB < worker.process.tree.memory_bytes(0) < 250 * MIB
+    assert 100 * MIB < worker.process.tree.memory_bytes(0) < 200 * MIB
     assert [one.ended for one in await launcher.list()] == [None]
 
 
@@ -206,15 +207,16 @@ work()
 
 # Its children: one in its session, one in a session of its own, and one without a parent. It ends at SIGTERM.
 FAMILY = """
-import signal, subprocess, sys, time
+import multiprocessing, signal, subprocess, sys, time
 from multiprocessing import shared_memory
+lock = multiprocessing.get_context("spawn").Lock()
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
 child = subprocess.Popen(["sleep", "1000"])
 open(f"/dev/shm/__KMP_REGISTERED_LIB_{child.pid}_0", "w").close()
 subprocess.Popen(["sleep", "1000"], start_new_session=True)
 subprocess.run(["sh", "-c", "sleep 1000 & exit"])
 memory = shared_memory.SharedMemory(create=True, size=1000)
-print(memory.name, flush=True)
+print(memory.name, f"sem.{lock._semlock.name[1:]}", flush=True)
 print("tokka: ready", flush=True)
 time.sleep(1000)
 """
@@ -237,9 +239,12 @@ async def test_kill_ends_the_whole_tree_and_removes_shared_memory(bench: Bench) 
     shared = await family(bench, launcher)
     openmp = {f"__KMP_REGISTERED_LIB_{process.pid}_0" for process in bench.processes()}
     assert openmp & set(os.listdir("/dev/shm"))
+    log = (bench.folder / "a.log").read_text()
     assert await kill(launcher, "a") == "killed, as the gateway asked"
     assert bench.processes() == []
-    assert not {shared, *openmp} & set(os.listdir("/dev/shm"))
+    # Python's resource tracker has the time to remove it.
+    semaphore = next(word for word in log.split() if word.startswith("sem."))
+    assert not {shared, semaphore, *openmp} & set(os.listdir("/dev/shm"))
     assert bench.files() == []
 
 
@@ -288,6 +293,7 @@ async def test_frozen_worker_can_be_killed(bench: Bench) -> None:
 async def test_second_stop_sends_no_second_signal(bench: Bench) -> None:
     bench.python(
         "import signal, time\nsignal.signal(signal.SIGTERM, lambda *_: print('term', flush=True))\n"
+        "signal.signal(signal.SIGRTMIN, lambda *_: print('seen', flush=True))\n"
         "print('tokka: ready', flush=True)\nwhile True: time.sleep(1000)"
     )
     first = bench.launcher()
@@ -295,18 +301,18 @@ async def test_second_stop_sends_no_second_signal(bench: Bench) -> None:
     log = bench.folder / "a.log"
     await until(lambda: "ready" in log.read_text(), within_s=30)
     await first.stop("a")
+    await until(lambda: "term" in log.read_text())
     await first.stop("a")
     await first.close()
     bench.launchers.remove(first)
     second = bench.launcher()
     await second.stop("a")
-    await until(lambda: "term" in log.read_text())
-    # A signal of the second stop would have been handled before this one.
+    # A signal of a higher number: it is handled after a second SIGTERM.
     (worker,) = await second.list()
     assert worker.pid is not None
-    os.kill(worker.pid, signal.SIGTERM)
-    await until(lambda: log.read_text().count("term") >= 2)
-    assert log.read_text().count("term") == 2
+    os.kill(worker.pid, signal.SIGRTMIN)
+    await until(lambda: "seen" in log.read_text())
+    assert log.read_text().count("term") == 1
 
 
 # -- ends and their reasons
