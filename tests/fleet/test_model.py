@@ -232,9 +232,33 @@ async def test_request_moves_once_after_deaths(tmp_path: Path) -> None:
     async with running(tmp_path, "a", "b", "c", "d", per_prompt_token_s=0.05) as fleet:
         generation, task = await fleet.open(prompt="x" * 10)
         first = fleet.replica_of(generation)
+        lease = generation.holdings.lease
         _died(fleet, first, WorkerDied())
-        await until(lambda: generation.holdings.lease.replica.died_s is None)
+        await until(lambda: generation.holdings.lease is not lease)
         _died(fleet, fleet.replica_of(generation), WorkerDied())
         with pytest.raises(WorkerDied):
             await task
         await generation.aclose()
+
+
+@pytest.mark.parametrize("stop", [None, "."])
+async def test_lost_stream_goes_on_elsewhere_if_it_can(tmp_path: Path, stop: str | None) -> None:
+    async with running(tmp_path, "a", "b", step_s=0.02) as fleet:
+        whole, task = await fleet.open(tokens=30, temperature=0.0)
+        expected = text_of(await task)
+        await whole.aclose()
+        stops = {"stop": (stop,)} if stop else {}
+        generation, task = await fleet.open(tokens=30, temperature=0.0, **stops)
+        await until(lambda: generation.slot._ticket.tokens >= 5)
+        fleet.lose(fleet.replica_of(generation))
+        if stop:
+            # The text may end with a part of the stop string, which the other replica would not know.
+            with pytest.raises(EngineLost):
+                await task
+        else:
+            events = await task
+            assert text_of(events) == expected
+            assert sum(isinstance(event, ChoiceDone) for event in events) == 1
+            assert generation.record.completion_tokens == 30
+        await generation.aclose()
+        assert fleet.model.leases == 0

@@ -16,6 +16,7 @@ from tokka.dispatch.meter import Meter, RepeatMeter
 from tokka.dispatch.prepared import PreparedRequest, left_s
 from tokka.dispatch.repeat import next_request
 from tokka.engine.base import Sink
+from tokka.engine.generation.resume import can_resume
 from tokka.errors import (
     EngineDied,
     EngineLost,
@@ -41,6 +42,8 @@ class Generation:
     # None once the request runs: a long prompt takes a megabyte.
     prepared: PreparedRequest | None
     choices: int
+    # The last death that the quarantine has heard of.
+    noted: EngineDied | None = None
 
     async def run(self, sink: Sink) -> None:
         """Generate: `Accepted`, the events of every choice, `Finished`. Call it once. Cancelling it stops the work.
@@ -53,8 +56,7 @@ class Generation:
         self.prepared = None
         makes_vectors = prepared.accepted.dimensions > 0
         record.prompt_tokens = prepared.prompt_tokens
-        is_one = self.holdings.replicas.is_one
-        meter = (Meter if is_one else RepeatMeter)(sink, self.slot, self.choices)
+        meter = self._meter(sink, prepared.request)
         try:
             await sink.give(prepared.accepted)
             running = prepared.run(meter)
@@ -95,6 +97,11 @@ class Generation:
         self.record.outcome = self.record.outcome or "aborted"
         self.holdings.release()
 
+    def _meter(self, sink: Sink, request: GenerateRequest) -> Meter:
+        if self.holdings.replicas.is_one:
+            return Meter(sink, self.slot, self.choices)
+        return RepeatMeter(sink, self.slot, self.choices, keeps_tokens=can_resume(request))
+
     async def _outlive(
         self, running: Coroutine[Any, Any, Usage], request: GenerateRequest, meter: RepeatMeter
     ) -> Usage:
@@ -119,7 +126,8 @@ class Generation:
 
     def _note(self, error: Exception) -> None:
         """Tell the quarantine if the error is an engine's death."""
-        if isinstance(error, EngineDied):
+        if isinstance(error, EngineDied) and error is not self.noted:
+            self.noted = error
             replica = self.holdings.lease.replica
             self.holdings.quarantine.ran_at_death(self.subject, replica.number, replica.served_s, time.monotonic())
 

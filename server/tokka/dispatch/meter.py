@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from array import array
 from collections.abc import Callable, Iterator
 
 from tokka.admission.controller import Slot
@@ -58,10 +59,14 @@ class Meter:
 class RepeatMeter(Meter):
     """A meter that remembers the tokens sent, so that another replica can go on."""
 
-    def __init__(self, sink: Sink, slot: Slot, choices: int) -> None:
+    def __init__(self, sink: Sink, slot: Slot, choices: int, *, keeps_tokens: bool) -> None:
         super().__init__(sink, slot, choices)
         self.has_passed = False
+        # The tokens so far; None if nobody can go on after them.
+        self.token_ids = array("I") if keeps_tokens else None
 
     def _count(self, event: Event) -> None:
         self.has_passed = True
+        if isinstance(event, TextDelta) and self.token_ids is not None:
+            self.token_ids.extend(event.token_ids)
         super()._count(event)

@@ -1,6 +1,8 @@
-"""Whether a request whose replica is gone may run on another one. Pure."""
+"""Whether a request whose replica is gone may run on another one, and from where. Pure."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from tokka.core import GenerateRequest
 from tokka.dispatch.meter import RepeatMeter
@@ -13,7 +15,7 @@ _MOST_LOST = 8
 def next_request(
     request: GenerateRequest, meter: RepeatMeter, error: EngineDied | EngineLost, repeats: int, others: int
 ) -> GenerateRequest | None:
-    """Return the request that another replica shall run. None if the client gets the error.
+    """Return what another replica shall run: the request or its rest. None if the client gets the error.
 
     `repeats`: how often it has moved. `others`: the replicas that are left.
     """
@@ -23,4 +25,6 @@ def next_request(
     # by a request, since engines run in processes of their own.
     if isinstance(error, EngineDied) and not isinstance(error, WorkerDied) and others == 1:
         return None
-    return None if meter.has_passed else request
+    if not meter.has_passed:
+        return request
+    return replace(request, resume=tuple(meter.token_ids)) if meter.token_ids is not None else None

@@ -181,7 +181,7 @@ import mmap, multiprocessing, time
 shared = mmap.mmap(-1, {100 * MIB})
 shared.write(bytes({50 * MIB})); shared.write(bytes({50 * MIB}))
 def work():
-    shared.find(b"1")
+    shared.find(b"1", 0)
     file = open({str(weights)!r}, "rb")
     mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
     sum(mapped[at] for at in range(0, len(mapped), 4096))
