@@ -119,6 +119,27 @@ def test_idle_stop_ends_at_the_minimum() -> None:
     assert actions(view) == []
 
 
+def test_idleness_never_stops_a_leased_replica() -> None:
+    history = History(wanted=2, spare_since_s=0.0)
+    leased = (replica("w1", leases=1), replica("w2", leases=1))
+    assert actions(ModelView(spec(most=2), leased, BUSY, history=history)) == []
+    old = (replica("w1", leases=1, revision="0"), replica("w2"))
+    assert actions(ModelView(spec(most=2), old, BUSY, history=history), gpus=2) == [Drain("w2", "idle")]
+
+
+def test_idleness_first_gives_up_a_start_that_is_due() -> None:
+    view = ModelView(spec(most=2), (replica(),), Demand(), history=History(wanted=2, spare_since_s=0.0))
+    result = made(view, gpus=1)
+    assert result.actions == ()
+    assert result.histories["a"].wanted == 1
+
+
+def test_request_from_before_the_last_turn_does_not_count() -> None:
+    view = ModelView(spec(), (), Demand(asked_s=10.0), history=History(wanted=0, seen_ready_s=NOW_S - 5))
+    assert actions(view) == []
+    assert actions(replace(view, history=History(wanted=0, seen_ready_s=NOW_S - 15))) == [Start("a")]
+
+
 def test_scale_drains_leased_replicas_too() -> None:
     replicas = (replica("w1", leases=2), replica("w2", leases=1), replica("w3", leases=3))
     view = ModelView(spec(most=3), replicas, BUSY, fixed=1)
@@ -237,6 +258,15 @@ def test_yielding_replica_is_drained_once_unused() -> None:
     next_turn = made(after(other, result), after(waiting("b", 60), result), gpus=1, now_s=NOW_S + 1)
     assert next_turn.histories["a"].blocked_since_s == NOW_S + 1
     assert not next_turn.actions
+
+
+def test_model_that_made_room_does_not_want_it_back() -> None:
+    history = History(wanted=3, blocked_since_s=0.0)
+    other = ModelView(spec("a", most=3), (replica("w1", leases=1), replica("w2")), BUSY, history=history)
+    result = made(other, waiting(), gpus=2)
+    assert result.actions == (Drain("w2", "room"),)
+    assert result.histories["a"].wanted == 1
+    assert result.histories["a"].blocked_since_s is None
 
 
 def test_only_as_many_replicas_yield_as_needed() -> None:

@@ -101,10 +101,10 @@ class _Model:
         self.actions.append(Drain(one.id, reason))
 
     def give_up(self, one: Replica) -> None:
-        """Drain a replica for another model, and wait for the next turn from now on."""
+        """Drain a replica for another model, and do not want it back."""
         self.drain(one, "room")
         self.wanted = len(self.alive)
-        self.history = replace(self.history, wanted=self.wanted, blocked_since_s=None)
+        self.history = replace(self.history, wanted=self.wanted)
 
     def missing(self, now_s: float) -> Iterator[int]:
         """Yield the rank of each start that is due."""

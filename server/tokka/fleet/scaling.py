@@ -122,7 +122,7 @@ def rescale(view: ModelView, target_wait_s: float, now_s: float) -> tuple[Histor
     is_slow = slow_since_s is not None and now_s - slow_since_s >= _SLOW_S
     is_spare = spare_since_s is not None and now_s - spare_since_s >= view.spec.idle_after_s
     stops = None
-    if is_slow and now_s >= old.backoff.not_before_s:
+    if is_slow:
         wanted += 1
         slow_since_s = None
     elif is_spare and wanted > view.floor:
@@ -143,18 +143,18 @@ def rescale(view: ModelView, target_wait_s: float, now_s: float) -> tuple[Histor
 
 
 def idle_replica(view: ModelView) -> Replica | None:
-    """Return the replica without requests that serves least: of an old revision, starting, or the youngest."""
+    """Return the replica without requests that goes first: of an old revision, or the youngest."""
     return min((one for one in view.alive if not one.leases), key=lambda one: worth(view, one), default=None)
 
 
-def worth(view: ModelView, one: Replica) -> tuple[bool, bool, int, float]:
+def worth(view: ModelView, one: Replica) -> tuple[bool, int, float]:
     """Return the order in which replicas go, the first one first."""
-    return one.revision == view.spec.revision, one.state == "ready", one.leases, one.ready_s
+    return one.revision == view.spec.revision, one.leases, one.ready_s
 
 
 def _spare_since_s(view: ModelView, ready: list[Replica], now_s: float) -> float | None:
     demand = view.demand
-    if view.fixed is not None or demand.waiting or demand.is_expected or all(one.leases for one in ready):
+    if demand.waiting or demand.is_expected or all(one.leases for one in ready):
         return None
     since_s = _since(view.history.spare_since_s, now_s)
     # Short requests of the only replica come and go between two calls.
