@@ -269,6 +269,14 @@ def test_model_that_made_room_does_not_want_it_back() -> None:
     assert result.histories["a"].blocked_since_s is None
 
 
+def test_longest_unused_and_longest_served_models_make_room() -> None:
+    recent = ModelView(spec("a"), (replica("w1", ready_s=100),), Demand(idle_s=10))
+    long_ago = ModelView(spec("c"), (replica("w2", ready_s=200),), Demand(idle_s=20))
+    assert actions(recent, long_ago, waiting(), gpus=2) == [Drain("w2", "room")]
+    busy = [replace(view, replicas=(replace(view.replicas[0], leases=1),), demand=BUSY) for view in (recent, long_ago)]
+    assert made(*busy, waiting(seconds=60), gpus=2).yielding == {"w2"}
+
+
 def test_only_as_many_replicas_yield_as_needed() -> None:
     other = ModelView(spec("a", most=2), (replica("w1", leases=1), replica("w2", leases=1, ready_s=100)), BUSY)
     assert made(other, waiting("b", 60), gpus=2).yielding == {"w2"}
@@ -327,6 +335,12 @@ def test_update_goes_on_without_room_to_grow() -> None:
     history = History(wanted=2, blocked_since_s=NOW_S - 60)
     view = ModelView(spec(most=2, revision="2"), (replica(leases=1),), BUSY, history=history)
     assert actions(view, gpus=1) == [Drain("w1", "update")]
+
+
+def test_update_takes_no_replica_while_others_are_missing_or_fail() -> None:
+    view = ModelView(spec(least=1, most=2, revision="2"), (replica(leases=1),), BUSY)
+    assert actions(replace(view, history=History(wanted=2)), gpus=1) == []
+    assert actions(replace(view, history=History(wanted=1, backoff=Backoff(1, 0.0))), gpus=1) == []
 
 
 def test_update_uses_the_resources_of_the_old_replica() -> None:
