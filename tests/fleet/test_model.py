@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,23 @@ from tokka.core import ChoiceDone, Event, Finished, GenerateRequest, Sampling, T
 from tokka.dispatch.catalogue import Catalogue, ServedModel
 from tokka.dispatch.dispatcher import Dispatcher
 from tokka.dispatch.generation import Generation
+from tokka.engine.base import Engine, ReportPhase
 from tokka.engine.fake import FakeEngine, FakeOptions
+from tokka.engine_facts import ModelInfo
 from tokka.errors import EngineDied, EngineLost, ModelStarting, WorkerDied
 from tokka.fleet.model import FleetModel
 from tokka.fleet.remote_worker import RemoteWorker
 from tokka.fleet.spec import ModelSpec
 from tokka.fleet.worker import Worker
 
-LONG = "".join(f"Sentence {number} of a document. " for number in range(200))
+LONG = "".join(f"Sentence {number} of a document. " for number in range(100))
+
+
+class Caching(FakeEngine):
+    """An engine with a prefix cache, as far as the gateway knows."""
+
+    async def start(self, report: ReportPhase) -> ModelInfo:
+        return replace(await super().start(report), caches_prefixes=True, kv_tokens=100_000)
 
 
 def request(prompt: str = "Hi", tokens: int = 4, **sampling: Any) -> GenerateRequest:
@@ -44,15 +53,19 @@ class Running:
     gateway: Gateway
     workers: dict[str, Worker]
     dispatcher: Dispatcher
-    engines: dict[str, FakeEngine] = field(default_factory=dict)
 
     async def ready(self, count: int) -> None:
         await until(lambda: len(self.model._open()) == count)
 
     async def open(self, **given: Any) -> tuple[Generation, asyncio.Task[list[Event]]]:
-        """Begin a request; return when it has its replica."""
+        """Begin a request; return when its replica works on it, or has completed it."""
         generation = await self.dispatcher.open(request(**given), record(), allowance())
-        return generation, asyncio.create_task(events_of(generation))
+        task = asyncio.create_task(events_of(generation))
+        await until(lambda: task.done() or self.engine_of(generation).stats().unfinished > 0)
+        return generation, task
+
+    def engine_of(self, generation: Generation) -> Engine:
+        return generation.holdings.lease.replica.engine
 
     def replica_of(self, generation: Generation) -> str:
         """Return the id of the worker that a request holds."""
@@ -81,12 +94,8 @@ async def running(folder: Path, *names: str, **options: Any) -> AsyncIterator[Ru
         dispatcher = Dispatcher(Catalogue([served], probes_all=True), ANSWERS)
         made = Running(model, opened, {}, dispatcher)
         for name in names:
-
-            def create(name: str = name) -> FakeEngine:
-                made.engines[name] = FakeEngine(FakeOptions(**options))
-                return made.engines[name]
-
-            made.workers[name] = await stack.enter_async_context(worker(opened, create_engine=create, worker=name))
+            one = worker(opened, create_engine=lambda: Caching(FakeOptions(**options)), worker=name)
+            made.workers[name] = await stack.enter_async_context(one)
         await made.ready(len(names))
         yield made
 
@@ -124,10 +133,10 @@ async def test_second_turn_goes_to_the_replica_of_the_first(tmp_path: Path) -> N
 
 
 async def test_capacity_is_the_sum_of_the_replicas(tmp_path: Path) -> None:
-    async with running(tmp_path, "a", "b", max_running=8, kv_tokens=1000) as fleet:
+    async with running(tmp_path, "a", "b", max_running=8) as fleet:
         info = fleet.model.info
         assert info is not None
-        assert (info.max_running, info.kv_tokens, info.copies) == (16, 2000, 2)
+        assert (info.max_running, info.kv_tokens, info.copies) == (16, 200_000, 2)
         fleet.model.leave("a")
         assert fleet.model.info is not None
         assert fleet.model.info.max_running == 8
@@ -165,9 +174,9 @@ async def test_held_back_worker_gets_requests_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("tokens", [1, 6])
 async def test_lost_request_without_a_token_runs_elsewhere(tmp_path: Path, tokens: int) -> None:
-    # The prompt takes long enough that no token comes before the loss.
-    async with running(tmp_path, "a", "b", per_prompt_token_s=0.05) as fleet:
-        generation, task = await fleet.open(prompt="x" * 10, tokens=tokens)
+    # The first step takes long enough that no token comes before the loss.
+    async with running(tmp_path, "a", "b", step_s=0.3) as fleet:
+        generation, task = await fleet.open(tokens=tokens)
         place = fleet.replica_of(generation)
         fleet.lose(place)
         events = await task
@@ -179,8 +188,8 @@ async def test_lost_request_without_a_token_runs_elsewhere(tmp_path: Path, token
 
 
 async def test_lost_request_of_the_only_replica_ends_with_its_error(tmp_path: Path) -> None:
-    async with running(tmp_path, "a", per_prompt_token_s=0.05) as fleet:
-        generation, task = await fleet.open(prompt="x" * 10)
+    async with running(tmp_path, "a", step_s=0.3) as fleet:
+        generation, task = await fleet.open()
         fleet.lose("a")
         with pytest.raises(EngineLost):
             await task
@@ -217,8 +226,8 @@ def _died(fleet: Running, name: str, error: EngineDied) -> None:
 async def test_request_of_a_dead_engine_never_runs_on_the_last(
     tmp_path: Path, workers: str, error: type[EngineDied], moves: bool
 ) -> None:
-    async with running(tmp_path, *workers, per_prompt_token_s=0.05) as fleet:
-        generation, task = await fleet.open(prompt="x" * 10)
+    async with running(tmp_path, *workers, step_s=0.3) as fleet:
+        generation, task = await fleet.open()
         _died(fleet, fleet.replica_of(generation), error())
         if moves:
             assert isinstance((await task)[-1], Finished)
@@ -229,12 +238,14 @@ async def test_request_of_a_dead_engine_never_runs_on_the_last(
 
 
 async def test_request_moves_once_after_deaths(tmp_path: Path) -> None:
-    async with running(tmp_path, "a", "b", "c", "d", per_prompt_token_s=0.05) as fleet:
-        generation, task = await fleet.open(prompt="x" * 10)
+    async with running(tmp_path, "a", "b", "c", "d", step_s=0.3) as fleet:
+        generation, task = await fleet.open()
         first = fleet.replica_of(generation)
         lease = generation.holdings.lease
         _died(fleet, first, WorkerDied())
-        await until(lambda: generation.holdings.lease is not lease)
+        await until(
+            lambda: generation.holdings.lease is not lease and fleet.engine_of(generation).stats().unfinished == 1
+        )
         _died(fleet, fleet.replica_of(generation), WorkerDied())
         with pytest.raises(WorkerDied):
             await task

@@ -13,6 +13,8 @@ from tokka.dispatch.holdings import Holdings
 from tokka.engine.base import Prepared, Sink
 from tokka.errors import ContextLengthExceeded, Draining, EngineDied, EngineLost, RequestTimeout
 
+# Maximum replicas that may go while they render one request.
+_MOST_MOVES = 8
 # Roles of messages at the start of a conversation that always stay.
 _LASTING = ("system", "developer")
 
@@ -73,7 +75,7 @@ class PreparedRequest:
 
     async def _prepare(self) -> Prepared:
         """Prepare the request, without its oldest turns if it does not fit and allows that."""
-        turns = 1
+        turns, moves = 1, 0
         while True:
             try:
                 return await self._holdings.lease.replica.engine.prepare(self.request)
@@ -84,7 +86,8 @@ class PreparedRequest:
                 self.request = shorter
             except (Draining, EngineDied, EngineLost):
                 # Its replica has gone at this moment.
-                if not self._holdings.replicas.others(self._holdings.lease.replica):
+                moves += 1
+                if moves > _MOST_MOVES or not self._holdings.replicas.others(self._holdings.lease.replica):
                     raise
                 self._holdings.take_replica(self.request)
                 continue

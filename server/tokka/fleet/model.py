@@ -36,7 +36,9 @@ class Member:
 
     @property
     def takes_requests(self) -> bool:
-        is_open = self.worker.state == "ready" and not (self.is_leaving or self.is_held_back)
+        is_open = self.worker.state == "ready" and not (
+            self.is_leaving or self.is_held_back or self.worker.engine.is_over
+        )
         return self.replica is not None and is_open
 
 

@@ -66,6 +66,11 @@ class RemoteEngine:
         # The error of new requests during a drain. Prepared requests still run.
         self._refusal: TokkaError | None = None
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the engine is gone, so that each call raises."""
+        return self._error is not None
+
     # -- Engine
 
     async def start(self, report: ReportPhase) -> ModelInfo:
