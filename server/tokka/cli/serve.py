@@ -126,6 +126,8 @@ async def _serve_http(settings: Settings, server: Server, listeners: list[socket
         if server.fleet is not None:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
+            # Requests that are left after the drain's time would keep their workers.
+            await server.catalogue.close()
             await server.fleet.stop()
         return 0
     finally:

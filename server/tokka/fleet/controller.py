@@ -105,13 +105,18 @@ class Controller:
                     await self._wake.wait()
 
     async def stop(self) -> None:
-        """Drain the workers of this machine, and return when they have ended."""
-        for worker in self.workers.values():
-            if worker.launcher == "local":
-                await self._drain(worker, "stop")
-        while any(worker.launcher == "local" for worker in self.workers.values()):
+        """Drain the workers of this machine, and return when they have ended. Call it after the end of all requests."""
+        self._drain_timeout_s, stops_s = 0.0, time.monotonic()
+        while True:
+            # A start that `run` was cancelled in may have been carried out.
             await self._look()
-            await asyncio.sleep(0.05)
+            here = [worker for worker in self.workers.values() if worker.launcher == "local"]
+            if not here:
+                return
+            for worker in here:
+                await self._drain(worker, "stop")
+                worker.drains_s = max(worker.drains_s or 0.0, stops_s)
+            await asyncio.sleep(_LEAST_S)
 
     # -- the operator
 
@@ -145,8 +150,13 @@ class Controller:
         """Learn of started and ended workers."""
         now_s = time.monotonic()
         for name, launcher in self._launchers.items():
-            for launched in await launcher.list():
+            listed = await launcher.list()
+            for launched in listed:
                 self._see(launched, name, now_s)
+            known = {launched.worker for launched in listed}
+            for worker in [one for one in self.workers.values() if one.launcher == name and one.id not in known]:
+                # Its end was listed once, and the list was lost: `run` was cancelled.
+                self._end(worker.id, "its launcher does not know it any more", now_s)
         for managed in self.models.values():
             for member in managed.replicas.members.values():
                 self._meet(member, now_s)

@@ -149,7 +149,10 @@ class FleetModel:
         await asyncio.Event().wait()
 
     async def close(self) -> None:
-        """Do nothing: the controller stops the workers."""
+        """End the open requests, and take no more. The controller stops the workers."""
+        for worker, member in list(self.members.items()):
+            self.leave(worker)
+            await member.worker.engine.close()
 
     # -- the controller
 

@@ -115,6 +115,8 @@ class RemoteEngine:
 
     async def close(self) -> None:
         """End its requests. The worker goes on: its launcher stops it."""
+        for number in (*self._calls, *self._running):
+            self._link.send(messages.Abort(number))
         self.end(EngineDied(), "it was closed")
 
     # -- requests
