@@ -101,7 +101,7 @@ class Dispatcher:
             holdings.slot = slot = await model.admission.admit(ticket, left_s(deadline))
             queue_s = time.monotonic() - record.arrived_s
             # admission/design 1.7
-            await prepared.ensure_live_engine()
+            await prepared.settle()
             # Judge again: the engine may have died while the request was queued.
             trial = _judge(model, subject, ticket, is_idle=ticket.alone_s > 0)
             record.queue_s = queue_s

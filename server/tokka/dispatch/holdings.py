@@ -33,7 +33,7 @@ class Holdings:
         """Hold the replica that suits the request best now, instead of the one so far. Raises ModelStarting."""
         if self._lease is not None:
             self._lease.release()
-        self._lease = self.replicas.lease(request)
+        self._lease = self.replicas.lease(request, is_admitted=self.slot is not None)
         return self._lease
 
     def release(self) -> None:

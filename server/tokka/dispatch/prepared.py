@@ -63,9 +63,15 @@ class PreparedRequest:
             self.request = replace(self.request, max_tokens_cap=room)
             await self._render()
 
-    async def ensure_live_engine(self) -> None:
-        """Render the request again if its engine is gone. Raises ModelStarting if no other one is ready."""
-        if not self._holdings.replicas.serves(self._holdings.lease.replica):
+    async def settle(self) -> None:
+        """Stay on the replica, or render the request on another one if this one is gone or has become the busier one.
+
+        Call it once, after the admission. Raises ModelStarting if no replica is ready.
+        """
+        lease = self._holdings.lease
+        if self._holdings.replicas.keeps(lease):
+            lease.admit()
+        else:
             self._holdings.take_replica(self.request)
             await self._render()
 

@@ -39,8 +39,9 @@ class Replica:
     number: int
     ready_s: float = field(default_factory=time.monotonic)
     died_s: float | None = None
-    # Requests that hold it.
+    # Requests that hold it, and those of them that are not queued.
     leases: int = 0
+    admitted: int = 0
     prefixes: PrefixIndex = field(init=False)
 
     def __post_init__(self) -> None:
@@ -59,16 +60,24 @@ class Lease:
     replica: Replica
     # The blocks of the request's prompts, and the share of them that the replica has probably cached.
     prefix: Prefix
+    is_admitted: bool = False
     _is_held: bool = True
 
     def __post_init__(self) -> None:
         self.replica.leases += 1
+        self.replica.admitted += self.is_admitted
+
+    def admit(self) -> None:
+        """Note that the request has been admitted and runs here. Call it once."""
+        self.is_admitted = True
+        self.replica.admitted += 1
 
     def release(self) -> None:
         """Give the replica back. Safe to call twice."""
         if self._is_held:
             self._is_held = False
             self.replica.leases -= 1
+            self.replica.admitted -= self.is_admitted
 
 
 class Replicas(Protocol):
@@ -112,12 +121,12 @@ class Replicas(Protocol):
         """Return an engine for a call that takes no time. Raises ModelStarting."""
         ...
 
-    def lease(self, request: GenerateRequest) -> Lease:
+    def lease(self, request: GenerateRequest, *, is_admitted: bool = False) -> Lease:
         """Return a hold on the replica that suits the request best. Raises ModelStarting if none is ready."""
         ...
 
-    def serves(self, replica: Replica) -> bool:
-        """Tell whether a request that was prepared on this replica can run on it."""
+    def keeps(self, lease: Lease) -> bool:
+        """Tell whether a request that was prepared before it queued should run on the replica that it holds."""
         ...
 
     def others(self, replica: Replica) -> int:

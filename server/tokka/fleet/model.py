@@ -17,7 +17,7 @@ from tokka.engine.supervision.supervisor import not_ready
 from tokka.engine_facts import EngineStats, ModelInfo
 from tokka.errors import MAX_RETRY_AFTER_S
 from tokka.fleet.remote_worker import RemoteWorker
-from tokka.fleet.routing import Candidate, choose
+from tokka.fleet.routing import Candidate, choose, stays
 from tokka.fleet.spec import ModelSpec
 
 # Seconds for Retry-After until a start of this model has been measured.
@@ -104,22 +104,29 @@ class FleetModel:
     def engine(self) -> Engine:
         return min(self._found(), key=lambda replica: replica.leases / replica.info.max_running).engine
 
-    def lease(self, request: GenerateRequest) -> Lease:
+    def lease(self, request: GenerateRequest, *, is_admitted: bool = False) -> Lease:
         self._used_s = time.monotonic()
         replicas = self._found()
         # Hash the prompt once, not for each replica.
         blocks = blocks_of(request.cache_salt, request.prompts) if self._info and self._info.caches_prefixes else []
         prefixes = [replica.prefixes.look_for(blocks) for replica in replicas]
         candidates = [
-            Candidate(replica.leases, replica.info.max_running, prefix.share)
+            Candidate(replica.admitted if is_admitted else replica.leases, replica.info.max_running, prefix.share)
             for replica, prefix in zip(replicas, prefixes, strict=True)
         ]
         at = choose(candidates)
-        return Lease(replicas[at], prefixes[at])
+        return Lease(replicas[at], prefixes[at], is_admitted)
 
-    def serves(self, replica: Replica) -> bool:
-        # A draining one runs its prepared requests.
-        return replica.died_s is None
+    def keeps(self, lease: Lease) -> bool:
+        replica = lease.replica
+        if replica.died_s is not None:
+            return False
+        replicas = self._open()
+        if replica not in replicas or len(replicas) == 1:
+            # A draining one runs its prepared requests.
+            return True
+        others = [Candidate(one.admitted, one.info.max_running, 0.0) for one in replicas if one is not replica]
+        return stays(Candidate(replica.admitted, replica.info.max_running, lease.prefix.share), others)
 
     def others(self, replica: Replica) -> int:
         return sum(other is not replica for other in self._open())

@@ -12,12 +12,12 @@ _SHARE, _LEAST = 0.25, 2
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A replica that could take the request. `leases`: requests that hold it; `max_running`: requests it runs at once.
+    """A replica that could take the request. `requests`: how many it has; `max_running`: how many it runs at once.
 
     `cached`: the share of the request's prompt that it has probably cached, 0 to 1.
     """
 
-    leases: int
+    requests: int
     max_running: int
     cached: float
 
@@ -31,11 +31,27 @@ def choose(candidates: Sequence[Candidate]) -> int:
 
     def rank(at: int) -> tuple[float, float]:
         candidate = candidates[at]
-        room = max(_SHARE, _LEAST / candidate.max_running)
-        return (-candidate.cached if _load(candidate) <= least + room else 0.0, _load(candidate))
+        return (-candidate.cached if _load(candidate) <= least + _room(candidate) else 0.0, _load(candidate))
 
     return min(range(len(candidates)), key=rank)
 
 
+def stays(own: Candidate, others: Sequence[Candidate]) -> bool:
+    """Tell whether a request runs where it was prepared before it queued. A replica may have been added since.
+
+    `others`: at least one. The requests of all candidates: those that were admitted.
+    """
+    least = min(map(_load, others))
+    if _load(own) >= 1:
+        return least >= 1
+    # Another replica has to prepare it again, so a small difference is not worth it.
+    room = _room(own) if own.cached else _LEAST / own.max_running
+    return _load(own) <= least + room
+
+
+def _room(candidate: Candidate) -> float:
+    return max(_SHARE, _LEAST / candidate.max_running)
+
+
 def _load(candidate: Candidate) -> float:
-    return candidate.leases / candidate.max_running
+    return candidate.requests / candidate.max_running

@@ -142,14 +142,15 @@ class Supervisor:
             raise not_ready(self.progress())
         return self._engine
 
-    def lease(self, request: GenerateRequest) -> Lease:
+    def lease(self, request: GenerateRequest, *, is_admitted: bool = False) -> Lease:
         """Return a hold on the engine. Raises ModelStarting as `engine` does."""
         self.engine()
         assert self._replica is not None
-        return Lease(self._replica, self._replica.prefixes.look(request.cache_salt, request.prompts))
+        return Lease(self._replica, self._replica.prefixes.look(request.cache_salt, request.prompts), is_admitted)
 
-    def serves(self, replica: Replica) -> bool:
-        """Tell whether this engine can begin a request now."""
+    def keeps(self, lease: Lease) -> bool:
+        """Tell whether the engine of this lease can begin a request now."""
+        replica = lease.replica
         return replica is self._replica and self._state == "ready" and not replica.engine.stats().death
 
     def others(self, replica: Replica) -> int:
