@@ -1,4 +1,4 @@
-"""The replica of a request: the longest cached prefix within the load bound, else the least load."""
+"""Which replica a request is prepared on, and whether it stays there after it queued."""
 
 from __future__ import annotations
 
@@ -6,32 +6,59 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokka.fleet.routing import Candidate, choose
+from tokka.fleet.routing import Candidate, choose, stays
+
+
+def one(requests: int, cached: float = 0.0, most: int = 8) -> Candidate:
+    return Candidate(requests, most, cached)
 
 
 @pytest.mark.parametrize(
-    ("candidates", "at"),
+    ("candidates", "chosen"),
     [
-        ([(3, 8, 0.0), (1, 8, 0.0), (2, 8, 0.0)], 1),
-        # The prefix wins, up to a quarter of the replica's places.
-        ([(0, 8, 0.0), (2, 8, 0.5)], 1),
-        ([(0, 8, 0.0), (3, 8, 0.5)], 0),
-        ([(0, 8, 0.4), (2, 8, 0.9)], 1),
-        # Equal prefixes: the load decides.
-        ([(2, 8, 0.9), (1, 8, 0.9)], 1),
-        # A small replica takes two more requests than another.
-        ([(0, 4, 0.0), (2, 4, 0.5)], 1),
-        ([(0, 4, 0.0), (3, 4, 0.5)], 0),
-        # Loads are shares: four of sixteen are less than three of eight.
-        ([(3, 8, 0.0), (4, 16, 0.0)], 1),
+        ([one(3), one(2)], 1),
+        ([one(0), one(0)], 0),
+        # The longest prefix wins within the bound of two requests.
+        ([one(0), one(2, cached=0.5)], 1),
+        ([one(0), one(3, cached=0.5)], 0),
+        ([one(1, cached=0.2), one(2, cached=0.5)], 1),
+        # Of a large replica, the bound is a quarter.
+        ([one(0, most=100), one(25, cached=0.5, most=100)], 1),
+        ([one(0, most=100), one(26, cached=0.5, most=100)], 0),
+        # Load is relative to what a replica can run.
+        ([one(3, most=4), one(4, most=8)], 1),
     ],
 )
-def test_prefix_wins_within_the_load_bound(candidates: list[tuple[int, int, float]], at: int) -> None:
-    assert choose([Candidate(*one) for one in candidates]) == at
+def test_choice_of_a_replica(candidates: list[Candidate], chosen: int) -> None:
+    assert choose(candidates) == chosen
 
 
-@given(st.lists(st.builds(Candidate, st.integers(0, 64), st.integers(1, 64), st.floats(0, 1)), min_size=1, max_size=8))
+@pytest.mark.parametrize(
+    ("own", "others", "remains"),
+    [
+        (one(2), [one(0)], True),
+        (one(3), [one(0)], False),
+        (one(3), [one(3), one(1)], True),
+        # A full replica gives the request to any that is not full.
+        (one(8), [one(7)], False),
+        (one(8), [one(8)], True),
+        (one(1, most=1), [one(0, most=1)], False),
+        # A cached prefix is worth a quarter of a large replica.
+        (one(25, cached=0.5, most=100), [one(0, most=100)], True),
+        (one(25, most=100), [one(0, most=100)], False),
+        (one(26, cached=0.5, most=100), [one(0, most=100)], False),
+    ],
+)
+def test_admitted_request_stays_unless_its_replica_is_busier(
+    own: Candidate, others: list[Candidate], remains: bool
+) -> None:
+    assert stays(own, others) is remains
+
+
+@given(
+    st.lists(st.builds(Candidate, st.integers(0, 64), st.integers(1, 64), st.floats(0, 1)), min_size=1, max_size=8)
+)
 def test_the_chosen_replica_is_never_far_above_the_least(candidates: list[Candidate]) -> None:
     chosen = candidates[choose(candidates)]
-    least = min(one.leases / one.max_running for one in candidates)
-    assert chosen.leases / chosen.max_running <= least + max(0.25, 2 / chosen.max_running)
+    least = min(one.requests / one.max_running for one in candidates)
+    assert chosen.requests / chosen.max_running <= least + max(0.25, 2 / chosen.max_running)
