@@ -10,6 +10,8 @@ from tokka.tasks import Task
 
 # Why an engine stopped serving: it exited, made no step despite work, did not reply to a call, or failed to restart.
 DeathReason = Literal["died", "stalled", "unresponsive", "start_failed"]
+# A model's state for users. `asleep`: no engine runs, and a request starts one.
+ModelState = Literal["asleep", "starting", "ready", "draining", "failed"]
 
 
 @dataclass(frozen=True, slots=True)

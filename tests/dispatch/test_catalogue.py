@@ -125,6 +125,15 @@ async def test_model_refuses_a_task_that_it_cannot_do() -> None:
             await server.chat_events("embedder")
 
 
+async def test_model_has_a_state_for_users() -> None:
+    async with two(on_demand=True) as server:
+        assert (server.chat.state, server.embedder.state) == ("ready", "asleep")
+        server.catalogue.start_draining()
+        assert (server.chat.state, server.embedder.state) == ("draining", "draining")
+    # A model that starts with the server is about to do so.
+    assert model("chat").state == "starting"
+
+
 async def test_first_request_starts_a_model_on_demand() -> None:
     async with two(on_demand=True) as server:
         assert server.embedder.replicas.progress().state == "stopped"

@@ -47,7 +47,7 @@ def _object(name: str, services: Services, request: Request, key: Key) -> dict[s
     length = info.max_model_len if info else None
     if _is_anthropic(request):
         return anthropic.model_object(name, services.started_s, length)
-    return model_object(name, services.started_s, length, model.tasks)
+    return model_object(name, services.started_s, length, model.tasks, model.state)
 
 
 def _is_anthropic(request: Request) -> bool:

@@ -14,7 +14,7 @@ from tokka.admission.prompt_estimate import PromptEstimate
 from tokka.admission.quarantine import Quarantine
 from tokka.core import Key
 from tokka.engine.replicas import SERVES, Progress, Replicas
-from tokka.engine_facts import EngineStats
+from tokka.engine_facts import EngineStats, ModelState
 from tokka.errors import ConfigurationError, ModelNotFound, StartupError, UnsupportedTask
 from tokka.tasks import Task
 
@@ -43,6 +43,16 @@ class ServedModel:
         """What the model can do. None: not known before its engine is ready for the first time."""
         info = self.replicas.info
         return self.expected_tasks if info is None else info.tasks
+
+    @property
+    def state(self) -> ModelState:
+        """The model's state for users."""
+        if self.admission.is_draining:
+            return "draining"
+        state = self.replicas.progress().state
+        if state == "stopped":
+            return "asleep" if self.replicas.starts_on_demand else "starting"
+        return state
 
 
 class Catalogue:

@@ -10,19 +10,19 @@ from typing import Literal, Protocol
 from tokka.core import GenerateRequest
 from tokka.engine.base import Engine
 from tokka.engine.prefixes import Prefix, PrefixIndex
-from tokka.engine_facts import EngineStats, ModelInfo
+from tokka.engine_facts import EngineStats, ModelInfo, ModelState
 
-# `asleep`: no replica runs, and a request starts one.
-ModelState = Literal["stopped", "asleep", "starting", "ready", "draining", "failed"]
+# `stopped`: an engine of this process that was not started yet, or was stopped.
+State = ModelState | Literal["stopped"]
 # States in which a request would be served, or would start a replica.
-SERVES = frozenset[ModelState]({"ready", "asleep"})
+SERVES = frozenset[State]({"ready", "asleep"})
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
     """The model's state and phase, for probes and people."""
 
-    state: ModelState
+    state: State
     phase: str
     detail: str
     elapsed_s: float

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from tokka.core import GenerateRequest
 from tokka.engine.base import Engine
 from tokka.engine.prefixes import blocks_of
-from tokka.engine.replicas import Lease, ModelState, Progress, Replica
+from tokka.engine.replicas import Lease, Progress, Replica
 from tokka.engine.supervision.supervisor import not_ready
-from tokka.engine_facts import EngineStats, ModelInfo
+from tokka.engine_facts import EngineStats, ModelInfo, ModelState
 from tokka.errors import MAX_RETRY_AFTER_S
 from tokka.fleet.remote_worker import RemoteWorker
 from tokka.fleet.routing import Candidate, choose, stays

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from tokka.engine_facts import ModelState
 from tokka.errors import MAX_RETRY_AFTER_S
 from tokka.fleet.backoff import STEADY_S, Backoff
 from tokka.fleet.spec import ModelSpec, Resources
@@ -14,8 +15,6 @@ from tokka.fleet.spec import ModelSpec, Resources
 _SLOW_S = 10.0
 # Seconds for which a request that found no ready replica counts. By then its client has retried or given up.
 _ASK_S = MAX_RETRY_AFTER_S + 30.0
-
-ModelState = Literal["asleep", "starting", "ready", "draining", "failed"]
 
 
 @dataclass(frozen=True, slots=True)

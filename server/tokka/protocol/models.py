@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tokka.core import IgnoredFields, Prompt, TextPrompt
+from tokka.engine_facts import ModelState
 from tokka.protocol.common import ID_TYPECODE, MAX_TEXT_CHARS, BodyModel, TokenId, invalid
 from tokka.protocol.messages import (
     MAX_MESSAGES,
@@ -24,7 +25,9 @@ from tokka.protocol.vllm_fields import TOKENIZE_FIELDS, Neutral, NeutralModel
 from tokka.tasks import Task
 
 
-def model_object(name: str, created: int, max_model_len: int | None, tasks: Collection[Task] | None) -> dict[str, Any]:
+def model_object(
+    name: str, created: int, max_model_len: int | None, tasks: Collection[Task] | None, state: ModelState
+) -> dict[str, Any]:
     return {
         "id": name,
         "object": "model",
@@ -34,6 +37,7 @@ def model_object(name: str, created: int, max_model_len: int | None, tasks: Coll
         "root": name,
         "max_model_len": max_model_len,
         "tasks": None if tasks is None else sorted(tasks),
+        "state": state,
     }
 
 
@@ -118,7 +122,10 @@ class DetokenizeRequest(BodyModel):
 
 
 class ModelObject(BaseModel):
-    """OpenAI's model object, with the context length in tokens and the model's tasks once they are known."""
+    """OpenAI's model object, with the model's state. Context length in tokens and tasks are null until they are known.
+
+    A request for a model that is `asleep` starts it.
+    """
 
     id: str
     object: Literal["model"]
@@ -127,6 +134,7 @@ class ModelObject(BaseModel):
     root: str
     max_model_len: int | None
     tasks: list[Task] | None
+    state: ModelState
 
 
 class ModelList(BaseModel):
