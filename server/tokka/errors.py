@@ -133,6 +133,15 @@ class WorkerNotFound(TokkaError):
     status, type, code = 404, "invalid_request_error", "worker_not_found"
 
 
+class NoFleet(TokkaError):
+    """The server has no fleet."""
+
+    status, type, code = 404, "invalid_request_error", "no_fleet"
+
+    def __init__(self) -> None:
+        super().__init__("This server has no fleet. Start it with `tokka serve --fleet FILE`.")
+
+
 class KeyNotFound(TokkaError):
     """No active key has this id."""
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import httpx
+import psutil
 import pytest
 
-from tests.program import Program, free_port, running
+from tests.program import Program, eventually, free_port, running
+from tokka.protocol.fleet import FleetStatus
 
 ADMIN_KEY = "the-admin-key-of-the-test"
 USER_KEY = "the-user-key-of-the-test"
@@ -50,7 +53,113 @@ def user(program: Program) -> Iterator[httpx.Client]:
         yield client
 
 
+@pytest.fixture
+def admin(program: Program) -> Iterator[httpx.Client]:
+    with client_of(program, ADMIN_KEY) as client:
+        yield client
+
+
+def status(admin: httpx.Client, name: str) -> dict[str, Any]:
+    """Return a model's status, which must have the documented form."""
+    body = admin.get("/admin/fleet").json()
+    FleetStatus.model_validate(body, strict=True)
+    (found,) = [model for model in body["models"] if model["name"] == name]
+    return cast(dict[str, Any], found)
+
+
+def ready(admin: httpx.Client, name: str) -> list[str]:
+    return [one["id"] for one in status(admin, name)["replicas"] if one["state"] == "ready"]
+
+
+def refusal(answer: httpx.Response) -> tuple[int, str | None, str]:
+    error = answer.json()["error"]
+    return answer.status_code, error["param"], error["message"]
+
+
 def test_every_model_is_listed_with_its_state(user: httpx.Client) -> None:
     listed = {one["id"]: one["state"] for one in user.get("/v1/models").json()["data"]}
     assert listed == {"poro": "ready", "org/sleepy": "asleep", "sleepy": "asleep"}
     assert user.get("/v1/models/org/sleepy").json()["state"] == "asleep"
+
+
+# -- /admin/fleet
+
+
+def test_status_shows_models_and_replicas(admin: httpx.Client) -> None:
+    assert [model["name"] for model in admin.get("/admin/fleet").json()["models"]] == ["poro", "org/sleepy"]
+    eventually(lambda: len(ready(admin, "poro")) == 2, within_s=60)
+    poro, sleepy = status(admin, "poro"), status(admin, "org/sleepy")
+    assert (poro["state"], sleepy["state"], sleepy["replicas"]) == ("ready", "asleep", [])
+    for replica in poro["replicas"]:
+        assert (replica["launcher"], replica["running"]) == ("local", 0)
+        assert replica["id"] in " ".join(psutil.Process(replica["pid"]).cmdline())
+
+
+def test_scale_fixes_the_number_of_replicas(admin: httpx.Client) -> None:
+    eventually(lambda: len(ready(admin, "poro")) == 2, within_s=60)
+    answer = admin.post("/admin/fleet/scale", json={"model": "poro", "replicas": 1})
+    FleetStatus.model_validate(answer.json(), strict=True)
+    eventually(lambda: len(status(admin, "poro")["replicas"]) == 1, within_s=60)
+    assert status(admin, "poro")["fixed"] == 1
+    admin.post("/admin/fleet/scale", json={"model": "poro", "replicas": None})
+    eventually(lambda: len(ready(admin, "poro")) == 2, within_s=60)
+    assert status(admin, "poro")["fixed"] is None
+
+
+def test_drain_replaces_a_replica(admin: httpx.Client) -> None:
+    eventually(lambda: len(ready(admin, "poro")) == 2, within_s=60)
+    gone, stays = ready(admin, "poro")
+    answer = admin.post("/admin/fleet/drain", json={"model": "poro", "replica": gone})
+    assert answer.status_code == 200
+    eventually(lambda: gone not in str(status(admin, "poro")) and len(ready(admin, "poro")) == 2, within_s=60)
+    assert stays in ready(admin, "poro")
+
+
+def test_update_names_the_models_that_it_replaces(admin: httpx.Client, file: Path) -> None:
+    eventually(lambda: len(ready(admin, "poro")) == 2, within_s=60)
+    assert admin.post("/admin/fleet/update").json() == {"replaced": []}
+    before, text = set(ready(admin, "poro")), file.read_text()
+    file.write_text(text.replace("{engine: fake}", "{engine: fake, max_model_len: 2048}", 1))
+    assert admin.post("/admin/fleet/update").json() == {"replaced": ["poro"]}
+    eventually(lambda: len(after := ready(admin, "poro")) == 2 and before.isdisjoint(after), within_s=90)
+    file.write_text(f"{text}  - broken")
+    code, _, message = refusal(admin.post("/admin/fleet/update"))
+    assert code == 400
+    assert message.startswith("The fleet file was not taken: ")
+    assert len(ready(admin, "poro")) == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "code", "param", "part"),
+    [
+        ("scale", {"model": "none", "replicas": 1}, 404, "model", "The fleet has no model `none`"),
+        ("scale", {"model": "poro"}, 400, "replicas", "replicas"),
+        ("scale", {"model": "poro", "replicas": -1}, 400, "replicas", "0"),
+        ("scale", {"model": "poro", "replicas": 3}, 400, "replicas", "raise `max` in the fleet file"),
+        ("scale", {"model": "poro", "replicas": "2"}, 400, "replicas", "integer"),
+        ("drain", {"model": "none"}, 404, "model", "The fleet has no model `none`"),
+        ("drain", {"model": "poro", "replica": "w9"}, 400, "replica", "has no replica `w9`"),
+        ("drain", {"replica": "w9"}, 400, "model", "model"),
+    ],
+)
+def test_wrong_requests_name_the_field(
+    admin: httpx.Client, path: str, body: dict[str, Any], code: int, param: str, part: str
+) -> None:
+    status_code, field, message = refusal(admin.post(f"/admin/fleet/{path}", json=body))
+    assert (status_code, field) == (code, param)
+    assert part in message
+
+
+def test_only_an_admin_key_reaches_the_fleet(user: httpx.Client) -> None:
+    assert user.get("/admin/fleet").status_code == 403
+    for path in ("scale", "drain", "update"):
+        assert user.post(f"/admin/fleet/{path}", json={"model": "poro", "replicas": 0}).status_code == 403
+
+
+def test_server_without_a_fleet_says_so() -> None:
+    with running("--engine", "fake", "--admin-key", ADMIN_KEY) as program, client_of(program, ADMIN_KEY) as client:
+        answers = [client.get("/admin/fleet"), client.post("/admin/fleet/update")]
+        answers.append(client.post("/admin/fleet/scale", json={"model": "fake", "replicas": 2}))
+        answers.append(client.post("/admin/fleet/drain", json={"model": "fake"}))
+    for answer in answers:
+        assert refusal(answer) == (404, None, "This server has no fleet. Start it with `tokka serve --fleet FILE`.")

@@ -125,7 +125,9 @@ class Controller:
         managed = self.models[name]
         most = max(managed.replicas.spec.max_replicas, 1)
         if number is not None and number > most:
-            raise InvalidRequest(f"`{name}` may have {most} replicas at most; raise `max` in the fleet file.")
+            raise InvalidRequest(
+                f"`{name}` may have {most} replicas at most; raise `max` in the fleet file.", param="replicas"
+            )
         managed.fixed = number
         self.wake()
 
@@ -133,7 +135,9 @@ class Controller:
         """Drain one worker of a model, or all. New ones replace them as far as the model needs them."""
         found = [one for one in self.workers.values() if one.model == name and worker in (None, one.id)]
         if not found and worker is not None:
-            raise InvalidRequest(f"`{name}` has no replica `{worker}`; `tokka fleet status` lists them.", param="id")
+            raise InvalidRequest(
+                f"`{name}` has no replica `{worker}`; `tokka fleet status` lists them.", param="replica"
+            )
         for one in found:
             await self._drain(one, "operator")
         self.wake()
