@@ -9,6 +9,7 @@ import typer
 from tokka import __version__
 from tokka.cli.bench import bench
 from tokka.cli.downtime import app as downtime
+from tokka.cli.fleet import app as fleet
 from tokka.cli.keys import app as keys
 from tokka.cli.options import serve_command, worker_command
 from tokka.cli.plan import plan
@@ -33,6 +34,7 @@ app.command(name="serve")(serve_command())
 app.command(name="worker")(worker_command())
 app.add_typer(keys, name="keys")
 app.add_typer(downtime, name="downtime")
+app.add_typer(fleet, name="fleet")
 app.command()(usage)
 app.command()(bench)
 app.command()(plan)
