@@ -82,6 +82,24 @@ def test_every_model_is_listed_with_its_state(user: httpx.Client) -> None:
     assert user.get("/v1/models/org/sleepy").json()["state"] == "asleep"
 
 
+# -- Aitta's form
+
+
+def test_workers_of_a_model_are_its_replicas(user: httpx.Client, admin: httpx.Client) -> None:
+    eventually(lambda: len(ready(admin, "poro")) == 2, within_s=60)
+    listed = user.get("/worker").json()["_links"]["item"]
+    assert {one["name"] for one in listed} == set(ready(admin, "poro"))
+    assert user.get("/model/poro").json()["_links"]["worker"] == listed
+    for link in listed:
+        worker = user.get(link["href"]).json()
+        assert (worker["id"], worker["model"], worker["retry_after_s"]) == (link["name"], "poro", 0)
+        assert (worker["state"], worker["phase"]) == ("ready", "ready")
+        assert "running" not in worker
+        assert admin.get(link["href"]).json()["running"] == 0
+    missing = user.get("/worker/org~sleepy/1")
+    assert (missing.status_code, missing.json()["error"]) == (404, "worker_not_found")
+
+
 # -- /admin/fleet
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 from urllib.parse import unquote
 
@@ -35,7 +36,7 @@ def wire(resource: Any) -> str:
 
 
 def model(info: ModelInfo, name: str = "LumiOpen/Poro-34B") -> aitta.Model:
-    return aitta.Model.model_validate_json(wire(documents.model_resource(name, info, 3)))
+    return aitta.Model.model_validate_json(wire(documents.model_resource(name, info, ["3"], is_one=True)))
 
 
 def test_a_chat_model_can_chat_and_says_where() -> None:
@@ -106,8 +107,18 @@ def test_a_list_of_models_names_each() -> None:
 
 def test_worker_list_links_the_engine_of_each_model() -> None:
     assert documents.worker_list([]).links.item == []
-    found = documents.worker_list([("a/b", 2), ("c", 1)]).links.item
-    assert [link.href for link in found] == ["/worker/a~b/2", "/worker/c/1"]
+    found = documents.worker_list([("a/b", "2"), ("c", "lab/w1")]).links.item
+    assert [link.href for link in found] == ["/worker/a~b/2", "/worker/c/lab~w1"]
+    assert documents.name_of("lab~w1", ["w", "lab/w1"]) == "lab/w1"
+
+
+@pytest.mark.parametrize("ids", [[], ["w1"], ["w1", "w2"]])
+def test_model_of_a_fleet_links_all_its_workers(ids: list[str]) -> None:
+    text = wire(documents.model_resource("poro", CHAT, ids, is_one=False))
+    assert [link["name"] for link in json.loads(text)["_links"]["worker"]] == ids
+    assert aitta.Model.model_validate_json(text).id == "poro"
+    alone = json.loads(wire(documents.model_resource("poro", CHAT, ids[:1], is_one=True)))["_links"]
+    assert alone.get("worker") == ({"href": "/worker/poro/w1", "name": "w1", "method": "GET"} if ids else None)
 
 
 def test_downtimes_are_items_with_times_in_utc() -> None:

@@ -62,7 +62,9 @@ async def list_models(services: CurrentServices, key: CurrentKey) -> documents.C
 )
 async def get_model(model: str, services: CurrentServices, key: CurrentKey) -> documents.ModelResource:
     name, served = _model_of(model, services, key)
-    return documents.model_resource(name, served.replicas.described(), _worker_of(served))
+    replicas = served.replicas
+    info, workers = replicas.described(), [worker.id for worker in replicas.workers()]
+    return documents.model_resource(name, info, workers, is_one=replicas.is_one)
 
 
 @router.get(
@@ -80,19 +82,19 @@ async def get_metadata(model: str, services: CurrentServices, key: CurrentKey) -
 
 @router.get(
     "/worker",
-    summary="List the engines: one for each model that has been started",
+    summary="List the engines of each model: one, or of a fleet one for each replica",
     dependencies=_ALWAYS,
     responses=oauth_errors(401, 403, 429),
     **_HAL,
 )
 async def list_workers(services: CurrentServices, key: CurrentKey) -> documents.Collection:
-    workers: dict[ServedModel, tuple[str, int]] = {}
+    first: dict[ServedModel, str] = {}
     for name in services.dispatcher.names(key):
-        served = services.dispatcher.model(name, key)
-        if number := _worker_of(served):
-            # A model with several names is listed by the first that the key may use.
-            workers.setdefault(served, (name, number))
-    return documents.worker_list(list(workers.values()))
+        # A model with several names is listed by the first that the key may use.
+        first.setdefault(services.dispatcher.model(name, key), name)
+    return documents.worker_list(
+        [(name, worker.id) for served, name in first.items() for worker in served.replicas.workers()]
+    )
 
 
 @router.get(
@@ -104,25 +106,26 @@ async def list_workers(services: CurrentServices, key: CurrentKey) -> documents.
 )
 async def get_worker(model: str, worker: str, services: CurrentServices, key: CurrentKey) -> documents.WorkerResource:
     name, served = _model_of(model, services, key)
-    number = _worker_of(served)
-    if number is None or worker != str(number):
+    workers = {one.id: one for one in served.replicas.workers()}
+    found = workers.get(documents.name_of(worker, list(workers)))
+    if found is None:
         raise WorkerNotFound(
-            f"The worker `{worker[:64]}` of this model was not found. GET /worker lists the current one."
+            f"The worker `{worker[:64]}` of this model was not found. GET /worker lists the current ones."
         )
-    progress, stats = served.replicas.progress(), served.replicas.stats()
+    progress = found.progress
     # The load reveals the activity of other tenants.
     is_admin = _is_admin(key)
     return documents.WorkerResource(
-        id=str(number),
+        id=found.id,
         model=name,
         state=progress.state,
         phase=progress.phase,
         detail=progress.detail,
         started_at=format_iso(time.time() - progress.elapsed_s),
         retry_after_s=progress.retry_after_s,
-        running=stats.running if is_admin else None,
-        waiting=stats.waiting + served.admission.waiting_choices if is_admin else None,
-        links=documents.worker_links(name, number),
+        running=found.running if is_admin else None,
+        waiting=found.waiting + served.admission.waiting_choices if is_admin else None,
+        links=documents.worker_links(name, found.id),
     )
 
 
@@ -164,7 +167,3 @@ def _machine(info: ModelInfo) -> documents.Resources:
     return documents.Resources(
         ram_mb=psutil.virtual_memory().total >> 20, num_gpus=info.gpus, num_cpus=len(os.sched_getaffinity(0))
     )
-
-
-def _worker_of(model: ServedModel) -> int | None:
-    return model.replicas.number or None

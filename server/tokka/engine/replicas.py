@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -27,6 +27,17 @@ class Progress:
     detail: str
     elapsed_s: float
     retry_after_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerView:
+    """One engine of a model, for lists. `id`: unique within the model."""
+
+    id: str
+    progress: Progress
+    # Choices that run on it, and choices that wait for it.
+    running: int
+    waiting: int
 
 
 @dataclass(eq=False, slots=True)
@@ -139,6 +150,10 @@ class Replicas(Protocol):
 
     def stats(self) -> EngineStats:
         """Return the sums of all engines."""
+        ...
+
+    def workers(self) -> Sequence[WorkerView]:
+        """Return all engines, those that start, too."""
         ...
 
     async def run(self) -> None:

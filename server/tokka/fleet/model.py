@@ -7,12 +7,13 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Sequence, Set
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from tokka.core import GenerateRequest
 from tokka.engine.base import Engine
 from tokka.engine.prefixes import blocks_of
-from tokka.engine.replicas import Lease, Progress, Replica
+from tokka.engine.replicas import Lease, Progress, Replica, WorkerView
 from tokka.engine.supervision.supervisor import not_ready
 from tokka.engine_facts import EngineStats, ModelInfo, ModelState
 from tokka.errors import MAX_RETRY_AFTER_S
@@ -30,9 +31,15 @@ class Member:
 
     worker: RemoteWorker
     replica: Replica | None = None
+    joined_s: float = field(default_factory=time.monotonic)
     # It takes no new requests: the gateway has asked it to drain, or another model waits for its resources.
     is_leaving: bool = False
     is_held_back: bool = False
+
+    @property
+    def state(self) -> Literal["starting", "ready", "draining"]:
+        """The worker's state for people. One whose connection has ended is no member."""
+        return "draining" if self.is_leaving or self.worker.state == "gone" else self.worker.state
 
     @property
     def takes_requests(self) -> bool:
@@ -151,6 +158,10 @@ class FleetModel:
             costs=likely.engine.stats().costs if likely is not None else None,
         )
 
+    def workers(self) -> list[WorkerView]:
+        """Return the workers that have joined."""
+        return [self._view(worker, member) for worker, member in self.members.items()]
+
     async def run(self) -> None:
         """Wait until cancelled: the controller keeps the replicas running."""
         await asyncio.Event().wait()
@@ -237,6 +248,19 @@ class FleetModel:
     def _open(self) -> list[Replica]:
         """Return the replicas that take requests."""
         return [member.replica for member in self.members.values() if member.replica and member.takes_requests]
+
+    def _view(self, worker: str, member: Member) -> WorkerView:
+        state = member.state
+        starts = state == "starting"
+        progress = Progress(
+            state,
+            member.worker.phase if starts else state,
+            member.worker.detail if starts else "",
+            round(time.monotonic() - member.joined_s, 3),
+            self._retry_after_s() if starts else 0,
+        )
+        stats = member.worker.engine.stats()
+        return WorkerView(worker, progress, stats.running, stats.waiting)
 
     def _found(self) -> Sequence[Replica]:
         """Return the replicas that take requests. Raises ModelStarting if there are none."""

@@ -48,7 +48,9 @@ class ModelLinks(BaseModel):
     self: Link
     collection: Link
     metadata: Link
-    worker: Link | None = Field(None, description="The engine that runs the model; missing before its first start.")
+    worker: Link | list[Link] | None = Field(
+        None, description="The engine that runs the model, missing before its first start; of a fleet, all replicas."
+    )
     openai: Link | None = Field(None, description="The base URL for OpenAI's clients, if the model can chat or embed.")
     openai_chat_completion: Link | None = Field(None, serialization_alias="openai-chat-completion")
     openai_embeddings: Link | None = Field(None, serialization_alias="openai-embeddings")
@@ -112,7 +114,7 @@ class WorkerLinks(BaseModel):
 
 
 class WorkerResource(BaseModel):
-    """The engine that runs the model. There is one at a time, and a new one after it dies."""
+    """An engine that runs the model: the only one, with a new number after it dies, or a replica of a fleet."""
 
     id: str
     model: str
@@ -122,7 +124,9 @@ class WorkerResource(BaseModel):
     started_at: str = Field(description="ISO 8601, UTC.")
     retry_after_s: int = Field(description="Seconds until the engine is probably ready; 0 if it is.")
     running: int | None = Field(None, description="In-flight choices. For admin keys only.")
-    waiting: int | None = Field(None, description="Queued choices. For admin keys only.")
+    waiting: int | None = Field(
+        None, description="Queued choices, those of the model's queue included. For admin keys only."
+    )
     links: WorkerLinks = Field(serialization_alias="_links")
 
 
@@ -171,7 +175,7 @@ class OAuthError(BaseModel):
 
 
 def name_of(segment: str, names: Sequence[str]) -> str:
-    """Return the served name of a path segment with `~` for `/`. An unknown segment is returned unchanged."""
+    """Return the name, of a model or a worker, of a path segment with `~` for `/`. Return an unknown one unchanged."""
     return next((name for name in names if _tilde(name) == segment), segment)
 
 
@@ -179,8 +183,9 @@ def model_list(names: Sequence[str]) -> Collection:
     return _collection("/model", [Link(href=_model(name), name=name) for name in names])
 
 
-def model_resource(name: str, info: ModelInfo, worker: int | None) -> ModelResource:
-    """Return the resource of a served name. `worker`: the number of the current engine, or None."""
+def model_resource(name: str, info: ModelInfo, workers: Sequence[str], *, is_one: bool) -> ModelResource:
+    """Return the resource of a served name. `is_one`: there is never more than one worker."""
+    links = [_link(name, worker) for worker in workers]
     can_chat, can_embed = _can_chat(info), _is_embedder(info)
     chat = Link(href=f"{_OPENAI}/chat/completions", method="POST")
     return ModelResource(
@@ -191,7 +196,7 @@ def model_resource(name: str, info: ModelInfo, worker: int | None) -> ModelResou
             self=Link(href=_model(name), name=name),
             collection=Link(href="/model"),
             metadata=Link(href=f"{_model(name)}/metadata"),
-            worker=None if worker is None else Link(href=_worker(name, worker), name=str(worker)),
+            worker=next(iter(links), None) if is_one else links,
             openai=Link(href=_OPENAI) if can_chat or can_embed else None,
             openai_chat_completion=chat if can_chat else None,
             openai_embeddings=Link(href=f"{_OPENAI}/embeddings", method="POST") if can_embed else None,
@@ -219,14 +224,14 @@ def model_metadata(name: str, info: ModelInfo, machine: Resources | None, tenant
     )
 
 
-def worker_list(workers: Sequence[tuple[str, int]]) -> Collection:
-    """Return the current engines: the name by which the key may call each model, and the engine's number."""
-    return _collection("/worker", [Link(href=_worker(name, worker), name=str(worker)) for name, worker in workers])
+def worker_list(workers: Sequence[tuple[str, str]]) -> Collection:
+    """Return the current engines: the name by which the key may call each model, and the engine's id."""
+    return _collection("/worker", [_link(name, worker) for name, worker in workers])
 
 
-def worker_links(name: str, worker: int) -> WorkerLinks:
+def worker_links(name: str, worker: str) -> WorkerLinks:
     return WorkerLinks(
-        self=Link(href=_worker(name, worker), name=str(worker)),
+        self=_link(name, worker),
         collection=Link(href="/worker"),
         model=Link(href=_model(name), name=name),
     )
@@ -280,5 +285,6 @@ def _model(name: str) -> str:
     return f"/model/{quote(_tilde(name), safe='')}"
 
 
-def _worker(name: str, worker: int) -> str:
-    return f"/worker/{quote(_tilde(name), safe='')}/{worker}"
+def _link(name: str, worker: str) -> Link:
+    """Return the link of a worker."""
+    return Link(href=f"/worker/{quote(_tilde(name), safe='')}/{quote(_tilde(worker), safe='')}", name=worker)

@@ -18,7 +18,7 @@ import structlog
 
 from tokka.core import GenerateRequest
 from tokka.engine.base import Engine
-from tokka.engine.replicas import Lease, Progress, Replica
+from tokka.engine.replicas import Lease, Progress, Replica, WorkerView
 from tokka.engine.supervision import processes
 from tokka.engine.supervision.restart import RestartPolicy
 from tokka.engine.supervision.watchdog import Observation, Watchdog
@@ -165,6 +165,12 @@ class Supervisor:
 
     def stats(self) -> EngineStats:
         return self._engine.stats() if self._engine and self._state == "ready" else EngineStats()
+
+    def workers(self) -> list[WorkerView]:
+        """Return the current engine, or nothing before the first start. Its id is its number."""
+        stats = self.stats()
+        one = WorkerView(str(self._starts), self.progress(), stats.running, stats.waiting)
+        return [one] if self._starts else []
 
     async def run(self) -> NoReturn:
         """Keep an engine running. Raises StartupError if the first start fails or too many engines died quickly."""
