@@ -132,6 +132,7 @@ def create_gateway(settings: Settings, file: FleetFile) -> Server:
         settings.state_dir,
         models,
         load_of,
+        metrics.count_start,
         drain_timeout_s=settings.drain_timeout,
         # Requests that would wait longer than their target are refused, so a queue of that length never comes.
         target_wait_s=_WAIT_S if settings.slo_ttft is None else settings.slo_ttft / 2,

@@ -48,7 +48,8 @@ def fleet_models(
         fleet[spec.name] = replicas = FleetModel(spec, _resizing(spec.name, admission, fleet, on_change))
         names = (spec.name, *spec.aliases)
         models.append(ServedModel(names, replicas, admission, _quarantine(settings, ring)))
-        metrics.watch_model(spec.name, _is_ready(replicas))
+        metrics.expect_starts(spec.name)
+        _watch(metrics, spec.name, replicas)
     return Catalogue(models, probes_all=True), fleet
 
 
@@ -104,12 +105,16 @@ def _local_model(
         starts_on_demand=tasks is not None and settings.loads_embedding_model_late,
         name=None if tasks is None else names[0],
     )
-    metrics.watch_model(names[0], _is_ready(supervisor))
+    _watch(metrics, names[0], supervisor)
     return ServedModel(names, supervisor, admission, _quarantine(settings, ring), tasks)
 
 
-def _is_ready(replicas: Replicas) -> Callable[[], bool]:
-    return lambda: replicas.progress().state == "ready"
+def _watch(metrics: Metrics, name: str, replicas: Replicas) -> None:
+    metrics.watch_model(
+        name,
+        lambda: replicas.progress().state == "ready",
+        lambda: [worker.progress.state for worker in replicas.workers()],
+    )
 
 
 def _admission(settings: Settings, policy: AdmissionPolicy, metrics: Metrics) -> AdmissionController:

@@ -11,6 +11,8 @@ import psutil
 import pytest
 
 from tests.program import Program, eventually, free_port, running
+from tests.wire import metric
+from tokka.observability.metrics import REPLICA_STATES
 from tokka.protocol.fleet import FleetStatus
 
 ADMIN_KEY = "the-admin-key-of-the-test"
@@ -27,6 +29,11 @@ models:
     model: /models/sleepy
     idle_after: 60s
     settings: {{engine: fake}}
+"""
+FAILING = """\
+join: 127.0.0.1:{port}
+models:
+  broken: {{model: /no/such/model, replicas: {{min: 1}}}}
 """
 
 
@@ -80,6 +87,37 @@ def test_every_model_is_listed_with_its_state(user: httpx.Client) -> None:
     listed = {one["id"]: one["state"] for one in user.get("/v1/models").json()["data"]}
     assert listed == {"poro": "ready", "org/sleepy": "asleep", "sleepy": "asleep"}
     assert user.get("/v1/models/org/sleepy").json()["state"] == "asleep"
+
+
+# -- metrics
+
+
+def replicas(admin: httpx.Client, model: str) -> dict[str, float]:
+    return {state: metric(admin, "tokka_replicas", model=model, state=state) for state in REPLICA_STATES}
+
+
+def test_metrics_count_the_replicas_of_each_model(admin: httpx.Client) -> None:
+    eventually(lambda: len(ready(admin, "poro")) == 2, within_s=60)
+    none = {"starting": 0.0, "ready": 0.0, "draining": 0.0, "failed": 0.0}
+    assert replicas(admin, "poro") == {**none, "ready": 2.0}
+    assert replicas(admin, "org/sleepy") == none
+    assert metric(admin, "tokka_replica_starts_total", model="poro", outcome="ready") >= 2
+    assert metric(admin, "tokka_replica_starts_total", model="poro", outcome="failed") == 0
+
+
+def test_metrics_count_failed_starts(tmp_path: Path) -> None:
+    file = tmp_path / "fleet.yaml"
+    file.write_text(FAILING.format(port=free_port()))
+    with (
+        running("--fleet", str(file), "--admin-key", ADMIN_KEY, wait=False) as program,
+        client_of(program, ADMIN_KEY) as client,
+    ):
+        labels = {"model": "broken", "outcome": "failed"}
+        eventually(lambda: metric(client, "tokka_replica_starts_total", **labels) >= 2, within_s=60)
+        broken = status(client, "broken")
+        assert (broken["state"], metric(client, "tokka_model_ready", model="broken")) == ("failed", 0)
+        assert broken["failure"]
+        assert client.get("/v1/models/broken").json()["state"] == "failed"
 
 
 # -- Aitta's form

@@ -147,6 +147,30 @@ def test_the_engine_s_numbers_are_read_when_scraped() -> None:
     assert value(metrics, "tokka_frontend_cpu_seconds_total") == 1.5
 
 
+def test_replicas_are_counted_by_their_state() -> None:
+    metrics = Metrics()
+    states = ["ready", "ready"]
+    metrics.watch_model("m", lambda: True, lambda: states)
+    states += ["starting", "failed"]
+    metrics.look()
+    assert samples(metrics.registry.collect(), "tokka_replicas") == {
+        ("m", "ready"): 2.0,
+        ("m", "starting"): 1.0,
+        ("m", "failed"): 1.0,
+        ("m", "draining"): 0.0,
+    }
+
+
+def test_starts_are_zero_before_the_first_one() -> None:
+    metrics = Metrics()
+    metrics.expect_starts("m")
+    metrics.count_start("m", "failed")
+    assert samples(metrics.registry.collect(), "tokka_replica_starts_total") == {
+        ("m", "ready"): 0.0,
+        ("m", "failed"): 1.0,
+    }
+
+
 def test_tenants_beyond_a_thousand_share_one_label() -> None:
     metrics = Metrics()
     for place in range(1100):

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Literal
 
 import structlog
 
@@ -28,6 +29,10 @@ _LEAST_S = 0.05
 _JOIN_S, _REJOIN_S = 300.0, 15.0
 # Seconds that a worker has to end after its own drain timeout.
 _END_S = 15.0
+
+
+# Called with a model's name after each start of a worker: it became ready, or it ended before.
+OnStart = Callable[[str, Literal["ready", "failed"]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,8 @@ class Worker:
     seen_s: float | None = None
     drains_s: float | None = None
     is_killed: bool = False
+    # An earlier gateway has started it.
+    is_found: bool = False
 
 
 @dataclass(eq=False, slots=True)
@@ -77,6 +84,7 @@ class Controller:
         self,
         models: Mapping[str, Managed],
         launchers: Mapping[LauncherName, Launcher],
+        on_start: OnStart,
         *,
         drain_timeout_s: float,
         target_wait_s: float,
@@ -84,6 +92,7 @@ class Controller:
         self.models = models
         self.workers: dict[str, Worker] = {}
         self._launchers = launchers
+        self._on_start = on_start
         self._drain_timeout_s = drain_timeout_s
         self._target_wait_s = target_wait_s
         self._wake = asyncio.Event()
@@ -182,6 +191,7 @@ class Controller:
                 pid=launched.pid,
                 started_s=now_s - launched.age_s,
                 seen_s=now_s,
+                is_found=True,
             )
             log.info("worker_found", worker=launched.worker, model=launched.model, launcher=launcher)
         else:
@@ -203,8 +213,10 @@ class Controller:
         if member.replica is not None and worker.ready_s is None:
             worker.ready_s = now_s
             replicas = self.models[worker.model].replicas
-            if worker.launcher is not None:
+            # The age of a worker from before this gateway is no duration of a start.
+            if worker.launcher is not None and not worker.is_found:
                 replicas.start_took_s = now_s - worker.started_s
+                self._on_start(worker.model, "ready")
             replicas.start_began_s = None
 
     async def _check(self, worker: Worker, now_s: float) -> None:
@@ -239,6 +251,8 @@ class Controller:
             managed.failure = reason
             ready_s = 0.0 if known.ready_s is None else now_s - known.ready_s
             managed.history = note_end(managed.history, ready_s, now_s)
+            if known.ready_s is None:
+                self._on_start(known.model, "failed")
 
     # -- acting
 
@@ -292,6 +306,7 @@ class Controller:
             log.error("worker_not_started", worker=worker, model=spec.name, reason=str(error))
             managed.failure = str(error)
             managed.history = note_end(managed.history, 0.0, now_s)
+            self._on_start(spec.name, "failed")
             return
         self.workers[worker] = Worker(
             worker, spec.name, spec.revision, spec.resources, spec.launcher, "", None, started_s=now_s

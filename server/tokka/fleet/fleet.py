@@ -14,7 +14,7 @@ import structlog
 
 from tokka.errors import ConfigurationError, InvalidRequest, ModelNotFound
 from tokka.fleet.command import worker_command, worker_environment
-from tokka.fleet.controller import Controller, Load, Managed, Worker
+from tokka.fleet.controller import Controller, Load, Managed, OnStart, Worker
 from tokka.fleet.file import FleetFile, read_fleet_file
 from tokka.fleet.launchers.base import Launcher
 from tokka.fleet.launchers.local import LocalLauncher
@@ -40,11 +40,12 @@ class Fleet:
         state_dir: Path,
         models: Mapping[str, FleetModel],
         load_of: Callable[[str], Load],
+        on_start: OnStart,
         *,
         drain_timeout_s: float,
         target_wait_s: float,
     ) -> None:
-        """`load_of`: returns the load of a model by its name."""
+        """`load_of`: returns the load of a model by its name. `on_start`: see `Controller`."""
         self.file = file
         self._models = models
         self._token, self._token_file = _token_of(file, state_dir)
@@ -56,7 +57,7 @@ class Fleet:
         }
         managed = {name: Managed(model, lambda name=name: load_of(name)) for name, model in models.items()}  # type: ignore[misc]
         self.controller = Controller(
-            managed, self._launchers, drain_timeout_s=drain_timeout_s, target_wait_s=target_wait_s
+            managed, self._launchers, on_start, drain_timeout_s=drain_timeout_s, target_wait_s=target_wait_s
         )
 
     def open(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import get_args
+from typing import Literal, get_args
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, Metric
@@ -21,6 +21,8 @@ _ERROR_BUCKETS_S = (-10, -1, -0.3, -0.1, -0.03, -0.01, -0.003, 0, 0.003, 0.01, 0
 # Maximum tenants with their own label. Further tenants share the label `other`.
 _MAX_TENANTS = 1000
 ENGINE_STATES = ("stopped", "starting", "ready", "draining", "failed")
+REPLICA_STATES = ("starting", "ready", "draining", "failed")
+START_OUTCOMES = ("ready", "failed")
 OUTCOMES = get_args(Outcome)
 RESTART_REASONS = get_args(DeathReason)
 _FRONTEND_CPU = ("frontend_cpu_seconds", "CPU time of the server process, without the engine.")
@@ -83,6 +85,14 @@ class Metrics:
         self._admission_limit = self._gauge("admission_limit", "Maximum running choices now. It follows --slo-tpot.")
         self._state = self._gauge("engine_state", "1 for the main engine's current state, else 0.", ["state"])
         self._model_ready = self._gauge("model_ready", "1 if the model's engine is ready, else 0.", ["model"])
+        self._replicas = self._gauge(
+            "replicas", "Engines of the model, by state. A worker counts once it has joined.", ["model", "state"]
+        )
+        self._starts = self._counter(
+            "replica_starts",
+            "Workers that a fleet has started. outcome: ready, failed (the worker ended before its engine was ready).",
+            ["model", "outcome"],
+        )
         self._restarts = self._counter(
             "engine_restarts",
             "Engine restarts. reason: died, stalled (the engine had work but made no step), "
@@ -184,8 +194,20 @@ class Metrics:
         self._read(self._kept(*_FRONTEND_CPU), cpu_s)
         self._read(self._kept(*_PREEMPTIONS), lambda: stats().preemptions)
 
-    def watch_model(self, name: str, is_ready: Callable[[], bool]) -> None:
+    def watch_model(self, name: str, is_ready: Callable[[], bool], states: Callable[[], Sequence[str]]) -> None:
+        """`states`: returns the state of each engine of the model."""
         self._read(self._model_ready.labels(name), is_ready)
+        for state in REPLICA_STATES:
+            self._read(self._replicas.labels(name, state), lambda state=state: states().count(state))  # type: ignore[misc]
+
+    def expect_starts(self, model: str) -> None:
+        """Show zeros for the workers of a model from the beginning, so that the first start is an increase."""
+        for outcome in START_OUTCOMES:
+            self._starts.labels(model, outcome)
+
+    def count_start(self, model: str, outcome: Literal["ready", "failed"]) -> None:
+        """Count a worker that a fleet has started."""
+        self._starts.labels(model, outcome).inc()
 
     def watch_state(self, is_up: Callable[[], bool], pending: Callable[[], int], dropped: Callable[[], int]) -> None:
         self._read(self._database_up, is_up)
