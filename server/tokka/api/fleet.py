@@ -35,7 +35,7 @@ async def scale(
 ) -> dict[str, Any]:
     """Fix the number of replicas of a model, or let its requests decide again. Return the status."""
     fleet = _fleet(services)
-    fleet.scale(body.model, body.replicas)
+    await fleet.scale(body.model, body.replicas)
     log.info("fleet_scaled", model=body.model, replicas=body.replicas, by=key.id)
     return _status(fleet)
 

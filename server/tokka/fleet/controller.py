@@ -70,9 +70,9 @@ class Managed:
 
     replicas: FleetModel
     load: Callable[[], Load]
-    history: History = field(default_factory=History)
     # The number that an operator has set.
     fixed: int | None = None
+    history: History = field(default_factory=History)
     # Why a worker last ended unasked, for the operator.
     failure: str = ""
 
@@ -139,6 +139,10 @@ class Controller:
             )
         managed.fixed = number
         self.wake()
+
+    def fixed(self) -> dict[str, int]:
+        """Return the numbers that operators have fixed, by model."""
+        return {name: one.fixed for name, one in self.models.items() if one.fixed is not None}
 
     async def drain(self, name: str, worker: str | None) -> None:
         """Drain one worker of a model, or all. New ones replace them as far as the model needs them."""
@@ -297,7 +301,8 @@ class Controller:
     async def _start(self, managed: Managed, now_s: float) -> None:
         spec = managed.replicas.spec
         # Names of models may hold slashes; the id names files.
-        worker = f"{re.sub(r'[^A-Za-z0-9.-]', '-', spec.name)[:40]}-{secrets.token_hex(4)}"
+        stem = re.sub(r"[^A-Za-z0-9.-]", "-", spec.name).lstrip("-.")[:40]
+        worker = f"{stem or 'model'}-{secrets.token_hex(4)}"
         log.info("worker_starts", worker=worker, model=spec.name, launcher=spec.launcher)
         managed.replicas.start_began_s = now_s
         try:

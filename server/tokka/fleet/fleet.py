@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import structlog
 
-from tokka.errors import ConfigurationError, InvalidRequest, ModelNotFound
+from tokka.errors import ConfigurationError, InvalidRequest, ModelNotFound, StateUnavailable
 from tokka.fleet.command import worker_command, worker_environment
 from tokka.fleet.controller import Controller, Load, Managed, OnStart, Worker
 from tokka.fleet.file import FleetFile, read_fleet_file
@@ -22,9 +22,11 @@ from tokka.fleet.launchers.machine import Machine, find_machine
 from tokka.fleet.listener import Listener
 from tokka.fleet.model import FleetModel
 from tokka.fleet.remote_worker import RemoteWorker
+from tokka.fleet.scales import read_scales, write_scales
 from tokka.fleet.spec import LauncherName, ModelSpec, Resources
 from tokka.fleet.token_file import TOKEN_NAME, JoinToken, ensure_token_file, read_token_file, server_context
 from tokka.protocol.worker.handshake import Hello
+from tokka.settings import environment_with
 
 log = structlog.get_logger("tokka.fleet")
 
@@ -55,7 +57,9 @@ class Fleet:
         self._launchers: dict[LauncherName, Launcher] = {
             "local": LocalLauncher(state_dir / _WORKERS, self._command, machine)
         }
-        managed = {name: Managed(model, lambda name=name: load_of(name)) for name, model in models.items()}  # type: ignore[misc]
+        self._state_dir = state_dir
+        scales = read_scales(state_dir)
+        managed = {name: Managed(model, partial(load_of, name), scales.get(name)) for name, model in models.items()}
         self.controller = Controller(
             managed, self._launchers, on_start, drain_timeout_s=drain_timeout_s, target_wait_s=target_wait_s
         )
@@ -93,10 +97,18 @@ class Fleet:
         """Return every model with its state and its workers, in the file's order."""
         return [self._model_status(name) for name in self._models]
 
-    def scale(self, name: str, number: int | None) -> None:
-        """Fix the replicas of a model; None lets its requests decide. Raises ModelNotFound, InvalidRequest."""
+    async def scale(self, name: str, number: int | None) -> None:
+        """Fix the replicas of a model, also for later gateways; None lets its requests decide.
+
+        Raises ModelNotFound, InvalidRequest, StateUnavailable.
+        """
         self._check(name)
         self.controller.scale(name, number)
+        try:
+            await asyncio.to_thread(write_scales, self._state_dir, self.controller.fixed())
+        except OSError as error:
+            log.error("scales_not_saved", folder=str(self._state_dir), reason=error.strerror)
+            raise StateUnavailable("The number holds until the gateway ends: it could not be saved.") from None
 
     async def drain(self, name: str, worker: str | None) -> None:
         """Replace one replica of a model, or all. Raises ModelNotFound, InvalidRequest."""
@@ -172,7 +184,7 @@ class Fleet:
 def _machine_of(block: Mapping[str, Any]) -> Machine:
     """Return the resources for workers of this machine: the numbers of the file, and otherwise all that is found."""
     gpus, memory_bytes = block.get("gpus"), block.get("memory")
-    machine = find_machine(os.environ, None if gpus is None else Resources(gpus, memory_bytes))
+    machine = find_machine(environment_with({}), None if gpus is None else Resources(gpus, memory_bytes))
     return machine if memory_bytes is None else replace(machine, memory_bytes=memory_bytes)
 
 

@@ -21,7 +21,7 @@ import structlog
 from tests.fleet.gateways import until
 from tests.fleet.launchers.contract import SPEC, ended, listed
 from tests.marked_processes import processes_with
-from tokka.errors import StartupError
+from tokka.errors import ConfigurationError, StartupError
 from tokka.fleet.launchers import local_workers, worker_log
 from tokka.fleet.launchers.base import LaunchFailed
 from tokka.fleet.launchers.local import LocalLauncher
@@ -560,3 +560,11 @@ async def test_the_event_loop_goes_on_during_a_start(bench: Bench, monkeypatch: 
     loop.call_later(0.01, written.set)
     await start
     assert len(await launcher.list()) == 1
+
+
+async def test_second_gateway_cannot_take_the_workers(bench: Bench) -> None:
+    bench.launcher()
+    with pytest.raises(ConfigurationError, match="another gateway uses the workers"):
+        bench.launcher()
+    await bench.launchers.pop().close()
+    bench.launcher()

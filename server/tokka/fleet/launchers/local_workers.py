@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import os
 import re
 import signal
@@ -16,7 +17,7 @@ from typing import Any, TypeAlias
 import structlog
 
 from tokka.engine.supervision.exits import exit_words
-from tokka.errors import unreadable
+from tokka.errors import ConfigurationError, unreadable
 from tokka.fleet.launchers.base import Launched, LaunchFailed
 from tokka.fleet.launchers.machine import Machine
 from tokka.fleet.launchers.process_tree import ProcessTable
@@ -60,6 +61,7 @@ class LocalWorkers:
         self._node = socket.gethostname()
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock = _locked(folder)
             self._workers = {record.worker: self._found(record) for record in read_records(folder)}
             remove_strays(folder, set(self._workers))
         except OSError as error:
@@ -130,6 +132,7 @@ class LocalWorkers:
             if worker.process is not None and worker.ended is None:
                 worker.process.close()
         self._workers = {}
+        os.close(self._lock)
 
     def _found(self, record: WorkerRecord) -> _Worker:
         process = WorkerProcess.find(record.pid, record.start_ticks) if record.boot == self._boot else None
@@ -258,6 +261,22 @@ class LocalWorkers:
             pid=record.pid,
             ended=worker.ended,
         )
+
+
+def _locked(folder: Path) -> int:
+    """Lock the folder until the returned file is closed. Raises OSError, ConfigurationError.
+
+    Two gateways would take each other's workers for silent ones, and kill them.
+    """
+    lock = os.open(folder.with_name(f"{folder.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise ConfigurationError(
+            f"another gateway uses the workers of {folder}; stop it, or give this one another --state-dir"
+        ) from None
+    return lock
 
 
 def _mib(amount: int) -> str:
