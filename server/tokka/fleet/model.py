@@ -181,7 +181,7 @@ class FleetModel:
 
     @property
     def missed_s(self) -> float | None:
-        """Seconds since a request last found no replica. None: never, or one has become ready since."""
+        """Seconds since a request last found no replica. None: never, or one has found a replica since."""
         return None if self._missed_s is None else time.monotonic() - self._missed_s
 
     @property
@@ -205,7 +205,6 @@ class FleetModel:
         match worker.state:
             case "ready" if member.replica is None and worker.info is not None:
                 member.replica = Replica(worker.engine, worker.info, self.number or 1)
-                self._missed_s = None
             case "gone":
                 self._end(member)
                 del self.members[worker.hello.worker]
@@ -265,6 +264,8 @@ class FleetModel:
     def _found(self) -> Sequence[Replica]:
         """Return the replicas that take requests. Raises ModelStarting if there are none."""
         if found := self._open():
+            # Not when the replica became ready: until its client is back, another model must not take it away.
+            self._missed_s = None
             return found
         self._missed_s = time.monotonic()
         # The controller may have to start one.
