@@ -32,6 +32,8 @@ class Worker:
     model: str
     pid: int = 0
     state: str = "starting"
+    # Whether the gateway has started it.
+    is_planned: bool = True
 
     @property
     def runs(self) -> bool:
@@ -70,8 +72,10 @@ class Gateway:
             match line["event"]:
                 case "worker_starts" | "worker_found":
                     found[worker] = Worker(worker, line["model"])
+                case "worker_gone" if worker in found and not found[worker].is_planned:
+                    found.pop(worker)
                 case "worker_joined":
-                    found[worker] = Worker(worker, line["model"], line["pid"])
+                    found[worker] = Worker(worker, line["model"], line["pid"], is_planned=worker in found)
                 case "worker_state" if worker in found:
                     found[worker] = replace(found[worker], state=line["state"])
                 case "worker_ended" | "worker_not_started":
@@ -117,9 +121,9 @@ def folder() -> Iterator[Path]:
                     process.kill()
 
 
-def write(path: Path, models: Mapping[str, Any], **keys: Any) -> Path:
-    """Write a fleet file. A second file at the same path keeps the port of the first one."""
-    join = yaml.safe_load(path.read_text())["join"] if path.exists() else f"127.0.0.1:{free_port()}"
+def write(path: Path, models: Mapping[str, Any], host: str = "127.0.0.1", **keys: Any) -> Path:
+    """Write a fleet file. A second file at the same path keeps the address of the first one."""
+    join = yaml.safe_load(path.read_text())["join"] if path.exists() else f"{host}:{free_port()}"
     path.write_text(json.dumps({"join": join, **keys, "models": dict(models)}))
     return path
 

@@ -42,16 +42,18 @@ def test_embedded_model_is_served_without_a_name() -> None:
 def test_settings_are_not_in_the_process_list() -> None:
     one = spec(settings={"engine_arg": ["hf_token=secret"]})
     assert "secret" not in " ".join(command(one))
-    assert worker_environment(one)["TOKKA_ENGINE_ARG"] == "hf_token=secret"
+    assert worker_environment(one, 60.0)["TOKKA_ENGINE_ARG"] == "hf_token=secret"
 
 
 def test_settings_of_the_gateway_do_not_reach_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("TOKKA_PORT", "TOKKA_CONFIG", "tokka_log_level", "TOKKA_MAX_MODEL_LEN"):
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("HF_HOME", "/models")
-    environment = worker_environment(spec(settings={"max_model_len": 64}))
+    environment = worker_environment(spec(settings={"max_model_len": 64}), 60.0)
     assert {name: value for name, value in environment.items() if name.upper().startswith("TOKKA_")} == {
-        "TOKKA_MAX_MODEL_LEN": "64"
+        "TOKKA_MAX_MODEL_LEN": "64",
+        # A rolling update must give requests the time that the gateway gives them.
+        "TOKKA_DRAIN_TIMEOUT": "60.0",
     }
     assert environment["HF_HOME"] == "/models"
 
@@ -75,7 +77,7 @@ SETTINGS = """\
 def test_worker_reads_the_settings_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "fleet.yaml").write_text(f"models:\n  a:\n{SETTINGS}")
     (one,) = read_fleet_file(tmp_path / "fleet.yaml").models
-    for name, value in worker_environment(one).items():
+    for name, value in worker_environment(one, 60.0).items():
         monkeypatch.setenv(name, value)
     settings = load_settings({})
     assert settings.model_fields_set == one.settings.keys()
@@ -85,7 +87,7 @@ def test_worker_reads_the_settings_of_the_file(tmp_path: Path, monkeypatch: pyte
 
 def start(of: ModelSpec, join: Address, token_file: Path, folder: Path) -> WorkerProgram:
     errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - `end` closes it
-    words, environment = worker_command(of, join, token_file, "w-7"), worker_environment(of)
+    words, environment = worker_command(of, join, token_file, "w-7"), worker_environment(of, 60.0)
     process = subprocess.Popen(words, env=environment, cwd=folder, stdout=subprocess.PIPE, stderr=errors, text=True)
     return WorkerProgram(process, errors)
 

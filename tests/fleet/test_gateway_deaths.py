@@ -84,5 +84,7 @@ def test_worker_told_to_end_finishes_and_is_replaced(gateway: Gateway) -> None:
         assert not all(stream.ended_s for stream in streams)
     assert ends(streams) == {"length": 4}
     gateway.gone(victim)
+    # It is no failure, and the plan has no part in it.
     assert not gateway.events("worker_ended", worker=victim.id, level="error")
+    assert not gateway.events("worker_drains")
     assert other in gateway.ready(2)

@@ -34,28 +34,32 @@ def test_choice_of_a_replica(candidates: list[Candidate], chosen: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("own", "others", "remains"),
+    ("own", "admitted", "others", "remains"),
     [
-        (one(2), [one(0)], True),
-        (one(3), [one(0)], False),
-        (one(3), [one(3), one(1)], True),
+        (one(9), 2, [(one(0), 0)], True),
+        (one(9), 3, [(one(0), 0)], False),
+        (one(9), 3, [(one(9), 3), (one(0), 0)], False),
+        # The other one is preparing its requests.
+        (one(9), 3, [(one(9), 0)], True),
         # A full replica gives the request to any that is not full.
-        (one(8), [one(7)], False),
-        (one(8), [one(8)], True),
-        (one(1, most=1), [one(0, most=1)], False),
+        (one(9), 8, [(one(9), 7)], False),
+        (one(9), 8, [(one(9), 8)], True),
+        (one(2, most=1), 1, [(one(0, most=1), 0)], False),
         # A cached prefix is worth a quarter of a large replica.
-        (one(25, cached=0.5, most=100), [one(0, most=100)], True),
-        (one(25, most=100), [one(0, most=100)], False),
-        (one(26, cached=0.5, most=100), [one(0, most=100)], False),
+        (one(99, cached=0.5, most=100), 25, [(one(0, most=100), 0)], True),
+        (one(99, most=100), 25, [(one(0, most=100), 0)], False),
+        (one(99, cached=0.5, most=100), 26, [(one(0, most=100), 0)], False),
     ],
 )
 def test_admitted_request_stays_unless_its_replica_is_busier(
-    own: Candidate, others: list[Candidate], remains: bool
+    own: Candidate, admitted: int, others: list[tuple[Candidate, int]], remains: bool
 ) -> None:
-    assert stays(own, others) is remains
+    assert stays(own, admitted, others) is remains
 
 
-@given(st.lists(st.builds(Candidate, st.integers(0, 64), st.integers(1, 64), st.floats(0, 1)), min_size=1, max_size=8))
+@given(
+    st.lists(st.builds(Candidate, st.integers(0, 64), st.integers(1, 64), st.floats(0, 1)), min_size=1, max_size=8)
+)
 def test_the_chosen_replica_is_never_far_above_the_least(candidates: list[Candidate]) -> None:
     chosen = candidates[choose(candidates)]
     least = min(one.requests / one.max_running for one in candidates)

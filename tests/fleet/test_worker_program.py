@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from tests.engine.contract import EngineContract, ask, collect
 from tests.events import Collector
 from tests.fleet.gateways import Gateway, gateway, until
+from tests.fleet.hosts import HOST, INSIDE, another_host, ip
 from tests.fleet.programs import FAKE, WorkerProgram, start_worker, worker_program
 from tests.program import free_port
 from tokka.core import Sampling, TextDelta
@@ -125,36 +125,15 @@ async def test_the_token_is_not_in_the_log(opened: Gateway) -> None:
 
 # -- another host
 
-HOST, GUEST = "10.99.22.1", "10.99.22.2"
-SPACE = "tokka-fleet"
-
-
-def ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True)
-
 
 @pytest.fixture
 def other_host() -> Iterator[None]:
-    """A network namespace that reaches this one over one cable."""
-    try:
-        ip("netns", "add", SPACE)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("needs root and `ip netns`")
-    try:
-        ip("link", "add", "tkf0", "type", "veth", "peer", "name", "tkf1", "netns", SPACE)
-        ip("addr", "add", f"{HOST}/24", "dev", "tkf0")
-        ip("link", "set", "tkf0", "up")
-        ip("-n", SPACE, "addr", "add", f"{GUEST}/24", "dev", "tkf1")
-        ip("-n", SPACE, "link", "set", "tkf1", "up")
-        ip("-n", SPACE, "link", "set", "lo", "up")
+    with another_host():
         yield
-    finally:
-        ip("netns", "del", SPACE)
 
 
 async def test_vanished_host_is_noticed_within_5_seconds(tmp_path: Path, other_host: None) -> None:
-    inside = ("ip", "netns", "exec", SPACE)
-    async with gateway(tmp_path, tls=True, host=HOST) as listening, worker_program(listening, *SLOW, prefix=inside):
+    async with gateway(tmp_path, tls=True, host=HOST) as listening, worker_program(listening, *SLOW, prefix=INSIDE):
         joined = await listening.ready()
         (stream,) = await streams(joined, 1)
         ip("link", "set", "tkf0", "down")

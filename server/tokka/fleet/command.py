@@ -21,10 +21,10 @@ def worker_command(spec: ModelSpec, join: Address, token_file: Path, worker: str
     return [*command, f"--join={join}", f"--join-token-file={token_file}", f"--worker-id={worker}"]
 
 
-def worker_environment(spec: ModelSpec) -> dict[str, str]:
+def worker_environment(spec: ModelSpec, drain_timeout_s: float) -> dict[str, str]:
     """Return the environment of a worker: this process's, with the model's settings in place of the gateway's.
 
     Settings are not in the command, because every user of the machine can read it, and an engine argument may be a
-    hub's token.
+    hub's token. `drain_timeout_s`: the gateway's own, for a model without one.
     """
-    return environment_with(spec.settings)
+    return environment_with({"drain_timeout": drain_timeout_s, **spec.settings})

@@ -78,7 +78,10 @@ class Managed:
 
 
 class Controller:
-    """`drain_timeout_s`: seconds that a worker has for its requests. `target_wait_s`: see `plan`."""
+    """`drain_timeout_s`: seconds that a worker has for its requests if its model has no setting of its own.
+
+    `target_wait_s`: see `plan`.
+    """
 
     def __init__(
         self,
@@ -95,11 +98,18 @@ class Controller:
         self._on_start = on_start
         self._drain_timeout_s = drain_timeout_s
         self._target_wait_s = target_wait_s
+        self._is_stopping = False
         self._wake = asyncio.Event()
 
     def wake(self) -> None:
         """Look now: something has changed."""
         self._wake.set()
+
+    def note_drain(self, worker: str) -> None:
+        """Note that a worker drains, by its launcher or an operator: its end is no failure."""
+        known = self.workers.get(worker)
+        if known is not None and known.drains_s is None:
+            known.drains_s = time.monotonic()
 
     async def run(self) -> None:
         """Keep the models at the number of replicas that their requests need, until cancelled."""
@@ -115,7 +125,7 @@ class Controller:
 
     async def stop(self) -> None:
         """Drain the workers of this machine, and return when they have ended. Call it after the end of all requests."""
-        self._drain_timeout_s, stops_s = 0.0, time.monotonic()
+        self._is_stopping, stops_s = True, time.monotonic()
         while True:
             # A start that `run` was cancelled in may have been carried out.
             await self._look()
@@ -206,7 +216,7 @@ class Controller:
         hello = member.worker.hello
         worker = self.workers.get(hello.worker)
         if worker is None:
-            # Somebody has started it by hand. It is as good as one of the current revision.
+            # Started by hand: it serves beside the workers of the plan, which neither counts nor stops it.
             revision = self.models[hello.model].replicas.spec.revision
             worker = Worker(
                 hello.worker, hello.model, revision, Resources(), None, hello.node, hello.pid, started_s=now_s
@@ -236,13 +246,21 @@ class Controller:
         unseen_s = now_s - worker.started_s if worker.seen_s is None else now_s - worker.seen_s
         late = "it did not join" if worker.seen_s is None else "it was silent and did not come back"
         if worker.drains_s is not None:
-            is_late, late = now_s - worker.drains_s > self._drain_timeout_s + _END_S, "it did not end"
+            is_late, late = now_s - worker.drains_s > self._drain_s(worker) + _END_S, "it did not end"
         else:
             is_late = not is_connected and unseen_s > (_JOIN_S if worker.seen_s is None else _REJOIN_S)
         if is_late and not worker.is_killed:
             log.error("worker_killed", worker=worker.id, model=worker.model, reason=late)
             worker.is_killed = True
             await self._launchers[worker.launcher].stop(worker.id, kill=True)
+
+    def _drain_s(self, worker: Worker) -> float:
+        """Return the maximum seconds for which a draining worker has requests."""
+        if self._is_stopping:
+            return 0.0
+        managed = self.models.get(worker.model)
+        own = managed.replicas.spec.settings.get("drain_timeout") if managed is not None else None
+        return self._drain_timeout_s if own is None else float(own)
 
     def _end(self, worker: str, reason: str, now_s: float) -> None:
         """Note a worker whose process has ended."""
@@ -281,17 +299,17 @@ class Controller:
     def _view(self, managed: Managed, now_s: float) -> ModelView:
         replicas, load = managed.replicas, managed.load()
         name = replicas.spec.name
-        seen = tuple(self._replica(one, now_s) for one in self.workers.values() if one.model == name)
+        planned = [one for one in self.workers.values() if one.model == name and one.launcher is not None]
+        seen = tuple(map(self._replica, planned))
         demand = Demand(load.waiting, load.wait_s, replicas.idle_s, replicas.missed_s)
         return ModelView(replicas.spec, seen, demand, managed.fixed, managed.history)
 
-    def _replica(self, worker: Worker, now_s: float) -> Replica:
+    def _replica(self, worker: Worker) -> Replica:
         member = self._member(worker)
         replica = member.replica if member is not None else None
-        is_draining = worker.drains_s is not None or (member is not None and member.worker.state == "draining")
         return Replica(
             worker.id,
-            "draining" if is_draining else "ready" if replica is not None else "starting",
+            "draining" if worker.drains_s is not None else "ready" if replica is not None else "starting",
             worker.revision,
             worker.resources,
             leases=replica.leases if replica is not None else 0,

@@ -50,6 +50,7 @@ class Fleet:
         """`load_of`: returns the load of a model by its name. `on_start`: see `Controller`."""
         self.file = file
         self._models = models
+        self._drain_timeout_s = drain_timeout_s
         self._token, self._token_file = _token_of(file, state_dir)
         context = server_context(self._token_file.parent, self._token)
         self._listener = Listener(self._token.token, context, self._refusal, self._on_worker)
@@ -176,9 +177,13 @@ class Fleet:
 
     def _on_worker(self, worker: RemoteWorker) -> None:
         self._models[worker.hello.model].take(worker)
+        if worker.state == "draining":
+            self.controller.note_drain(worker.hello.worker)
 
     def _command(self, spec: ModelSpec, worker: str) -> tuple[list[str], dict[str, str]]:
-        return worker_command(spec, self.file.join, self._token_file, worker), worker_environment(spec)
+        return worker_command(spec, self.file.join, self._token_file, worker), worker_environment(
+            spec, self._drain_timeout_s
+        )
 
 
 def _machine_of(block: Mapping[str, Any]) -> Machine:

@@ -132,8 +132,11 @@ class FleetModel:
         if replica not in replicas or len(replicas) == 1:
             # A draining one runs its prepared requests.
             return True
-        others = [Candidate(one.admitted, one.info.max_running, 0.0) for one in replicas if one is not replica]
-        return stays(Candidate(replica.admitted, replica.info.max_running, lease.prefix.share), others)
+        others = [
+            (Candidate(one.leases, one.info.max_running, 0.0), one.admitted) for one in replicas if one is not replica
+        ]
+        own = Candidate(replica.leases, replica.info.max_running, lease.prefix.share)
+        return stays(own, replica.admitted, others)
 
     def others(self, replica: Replica) -> int:
         return sum(other is not replica for other in self._open())

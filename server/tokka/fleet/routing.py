@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 # How many requests more than the least loaded replica one may have and still get a request whose prefix it has cached:
-# a share of the requests it runs at once, and at least this number.
+# a share of what it runs at once, and at least this number.
 _SHARE, _LEAST = 0.25, 2
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A replica that could take the request. `requests`: how many it has; `max_running`: how many it runs at once.
+    """A replica that could take the request. `requests`: how many hold it; `max_running`: how many run at once.
 
     `cached`: the share of the request's prompt that it has probably cached, 0 to 1.
     """
@@ -36,17 +36,20 @@ def choose(candidates: Sequence[Candidate]) -> int:
     return min(range(len(candidates)), key=rank)
 
 
-def stays(own: Candidate, others: Sequence[Candidate]) -> bool:
+def stays(own: Candidate, admitted: int, others: Sequence[tuple[Candidate, int]]) -> bool:
     """Tell whether a request runs where it was prepared before it queued. A replica may have been added since.
 
-    `others`: at least one. The requests of all candidates: those that were admitted.
+    `admitted`, and the number of each other replica: requests of it that are not queued. `others`: at least one.
     """
-    least = min(map(_load, others))
-    if _load(own) >= 1:
-        return least >= 1
-    # Another replica has to prepare it again, so a small difference is not worth it.
+    if admitted >= own.max_running:
+        return all(running >= other.max_running for other, running in others)
+    # Another replica has to prepare it again, so a small difference is not worth it. One with few admitted requests may
+    # be preparing many.
     room = _room(own) if own.cached else _LEAST / own.max_running
-    return _load(own) <= least + room
+    return all(
+        _load(own) <= _load(other) + room or admitted / own.max_running <= running / other.max_running + room
+        for other, running in others
+    )
 
 
 def _room(candidate: Candidate) -> float:
