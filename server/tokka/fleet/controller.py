@@ -340,11 +340,13 @@ class Controller:
             return
         worker.drains_s = time.monotonic()
         log.info("worker_drains", worker=worker.id, model=worker.model, reason=reason)
-        if (member := self._member(worker)) is not None:
+        if self._member(worker) is not None:
             self.models[worker.model].replicas.leave(worker.id)
-            member.worker.drain()
-        elif worker.launcher is not None:
+        if worker.launcher is not None:
+            # First, also of a connected one: its launcher cannot tell otherwise that its end was wanted.
             await self._launchers[worker.launcher].stop(worker.id)
+        if (member := self._member(worker)) is not None:
+            member.worker.drain()
 
     def _member(self, worker: Worker) -> Member | None:
         managed = self.models.get(worker.model)
