@@ -71,7 +71,8 @@ class Gateway:
             worker = line.get("worker", "")
             match line["event"]:
                 case "worker_starts" | "worker_found":
-                    found[worker] = Worker(worker, line["model"])
+                    # One of an earlier gateway may have joined before it was found.
+                    found.setdefault(worker, Worker(worker, line["model"]))
                 case "worker_gone" if worker in found and not found[worker].is_planned:
                     found.pop(worker)
                 case "worker_joined":
