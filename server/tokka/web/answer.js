@@ -4,6 +4,8 @@ import { Refusal } from "./server.js";
 // Maximum tries against a busy or unreachable server. After that the reader decides.
 const MAX_TRIES = 5;
 const TICK_MS = 250;
+// Seconds for which the server may hold a request until its model has started.
+const WAIT_S = 120;
 
 /**
  * Generates an answer into the last turn of a conversation.
@@ -22,8 +24,8 @@ export class Answer {
   /**
    * @param {object} conversation its last turn is the answer, empty or to continue
    * @param {AbortSignal} signal
-   * @param {{onText: () => void, onUsage: (usage: object) => void, onWait: (message: string, seconds: number,
-   *   goOn: () => void) => void}} listener
+   * @param {{onText: () => void, onUsage: (usage: object) => void, onStart: (message: string) => void,
+   *   onWait: (message: string, seconds: number, goOn: () => void) => void}} listener
    */
   async write(conversation, signal, listener) {
     const turn = conversation.turns.at(-1);
@@ -47,9 +49,13 @@ export class Answer {
   async #overcome(refusal, turn, tries, signal, listener) {
     const { startup, key, models } = this.#parts;
     try {
-      if (refusal.code === "model_starting" || (refusal.code === "unreachable" && tries < MAX_TRIES)) {
+      if (refusal.code === "model_starting") {
+        await this.#awaitModel(refusal, turn, signal, listener);
+        return true;
+      }
+      if (refusal.code === "unreachable" && tries < MAX_TRIES) {
         await startup.untilReady(signal);
-        if (refusal.code === "unreachable") await this.#takeServed(turn);
+        await this.#takeServed(turn);
         return true;
       }
       if (refusal.code === "model_not_found") return await this.#takeServed(turn);
@@ -69,6 +75,16 @@ export class Answer {
     }
   }
 
+  /** Wait until the server is ready. Wait longer if it did not hold a request for a model that still starts. */
+  async #awaitModel(refusal, turn, signal, listener) {
+    const { startup, connection, models } = this.#parts;
+    const wasHeld = !models.isReady(turn.model);
+    await startup.untilReady(signal);
+    await connection.look();
+    const isBound = wasHeld && !models.isReady(turn.model);
+    if (isBound && refusal.retryAfterS !== null) await countdown(refusal, signal, listener);
+  }
+
   /**
    * Read the served models, and switch an empty answer to the chosen model if its own is gone. A different model must
    * not continue an answer that has text.
@@ -76,24 +92,25 @@ export class Answer {
    */
   async #takeServed(turn) {
     const { connection, models } = this.#parts;
-    try {
-      await connection.readModels();
-    } catch (error) {
-      if (!(error instanceof Refusal)) throw error;
-      return false;
-    }
+    await connection.look();
     if (models.serves(turn.model) || !models.chosen || turn.text) return false;
     turn.model = models.chosen;
     turn.isPlain = models.isBase;
     return true;
   }
 
-  async #stream(conversation, turn, signal, { onText, onUsage }) {
-    const { server } = this.#parts;
+  async #stream(conversation, turn, signal, { onText, onUsage, onStart }) {
+    const { server, startup, models, connection } = this.#parts;
+    // While the whole server starts, its panel shows the progress, and the request waits in this page.
+    let waitS = models.isReady(turn.model) || startup.isShown ? 0 : WAIT_S;
+    if (waitS) onStart(`${turn.model} is starting. The answer comes as soon as it is ready.`);
     const [path, body] = turn.isPlain ? this.#completion(conversation, turn) : this.#chat(conversation, turn);
     const clock = new Clock(turn);
     let ended = { reason: "error", message: "The answer ended without a finish reason." };
-    for await (const chunk of server.generate(path, body, signal)) {
+    for await (const chunk of server.generate(path, body, signal, waitS)) {
+      // The model runs now, and its context length is known.
+      if (waitS) void connection.look();
+      waitS = 0;
       const [choice] = chunk.choices;
       const text = choice?.delta?.content ?? choice?.text ?? "";
       const reasoning = choice?.delta?.reasoning_content ?? "";

@@ -52,6 +52,15 @@ export class Connection {
     if (!models.length) notice(NO_MODEL, { label: "Change the key", act: () => this.changeKey() });
   }
 
+  /** Read the states of the models again. A problem shows with the next message. */
+  async look() {
+    try {
+      await this.readModels();
+    } catch (error) {
+      if (!(error instanceof Refusal)) throw error;
+    }
+  }
+
   async changeKey() {
     if (await this.#key.renew(false)) await this.open();
   }

@@ -16,12 +16,14 @@ export class Greeting {
     this.onChoose = onChoose;
   }
 
-  show({ isBase, chosen }) {
+  show({ isBase, isAsleep, chosen }) {
     this.#section.hidden = false;
     byId("greeting-title").textContent = isBase ? `Start a text and ${chosen} continues it` : `Talk to ${chosen}`;
-    byId("greeting-text").textContent = isBase
-      ? "This is a base model: it has no chat template and cannot chat. It continues your text."
-      : "Conversations stay in this browser.";
+    byId("greeting-text").textContent = isAsleep
+      ? "This model is asleep. Your first message starts it."
+      : isBase
+        ? "This is a base model: it has no chat template and cannot chat. It continues your text."
+        : "Conversations stay in this browser.";
     const suggestions = isBase ? BASE_SUGGESTIONS : SUGGESTIONS;
     byId("suggestions").replaceChildren(...suggestions.map((text) => this.#suggestion(text)));
   }

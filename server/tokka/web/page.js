@@ -38,7 +38,10 @@ class Page {
   #key = new Key(this.#ask, byId("change-key"));
   #server = new Server(this.#key);
   #startup = new Startup(this.#server, () => this.#greet());
-  #models = new Models(() => this.#refresh());
+  #models = new Models(
+    () => this.#refresh(),
+    () => this.#connection.look(),
+  );
   #connection = new Connection({
     server: this.#server,
     startup: this.#startup,
@@ -133,15 +136,18 @@ class Page {
 
   #greet() {
     const isBegun = this.#conversation.turns.length > 0;
-    if (isBegun || this.#startup.isShown || !this.#models.length) this.#greeting.hide();
+    const canAnswer = this.#models.length || this.#models.isAsleep;
+    if (isBegun || this.#startup.isShown || !canAnswer) this.#greeting.hide();
     else this.#greeting.show(this.#models);
   }
 
   #count() {
-    // While this tab generates an answer, the server counts. The context length is known once the model is ready.
-    if (this.#writing || !this.#models.length) return;
-    if (this.#isElsewhere()) this.#counter.clear();
-    else this.#counter.refresh(this.#conversation, this.#composer.text);
+    // While this tab generates an answer, the server counts.
+    if (this.#writing) return;
+    // Counting would start a sleeping model.
+    if (this.#isElsewhere() || !this.#models.isReady(this.#models.chosen)) this.#counter.clear();
+    // The context length is known once the model has been ready.
+    else if (this.#models.length) this.#counter.refresh(this.#conversation, this.#composer.text);
   }
 
   async #send(text) {
@@ -182,12 +188,18 @@ class Page {
       await this.#answer.write(conversation, writing.signal, {
         onText: () => this.#writing === writing && this.#transcript.grow(),
         onUsage: (usage) => this.#writing === writing && this.#counter.follow(usage),
+        onStart: (message) => this.#writing === writing && this.#showStart(view, message),
         onWait: (message, seconds, goOn) => this.#writing === writing && view.wait(message, seconds, goOn),
       });
     } finally {
       clearInterval(saving);
       this.#finish(conversation, writing);
     }
+  }
+
+  #showStart(view, message) {
+    view.begin(message);
+    announce(message);
   }
 
   #finish(conversation, writing) {

@@ -24,7 +24,7 @@ export class Server {
     this.#key = key;
   }
 
-  /** @returns {Promise<{id: string, max_model_len: number | null}[]>} */
+  /** @returns {Promise<{id: string, max_model_len: number | null, state?: string}[]>} */
   async models() {
     const page = await this.#read("v1/models");
     if (!Array.isArray(page?.data)) throw unreadable();
@@ -48,9 +48,12 @@ export class Server {
     for await (const data of this.#events(response)) yield parsed(data);
   }
 
-  /** Yield the chunks of a generation. `path`: v1/chat/completions or v1/completions. */
-  async *generate(path, body, signal) {
-    const response = await this.#call(path, { body, signal });
+  /**
+   * Yield the chunks of a generation. `path`: v1/chat/completions or v1/completions. `waitS`: seconds that the request
+   * may wait for its model to start.
+   */
+  async *generate(path, body, signal, waitS) {
+    const response = await this.#call(path, { body, signal, waitS });
     for await (const data of this.#events(response)) {
       if (data === "[DONE]") return;
       const chunk = parsed(data);
@@ -79,8 +82,9 @@ export class Server {
     }
   }
 
-  async #call(path, { body, signal, accept } = {}) {
+  async #call(path, { body, signal, accept, waitS } = {}) {
     const headers = {};
+    if (waitS) headers["x-tokka-wait"] = String(waitS);
     if (accept) headers.accept = accept;
     if (body) headers["content-type"] = "application/json";
     if (this.#key.value) headers.authorization = `Bearer ${this.#key.value}`;

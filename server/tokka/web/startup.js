@@ -49,7 +49,8 @@ export class Startup {
   async #isReady() {
     try {
       for await (const progress of this.#server.phases()) {
-        if (progress.state === "ready") return true;
+        // A sleeping server starts a model for the first message.
+        if (["ready", "asleep"].includes(progress.state)) return true;
         this.#show(progress);
       }
     } catch (error) {
