@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,6 +132,25 @@ async def test_model_has_a_state_for_users() -> None:
         assert (server.chat.state, server.embedder.state) == ("draining", "draining")
     # A model that starts with the server is about to do so.
     assert model("chat").state == "starting"
+
+
+async def test_changes_come_from_every_model() -> None:
+    sleeping, starting = model("sleeping", starts_on_demand=True), model("starting")
+    catalogue = Catalogue([sleeping, starting], probes_all=True)
+    seen: list[str] = []
+    async with asyncio.timeout(5), aclosing(catalogue.changes()) as changes:
+        running = None
+        async for progress in changes:
+            seen.append(progress.state)
+            # The watched models are not ready yet.
+            running = running or asyncio.create_task(starting.replicas.run())
+            if progress.state == "ready":
+                break
+    assert (seen[0], seen[-1]) == ("stopped", "ready")
+    assert running is not None
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await catalogue.close()
 
 
 async def test_first_request_starts_a_model_on_demand() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -98,8 +99,8 @@ async def _phases(services: Services) -> AsyncIterator[bytes]:
 
     A long phase is sent repeatedly, so that proxies do not close the connection as idle.
     """
-    async for _ in services.catalogue.main.replicas.changes(services.keep_alive_s):
-        progress = services.catalogue.progress()
-        yield sse.event(asdict(progress), "phase")
-        if progress.state in SERVES or progress.phase == "stopped":
-            return
+    async with aclosing(services.catalogue.changes(services.keep_alive_s)) as changes:
+        async for progress in changes:
+            yield sse.event(asdict(progress), "phase")
+            if progress.state in SERVES or progress.phase == "stopped":
+                return

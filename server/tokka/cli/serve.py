@@ -150,9 +150,8 @@ def _check_access(settings: Settings, server: Server) -> None:
 
 async def _announce(server: Server, turns: LoopTurns) -> None:
     serves = False
-    async for _ in server.replicas.changes():
-        progress, served = server.catalogue.progress(), serves
-        serves = progress.state in SERVES
+    async for progress in server.catalogue.changes():
+        served, serves = serves, progress.state in SERVES
         if serves and not served:
             turns.start()
             log.info("ready", model=server.catalogue.main.names[0], after_s=round(progress.elapsed_s, 1))

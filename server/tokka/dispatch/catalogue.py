@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
@@ -118,6 +119,28 @@ class Catalogue:
             return best
         unready = (f"{name} {one.state}" for name, one in every.items() if one.state != "ready")
         return replace(best, detail=", ".join(unready))
+
+    async def changes(self, every_s: float | None = None) -> AsyncGenerator[Progress]:
+        """Yield the progress now, at each change of a model, and after `every_s` seconds without one. Never ends."""
+        changed = asyncio.Event()
+
+        async def watch(replicas: Replicas) -> None:
+            async for _ in replicas.changes():
+                changed.set()
+
+        watching = [asyncio.create_task(watch(model.replicas)) for model in self._probed]
+        try:
+            # Each begins with the current state, which is no change.
+            await asyncio.sleep(0)
+            while True:
+                changed.clear()
+                yield self.progress()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(every_s):
+                        await changed.wait()
+        finally:
+            for task in watching:
+                task.cancel()
 
     @property
     def was_ready(self) -> bool:
