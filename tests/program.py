@@ -107,11 +107,10 @@ def running(
     env: dict[str, str] | None = None,
     wait: bool = True,
     open_files: int | None = None,
-    entry: tuple[str, ...] = (str(TOKKA), "serve"),
 ) -> Iterator[Program]:
-    """Run `tokka serve`, or another `entry`, with these arguments on a free port, and end it however the test ends."""
+    """Run `tokka serve` with these arguments on a free port, and end it however the test ends."""
     state = tempfile.TemporaryDirectory(prefix="tokka-state-")
-    command = [*entry, "--port", "0", "--log-format", "json", *arguments]
+    command = [str(TOKKA), "serve", "--port", "0", "--log-format", "json", *arguments]
     if open_files:
         command = ["prlimit", f"--nofile={open_files}", *command]
     errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed below, after the program has ended

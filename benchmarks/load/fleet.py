@@ -12,28 +12,43 @@ import argparse
 import json
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.program import Program, running
+from tests.program import Program, free_port, running
 
 from tokka.bench.load import run
 from tokka.bench.plan import Plan, Tenant
+from tokka.fleet.token_file import ensure_token_file
 
-ENGINE = ("--engine", "fake", "--engine-arg", "step_s=0.01", "--engine-arg", "max_running=256")
-GATEWAY = (sys.executable, "-m", "benchmarks.load.fleet_gateway")
+OPTIONS = ("step_s=0.01", "max_running=256")
 STREAMS = (8, 32)
 
 
 def ways() -> dict[str, Callable[[], AbstractContextManager[Program]]]:
     return {
-        "in process": lambda: running(*ENGINE),
-        "plain": lambda: running(*ENGINE, entry=GATEWAY),
-        "tls": lambda: running("--tls", *ENGINE, entry=GATEWAY),
+        "in process": lambda: running("--engine", "fake", *(f"--engine-arg={option}" for option in OPTIONS)),
+        "plain": lambda: gateway(OPTIONS),
+        "tls": lambda: gateway(OPTIONS, tls=True),
     }
+
+
+@contextmanager
+def gateway(options: Sequence[str] = (), *, tls: bool = False) -> Iterator[Program]:
+    """Run a gateway of one scripted model with one worker, which is its child process."""
+    with tempfile.TemporaryDirectory(prefix="tokka-bench-") as state:
+        # With a certificate in the token file, connections use TLS on loopback, too.
+        ensure_token_file(Path(state), tls=tls)
+        settings = {"engine": "fake", "engine_arg": list(options), "log_level": "error"}
+        model = {"replicas": {"min": 1, "max": 1}, "settings": settings}
+        file = Path(state) / "fleet.yaml"
+        file.write_text(json.dumps({"join": f"127.0.0.1:{free_port()}", "models": {"fake": model}}))
+        with running("--fleet", str(file), env={"TOKKA_STATE_DIR": state}) as program:
+            yield program
 
 
 def us_per_token(program: Program, streams: int, seconds: float) -> float:

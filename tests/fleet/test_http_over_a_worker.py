@@ -6,11 +6,11 @@ import json
 from typing import Any
 
 import pytest
-from benchmarks.load.fleet import GATEWAY
+from benchmarks.load.fleet import gateway
 
 from tests.program import Program, running
 
-ENGINE = ("--engine", "fake", "--engine-arg", "tool_calls=true", "--engine-arg", "thoughts=true")
+OPTIONS = ("tool_calls=true", "thoughts=true")
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
 CHAT: dict[str, Any] = {"model": "fake", "messages": [{"role": "user", "content": "Hei"}]}
 # Of a response and of its chunks: the rest differs from request to request.
@@ -36,9 +36,10 @@ def chunks(program: Program, **fields: Any) -> list[Any]:
     return [json.loads(event)["choices"] for event in events[:-1]]
 
 
-@pytest.mark.parametrize("tls", [(), ("--tls",)], ids=["plain", "tls"])
-def test_responses_are_the_same_over_a_worker(tls: tuple[str, ...]) -> None:
-    with running(*ENGINE) as near, running(*tls, *ENGINE, entry=GATEWAY) as far:
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_responses_are_the_same_over_a_worker(tls: bool) -> None:
+    engine = ("--engine", "fake", *(f"--engine-arg={option}" for option in OPTIONS))
+    with running(*engine) as near, gateway(OPTIONS, tls=tls) as far:
         for fields in ({}, {"n": 2, "logprobs": True, "top_logprobs": 2}, {"tools": [TOOL]}, {"max_tokens": 3}):
             assert plain(far, **fields) == plain(near, **fields)
         assert chunks(far) == chunks(near)
@@ -55,13 +56,13 @@ def vectors(program: Program) -> list[Any]:
 
 
 def test_vectors_are_the_same_over_a_worker() -> None:
-    with running("--engine", "fake") as near, running("--engine", "fake", entry=GATEWAY) as far:
+    with running("--engine", "fake") as near, gateway() as far:
         assert len(vectors(far)) == 200
         assert vectors(far) == vectors(near)
 
 
 def test_killed_worker_ends_a_stream_with_an_error_event() -> None:
-    with running("--engine", "fake", "--engine-arg", "token_delay_s=0.05", entry=GATEWAY) as program:
+    with gateway(["token_delay_s=0.05"]) as program:
         asked = {**CHAT, "stream": True, "max_tokens": 2000, "ignore_eos": True}
         with program.client() as client, client.stream("POST", "/v1/chat/completions", json=asked) as response:
             lines = response.iter_lines()

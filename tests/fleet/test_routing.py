@@ -57,9 +57,7 @@ def test_admitted_request_stays_unless_its_replica_is_busier(
     assert stays(own, admitted, others) is remains
 
 
-@given(
-    st.lists(st.builds(Candidate, st.integers(0, 64), st.integers(1, 64), st.floats(0, 1)), min_size=1, max_size=8)
-)
+@given(st.lists(st.builds(Candidate, st.integers(0, 64), st.integers(1, 64), st.floats(0, 1)), min_size=1, max_size=8))
 def test_the_chosen_replica_is_never_far_above_the_least(candidates: list[Candidate]) -> None:
     chosen = candidates[choose(candidates)]
     least = min(one.requests / one.max_running for one in candidates)
