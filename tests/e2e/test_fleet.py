@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,6 +14,7 @@ from tests.e2e.test_embeddings import minilm
 from tests.faults.streams import endless, streaming
 from tests.fleet.gateway import Gateway, Worker, serving
 from tests.program import READY_TIMEOUT_S, eventually, runs
+from tokka.engine.supervision.processes import shared_memory
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(400)]
 
@@ -30,6 +32,10 @@ def gateway() -> Iterator[Gateway]:
     with serving(MODELS) as gateway:
         ready(gateway)
         yield gateway
+        shared = [name for worker in ready(gateway) for name in shared_memory(core(worker).pid)]
+        assert gateway.program.stop() == 0
+        assert [name for name in shared if Path(name).exists()] == []
+        assert list((gateway.state / "workers").iterdir()) == []
 
 
 def ready(gateway: Gateway) -> list[Worker]:

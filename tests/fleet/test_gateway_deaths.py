@@ -28,7 +28,10 @@ def gateway() -> Iterator[Gateway]:
 
 
 def bodies(count: int, tokens: int) -> list[dict[str, object]]:
-    return [{"prompt": f"stream {place}", "max_tokens": tokens, "ignore_eos": True} for place in range(count)]
+    return [
+        {"prompt": f"stream {place}", "max_tokens": tokens, "ignore_eos": True, "temperature": 0}
+        for place in range(count)
+    ]
 
 
 def ends(streams: list[Stream]) -> dict[str, int]:
