@@ -47,6 +47,8 @@ class Gateway:
     program: Program
     file: Path
     state: Path
+    # The API key of requests.
+    key: str = "none"
 
     @property
     def log(self) -> list[dict[str, Any]]:
@@ -94,8 +96,9 @@ class Gateway:
 
     def ask(self, model: str = "m", prompt: str = "hello", **body: Any) -> httpx.Response:
         """Send a request, with 3 tokens at most unless it says more."""
+        body = {"model": model, "prompt": prompt, "max_tokens": 3, **body}
         with self.program.client() as client:
-            return client.post("/v1/completions", json={"model": model, "prompt": prompt, "max_tokens": 3, **body})
+            return client.post("/v1/completions", json=body, headers={"authorization": f"Bearer {self.key}"})
 
     def served(self, model: str = "m", within_s: float = START_S) -> None:
         """Ask until the model answers."""

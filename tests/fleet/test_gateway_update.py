@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,15 +13,7 @@ from tests.faults.streams import streaming
 from tests.fleet.gateway import Gateway, fake, serving, write
 from tests.program import eventually
 
-# The gateway reads its file again on a signal.
-PATCH = """
-def _open(self, opened=Fleet.open):
-    import signal
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGUSR1, lambda: setattr(self, "updating", loop.create_task(self.update())))
-    opened(self)
-Fleet.open = _open
-"""
+KEY = "admin-key-0123456789"
 STREAMS = [{"prompt": f"stream {place}", "max_tokens": 150, "ignore_eos": True} for place in range(8)]
 
 
@@ -45,12 +36,20 @@ def asking(gateway: Gateway) -> Iterator[list[int]]:
         thread.join()
 
 
-def update(gateway: Gateway, model: dict[str, Any]) -> None:
-    write(gateway.file, {"m": model}, **KEYS)
-    gateway.program.process.send_signal(signal.SIGUSR1)
+@contextmanager
+def administered(model: dict[str, Any], **keys: Any) -> Iterator[Gateway]:
+    with serving({"m": model}, "--admin-key", KEY, **keys) as gateway:
+        gateway.key = KEY
+        yield gateway
 
 
-KEYS: dict[str, Any] = {"local": {"memory": "1GiB"}}
+def update(gateway: Gateway, model: dict[str, Any], *arguments: str, **keys: Any) -> None:
+    """Give the model these engine arguments."""
+    model["settings"]["engine_arg"] = list(arguments)
+    write(gateway.file, {"m": model}, **keys)
+    with gateway.program.client() as client:
+        answer = client.post("/admin/fleet/update", headers={"authorization": f"Bearer {KEY}"})
+    assert answer.json() == {"replaced": ["m"]}
 
 
 @pytest.mark.parametrize(
@@ -58,12 +57,11 @@ KEYS: dict[str, Any] = {"local": {"memory": "1GiB"}}
 )
 def test_rolling_update_loses_no_request(replicas: int, memory: str) -> None:
     """Without room for a third replica, an old one ends before its successor starts."""
-    model = fake(replicas, resources={"memory": memory})
-    with serving({"m": model}, patches={"tokka.fleet.fleet": PATCH}, **KEYS) as gateway:
+    model, local = fake(replicas, resources={"memory": memory}), {"memory": "1GiB"}
+    with administered(model, local=local) as gateway:
         old = gateway.ready(replicas)
-        with streaming(gateway.program, STREAMS) as streams, asking(gateway) as statuses:
-            model["settings"]["engine_arg"] = ["step_s=0.02", "max_running=99"]
-            update(gateway, model)
+        with streaming(gateway.program, STREAMS, KEY) as streams, asking(gateway) as statuses:
+            update(gateway, model, "step_s=0.02", "max_running=99", local=local)
             for worker in old:
                 gateway.gone(worker)
             new = gateway.ready(replicas)
@@ -76,11 +74,9 @@ def test_rolling_update_loses_no_request(replicas: int, memory: str) -> None:
 
 def test_update_to_a_model_that_does_not_start_keeps_the_old_one() -> None:
     model = fake(1)
-    with serving({"m": model}, patches={"tokka.fleet.fleet": PATCH}) as gateway:
+    with administered(model) as gateway:
         (old,) = gateway.ready()
-        model["settings"]["engine_arg"] = ["nonsense=1"]
-        write(gateway.file, {"m": model})
-        gateway.program.process.send_signal(signal.SIGUSR1)
+        update(gateway, model, "nonsense=1")
         eventually(lambda: len(gateway.events("worker_ended", level="error")) >= 2, 30)
         assert gateway.ask().status_code == 200
         assert gateway.ready() == [old]
