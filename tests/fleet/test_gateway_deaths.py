@@ -27,9 +27,9 @@ def gateway() -> Iterator[Gateway]:
         yield gateway
 
 
-def bodies(count: int, tokens: int) -> list[dict[str, object]]:
+def bodies(count: int, tokens: int, temperature: float = 0) -> list[dict[str, object]]:
     return [
-        {"prompt": f"stream {place}", "max_tokens": tokens, "ignore_eos": True, "temperature": 0}
+        {"prompt": f"stream {place}", "max_tokens": tokens, "ignore_eos": True, "temperature": temperature}
         for place in range(count)
     ]
 
@@ -42,9 +42,19 @@ def ends(streams: list[Stream]) -> dict[str, int]:
     return {end: every.count(end) for end in set(every)}
 
 
-def test_killed_worker_ends_only_its_own_streams_in_a_second(gateway: Gateway) -> None:
+def test_streams_of_a_killed_worker_go_on_elsewhere(gateway: Gateway) -> None:
     victim, other = gateway.ready(2)
-    with streaming(gateway.program, bodies(12, 100)) as streams, ThreadPoolExecutor(4) as pool:
+    with streaming(gateway.program, bodies(12, 100)) as streams:
+        os.kill(victim.pid, signal.SIGKILL)
+    assert ends(streams) == {"length": 12}
+    # No token is lost, and none comes twice.
+    assert len({stream.content for stream in streams}) == 1
+    assert other in gateway.ready(2)
+
+
+def test_killed_worker_ends_sampled_streams_in_a_second(gateway: Gateway) -> None:
+    victim, other = gateway.ready(2)
+    with streaming(gateway.program, bodies(12, 100, temperature=1)) as streams, ThreadPoolExecutor(4) as pool:
         # These have no token yet when their worker is killed.
         early = [pool.submit(gateway.ask, prompt=f"early {place}") for place in range(4)]
         gateway.running(16)
@@ -63,7 +73,7 @@ def test_frozen_worker_is_noticed_in_5_s_and_replaced(gateway: Gateway) -> None:
     victim, other = gateway.ready(2)
     frozen = psutil.Process(victim.pid)
     try:
-        with streaming(gateway.program, bodies(4, 350)) as streams:
+        with streaming(gateway.program, bodies(4, 350, temperature=1)) as streams:
             frozen.suspend()
             began_s = time.monotonic()
             # The others are not held up.
