@@ -109,7 +109,7 @@ def test_update_names_replaced_models(gateway: Program, file: Path) -> None:
     ("arguments", "part"),
     [
         (("scale", "none", "1"), "The fleet has no model `none`"),
-        (("scale", "poro", "9"), "`poro` may have 2 replicas at most; raise `max` in the fleet file."),
+        (("scale", "poro", "9"), "The maximum of `poro` is 2; raise `max` in the fleet file."),
         (("scale", "poro", "many"), "N: 'many' is not a number of replicas; write 0, 1, 2, ... or auto"),
         (("scale", "poro", "²"), "is not a number of replicas"),
         (("drain", "poro", "w9"), "`poro` has no replica `w9`"),

@@ -65,14 +65,14 @@ async def test_scale_fixes_the_number_until_it_is_lifted(tmp_path: Path) -> None
         await fleet.ready(3)
         fleet.controller.scale("fake", 0)
         await fleet.until(lambda: not fleet.controller.workers)
-        with pytest.raises(ModelStarting):
+        with pytest.raises(ModelStarting, match="stopped by the operator"):
             fleet.model.lease(ASKED)
         await fleet.look()
         assert not fleet.controller.workers
         assert fleet.controller.fixed() == {"fake": 0}
         fleet.controller.scale("fake", None)
         await fleet.ready(1)
-        with pytest.raises(InvalidRequest, match="may have 4 replicas at most"):
+        with pytest.raises(InvalidRequest, match="The maximum of `fake` is 4"):
             fleet.controller.scale("fake", 5)
 
 

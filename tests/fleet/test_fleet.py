@@ -135,3 +135,13 @@ async def test_token_without_certificate_is_for_loopback(tmp_path: Path) -> None
     with pytest.raises(ConfigurationError, match="holds no certificate"):
         async with serving(tmp_path, {"poro": FAKE}, **keys):
             pass
+
+
+async def test_replica_that_this_machine_cannot_hold_is_refused(tmp_path: Path) -> None:
+    models = {"fits": FAKE, "large": {**FAKE, "resources": {"gpus": 900, "memory": "900TiB"}}}
+    with pytest.raises(ConfigurationError) as refused:
+        async with serving(tmp_path, models):
+            pass
+    gpus, memory = str(refused.value).splitlines()
+    assert "models.large.resources.gpus: a replica takes 900, and this machine has" in gpus
+    assert "models.large.resources.memory: a replica takes more than the" in memory

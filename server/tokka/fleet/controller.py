@@ -144,9 +144,7 @@ class Controller:
         managed = self.models[name]
         most = max(managed.replicas.spec.max_replicas, 1)
         if number is not None and number > most:
-            raise InvalidRequest(
-                f"`{name}` may have {most} replicas at most; raise `max` in the fleet file.", param="replicas"
-            )
+            raise InvalidRequest(f"The maximum of `{name}` is {most}; raise `max` in the fleet file.", param="replicas")
         managed.fixed = number
         self.wake()
 
@@ -294,7 +292,9 @@ class Controller:
                 case Drain(worker, reason):
                     await self._drain(self.workers[worker], reason)
         for managed in self.models.values():
-            managed.replicas.set_state(state_of(self._view(managed, now_s)))
+            state = state_of(self._view(managed, now_s))
+            is_stopped = state == "asleep" and managed.fixed == 0
+            managed.replicas.set_state("stopped" if is_stopped else state)
 
     def _view(self, managed: Managed, now_s: float) -> ModelView:
         replicas, load = managed.replicas, managed.load()

@@ -55,6 +55,7 @@ class Fleet:
         context = server_context(self._token_file.parent, self._token)
         self._listener = Listener(self._token.token, context, self._refusal, self._on_worker)
         machine = _machine_of(file.launchers.get("local", {}))
+        _check_room(file, machine)
         self._launchers: dict[LauncherName, Launcher] = {
             "local": LocalLauncher(state_dir / _WORKERS, self._command, machine)
         }
@@ -126,7 +127,6 @@ class Fleet:
         if fixed := _differences(self.file, file):
             raise InvalidRequest(
                 f"The fleet file was not taken: {', '.join(fixed)} changed, which needs a new start of the gateway."
-                " Its workers go on meanwhile."
             )
         before = {name: model.spec.revision for name, model in self._models.items()}
         self.controller.update(specs)
@@ -141,7 +141,7 @@ class Fleet:
         workers = [worker for worker in self.controller.workers.values() if worker.model == name]
         return {
             "name": name,
-            "state": progress.state,
+            "state": "asleep" if progress.state == "stopped" else progress.state,
             "fixed": managed.fixed,
             "failure": managed.failure or None,
             "replicas": [self._worker_status(worker, managed.replicas) for worker in workers],
@@ -191,6 +191,22 @@ def _machine_of(block: Mapping[str, Any]) -> Machine:
     gpus, memory_bytes = block.get("gpus"), block.get("memory")
     machine = find_machine(environment_with({}), None if gpus is None else Resources(gpus, memory_bytes))
     return machine if memory_bytes is None else replace(machine, memory_bytes=memory_bytes)
+
+
+def _check_room(file: FleetFile, machine: Machine) -> None:
+    """Raise ConfigurationError if a replica takes more than this machine has."""
+    faults = []
+    for spec in file.models:
+        needs, at = spec.resources, f"{file.path}:{spec.line}: models.{spec.name}.resources"
+        if spec.launcher != "local":
+            continue
+        if needs.gpus > len(machine.devices):
+            faults.append(f"{at}.gpus: a replica takes {needs.gpus}, and this machine has {len(machine.devices)}")
+        if (needs.memory_bytes or 0) > machine.memory_bytes:
+            has = f"{machine.memory_bytes / 2**30:.4g}GiB"
+            faults.append(f"{at}.memory: a replica takes more than the {has} of this machine")
+    if faults:
+        raise ConfigurationError("\n".join(faults))
 
 
 def _token_of(file: FleetFile, state_dir: Path) -> tuple[JoinToken, Path]:

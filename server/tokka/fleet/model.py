@@ -13,9 +13,9 @@ from typing import Literal
 from tokka.core import GenerateRequest
 from tokka.engine.base import Engine
 from tokka.engine.prefixes import blocks_of
-from tokka.engine.replicas import Lease, Progress, Replica, WorkerView
+from tokka.engine.replicas import Lease, Progress, Replica, State, WorkerView
 from tokka.engine.supervision.supervisor import not_ready
-from tokka.engine_facts import EngineStats, ModelInfo, ModelState
+from tokka.engine_facts import EngineStats, ModelInfo
 from tokka.errors import MAX_RETRY_AFTER_S
 from tokka.fleet.remote_worker import RemoteWorker
 from tokka.fleet.routing import Candidate, choose, stays
@@ -64,7 +64,7 @@ class FleetModel:
         # Engines that have died or were lost.
         self._ends = 0
         self._preemptions = 0
-        self._state: ModelState = "starting" if spec.min_replicas else "asleep"
+        self._state: State = "starting" if spec.min_replicas else "asleep"
         self._since_s = time.monotonic()
         # When a request last found no replica, and when one last held a replica; None: never.
         self._missed_s: float | None = None
@@ -98,6 +98,8 @@ class FleetModel:
             return Progress("ready", "ready", "", elapsed_s, 0)
         starting = next((member.worker for member in self.members.values() if member.worker.state == "starting"), None)
         phase, detail = (starting.phase, starting.detail) if starting else (self._state, "")
+        if self._state == "stopped":
+            phase = "stopped by the operator"
         return Progress(self._state, phase, detail, elapsed_s, self._retry_after_s())
 
     async def changes(self, every_s: float | None = None) -> AsyncIterator[Progress]:
@@ -229,7 +231,7 @@ class FleetModel:
                 self._describe()
                 self.changed()
 
-    def set_state(self, state: ModelState) -> None:
+    def set_state(self, state: State) -> None:
         """Note the model's state as long as no replica is ready."""
         if state != self._state:
             self._state = state

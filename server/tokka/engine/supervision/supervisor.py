@@ -308,9 +308,8 @@ class Supervisor:
 
 def not_ready(now: Progress) -> ModelStarting:
     """Return the error of a request for a model that is not ready."""
-    return ModelStarting(
-        f"The model is not ready: {now.phase}. Retry in {now.retry_after_s} s.", retry_after_s=now.retry_after_s
-    )
+    state = "The model was asleep and starts now" if now.state == "asleep" else f"The model is not ready: {now.phase}"
+    return ModelStarting(f"{state}. Retry in {now.retry_after_s} s.", retry_after_s=now.retry_after_s)
 
 
 async def _end(task: asyncio.Task[Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -103,3 +104,10 @@ def test_hub_is_needed_if_one_model_is_on_it() -> None:
     assert VllmOptions.from_settings(Settings()).stays_offline
     assert not VllmOptions.from_settings(Settings(embedding_model="org/embedder")).stays_offline
     assert not VllmOptions.for_embedding_model(Settings(model="org/chat", embedding_model="/")).stays_offline
+
+
+def test_name_of_the_embedded_embedding_model_is_its_folder() -> None:
+    options = VllmOptions.from_settings(Settings(model="all-MiniLM-L6-v2"))
+    assert options.model is not None
+    assert (Path(options.model) / "config.json").exists()
+    assert options.stays_offline

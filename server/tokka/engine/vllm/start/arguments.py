@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -11,6 +12,7 @@ import structlog
 from tokka.engine.engine_args import parse_pairs
 from tokka.engine.host import available_memory_bytes
 from tokka.engine.vllm.start.devices import choose_tensor_parallel, visible_devices
+from tokka.engine.vllm.start.embedded import embedded_embedding_model
 from tokka.engine.vllm.start.environment import GIB
 from tokka.engine.vllm.start.parser_names import check_parser_names
 from tokka.errors import ConfigurationError, StartupError, unreadable
@@ -18,7 +20,7 @@ from tokka.planner.lookup import folder_of
 from tokka.planner.model_folder import ModelFiles, read_config
 from tokka.planner.presets import find_preset
 from tokka.planner.sizing import ModelSize, check_tensor_parallel, kv_bytes_per_token, measure
-from tokka.settings import EngineSettings, Settings, expanded, parse_size
+from tokka.settings import EMBEDDED_EMBEDDING_MODEL, EngineSettings, Settings, expanded, parse_size
 
 log = structlog.get_logger("tokka.engine")
 
@@ -58,10 +60,9 @@ class VllmOptions:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
-        preset = find_preset(settings.model)
         return cls(
             settings,
-            model=preset.hub_id if preset else settings.model,
+            model=_model_of(settings),
             served_name=settings.names()[0],
             cache_dir=_cache_dir(settings.cache_dir),
             chat_template=_read_template(settings.chat_template) if settings.chat_template else None,
@@ -208,9 +209,16 @@ def _pooling_arguments(options: VllmOptions, files: ModelFiles, *, cpu: bool) ->
     return arguments
 
 
-def _needs_no_hub(settings: Settings) -> bool:
+def _model_of(settings: Settings) -> str | None:
+    """Return the folder or hub id of the main model; None for the embedded chat model. Raises StartupError."""
+    if settings.model == EMBEDDED_EMBEDDING_MODEL and not os.path.exists(settings.model):
+        return str(embedded_embedding_model())
     preset = find_preset(settings.model)
-    models = [preset.hub_id if preset else settings.model]
+    return preset.hub_id if preset else settings.model
+
+
+def _needs_no_hub(settings: Settings) -> bool:
+    models = [_model_of(settings)]
     if settings.embedding_names():
         models.append(settings.embedding_model)
     return all(model is None or folder_of(model) is not None for model in models)
