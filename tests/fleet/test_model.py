@@ -164,7 +164,10 @@ async def test_leaving_worker_gets_no_request_and_finishes_its_own(tmp_path: Pat
 
 async def test_held_back_worker_gets_requests_again(tmp_path: Path) -> None:
     async with running(tmp_path, "a") as fleet:
+        fleet.model.set_state("ready")
         fleet.model.hold_back({"a"})
+        assert fleet.model.progress().state == "draining"
+        assert fleet.dispatcher.hold("fake", record(), 1) is not None
         with pytest.raises(ModelStarting):
             await fleet.open()
         fleet.model.hold_back(set())
@@ -194,6 +197,14 @@ async def test_lost_request_of_the_only_replica_ends_with_its_error(tmp_path: Pa
         with pytest.raises(EngineLost):
             await task
         await generation.aclose()
+
+
+async def test_model_is_not_ready_as_soon_as_its_last_replica_is_gone(tmp_path: Path) -> None:
+    async with running(tmp_path, "a") as fleet:
+        fleet.model.set_state("ready")
+        fleet.lose("a")
+        await fleet.ready(0)
+        assert fleet.model.progress().state == "starting"
 
 
 async def test_numbers_of_deaths_grow_whichever_replica_dies(tmp_path: Path) -> None:

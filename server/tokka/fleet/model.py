@@ -96,11 +96,15 @@ class FleetModel:
         elapsed_s = round(time.monotonic() - self._since_s, 3)
         if self._open():
             return Progress("ready", "ready", "", elapsed_s, 0)
+        state = self._state
+        if state == "ready":
+            # Its replicas yield to another model, or the controller has not noticed yet that the last one is gone.
+            state = "draining" if self._replicas() else "starting"
         starting = next((member.worker for member in self.members.values() if member.worker.state == "starting"), None)
-        phase, detail = (starting.phase, starting.detail) if starting else (self._state, "")
-        if self._state == "stopped":
+        phase, detail = (starting.phase, starting.detail) if starting else (state, "")
+        if state == "stopped":
             phase = "stopped by the operator"
-        return Progress(self._state, phase, detail, elapsed_s, self._retry_after_s())
+        return Progress(state, phase, detail, elapsed_s, self._retry_after_s())
 
     async def changes(self, every_s: float | None = None) -> AsyncIterator[Progress]:
         while True:
