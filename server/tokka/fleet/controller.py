@@ -286,6 +286,10 @@ class Controller:
             managed.history = history
             managed.replicas.hold_back(decided.yielding)
         for action in decided.actions:
+            if isinstance(action, Drain):
+                # Before the first wait: a request could take the replica while another worker starts.
+                self.models[self.workers[action.worker].model].replicas.leave(action.worker)
+        for action in decided.actions:
             match action:
                 case Start(model):
                     await self._start(self.models[model], now_s)
