@@ -272,6 +272,7 @@ class Controller:
             ready_s = 0.0 if known.ready_s is None else now_s - known.ready_s
             managed.history = note_end(managed.history, ready_s, now_s)
             if known.ready_s is None:
+                managed.replicas.start_began_s = None
                 self._on_start(known.model, "failed")
 
     # -- acting
@@ -332,6 +333,7 @@ class Controller:
         except LaunchFailed as error:
             log.error("worker_not_started", worker=worker, model=spec.name, reason=str(error))
             managed.failure = str(error)
+            managed.replicas.start_began_s = None
             managed.history = note_end(managed.history, 0.0, now_s)
             self._on_start(spec.name, "failed")
             return
