@@ -280,7 +280,7 @@ class Controller:
     async def _act(self) -> None:
         now_s = time.monotonic()
         views = [self._view(managed, now_s) for managed in self.models.values()]
-        capacity = {name: launcher.capacity for name, launcher in self._launchers.items()}
+        capacity = {name: self._capacity(name) for name in self._launchers}
         decided = plan(views, capacity, self._target_wait_s, now_s)
         for name, history in decided.histories.items():
             managed = self.models[name]
@@ -300,6 +300,19 @@ class Controller:
             state = state_of(self._view(managed, now_s))
             is_stopped = state == "asleep" and managed.fixed == 0
             managed.replicas.set_state("stopped" if is_stopped else state)
+
+    def _capacity(self, name: LauncherName) -> Resources | None:
+        """Return all that the file's models may take. Workers of a removed model keep theirs until they end."""
+        total = self._launchers[name].capacity
+        if total is None:
+            return None
+        removed = [
+            one.resources for one in self.workers.values() if one.launcher == name and one.model not in self.models
+        ]
+        memory_bytes = total.memory_bytes
+        if memory_bytes is not None:
+            memory_bytes -= sum(one.memory_bytes or 0 for one in removed)
+        return Resources(total.gpus - sum(one.gpus for one in removed), memory_bytes)
 
     def _view(self, managed: Managed, now_s: float) -> ModelView:
         replicas, load = managed.replicas, managed.load()
