@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import errno
 import json
 import mmap
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -22,7 +25,7 @@ from tests.fleet.gateways import until
 from tests.fleet.launchers.contract import SPEC, ended, listed
 from tests.marked_processes import processes_with
 from tokka.errors import ConfigurationError, StartupError
-from tokka.fleet.launchers import local_workers, worker_log
+from tokka.fleet.launchers import local_workers, process_tree, worker_log
 from tokka.fleet.launchers.base import LaunchFailed
 from tokka.fleet.launchers.local import LocalLauncher
 from tokka.fleet.launchers.machine import Machine
@@ -32,6 +35,7 @@ from tokka.fleet.spec import ModelSpec, Resources
 MIB = 1 << 20
 GIB = 1 << 30
 SLEEPS = ("sleep", "1000")
+NO_FILES = OSError(errno.EMFILE, "Too many open files")
 
 
 def spec(gpus: int = 0, memory: int | None = None) -> ModelSpec:
@@ -327,6 +331,37 @@ async def test_failure_is_explained_and_its_log_is_kept(bench: Bench) -> None:
     assert reason == f"ended with exit code 1: --model: not found; name a folder; its log is {kept}"
     assert "starts" in kept.read_text()
     assert bench.files() == ["a.failed.log"]
+
+
+async def test_log_that_cannot_be_read_does_not_hide_the_end(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.python("import sys; sys.exit(3)")
+    launcher = bench.launcher()
+    await launcher.start(spec(), "a")
+    log, opened = bench.folder / "a.log", Path.open
+
+    def without_files(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path == log:
+            raise NO_FILES
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", without_files)
+    assert (await ended(launcher, "a")).startswith("ended with exit code 3; its log is")
+
+
+async def test_end_is_noticed_although_a_look_found_no_free_file(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    launcher = bench.launcher()
+    await launcher.start(spec(), "a")
+    remove, failed = process_tree._remove_unused, threading.Event()
+
+    def fail_once(paths: set[str], zombies: set[int]) -> None:
+        if not failed.is_set():
+            failed.set()
+            raise NO_FILES
+        remove(paths, zombies)
+
+    monkeypatch.setattr(process_tree, "_remove_unused", fail_once)
+    assert await kill(launcher, "a") == "killed, as the gateway asked"
+    assert failed.is_set()
 
 
 async def test_missing_program_is_explained(bench: Bench) -> None:

@@ -124,7 +124,10 @@ class LocalWorkers:
             log.warning("workers_not_watched", reason=error.strerror)
             return
         for worker, has_ended in zip(running, ended, strict=True):
-            self._look_at(worker, table, has_ended)
+            try:
+                self._look_at(worker, table, has_ended)
+            except OSError as error:
+                log.warning("worker_not_watched", worker=worker.record.worker, reason=error.strerror)
 
     def close(self) -> None:
         """Forget the workers. They go on."""

@@ -16,7 +16,7 @@ _LINE_CHARACTERS = 400
 
 
 class WorkerLog:
-    """Its methods block, and raise OSError."""
+    """Its methods block, and raise OSError, except `reason`."""
 
     def __init__(self, folder: Path, worker: str) -> None:
         self.path = folder / f"{worker}.log"
@@ -47,7 +47,7 @@ class WorkerLog:
                 size = file.seek(0, os.SEEK_END)
                 file.seek(max(0, size - _READ_BYTES))
                 text = file.read(_READ_BYTES).decode(errors="replace")
-        except FileNotFoundError:
+        except OSError:
             return None
         lines = [" ".join(line.split()) for line in text.splitlines()]
         said = [line for line in lines if line and not line.startswith("{")]
