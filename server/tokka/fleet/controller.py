@@ -134,6 +134,8 @@ class Controller:
                 return
             for worker in here:
                 await self._drain(worker, "stop")
+                # Again: `run` may have been cancelled before its own stop of this worker reached it.
+                await self._launchers["local"].stop(worker.id)
                 worker.drains_s = max(worker.drains_s or 0.0, stops_s)
             await asyncio.sleep(_LEAST_S)
 
