@@ -220,6 +220,7 @@ def _create_dispatcher(
         request_timeout_s=settings.request_timeout,
         shares_prefix_cache=lambda: _shares_prefix_cache(settings, accounts.ring),
         salt_key=salt_key,
+        held_memory=MemoryBudget(parse_size(settings.body_memory), "waiting requests"),
     )
 
 

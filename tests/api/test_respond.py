@@ -92,7 +92,8 @@ async def answer(generation: Any, wire: Wire, ends_after_s: float = 0, prompt: i
     services = SimpleNamespace(
         bodies=parser,
         dispatcher=SimpleNamespace(open=opened),
-        keep_alive_s=KEEP_ALIVE_S, hold_s=0.0,
+        keep_alive_s=KEEP_ALIVE_S,
+        hold_s=0.0,
         fingerprint="fp",
     )
     call = Call(services, RequestRecord(id="req_1", arrived_s=0), None, scope)  # type: ignore[arg-type]

@@ -9,11 +9,10 @@ from typing import Any
 import httpx
 import pytest
 
-import tokka.dispatch.hold
 from tests.contract.conftest import served
+from tokka.admission.memory import MemoryBudget
 from tokka.app import Server
 from tokka.core import ANONYMOUS, RequestRecord
-from tokka.dispatch.hold import Holds
 from tokka.engine.base import ReportPhase
 from tokka.engine.fake import FakeEngine, FakeOptions
 from tokka.engine_facts import ModelInfo
@@ -46,7 +45,7 @@ def client_of(server: Server) -> httpx.AsyncClient:
 async def held(server: Server) -> None:
     """Return when a stream waits."""
     async with asyncio.timeout(5):
-        while not server.dispatcher.holds.of_tenant:  # noqa: ASYNC110 - a count has no event
+        while not server.dispatcher.held_memory.held:  # noqa: ASYNC110 - a count has no event
             await asyncio.sleep(0.001)
 
 
@@ -58,7 +57,7 @@ async def test_a_stream_waits_until_the_model_is_ready(server: Server) -> None:
         text = (await answer).text
     assert text.endswith("data: [DONE]\n\n")
     assert '"finish_reason":"length"' in text
-    assert not server.dispatcher.holds.of_tenant
+    assert not server.dispatcher.held_memory.held
 
 
 async def test_a_stream_that_waited_in_vain_ends_with_an_error(server: Server) -> None:
@@ -95,18 +94,17 @@ async def test_a_drain_ends_the_wait(server: Server) -> None:
     assert '"code":"draining"' in text
 
 
-async def test_waits_are_bounded_for_a_tenant_and_in_all(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = server.catalogue.main
-    monkeypatch.setattr(tokka.dispatch.hold, "_MOST_OF_TENANT", 2)
-    monkeypatch.setattr(tokka.dispatch.hold, "_MOST", 3)
-    holds = Holds()
-    holds.of_tenant.update({"a": 2})
-    with pytest.raises(ServerOverloaded):
-        holds.begin(model, "a", 1.0)
-    holds.begin(model, "b", 1.0)
-    holds.of_tenant.update({"b": 1})
-    with pytest.raises(ServerOverloaded):
-        holds.begin(model, "c", 1.0)
+async def test_waits_are_bounded_by_their_memory(server: Server) -> None:
+    record, budget = RequestRecord("r", 0.0, key=ANONYMOUS), MemoryBudget(1 << 20, "waiting requests")
+    server.dispatcher.held_memory = budget
+    hold = server.dispatcher.hold("fake", record, 100_000, 9.0)
+    assert hold is not None
+    assert budget.held > 200_000
+    with pytest.raises(ServerOverloaded, match="no memory left for waiting requests"):
+        # Half of the memory is for other tenants.
+        server.dispatcher.hold("fake", record, 100_000, 9.0)
+    hold.release()
+    assert budget.held == 0
 
 
 async def test_a_ready_model_needs_no_wait(server: Server) -> None:
@@ -116,4 +114,4 @@ async def test_a_ready_model_needs_no_wait(server: Server) -> None:
             if progress.state == "ready":
                 break
     record = RequestRecord("r", 0.0, key=ANONYMOUS)
-    assert server.dispatcher.hold("fake", record, 9.0) is None
+    assert server.dispatcher.hold("fake", record, 100, 9.0) is None

@@ -145,3 +145,19 @@ async def test_replica_that_this_machine_cannot_hold_is_refused(tmp_path: Path) 
     gpus, memory = str(refused.value).splitlines()
     assert "models.large.resources.gpus: a replica takes 900, and this machine has" in gpus
     assert "models.large.resources.memory: a replica takes more than the" in memory
+
+
+async def test_models_that_always_run_decide_the_readiness(tmp_path: Path) -> None:
+    broken = {"model": "/nonexistent", "replicas": {"min": 1}}
+    async with serving(tmp_path, {"sleepy": FAKE, "broken": broken}) as server, client_of(server) as client:
+        ready = await client.get("/readyz")
+        assert ready.status_code == 503
+        assert "sleepy asleep" in ready.json()["detail"]
+    async with serving(tmp_path, {"sleepy": FAKE}) as server, client_of(server) as client:
+        assert (await client.get("/readyz")).status_code == 200
+        body = {"model": "sleepy", "prompt": "Hi", "max_tokens": 4}
+        assert (await client.post("/v1/completions", json=body)).status_code == 503
+        # It starts for the request: a balancer must not take the gateway away now.
+        assert (await client.get("/readyz")).status_code == 200
+        await until_ready(server, "sleepy")
+        assert (await client.post("/v1/completions", json=body)).status_code == 200

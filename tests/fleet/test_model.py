@@ -167,7 +167,7 @@ async def test_held_back_worker_gets_requests_again(tmp_path: Path) -> None:
         fleet.model.set_state("ready")
         fleet.model.hold_back({"a"})
         assert fleet.model.progress().state == "draining"
-        assert fleet.dispatcher.hold("fake", record(), 1) is not None
+        assert fleet.dispatcher.hold("fake", record(), 100, 1) is not None
         with pytest.raises(ModelStarting):
             await fleet.open()
         fleet.model.hold_back(set())
@@ -207,21 +207,22 @@ async def test_model_is_not_ready_as_soon_as_its_last_replica_is_gone(tmp_path: 
         assert fleet.model.progress().state == "starting"
 
 
-async def test_numbers_of_deaths_grow_whichever_replica_dies(tmp_path: Path) -> None:
-    async with running(tmp_path, "a", "b") as fleet:
-        b = fleet.model.members["b"].replica
-        assert b is not None
-        before = b.number
-        fleet.lose("a")
-        await until(lambda: "a" not in fleet.model.members or fleet.model.members["a"].replica is None)
-        assert b.number == before + 1 == fleet.model.number
-
-
 def _died(fleet: Running, name: str, error: EngineDied) -> None:
     """End a worker's engine with this error, and let its worker vanish."""
     remote = fleet.gateway.listener.workers[name]
     remote.engine.end(error, "killed")
     fleet.lose(name)
+
+
+async def test_numbers_grow_with_deaths_and_not_with_losses(tmp_path: Path) -> None:
+    async with running(tmp_path, "a", "b", "c") as fleet:
+        c = fleet.model.members["c"].replica
+        assert c is not None
+        fleet.lose("a")
+        await until(lambda: "a" not in fleet.model.members)
+        _died(fleet, "b", EngineDied())
+        await until(lambda: c.number == 2)
+        assert fleet.model.number == 2
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ async def readyz(services: CurrentServices) -> Response:
         left_s = min(MAX_RETRY_AFTER_S, math.ceil(downtime.end - time.time()))
         planned = replace(progress, detail=f"until {format_iso(downtime.end)}", retry_after_s=max(1, left_s))
         return _health("maintenance", planned, ready=False)
-    return _health(progress.state, progress, ready=progress.state in SERVES)
+    return _health(progress.state, progress, ready=services.catalogue.is_ready)
 
 
 @router.get(

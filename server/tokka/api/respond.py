@@ -53,6 +53,7 @@ class GenerationResponse(Response, Generic[Form]):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         wire: Wire = scope["state"].get("wire") or AsgiWire(receive, send)
         raw = await read_body(scope, receive)
+        self._body_bytes = len(raw)
         work = asyncio.current_task()
         assert work is not None
         # Otherwise the request of a client that has gone would stay queued, and its generation would run to the end.
@@ -79,7 +80,12 @@ class GenerationResponse(Response, Generic[Form]):
     async def _answer(self, parsed: ParsedGeneration[Form], send: Send, wire: Wire) -> None:
         encoder = self._make_encoder(parsed.form, parsed.request.id, self._call.services.fingerprint)
         if parsed.form.stream and (hold := self._hold(parsed.request.model)) is not None:
-            await self._send_stream(partial(self._run_held, hold, parsed), encoder, send, wire)
+            waiting = [parsed]
+            del parsed
+            try:
+                await self._send_stream(partial(self._run_held, hold, waiting), encoder, send, wire)
+            finally:
+                hold.release()
             return
         generation = await self._open(parsed)
         del parsed
@@ -102,13 +108,15 @@ class GenerationResponse(Response, Generic[Form]):
         Raises InvalidRequest, ServerOverloaded.
         """
         wait_s = held_s(self._call.scope, self._call.services.hold_s)
-        return self._call.services.dispatcher.hold(model, self._record, wait_s) if wait_s else None
+        if not wait_s:
+            return None
+        return self._call.services.dispatcher.hold(model, self._record, self._body_bytes, wait_s)
 
-    async def _run_held(self, hold: Hold, parsed: ParsedGeneration[Form], sink: Sink) -> None:
-        """Wait for a replica, then generate."""
+    async def _run_held(self, hold: Hold, waiting: list[ParsedGeneration[Form]], sink: Sink) -> None:
+        """Wait for a replica, then generate. `waiting`: the request, which nothing keeps once it runs."""
         await hold.wait()
-        generation = await self._open(parsed)
-        del parsed
+        generation = await self._open(waiting.pop())
+        hold.release()
         try:
             await generation.run(sink)
         finally:

@@ -52,7 +52,8 @@ class ServedModel:
             return "draining"
         state = self.replicas.progress().state
         if state == "stopped":
-            return "asleep" if self.replicas.starts_on_demand else "starting"
+            # An engine of this process stops only before its start and after the end of the server.
+            return "starting" if self.replicas.is_one and not self.replicas.starts_on_demand else "asleep"
         return state
 
 
@@ -113,12 +114,22 @@ class Catalogue:
     def progress(self) -> Progress:
         """Return how far the server is. Of several models, the detail names the ones that are not ready."""
         every = {model.names[0]: model.replicas.progress() for model in self._probed}
-        # A sleeping model makes the server ready only if the others sleep, too.
-        best = min(every.values(), key=lambda one: (one.state != "ready", one.state == "asleep"))
+        # Models that start on demand do not decide, if there are others.
+        lasting = {name: one for name, one in every.items() if self._lasts(name) and one.state != "stopped"}
+        best = min((lasting or every).values(), key=lambda one: (one.state != "ready", one.state != "asleep"))
         if len(every) == 1:
             return best
         unready = (f"{name} {one.state}" for name, one in every.items() if one.state != "ready")
         return replace(best, detail=", ".join(unready))
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a request would be served now. If all models start on demand, also while one starts for a request."""
+        state = self.progress().state
+        return state in SERVES or (state != "failed" and not any(self._lasts(one.names[0]) for one in self._probed))
+
+    def _lasts(self, name: str) -> bool:
+        return not self._by_name[name].replicas.starts_on_demand
 
     async def changes(self, every_s: float | None = None) -> AsyncGenerator[Progress]:
         """Yield the progress now, at each change of a model, and after `every_s` seconds without one. Never ends."""

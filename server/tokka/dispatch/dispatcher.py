@@ -26,7 +26,7 @@ from tokka.dispatch.abilities import check_images
 from tokka.dispatch.answer_size import answer_bytes
 from tokka.dispatch.catalogue import Catalogue, ServedModel
 from tokka.dispatch.generation import Generation
-from tokka.dispatch.hold import Hold, Holds
+from tokka.dispatch.hold import Hold
 from tokka.dispatch.holdings import Holdings
 from tokka.dispatch.prepared import PreparedRequest, left_s
 from tokka.dispatch.prompt_log import shown_prompts
@@ -37,6 +37,8 @@ from tokka.errors import InvalidRequest
 # Tokens of a prompt from which an open stream keeps the hash of its request, which takes 0.2 ms for 20,000, instead of
 # the request itself.
 _LONG_TOKENS = 4096
+# Memory for requests that wait for a model without a replica, by default.
+_HELD_BYTES = 64 << 20
 # Fields that the engine gets as the client sent them. dataclasses.replace() would loop over all fields in Python.
 _KEPT = tuple(
     field.name
@@ -58,8 +60,11 @@ class Dispatcher:
         request_timeout_s: float | None = None,
         shares_prefix_cache: Callable[[], bool] = lambda: True,
         salt_key: bytes | None = None,
+        held_memory: MemoryBudget | None = None,
     ) -> None:
-        """`salt_key`: secret of the salts. None: a random one, so that salts of two runs are unrelated."""
+        """`held_memory`: for requests that wait for a model without a replica.
+
+        `salt_key`: secret of the salts. None: a random one, so that salts of two runs are unrelated."""
         self._catalogue = catalogue
         self._answer_memory = answer_memory
         self._downtimes = downtimes or Downtimes()
@@ -67,7 +72,7 @@ class Dispatcher:
         self._shares_prefix_cache = shares_prefix_cache
         # Whether to note the prompts in the records, for the log.
         self.notes_prompts = False
-        self.holds = Holds()
+        self.held_memory = held_memory or MemoryBudget(_HELD_BYTES, "waiting requests")
         self._salt_key = salt_key or secrets.token_bytes(32)
 
     def names(self, key: Key) -> tuple[str, ...]:
@@ -188,11 +193,13 @@ class Dispatcher:
             self._reserve_answer(own, prepared, holdings)
         return prepared
 
-    def hold(self, name: str, record: RequestRecord, wait_s: float) -> Hold | None:
+    def hold(self, name: str, record: RequestRecord, body_bytes: int, wait_s: float) -> Hold | None:
         """Return a wait for a replica of the model, None if one is ready. Raises ModelNotFound, ServerOverloaded."""
         key = record.key or ANONYMOUS
         model = self._catalogue.find(name, key)
-        return self.holds.begin(model, key.tenant, wait_s) if model.replicas.progress().state != "ready" else None
+        if model.replicas.progress().state == "ready":
+            return None
+        return Hold(model, self.held_memory, key.tenant, body_bytes, wait_s)
 
     async def tokenize(
         self, model: str | None, prompt: Prompt, record: RequestRecord, allowance: Allowance

@@ -117,7 +117,8 @@ class Generation:
                     raise
                 self._note(error)
                 try:
-                    self.holdings.take_replica(following)
+                    lease = self.holdings.take_replica(following)
+                    lease.replica.prefixes.add(lease.prefix)
                     running = (await PreparedRequest.of(following, self.holdings, self.deadline)).run(meter)
                 except TokkaError:
                     # The client has lost its replica. That no other one could be had is not its business.

@@ -77,6 +77,11 @@ class Managed:
     failure: str = ""
 
 
+def within(fixed: int | None, spec: ModelSpec) -> int | None:
+    """Return the number that an operator has set, but not more than the model's maximum."""
+    return None if fixed is None else min(fixed, spec.max_replicas)
+
+
 class Controller:
     """`drain_timeout_s`: seconds that a worker has for its requests if its model has no setting of its own.
 
@@ -115,8 +120,12 @@ class Controller:
         """Keep the models at the number of replicas that their requests need, until cancelled."""
         while True:
             self._wake.clear()
-            await self._look()
-            await self._act()
+            try:
+                await self._look()
+                await self._act()
+            except Exception:
+                # A launcher that fails must not end the gateway: its replicas serve, and the next look may succeed.
+                log.exception("fleet_look_failed")
             # Many changes that come together are one.
             await asyncio.sleep(_LEAST_S)
             with suppress(TimeoutError):
@@ -168,7 +177,9 @@ class Controller:
     def update(self, specs: Mapping[str, ModelSpec]) -> None:
         """Take the models' new entries. Replicas of other revisions are replaced one after the other."""
         for name, spec in specs.items():
-            self.models[name].replicas.spec = spec
+            managed = self.models[name]
+            managed.replicas.spec = spec
+            managed.fixed = within(managed.fixed, spec)
         self.wake()
 
     # -- looking
@@ -204,7 +215,6 @@ class Controller:
                 node=launched.node,
                 pid=launched.pid,
                 started_s=now_s - launched.age_s,
-                seen_s=now_s,
                 is_found=True,
             )
             log.info("worker_found", worker=launched.worker, model=launched.model, launcher=launcher)
@@ -226,6 +236,7 @@ class Controller:
         worker.node = hello.node
         if member.replica is not None and worker.ready_s is None:
             worker.ready_s = now_s
+            self.models[worker.model].failure = ""
             replicas = self.models[worker.model].replicas
             # The age of a worker from before this gateway is no duration of a start.
             if worker.launcher is not None and not worker.is_found:

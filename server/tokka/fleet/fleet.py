@@ -14,7 +14,7 @@ import structlog
 
 from tokka.errors import ConfigurationError, InvalidRequest, ModelNotFound, StateUnavailable
 from tokka.fleet.command import worker_command, worker_environment
-from tokka.fleet.controller import Controller, Load, Managed, OnStart, Worker
+from tokka.fleet.controller import Controller, Load, Managed, OnStart, Worker, within
 from tokka.fleet.file import FleetFile, read_fleet_file
 from tokka.fleet.launchers.base import Launcher
 from tokka.fleet.launchers.local import LocalLauncher
@@ -54,14 +54,17 @@ class Fleet:
         self._token, self._token_file = _token_of(file, state_dir)
         context = server_context(self._token_file.parent, self._token)
         self._listener = Listener(self._token.token, context, self._refusal, self._on_worker)
-        machine = _machine_of(file.launchers.get("local", {}))
+        self._machine = machine = _machine_of(file.launchers.get("local", {}))
         _check_room(file, machine)
         self._launchers: dict[LauncherName, Launcher] = {
             "local": LocalLauncher(state_dir / _WORKERS, self._command, machine)
         }
         self._state_dir = state_dir
         scales = read_scales(state_dir)
-        managed = {name: Managed(model, partial(load_of, name), scales.get(name)) for name, model in models.items()}
+        managed = {
+            name: Managed(model, partial(load_of, name), within(scales.get(name), model.spec))
+            for name, model in models.items()
+        }
         self.controller = Controller(
             managed, self._launchers, on_start, drain_timeout_s=drain_timeout_s, target_wait_s=target_wait_s
         )
@@ -121,6 +124,7 @@ class Fleet:
         """Read the file again. Return the names of the models whose replicas are replaced. Raises InvalidRequest."""
         try:
             file = await asyncio.to_thread(read_fleet_file, self.file.path)
+            _check_room(file, self._machine)
         except ConfigurationError as error:
             raise InvalidRequest(f"The fleet file was not taken: {error}") from None
         specs = {spec.name: spec for spec in file.models}
@@ -159,7 +163,7 @@ class Fleet:
             "pid": worker.pid,
             "launcher": worker.launcher,
             "revision": worker.revision,
-            "running": replica.leases if replica is not None else 0,
+            "running": replica.admitted if replica is not None else 0,
         }
 
     def _check(self, name: str) -> None:

@@ -13,6 +13,7 @@ from typing import Literal
 from tokka.core import GenerateRequest
 from tokka.engine.base import Engine
 from tokka.engine.prefixes import blocks_of
+from tokka.engine.remote.engine import RemoteEngine
 from tokka.engine.replicas import Lease, Progress, Replica, State, WorkerView
 from tokka.engine.supervision.supervisor import not_ready
 from tokka.engine_facts import EngineStats, ModelInfo
@@ -23,6 +24,10 @@ from tokka.fleet.spec import ModelSpec
 
 # Seconds for Retry-After until a start of this model has been measured.
 _START_S = 20.0
+# Seconds in which the requests of a dead engine report its death.
+_REPORT_S = 0.1
+# Seconds for which the controller knows that a request found no replica. A flood of them must not keep it busy.
+_MISS_S = 0.5
 
 
 @dataclass(eq=False, slots=True)
@@ -53,7 +58,6 @@ class FleetModel:
     """Implements `Replicas`. `on_change`: called after each change of the replicas or of the model's state."""
 
     is_one = False
-    starts_on_demand = True
 
     def __init__(self, spec: ModelSpec, on_change: Callable[[], None]) -> None:
         self.spec = spec
@@ -61,8 +65,7 @@ class FleetModel:
         # By the worker's id.
         self.members: dict[str, Member] = {}
         self._info: ModelInfo | None = None
-        # Engines that have died or were lost.
-        self._ends = 0
+        self._deaths = 0
         self._preemptions = 0
         self._state: State = "starting" if spec.min_replicas else "asleep"
         self._since_s = time.monotonic()
@@ -81,12 +84,16 @@ class FleetModel:
         return self._info
 
     @property
+    def starts_on_demand(self) -> bool:
+        return self.spec.min_replicas == 0
+
+    @property
     def was_ready(self) -> bool:
         return self._info is not None
 
     @property
     def number(self) -> int:
-        return self._ends + 1 if self._info is not None else 0
+        return self._deaths + 1 if self._info is not None else 0
 
     @property
     def served_s(self) -> float:
@@ -276,9 +283,11 @@ class FleetModel:
             # Not when the replica became ready: until its client is back, another model must not take it away.
             self._missed_s = None
             return found
+        is_known = self._missed_s is not None and time.monotonic() - self._missed_s < _MISS_S
         self._missed_s = time.monotonic()
-        # The controller may have to start one.
-        self._on_change()
+        if not is_known:
+            # The controller may have to start one.
+            self._on_change()
         raise not_ready(self.progress())
 
     def _end(self, member: Member) -> None:
@@ -288,10 +297,15 @@ class FleetModel:
             return
         replica.died_s = time.monotonic()
         self._preemptions += replica.engine.stats().preemptions
-        self._ends += 1
-        # A later death has a later number, whichever engine it is.
-        for other in self._replicas():
-            other.number = self.number
+        if isinstance(replica.engine, RemoteEngine) and replica.engine.has_died:
+            # Not at once: all requests of this replica report the same death first.
+            asyncio.get_running_loop().call_later(_REPORT_S, self._count_death)
+
+    def _count_death(self) -> None:
+        """Give the other engines a later number than the dead one had."""
+        self._deaths += 1
+        for replica in self._replicas():
+            replica.number = self.number
 
     def _describe(self) -> None:
         """Renew the sum of all replicas that take requests. Without any, the last one stays."""
@@ -310,7 +324,8 @@ class FleetModel:
     def _retry_after_s(self) -> int:
         took_s = _START_S if self.start_took_s is None else self.start_took_s
         begun_s = 0.0 if self.start_began_s is None else time.monotonic() - self.start_began_s
-        return max(1, min(MAX_RETRY_AFTER_S, math.ceil(took_s - begun_s)))
+        # A start that takes longer than the last one: a quarter of the time so far, not a second again and again.
+        return max(1, min(MAX_RETRY_AFTER_S, math.ceil(max(took_s - begun_s, begun_s / 4))))
 
 
 def _sum(numbers: Sequence[int | None]) -> int | None:

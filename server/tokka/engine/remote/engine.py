@@ -71,6 +71,11 @@ class RemoteEngine:
         """Whether the engine is gone, so that each call raises."""
         return self._error is not None
 
+    @property
+    def has_died(self) -> bool:
+        """Whether the engine is gone because it died: a request may have been the cause."""
+        return isinstance(self._error, EngineDied)
+
     # -- Engine
 
     async def start(self, report: ReportPhase) -> ModelInfo:
