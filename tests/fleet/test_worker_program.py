@@ -18,7 +18,7 @@ from tests.fleet.programs import FAKE, WorkerProgram, start_worker, worker_progr
 from tests.program import free_port
 from tokka.core import Sampling, TextDelta
 from tokka.engine.base import Engine
-from tokka.errors import EngineDied, EngineLost
+from tokka.errors import EngineLost, WorkerDied
 from tokka.fleet.remote_worker import RemoteWorker
 from tokka.fleet.token_file import ensure_token_file
 
@@ -56,7 +56,7 @@ async def test_killed_worker_ends_its_streams_within_a_second(tmp_path: Path, tl
         ended = await asyncio.gather(*lost, return_exceptions=True)
         assert time.monotonic() - began_s < 1
         # A request may have been the cause: it counts like an engine's death.
-        assert {type(error) for error in ended} == {EngineDied}
+        assert {type(error) for error in ended} == {WorkerDied}
         assert first.state == "gone"
         assert not any(task.done() for task in kept)
         for task in kept:
