@@ -23,7 +23,7 @@ from tokka.fleet.spec import LauncherName, ModelSpec, Resources
 log = structlog.get_logger("tokka.fleet")
 
 # Seconds between two looks: if nothing changes, and at least.
-_LOOK_S = 0.5
+_LOOK_S = 1.0
 _LEAST_S = 0.05
 # Seconds after which a worker is killed that has not joined since its start, or that has not come back.
 _JOIN_S, _REJOIN_S = 300.0, 15.0
