@@ -25,6 +25,7 @@ from tokka.errors import (
     MethodNotAllowed,
     ModelStarting,
     NoChatTemplate,
+    NoFleet,
     QuotaExceeded,
     RateLimited,
     ResponseInterrupted,
@@ -59,7 +60,7 @@ def made(kind: type[TokkaError]) -> TokkaError:
         return TenantHeld("what went wrong", left_s=20)
     if kind is ContextLengthExceeded:
         return ContextLengthExceeded("what went wrong", param="messages")
-    if kind in (NoChatTemplate, ResponseInterrupted, GenerationFailed, ConnectionLimitReached):
+    if kind in (NoChatTemplate, ResponseInterrupted, GenerationFailed, ConnectionLimitReached, NoFleet):
         return kind()
     if kind is NoRoom:
         return NoRoom("full")

@@ -165,7 +165,7 @@ class FakeEngine:
             prompts = list(map(kept.of, prompts))
         check_token_ids(sampling, VOCAB_SIZE)
         limits = [allowed_tokens(request, len(ids), self._options.context, self._cap) for ids in prompts]
-        said = self._answer.text(request)
+        said = self._text_of(request)
         _check_budget(sampling)
         check_resume(request, limits[0], VOCAB_SIZE, is_read=self._readers(request) is not None)
         check_continues(request, (EOS, *sampling.stop_token_ids))
@@ -265,9 +265,8 @@ class FakeEngine:
         with contextlib.ExitStack() as stack:
             stack.callback(self._leave)
             if loop := self._loop:
-                sequences = [
-                    ScriptedSequence(len(ids), choices, n, given) for ids, n in zip(prompts, lengths, strict=True)
-                ]
+                pairs = zip(prompts, lengths, strict=True)
+                sequences = [ScriptedSequence(len(ids), choices, n, given) for ids, n in pairs]
                 for sequence in sequences:
                     loop.add(sequence)
                     stack.callback(loop.remove, sequence)
@@ -306,6 +305,10 @@ class FakeEngine:
                 count_thoughts=_count_reasoning if self._options.reads_reasoning else None,
             )
         )
+
+    def _text_of(self, request: GenerateRequest) -> bytes:
+        """Return the text of every choice. Raises UnsupportedParameter for a constraint that it cannot match."""
+        return self._answer.text(request)
 
     def _obey(self, prompts: Sequence[Sequence[int]]) -> None:
         """Die or freeze if a prompt contains `die_on` or `stall_on`."""
