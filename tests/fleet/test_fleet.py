@@ -100,7 +100,7 @@ async def test_scale_outlives_the_gateway(tmp_path: Path) -> None:
             await server.fleet.scale("poro", 1)
 
 
-async def test_update_takes_what_a_running_gateway_can_change(tmp_path: Path) -> None:
+async def test_update_takes_changes_that_need_no_restart(tmp_path: Path) -> None:
     async with serving(tmp_path, {"poro": FAKE, "other": FAKE}, hold=0) as server:
         assert server.fleet is not None
         fleet, join = server.fleet, str(server.fleet.file.join)
