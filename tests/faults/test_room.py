@@ -140,8 +140,7 @@ def test_crowd_hinders_nobody_on_a_server_without_keys(keyless: Program, attack:
 def others_are_gone(program: Program) -> bool:
     """Return whether no connection is open beside the one that asks."""
     with httpx.Client(base_url=program.url, verify=TLS) as client:
-        lines = client.get("/metrics").text.splitlines()
-    return float(next(line for line in lines if line.startswith("tokka_connections ")).split()[1]) == 1
+        return metric(client, "tokka_connections") == 1
 
 
 def test_idle_connection_of_a_key_outlasts_a_crowd(keyed: Program) -> None:
