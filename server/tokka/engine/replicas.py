@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -27,6 +29,28 @@ class Progress:
     detail: str
     elapsed_s: float
     retry_after_s: int
+
+
+class Changes:
+    """Tells all that watch a model of each change. `progress`: returns how far the model is."""
+
+    def __init__(self, progress: Callable[[], Progress]) -> None:
+        self._progress = progress
+        self._changed = asyncio.Event()
+
+    def tell(self) -> None:
+        """Wake all that watch."""
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def watch(self, every_s: float | None = None) -> AsyncIterator[Progress]:
+        """Yield the progress now, at each change, and after `every_s` seconds without a change. Never ends."""
+        while True:
+            changed = self._changed
+            yield self._progress()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(every_s):
+                    await changed.wait()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +81,11 @@ class Replica:
 
     def __post_init__(self) -> None:
         self.prefixes = PrefixIndex(self.info.kv_tokens if self.info.caches_prefixes else None)
+
+    @property
+    def load(self) -> float:
+        """Requests that hold it, as a share of those it runs at once."""
+        return self.leases / self.info.max_running
 
     @property
     def served_s(self) -> float:

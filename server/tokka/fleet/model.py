@@ -6,15 +6,15 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Sequence, Set
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Literal
 
 from tokka.core import GenerateRequest
 from tokka.engine.base import Engine
 from tokka.engine.prefixes import blocks_of
 from tokka.engine.remote.engine import RemoteEngine
-from tokka.engine.replicas import Lease, Progress, Replica, State, WorkerView
+from tokka.engine.replicas import Changes, Lease, Progress, Replica, State, WorkerView
 from tokka.engine.supervision.supervisor import not_ready
 from tokka.engine_facts import EngineStats, ModelInfo
 from tokka.errors import MAX_RETRY_AFTER_S
@@ -75,7 +75,7 @@ class FleetModel:
         # Seconds that the last start took, and when the current one began.
         self.start_took_s: float | None = None
         self.start_began_s: float | None = None
-        self._changed = asyncio.Event()
+        self._changes = Changes(self.progress)
 
     # -- Replicas
 
@@ -113,16 +113,11 @@ class FleetModel:
             phase = "stopped by the operator"
         return Progress(state, phase, detail, elapsed_s, self._retry_after_s())
 
-    async def changes(self, every_s: float | None = None) -> AsyncIterator[Progress]:
-        while True:
-            changed = self._changed
-            yield self.progress()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(every_s):
-                    await changed.wait()
+    def changes(self, every_s: float | None = None) -> AsyncIterator[Progress]:
+        return self._changes.watch(every_s)
 
     def engine(self) -> Engine:
-        return min(self._found(), key=lambda replica: replica.leases / replica.info.max_running).engine
+        return min(self._found(), key=attrgetter("load")).engine
 
     def lease(self, request: GenerateRequest, *, is_admitted: bool = False) -> Lease:
         self._used_s = time.monotonic()
@@ -162,7 +157,7 @@ class FleetModel:
 
     def stats(self) -> EngineStats:
         every = [member.worker.engine.stats() for member in self.members.values() if member.replica is not None]
-        likely = min(self._open(), key=lambda replica: replica.leases / replica.info.max_running, default=None)
+        likely = min(self._open(), key=attrgetter("load"), default=None)
         return EngineStats(
             running=sum(one.running for one in every),
             waiting=sum(one.waiting for one in every),
@@ -252,8 +247,7 @@ class FleetModel:
     def changed(self) -> None:
         """Wake all that wait for a change."""
         self._on_change()
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
+        self._changes.tell()
 
     # -- parts
 

@@ -10,7 +10,6 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
@@ -18,7 +17,7 @@ import structlog
 
 from tokka.core import GenerateRequest
 from tokka.engine.base import Engine
-from tokka.engine.replicas import Lease, Progress, Replica, WorkerView
+from tokka.engine.replicas import Changes, Lease, Progress, Replica, WorkerView
 from tokka.engine.supervision import processes
 from tokka.engine.supervision.restart import RestartPolicy
 from tokka.engine.supervision.watchdog import Observation, Watchdog
@@ -81,7 +80,7 @@ class Supervisor:
         self._state: State = "stopped"
         self._phase, self._detail = "not started", ""
         self._since_s = time.monotonic()
-        self._changed = asyncio.Event()
+        self._changes = Changes(self.progress)
         self._info: ModelInfo | None = None
         self._starts = 0
         # The current engine from its readiness on, also after its death.
@@ -126,14 +125,9 @@ class Supervisor:
             return Progress("failed", "failed", "the engine died", elapsed_s, self._rebuild_s())
         return Progress(self._state, self._phase, self._detail, elapsed_s, self._retry_after_s())
 
-    async def changes(self, every_s: float | None = None) -> AsyncIterator[Progress]:
-        """Yield the progress now, at each change, and after `every_s` seconds without a change. Never ends."""
-        while True:
-            changed = self._changed
-            yield self.progress()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(every_s):
-                    await changed.wait()
+    def changes(self, every_s: float | None = None) -> AsyncIterator[Progress]:
+        """Yield the progress, as `Changes.watch` does."""
+        return self._changes.watch(every_s)
 
     def engine(self) -> Engine:
         """Return the engine if it is ready. Raises ModelStarting if it is not, and starts it if nobody has yet."""
@@ -302,8 +296,7 @@ class Supervisor:
         if pids := self.stats().pids:
             fields["pids"] = pids
         self._log.info("engine_phase", state=self._state, phase=phase, elapsed_s=self.progress().elapsed_s, **fields)
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
+        self._changes.tell()
 
 
 def not_ready(now: Progress) -> ModelStarting:
